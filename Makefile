@@ -1,0 +1,105 @@
+# What a clone needs: Python 3.11 or later, a Rust toolchain and a C compiler. Everything else goes into .venv, from the
+# locked list in requirements/dev.txt. Each step leaves a stamp in .stamps/, so that a second run starts at once.
+#   ARGS   more arguments for the command of demo, test, test-oldest or bench: make demo ARGS="--codec h264"
+#   PYTHON the interpreter that .venv is made with
+
+PYTHON ?= python3
+ARGS ?=
+
+# Where rustup puts cargo, for shells that were open while it was installed.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+VENV := .venv
+OLDEST := .venv-oldest
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
+
+# What the native module is made from; tests and benches are not.
+NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
+	Cargo.toml Cargo.lock rust/core/Cargo.toml rust/python/Cargo.toml pyproject.toml
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-oldest check bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.png
+	@$(BIN)/frameseal demo $(ARGS)
+
+test: .stamps/build ## everything: the core's tests in Rust, then the package's in Python
+	cargo test --locked --package frameseal --features hazmat
+	$(BIN)/pytest $(ARGS)
+
+test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
+	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/test_aiortc.py $(ARGS)
+
+# The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
+# the Python module: features of a workspace build are united.
+check: .stamps/build ## format, lints, types, stub
+	cargo fmt --all --check
+	cargo clippy --locked --package frameseal --all-targets --features hazmat -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest frameseal._native
+
+bench: .stamps/build ## speed, beside its rivals
+	cargo bench --locked --package frameseal-benches
+	$(BIN)/pytest benches $(ARGS)
+
+lock: .stamps/uv/bin/uv ## resolve requirements/*.in again; LOCK=--upgrade moves to the newest versions
+	for name in dev oldest; do \
+		.stamps/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+			--no-emit-index-url --no-annotate $(LOCK) requirements/$$name.in --output-file requirements/$$name.txt \
+			|| exit 1; \
+	done
+
+clean: ## remove what was made here, the environments too
+	rm -rf $(VENV) $(OLDEST) .stamps target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f python/frameseal/_native*.so demo.png
+	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+# $(call need,COMMAND,WHAT,FIX): one line instead of a build that fails half way.
+need = command -v $(1) >/dev/null || { echo "frameseal needs $(2): $(3)" >&2; exit 1; }
+
+# $(call venv,DIRECTORY)
+define venv
+	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "frameseal needs Python 3.11 or later: name one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "frameseal needs Python's venv module: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(1)
+endef
+
+.stamps:
+	@mkdir -p $@
+
+# Each environment is stamped by the file that marks it: removing the directory is enough to have it made anew.
+$(VENV)/pyvenv.cfg:
+	$(call venv,$(VENV))
+
+$(OLDEST)/pyvenv.cfg:
+	$(call venv,$(OLDEST))
+
+.stamps/requirements: requirements/dev.txt $(VENV)/pyvenv.cfg | .stamps
+	$(BIN)/python $(PIP_INSTALL) --requirement requirements/dev.txt
+	@touch $@
+
+.stamps/oldest: requirements/oldest.txt $(OLDEST)/pyvenv.cfg | .stamps
+	$(OLDEST)/bin/python $(PIP_INSTALL) --requirement requirements/oldest.txt
+	@touch $@
+
+.stamps/uv/bin/uv: | .stamps
+	$(call venv,.stamps/uv)
+	.stamps/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+.stamps/build: $(NATIVE_SOURCES) .stamps/requirements | .stamps
+	@$(call need,cargo,a Rust toolchain,install it with rustup or your system's packages)
+	@$(call need,cc,a C compiler,on Debian and Ubuntu install gcc; on macOS run xcode-select --install)
+	env -u CONDA_PREFIX VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --release --locked --quiet
+	@touch $@

@@ -1,0 +1,80 @@
+"""frameseal: end-to-end encryption of encoded media frames for Python's WebRTC stack.
+
+The core (`KeyRing`, `Encryptor`, `Decryptor`) is native and knows neither transport nor event loop. The call model
+(`ExternalE2EEKeyProvider`, `E2EEManager` and their kin) is loaded on first use, so that a program which only seals and
+opens frames imports neither asyncio nor pyee.
+"""
+
+from frameseal._native import Decryptor, Encryptor, KeyRing, __version__
+from frameseal.enums import E2EEState, Profile
+from frameseal.exceptions import (
+    AuthenticationFailed,
+    FrameError,
+    KeyExhausted,
+    MalformedFrame,
+    ReplayedFrame,
+    UnknownKey,
+)
+
+# Spelled out, not imported from typing, which takes longer to import than this package. Type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from frameseal.e2ee import (
+        E2EEManager,
+        E2EEStateChange,
+        ExternalE2EEKeyProvider,
+        KeyProvider,
+        ReceiverTransform,
+        SenderTransform,
+    )
+
+__all__ = [
+    # the core
+    "KeyRing",
+    "Encryptor",
+    "Decryptor",
+    "Profile",
+    # errors
+    "FrameError",
+    "MalformedFrame",
+    "UnknownKey",
+    "AuthenticationFailed",
+    "ReplayedFrame",
+    "KeyExhausted",
+    # a call
+    "ExternalE2EEKeyProvider",
+    "KeyProvider",
+    "E2EEManager",
+    "E2EEState",
+    "E2EEStateChange",
+    "SenderTransform",
+    "ReceiverTransform",
+    "__version__",
+]
+
+_LAZY = frozenset(
+    {
+        "E2EEManager",
+        "E2EEStateChange",
+        "ExternalE2EEKeyProvider",
+        "KeyProvider",
+        "ReceiverTransform",
+        "SenderTransform",
+    }
+)
+
+
+def __getattr__(name: str) -> object:
+    """Load the call model when one of its names is first used (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from frameseal import e2ee  # noqa: PLC0415 - the point of this function
+
+    value: object = getattr(e2ee, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not, beside the module's own."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,81 @@
+"""Bytes of encoded media as an RTP stack deals them out: what is one frame, how long is it, is it a keyframe.
+
+Pure helpers of the hook in ``aiortc.py``; they know no transport. Opus: RFC 6716 section 3.1 and RFC 7587;
+G.711 and G.722: RFC 3551 section 4.5; VP8: RFC 6386 section 9.1; H.264: ITU-T H.264 section 7.3.1.
+"""
+
+from collections.abc import Iterator
+
+# RFC 6716 section 3.1, table 2: ticks of 48 kHz that one Opus frame lasts, by the low bits of the TOC's config.
+_SILK = (480, 960, 1920, 2880)
+_HYBRID = (480, 960)
+_CELT = (120, 240, 480, 960)
+
+# One octet is one tick of the 8 kHz RTP clock: G.711 by nature, G.722 because RFC 3551 section 4.5.2 keeps
+# its clock at 8 kHz although it samples at 16 kHz.
+_OCTET_PER_TICK = frozenset({"pcmu", "pcma", "g722"})
+
+# Such a packet is cut here. libsrtp's Python binding refuses packets over 1500 bytes and the refusal ends the
+# sender's task, so a frame that just fitted must still fit with its trailer and RTP header extensions.
+_LONGEST_PCM = 1200
+
+_H264_IDR = 5
+_H264_SPS = 7
+
+
+def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The frames that an encoder's payloads for one call add up to, each with its offset in RTP clock ticks.
+
+    A picture is one frame. Audio of more than 20 ms comes as several packets, each a frame that stands by
+    itself; under one timestamp a receiver would join them and open none, so each gets its own.
+
+    ``codec`` is the lower-case last part of the mime type; ``payloads`` are already free of RTP descriptors.
+    """
+    offset = 0
+    if codec in _OCTET_PER_TICK:
+        for payload in payloads:
+            for start in range(0, len(payload), _LONGEST_PCM):
+                yield offset + start, payload[start : start + _LONGEST_PCM]
+            offset += len(payload)
+    elif codec == "opus":
+        for payload in payloads:
+            yield offset, payload
+            offset += opus_ticks(payload)
+    else:
+        yield 0, b"".join(payloads)
+
+
+def opus_ticks(packet: bytes) -> int:
+    """How long an Opus packet lasts, in ticks of 48 kHz; 0 for an empty one."""
+    if not packet:
+        return 0
+    config, code = packet[0] >> 3, packet[0] & 3
+    if config < 12:
+        frame = _SILK[config & 3]
+    elif config < 16:
+        frame = _HYBRID[config & 1]
+    else:
+        frame = _CELT[config & 3]
+    if code == 0:
+        return frame
+    if code < 3:
+        return 2 * frame
+    return frame * (packet[1] & 0x3F) if len(packet) > 1 else 0
+
+
+def is_keyframe(codec: str, frame: bytes) -> bool:
+    """Whether a decoder can start at this (opened, non-empty) frame.
+
+    H.264 counts a sequence parameter set as a start too: streams with periodic intra refresh have no IDR picture.
+    For codecs that are not known here the answer is yes, so that nothing is withheld on a guess.
+    """
+    if codec == "vp8":
+        return not frame[0] & 1
+    if codec == "h264":
+        start = frame.find(b"\x00\x00\x01")
+        while start != -1 and start + 3 < len(frame):
+            if frame[start + 3] & 0x1F in (_H264_IDR, _H264_SPS):
+                return True
+            start = frame.find(b"\x00\x00\x01", start + 3)
+        return False
+    return True

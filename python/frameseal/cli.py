@@ -1,0 +1,102 @@
+"""The command line: `frameseal demo`, `frameseal keygen`."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+KEY_BYTES = 32
+# What the extra `cli` brings, by the names under which it is imported.
+EXTRA = {"aioice": "aiortc", "aiortc": "aiortc", "av": "aiortc", "numpy": "numpy", "PIL": "pillow", "rich": "rich"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 1 if the command's own check failed, 2 if it could not run."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except ModuleNotFoundError as error:
+        missing = EXTRA.get((error.name or "").partition(".")[0])
+        if missing is None:
+            raise
+        print(f'frameseal {arguments.command} needs {missing}: pip install "frameseal[cli]"', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="frameseal", description="End-to-end encryption of encoded media frames.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="hold a sealed call with an eavesdropper, and draw a picture of it",
+        description="Alice calls Bob through a forwarder that has no key; Eve listens in with a wrong one. "
+        "Exits with 0 only if Bob saw and heard Alice, and neither Eve nor the forwarder did.",
+    )
+    demo.add_argument(
+        "--profile", choices=["videosdk", "livekit"], default="videosdk", help="wire format (%(default)s)"
+    )
+    demo.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
+    demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
+    demo.add_argument("--passphrase", metavar="TEXT", help="Alice's and Bob's (a random one)")
+    demo.add_argument("--output", type=Path, default=Path("demo.png"), metavar="FILE", help="the picture (%(default)s)")
+    demo.add_argument("--media", type=Path, metavar="FILE", help="publish this file instead of a clock and a tone")
+    demo.add_argument("--loss", type=_percent, default=0.0, metavar="PERCENT", help="packets lost on each leg (0)")
+    demo.set_defaults(run=_demo)
+
+    keygen = commands.add_parser("keygen", help="print a fresh random key", description="Print a fresh random key.")
+    keygen.add_argument("--passphrase", action="store_true", help="print a passphrase (text) instead of a raw key")
+    keygen.set_defaults(run=_keygen)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    # The demo's dependencies are extras, and slow to import for `keygen`.
+    from frameseal import demo  # noqa: PLC0415
+
+    chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
+    options = demo.CallOptions(
+        profile=arguments.profile,
+        codec=arguments.codec,
+        seconds=arguments.seconds,
+        media=arguments.media,
+        loss=arguments.loss,
+        **chosen,
+    )
+    try:
+        return demo.run(options, arguments.output)
+    except demo.UnusableFile as error:
+        print(f"frameseal demo: {error}", file=sys.stderr)
+        return 2
+
+
+def _keygen(arguments: argparse.Namespace) -> int:
+    # The key alone goes to the standard output, so that it can be piped; what to do with it goes beside.
+    if arguments.passphrase:
+        print(secrets.token_hex(KEY_BYTES))
+        print("use it as text: set_shared_key(TEXT), or KeyRing.set_passphrase(TEXT)", file=sys.stderr)
+    else:
+        print(base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode())
+        raw = "base64.urlsafe_b64decode(KEY)"
+        print(f"use it as bytes: set_shared_key({raw}), or KeyRing.set_key({raw})", file=sys.stderr)
+    return 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds <= 600:  # everything that was sent is kept, to compare with
+        raise argparse.ArgumentTypeError("from 1 to 600 seconds")
+    return seconds
+
+
+def _percent(text: str) -> float:
+    percent = float(text)
+    if not 0 <= percent <= 30:
+        raise argparse.ArgumentTypeError("from 0 to 30 percent")
+    return percent / 100

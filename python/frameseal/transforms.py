@@ -1,0 +1,195 @@
+"""What a track's frames pass through: seal or open one frame, turn the outcome into a state, and never raise.
+
+Transforms run in encoder and decoder threads, at frame rate: a frame that goes well costs two attribute reads here.
+Which outcome means which state is livekit's FrameCryptor with its silences filled in; docs/states.md has the table.
+
+Trust: until a frame is authenticated, nothing that it says may do more than change which failure is reported.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from frameseal.enums import E2EEState
+from frameseal.exceptions import (
+    AuthenticationFailed,
+    FrameError,
+    KeyExhausted,
+    MalformedFrame,
+    ReplayedFrame,
+    UnknownKey,
+)
+
+if TYPE_CHECKING:
+    from frameseal._native import Decryptor, Encryptor, KeyRing
+    from frameseal.e2ee import E2EEManager, Track
+
+# An SFU probes bandwidth with packets that look like short, unsealed video frames, before the first real frame. So many
+# of them in a row, less one, are dropped without a word; 8 frames of real but unsealed video are a quarter of a second.
+QUIET_FRAMES: Final = 8
+
+_REASONS: Final[Mapping[type[FrameError], str]] = {
+    MalformedFrame: "malformed_frame",
+    UnknownKey: "unknown_key",
+    AuthenticationFailed: "authentication_failed",
+    ReplayedFrame: "replayed_frame",
+    KeyExhausted: "key_exhausted",
+}
+
+# The states of a frame that goes well, looked up once: reading a member off an enum costs more than all else here.
+_SEALED: Final = E2EEState.EncryptionSuccess
+_OPENED: Final = E2EEState.DecryptionSuccess
+
+_logger = logging.getLogger("frameseal")
+
+
+class Transform:
+    """What both directions share: the track, and reporting that cannot raise.
+
+    *ring* is the cipher's own ring, *discard_empty* the provider's ``discard_frame_when_cryptor_not_ready``. The
+    manager gives the transform its track before anybody else sees it.
+    """
+
+    __slots__ = ("__weakref__", "_cipher", "_discard_empty", "_manager", "_ring", "track")
+
+    track: Track
+
+    def __init__(self, manager: E2EEManager, cipher: Encryptor | Decryptor, ring: KeyRing, discard_empty: bool) -> None:
+        """Bind the transform to its manager and its cipher."""
+        self._manager = manager
+        self._cipher = cipher
+        self._ring = ring
+        self._discard_empty = discard_empty
+
+    def _report(self, state: E2EEState, key_id: int | None, reason: str | None = None) -> bool:
+        try:
+            return self._manager._report(self.track, state, key_id, reason, self._cipher.stats())
+        except Exception:
+            _logger.exception("could not report %s of %s", state, self)
+            return True
+
+    def _internal_error(self, error: BaseException) -> None:
+        """Report what no frame should be able to cause; a panic of the native module is a BaseException."""
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise error
+        if self.track.state is not E2EEState.InternalError:
+            _logger.error("unexpected error in %s", self, exc_info=error)
+        self._report(E2EEState.InternalError, None, type(error).__name__)
+
+    def __repr__(self) -> str:
+        """Name the track."""
+        track = self.track
+        return f"<{type(self).__name__} {track.kind} of {track.participant_id!r}, track {track.track_id!r}>"
+
+
+class SenderTransform(Transform):
+    """Seals the frames of one outgoing track. Made by `E2EEManager.sender_transform`."""
+
+    __slots__ = ()
+    _cipher: Encryptor
+
+    def encrypt(self, frame: bytes) -> bytes | None:
+        """Seal one whole encoded frame and report the track's state if it changed.
+
+        Thread-safe, and never raises. Returns the sealed frame, or None for a frame that must not be sent. An empty
+        result means that there is nothing to send: the frame was empty and the provider passes those on, or it held
+        only parameter sets, which go out with the next frame (H.264, H.265).
+        """
+        try:
+            if len(frame) == 0:
+                return None if self._discard_empty else b""
+            try:
+                sealed = self._cipher.encrypt(frame)
+            except UnknownKey as error:
+                self._report(E2EEState.MissingKey, error.kid, _reason(error))
+            except FrameError as error:
+                self._report(E2EEState.EncryptionFailed, error.kid, _reason(error))
+            else:
+                if self.track.state is not _SEALED and sealed:
+                    self._report(E2EEState.EncryptionSuccess, self._ring.sending_key_id)
+                return sealed
+        except BaseException as error:
+            self._internal_error(error)
+        return None
+
+
+class ReceiverTransform(Transform):
+    """Opens the frames of one incoming track. Made by `E2EEManager.receiver_transform`."""
+
+    __slots__ = ("_clean", "_invalid_keys", "_opened", "_passed_over", "missing_key")
+    _cipher: Decryptor
+
+    missing_key: bool
+    """Whether the last failure was that there is no key: more keyframes would not help, so ask for fewer."""
+
+    def __init__(self, manager: E2EEManager, cipher: Decryptor, ring: KeyRing, discard_empty: bool) -> None:
+        """Start a track that has opened nothing yet."""
+        super().__init__(manager, cipher, ring, discard_empty)
+        self.missing_key = False
+        self._opened = False  # a frame has been opened, ever
+        self._clean = False  # nothing has failed since the last frame that was opened
+        self._passed_over = 0  # quiet drops in a row
+        self._invalid_keys: set[int | None] = set()  # key ids reported as InvalidKey
+
+    def decrypt(self, frame: bytes) -> bytes | None:
+        """Open one whole sealed frame and report the track's state if it changed.
+
+        Thread-safe, and never raises. Returns the encoded frame, or None for one that must not reach a decoder. An
+        empty frame is never a failure: it comes back empty, or as None if the provider discards those.
+        """
+        try:
+            if len(frame) == 0:
+                return None if self._discard_empty else b""
+            try:
+                opened = self._cipher.decrypt(frame)
+            except UnknownKey as error:
+                self._clean = False
+                self.missing_key = True
+                self._report(E2EEState.MissingKey, error.kid, _reason(error))
+            except FrameError as error:
+                self._clean = self.missing_key = False
+                self._failed(error)
+            else:
+                if not self._clean or self.track.state is not _OPENED:
+                    self._succeeded()
+                return opened
+        except BaseException as error:
+            self._clean = self.missing_key = False
+            self._internal_error(error)
+        return None
+
+    def _succeeded(self) -> None:
+        self._clean = self._opened = True
+        self.missing_key = False
+        self._passed_over = 0
+        self._invalid_keys.clear()
+        self._report(E2EEState.DecryptionSuccess, None)
+
+    def _failed(self, error: FrameError) -> None:
+        if isinstance(error, AuthenticationFailed):
+            self._not_authenticated(error.kid, _reason(error))
+            return
+        # A replay says nothing about the key, and nor does what an SFU sends before the first real video frame.
+        # Only a run of them is a state of its own.
+        probing = isinstance(error, MalformedFrame) and self.track.kind == "video" and not self._opened
+        self._passed_over += 1
+        if (probing or isinstance(error, ReplayedFrame)) and self._passed_over < QUIET_FRAMES:
+            return
+        if not self._invalid_keys:
+            self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))
+
+    def _not_authenticated(self, kid: int | None, reason: str) -> None:
+        failures = self._cipher.consecutive_failures
+        if failures <= 1:  # a new run: after a success, or after a new key was set
+            self._invalid_keys.discard(kid)
+        if 0 <= self._ring.failure_tolerance < failures:
+            if kid not in self._invalid_keys and self._report(E2EEState.InvalidKey, kid, reason):
+                self._invalid_keys.add(kid)
+        else:
+            self._report(E2EEState.DecryptionFailed, kid, reason)
+
+
+def _reason(error: FrameError) -> str:
+    return _REASONS.get(type(error), type(error).__name__)

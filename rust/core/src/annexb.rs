@@ -1,0 +1,203 @@
+//! Annex B byte streams (H.264 and H.265, Annex B) and the emulation prevention of their NAL units (section 7.4.1).
+//!
+//! The rules are those of LiveKit's worker (livekit-client 2.23.0), byte for byte: where they are narrower than the
+//! standard, what sender and receiver must agree on counts for more.
+#![deny(clippy::indexing_slicing)]
+
+use memchr::memmem;
+use std::borrow::Cow;
+
+const START_CODE: [u8; 3] = [0, 0, 1];
+const LONG_START_CODE: [u8; 4] = [0, 0, 0, 1];
+const ESCAPE: u8 = 3;
+/// A NAL unit counts only if its first byte lies at least this far before the end.
+const BLIND_TAIL: usize = 3;
+/// Clear bytes of the first slice: all of H.265's NAL header; H.264's and one byte of the slice header.
+const SLICE_CLEAR: usize = 2;
+
+const H264_SEI: u8 = 6;
+
+/// What stands in front of the ciphertext, and whether it can be sent as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// Where the first slice's NAL unit begins, behind its start code.
+    pub(crate) start: usize,
+    pub(crate) standard: Standard,
+}
+
+/// Which of the two standards the bytes follow: the bytes decide, since signalling has been seen to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standard {
+    H264,
+    H265,
+}
+
+/// Not a byte stream: no start code, or other bytes before the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotAnnexB;
+
+impl Slice {
+    /// How many bytes stay clear.
+    pub(crate) fn clear_len(self) -> usize {
+        self.start + SLICE_CLEAR
+    }
+}
+
+/// Walks the NAL units: (start, end) without start codes and without the zero bytes behind a unit.
+struct Units<'a> {
+    data: &'a [u8],
+    next: Option<usize>,
+}
+
+impl<'a> Units<'a> {
+    fn new(data: &'a [u8]) -> Result<Self, NotAnnexB> {
+        let first = memmem::find(data, &START_CODE).ok_or(NotAnnexB)?;
+        match data.get(..first) {
+            Some(lead) if lead.iter().all(|&byte| byte == 0) => Ok(Self { data, next: Some(first + START_CODE.len()) }),
+            _ => Err(NotAnnexB),
+        }
+    }
+}
+
+impl Iterator for Units<'_> {
+    type Item = (usize, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let start = self.next?;
+        let rest = self.data.get(start..)?;
+        let (unit, next) = match memmem::find(rest, &START_CODE) {
+            Some(at) => (rest.get(..at)?, Some(start + at + START_CODE.len())),
+            None => (rest, None),
+        };
+        self.next = next;
+        Some((start, start + without_trailing_zeros(unit).len()))
+    }
+}
+
+fn without_trailing_zeros(unit: &[u8]) -> &[u8] {
+    let end = unit.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    unit.get(..end).unwrap_or_default()
+}
+
+fn h264_type(header: u8) -> u8 {
+    header & 0x1F
+}
+
+fn h265_type(header: u8) -> u8 {
+    (header >> 1) & 0x3F
+}
+
+/// Finds the first slice in `data`, of which `hidden` more bytes will follow once it is sealed.
+///
+/// H.264 first: an access unit delimiter or SEI of H.264 would read as a slice of H.265.
+pub(crate) fn first_slice(data: &[u8], hidden: usize) -> Result<Option<Slice>, NotAnnexB> {
+    let end = (data.len() + hidden).saturating_sub(BLIND_TAIL);
+    let find = |standard: Standard, is_slice: fn(u8) -> bool| -> Result<Option<Slice>, NotAnnexB> {
+        Ok(Units::new(data)?
+            .map(|(start, _)| start)
+            .take_while(|&start| start < end)
+            .find(|&start| data.get(start).copied().is_some_and(is_slice) && start + SLICE_CLEAR <= data.len())
+            .map(|start| Slice { start, standard }))
+    };
+    if let Some(slice) = find(Standard::H264, |header| matches!(h264_type(header), 1 | 5))? {
+        return Ok(Some(slice));
+    }
+    find(Standard::H265, |header| matches!(h265_type(header), 0..=9 | 16..=21))
+}
+
+/// Whether any unit is a parameter set (of H.264): how a frame without a slice is told to be part of a key frame.
+pub(crate) fn has_parameter_sets(data: &[u8]) -> bool {
+    Units::new(data).is_ok_and(|mut units| {
+        units.any(|(start, _)| data.get(start).is_some_and(|&header| matches!(h264_type(header), 7 | 8)))
+    })
+}
+
+/// Rewrites what stands before the first slice into the form that every depacketiser rebuilds: four-byte start codes,
+/// no zero bytes between the units, and (H.264) no SEI, so that the clear header stays below 256 bytes for receivers
+/// that keep its length in one byte. What follows the slice's two clear bytes is ciphertext on the wire: no
+/// depacketiser rewrites it, so neither do we.
+pub(crate) fn normalize(frame: &[u8], slice: Slice) -> (Cow<'_, [u8]>, Slice) {
+    let (Some(before), Some(rest)) = (frame.get(..slice.start), frame.get(slice.start..)) else {
+        return (Cow::Borrowed(frame), slice);
+    };
+    let header = clean_units(before, slice.standard);
+    if header == before {
+        return (Cow::Borrowed(frame), slice);
+    }
+    let slice = Slice { start: header.len(), ..slice };
+    (Cow::Owned([&header, rest].concat()), slice)
+}
+
+/// The units of `data` that are to be sent, and behind them the start code of what follows.
+fn clean_units(data: &[u8], standard: Standard) -> Vec<u8> {
+    let mut out = Vec::with_capacity(data.len() + LONG_START_CODE.len());
+    for (start, end) in Units::new(data).into_iter().flatten() {
+        let unit = data.get(start..end).unwrap_or_default();
+        let Some(&header) = unit.first() else { continue };
+        if standard == Standard::H265 || h264_type(header) != H264_SEI {
+            out.extend_from_slice(&LONG_START_CODE);
+            out.extend_from_slice(unit);
+        }
+    }
+    out.extend_from_slice(&LONG_START_CODE);
+    out
+}
+
+/// How many bytes [`escape`] will add.
+pub(crate) fn escapes(data: &[u8]) -> usize {
+    let mut count = 0;
+    walk_escapes(data, |_| count += 1);
+    count
+}
+
+/// Writes `data` with an escape byte before each byte of 3 or less that follows two zeros. `out` is as long as `data`
+/// and its [`escapes`].
+pub(crate) fn escape(data: &[u8], out: &mut [u8]) {
+    let mut written = 0;
+    let mut copied = 0;
+    let mut put = |bytes: &[u8]| {
+        if let Some(target) = out.get_mut(written..written + bytes.len()) {
+            target.copy_from_slice(bytes);
+        }
+        written += bytes.len();
+    };
+    walk_escapes(data, |at| {
+        put(data.get(copied..at).unwrap_or_default());
+        put(&[ESCAPE]);
+        copied = at;
+    });
+    put(data.get(copied..).unwrap_or_default());
+}
+
+/// Calls `found` with each place in front of which an escape belongs. Pairs of zeros are rare in ciphertext, so this
+/// is a search for them and not a walk over the bytes.
+fn walk_escapes(data: &[u8], mut found: impl FnMut(usize)) {
+    let mut from = 0;
+    while let Some(pair) = data.get(from..).and_then(|rest| memmem::find(rest, &[0, 0])) {
+        let at = from + pair + 2;
+        match data.get(at) {
+            // Behind an escape the count of zeros starts anew, with this very byte.
+            Some(0..=3) => {
+                found(at);
+                from = at;
+            }
+            Some(_) => from = at + 1,
+            None => return,
+        }
+    }
+}
+
+/// Takes the escapes out again: each 3 that follows two zeros.
+pub(crate) fn unescape(data: &[u8]) -> Cow<'_, [u8]> {
+    let mut out = Vec::new();
+    let mut copied = 0;
+    for at in memmem::find_iter(data, &[0, 0, ESCAPE]) {
+        out.extend_from_slice(data.get(copied..at + 2).unwrap_or_default());
+        copied = at + 3;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(data);
+    }
+    out.extend_from_slice(data.get(copied..).unwrap_or_default());
+    Cow::Owned(out)
+}

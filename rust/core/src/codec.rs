@@ -1,0 +1,145 @@
+//! Codecs, and which bytes of their frames stay readable.
+//!
+//! Forwarders look for key frames and packetisers for start codes: what they read stays clear and is authenticated.
+#![deny(clippy::indexing_slicing)]
+
+use std::borrow::Cow;
+
+use crate::annexb::{self, NotAnnexB};
+
+/// What a track carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// Opus (RFC 6716).
+    Opus,
+    /// G.711 mu-law.
+    Pcmu,
+    /// G.711 A-law.
+    Pcma,
+    /// G.722.
+    G722,
+    /// VP8 (RFC 6386).
+    Vp8,
+    /// VP9.
+    Vp9,
+    /// H.264, as an Annex B byte stream.
+    H264,
+    /// H.265, as an Annex B byte stream.
+    H265,
+    /// AV1.
+    Av1,
+    /// Nothing of the frame is known, so nothing of it stays clear.
+    Unknown,
+}
+
+/// A codec's rule for its clear bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clear {
+    /// The first so many bytes: an audio packet's first byte (Opus: its TOC), or none.
+    First(usize),
+    /// RFC 6386 section 9.1: the frame tag, and on a key frame the start code and the sizes behind it.
+    Vp8,
+    /// Everything up to two bytes into the first slice; what follows is escaped.
+    AnnexB,
+}
+
+/// Not a frame of this codec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotOfCodec;
+
+/// A frame in the form in which it is sealed.
+pub(crate) struct Prepared<'a> {
+    pub(crate) frame: Cow<'a, [u8]>,
+    pub(crate) clear_len: usize,
+    /// Whether the sealed part has to be free of start codes.
+    pub(crate) escaped: bool,
+}
+
+const VP8_KEY: usize = 10;
+const VP8_DELTA: usize = 3;
+
+impl Codec {
+    /// Every codec under its name.
+    pub const NAMED: [(&'static str, Self); 9] = [
+        ("opus", Self::Opus),
+        ("pcmu", Self::Pcmu),
+        ("pcma", Self::Pcma),
+        ("g722", Self::G722),
+        ("vp8", Self::Vp8),
+        ("vp9", Self::Vp9),
+        ("h264", Self::H264),
+        ("h265", Self::H265),
+        ("av1", Self::Av1),
+    ];
+
+    /// Finds a codec by its name, lower case.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|(known, _)| *known == name).map(|&(_, codec)| codec)
+    }
+
+    /// Its name, lower case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMED.iter().find(|(_, codec)| *codec == self).map_or("none", |(name, _)| name)
+    }
+
+    /// None for AV1: its packetiser parses what we would have sealed, so the layouts in the field refuse it.
+    pub(crate) fn clear(self) -> Option<Clear> {
+        match self {
+            Self::Opus | Self::Pcmu | Self::Pcma | Self::G722 => Some(Clear::First(1)),
+            Self::Vp8 => Some(Clear::Vp8),
+            Self::Vp9 | Self::Unknown => Some(Clear::First(0)),
+            Self::H264 | Self::H265 => Some(Clear::AnnexB),
+            Self::Av1 => None,
+        }
+    }
+}
+
+fn vp8_clear_len(frame: &[u8]) -> usize {
+    match frame.first() {
+        Some(tag) if tag & 1 == 0 => VP8_KEY,
+        _ => VP8_DELTA,
+    }
+}
+
+impl Clear {
+    /// Brings a frame into its sealed form; `overhead` bytes will follow it on the wire. None: an access unit without
+    /// a slice, which receivers do not agree on.
+    pub(crate) fn prepare(self, frame: &[u8], overhead: usize) -> Result<Option<Prepared<'_>>, NotOfCodec> {
+        let fixed = |clear_len: usize| {
+            if frame.len() < clear_len {
+                Err(NotOfCodec)
+            } else {
+                Ok(Some(Prepared { frame: Cow::Borrowed(frame), clear_len, escaped: false }))
+            }
+        };
+        match self {
+            Self::First(clear_len) => fixed(clear_len),
+            Self::Vp8 => fixed(vp8_clear_len(frame)),
+            Self::AnnexB => match annexb::first_slice(frame, overhead) {
+                Err(NotAnnexB) => Err(NotOfCodec),
+                Ok(None) => Ok(None),
+                Ok(Some(slice)) => {
+                    let (frame, slice) = annexb::normalize(frame, slice);
+                    Ok(Some(Prepared { frame, clear_len: slice.clear_len(), escaped: true }))
+                }
+            },
+        }
+    }
+
+    /// How many bytes of a sealed frame are clear, and whether the rest is escaped. Never fails: what does not fit
+    /// will not authenticate.
+    pub(crate) fn read(self, sealed: &[u8]) -> (usize, bool) {
+        match self {
+            Self::First(clear_len) => (clear_len, false),
+            Self::Vp8 => (vp8_clear_len(sealed), false),
+            Self::AnnexB => match annexb::first_slice(sealed, 0) {
+                Ok(Some(slice)) => (slice.clear_len(), true),
+                // LiveKit's worker falls back to the VP8 rule by frame type, and does not escape.
+                _ if annexb::has_parameter_sets(sealed) => (VP8_KEY, false),
+                _ => (VP8_DELTA, false),
+            },
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What can go wrong, as facts that a caller can act on.
+//!
+//! Small, `Copy` and exhaustive: undecryptable frames arrive at line rate. No variant tells a forger how far it got.
+
+use std::fmt;
+
+/// Why a frame could not be sealed. Nothing of it may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncryptError {
+    /// The bytes are not a frame of this codec: shorter than its clear bytes, or no Annex B byte stream.
+    Malformed,
+    /// The key that this ring sends with has not been set.
+    UnknownKey {
+        /// The key id that was looked up.
+        kid: u64,
+    },
+    /// No further nonce can be had under this key: set a new one.
+    KeyExhausted {
+        /// The key id whose nonces are used up.
+        kid: u64,
+    },
+}
+
+/// Why a frame could not be opened. Nothing of it may reach a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecryptError {
+    /// Not a sealed frame of this profile: too short, or without its trailer.
+    Malformed,
+    /// No key for the key id that the frame names.
+    UnknownKey {
+        /// The key id in the frame.
+        kid: u64,
+    },
+    /// No key in the window opens it: a wrong key, or a frame that was altered or lost its head.
+    AuthenticationFailed {
+        /// The key id in the frame.
+        kid: u64,
+    },
+    /// Authentic, but seen before (or too old to tell).
+    Replayed {
+        /// The key id in the frame.
+        kid: u64,
+    },
+}
+
+/// A mistake of the caller: in a key, a key id, a codec or an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyError {
+    /// A passphrase of no bytes.
+    EmptyPassphrase,
+    /// A raw key shorter than the least that is safe.
+    ShortKey {
+        /// Bytes given.
+        given: usize,
+        /// Bytes needed.
+        least: usize,
+    },
+    /// A key id outside the ring.
+    KeyIdOutOfRange {
+        /// The key id given.
+        key_id: u64,
+        /// The number of slots; ids run from 0 to one less.
+        ring_size: u16,
+    },
+    /// No key has been set under this id.
+    NoSuchKey {
+        /// The key id given.
+        key_id: u64,
+    },
+    /// A ring of no slots, or of more than a one-byte key id can name.
+    RingSize {
+        /// The size given.
+        given: u16,
+    },
+    /// A ratchet window beyond the bound.
+    RatchetWindow {
+        /// The window given.
+        given: u16,
+        /// The largest allowed.
+        most: u16,
+    },
+    /// A key size in bits that the profile does not have.
+    KeySize {
+        /// The size given, in bits.
+        given: u16,
+    },
+    /// A replay window beyond the bound.
+    ReplayWindow {
+        /// The window given, in frames.
+        given: usize,
+        /// The largest allowed.
+        most: usize,
+    },
+    /// The profile has no layout for this codec.
+    UnsupportedCodec {
+        /// The codec's name.
+        codec: &'static str,
+        /// The profile's name.
+        profile: &'static str,
+    },
+    /// The operating system gave no randomness, or the key derivation failed.
+    Unavailable,
+}
+
+impl fmt::Display for EncryptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("not a frame of this codec: check the codec, and that it is a whole frame"),
+            Self::UnknownKey { kid } => write!(f, "no key {kid} to seal with: set one first"),
+            Self::KeyExhausted { kid } => write!(f, "key {kid} has no nonces left: set a new key"),
+        }
+    }
+}
+
+impl fmt::Display for DecryptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("not a sealed frame of this profile"),
+            Self::UnknownKey { kid } => write!(f, "no key {kid} to open this frame with"),
+            Self::AuthenticationFailed { kid } => write!(f, "key {kid} does not open this frame"),
+            Self::Replayed { kid } => write!(f, "a frame under key {kid} came a second time"),
+        }
+    }
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyPassphrase => f.write_str("the passphrase is empty"),
+            Self::ShortKey { given, least } => write!(
+                f,
+                "a raw key needs at least {least} bytes, got {given}; a passphrase is given as a passphrase (str)"
+            ),
+            Self::KeyIdOutOfRange { key_id, ring_size } => {
+                write!(f, "key id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
+            }
+            Self::NoSuchKey { key_id } => write!(f, "no key is set under id {key_id}"),
+            Self::RingSize { given } => write!(f, "a ring has 1 to 256 slots, not {given}"),
+            Self::RatchetWindow { given, most } => write!(f, "the ratchet window is 0 to {most} steps, not {given}"),
+            Self::KeySize { given } => write!(f, "this profile's keys have 128 or 256 bits, not {given}"),
+            Self::ReplayWindow { given, most } => write!(f, "the replay window is 0 to {most} frames, not {given}"),
+            Self::UnsupportedCodec { codec, profile } => {
+                write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")
+            }
+            Self::Unavailable => f.write_str("the system's cryptography is unavailable"),
+        }
+    }
+}
+
+impl std::error::Error for EncryptError {}
+impl std::error::Error for DecryptError {}
+impl std::error::Error for KeyError {}

@@ -1,0 +1,45 @@
+//! Seals and opens encoded media frames, end to end.
+//!
+//! A frame is what an encoder hands to a packetiser and a jitter buffer hands to a decoder: one whole encoded picture
+//! or audio packet. This crate holds every wire format and all cryptography, and nothing else: no I/O, no clock, no
+//! threads, no log.
+//!
+//! ```
+//! use frameseal::{Codec, Decryptor, Encryptor, KeyRing, Options, Secret, profile};
+//! use std::sync::Arc;
+//!
+//! let ring = Arc::new(KeyRing::new(&profile::LIVEKIT, Options::default())?);
+//! ring.set(0, &Secret::passphrase(b"my-shared-secret")?)?;
+//! let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus)?;
+//! let decryptor = Decryptor::new(ring, Codec::Opus, None)?;
+//!
+//! let sealed = encryptor.encrypt(b"\x78 one Opus packet")?;
+//! assert_eq!(decryptor.decrypt(&sealed)?, b"\x78 one Opus packet");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod annexb;
+mod codec;
+mod decryptor;
+mod encryptor;
+mod error;
+#[cfg(feature = "hazmat")]
+pub mod hazmat;
+mod keyring;
+mod nonce;
+pub mod profile;
+mod ratchet;
+mod replay;
+mod secret;
+mod stats;
+mod suite;
+mod wire;
+
+pub use codec::Codec;
+pub use decryptor::{Decryptor, OpenPlan};
+pub use encryptor::{Encryptor, SealPlan};
+pub use error::{DecryptError, EncryptError, KeyError};
+pub use keyring::{KeyRing, Options};
+pub use profile::Profile;
+pub use secret::Secret;
+pub use stats::{DecryptStats, EncryptStats};

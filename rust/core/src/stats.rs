@@ -1,0 +1,86 @@
+//! Counters. The core never logs: it counts, and whoever wants to know asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $snapshot:ident, $live:ident { $($(#[$field_doc:meta])* $field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $snapshot { $($(#[$field_doc])* pub $field: u64),* }
+
+        impl $snapshot {
+            /// Names and values, in the order of the fields.
+            #[must_use]
+            pub fn entries(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($field), self.$field)),*]
+            }
+        }
+
+        #[derive(Default)]
+        pub(crate) struct $live { $(pub(crate) $field: Counter),* }
+
+        impl $live {
+            pub(crate) fn snapshot(&self) -> $snapshot {
+                $snapshot { $($field: self.$field.get()),* }
+            }
+        }
+    };
+}
+
+/// A counter that threads share. Relaxed: it orders nothing.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+counters! {
+    /// What an encryptor has done so far.
+    EncryptStats, EncryptCounters {
+        /// Frames sealed.
+        frames,
+        /// Bytes of these frames before sealing.
+        bytes,
+        /// Empty frames, passed on as they were.
+        empty,
+        /// Access units without a slice, held back for the next one.
+        held,
+        /// Frames refused: not of the codec.
+        malformed,
+        /// Frames refused: no key to seal with.
+        unknown_key,
+        /// Frames refused: no nonces left.
+        key_exhausted,
+        /// Sealed H.264 frames whose clear header exceeds 255 bytes: receivers up to libwebrtc m144 cannot open these.
+        long_headers,
+    }
+}
+
+counters! {
+    /// What a decryptor has done so far.
+    DecryptStats, DecryptCounters {
+        /// Frames opened.
+        frames,
+        /// Bytes of these frames after opening.
+        bytes,
+        /// Empty frames, passed on as they were.
+        empty,
+        /// Frames refused: not of the profile.
+        malformed,
+        /// Frames refused: no key for their key id.
+        unknown_key,
+        /// Frames refused: no key opens them.
+        authentication_failed,
+        /// Frames refused: seen before.
+        replayed,
+        /// Ratchet steps that frames led to.
+        ratchets,
+    }
+}

@@ -1,0 +1,240 @@
+//! `frameseal._native`: the core's classes for Python. No logic: arguments in, one match from errors to exceptions, bytes
+//! out. The docstrings that users see stand in `_native.pyi`.
+#![allow(missing_docs)]
+
+mod buffers;
+mod errors;
+
+use std::sync::Arc;
+
+use frameseal::{Codec, Options, Profile};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+
+use buffers::{Input, secret_bytes};
+use errors::{decrypt_error, encrypt_error, key_error};
+
+/// From this size on, the AEAD outweighs what it costs to give the GIL away and to win it back: measured, see benches/.
+const DETACH_FROM: usize = 32 * 1024;
+
+/// The only place that decides whether a frame's work is done without the GIL.
+fn maybe_detach<T: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> T + Send) -> T {
+    if len < DETACH_FROM { work() } else { py.detach(work) }
+}
+
+#[pyclass(frozen, module = "frameseal", name = "Secret")]
+struct Secret(frameseal::Secret);
+
+#[pymethods]
+impl Secret {
+    #[new]
+    fn new(key: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(passphrase) = key.cast::<PyString>() {
+            return passphrase_secret(passphrase).map(Self);
+        }
+        let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
+        Ok(Self(secret))
+    }
+}
+
+fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Secret> {
+    frameseal::Secret::passphrase(passphrase.to_str()?.as_bytes()).map_err(key_error)
+}
+
+#[pyclass(frozen, module = "frameseal", name = "KeyRing")]
+struct KeyRing {
+    ring: Arc<frameseal::KeyRing>,
+    failure_tolerance: i32,
+}
+
+impl KeyRing {
+    /// A password KDF takes milliseconds: not with the GIL.
+    fn set(&self, py: Python<'_>, key_id: u64, secret: &frameseal::Secret) -> PyResult<()> {
+        py.detach(|| self.ring.set(key_id, secret)).map_err(key_error)
+    }
+}
+
+#[pymethods]
+impl KeyRing {
+    #[new]
+    #[pyo3(
+        signature = (profile, *, key_size=None, ring_size=16, ratchet_window=0, failure_tolerance=-1),
+        text_signature = "(profile, *, key_size=None, ring_size=16, ratchet_window=0, failure_tolerance=-1)"
+    )]
+    fn new(
+        profile: &str,
+        key_size: Option<u16>,
+        ring_size: u16,
+        ratchet_window: u16,
+        failure_tolerance: i32,
+    ) -> PyResult<Self> {
+        let profile = Profile::by_name(profile).ok_or_else(|| {
+            let known: Vec<_> = frameseal::profile::ALL.iter().map(|profile| profile.name).collect();
+            PyValueError::new_err(format!("no profile {profile:?}; there are {}", known.join(", ")))
+        })?;
+        if failure_tolerance < -1 {
+            return Err(PyValueError::new_err("failure_tolerance is -1 (never report) or the failures to tolerate"));
+        }
+        let ring =
+            frameseal::KeyRing::new(profile, Options { key_size, ring_size, ratchet_window }).map_err(key_error)?;
+        Ok(Self { ring: Arc::new(ring), failure_tolerance })
+    }
+
+    #[pyo3(signature = (passphrase, key_id=0))]
+    fn set_passphrase(&self, py: Python<'_>, passphrase: &Bound<'_, PyAny>, key_id: u64) -> PyResult<()> {
+        let secret = match passphrase.cast::<PyString>() {
+            Ok(text) => passphrase_secret(text)?,
+            Err(_) => frameseal::Secret::passphrase(&secret_bytes(passphrase)?).map_err(key_error)?,
+        };
+        self.set(py, key_id, &secret)
+    }
+
+    #[pyo3(signature = (key, key_id=0))]
+    fn set_key(&self, py: Python<'_>, key: &Bound<'_, PyAny>, key_id: u64) -> PyResult<()> {
+        let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
+        self.set(py, key_id, &secret)
+    }
+
+    #[pyo3(signature = (secret, key_id=0))]
+    fn set_secret(&self, py: Python<'_>, secret: &Bound<'_, Secret>, key_id: u64) -> PyResult<()> {
+        self.set(py, key_id, &secret.get().0)
+    }
+
+    #[pyo3(signature = (key_id=0))]
+    fn ratchet(&self, py: Python<'_>, key_id: u64) -> PyResult<()> {
+        py.detach(|| self.ring.ratchet(key_id)).map_err(key_error)
+    }
+
+    fn remove_key(&self, key_id: u64) {
+        self.ring.remove(key_id);
+    }
+
+    #[getter]
+    fn key_ids(&self) -> Vec<u64> {
+        self.ring.key_ids()
+    }
+
+    #[getter]
+    fn get_sending_key_id(&self) -> u64 {
+        self.ring.sending_key_id()
+    }
+
+    #[setter]
+    fn set_sending_key_id(&self, key_id: u64) -> PyResult<()> {
+        self.ring.set_sending_key_id(key_id).map_err(key_error)
+    }
+
+    #[getter]
+    fn profile(&self) -> &'static str {
+        self.ring.profile().name
+    }
+
+    #[getter]
+    fn failure_tolerance(&self) -> i32 {
+        self.failure_tolerance
+    }
+
+    fn __repr__(&self) -> String {
+        let ring = &self.ring;
+        format!(
+            "KeyRing({:?}, key_ids={:?}, sending_key_id={})",
+            ring.profile().name,
+            ring.key_ids(),
+            ring.sending_key_id()
+        )
+    }
+}
+
+fn codec(name: Option<&str>) -> PyResult<Codec> {
+    let Some(name) = name else { return Ok(Codec::Unknown) };
+    Codec::by_name(name).ok_or_else(|| {
+        let known: Vec<_> = Codec::NAMED.iter().map(|(name, _)| *name).collect();
+        PyValueError::new_err(format!("no codec {name:?}; there are {} and None", known.join(", ")))
+    })
+}
+
+fn stats<'py>(py: Python<'py>, entries: Vec<(&'static str, u64)>) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, value) in entries {
+        dict.set_item(name, value)?;
+    }
+    Ok(dict)
+}
+
+#[pyclass(frozen, module = "frameseal", name = "Encryptor")]
+struct Encryptor(frameseal::Encryptor);
+
+#[pymethods]
+impl Encryptor {
+    #[new]
+    #[pyo3(signature = (ring, codec=None))]
+    fn new(ring: &Bound<'_, KeyRing>, codec: Option<&str>) -> PyResult<Self> {
+        let codec = self::codec(codec)?;
+        frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map(Self).map_err(key_error)
+    }
+
+    fn encrypt<'py>(&self, py: Python<'py>, frame: Input<'_, 'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let Some(plan) = self.0.plan(frame.as_slice()).map_err(encrypt_error)? else {
+            return Ok(PyBytes::new(py, b""));
+        };
+        let mut escapes = 0;
+        let sealed = PyBytes::new_with(py, plan.sealed_len(), |out| {
+            escapes = maybe_detach(py, out.len(), || plan.seal_into(out)).map_err(encrypt_error)?;
+            Ok(())
+        })?;
+        if escapes == 0 {
+            return Ok(sealed);
+        }
+        let sealed = sealed.as_bytes();
+        PyBytes::new_with(py, sealed.len() + escapes, |out| {
+            plan.escape_into(sealed, out);
+            Ok(())
+        })
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats(py, self.0.stats().entries())
+    }
+}
+
+#[pyclass(frozen, module = "frameseal", name = "Decryptor")]
+struct Decryptor(frameseal::Decryptor);
+
+#[pymethods]
+impl Decryptor {
+    #[new]
+    #[pyo3(signature = (ring, codec=None, replay_window=None))]
+    fn new(ring: &Bound<'_, KeyRing>, codec: Option<&str>, replay_window: Option<usize>) -> PyResult<Self> {
+        let codec = self::codec(codec)?;
+        frameseal::Decryptor::new(Arc::clone(&ring.get().ring), codec, replay_window).map(Self).map_err(key_error)
+    }
+
+    fn decrypt<'py>(&self, py: Python<'py>, sealed: Input<'_, 'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let Some(plan) = self.0.plan(sealed.as_slice()).map_err(decrypt_error)? else {
+            return Ok(PyBytes::new(py, b""));
+        };
+        PyBytes::new_with(py, plan.frame_len(), |out| {
+            maybe_detach(py, out.len(), || plan.open_into(out)).map_err(decrypt_error)
+        })
+    }
+
+    #[getter]
+    fn consecutive_failures(&self) -> u32 {
+        self.0.consecutive_failures()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats(py, self.0.stats().entries())
+    }
+}
+
+#[pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use super::{Decryptor, Encryptor, KeyRing, Secret};
+
+    #[allow(non_upper_case_globals)]
+    #[pymodule_export]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

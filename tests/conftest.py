@@ -1,0 +1,21 @@
+"""Fixtures of every test: calls stay on this machine."""
+
+import aioice.ice
+import pytest
+
+from calls import STACKS
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loopback():
+    """ICE gathers 127.0.0.1 and nothing else; by itself it never gathers the loopback interface."""
+    gather = aioice.ice.get_host_addresses
+    aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+    yield
+    aioice.ice.get_host_addresses = gather
+
+
+@pytest.fixture(params=STACKS)
+def stack(request) -> str:
+    """The package name of each stack that the hook is for."""
+    return request.param

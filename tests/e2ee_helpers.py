@@ -1,0 +1,76 @@
+"""What the tests of the call model share: two ends of one call, frames, and a recorder of state changes."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from frameseal import E2EEManager, E2EEState, E2EEStateChange, ExternalE2EEKeyProvider
+
+KEY = bytes(range(32))
+OTHER_KEY = bytes(range(100, 132))
+
+AUDIO = b"\xf8" + b"opus payload" * 4
+VIDEO = b"\x01" + b"a VP8 delta frame" * 4
+EMPTY = b""
+NO_FRAME = b"\x90\x80\x12"  # too short for any trailer: what a bandwidth probe leaves after depacketising
+
+# Enough for listeners and for the coroutines they start; nothing here waits for time to pass.
+TURNS_OF_THE_LOOP = 5
+
+
+async def delivered() -> None:
+    """Let the loop run whatever was scheduled on it before this call."""
+    for _ in range(TURNS_OF_THE_LOOP):
+        await asyncio.sleep(0)
+
+
+def provider(key: str | bytes | None = KEY, **options: Any) -> ExternalE2EEKeyProvider:
+    made = ExternalE2EEKeyProvider(**options)
+    if key is not None:
+        made.set_shared_key(key)
+    return made
+
+
+class Recorder:
+    """A manager with its state changes, in the order of their delivery."""
+
+    def __init__(self, key: str | bytes | None = KEY, **options: Any) -> None:
+        self.provider = provider(key, **options)
+        self.manager = E2EEManager(self.provider)
+        self.changes: list[E2EEStateChange] = []
+        self.manager.on("e2ee-state-change", self.changes.append)
+
+    async def states(self) -> list[E2EEState]:
+        await delivered()
+        return [change.state for change in self.changes]
+
+
+def sealer(key: str | bytes = KEY, key_id: int = 0, kind: str = "audio") -> Callable[[bytes], bytes]:
+    """Return what seals frames at the far end of the call."""
+    far = ExternalE2EEKeyProvider()
+    far.set_shared_key(key, key_id=key_id)
+    transform = E2EEManager(far).sender_transform("bob", kind, "opus" if kind == "audio" else "vp8")
+
+    def seal(frame: bytes) -> bytes:
+        sealed = transform.encrypt(frame)
+        assert sealed is not None
+        return sealed
+
+    return seal
+
+
+class Failing:
+    """A cipher that fails in ways no frame can provoke; takes the place of a transform's own."""
+
+    consecutive_failures = 1
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def encrypt(self, frame: bytes) -> bytes:
+        raise self.error
+
+    decrypt = encrypt
+
+    def stats(self) -> dict[str, int]:
+        return {}

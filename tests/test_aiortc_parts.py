@@ -1,0 +1,349 @@
+"""The parts of the hook without a call: frames and keyframes, the gate before a decoder, what an encoder is owed."""
+
+import importlib
+import sys
+from itertools import pairwise
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+import frameseal._rtc_track
+import frameseal.aiortc
+from calls import (
+    manager,
+    part,
+    picture_track,
+)
+from frameseal._rtc_media import access_units, is_keyframe, opus_ticks
+from frameseal._rtc_proxies import OpeningDecoder, SealingEncoder
+from frameseal._rtc_track import ReceiverSlot, SealedPayload
+from frameseal.aiortc import UnsupportedStack, attach
+
+VP8_KEY, VP8_DELTA = b"\x10key", b"\x11delta"
+
+
+# --- media -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("toc", "ticks"),
+    [
+        # RFC 6716 section 3.1, table 2: config << 3 | code; the second octet is the count of code 3.
+        (bytes([0 << 3]), 480),
+        (bytes([3 << 3]), 2880),
+        (bytes([9 << 3]), 960),
+        (bytes([12 << 3]), 480),
+        (bytes([15 << 3]), 960),
+        (bytes([16 << 3]), 120),
+        (bytes([31 << 3]), 960),
+        (bytes([31 << 3 | 1]), 1920),
+        (bytes([31 << 3 | 2]), 1920),
+        (bytes([31 << 3 | 3, 0x80 | 0x40 | 6]), 5760),
+        (bytes([31 << 3 | 3]), 0),
+        (b"", 0),
+    ],
+)
+def test_opus_packets_last_as_long_as_their_toc_says(toc, ticks):
+    assert opus_ticks(toc) == ticks
+
+
+def test_each_opus_packet_is_a_frame_with_its_own_time():
+    first, second, third = b"\xf8one", b"\x48two", b"\xf8three"
+    assert list(access_units("opus", [first, second, third])) == [(0, first), (960, second), (1920, third)]
+
+
+@pytest.mark.parametrize("codec", ["pcmu", "pcma", "g722"])
+def test_an_octet_of_telephone_audio_is_a_tick_and_no_packet_is_too_long(codec):
+    assert list(access_units(codec, [b"a" * 160, b"b" * 160])) == [(0, b"a" * 160), (160, b"b" * 160)]
+    long = bytes(range(250)) * 10
+    pieces = list(access_units(codec, [long]))
+    assert b"".join(piece for _, piece in pieces) == long
+    assert [offset for offset, _ in pieces] == [0, 1200, 2400]
+
+
+@pytest.mark.parametrize("codec", ["vp8", "h264", "vp9", "h265"])
+def test_the_payloads_of_a_picture_are_one_frame(codec):
+    assert list(access_units(codec, [b"one", b"two"])) == [(0, b"onetwo")]
+
+
+@pytest.mark.parametrize(
+    ("codec", "frame", "key"),
+    [
+        ("vp8", VP8_KEY, True),
+        ("vp8", VP8_DELTA, False),
+        ("h264", b"\0\0\0\1\x65\x88", True),
+        ("h264", b"\0\0\1\x06\x05\0\0\1\x25\x88", True),
+        ("h264", b"\0\0\0\1\x67\x42\0\0\0\1\x41\x9a", True),
+        ("h264", b"\0\0\0\1\x41\x9a\0\0\1\x41\x9b", False),
+        ("h264", b"\0\0\0\1", False),
+        ("h264", b"\x41\x9a", False),
+        ("vp9", b"\x86", True),
+    ],
+)
+def test_keyframes_are_known(codec, frame, key):
+    assert is_keyframe(codec, frame) is key
+
+
+# --- the gate before a decoder ---------------------------------------------------------------------------------------
+
+
+class Receiving:
+    """A decoder proxy over a stand-in decoder, with scripted outcomes of opening and a clock that is set by hand."""
+
+    def __init__(self, monkeypatch, mime: str = "video/VP8") -> None:
+        self.now = 100.0
+        self.opens: object = VP8_KEY
+        self.decoded: list[bytes] = []
+        self.fault: Exception | None = None
+        monkeypatch.setattr(frameseal._rtc_track.time, "monotonic", lambda: self.now)
+        self.slot = ReceiverSlot(self, None)
+        self.slot.attachment = SimpleNamespace(detached=False, transform=lambda slot, codec: self)
+        self.decoder = OpeningDecoder(SimpleNamespace(decode=self._decode), SimpleNamespace(mimeType=mime), self.slot)
+
+    def decrypt(self, sealed: bytes) -> object:
+        if isinstance(self.opens, BaseException):
+            raise self.opens
+        return self.opens
+
+    def _decode(self, frame) -> list:
+        if self.fault:
+            raise self.fault
+        self.decoded.append(frame.data)
+        return ["picture"]
+
+    def frame(self, opens: object, data: bytes = b"sealed") -> list:
+        self.opens = opens
+        return self.decoder.decode(SimpleNamespace(data=data, timestamp=0))
+
+    @property
+    def requests(self) -> int:
+        return self.slot.counters.keyframe_requests
+
+
+@pytest.fixture
+def receiving(monkeypatch) -> Receiving:
+    return Receiving(monkeypatch)
+
+
+def test_after_a_frame_that_does_not_open_pictures_are_withheld_until_a_keyframe(receiving):
+    assert receiving.frame(VP8_KEY) == receiving.frame(VP8_DELTA) == ["picture"]
+    assert receiving.frame(None) == receiving.frame(VP8_DELTA) == receiving.frame(VP8_DELTA) == []
+    assert receiving.frame(VP8_KEY) == receiving.frame(VP8_DELTA) == ["picture"]
+    assert receiving.decoded == [VP8_KEY, VP8_DELTA] * 2
+    assert receiving.slot.counters.dropped == 3
+
+
+def test_a_stream_that_is_joined_in_the_middle_waits_for_a_keyframe_and_asks_for_it(receiving):
+    assert receiving.frame(VP8_DELTA) == []
+    assert receiving.requests == 1
+    assert receiving.frame(VP8_KEY) == ["picture"]
+
+
+def test_audio_is_not_gated(monkeypatch):
+    receiving = Receiving(monkeypatch, "audio/opus")
+    assert receiving.frame(None) == []
+    assert receiving.frame(b"\xf8sound") == ["picture"]
+    assert receiving.requests == 0
+
+
+def test_keyframes_are_asked_for_every_half_second_while_frames_open(receiving):
+    for _ in range(2 * 32 + 1):  # two seconds at 32 pictures a second, the first and the last included
+        receiving.frame(VP8_DELTA)
+        receiving.now += 1 / 32
+    assert receiving.requests == 4 + 1
+
+
+def test_keyframes_are_asked_for_ever_less_while_nothing_opens_and_at_once_when_something_does(receiving):
+    asked = []
+    for _ in range(30 * 20):
+        before = receiving.requests
+        receiving.frame(None)
+        if receiving.requests > before:
+            asked.append(round(receiving.now - 100, 1))
+        receiving.now += 1 / 30
+    gaps = [b - a for a, b in pairwise(asked)]
+    assert gaps == pytest.approx([0.5, 1, 2, 4, 5, 5], abs=0.15)
+    before = receiving.requests
+    receiving.frame(VP8_DELTA)
+    assert receiving.requests == before + 1
+
+
+def test_empty_frames_are_ignored_and_not_counted(receiving):
+    assert receiving.frame(VP8_KEY) == ["picture"]
+    assert receiving.frame(None, data=b"") == []
+    assert receiving.frame(VP8_DELTA) == ["picture"]
+    assert receiving.slot.counters.frames_in == 2
+    assert receiving.requests == 0
+
+
+@pytest.mark.parametrize("fault", [ValueError("bug"), BaseException("a panic of the native module")])
+def test_nothing_that_opening_may_raise_ends_the_decoder_thread(receiving, fault):
+    assert receiving.frame(fault) == []
+    assert str(fault) in receiving.slot.counters.last_error
+    assert receiving.frame(VP8_KEY) == ["picture"]
+
+
+def test_an_interpreter_exit_is_not_swallowed(receiving):
+    with pytest.raises(SystemExit):
+        receiving.frame(SystemExit())
+
+
+def test_nothing_that_a_decoder_raises_ends_its_thread_and_it_asks_for_a_keyframe(receiving):
+    receiving.fault = ValueError("cannot decode")
+    assert receiving.frame(VP8_KEY) == []
+    assert receiving.requests == 1
+    assert receiving.slot.counters.last_error == "ValueError: cannot decode"
+    receiving.fault = None
+    assert receiving.frame(VP8_DELTA) == ["picture"]
+
+
+def test_without_an_attachment_a_decoder_is_the_stacks_own(receiving):
+    receiving.slot.attachment = None
+    assert receiving.frame(None, data=b"plain") == ["picture"]
+    assert receiving.decoded == [b"plain"]
+    receiving.fault = ValueError("cannot decode")
+    with pytest.raises(ValueError, match="cannot decode"):
+        receiving.frame(None, data=b"plain")
+
+
+# --- encoders --------------------------------------------------------------------------------------------------------
+
+
+class Sending:
+    """An encoder proxy over a stand-in encoder, with a slot of a real stack and scripted outcomes of sealing."""
+
+    def __init__(self, stack: str) -> None:
+        self.seals = True
+        self.forced: list[bool] = []
+        self.picture_id = 7
+        codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters("video/VP8", 90000, payloadType=97)
+        self.pc = part(stack).RTCPeerConnection()
+        self.slot = vars(self.pc.addTransceiver("video").sender)["_frameseal_slot"]
+        self.attachment = attach(self.pc, manager())
+        self.attachment.transform = lambda slot, codec: self
+        self.encoder = SealingEncoder(self, codec, self.slot)
+        self.depayload = lambda payload: part(stack, "codecs").depayload(codec, payload)
+
+    def encrypt(self, frame: bytes) -> bytes | None:
+        return b"sealed " + frame if self.seals else None
+
+    def encode(self, frame, force_keyframe):
+        self.forced.append(force_keyframe)
+        self.picture_id += 1
+        return [b"\x90\x80\x07plain"], 1234
+
+
+async def test_a_frame_that_is_dropped_owes_the_receivers_a_keyframe(stack):
+    sending = Sending(stack)
+    assert sending.encoder.encode("frame", False)[0]
+    sending.seals = False
+    assert sending.encoder.encode("frame", False) == ([], 1234)
+    sending.seals = True
+    for _ in range(2):
+        payloads, timestamp = sending.encoder.encode("frame", False)
+        assert [sending.depayload(payload) for payload in payloads] == [b"sealed plain"]
+        assert all(isinstance(payload, SealedPayload) for payload in payloads)
+        assert timestamp == 1234
+    assert sending.forced == [False, False, True, False]
+    await sending.pc.close()
+
+
+async def test_picture_ids_follow_the_encoder_that_made_the_pictures(stack):
+    sending = Sending(stack)
+    parse = part(stack, "codecs.vpx").VpxPayloadDescriptor.parse
+    ids = [parse(sending.encoder.encode("frame", False)[0][0])[0].picture_id for _ in range(3)]
+    sending.seals = False
+    sending.encoder.encode("frame", False)
+    sending.seals = True
+    sending.picture_id = (1 << 15) - 1  # the encoder counts to the end, and starts again
+    ids += [parse(sending.encoder.encode("frame", False)[0][0])[0].picture_id]
+    assert ids == [7, 8, 9, (1 << 15) - 1]
+    await sending.pc.close()
+
+
+async def test_the_stacks_bitrate_reaches_the_real_encoder(stack):
+    sending = Sending(stack)
+    sending.encoder.target_bitrate = 400_000
+    assert sending.target_bitrate == sending.encoder.target_bitrate == 400_000
+    assert not hasattr(sending.encoder, "no_such_attribute")
+    await sending.pc.close()
+
+
+async def test_sealing_that_raises_drops_the_frame(stack):
+    sending = Sending(stack)
+
+    def encrypt(frame):
+        raise BaseException("a panic of the native module")
+
+    sending.encrypt = encrypt
+    assert sending.encoder.encode("frame", False) == ([], 1234)
+    assert sending.slot.counters.dropped == 1
+    assert "panic" in sending.slot.counters.last_error
+    await sending.pc.close()
+
+
+async def test_an_assignment_to_the_senders_frame_source_can_be_taken_back(stack):
+    connection = part(stack).RTCPeerConnection()
+    sender = connection.addTrack(picture_track(stack))
+
+    async def other(codec):
+        return None
+
+    sender._next_encoded_frame = other
+    assert sender._next_encoded_frame.args == (other,)
+    del sender._next_encoded_frame
+    assert sender._next_encoded_frame.args != (other,)
+    await connection.close()
+
+
+# --- stacks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stranger(monkeypatch):
+    """A copy of aiortc under another name, for a test to break; returns a function that gets a part of it."""
+    names = ("", ".codecs", ".rtcrtpparameters", ".rtcrtpsender", ".rtcrtpreceiver", ".rtcpeerconnection")
+    for name in names:
+        original = importlib.import_module(f"aiortc{name}")
+        copied = ModuleType(f"stranger{name}")
+        vars(copied).update({k: v for k, v in vars(original).items() if not k.startswith("__")}, __version__="9.9")
+        monkeypatch.setitem(sys.modules, f"stranger{name}", copied)
+    connection = type("RTCPeerConnection", (), {"__module__": "stranger.rtcpeerconnection"})
+    return lambda name: sys.modules[f"stranger.{name}"], connection
+
+
+class OldSender:
+    """As in aiortc before 1.4: no packets, no factory in the method."""
+
+    async def _next_encoded_frame(self, codec):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (("rtcrtpsender", "RTCRtpSender", OldSender), "does not call get_encoder"),
+        (("rtcrtpreceiver", "decoder_worker", lambda *args: None), "does not call get_decoder"),
+        (("rtcrtpsender", "RTCEncodedFrame", lambda payloads: None), "does not take"),
+        (("rtcrtpreceiver", "depayload", lambda codec, payload: payload), "do not add up"),
+        (("rtcrtpreceiver", "RTCRtpReceiver", object), "AttributeError"),
+    ],
+)
+def test_an_unknown_stack_is_refused_by_name_and_left_alone(stranger, monkeypatch, broken, complaint):
+    module, name, value = broken
+    get, connection = stranger
+    # The hook in the classes is shared with the real aiortc, so the seams are given back their first shape.
+    sender = type("RTCRtpSender", (), {"send": lambda self, parameters: None, "_send_keyframe": lambda self: None})
+
+    async def next_encoded_frame(self, codec):
+        return get_encoder(codec)  # noqa: F821 - only its name is looked at
+
+    sender._next_encoded_frame = next_encoded_frame
+    get("rtcrtpsender").RTCRtpSender = sender
+    monkeypatch.setattr(get(module), name, value)
+    before = dict(vars(get("rtcrtpsender"))), dict(vars(get("rtcrtpreceiver")))
+    with pytest.raises(UnsupportedStack, match=complaint) as refusal:
+        attach(connection(), manager())
+    assert str(refusal.value).startswith("stranger 9.9 is not built the way")
+    assert (dict(vars(get("rtcrtpsender"))), dict(vars(get("rtcrtpreceiver")))) == before
+    assert "stranger" not in frameseal.aiortc._stacks

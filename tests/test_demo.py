@@ -1,0 +1,208 @@
+"""`frameseal demo`: the call, the verdict on it, and what it leaves behind.
+
+The verdict is worth something only if it can be bad: each way in which a call can be wrong is tried on a real call.
+"""
+
+import io
+import wave
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from frameseal.demo import CallOptions, picture, run, sound
+from frameseal.demo.call import Status
+from frameseal.demo.media import Sent
+from frameseal.demo.poster import draw_poster
+from frameseal.demo.verdict import failures, listen
+from frameseal.demo.witness import Eavesdropper, Witness
+
+SECONDS = 3.0
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """Runs the demo: exit status, what it printed, and its picture."""
+
+    def demo(terminal=False, **options):
+        printed = io.StringIO()
+        console = Console(file=printed, force_terminal=terminal, width=100, color_system=None)
+        output = tmp_path / "demo.png"
+        status = run(CallOptions(**{"seconds": SECONDS, "passphrase": "of the test"} | options), output, console)
+        return status, printed.getvalue(), Image.open(output)
+
+    return demo
+
+
+@pytest.mark.parametrize(("codec", "profile"), [("vp8", "videosdk"), ("h264", "livekit")])
+def test_bob_sees_and_hears_alice_and_nobody_else_does(demo, codec, profile):
+    status, printed, image = demo(codec=codec, profile=profile)
+    assert status == 0, printed
+    for line in (
+        "alice: video EncryptionSuccess",
+        "alice: audio EncryptionSuccess",
+        "bob: video DecryptionSuccess",
+        "bob: audio DecryptionSuccess",
+        "eve: video DecryptionFailed (authentication_failed)",
+        "eve: audio DecryptionFailed (authentication_failed)",
+    ):
+        assert line in printed
+    assert "OK: Bob saw and heard Alice; the forwarder and Eve did not." in printed
+    assert image.format == "PNG" and image.width > 1600
+
+
+def test_bob_with_a_wrong_key_is_a_failure(demo):
+    status, printed, _ = demo(bob_passphrase="another")
+    assert status == 1
+    assert "FAILED: Bob saw nothing" in printed
+
+
+def test_eve_with_the_right_key_is_a_failure(demo):
+    status, printed, _ = demo(eve_passphrase="of the test")
+    assert status == 1
+    assert "FAILED: Eve could see Alice" in printed
+
+
+@pytest.mark.parametrize("codec", ["vp8", "h264"])
+def test_a_call_without_sealing_is_a_failure_for_the_forwarder_sees_it(demo, codec):
+    status, printed, _ = demo(sealed=False, codec=codec)
+    assert status == 1
+    assert "FAILED: the forwarder could see Alice" in printed
+
+
+def test_a_call_with_loss_still_gets_through(demo):
+    status, printed, _ = demo(loss=0.03, seconds=6.0)
+    assert status == 0, printed
+
+
+def test_the_live_display_shows_states_counts_and_progress(demo):
+    status, printed, _ = demo(terminal=True)
+    assert status == 0, printed
+    for text in ("EncryptionSuccess", "DecryptionSuccess", "DecryptionFailed", "no key", "frames ok", "of 3 s"):
+        assert text in printed
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Two seconds of drifting coloured tiles, with a chord that rises."""
+    path = tmp_path / "film.mp4"
+    random = np.random.default_rng(7)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
+        audio = container.add_stream("aac", rate=44100)
+        tiles = random.integers(0, 255, (6, 8, 3), dtype=np.uint8).repeat(40, 0).repeat(40, 1)
+        for n in range(50):
+            rgb = np.ascontiguousarray(np.roll(tiles, 4 * n, axis=1))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        t = np.arange(2 * 44100) / 44100
+        samples = sum(np.sin(2 * np.pi * (f * t + 90 * t**2)) for f in (220, 277, 330)) * 4000
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None, :] / 32768, format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(audio.encode(frame))
+        for stream in (video, audio):
+            container.mux(stream.encode(None))
+    return path
+
+
+def test_a_file_can_be_published_and_is_looped(demo, film):
+    status, printed, _ = demo(media=film, seconds=4.0)
+    assert status == 0, printed
+
+
+def test_a_file_with_sound_alone_comes_with_the_clock(demo, tmp_path):
+    path = tmp_path / "sound.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(48000)
+        noise = np.random.default_rng(3).normal(0, 20000, 3 * 48000)
+        file.writeframes(np.convolve(noise, np.ones(32) / 32).astype(np.int16).tobytes())
+    status, printed, _ = demo(media=path, seconds=4.0)
+    assert status == 0, printed
+
+
+# --- what the verdict stands on ---------------------------------------------------------------------------------------
+
+
+def stamped(number, seconds=0.0):
+    rgb = picture.Clock().draw(number, seconds)
+    picture.stamp(rgb, number)
+    return rgb
+
+
+def seen(sent, *pictures):
+    witness = Witness(sent)
+    for rgb in pictures:
+        witness.see(av.VideoFrame.from_ndarray(rgb, format="rgb24"))
+    return witness
+
+
+@pytest.mark.parametrize("number", [0, 1, 4711, 65535])
+def test_a_picture_tells_its_number(number):
+    assert picture.read_number(stamped(number)) == number
+
+
+def test_a_picture_without_a_stamp_or_of_another_size_has_no_number():
+    assert picture.read_number(picture.Clock().draw(5, 0.2)) is None
+    assert picture.read_number(stamped(5)[:, :320]) is None
+
+
+def test_noise_is_not_taken_for_a_picture():
+    random = np.random.default_rng(1)
+    sent = Sent(thumbnails={n: picture.thumbnail(stamped(n)) for n in range(20)})
+    noise = [random.integers(0, 255, (picture.HEIGHT, picture.WIDTH, 3), dtype=np.uint8) for _ in range(50)]
+    witness = seen(sent, *noise)
+    assert (witness.frames, witness.right) == (50, 0)
+
+
+def test_a_right_number_on_a_wrong_picture_is_not_taken_for_it():
+    sent = Sent(thumbnails={7: picture.thumbnail(stamped(7))})
+    swapped = stamped(7)[:, :, ::-1].copy()
+    forged = np.full_like(swapped, 128)
+    picture.stamp(forged, 7)
+    witness = seen(sent, stamped(7), swapped, forged)
+    assert (witness.frames, witness.right) == (3, 1)
+
+
+def test_a_frame_that_was_never_sent_does_not_count():
+    assert seen(Sent(), stamped(7)).right == 0
+
+
+def test_the_tone_is_known_from_other_tones_noise_and_silence():
+    t = np.arange(96000) / 48000
+    heard = sound.find_tone(sound.tone(0, 96000))
+    assert heard.frequency == pytest.approx(440, abs=0.1) and heard.share == 1
+    assert sound.find_tone((9000 * np.sin(2 * np.pi * 550 * t)).astype(np.int16)).share == 0
+    assert sound.find_tone(np.random.default_rng(1).integers(-9000, 9000, 96000, dtype=np.int16)).share == 0
+    assert sound.find_tone(np.zeros(96000, np.int16)) == sound.Tone(0, 0)
+    assert sound.find_tone(np.zeros(0, np.int16)) == sound.Tone(0, 0)
+
+
+def test_a_recording_is_known_from_another_however_late_it_starts():
+    random = np.random.default_rng(1)
+    one, other = (np.cumsum(random.normal(0, 300, 5 * 48000)).clip(-30000, 30000).astype(np.int16) for _ in range(2))
+    sent = Sent(sound=[one], is_tone=False)
+    assert listen(sent, one[31000:]).score > 0.9
+    assert listen(sent, random.integers(-9000, 9000, 5 * 48000, dtype=np.int16)).score < 0.2
+    assert listen(sent, np.zeros(96000, np.int16)).score == 0
+    assert listen(sent, other).score < listen(sent, one).score
+
+
+def test_a_call_that_never_came_about_has_a_poster_too(tmp_path):
+    sent = Sent()
+    nobody = Witness(sent)
+    status = Status(CallOptions(), sent, Eavesdropper(sent), nobody, nobody, failures=["nobody came"])
+    assert draw_poster(status).size == (1924, 675)
+
+
+def test_a_call_in_which_nothing_was_sent_proves_nothing():
+    class Nothing(Witness):
+        frames_tried = sounds_tried = 0
+
+    sent = Sent()
+    wrong = failures(sent, Nothing(sent), Witness(sent), Witness(sent), eve_was_sent=0)
+    assert any("nothing is proved" in reason for reason in wrong)
+    assert "Bob saw nothing" in wrong
