@@ -2,7 +2,7 @@
 
 import frameseal
 
-# Both sides make a ring for the same profile and set the same key. A passphrase goes through the profile's password KDF.
+# Both sides make a ring for the same profile and set the same key. A passphrase goes through a password KDF.
 ring = frameseal.KeyRing("livekit")
 ring.set_passphrase("correct horse battery staple", key_id=0)
 

@@ -41,7 +41,7 @@ class ExternalE2EEKeyProvider:
         Each step with a password costs some 12 ms, and anybody who can inject frames can make a receiver search.
     :param failure_tolerance: frames in a row that may fail under one key id before InvalidKey is reported. -1: never
         report it (DecryptionFailed is still reported). Decryption is tried again with every frame in any case.
-    :param key_ring_size: how many key ids there are, 1 to 255.
+    :param key_ring_size: how many key ids there are, 1 to 256.
     :raises ValueError: for a number out of its range.
 
     Keys are held by the native module, which clears them when they are replaced; no Python object keeps one. The string
@@ -59,7 +59,7 @@ class ExternalE2EEKeyProvider:
         """Make a provider without keys."""
         self.ratchet_window_size: Final = _bounded("ratchet_window_size", ratchet_window_size, 0, 16)
         self.failure_tolerance: Final = _bounded("failure_tolerance", failure_tolerance, -1, 2**31 - 1)
-        self.key_ring_size: Final = _bounded("key_ring_size", key_ring_size, 1, 255)
+        self.key_ring_size: Final = _bounded("key_ring_size", key_ring_size, 1, 256)
         self._discard = bool(discard_frame_when_cryptor_not_ready)
         self._secrets: dict[int, Secret] = {}
         self._rings: dict[Profile, KeyRing] = {}

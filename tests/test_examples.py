@@ -1,0 +1,46 @@
+"""The examples are programs, and do what they say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+# ICE gathers 127.0.0.1 and nothing else, as in every other test; by itself it never gathers the loopback interface.
+ON_LOOPBACK = """
+import runpy, sys
+import aioice.ice
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+PRINTED = {
+    "seal_one_frame.py": [
+        "45 bytes sealed into 75; the first byte, 0x78, stays readable",
+        "opened again: True",
+        "tampered with: AuthenticationFailed under key id 0",
+    ],
+    "join_a_call.py": [
+        "alice: audio of alice: EncryptionSuccess",
+        "alice: video of alice: EncryptionSuccess",
+        "bob: audio of alice: DecryptionSuccess",
+        "bob: video of alice: DecryptionSuccess",
+        "bob: decoded 10 video frames",
+        "bob: decoded 20 audio frames",
+    ],
+}
+
+
+def test_every_example_is_run():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_an_example_prints_what_it_should_and_nothing_else(name):
+    command = [sys.executable, "-c", ON_LOOPBACK, str(EXAMPLES / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    # The order in which the tracks of a call get going is not fixed.
+    assert sorted(done.stdout.splitlines()) == sorted(PRINTED[name])

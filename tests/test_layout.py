@@ -1,0 +1,188 @@
+"""The rules between the layers, as checks (docs/architecture.md): who may name whom."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "rust/core"
+PACKAGE = ROOT / "python/frameseal"
+
+# From here on a shipped file smells of two ideas. Tests grow with the cases, so they are not counted.
+RUST_LINES, PYTHON_LINES = 400, 300
+LONG = {
+    "python/frameseal/e2ee.py": "the state model is one idea: what an event says, when there is one, where it goes",
+    "python/frameseal/aiortc.py": "every seam of the stack in one place, so that its self-test can be held against it",
+}
+
+MADE = {"target", "dist", "__pycache__"}
+
+
+def rust(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.rs"))
+
+
+def within(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def code(path: Path) -> str:
+    """A Rust file without its comments and without what is built for tests only."""
+    tokens = r'(r#*"(?:.|\n)*?"#*|"(?:\\(?:.|\n)|[^"\\])*"|\'(?:\\.|[^\'\\])\')|//[^\n]*|/\*(?:.|\n)*?\*/'
+    text = re.sub(tokens, lambda match: match[1] or "", path.read_text("utf-8"))
+    while (start := text.find("#[cfg(test)]")) >= 0:
+        text = text[:start] + text[end_of_item(text, start) :]
+    return text
+
+
+def end_of_item(text: str, start: int) -> int:
+    depth = 0
+    for match in re.compile("[{};]").finditer(text, start):
+        depth += {"{": 1, "}": -1, ";": 0}[match[0]]
+        if depth == 0:
+            return match.end()
+    raise AssertionError("an item without an end")
+
+
+def naming(pattern: str, paths: list[Path]) -> set[str]:
+    """The files whose code has the pattern."""
+    assert paths, "the rule looks at no file: was it moved?"
+    return {within(path) for path in paths if re.search(pattern, code(path))}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a Python file imports, at any depth of the file, as dotted names."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{within(path)} has a relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def importers(module: str) -> set[str]:
+    return {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(name == module or name.startswith(f"{module}.") for name in imports(path))
+    }
+
+
+def files() -> list[tuple[str, str]]:
+    """Every text file of the project under its name, but the lock files, which tools write."""
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name == ".ci" or not (name in MADE or name.startswith("."))]
+        for path in (Path(folder) / name for name in names):
+            locked = path.suffix == ".lock" or within(path) in ("requirements/dev.txt", "requirements/oldest.txt")
+            if not locked and path.suffix not in (".so", ".pyd", ".png"):
+                found.append((within(path), path.read_text("utf-8")))
+    return found
+
+
+# --- the core --------------------------------------------------------------------------------------------------------
+
+
+def test_comments_strings_and_tests_are_told_apart(tmp_path):
+    file = tmp_path / "sample.rs"
+    file.write_text(
+        'let a = "// kept"; // gone\n/* gone */ b()\n#[cfg(test)]\nmod tests { fn gone() {} }\nfn kept2() {}'
+    )
+    assert code(file).split() == ["let", "a", "=", '"//', 'kept";', "b()", "fn", "kept2()", "{}"]
+
+
+def test_only_the_suite_names_the_crypto_library():
+    assert naming("aws_lc", rust(CORE / "src")) == {"rust/core/src/suite.rs"}
+
+
+def test_the_core_knows_no_python():
+    assert naming("pyo3", rust(CORE)) == set()
+    assert "pyo3" not in (CORE / "Cargo.toml").read_text("utf-8")
+
+
+def test_a_wire_layout_knows_neither_key_nor_cipher():
+    assert naming(r"crate::(suite|keyring|secret|ratchet)\b|\b(suite|keyring)::", rust(CORE / "src/wire")) == set()
+
+
+def test_only_the_profiles_name_vendors():
+    assert naming("(?i)livekit|videosdk|jitsi|element_?call", rust(CORE / "src")) == {"rust/core/src/profile.rs"}
+
+
+def test_nothing_that_ships_can_panic_by_intent():
+    sources = [*rust(CORE / "src"), *rust(ROOT / "rust/python/src")]
+    assert naming(r"\.(unwrap|expect)\(|\b(panic|unreachable|todo|unimplemented)!", sources) == set()
+    assert naming(r"allow\(clippy::(unwrap_used|expect_used|panic)", sources) == set()
+
+
+def test_the_python_module_never_takes_nonces_from_its_caller():
+    assert "hazmat" not in (ROOT / "rust/python/Cargo.toml").read_text("utf-8")
+    assert naming("hazmat|with_iv", rust(ROOT / "rust/python")) == set()
+
+
+# --- the package -----------------------------------------------------------------------------------------------------
+
+
+def test_only_the_hook_the_forwarder_and_the_demo_import_a_transport():
+    allowed = {
+        path.relative_to(PACKAGE).as_posix() for path in [*PACKAGE.glob("_rtc_*.py"), *PACKAGE.glob("demo/*.py")]
+    }
+    allowed |= {"aiortc.py", "forwarder.py", "_forwarder_leg.py"}
+    for module in ("aiortc", "vsaiortc", "aioice", "av"):
+        assert importers(module) <= allowed, module
+    assert importers("aiortc"), "the rule looks at nothing"
+
+
+def test_the_hook_does_not_know_the_demo():
+    assert importers("frameseal.demo") <= {"cli.py"} | {f"demo/{path.name}" for path in PACKAGE.glob("demo/*.py")}
+    assert importers("frameseal.forwarder") <= {f"demo/{path.name}" for path in PACKAGE.glob("demo/*.py")}
+
+
+@pytest.mark.parametrize("module", ["frameseal", "frameseal.e2ee", "frameseal.providers", "frameseal.transforms"])
+def test_a_layer_without_transport_loads_none(module):
+    loaded = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert "frameseal" in modules
+    assert modules.isdisjoint({"aiortc", "vsaiortc", "aioice", "av", "numpy", "PIL", "rich"})
+    assert module != "frameseal" or modules.isdisjoint({"asyncio", "pyee"})
+
+
+# --- all files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_file_has_a_reason():
+    shipped = [(path, RUST_LINES) for path in (ROOT / "rust").glob("*/src/**/*.rs")]
+    shipped += [(path, PYTHON_LINES) for path in PACKAGE.rglob("*.py*") if path.suffix in (".py", ".pyi")]
+    long = {within(path) for path, most in shipped if len(path.read_text("utf-8").splitlines()) > most}
+    assert long == set(LONG)
+
+
+def test_no_file_depends_on_where_somebody_keeps_things():
+    somewhere = re.compile(r"(?<![\w.~-])/(?:tmp|work|root|home|Users)/")
+    assert {name for name, text in files() if somewhere.search(text)} == set()
+
+
+def test_no_file_depends_on_one_package_index():
+    index = re.compile(r"pypi\.org|pythonhosted\.org|[^-]\bcrates\.io\b(?!-)|registry\.npmjs|proxy\.golang")
+    assert {name for name, text in files() if index.search(text)} == set()
+
+
+def test_every_vector_file_names_its_maker():
+    folder = ROOT / "tests/vectors"
+    table = (folder / "README.md").read_text("utf-8")
+    vectors = [path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"]
+    assert vectors
+    assert [path.name for path in vectors if f"\n| `{path.relative_to(folder).as_posix()}` |" not in table] == []
+
+
+def test_the_versions_agree():
+    cargo = (ROOT / "Cargo.toml").read_text("utf-8")
+    version = re.search(r'(?m)^version = "([^"]+)"', cargo)[1]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
