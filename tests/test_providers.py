@@ -89,8 +89,8 @@ def test_a_removed_key_opens_nothing_and_the_sending_key_cannot_be_removed():
         ({"ratchet_window_size": -1}, "ratchet_window_size must be between 0 and 16, not -1"),
         ({"ratchet_window_size": 17}, "ratchet_window_size must be between 0 and 16, not 17"),
         ({"failure_tolerance": -2}, "failure_tolerance must be between -1 and"),
-        ({"key_ring_size": 0}, "key_ring_size must be between 1 and 255, not 0"),
-        ({"key_ring_size": 256}, "key_ring_size must be between 1 and 255, not 256"),
+        ({"key_ring_size": 0}, "key_ring_size must be between 1 and 256, not 0"),
+        ({"key_ring_size": 257}, "key_ring_size must be between 1 and 256, not 257"),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(options, message):
@@ -104,7 +104,7 @@ def test_options_of_another_type_are_refused(value):
         ExternalE2EEKeyProvider(failure_tolerance=value)
 
 
-@pytest.mark.parametrize("options", [{"ratchet_window_size": 16}, {"failure_tolerance": 0}, {"key_ring_size": 255}])
+@pytest.mark.parametrize("options", [{"ratchet_window_size": 16}, {"failure_tolerance": 0}, {"key_ring_size": 256}])
 def test_options_at_their_limits_are_accepted_by_the_native_ring_too(options):
     made = provider(KEY, **options)
     assert opened_by(made, sealed_by(made)) == AUDIO

@@ -4,8 +4,9 @@ Everything here is thread-safe, knows neither transport nor event loop, and hold
 when they go. Nothing of it can be pickled or copied.
 """
 
-from typing_extensions import Buffer
 from typing import final
+
+from typing_extensions import Buffer
 
 __all__ = ["Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
 
