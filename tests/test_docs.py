@@ -26,7 +26,7 @@ def blocks():
                 yield pytest.param(info.split()[1:], source, id=name)
 
 
-@pytest.mark.parametrize(("marks", "source"), blocks())
+@pytest.mark.parametrize(("marks", "source"), [*blocks()])
 def test_a_python_block_runs(marks, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert marks in ([], ["no-run"])

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from frameseal.enums import Profile
+
 KEY_BYTES = 32
 # What the extra `cli` brings, by the names under which it is imported.
 EXTRA = {"aioice": "aiortc", "aiortc": "aiortc", "av": "aiortc", "numpy": "numpy", "PIL": "pillow", "rich": "rich"}
@@ -39,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Alice calls Bob through a forwarder that has no key; Eve listens in with a wrong one. "
         "Exits with 0 only if Bob saw and heard Alice, and neither Eve nor the forwarder did.",
     )
-    demo.add_argument(
-        "--profile", choices=["videosdk", "livekit"], default="videosdk", help="wire format (%(default)s)"
-    )
+    demo.add_argument("--profile", choices=list(Profile), default=Profile.VIDEOSDK, help="wire format (%(default)s)")
     demo.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
     demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
     demo.add_argument("--passphrase", metavar="TEXT", help="Alice's and Bob's (a random one)")
