@@ -25,7 +25,8 @@ pub(crate) struct Slice {
     pub(crate) standard: Standard,
 }
 
-/// Which of the two standards the bytes follow: the bytes decide, since signalling has been seen to lie.
+/// Which of the two standards a byte stream follows. Where the slice lies the bytes decide, since signalling has been
+/// seen to lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standard {
     H264,
@@ -116,11 +117,12 @@ pub(crate) fn has_parameter_sets(data: &[u8]) -> bool {
 /// no zero bytes between the units, and (H.264) no SEI, so that the clear header stays below 256 bytes for receivers
 /// that keep its length in one byte. What follows the slice's two clear bytes is ciphertext on the wire: no
 /// depacketiser rewrites it, so neither do we.
-pub(crate) fn normalize(frame: &[u8], slice: Slice) -> (Cow<'_, [u8]>, Slice) {
+pub(crate) fn normalize(frame: &[u8], slice: Slice, signalled: Standard) -> (Cow<'_, [u8]>, Slice) {
     let (Some(before), Some(rest)) = (frame.get(..slice.start), frame.get(slice.start..)) else {
         return (Cow::Borrowed(frame), slice);
     };
-    let header = clean_units(before, slice.standard);
+    // Nothing is dropped on the word of the bytes alone.
+    let header = clean_units(before, signalled == Standard::H264 && slice.standard == Standard::H264);
     if header == before {
         return (Cow::Borrowed(frame), slice);
     }
@@ -129,12 +131,12 @@ pub(crate) fn normalize(frame: &[u8], slice: Slice) -> (Cow<'_, [u8]>, Slice) {
 }
 
 /// The units of `data` that are to be sent, and behind them the start code of what follows.
-fn clean_units(data: &[u8], standard: Standard) -> Vec<u8> {
+fn clean_units(data: &[u8], without_sei: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(data.len() + LONG_START_CODE.len());
     for (start, end) in Units::new(data).into_iter().flatten() {
         let unit = data.get(start..end).unwrap_or_default();
         let Some(&header) = unit.first() else { continue };
-        if standard == Standard::H265 || h264_type(header) != H264_SEI {
+        if !(without_sei && h264_type(header) == H264_SEI) {
             out.extend_from_slice(&LONG_START_CODE);
             out.extend_from_slice(unit);
         }

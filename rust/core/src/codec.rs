@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::annexb::{self, NotAnnexB};
+use crate::annexb::{self, NotAnnexB, Standard};
 
 /// What a track carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(crate) enum Clear {
     /// RFC 6386 section 9.1: the frame tag, and on a key frame the start code and the sizes behind it.
     Vp8,
     /// Everything up to two bytes into the first slice; what follows is escaped.
-    AnnexB,
+    AnnexB(Standard),
 }
 
 /// Not a frame of this codec.
@@ -90,7 +90,8 @@ impl Codec {
             Self::Opus | Self::Pcmu | Self::Pcma | Self::G722 => Some(Clear::First(1)),
             Self::Vp8 => Some(Clear::Vp8),
             Self::Vp9 | Self::Unknown => Some(Clear::First(0)),
-            Self::H264 | Self::H265 => Some(Clear::AnnexB),
+            Self::H264 => Some(Clear::AnnexB(Standard::H264)),
+            Self::H265 => Some(Clear::AnnexB(Standard::H265)),
             Self::Av1 => None,
         }
     }
@@ -117,11 +118,11 @@ impl Clear {
         match self {
             Self::First(clear_len) => fixed(clear_len),
             Self::Vp8 => fixed(vp8_clear_len(frame)),
-            Self::AnnexB => match annexb::first_slice(frame, overhead) {
+            Self::AnnexB(signalled) => match annexb::first_slice(frame, overhead) {
                 Err(NotAnnexB) => Err(NotOfCodec),
                 Ok(None) => Ok(None),
                 Ok(Some(slice)) => {
-                    let (frame, slice) = annexb::normalize(frame, slice);
+                    let (frame, slice) = annexb::normalize(frame, slice, signalled);
                     Ok(Some(Prepared { frame, clear_len: slice.clear_len(), escaped: true }))
                 }
             },
@@ -134,7 +135,7 @@ impl Clear {
         match self {
             Self::First(clear_len) => (clear_len, false),
             Self::Vp8 => (vp8_clear_len(sealed), false),
-            Self::AnnexB => match annexb::first_slice(sealed, 0) {
+            Self::AnnexB(_) => match annexb::first_slice(sealed, 0) {
                 Ok(Some(slice)) => (slice.clear_len(), true),
                 // LiveKit's worker falls back to the VP8 rule by frame type, and does not escape.
                 _ if annexb::has_parameter_sets(sealed) => (VP8_KEY, false),

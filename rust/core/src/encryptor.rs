@@ -95,7 +95,7 @@ impl Encryptor {
             return Ok(None);
         }
         let prepared = match self.clear {
-            Clear::AnnexB => self.prepare_annexb(frame),
+            Clear::AnnexB(_) => self.prepare_annexb(frame),
             clear => clear.prepare(frame, trailer::OVERHEAD),
         };
         prepared.map_err(|NotOfCodec| {

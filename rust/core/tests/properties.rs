@@ -31,7 +31,11 @@ fn frame(codec: Codec, body: &[u8]) -> Vec<u8> {
         Codec::H265 => b"\x00\x00\x00\x01\x26\x01",
         _ => b"\x78",
     };
-    [head, body].concat()
+    match codec {
+        // A NAL header of H.265 (layer 0 to 31) never reads as a slice of H.264. Even bytes hold no start code at all.
+        Codec::H265 => head.iter().copied().chain(body.iter().map(|byte| byte & 0xFE)).collect(),
+        _ => [head, body].concat(),
+    }
 }
 
 fn codec() -> impl Strategy<Value = Codec> {
