@@ -47,7 +47,8 @@ check: .stamps/build ## format, lints, types, stub
 
 bench: .stamps/build ## speed, beside its rivals
 	cargo bench --locked --package frameseal-benches
-	$(BIN)/pytest benches $(ARGS)
+	$(BIN)/pytest benches --benchmark-max-time=0.2 --benchmark-columns=median,iqr,ops --benchmark-sort=name --quiet
+	$(BIN)/python benches/table.py $(ARGS)
 
 lock: .stamps/uv/bin/uv ## resolve requirements/*.in again; LOCK=--upgrade moves to the newest versions
 	for name in dev oldest; do \
