@@ -6,7 +6,7 @@ opens frames imports neither asyncio nor pyee.
 """
 
 from frameseal._native import Decryptor, Encryptor, KeyRing, __version__
-from frameseal.enums import E2EEState, Profile
+from frameseal.enums import CipherSuite, E2EEState, Profile
 from frameseal.exceptions import (
     AuthenticationFailed,
     FrameError,
@@ -34,6 +34,7 @@ __all__ = [
     "Encryptor",
     "Decryptor",
     "Profile",
+    "CipherSuite",
     # errors
     "FrameError",
     "MalformedFrame",

@@ -1,6 +1,6 @@
 """The closed sets of names in the public API, as string enums: every member equals its value."""
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class Profile(StrEnum):
@@ -11,6 +11,28 @@ class Profile(StrEnum):
 
     VIDEOSDK = "videosdk"
     """The same frame with VideoSDK's salt. Experimental: no live capture has confirmed it yet."""
+
+    SFRAME = "sframe"
+    """SFrame, RFC 9605: nothing of a frame stays readable, and a counter instead of a transmitted IV."""
+
+
+class CipherSuite(IntEnum):
+    """The cipher suites of SFrame (RFC 9605, section 4.5), under their names and numbers in its registry.
+
+    A number at the end of a name is the length of the tag in bits. A tag of 64 or 32 bits is forged in 2^64 or 2^32
+    tries on average: only for audio, with replay protection, and where each attempt is noticed (docs/sframe.md).
+    """
+
+    AES_128_CTR_HMAC_SHA256_80 = 1
+    AES_128_CTR_HMAC_SHA256_64 = 2
+    AES_128_CTR_HMAC_SHA256_32 = 3
+    AES_128_GCM_SHA256_128 = 4
+    """The default of every profile."""
+    AES_256_GCM_SHA512_128 = 5
+    AES_256_CTR_HMAC_SHA512_80 = 6
+    """This one and the next two are from draft-barnes-sframe-iana-256: ``allow_draft=True`` turns them on."""
+    AES_256_CTR_HMAC_SHA512_64 = 7
+    AES_256_CTR_HMAC_SHA512_32 = 8
 
 
 class E2EEState(StrEnum):

@@ -120,6 +120,8 @@ class ExternalE2EEKeyProvider:
             if ring is None:
                 ring = KeyRing(
                     profile,
+                    # SFrame counts from 0: what many share must not be what one seals under.
+                    shared=profile is Profile.SFRAME,
                     ring_size=self.key_ring_size,
                     ratchet_window=self.ratchet_window_size,
                     failure_tolerance=self.failure_tolerance,

@@ -80,11 +80,11 @@ fn without_trailing_zeros(unit: &[u8]) -> &[u8] {
     unit.get(..end).unwrap_or_default()
 }
 
-fn h264_type(header: u8) -> u8 {
+pub(crate) fn h264_type(header: u8) -> u8 {
     header & 0x1F
 }
 
-fn h265_type(header: u8) -> u8 {
+pub(crate) fn h265_type(header: u8) -> u8 {
     (header >> 1) & 0x3F
 }
 
@@ -106,11 +106,9 @@ pub(crate) fn first_slice(data: &[u8], hidden: usize) -> Result<Option<Slice>, N
     find(Standard::H265, |header| matches!(h265_type(header), 0..=9 | 16..=21))
 }
 
-/// Whether any unit is a parameter set (of H.264): how a frame without a slice is told to be part of a key frame.
-pub(crate) fn has_parameter_sets(data: &[u8]) -> bool {
-    Units::new(data).is_ok_and(|mut units| {
-        units.any(|(start, _)| data.get(start).is_some_and(|&header| matches!(h264_type(header), 7 | 8)))
-    })
+/// Whether any NAL unit's first byte is such a one; what is no byte stream has none.
+pub(crate) fn has_unit(data: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
+    Units::new(data).is_ok_and(|mut units| units.any(|(start, _)| data.get(start).copied().is_some_and(&is_such)))
 }
 
 /// Rewrites what stands before the first slice into the form that every depacketiser rebuilds: four-byte start codes,

@@ -84,6 +84,15 @@ impl Codec {
         Self::NAMED.iter().find(|(_, codec)| *codec == self).map_or("none", |(name, _)| name)
     }
 
+    /// The standard whose byte streams the codec's packetiser takes apart.
+    pub(crate) fn annexb(self) -> Option<Standard> {
+        match self {
+            Self::H264 => Some(Standard::H264),
+            Self::H265 => Some(Standard::H265),
+            _ => None,
+        }
+    }
+
     /// None for AV1: its packetiser parses what we would have sealed, so the layouts in the field refuse it.
     pub(crate) fn clear(self) -> Option<Clear> {
         match self {
@@ -138,7 +147,7 @@ impl Clear {
             Self::AnnexB(_) => match annexb::first_slice(sealed, 0) {
                 Ok(Some(slice)) => (slice.clear_len(), true),
                 // LiveKit's worker falls back to the VP8 rule by frame type, and does not escape.
-                _ if annexb::has_parameter_sets(sealed) => (VP8_KEY, false),
+                _ if annexb::has_unit(sealed, |header| matches!(annexb::h264_type(header), 7 | 8)) => (VP8_KEY, false),
                 _ => (VP8_DELTA, false),
             },
         }

@@ -3,22 +3,28 @@
 //! Bytes in, parse, find the key, look for a replay, AEAD, mark, bytes out.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::annexb;
+use crate::annexb::{self, Standard};
 use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
-use crate::keyring::{Key, KeyRing};
+use crate::key::Key;
+use crate::keyring::{Found, KeyRing};
+use crate::nonce::Unique;
 use crate::replay::{self, ReplayWindow};
 use crate::stats::{DecryptCounters, DecryptStats};
-use crate::suite::NONCE_LEN;
-use crate::wire::trailer;
+use crate::wire::envelope::Envelope;
+use crate::wire::sframe::Header;
+use crate::wire::{Wire, trailer};
 
 /// Opens the frames of one incoming track.
 pub struct Decryptor {
     ring: Arc<KeyRing>,
     clear: Clear,
+    /// Where the depacketiser hands over NAL units.
+    annexb: Option<Standard>,
     replay: Option<Mutex<ReplayWindow>>,
     counters: DecryptCounters,
     /// Failures in a row, and the key that failed: a new key starts at none.
@@ -26,14 +32,24 @@ pub struct Decryptor {
     failing: AtomicU64,
 }
 
+/// Where the parts of a frame lie, before any key is looked at.
+struct Parts<'a> {
+    /// What stands in front of the opened frame as it is.
+    clear: &'a [u8],
+    aad: Cow<'a, [u8]>,
+    /// The sealed part without escapes; ciphertext and tag lie in it.
+    body: Cow<'a, [u8]>,
+    ciphertext: Range<usize>,
+    tag: Range<usize>,
+    kid: u64,
+    unique: Unique,
+}
+
 /// A parsed frame whose key is at hand.
 pub struct OpenPlan<'a> {
     decryptor: &'a Decryptor,
-    clear: &'a [u8],
-    tail: Cow<'a, [u8]>,
-    key: Arc<Key>,
-    kid: u64,
-    nonce: [u8; NONCE_LEN],
+    parts: Parts<'a>,
+    found: Found,
 }
 
 impl Decryptor {
@@ -50,6 +66,7 @@ impl Decryptor {
         Ok(Self {
             ring,
             clear,
+            annexb: codec.annexb(),
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
             counters: DecryptCounters::default(),
             failures: AtomicU32::new(0),
@@ -62,41 +79,80 @@ impl Decryptor {
     /// # Errors
     /// [`DecryptError`]; nothing of the frame may reach a decoder then.
     pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, DecryptError> {
-        let Some(plan) = self.plan(sealed)? else { return Ok(Vec::new()) };
+        let Some(plan) = self.plan(sealed, &[])? else { return Ok(Vec::new()) };
         let mut frame = vec![0; plan.frame_len()];
         plan.open_into(&mut frame)?;
         Ok(frame)
     }
 
-    /// Parses a frame and finds its key. None: an empty frame.
+    /// Parses a frame and finds its key. None: an empty frame. `metadata` is what the sender gave with it.
     ///
     /// # Errors
     /// [`DecryptError`].
-    pub fn plan<'a>(&'a self, sealed: &'a [u8]) -> Result<Option<OpenPlan<'a>>, DecryptError> {
+    pub fn plan<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<Option<OpenPlan<'a>>, DecryptError> {
         if sealed.is_empty() {
             self.counters.empty.add(1);
             return Ok(None);
         }
-        self.parse(sealed).map(Some).inspect_err(|error| self.count(*error))
+        self.find(sealed, metadata).map(Some).inspect_err(|error| self.count(*error))
     }
 
-    fn parse<'a>(&'a self, sealed: &'a [u8]) -> Result<OpenPlan<'a>, DecryptError> {
-        let (clear_len, escaped) = self.clear.read(sealed);
-        let (clear, tail) = sealed.split_at_checked(clear_len).ok_or(DecryptError::Malformed)?;
-        let tail = if escaped { annexb::unescape(tail) } else { Cow::Borrowed(tail) };
-        let parts = trailer::parse(&tail).ok_or(DecryptError::Malformed)?;
-        let (kid, nonce) = (u64::from(parts.key_index), parts.iv);
-        let key = self.ring.find(kid)?;
-        if self.replay().is_some_and(|window| window.has(kid, &nonce)) {
-            return Err(DecryptError::Replayed { kid });
+    fn find<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<OpenPlan<'a>, DecryptError> {
+        let parts = match self.ring.profile().wire {
+            Wire::Trailer if metadata.is_empty() => self.parse_trailer(sealed),
+            Wire::Trailer => None,
+            Wire::Sframe => self.parse_sframe(sealed, metadata),
         }
-        Ok(OpenPlan { decryptor: self, clear, tail, key, kid, nonce })
+        .ok_or(DecryptError::Malformed)?;
+        let found = self.ring.find(parts.kid)?;
+        if self.replay().is_some_and(|window| window.has(found.key.serial, parts.unique)) {
+            return Err(DecryptError::Replayed { kid: parts.kid });
+        }
+        Ok(OpenPlan { decryptor: self, parts, found })
+    }
+
+    fn parse_trailer<'a>(&self, sealed: &'a [u8]) -> Option<Parts<'a>> {
+        let (clear_len, escaped) = self.clear.read(sealed);
+        let (clear, tail) = sealed.split_at_checked(clear_len)?;
+        let body = if escaped { annexb::unescape(tail) } else { Cow::Borrowed(tail) };
+        let trailer::Sealed { ciphertext, tag, iv, key_index } = trailer::parse(&body)?;
+        let (from, to) = (ciphertext.len(), ciphertext.len() + tag.len());
+        Some(Parts {
+            clear,
+            aad: Cow::Borrowed(clear),
+            body,
+            ciphertext: 0..from,
+            tag: from..to,
+            kid: u64::from(key_index),
+            unique: Unique::Iv(iv),
+        })
+    }
+
+    fn parse_sframe<'a>(&self, sealed: &'a [u8], metadata: &'a [u8]) -> Option<Parts<'a>> {
+        let body = match self.annexb {
+            Some(standard) => annexb::unescape(Envelope::open(standard, sealed)?),
+            None => Cow::Borrowed(sealed),
+        };
+        let (Header { kid, ctr }, header_len) = Header::parse(&body)?;
+        let tag_from = body.len().checked_sub(self.ring.suite().tag_len)?;
+        if tag_from < header_len {
+            return None;
+        }
+        let aad = [body.get(..header_len)?, metadata].concat();
+        let (ciphertext, tag) = (header_len..tag_from, tag_from..body.len());
+        Some(Parts { clear: &[], aad: Cow::Owned(aad), body, ciphertext, tag, kid, unique: Unique::Ctr(ctr) })
     }
 
     /// How many frames in a row one key has failed to open: 0 after a frame that opened.
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether the profile has a place for metadata.
+    #[must_use]
+    pub fn takes_metadata(&self) -> bool {
+        self.ring.profile().wire == Wire::Sframe
     }
 
     /// The counters so far.
@@ -131,7 +187,7 @@ impl OpenPlan<'_> {
     /// Bytes that [`Self::open_into`] writes.
     #[must_use]
     pub fn frame_len(&self) -> usize {
-        self.clear.len() + self.tail.len() - trailer::OVERHEAD
+        self.parts.clear.len() + self.parts.ciphertext.len()
     }
 
     /// Writes the opened frame, or clears `out` and says why not.
@@ -158,33 +214,43 @@ impl OpenPlan<'_> {
     }
 
     fn open(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        let kid = self.kid;
-        let parts = trailer::parse(&self.tail).ok_or(DecryptError::Malformed)?;
-        let (clear, plaintext) = out.split_at_mut_checked(self.clear.len()).ok_or(DecryptError::Malformed)?;
-        let mut opens =
-            |key: &Key| key.aead.open(self.nonce, self.clear, parts.ciphertext, parts.tag, plaintext).is_ok();
-        if !opens(&self.key) && !self.search(&mut opens) {
-            self.decryptor.failed(&self.key);
-            return Err(DecryptError::AuthenticationFailed { kid });
-        }
-        clear.copy_from_slice(self.clear);
-        if self.decryptor.replay().is_some_and(|mut window| !window.mark(kid, self.nonce)) {
-            return Err(DecryptError::Replayed { kid });
+        let Parts { clear, aad, body, ciphertext, tag, kid, unique } = &self.parts;
+        let (Some(ciphertext), Some(tag)) = (body.get(ciphertext.clone()), body.get(tag.clone())) else {
+            return Err(DecryptError::Malformed);
+        };
+        let (clear_place, plaintext) = out.split_at_mut_checked(clear.len()).ok_or(DecryptError::Malformed)?;
+        let mut opens = |key: &Key| key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok();
+        let serial = if opens(&self.found.key) {
+            let steps = self.decryptor.ring.confirm(*kid, &self.found);
+            if steps > 0 {
+                self.decryptor.counters.ratchets.add(steps);
+            }
+            self.found.key.serial
+        } else if let Some(serial) = self.search(&mut opens) {
+            serial
+        } else {
+            self.decryptor.failed(&self.found.key);
+            return Err(DecryptError::AuthenticationFailed { kid: *kid });
+        };
+        clear_place.copy_from_slice(clear);
+        if self.decryptor.replay().is_some_and(|mut window| !window.mark(serial, *unique)) {
+            return Err(DecryptError::Replayed { kid: *kid });
         }
         Ok(())
     }
 
-    /// Tries the keys that the sender may have ratcheted to. A candidate becomes the key once it has opened a frame.
-    fn search(&self, opens: &mut impl FnMut(&Key) -> bool) -> bool {
-        let ring = &self.decryptor.ring;
-        for steps in 1..=ring.ratchet_window() {
-            let Some(candidate) = ring.ahead(self.kid, &self.key, steps) else { return false };
+    /// Tries the keys that the sender may have ratcheted to where key ids do not tell. A candidate becomes the key once
+    /// it has opened a frame.
+    fn search(&self, opens: &mut impl FnMut(&Key) -> bool) -> Option<u64> {
+        let (ring, kid) = (&self.decryptor.ring, self.parts.kid);
+        for steps in 1..=ring.blind_window() {
+            let candidate = ring.ahead(kid, &self.found.key, steps)?;
             if opens(&candidate) {
-                ring.commit(self.kid, &candidate);
+                ring.commit(kid, kid, &candidate);
                 self.decryptor.counters.ratchets.add(steps);
-                return true;
+                return Some(candidate.serial);
             }
         }
-        false
+        None
     }
 }

@@ -6,12 +6,15 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::annexb;
+use crate::annexb::{self, Standard};
 use crate::codec::{Clear, Codec, NotOfCodec, Prepared};
 use crate::error::{EncryptError, KeyError};
 use crate::keyring::{KeyRing, Sealing};
+use crate::nonce::Unique;
 use crate::stats::{EncryptCounters, EncryptStats};
-use crate::wire::trailer;
+use crate::wire::envelope::{Envelope, is_key_frame};
+use crate::wire::sframe::{Encoded, Header};
+use crate::wire::{Wire, trailer};
 
 /// Parameter sets that may wait for their slice; real ones have some hundred bytes.
 const MOST_HELD: usize = 16 * 1024;
@@ -23,7 +26,9 @@ const LONGEST_SAFE_HEADER: usize = 255;
 pub struct Encryptor {
     ring: Arc<KeyRing>,
     clear: Clear,
-    /// Access units without a slice, waiting for the next frame (Annex B codecs only).
+    /// Where the packetiser looks for NAL units.
+    annexb: Option<Standard>,
+    /// Access units without a slice, waiting for the next frame (trailer layout, Annex B codecs only).
     held: Mutex<Vec<u8>>,
     counters: EncryptCounters,
 }
@@ -33,6 +38,12 @@ pub struct SealPlan<'a> {
     encryptor: &'a Encryptor,
     frame: Prepared<'a>,
     sealing: Sealing,
+    layout: Layout<'a>,
+}
+
+enum Layout<'a> {
+    Trailer,
+    Sframe { header: Encoded, metadata: &'a [u8], envelope: Option<Envelope> },
 }
 
 impl Encryptor {
@@ -42,33 +53,46 @@ impl Encryptor {
     /// [`KeyError::UnsupportedCodec`].
     pub fn new(ring: Arc<KeyRing>, codec: Codec) -> Result<Self, KeyError> {
         let clear = ring.profile().clear(codec)?;
-        Ok(Self { ring, clear, held: Mutex::default(), counters: EncryptCounters::default() })
+        Ok(Self { ring, clear, annexb: codec.annexb(), held: Mutex::default(), counters: EncryptCounters::default() })
     }
 
-    /// Seals one frame. An empty frame stays empty. An H.264 or H.265 access unit without a slice (parameter sets
-    /// alone) comes out empty too: it is held back and goes out in front of the next frame, since receivers do not
-    /// agree on how to open it.
+    /// Seals one frame. An empty frame stays empty. In the trailer layout an H.264 or H.265 access unit without a slice
+    /// (parameter sets alone) comes out empty too: it is held back and goes out in front of the next frame, since
+    /// receivers do not agree on how to open it.
     ///
     /// # Errors
     /// [`EncryptError`]; nothing of the frame may be sent then.
     pub fn encrypt(&self, frame: &[u8]) -> Result<Vec<u8>, EncryptError> {
-        match self.plan(frame)? {
+        match self.plan(frame, &[])? {
             Some(plan) => plan.seal(),
             None => Ok(Vec::new()),
         }
     }
 
     /// Looks at a frame, takes the key and a nonce. None: there is nothing to send for it (see [`Self::encrypt`]).
+    /// `metadata` is authenticated with the frame and not sent: the receiver must have the same. SFrame only.
     ///
     /// # Errors
-    /// [`EncryptError`].
-    pub fn plan<'a>(&'a self, frame: &'a [u8]) -> Result<Option<SealPlan<'a>>, EncryptError> {
-        let Some(frame) = self.prepare(frame)? else { return Ok(None) };
+    /// [`EncryptError`]; [`EncryptError::Malformed`] too for metadata in a profile that has no place for it.
+    pub fn plan<'a>(&'a self, frame: &'a [u8], metadata: &'a [u8]) -> Result<Option<SealPlan<'a>>, EncryptError> {
+        let wire = self.ring.profile().wire;
+        if wire == Wire::Trailer && !metadata.is_empty() {
+            return Err(EncryptError::Malformed);
+        }
+        let Some(prepared) = self.prepare(wire, frame)? else { return Ok(None) };
         let sealing = self.ring.next().inspect_err(|error| match error {
             EncryptError::KeyExhausted { .. } => self.counters.key_exhausted.add(1),
             _ => self.counters.unknown_key.add(1),
         })?;
-        Ok(Some(SealPlan { encryptor: self, frame, sealing }))
+        let layout = match sealing.unique {
+            Unique::Iv(_) => Layout::Trailer,
+            Unique::Ctr(ctr) => Layout::Sframe {
+                header: Header { kid: sealing.kid, ctr }.encode(),
+                metadata,
+                envelope: self.annexb.map(|standard| Envelope::new(standard, is_key_frame(standard, frame))),
+            },
+        };
+        Ok(Some(SealPlan { encryptor: self, frame: prepared, sealing, layout }))
     }
 
     /// Seals one frame under an IV of the caller's choice, for this crate's vector tests.
@@ -77,9 +101,15 @@ impl Encryptor {
     /// [`EncryptError`].
     #[cfg(feature = "hazmat")]
     pub fn encrypt_with_iv(&self, frame: &[u8], iv: [u8; 12]) -> Result<Vec<u8>, EncryptError> {
-        let Some(mut plan) = self.plan(frame)? else { return Ok(Vec::new()) };
-        plan.sealing.nonce = iv;
+        let Some(mut plan) = self.plan(frame, &[])? else { return Ok(Vec::new()) };
+        plan.sealing.unique = Unique::Iv(iv);
         plan.seal()
+    }
+
+    /// Whether the profile has a place for metadata.
+    #[must_use]
+    pub fn takes_metadata(&self) -> bool {
+        self.ring.profile().wire == Wire::Sframe
     }
 
     /// The counters so far.
@@ -89,14 +119,14 @@ impl Encryptor {
     }
 
     /// The frame in the form in which it is sealed, with what was held back in front of it. None: empty, or held back.
-    fn prepare<'a>(&self, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, EncryptError> {
+    fn prepare<'a>(&self, wire: Wire, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, EncryptError> {
         if frame.is_empty() {
             self.counters.empty.add(1);
             return Ok(None);
         }
-        let prepared = match self.clear {
-            Clear::AnnexB(_) => self.prepare_annexb(frame),
-            clear => clear.prepare(frame, trailer::OVERHEAD),
+        let prepared = match (wire, self.clear) {
+            (Wire::Trailer, Clear::AnnexB(_)) => self.prepare_annexb(frame),
+            (_, clear) => clear.prepare(frame, trailer::OVERHEAD),
         };
         prepared.map_err(|NotOfCodec| {
             self.counters.malformed.add(1);
@@ -133,7 +163,25 @@ impl SealPlan<'_> {
     /// Bytes that [`Self::seal_into`] writes.
     #[must_use]
     pub fn sealed_len(&self) -> usize {
-        self.frame.frame.len() + trailer::OVERHEAD
+        let frame_len = self.frame.frame.len();
+        match &self.layout {
+            Layout::Trailer => frame_len + trailer::OVERHEAD,
+            Layout::Sframe { header, envelope, .. } => {
+                envelope.map_or(0, Envelope::overhead) + header.as_slice().len() + frame_len + self.tag_len()
+            }
+        }
+    }
+
+    fn tag_len(&self) -> usize {
+        self.encryptor.ring.suite().tag_len
+    }
+
+    /// Where the part begins that is escaped; none where nothing is.
+    fn escaped_from(&self) -> Option<usize> {
+        match &self.layout {
+            Layout::Trailer => self.frame.escaped.then_some(self.frame.clear_len),
+            Layout::Sframe { envelope, .. } => envelope.map(Envelope::front_len),
+        }
     }
 
     fn seal(&self) -> Result<Vec<u8>, EncryptError> {
@@ -153,33 +201,53 @@ impl SealPlan<'_> {
     /// # Errors
     /// [`EncryptError::Malformed`] where `out` has another length, or the frame is longer than the AEAD allows.
     pub fn seal_into(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
-        let Sealing { key, kid, nonce } = &self.sealing;
-        let Prepared { frame, clear_len, escaped } = &self.frame;
-        let (clear, plaintext) = frame.split_at_checked(*clear_len).ok_or(EncryptError::Malformed)?;
         if out.len() != self.sealed_len() {
             return Err(EncryptError::Malformed);
         }
-        #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
-        let places = trailer::write(out, *clear_len, nonce, *kid as u8).ok_or(EncryptError::Malformed)?;
-        places.clear.copy_from_slice(clear);
-        key.aead.seal(*nonce, clear, plaintext, places.ciphertext, places.tag).map_err(|_| EncryptError::Malformed)?;
+        match &self.layout {
+            Layout::Trailer => self.seal_trailer(out),
+            Layout::Sframe { header, metadata, envelope } => {
+                self.seal_sframe(header.as_slice(), metadata, *envelope, out)
+            }
+        }
+        .ok_or(EncryptError::Malformed)?;
         let counters = &self.encryptor.counters;
         counters.frames.add(1);
-        counters.bytes.add(frame.len());
-        if !escaped {
-            return Ok(0);
-        }
-        if *clear_len > LONGEST_SAFE_HEADER {
+        counters.bytes.add(self.frame.frame.len());
+        if self.frame.escaped && self.frame.clear_len > LONGEST_SAFE_HEADER {
             counters.long_headers.add(1);
         }
-        Ok(annexb::escapes(out.get(*clear_len..).unwrap_or_default()))
+        Ok(self.escaped_from().map_or(0, |from| annexb::escapes(out.get(from..).unwrap_or_default())))
+    }
+
+    fn seal_trailer(&self, out: &mut [u8]) -> Option<()> {
+        let Sealing { key, kid, unique } = &self.sealing;
+        let iv = key.nonce(*unique);
+        let (clear, plaintext) = self.frame.frame.split_at_checked(self.frame.clear_len)?;
+        #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
+        let places = trailer::write(out, clear.len(), &iv, *kid as u8)?;
+        places.clear.copy_from_slice(clear);
+        key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
+    }
+
+    fn seal_sframe(&self, header: &[u8], metadata: &[u8], envelope: Option<Envelope>, out: &mut [u8]) -> Option<()> {
+        let inside = match envelope {
+            Some(envelope) => envelope.write(out)?,
+            None => out,
+        };
+        let (header_place, rest) = inside.split_at_mut_checked(header.len())?;
+        header_place.copy_from_slice(header);
+        let (ciphertext, tag) = rest.split_at_mut_checked(self.frame.frame.len())?;
+        let aad = if metadata.is_empty() { Cow::Borrowed(header) } else { Cow::Owned([header, metadata].concat()) };
+        let Sealing { key, unique, .. } = &self.sealing;
+        key.aead.seal(key.nonce(*unique), &aad, &self.frame.frame, ciphertext, tag).ok()
     }
 
     /// Writes `sealed` with its escapes; `out` is as much longer as [`Self::seal_into`] said.
     pub fn escape_into(&self, sealed: &[u8], out: &mut [u8]) {
-        let clear_len = self.frame.clear_len;
+        let from = self.escaped_from().unwrap_or_default();
         let (Some((clear, tail)), Some((out_clear, out_tail))) =
-            (sealed.split_at_checked(clear_len), out.split_at_mut_checked(clear_len))
+            (sealed.split_at_checked(from), out.split_at_mut_checked(from))
         else {
             return;
         };

@@ -98,6 +98,25 @@ pub enum KeyError {
         /// The profile's name.
         profile: &'static str,
     },
+    /// The profile does not have this suite, or it is a draft's and was not asked for as such.
+    UnsupportedSuite {
+        /// The suite's name.
+        suite: &'static str,
+        /// The profile's name.
+        profile: &'static str,
+    },
+    /// An option that this profile does not have.
+    NotOfProfile {
+        /// What was asked for.
+        option: &'static str,
+        /// The profile's name.
+        profile: &'static str,
+    },
+    /// A field of a key id with too many bits, or a value that does not fit its field.
+    KeyIdField {
+        /// Which field.
+        field: &'static str,
+    },
     /// The operating system gave no randomness, or the key derivation failed.
     Unavailable,
 }
@@ -107,7 +126,9 @@ impl fmt::Display for EncryptError {
         match self {
             Self::Malformed => f.write_str("not a frame of this codec: check the codec, and that it is a whole frame"),
             Self::UnknownKey { kid } => write!(f, "no key {kid} to seal with: set one first"),
-            Self::KeyExhausted { kid } => write!(f, "key {kid} has no nonces left: set a new key"),
+            Self::KeyExhausted { kid } => {
+                write!(f, "key {kid} has no nonce left that is known to be unused: set a new key")
+            }
         }
     }
 }
@@ -142,6 +163,11 @@ impl fmt::Display for KeyError {
             Self::UnsupportedCodec { codec, profile } => {
                 write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")
             }
+            Self::UnsupportedSuite { suite, profile } => {
+                write!(f, "profile {profile} does not have {suite} (suites of a draft need allow_draft)")
+            }
+            Self::NotOfProfile { option, profile } => write!(f, "profile {profile} has no {option}"),
+            Self::KeyIdField { field } => write!(f, "{field} does not fit its bits of a key id"),
             Self::Unavailable => f.write_str("the system's cryptography is unavailable"),
         }
     }

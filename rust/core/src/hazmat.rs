@@ -3,27 +3,62 @@
 use crate::annexb;
 use crate::error::KeyError;
 use crate::profile::Profile;
-use crate::ratchet;
 use crate::secret::Secret;
+use crate::suite::{AeadKey, CipherSuite};
+use crate::wire::sframe::Header;
 
-/// Key bytes that `profile` derives from `secret`.
+/// Key bytes that `profile` derives from `secret` under `kid`, and the salt of its nonces.
 ///
 /// # Errors
 /// [`KeyError::Unavailable`].
-pub fn derive(profile: &Profile, secret: &Secret, len: usize) -> Result<Vec<u8>, KeyError> {
-    let mut out = vec![0; len];
-    profile.schedule.derive(secret, &mut out)?;
-    Ok(out)
+pub fn derive(
+    profile: &Profile,
+    suite: &CipherSuite,
+    kid: u64,
+    secret: &Secret,
+) -> Result<(Vec<u8>, [u8; 12]), KeyError> {
+    let mut key = vec![0; suite.key_len];
+    let salt = profile.schedule.key(suite, kid, &profile.schedule.material(secret), &mut key)?;
+    Ok((key, salt))
 }
 
 /// The material one ratchet step on, and its bytes.
 ///
 /// # Errors
 /// [`KeyError::Unavailable`].
-pub fn ratchet(profile: &Profile, secret: &Secret) -> Result<(Secret, Vec<u8>), KeyError> {
-    let next = ratchet::step(&profile.schedule, secret)?;
+pub fn ratchet(profile: &Profile, suite: &CipherSuite, secret: &Secret) -> Result<(Secret, Vec<u8>), KeyError> {
+    let next = profile.schedule.ratchet(suite, secret)?;
     let bytes = next.bytes().to_vec();
     Ok((next, bytes))
+}
+
+/// The bare AEAD of a suite: ciphertext and tag.
+///
+/// # Errors
+/// [`KeyError::Unavailable`].
+pub fn seal(
+    suite: &CipherSuite,
+    key: &[u8],
+    nonce: [u8; 12],
+    aad: &[u8],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, KeyError> {
+    let mut out = vec![0; plaintext.len() + suite.tag_len];
+    let (ciphertext, tag) = out.split_at_mut(plaintext.len());
+    AeadKey::new(suite, key)?.seal(nonce, aad, plaintext, ciphertext, tag).map_err(|_| KeyError::Unavailable)?;
+    Ok(out)
+}
+
+/// An SFrame header for KID and CTR.
+#[must_use]
+pub fn header(kid: u64, ctr: u64) -> Vec<u8> {
+    Header { kid, ctr }.encode().as_slice().to_vec()
+}
+
+/// KID, CTR and length of an SFrame header.
+#[must_use]
+pub fn parse_header(bytes: &[u8]) -> Option<(u64, u64, usize)> {
+    Header::parse(bytes).map(|(Header { kid, ctr }, len)| (kid, ctr, len))
 }
 
 /// What a NAL scan finds: how many bytes stay clear and which standard the bytes follow.

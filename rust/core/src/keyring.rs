@@ -1,65 +1,98 @@
 //! Key ids, keys and nonces. The only owner of secrets.
 //!
 //! One ring per sender identity; its encryptors and decryptors share it. A short lock is taken once per frame, for the
-//! look-up and the nonce, never during a derivation or the AEAD.
+//! look-up and the nonce, never during the AEAD or a slow derivation.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use zeroize::Zeroizing;
 
 use crate::error::{DecryptError, EncryptError, KeyError};
-use crate::nonce::IvSource;
+use crate::family::{Family, Field};
+use crate::key::{Key, Maker};
+use crate::nonce::{CtrSource, IvSource, NonceSource, Unique};
 use crate::profile::Profile;
-use crate::ratchet;
 use crate::secret::Secret;
-use crate::suite::{AeadKey, CipherSuite, NONCE_LEN};
+use crate::suite::{CipherSuite, digest};
+use crate::wire::Wire;
 
 /// The most slots that a one-byte key id can name.
 const MOST_SLOTS: u16 = 256;
 
+/// Steps that a receiver may look ahead, at the most.
+const MOST_AHEAD: u16 = 16;
+
+/// Key ids of a room's shared base keys; the other bits of a KID tell its senders apart.
+const SHARED_BITS: u8 = 8;
+
 /// What a ring can be told at construction.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Key size in bits; none is the profile's default.
+    /// The cipher suite; none is the profile's default.
+    pub suite: Option<u16>,
+    /// Whether suites of drafts may be used.
+    pub allow_draft: bool,
+    /// Key size in bits; none is the suite's.
     pub key_size: Option<u16>,
-    /// Slots: key ids run from 0 to one less. 1 to 256.
+    /// Slots of the trailer profiles: key ids run from 0 to one less. 1 to 256.
     pub ring_size: u16,
-    /// Steps that a receiver tries ahead when a key does not open a frame. 0 to 16; 0 is off.
+    /// Steps that a receiver tries ahead when a sender has ratcheted. 0 to 16; 0 is off.
     pub ratchet_window: u16,
+    /// SFrame: how many low bits of a KID count ratchet steps (RFC 9605, section 5.1). 0 is no ratchet.
+    pub ratchet_bits: u8,
+    /// SFrame: a base key is shared by many senders, each under a KID of its own drawing.
+    pub shared: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { key_size: None, ring_size: 16, ratchet_window: 0 }
+        Self {
+            suite: None,
+            allow_draft: false,
+            key_size: None,
+            ring_size: 16,
+            ratchet_window: 0,
+            ratchet_bits: 0,
+            shared: false,
+        }
     }
 }
 
-/// An expanded key. Its serial tells it from every other, so that a replaced key is noticed.
-pub(crate) struct Key {
-    pub(crate) aead: AeadKey,
-    pub(crate) serial: u64,
-}
-
-/// A key to seal one frame with, and the nonce that belongs to this frame alone.
+/// A key to seal one frame with, and what belongs to this frame alone.
 pub(crate) struct Sealing {
     pub(crate) key: Arc<Key>,
     pub(crate) kid: u64,
-    pub(crate) nonce: [u8; NONCE_LEN],
+    pub(crate) unique: Unique,
+}
+
+/// A key that may open a frame. It is not in the ring yet where it has to open one first.
+pub(crate) struct Found {
+    pub(crate) key: Arc<Key>,
+    candidate: Candidate,
+}
+
+enum Candidate {
+    No,
+    /// So many ratchet steps from the key with this id.
+    Ahead(u64, usize),
+    /// One of many senders under a shared base key.
+    Sender,
 }
 
 struct Slot {
     material: Secret,
     key: Arc<Key>,
-    ivs: IvSource,
+    nonces: NonceSource,
     /// Steps ahead that a search has derived already: a forged frame buys no second derivation.
     ahead: Vec<(Secret, Arc<Key>)>,
+    /// A step that a later one has replaced: it opens what comes late, and goes with the next step.
+    old: bool,
 }
 
 #[derive(Default)]
 struct State {
     slots: BTreeMap<u64, Slot>,
+    families: Vec<Family>,
     sending: u64,
     /// Whether `sending` was chosen; until then the first key that is set becomes it.
     chosen: bool,
@@ -67,8 +100,7 @@ struct State {
 
 /// The keys of one sender (or of all, where they share one).
 pub struct KeyRing {
-    profile: &'static Profile,
-    suite: &'static CipherSuite,
+    maker: Maker,
     options: Options,
     state: Mutex<State>,
 }
@@ -77,16 +109,33 @@ impl KeyRing {
     /// An empty ring.
     ///
     /// # Errors
-    /// [`KeyError::RingSize`], [`KeyError::RatchetWindow`], [`KeyError::KeySize`].
+    /// [`KeyError`]: a number out of its range, a suite or an option that the profile does not have.
     pub fn new(profile: &'static Profile, options: Options) -> Result<Self, KeyError> {
         if !(1..=MOST_SLOTS).contains(&options.ring_size) {
             return Err(KeyError::RingSize { given: options.ring_size });
         }
-        if options.ratchet_window > ratchet::MOST_AHEAD {
-            return Err(KeyError::RatchetWindow { given: options.ratchet_window, most: ratchet::MOST_AHEAD });
+        if options.ratchet_window > MOST_AHEAD {
+            return Err(KeyError::RatchetWindow { given: options.ratchet_window, most: MOST_AHEAD });
         }
-        let suite = profile.suite(options.key_size)?;
-        Ok(Self { profile, suite, options, state: Mutex::default() })
+        if options.ratchet_bits >= 64 {
+            return Err(KeyError::KeyIdField { field: "ratchet_bits" });
+        }
+        if profile.wire != Wire::Sframe && (options.ratchet_bits != 0 || options.shared) {
+            return Err(KeyError::NotOfProfile { option: "KID fields", profile: profile.name });
+        }
+        if options.shared && options.ratchet_bits != 0 {
+            return Err(KeyError::NotOfProfile { option: "ratchet of shared base keys", profile: profile.name });
+        }
+        let asked = match options.suite {
+            None => None,
+            Some(id) => Some(
+                CipherSuite::by_id(id)
+                    .filter(|suite| options.allow_draft || !suite.draft)
+                    .ok_or(KeyError::UnsupportedSuite { suite: "this suite", profile: profile.name })?,
+            ),
+        };
+        let suite = profile.suite(asked, options.key_size)?;
+        Ok(Self { maker: Maker { profile, suite }, options, state: Mutex::default() })
     }
 
     /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key.
@@ -94,51 +143,92 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::KeyIdOutOfRange`], [`KeyError::Unavailable`].
     pub fn set(&self, key_id: u64, secret: &Secret) -> Result<(), KeyError> {
+        self.set_from(key_id, secret, None)
+    }
+
+    /// Like [`Self::set`], and an SFrame sender goes on from `counter`: one that was never used under this base key and
+    /// KID, in this process or any other.
+    ///
+    /// # Errors
+    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NotOfProfile`], [`KeyError::Unavailable`].
+    pub fn set_from(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<(), KeyError> {
         self.check(key_id)?;
-        let slot = self.slot(secret.clone())?;
-        let mut state = self.lock();
-        if !state.chosen {
-            state.sending = key_id;
-            state.chosen = true;
+        if counter.is_some() && (self.maker.profile.wire != Wire::Sframe || self.options.shared) {
+            return Err(KeyError::NotOfProfile { option: "counter to go on from", profile: self.maker.profile.name });
         }
+        let material = self.maker.profile.schedule.material(secret);
+        if self.options.shared {
+            let family = Family::drawing(Field { bits: SHARED_BITS, value: key_id }, material);
+            self.add(family, key_id);
+            return Ok(());
+        }
+        let slot = self.slot(key_id, material, counter)?;
+        let mut state = self.lock();
         state.slots.insert(key_id, slot);
+        state.choose_first(key_id);
         Ok(())
     }
 
-    /// Moves the key under `key_id` one step forward, in place.
+    /// Sets the exported secret of an MLS epoch (RFC 9605, section 5.2): the keys of all its members follow from it.
+    /// `retain` epochs before it still open frames; older ones are erased. This side then seals with its own KID.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
-    pub fn ratchet(&self, key_id: u64) -> Result<(), KeyError> {
+    /// [`KeyError::KeyIdField`], [`KeyError::NotOfProfile`].
+    pub fn set_epoch(&self, secret: &Secret, kid: &MlsKid, retain: usize) -> Result<u64, KeyError> {
+        if self.maker.profile.wire != Wire::Sframe || self.options.shared || self.options.ratchet_bits != 0 {
+            return Err(KeyError::NotOfProfile { option: "MLS epochs", profile: self.maker.profile.name });
+        }
+        let value = kid.value()?;
+        let material = self.maker.profile.schedule.material(secret);
+        let field = Field { bits: kid.epoch_bits, value: value & Field::mask(kid.epoch_bits) };
+        self.add(Family::member(field, material, value), field.value);
+        let mut state = self.lock();
+        state.sending = field.value;
+        state.chosen = true;
+        let epochs = state.families.len();
+        state.families.drain(..epochs.saturating_sub(retain + 1));
+        Ok(value)
+    }
+
+    /// Moves the key under `key_id` one step forward and returns the id that it has then: the same in the trailer
+    /// profiles, the KID of the next step in SFrame, where the step before it still opens frames until the step after.
+    ///
+    /// # Errors
+    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoSuchKey`], [`KeyError::NotOfProfile`], [`KeyError::Unavailable`].
+    pub fn ratchet(&self, key_id: u64) -> Result<u64, KeyError> {
         self.check(key_id)?;
+        let next_id = self.stepped(key_id, 1)?;
         loop {
             let (material, serial) = {
                 let state = self.lock();
                 let slot = state.slots.get(&key_id).ok_or(KeyError::NoSuchKey { key_id })?;
                 (slot.material.clone(), slot.key.serial)
             };
-            let next = self.slot(ratchet::step(&self.profile.schedule, &material)?)?;
+            let next = self.slot(next_id, self.maker.step(&material)?, None)?;
             let mut state = self.lock();
-            match state.slots.get_mut(&key_id) {
-                Some(slot) if slot.key.serial == serial => {
-                    *slot = next;
-                    return Ok(());
-                }
-                // Replaced meanwhile: the step belongs to the key that is there now.
-                _ => {}
+            // Replaced meanwhile? Then the step belongs to the key that is there now.
+            if state.slots.get(&key_id).is_some_and(|slot| slot.key.serial == serial) {
+                self.replace(&mut state, key_id, next_id, next);
+                return Ok(next_id);
             }
         }
     }
 
     /// Forgets the key under `key_id`, if there is one. Forgetting is zeroing.
     pub fn remove(&self, key_id: u64) {
-        self.lock().slots.remove(&key_id);
+        let mut state = self.lock();
+        state.slots.remove(&key_id);
+        state.families.retain(|family| family.field.value != key_id);
     }
 
-    /// The ids under which keys are set, in order.
+    /// The ids under which keys are set, in order: KIDs, or the low bits by which shared keys and epochs go.
     #[must_use]
     pub fn key_ids(&self) -> Vec<u64> {
-        self.lock().slots.keys().copied().collect()
+        let state = self.lock();
+        let mut ids: Vec<u64> = state.slots.keys().copied().collect();
+        ids.extend(state.families.iter().map(|family| family.field.value));
+        ids.sort_unstable();
+        ids
     }
 
     /// The id of the key that this ring's encryptors use.
@@ -159,30 +249,87 @@ impl KeyRing {
         Ok(())
     }
 
+    /// Frames sealed so far with the key under `key_id`, of the 2^32 that it may seal.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`].
+    pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
+        let state = self.lock();
+        let slot = state.slots.get(&key_id).map(|slot| slot.nonces.used());
+        let family = || state.families.iter().find(|family| family.field.value == key_id).map(Family::used);
+        slot.or_else(family).ok_or(KeyError::NoSuchKey { key_id })
+    }
+
     /// The profile that this ring was made for.
     #[must_use]
     pub fn profile(&self) -> &'static Profile {
-        self.profile
+        self.maker.profile
     }
 
-    pub(crate) fn ratchet_window(&self) -> usize {
-        usize::from(self.options.ratchet_window)
+    /// The suite that this ring's keys are for.
+    #[must_use]
+    pub fn suite(&self) -> &'static CipherSuite {
+        self.maker.suite
     }
 
-    /// The sending key and a nonce that nobody else gets.
+    /// Steps to try when a key does not open a frame whose key id does not tell the step.
+    pub(crate) fn blind_window(&self) -> usize {
+        if self.maker.profile.wire == Wire::Trailer { usize::from(self.options.ratchet_window) } else { 0 }
+    }
+
+    /// The sending key and what nobody else gets.
     pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
         let mut state = self.lock();
         let kid = state.sending;
-        let slot = state.slots.get_mut(&kid).ok_or(EncryptError::UnknownKey { kid })?;
-        // A nonce that cannot be had, for whatever reason, is none.
-        let nonce = slot.ivs.next().ok().flatten().ok_or(EncryptError::KeyExhausted { kid })?;
-        Ok(Sealing { key: Arc::clone(&slot.key), kid, nonce })
+        if let Some(slot) = state.slots.get_mut(&kid) {
+            // A nonce that cannot be had, for whatever reason, is none.
+            let unique = slot.nonces.next().ok().flatten().ok_or(EncryptError::KeyExhausted { kid })?;
+            return Ok(Sealing { key: Arc::clone(&slot.key), kid, unique });
+        }
+        let family = state.families.iter_mut().find(|family| family.field.value == kid);
+        family.ok_or(EncryptError::UnknownKey { kid })?.next(&self.maker)
     }
 
     /// The key that a received frame names.
-    pub(crate) fn find(&self, kid: u64) -> Result<Arc<Key>, DecryptError> {
+    pub(crate) fn find(&self, kid: u64) -> Result<Found, DecryptError> {
+        let unknown = DecryptError::UnknownKey { kid };
         let state = self.lock();
-        state.slots.get(&kid).map(|slot| Arc::clone(&slot.key)).ok_or(DecryptError::UnknownKey { kid })
+        if let Some(slot) = state.slots.get(&kid) {
+            return Ok(Found { key: Arc::clone(&slot.key), candidate: Candidate::No });
+        }
+        if let Some(family) = state.families.iter().rev().find(|family| family.field.holds(kid)) {
+            if let Some(key) = family.sender(kid) {
+                return Ok(Found { key, candidate: Candidate::No });
+            }
+            let material = family.material.clone();
+            drop(state);
+            let key = self.maker.key(kid, &material).map_err(|_| unknown)?;
+            return Ok(Found { key: Arc::new(key), candidate: Candidate::Sender });
+        }
+        let (from, steps) = self.behind(&state, kid).ok_or(unknown)?;
+        let base = state.slots.get(&from).map(|slot| Arc::clone(&slot.key)).ok_or(unknown)?;
+        drop(state);
+        let key = self.ahead(from, &base, steps).ok_or(unknown)?;
+        Ok(Found { key, candidate: Candidate::Ahead(from, steps) })
+    }
+
+    /// A frame authenticated with a key that [`Self::find`] or [`Self::ahead`] gave: now it belongs to the ring.
+    /// Returns the ratchet steps that this took.
+    pub(crate) fn confirm(&self, kid: u64, found: &Found) -> usize {
+        match found.candidate {
+            Candidate::No => 0,
+            Candidate::Ahead(from, steps) => {
+                self.commit(from, kid, &found.key);
+                steps
+            }
+            Candidate::Sender => {
+                let mut state = self.lock();
+                if let Some(family) = state.families.iter_mut().rev().find(|family| family.field.holds(kid)) {
+                    family.remember(kid, &found.key);
+                }
+                0
+            }
+        }
     }
 
     /// The key `steps` (1 or more) ahead of `base`; none if `base` is not the key under `kid` any more. Each step is
@@ -197,8 +344,8 @@ impl KeyRing {
                 }
                 (slot.ahead.len(), slot.ahead.last().map_or(&slot.material, |(material, _)| material).clone())
             };
-            let material = ratchet::step(&self.profile.schedule, &material).ok()?;
-            let key = self.expand(&material).ok()?;
+            let material = self.maker.step(&material).ok()?;
+            let key = self.maker.key(self.stepped(kid, known as u64 + 1).ok()?, &material).ok()?;
             let mut state = self.lock();
             let slot = state.slots.get_mut(&kid).filter(|slot| slot.key.serial == base.serial)?;
             if slot.ahead.len() == known {
@@ -207,33 +354,91 @@ impl KeyRing {
         }
     }
 
-    /// A frame authenticated with `key`, which [`Self::ahead`] gave: from now on it is the key under `kid`.
-    pub(crate) fn commit(&self, kid: u64, key: &Key) {
-        let Ok(ivs) = IvSource::new() else { return };
+    /// A frame authenticated with `key`, which is ahead of the one under `from`: from now on it is the key under `kid`.
+    pub(crate) fn commit(&self, from: u64, kid: u64, key: &Key) {
         let mut state = self.lock();
-        let Some(slot) = state.slots.get_mut(&kid) else { return };
+        let Some(slot) = state.slots.get_mut(&from) else { return };
         let Some(step) = slot.ahead.iter().position(|(_, ahead)| ahead.serial == key.serial) else { return };
-        let ahead = slot.ahead.split_off(step + 1);
-        if let Some((material, key)) = slot.ahead.pop() {
-            *slot = Slot { material, key, ivs, ahead };
+        let rest = slot.ahead.split_off(step + 1);
+        let Some((material, key)) = slot.ahead.pop() else { return };
+        slot.ahead.clear();
+        let Ok(nonces) = self.nonces(kid, &material, None) else { return };
+        self.replace(&mut state, from, kid, Slot { material, key, nonces, ahead: rest, old: false });
+    }
+
+    /// Puts `next` under `next_id` in the place of `key_id`, which moves aside where both have a place of their own.
+    fn replace(&self, state: &mut State, key_id: u64, next_id: u64, next: Slot) {
+        if next_id != key_id {
+            let bits = self.options.ratchet_bits;
+            state.slots.retain(|id, slot| id >> bits != key_id >> bits || !slot.old);
+            if let Some(slot) = state.slots.get_mut(&key_id) {
+                slot.old = true;
+                slot.ahead.clear();
+            }
+            if state.sending == key_id {
+                state.sending = next_id;
+            }
+        }
+        state.slots.insert(next_id, next);
+    }
+
+    /// The key id so many ratchet steps on: the same where steps have no place in it.
+    fn stepped(&self, key_id: u64, steps: u64) -> Result<u64, KeyError> {
+        let bits = self.options.ratchet_bits;
+        match (self.maker.profile.wire, bits) {
+            (Wire::Trailer, _) => Ok(key_id),
+            (Wire::Sframe, 0) => {
+                Err(KeyError::NotOfProfile { option: "ratchet without ratchet_bits", profile: self.maker.profile.name })
+            }
+            (Wire::Sframe, _) => {
+                let mask = Field::mask(bits);
+                Ok(key_id & !mask | key_id.wrapping_add(steps) & mask)
+            }
         }
     }
 
+    /// The current key of the generation that `kid` belongs to, and how many steps `kid` is ahead of it, if that is
+    /// within the window. Steps wrap: they are a distance.
+    fn behind(&self, state: &State, kid: u64) -> Option<(u64, usize)> {
+        let bits = self.options.ratchet_bits;
+        if bits == 0 {
+            return None;
+        }
+        let mask = Field::mask(bits);
+        let mut generation = state.slots.range(kid & !mask..=kid | mask);
+        let (&from, _) = generation.find(|(_, slot)| !slot.old)?;
+        let steps = kid.wrapping_sub(from) & mask;
+        (1..=u64::from(self.options.ratchet_window)).contains(&steps).then_some((from, usize::try_from(steps).ok()?))
+    }
+
     fn check(&self, key_id: u64) -> Result<(), KeyError> {
-        let ring_size = self.options.ring_size;
+        let ring_size = match (self.maker.profile.wire, self.options.shared) {
+            (Wire::Sframe, false) => return Ok(()),
+            (Wire::Sframe, true) => 1 << SHARED_BITS,
+            (Wire::Trailer, _) => self.options.ring_size,
+        };
         if key_id < u64::from(ring_size) { Ok(()) } else { Err(KeyError::KeyIdOutOfRange { key_id, ring_size }) }
     }
 
-    fn slot(&self, material: Secret) -> Result<Slot, KeyError> {
-        let key = Arc::new(self.expand(&material)?);
-        Ok(Slot { material, key, ivs: IvSource::new()?, ahead: Vec::new() })
+    fn slot(&self, kid: u64, material: Secret, counter: Option<u64>) -> Result<Slot, KeyError> {
+        let key = Arc::new(self.maker.key(kid, &material)?);
+        let nonces = self.nonces(kid, &material, counter)?;
+        Ok(Slot { material, key, nonces, ahead: Vec::new(), old: false })
     }
 
-    fn expand(&self, material: &Secret) -> Result<Key, KeyError> {
-        static SERIAL: AtomicU64 = AtomicU64::new(1);
-        let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
-        self.profile.schedule.derive(material, &mut bytes)?;
-        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: SERIAL.fetch_add(1, Ordering::Relaxed) })
+    fn nonces(&self, kid: u64, material: &Secret, counter: Option<u64>) -> Result<NonceSource, KeyError> {
+        Ok(match (self.maker.profile.wire, counter) {
+            (Wire::Trailer, _) => NonceSource::Iv(IvSource::new()?),
+            (Wire::Sframe, Some(counter)) => NonceSource::Ctr(CtrSource::continue_from(counter)?),
+            (Wire::Sframe, None) => NonceSource::Ctr(CtrSource::new(self.maker.identity(kid, material))?),
+        })
+    }
+
+    fn add(&self, family: Family, key_id: u64) {
+        let mut state = self.lock();
+        state.families.retain(|known| known.field != family.field);
+        state.families.push(family);
+        state.choose_first(key_id);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -242,12 +447,64 @@ impl KeyRing {
     }
 }
 
+impl State {
+    fn choose_first(&mut self, key_id: u64) {
+        if !self.chosen {
+            self.sending = key_id;
+            self.chosen = true;
+        }
+    }
+}
+
+impl Maker {
+    /// What stands for a base key and KID where the pair must not come twice.
+    pub(crate) fn identity(&self, kid: u64, material: &Secret) -> [u8; 32] {
+        digest(&[b"frameseal sender", &self.suite.id.to_be_bytes(), &kid.to_be_bytes(), material.bytes()])
+    }
+}
+
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyRing")
-            .field("profile", &self.profile.name)
+            .field("profile", &self.maker.profile.name)
+            .field("suite", &self.maker.suite.name)
             .field("key_ids", &self.key_ids())
             .field("sending_key_id", &self.sending_key_id())
             .finish_non_exhaustive()
+    }
+}
+
+/// The fields of a KID under MLS (RFC 9605, section 5.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MlsKid {
+    /// The epoch; its low bits go into the KID.
+    pub epoch: u64,
+    /// How many of them (E).
+    pub epoch_bits: u8,
+    /// This member's place in the group.
+    pub sender_index: u64,
+    /// Bits for it (S): the least with group size <= 2^S.
+    pub sender_bits: u8,
+    /// Tells uncoordinated streams of one sender apart; 0 gives the shortest KID.
+    pub context: u64,
+}
+
+impl MlsKid {
+    /// `(context << (S + E)) + (sender_index << E) + (epoch mod 2^E)`.
+    ///
+    /// # Errors
+    /// [`KeyError::KeyIdField`].
+    pub fn value(&self) -> Result<u64, KeyError> {
+        let (e, s) = (u32::from(self.epoch_bits), u32::from(self.sender_bits));
+        if e + s > 63 {
+            return Err(KeyError::KeyIdField { field: "epoch_bits and sender_bits" });
+        }
+        if self.sender_index >> s != 0 {
+            return Err(KeyError::KeyIdField { field: "sender_index" });
+        }
+        if self.context.leading_zeros() < e + s {
+            return Err(KeyError::KeyIdField { field: "context" });
+        }
+        Ok(self.context << (e + s) | self.sender_index << e | self.epoch & Field::mask(self.epoch_bits))
     }
 }

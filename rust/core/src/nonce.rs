@@ -6,14 +6,105 @@
 //! bits do: among N installations the chance that any two collide at all is below N^2 / 2^65. A `fork` redraws them, so
 //! a child never repeats its parent. Neither RTP timestamps nor SSRCs take part: a sender that restarts may see both
 //! again.
+//!
+//! An SFrame counter (CTR) is never transmitted at random: it counts from 0, so it is bound to one (base key, KID), and
+//! whoever seals under the same pair a second time must say where to go on from. This process remembers the pairs it
+//! has sealed under; a restart it cannot see, and a forked child gets no counter at all.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::KeyError;
 use crate::suite::{NONCE_LEN, random};
 
 const PREFIX_LEN: usize = 8;
 
-/// IVs under one key from one installation of it: one full turn of the counter.
-const LIMIT: u64 = 1 << 32;
+/// Frames under one key from one installation of it: one full turn of an IV's counter, and our ceiling for AES-GCM.
+pub(crate) const LIMIT: u64 = 1 << 32;
+
+/// What a sending key has left to give.
+pub(crate) enum NonceSource {
+    /// Transmitted whole.
+    Iv(IvSource),
+    /// Transmitted as a counter, and mixed with the key's salt.
+    Ctr(CtrSource),
+}
+
+/// What belongs to one frame alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unique {
+    Iv([u8; NONCE_LEN]),
+    Ctr(u64),
+}
+
+impl NonceSource {
+    /// The next one; none when there is none that is known to be unused.
+    pub(crate) fn next(&mut self) -> Result<Option<Unique>, KeyError> {
+        match self {
+            Self::Iv(ivs) => Ok(ivs.next()?.map(Unique::Iv)),
+            Self::Ctr(counter) => Ok(counter.next()?.map(Unique::Ctr)),
+        }
+    }
+
+    /// Frames sealed so far (and nonces passed over).
+    pub(crate) fn used(&self) -> u64 {
+        match self {
+            Self::Iv(ivs) => LIMIT - ivs.left,
+            Self::Ctr(counter) => LIMIT - counter.left,
+        }
+    }
+
+    /// Whether the process was forked since the source was made.
+    pub(crate) fn is_forked(&self) -> bool {
+        let made = match self {
+            Self::Iv(ivs) => ivs.generation,
+            Self::Ctr(counter) => counter.generation,
+        };
+        fork::generation() != Ok(made)
+    }
+}
+
+/// The counter of one (base key, KID).
+pub(crate) struct CtrSource {
+    next: Option<u64>,
+    left: u64,
+    generation: u32,
+    /// What stands for base key and KID in the memory of this process, until the first frame claims it; none where the
+    /// caller has taken the responsibility.
+    unclaimed: Option<[u8; 32]>,
+}
+
+/// The pairs of base key and KID that this process has sealed under.
+static CLAIMED: Mutex<Option<HashSet<[u8; 32]>>> = Mutex::new(None);
+
+impl CtrSource {
+    /// Counts from 0, if nobody in this process has under this `identity` (see [`crate::suite::digest`]).
+    pub(crate) fn new(identity: [u8; 32]) -> Result<Self, KeyError> {
+        Ok(Self { next: Some(0), left: LIMIT, generation: fork::generation()?, unclaimed: Some(identity) })
+    }
+
+    /// Goes on from a counter that the caller knows to be unused.
+    pub(crate) fn continue_from(counter: u64) -> Result<Self, KeyError> {
+        Ok(Self { next: Some(counter), left: LIMIT, generation: fork::generation()?, unclaimed: None })
+    }
+
+    fn next(&mut self) -> Result<Option<u64>, KeyError> {
+        if fork::generation()? != self.generation {
+            return Ok(None);
+        }
+        if let Some(identity) = self.unclaimed {
+            let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+            if !claimed.get_or_insert_default().insert(identity) {
+                return Ok(None);
+            }
+            self.unclaimed = None;
+        }
+        let Some(counter) = self.next.filter(|_| self.left > 0) else { return Ok(None) };
+        self.left -= 1;
+        self.next = counter.checked_add(1);
+        Ok(Some(counter))
+    }
+}
 
 pub(crate) struct IvSource {
     prefix: [u8; PREFIX_LEN],
@@ -142,6 +233,27 @@ mod tests {
         source.counter = 0x0100_0001;
         source.left = 2;
         assert_eq!(source.next().unwrap(), None);
+    }
+
+    #[test]
+    fn a_base_key_and_kid_count_once_in_a_process_unless_told_from_where() {
+        let identity = crate::suite::digest(&[b"a_base_key_and_kid_count_once"]);
+        let (mut first, mut second) = (CtrSource::new(identity).unwrap(), CtrSource::new(identity).unwrap());
+        assert_eq!((first.next(), first.next()), (Ok(Some(0)), Ok(Some(1))));
+        assert_eq!(second.next(), Ok(None));
+        assert_eq!(CtrSource::continue_from(2).unwrap().next(), Ok(Some(2)));
+    }
+
+    #[test]
+    fn a_counter_ends_at_its_largest_value_at_the_ceiling_and_at_a_fork() {
+        let mut last = CtrSource::continue_from(u64::MAX).unwrap();
+        assert_eq!((last.next(), last.next()), (Ok(Some(u64::MAX)), Ok(None)));
+        let mut used_up = CtrSource::continue_from(0).unwrap();
+        used_up.left = 1;
+        assert_eq!((used_up.next(), used_up.next()), (Ok(Some(0)), Ok(None)));
+        let mut child = CtrSource::continue_from(0).unwrap();
+        child.generation = child.generation.wrapping_sub(1);
+        assert_eq!(child.next(), Ok(None));
     }
 
     #[test]

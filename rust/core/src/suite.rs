@@ -2,8 +2,10 @@
 //!
 //! The only file that names the crypto library. It knows no format.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::{hkdf, pbkdf2, rand};
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::cipher::{self, EncryptingKey, EncryptionContext, UnboundCipherKey};
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::{aead, constant_time, digest, hkdf, hmac, pbkdf2, rand};
 use std::num::NonZeroU32;
 
 use crate::error::KeyError;
@@ -11,26 +13,133 @@ use crate::error::KeyError;
 /// Bytes in a nonce; the same in every suite (Nn).
 pub(crate) const NONCE_LEN: usize = 12;
 
-/// One row of the table: an AEAD and the size of its key.
-pub(crate) struct CipherSuite {
+/// One row of the table: an AEAD and the sizes of its parts.
+pub struct CipherSuite {
+    /// Number in the registry of RFC 9605.
+    pub id: u16,
+    /// Name in the registry of RFC 9605.
+    pub name: &'static str,
+    /// From draft-barnes-sframe-iana-256, so not in the registry yet: off unless asked for.
+    pub draft: bool,
     /// Key length in bytes (Nk).
     pub(crate) key_len: usize,
-    aead: &'static Algorithm,
+    /// Tag length in bytes (Nt).
+    pub(crate) tag_len: usize,
+    /// The hash of the key schedule.
+    pub(crate) hash: Hash,
+    aead: Aead,
 }
 
-pub(crate) static AES_128: CipherSuite = CipherSuite { key_len: 16, aead: &AES_128_GCM };
-pub(crate) static AES_256: CipherSuite = CipherSuite { key_len: 32, aead: &AES_256_GCM };
+/// The hash of a key schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hash {
+    Sha256,
+    Sha512,
+}
+
+enum Aead {
+    Gcm(&'static aead::Algorithm),
+    /// AES-CTR, and HMAC over everything (RFC 9605, section 4.5.1): the first bytes of the key are the cipher's.
+    CtrHmac(&'static cipher::Algorithm, usize),
+}
+
+macro_rules! ctr_hmac {
+    ($id:literal, $name:literal, $draft:literal, $cipher:ident, $enc_len:literal, $hash:ident, $tag_len:literal) => {
+        CipherSuite {
+            id: $id,
+            name: $name,
+            draft: $draft,
+            key_len: $enc_len + Hash::$hash.len(),
+            tag_len: $tag_len,
+            hash: Hash::$hash,
+            aead: Aead::CtrHmac(&cipher::$cipher, $enc_len),
+        }
+    };
+}
+
+/// AES-128 in Galois/Counter mode, the default of every profile.
+pub static AES_128_GCM_SHA256_128: CipherSuite = CipherSuite {
+    id: 4,
+    name: "AES_128_GCM_SHA256_128",
+    draft: false,
+    key_len: 16,
+    tag_len: 16,
+    hash: Hash::Sha256,
+    aead: Aead::Gcm(&AES_128_GCM),
+};
+
+/// AES-256 in Galois/Counter mode.
+pub static AES_256_GCM_SHA512_128: CipherSuite = CipherSuite {
+    id: 5,
+    name: "AES_256_GCM_SHA512_128",
+    draft: false,
+    key_len: 32,
+    tag_len: 16,
+    hash: Hash::Sha512,
+    aead: Aead::Gcm(&AES_256_GCM),
+};
+
+static CTR_128_80: CipherSuite = ctr_hmac!(1, "AES_128_CTR_HMAC_SHA256_80", false, AES_128, 16, Sha256, 10);
+static CTR_128_64: CipherSuite = ctr_hmac!(2, "AES_128_CTR_HMAC_SHA256_64", false, AES_128, 16, Sha256, 8);
+static CTR_128_32: CipherSuite = ctr_hmac!(3, "AES_128_CTR_HMAC_SHA256_32", false, AES_128, 16, Sha256, 4);
+static CTR_256_80: CipherSuite = ctr_hmac!(6, "AES_256_CTR_HMAC_SHA512_80", true, AES_256, 32, Sha512, 10);
+static CTR_256_64: CipherSuite = ctr_hmac!(7, "AES_256_CTR_HMAC_SHA512_64", true, AES_256, 32, Sha512, 8);
+static CTR_256_32: CipherSuite = ctr_hmac!(8, "AES_256_CTR_HMAC_SHA512_32", true, AES_256, 32, Sha512, 4);
+
+/// Every suite, by number.
+pub static SUITES: [&CipherSuite; 8] = [
+    &CTR_128_80,
+    &CTR_128_64,
+    &CTR_128_32,
+    &AES_128_GCM_SHA256_128,
+    &AES_256_GCM_SHA512_128,
+    &CTR_256_80,
+    &CTR_256_64,
+    &CTR_256_32,
+];
+
+impl CipherSuite {
+    /// Finds a suite by its number.
+    #[must_use]
+    pub fn by_id(id: u16) -> Option<&'static Self> {
+        SUITES.into_iter().find(|suite| suite.id == id)
+    }
+}
 
 /// The AEAD refused: a wrong tag on opening, or lengths that do not fit on sealing.
 pub(crate) struct Refused;
 
-/// An expanded key: the AES schedule and the GHASH tables are kept, not remade for each frame.
-pub(crate) struct AeadKey(LessSafeKey);
+/// An expanded key: the AES schedule, the GHASH tables and HMAC's inner states are kept, not remade for each frame.
+pub(crate) enum AeadKey {
+    Gcm(LessSafeKey),
+    CtrHmac(Box<CtrHmac>),
+}
+
+/// AES-CTR and HMAC as one AEAD (RFC 9605, section 4.5.1).
+pub(crate) struct CtrHmac {
+    cipher: EncryptingKey,
+    mac: hmac::Key,
+    tag_len: usize,
+}
 
 impl AeadKey {
     pub(crate) fn new(suite: &CipherSuite, key: &[u8]) -> Result<Self, KeyError> {
-        let unbound = UnboundKey::new(suite.aead, key).map_err(|_| KeyError::Unavailable)?;
-        Ok(Self(LessSafeKey::new(unbound)))
+        let unavailable = |_| KeyError::Unavailable;
+        match suite.aead {
+            Aead::Gcm(algorithm) => {
+                let unbound = UnboundKey::new(algorithm, key).map_err(unavailable)?;
+                Ok(Self::Gcm(LessSafeKey::new(unbound)))
+            }
+            Aead::CtrHmac(algorithm, enc_len) => {
+                let (enc, auth) = key.split_at_checked(enc_len).ok_or(KeyError::Unavailable)?;
+                let unbound = UnboundCipherKey::new(algorithm, enc).map_err(unavailable)?;
+                Ok(Self::CtrHmac(Box::new(CtrHmac {
+                    cipher: EncryptingKey::ctr(unbound).map_err(unavailable)?,
+                    mac: hmac::Key::new(suite.hash.hmac(), auth),
+                    tag_len: suite.tag_len,
+                })))
+            }
+        }
     }
 
     /// Writes `ciphertext` (as long as `plaintext`) and `tag`.
@@ -42,16 +151,14 @@ impl AeadKey {
         ciphertext: &mut [u8],
         tag: &mut [u8],
     ) -> Result<(), Refused> {
-        self.0
-            .seal_out_of_place_scatter(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(aad),
-                plaintext,
-                ciphertext,
-                &[],
-                tag,
-            )
-            .map_err(|_| Refused)
+        match self {
+            Self::Gcm(key) => {
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                key.seal_out_of_place_scatter(nonce, Aad::from(aad), plaintext, ciphertext, &[], tag)
+                    .map_err(|_| Refused)
+            }
+            Self::CtrHmac(key) => key.seal(nonce, aad, plaintext, ciphertext, tag),
+        }
     }
 
     /// Writes `plaintext` (as long as `ciphertext`), or clears it and refuses.
@@ -63,11 +170,72 @@ impl AeadKey {
         tag: &[u8],
         plaintext: &mut [u8],
     ) -> Result<(), Refused> {
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        self.0.open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, plaintext).map_err(|_| {
-            plaintext.fill(0);
-            Refused
-        })
+        let opened = match self {
+            Self::Gcm(key) => {
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                key.open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, plaintext).map_err(|_| Refused)
+            }
+            Self::CtrHmac(key) => key.open(nonce, aad, ciphertext, tag, plaintext),
+        };
+        opened.inspect_err(|_| plaintext.fill(0))
+    }
+}
+
+impl CtrHmac {
+    fn seal(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        plaintext: &[u8],
+        ciphertext: &mut [u8],
+        tag: &mut [u8],
+    ) -> Result<(), Refused> {
+        if ciphertext.len() != plaintext.len() || tag.len() != self.tag_len {
+            return Err(Refused);
+        }
+        ciphertext.copy_from_slice(plaintext);
+        self.ctr(nonce, ciphertext)?;
+        let whole = self.authenticate(nonce, aad, ciphertext);
+        tag.copy_from_slice(whole.as_ref().get(..self.tag_len).ok_or(Refused)?);
+        Ok(())
+    }
+
+    /// Decrypts nothing that has not been authenticated.
+    fn open(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        ciphertext: &[u8],
+        tag: &[u8],
+        plaintext: &mut [u8],
+    ) -> Result<(), Refused> {
+        let whole = self.authenticate(nonce, aad, ciphertext);
+        let expected = whole.as_ref().get(..self.tag_len).ok_or(Refused)?;
+        if plaintext.len() != ciphertext.len() || constant_time::verify_slices_are_equal(expected, tag).is_err() {
+            return Err(Refused);
+        }
+        plaintext.copy_from_slice(ciphertext);
+        self.ctr(nonce, plaintext)
+    }
+
+    /// AES-CTR from the block `nonce || 00000000`: its own inverse.
+    fn ctr(&self, nonce: [u8; NONCE_LEN], data: &mut [u8]) -> Result<(), Refused> {
+        let mut block = [0; 16];
+        block[..NONCE_LEN].copy_from_slice(&nonce);
+        let context = EncryptionContext::Iv128(FixedLength::from(block));
+        self.cipher.less_safe_encrypt(data, context).map(drop).map_err(|_| Refused)
+    }
+
+    /// HMAC over lengths, nonce, AAD and ciphertext; its first bytes are the tag.
+    fn authenticate(&self, nonce: [u8; NONCE_LEN], aad: &[u8], ciphertext: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.mac);
+        for length in [aad.len(), ciphertext.len(), self.tag_len] {
+            context.update(&(length as u64).to_be_bytes());
+        }
+        context.update(&nonce);
+        context.update(aad);
+        context.update(ciphertext);
+        context.sign()
     }
 }
 
@@ -80,11 +248,35 @@ impl hkdf::KeyType for OutputLen {
     }
 }
 
-/// HKDF-SHA256, extract and expand (RFC 5869).
-pub(crate) fn hkdf_sha256(salt: &[u8], input: &[u8], info: &[u8], out: &mut [u8]) -> Result<(), KeyError> {
-    hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
+impl Hash {
+    /// Its output length in bytes (Nh).
+    pub(crate) const fn len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+
+    fn hkdf(self) -> hkdf::Algorithm {
+        match self {
+            Self::Sha256 => hkdf::HKDF_SHA256,
+            Self::Sha512 => hkdf::HKDF_SHA512,
+        }
+    }
+
+    fn hmac(self) -> hmac::Algorithm {
+        match self {
+            Self::Sha256 => hmac::HMAC_SHA256,
+            Self::Sha512 => hmac::HMAC_SHA512,
+        }
+    }
+}
+
+/// HKDF, extract and expand (RFC 5869). The parts of `info` are joined.
+pub(crate) fn hkdf(hash: Hash, salt: &[u8], input: &[u8], info: &[&[u8]], out: &mut [u8]) -> Result<(), KeyError> {
+    hkdf::Salt::new(hash.hkdf(), salt)
         .extract(input)
-        .expand(&[info], OutputLen(out.len()))
+        .expand(info, OutputLen(out.len()))
         .and_then(|okm| okm.fill(out))
         .map_err(|_| KeyError::Unavailable)
 }
@@ -92,6 +284,18 @@ pub(crate) fn hkdf_sha256(salt: &[u8], input: &[u8], info: &[u8], out: &mut [u8]
 /// PBKDF2-HMAC-SHA256 (RFC 8018).
 pub(crate) fn pbkdf2_sha256(iterations: NonZeroU32, salt: &[u8], password: &[u8], out: &mut [u8]) {
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, out);
+}
+
+/// A digest that stands for `parts` without giving them away (SHA-256 over each with its length).
+pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
 }
 
 /// Bytes from the operating system's generator, by way of the crypto library's own (which survives `fork`).

@@ -7,7 +7,7 @@ mod errors;
 
 use std::sync::Arc;
 
-use frameseal::{Codec, Options, Profile};
+use frameseal::{CipherSuite, Codec, MlsKid, Options, Profile};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
@@ -59,25 +59,35 @@ impl KeyRing {
 impl KeyRing {
     #[new]
     #[pyo3(
-        signature = (profile, *, key_size=None, ring_size=16, ratchet_window=0, failure_tolerance=-1),
-        text_signature = "(profile, *, key_size=None, ring_size=16, ratchet_window=0, failure_tolerance=-1)"
+        signature = (profile, *, suite=None, allow_draft=false, key_size=None, ring_size=16, ratchet_window=0,
+            ratchet_bits=0, shared=false, failure_tolerance=-1),
+        text_signature = "(profile, *, suite=None, allow_draft=False, key_size=None, ring_size=16, ratchet_window=0, \
+            ratchet_bits=0, shared=False, failure_tolerance=-1)"
     )]
+    #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
     fn new(
         profile: &str,
+        suite: Option<u16>,
+        allow_draft: bool,
         key_size: Option<u16>,
         ring_size: u16,
         ratchet_window: u16,
+        ratchet_bits: u8,
+        shared: bool,
         failure_tolerance: i32,
     ) -> PyResult<Self> {
         let profile = Profile::by_name(profile).ok_or_else(|| {
             let known: Vec<_> = frameseal::profile::ALL.iter().map(|profile| profile.name).collect();
             PyValueError::new_err(format!("no profile {profile:?}; there are {}", known.join(", ")))
         })?;
+        if let Some(id) = suite.filter(|&id| CipherSuite::by_id(id).is_none()) {
+            return Err(PyValueError::new_err(format!("no cipher suite has the number {id}: see CipherSuite")));
+        }
         if failure_tolerance < -1 {
             return Err(PyValueError::new_err("failure_tolerance is -1 (never report) or the failures to tolerate"));
         }
-        let ring =
-            frameseal::KeyRing::new(profile, Options { key_size, ring_size, ratchet_window }).map_err(key_error)?;
+        let options = Options { suite, allow_draft, key_size, ring_size, ratchet_window, ratchet_bits, shared };
+        let ring = frameseal::KeyRing::new(profile, options).map_err(key_error)?;
         Ok(Self { ring: Arc::new(ring), failure_tolerance })
     }
 
@@ -90,10 +100,27 @@ impl KeyRing {
         self.set(py, key_id, &secret)
     }
 
-    #[pyo3(signature = (key, key_id=0))]
-    fn set_key(&self, py: Python<'_>, key: &Bound<'_, PyAny>, key_id: u64) -> PyResult<()> {
+    #[pyo3(signature = (key, key_id=0, *, counter=None))]
+    fn set_key(&self, py: Python<'_>, key: &Bound<'_, PyAny>, key_id: u64, counter: Option<u64>) -> PyResult<()> {
         let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
-        self.set(py, key_id, &secret)
+        py.detach(|| self.ring.set_from(key_id, &secret, counter)).map_err(key_error)
+    }
+
+    #[pyo3(signature = (epoch, exported_secret, *, epoch_bits, sender_bits, sender_index, context=0, retain=1))]
+    #[allow(clippy::too_many_arguments)] // the fields of a KID
+    fn set_epoch(
+        &self,
+        epoch: u64,
+        exported_secret: &Bound<'_, PyAny>,
+        epoch_bits: u8,
+        sender_bits: u8,
+        sender_index: u64,
+        context: u64,
+        retain: usize,
+    ) -> PyResult<u64> {
+        let secret = frameseal::Secret::key(&secret_bytes(exported_secret)?).map_err(key_error)?;
+        let kid = MlsKid { epoch, epoch_bits, sender_index, sender_bits, context };
+        self.ring.set_epoch(&secret, &kid, retain).map_err(key_error)
     }
 
     #[pyo3(signature = (secret, key_id=0))]
@@ -102,7 +129,7 @@ impl KeyRing {
     }
 
     #[pyo3(signature = (key_id=0))]
-    fn ratchet(&self, py: Python<'_>, key_id: u64) -> PyResult<()> {
+    fn ratchet(&self, py: Python<'_>, key_id: u64) -> PyResult<u64> {
         py.detach(|| self.ring.ratchet(key_id)).map_err(key_error)
     }
 
@@ -125,9 +152,18 @@ impl KeyRing {
         self.ring.set_sending_key_id(key_id).map_err(key_error)
     }
 
+    fn usage(&self, key_id: u64) -> PyResult<u64> {
+        self.ring.usage(key_id).map_err(key_error)
+    }
+
     #[getter]
     fn profile(&self) -> &'static str {
         self.ring.profile().name
+    }
+
+    #[getter]
+    fn suite(&self) -> u16 {
+        self.ring.suite().id
     }
 
     #[getter]
@@ -154,6 +190,10 @@ fn codec(name: Option<&str>) -> PyResult<Codec> {
     })
 }
 
+fn no_metadata() -> PyErr {
+    PyValueError::new_err("only the profile sframe has metadata: leave it out")
+}
+
 fn stats<'py>(py: Python<'py>, entries: Vec<(&'static str, u64)>) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (name, value) in entries {
@@ -174,8 +214,18 @@ impl Encryptor {
         frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map(Self).map_err(key_error)
     }
 
-    fn encrypt<'py>(&self, py: Python<'py>, frame: Input<'_, 'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let Some(plan) = self.0.plan(frame.as_slice()).map_err(encrypt_error)? else {
+    #[pyo3(signature = (frame, metadata=None), text_signature = "($self, frame, metadata=b'')")]
+    fn encrypt<'py>(
+        &self,
+        py: Python<'py>,
+        frame: Input<'_, 'py>,
+        metadata: Option<Input<'_, 'py>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
+        if !metadata.is_empty() && !self.0.takes_metadata() {
+            return Err(no_metadata());
+        }
+        let Some(plan) = self.0.plan(frame.as_slice(), metadata).map_err(encrypt_error)? else {
             return Ok(PyBytes::new(py, b""));
         };
         let mut escapes = 0;
@@ -210,8 +260,18 @@ impl Decryptor {
         frameseal::Decryptor::new(Arc::clone(&ring.get().ring), codec, replay_window).map(Self).map_err(key_error)
     }
 
-    fn decrypt<'py>(&self, py: Python<'py>, sealed: Input<'_, 'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let Some(plan) = self.0.plan(sealed.as_slice()).map_err(decrypt_error)? else {
+    #[pyo3(signature = (sealed, metadata=None), text_signature = "($self, sealed, metadata=b'')")]
+    fn decrypt<'py>(
+        &self,
+        py: Python<'py>,
+        sealed: Input<'_, 'py>,
+        metadata: Option<Input<'_, 'py>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
+        if !metadata.is_empty() && !self.0.takes_metadata() {
+            return Err(no_metadata());
+        }
+        let Some(plan) = self.0.plan(sealed.as_slice(), metadata).map_err(decrypt_error)? else {
             return Ok(PyBytes::new(py, b""));
         };
         PyBytes::new_with(py, plan.frame_len(), |out| {

@@ -3,4 +3,15 @@
 //! One sentence covers every layout: the AAD is the clear ranges in order.
 #![deny(clippy::indexing_slicing)]
 
+pub(crate) mod envelope;
+pub(crate) mod sframe;
 pub(crate) mod trailer;
+
+/// The layouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// Clear bytes, ciphertext, tag, and behind them IV and key id: see [`trailer`].
+    Trailer,
+    /// Header, ciphertext, tag: see [`sframe`]; for packetisers that look for NAL units inside an [`envelope`].
+    Sframe,
+}

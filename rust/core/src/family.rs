@@ -1,0 +1,111 @@
+//! One base key, many senders: each seals under a KID of its own, and its key follows from base key and KID.
+//!
+//! Two uses. An MLS epoch (RFC 9605, section 5.2): the KIDs are assigned. And a key that a room shares: RFC 9605 forbids
+//! two senders under one (base key, KID), and a restart under the same, so each installation draws 56 random bits of
+//! KID, and a fork draws anew. Among N installations the chance that any two meet is below N^2 / 2^57.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::error::{EncryptError, KeyError};
+use crate::key::{Key, Maker};
+use crate::keyring::Sealing;
+use crate::nonce::{CtrSource, NonceSource};
+use crate::secret::Secret;
+use crate::suite::random;
+
+/// Senders whose keys are kept expanded; the one met longest ago goes first, and costs a derivation when it comes back.
+const MOST_SENDERS: usize = 1024;
+
+/// The low bits of a KID, and what they must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Field {
+    pub(crate) bits: u8,
+    pub(crate) value: u64,
+}
+
+impl Field {
+    pub(crate) fn mask(bits: u8) -> u64 {
+        (1 << bits) - 1
+    }
+
+    pub(crate) fn holds(self, kid: u64) -> bool {
+        kid & Self::mask(self.bits) == self.value
+    }
+}
+
+pub(crate) struct Family {
+    pub(crate) field: Field,
+    pub(crate) material: Secret,
+    /// The KID that was assigned to this side; none draws one.
+    own: Option<u64>,
+    sending: Option<Sender>,
+    /// Senders of whom a frame has authenticated: forged KIDs cost a derivation each and no memory.
+    senders: VecDeque<(u64, Arc<Key>)>,
+}
+
+struct Sender {
+    kid: u64,
+    key: Arc<Key>,
+    nonces: NonceSource,
+}
+
+impl Family {
+    /// A shared key: this side's KID is drawn when it first seals.
+    pub(crate) fn drawing(field: Field, material: Secret) -> Self {
+        Self { field, material, own: None, sending: None, senders: VecDeque::new() }
+    }
+
+    /// An epoch in which this side has the KID `own`.
+    pub(crate) fn member(field: Field, material: Secret, own: u64) -> Self {
+        Self { own: Some(own), ..Self::drawing(field, material) }
+    }
+
+    pub(crate) fn sender(&self, kid: u64) -> Option<Arc<Key>> {
+        self.senders.iter().find(|(known, _)| *known == kid).map(|(_, key)| Arc::clone(key))
+    }
+
+    pub(crate) fn remember(&mut self, kid: u64, key: &Arc<Key>) {
+        if self.sender(kid).is_none() {
+            if self.senders.len() == MOST_SENDERS {
+                self.senders.pop_front();
+            }
+            self.senders.push_back((kid, Arc::clone(key)));
+        }
+    }
+
+    /// Frames sealed by this side.
+    pub(crate) fn used(&self) -> u64 {
+        self.sending.as_ref().map_or(0, |sender| sender.nonces.used())
+    }
+
+    pub(crate) fn next(&mut self, maker: &Maker) -> Result<Sealing, EncryptError> {
+        let exhausted = EncryptError::KeyExhausted { kid: self.own.unwrap_or(self.field.value) };
+        // An assigned KID stays what it is; its counter refuses to be used in a forked child.
+        if self.own.is_none() && self.sending.as_ref().is_some_and(|sender| sender.nonces.is_forked()) {
+            self.sending = None;
+        }
+        let sender = match &mut self.sending {
+            Some(sender) => sender,
+            none => none.insert(Self::start(self.own, self.field, &self.material, maker).map_err(|_| exhausted)?),
+        };
+        let unique = sender.nonces.next().ok().flatten().ok_or(exhausted)?;
+        Ok(Sealing { key: Arc::clone(&sender.key), kid: sender.kid, unique })
+    }
+
+    fn start(own: Option<u64>, field: Field, material: &Secret, maker: &Maker) -> Result<Sender, KeyError> {
+        let kid = match own {
+            Some(kid) => kid,
+            None => {
+                let mut drawn = [0; 8];
+                random(&mut drawn)?;
+                u64::from_be_bytes(drawn) & !Field::mask(field.bits) | field.value
+            }
+        };
+        Ok(Sender {
+            kid,
+            key: Arc::new(maker.key(kid, material)?),
+            nonces: NonceSource::Ctr(CtrSource::new(maker.identity(kid, material))?),
+        })
+    }
+}

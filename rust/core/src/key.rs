@@ -1,0 +1,59 @@
+//! Keys, and how one is made from material.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use zeroize::Zeroizing;
+
+use crate::error::KeyError;
+use crate::nonce::Unique;
+use crate::profile::Profile;
+use crate::secret::Secret;
+use crate::suite::{AeadKey, CipherSuite, NONCE_LEN};
+
+/// An expanded key. Its serial tells it from every other, so that a replaced key is noticed.
+pub(crate) struct Key {
+    pub(crate) aead: AeadKey,
+    pub(crate) serial: u64,
+    salt: [u8; NONCE_LEN],
+}
+
+impl Key {
+    /// The nonce of one frame: an IV as it is, a counter XOR the key's salt (RFC 9605, section 4.4.3).
+    pub(crate) fn nonce(&self, unique: Unique) -> [u8; NONCE_LEN] {
+        match unique {
+            Unique::Iv(iv) => iv,
+            Unique::Ctr(ctr) => {
+                let [a, b, c, d, rest @ ..] = self.salt;
+                let mixed = (u64::from_be_bytes(rest) ^ ctr).to_be_bytes();
+                let mut nonce = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0];
+                nonce[4..].copy_from_slice(&mixed);
+                nonce
+            }
+        }
+    }
+}
+
+/// What all keys of one ring have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Maker {
+    pub(crate) profile: &'static Profile,
+    pub(crate) suite: &'static CipherSuite,
+}
+
+impl Maker {
+    /// Derives and expands the key that `material` gives under `kid`.
+    pub(crate) fn key(&self, kid: u64, material: &Secret) -> Result<Key, KeyError> {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
+        let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?;
+        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: SERIAL.fetch_add(1, Ordering::Relaxed), salt })
+    }
+
+    /// The material one ratchet step on. Nothing else ratchets.
+    ///
+    /// In the trailer profiles it is no boundary between members: a step's material begins with the key before it, as
+    /// livekit-client 2.23.0 and webrtc-sdk m144 have it. RFC 9605's step is one-way; still, for those who leave set a
+    /// fresh key.
+    pub(crate) fn step(&self, material: &Secret) -> Result<Secret, KeyError> {
+        self.profile.schedule.ratchet(self.suite, material)
+    }
+}

@@ -1,0 +1,72 @@
+//! An SFrame inside one NAL unit, for packetisers that look for NAL units (H.264, H.265).
+//!
+//! ```text
+//! | 00 00 00 01 | NAL header | SFrame header, ciphertext, tag: escaped as one run | 80 |
+//! ```
+//!
+//! RFC 9605 leaves packetising open and an SFrame looks like no byte stream. So it goes out as the payload of a single
+//! unit: start code, a NAL header of ours, escapes against start codes inside, and a last byte that is not zero, since
+//! zeros behind a unit belong to nobody. H.264 and H.265 packetisers (RFC 6184, RFC 7798) then carry it as they carry a
+//! slice. The type in the NAL header says "parameter set" for a frame with a key picture and "slice" for others: what
+//! forwarders look for when they switch streams. It is not authenticated, and a receiver ignores it.
+#![deny(clippy::indexing_slicing)]
+
+use crate::annexb::{self, Standard};
+
+const START_CODE: [u8; 4] = [0, 0, 0, 1];
+const STOP: u8 = 0x80;
+
+/// Bytes in front of the sealed frame, and behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Envelope {
+    header: &'static [u8],
+}
+
+impl Envelope {
+    pub(crate) fn new(standard: Standard, key_frame: bool) -> Self {
+        let header: &[u8] = match (standard, key_frame) {
+            (Standard::H264, true) => &[0x67],
+            (Standard::H264, false) => &[0x41],
+            (Standard::H265, true) => &[0x40, 0x01],
+            (Standard::H265, false) => &[0x02, 0x01],
+        };
+        Self { header }
+    }
+
+    /// Bytes in front of the sealed frame; these are not escaped.
+    pub(crate) fn front_len(self) -> usize {
+        START_CODE.len() + self.header.len()
+    }
+
+    /// What the envelope adds, escapes apart.
+    pub(crate) fn overhead(self) -> usize {
+        self.front_len() + 1
+    }
+
+    /// Writes the envelope and hands out the place inside. None: `out` is too short.
+    pub(crate) fn write(self, out: &mut [u8]) -> Option<&mut [u8]> {
+        let (front, rest) = out.split_at_mut_checked(self.front_len())?;
+        let (start_code, header) = front.split_at_mut_checked(START_CODE.len())?;
+        start_code.copy_from_slice(&START_CODE);
+        header.copy_from_slice(self.header);
+        let (stop, inside) = rest.split_last_mut()?;
+        *stop = STOP;
+        Some(inside)
+    }
+
+    /// Takes the envelope off; escapes are still in what comes out. None: there is no envelope.
+    pub(crate) fn open(standard: Standard, sealed: &[u8]) -> Option<&[u8]> {
+        let front_len = Self::new(standard, false).front_len();
+        let (front, rest) = sealed.split_at_checked(front_len)?;
+        let (&stop, inside) = rest.split_last()?;
+        (front.starts_with(&START_CODE) && stop == STOP).then_some(inside)
+    }
+}
+
+/// Whether a frame starts a new picture sequence; what is no byte stream does not.
+pub(crate) fn is_key_frame(standard: Standard, frame: &[u8]) -> bool {
+    annexb::has_unit(frame, |header| match standard {
+        Standard::H264 => annexb::h264_type(header) == 5,
+        Standard::H265 => matches!(annexb::h265_type(header), 16..=21),
+    })
+}
