@@ -10,17 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::{DecryptError, EncryptError, KeyError};
 use crate::family::{Family, Field};
 use crate::key::{Key, Maker};
+use crate::mls::MlsKid;
 use crate::nonce::{CtrSource, IvSource, NonceSource, Unique};
 use crate::profile::Profile;
+use crate::ratchet::MOST_AHEAD;
 use crate::secret::Secret;
 use crate::suite::{CipherSuite, digest};
 use crate::wire::Wire;
 
 /// The most slots that a one-byte key id can name.
 const MOST_SLOTS: u16 = 256;
-
-/// Steps that a receiver may look ahead, at the most.
-const MOST_AHEAD: u16 = 16;
 
 /// Key ids of a room's shared base keys; the other bits of a KID tell its senders apart.
 const SHARED_BITS: u8 = 8;
@@ -79,29 +78,29 @@ enum Candidate {
     Sender,
 }
 
-struct Slot {
-    material: Secret,
-    key: Arc<Key>,
-    nonces: NonceSource,
+pub(crate) struct Slot {
+    pub(crate) material: Secret,
+    pub(crate) key: Arc<Key>,
+    pub(crate) nonces: NonceSource,
     /// Steps ahead that a search has derived already: a forged frame buys no second derivation.
-    ahead: Vec<(Secret, Arc<Key>)>,
+    pub(crate) ahead: Vec<(Secret, Arc<Key>)>,
     /// A step that a later one has replaced: it opens what comes late, and goes with the next step.
-    old: bool,
+    pub(crate) old: bool,
 }
 
 #[derive(Default)]
-struct State {
-    slots: BTreeMap<u64, Slot>,
+pub(crate) struct State {
+    pub(crate) slots: BTreeMap<u64, Slot>,
     families: Vec<Family>,
-    sending: u64,
+    pub(crate) sending: u64,
     /// Whether `sending` was chosen; until then the first key that is set becomes it.
     chosen: bool,
 }
 
 /// The keys of one sender (or of all, where they share one).
 pub struct KeyRing {
-    maker: Maker,
-    options: Options,
+    pub(crate) maker: Maker,
+    pub(crate) options: Options,
     state: Mutex<State>,
 }
 
@@ -190,30 +189,6 @@ impl KeyRing {
         Ok(value)
     }
 
-    /// Moves the key under `key_id` one step forward and returns the id that it has then: the same in the trailer
-    /// profiles, the KID of the next step in SFrame, where the step before it still opens frames until the step after.
-    ///
-    /// # Errors
-    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoSuchKey`], [`KeyError::NotOfProfile`], [`KeyError::Unavailable`].
-    pub fn ratchet(&self, key_id: u64) -> Result<u64, KeyError> {
-        self.check(key_id)?;
-        let next_id = self.stepped(key_id, 1)?;
-        loop {
-            let (material, serial) = {
-                let state = self.lock();
-                let slot = state.slots.get(&key_id).ok_or(KeyError::NoSuchKey { key_id })?;
-                (slot.material.clone(), slot.key.serial)
-            };
-            let next = self.slot(next_id, self.maker.step(&material)?, None)?;
-            let mut state = self.lock();
-            // Replaced meanwhile? Then the step belongs to the key that is there now.
-            if state.slots.get(&key_id).is_some_and(|slot| slot.key.serial == serial) {
-                self.replace(&mut state, key_id, next_id, next);
-                return Ok(next_id);
-            }
-        }
-    }
-
     /// Forgets the key under `key_id`, if there is one. Forgetting is zeroing.
     pub fn remove(&self, key_id: u64) {
         let mut state = self.lock();
@@ -272,11 +247,6 @@ impl KeyRing {
         self.maker.suite
     }
 
-    /// Steps to try when a key does not open a frame whose key id does not tell the step.
-    pub(crate) fn blind_window(&self) -> usize {
-        if self.maker.profile.wire == Wire::Trailer { usize::from(self.options.ratchet_window) } else { 0 }
-    }
-
     /// The sending key and what nobody else gets.
     pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
         let mut state = self.lock();
@@ -332,86 +302,7 @@ impl KeyRing {
         }
     }
 
-    /// The key `steps` (1 or more) ahead of `base`; none if `base` is not the key under `kid` any more. Each step is
-    /// derived once.
-    pub(crate) fn ahead(&self, kid: u64, base: &Key, steps: usize) -> Option<Arc<Key>> {
-        loop {
-            let (known, material) = {
-                let state = self.lock();
-                let slot = state.slots.get(&kid).filter(|slot| slot.key.serial == base.serial)?;
-                if let Some((_, key)) = slot.ahead.get(steps.checked_sub(1)?) {
-                    return Some(Arc::clone(key));
-                }
-                (slot.ahead.len(), slot.ahead.last().map_or(&slot.material, |(material, _)| material).clone())
-            };
-            let material = self.maker.step(&material).ok()?;
-            let key = self.maker.key(self.stepped(kid, known as u64 + 1).ok()?, &material).ok()?;
-            let mut state = self.lock();
-            let slot = state.slots.get_mut(&kid).filter(|slot| slot.key.serial == base.serial)?;
-            if slot.ahead.len() == known {
-                slot.ahead.push((material, Arc::new(key)));
-            }
-        }
-    }
-
-    /// A frame authenticated with `key`, which is ahead of the one under `from`: from now on it is the key under `kid`.
-    pub(crate) fn commit(&self, from: u64, kid: u64, key: &Key) {
-        let mut state = self.lock();
-        let Some(slot) = state.slots.get_mut(&from) else { return };
-        let Some(step) = slot.ahead.iter().position(|(_, ahead)| ahead.serial == key.serial) else { return };
-        let rest = slot.ahead.split_off(step + 1);
-        let Some((material, key)) = slot.ahead.pop() else { return };
-        slot.ahead.clear();
-        let Ok(nonces) = self.nonces(kid, &material, None) else { return };
-        self.replace(&mut state, from, kid, Slot { material, key, nonces, ahead: rest, old: false });
-    }
-
-    /// Puts `next` under `next_id` in the place of `key_id`, which moves aside where both have a place of their own.
-    fn replace(&self, state: &mut State, key_id: u64, next_id: u64, next: Slot) {
-        if next_id != key_id {
-            let bits = self.options.ratchet_bits;
-            state.slots.retain(|id, slot| id >> bits != key_id >> bits || !slot.old);
-            if let Some(slot) = state.slots.get_mut(&key_id) {
-                slot.old = true;
-                slot.ahead.clear();
-            }
-            if state.sending == key_id {
-                state.sending = next_id;
-            }
-        }
-        state.slots.insert(next_id, next);
-    }
-
-    /// The key id so many ratchet steps on: the same where steps have no place in it.
-    fn stepped(&self, key_id: u64, steps: u64) -> Result<u64, KeyError> {
-        let bits = self.options.ratchet_bits;
-        match (self.maker.profile.wire, bits) {
-            (Wire::Trailer, _) => Ok(key_id),
-            (Wire::Sframe, 0) => {
-                Err(KeyError::NotOfProfile { option: "ratchet without ratchet_bits", profile: self.maker.profile.name })
-            }
-            (Wire::Sframe, _) => {
-                let mask = Field::mask(bits);
-                Ok(key_id & !mask | key_id.wrapping_add(steps) & mask)
-            }
-        }
-    }
-
-    /// The current key of the generation that `kid` belongs to, and how many steps `kid` is ahead of it, if that is
-    /// within the window. Steps wrap: they are a distance.
-    fn behind(&self, state: &State, kid: u64) -> Option<(u64, usize)> {
-        let bits = self.options.ratchet_bits;
-        if bits == 0 {
-            return None;
-        }
-        let mask = Field::mask(bits);
-        let mut generation = state.slots.range(kid & !mask..=kid | mask);
-        let (&from, _) = generation.find(|(_, slot)| !slot.old)?;
-        let steps = kid.wrapping_sub(from) & mask;
-        (1..=u64::from(self.options.ratchet_window)).contains(&steps).then_some((from, usize::try_from(steps).ok()?))
-    }
-
-    fn check(&self, key_id: u64) -> Result<(), KeyError> {
+    pub(crate) fn check(&self, key_id: u64) -> Result<(), KeyError> {
         let ring_size = match (self.maker.profile.wire, self.options.shared) {
             (Wire::Sframe, false) => return Ok(()),
             (Wire::Sframe, true) => 1 << SHARED_BITS,
@@ -420,13 +311,13 @@ impl KeyRing {
         if key_id < u64::from(ring_size) { Ok(()) } else { Err(KeyError::KeyIdOutOfRange { key_id, ring_size }) }
     }
 
-    fn slot(&self, kid: u64, material: Secret, counter: Option<u64>) -> Result<Slot, KeyError> {
+    pub(crate) fn slot(&self, kid: u64, material: Secret, counter: Option<u64>) -> Result<Slot, KeyError> {
         let key = Arc::new(self.maker.key(kid, &material)?);
         let nonces = self.nonces(kid, &material, counter)?;
         Ok(Slot { material, key, nonces, ahead: Vec::new(), old: false })
     }
 
-    fn nonces(&self, kid: u64, material: &Secret, counter: Option<u64>) -> Result<NonceSource, KeyError> {
+    pub(crate) fn nonces(&self, kid: u64, material: &Secret, counter: Option<u64>) -> Result<NonceSource, KeyError> {
         Ok(match (self.maker.profile.wire, counter) {
             (Wire::Trailer, _) => NonceSource::Iv(IvSource::new()?),
             (Wire::Sframe, Some(counter)) => NonceSource::Ctr(CtrSource::continue_from(counter)?),
@@ -441,7 +332,7 @@ impl KeyRing {
         state.choose_first(key_id);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // No invariant spans two writes, so a thread that died here leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -471,40 +362,5 @@ impl fmt::Debug for KeyRing {
             .field("key_ids", &self.key_ids())
             .field("sending_key_id", &self.sending_key_id())
             .finish_non_exhaustive()
-    }
-}
-
-/// The fields of a KID under MLS (RFC 9605, section 5.2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MlsKid {
-    /// The epoch; its low bits go into the KID.
-    pub epoch: u64,
-    /// How many of them (E).
-    pub epoch_bits: u8,
-    /// This member's place in the group.
-    pub sender_index: u64,
-    /// Bits for it (S): the least with group size <= 2^S.
-    pub sender_bits: u8,
-    /// Tells uncoordinated streams of one sender apart; 0 gives the shortest KID.
-    pub context: u64,
-}
-
-impl MlsKid {
-    /// `(context << (S + E)) + (sender_index << E) + (epoch mod 2^E)`.
-    ///
-    /// # Errors
-    /// [`KeyError::KeyIdField`].
-    pub fn value(&self) -> Result<u64, KeyError> {
-        let (e, s) = (u32::from(self.epoch_bits), u32::from(self.sender_bits));
-        if e + s > 63 {
-            return Err(KeyError::KeyIdField { field: "epoch_bits and sender_bits" });
-        }
-        if self.sender_index >> s != 0 {
-            return Err(KeyError::KeyIdField { field: "sender_index" });
-        }
-        if self.context.leading_zeros() < e + s {
-            return Err(KeyError::KeyIdField { field: "context" });
-        }
-        Ok(self.context << (e + s) | self.sender_index << e | self.epoch & Field::mask(self.epoch_bits))
     }
 }

@@ -1,0 +1,39 @@
+//! Key ids under MLS (RFC 9605, section 5.2).
+
+use crate::error::KeyError;
+use crate::family::Field;
+
+/// The fields of a KID under MLS (RFC 9605, section 5.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MlsKid {
+    /// The epoch; its low bits go into the KID.
+    pub epoch: u64,
+    /// How many of them (E).
+    pub epoch_bits: u8,
+    /// This member's place in the group.
+    pub sender_index: u64,
+    /// Bits for it (S): the least with group size <= 2^S.
+    pub sender_bits: u8,
+    /// Tells uncoordinated streams of one sender apart; 0 gives the shortest KID.
+    pub context: u64,
+}
+
+impl MlsKid {
+    /// `(context << (S + E)) + (sender_index << E) + (epoch mod 2^E)`.
+    ///
+    /// # Errors
+    /// [`KeyError::KeyIdField`].
+    pub fn value(&self) -> Result<u64, KeyError> {
+        let (e, s) = (u32::from(self.epoch_bits), u32::from(self.sender_bits));
+        if e + s > 63 {
+            return Err(KeyError::KeyIdField { field: "epoch_bits and sender_bits" });
+        }
+        if self.sender_index >> s != 0 {
+            return Err(KeyError::KeyIdField { field: "sender_index" });
+        }
+        if self.context.leading_zeros() < e + s {
+            return Err(KeyError::KeyIdField { field: "context" });
+        }
+        Ok(self.context << (e + s) | self.sender_index << e | self.epoch & Field::mask(self.epoch_bits))
+    }
+}
