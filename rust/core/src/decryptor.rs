@@ -105,7 +105,7 @@ impl Decryptor {
         }
         .ok_or(DecryptError::Malformed)?;
         let found = self.ring.find(parts.kid)?;
-        if self.replay().is_some_and(|window| window.has(found.key.serial, parts.unique)) {
+        if self.replay().is_some_and(|window| window.has((found.serial, parts.kid), parts.unique)) {
             return Err(DecryptError::Replayed { kid: parts.kid });
         }
         Ok(OpenPlan { decryptor: self, parts, found })
@@ -174,8 +174,8 @@ impl Decryptor {
         }
     }
 
-    fn failed(&self, key: &Key) {
-        if self.failing.swap(key.serial, Ordering::Relaxed) == key.serial {
+    fn failed(&self, serial: u64) {
+        if self.failing.swap(serial, Ordering::Relaxed) == serial {
             self.failures.fetch_add(1, Ordering::Relaxed);
         } else {
             self.failures.store(1, Ordering::Relaxed);
@@ -225,15 +225,15 @@ impl OpenPlan<'_> {
             if steps > 0 {
                 self.decryptor.counters.ratchets.add(steps);
             }
-            self.found.key.serial
+            self.found.serial
         } else if let Some(serial) = self.search(&mut opens) {
             serial
         } else {
-            self.decryptor.failed(&self.found.key);
+            self.decryptor.failed(self.found.serial);
             return Err(DecryptError::AuthenticationFailed { kid: *kid });
         };
         clear_place.copy_from_slice(clear);
-        if self.decryptor.replay().is_some_and(|mut window| !window.mark(serial, *unique)) {
+        if self.decryptor.replay().is_some_and(|mut window| !window.mark((serial, *kid), *unique)) {
             return Err(DecryptError::Replayed { kid: *kid });
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::{EncryptError, KeyError};
-use crate::key::{Key, Maker};
+use crate::key::{Key, Maker, serial};
 use crate::keyring::Sealing;
 use crate::nonce::{CtrSource, NonceSource};
 use crate::secret::Secret;
@@ -37,6 +37,8 @@ impl Field {
 pub(crate) struct Family {
     pub(crate) field: Field,
     pub(crate) material: Secret,
+    /// Stands for the base key, whose senders' keys come and go.
+    pub(crate) serial: u64,
     /// The KID that was assigned to this side; none draws one.
     own: Option<u64>,
     sending: Option<Sender>,
@@ -53,7 +55,7 @@ struct Sender {
 impl Family {
     /// A shared key: this side's KID is drawn when it first seals.
     pub(crate) fn drawing(field: Field, material: Secret) -> Self {
-        Self { field, material, own: None, sending: None, senders: VecDeque::new() }
+        Self { field, material, serial: serial(), own: None, sending: None, senders: VecDeque::new() }
     }
 
     /// An epoch in which this side has the KID `own`.

@@ -32,6 +32,12 @@ impl Key {
     }
 }
 
+/// A number that no other key or family of keys in this process has.
+pub(crate) fn serial() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// What all keys of one ring have in common.
 #[derive(Clone, Copy)]
 pub(crate) struct Maker {
@@ -42,10 +48,9 @@ pub(crate) struct Maker {
 impl Maker {
     /// Derives and expands the key that `material` gives under `kid`.
     pub(crate) fn key(&self, kid: u64, material: &Secret) -> Result<Key, KeyError> {
-        static SERIAL: AtomicU64 = AtomicU64::new(1);
         let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
         let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?;
-        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: SERIAL.fetch_add(1, Ordering::Relaxed), salt })
+        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: serial(), salt })
     }
 
     /// The material one ratchet step on. Nothing else ratchets.

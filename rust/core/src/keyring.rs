@@ -67,6 +67,8 @@ pub(crate) struct Sealing {
 /// A key that may open a frame. It is not in the ring yet where it has to open one first.
 pub(crate) struct Found {
     pub(crate) key: Arc<Key>,
+    /// Tells what was set from what will be set in its place: a key's serial, or its family's.
+    pub(crate) serial: u64,
     candidate: Candidate,
 }
 
@@ -265,22 +267,23 @@ impl KeyRing {
         let unknown = DecryptError::UnknownKey { kid };
         let state = self.lock();
         if let Some(slot) = state.slots.get(&kid) {
-            return Ok(Found { key: Arc::clone(&slot.key), candidate: Candidate::No });
+            return Ok(Found { serial: slot.key.serial, key: Arc::clone(&slot.key), candidate: Candidate::No });
         }
         if let Some(family) = state.families.iter().rev().find(|family| family.field.holds(kid)) {
+            let serial = family.serial;
             if let Some(key) = family.sender(kid) {
-                return Ok(Found { key, candidate: Candidate::No });
+                return Ok(Found { key, serial, candidate: Candidate::No });
             }
             let material = family.material.clone();
             drop(state);
             let key = self.maker.key(kid, &material).map_err(|_| unknown)?;
-            return Ok(Found { key: Arc::new(key), candidate: Candidate::Sender });
+            return Ok(Found { key: Arc::new(key), serial, candidate: Candidate::Sender });
         }
         let (from, steps) = self.behind(&state, kid).ok_or(unknown)?;
         let base = state.slots.get(&from).map(|slot| Arc::clone(&slot.key)).ok_or(unknown)?;
         drop(state);
         let key = self.ahead(from, &base, steps).ok_or(unknown)?;
-        Ok(Found { key, candidate: Candidate::Ahead(from, steps) })
+        Ok(Found { serial: key.serial, key, candidate: Candidate::Ahead(from, steps) })
     }
 
     /// A frame authenticated with a key that [`Self::find`] or [`Self::ahead`] gave: now it belongs to the ring.

@@ -13,10 +13,13 @@ pub(crate) const MOST: usize = 1 << 16;
 /// Keys whose counters are remembered at once; the one that was new longest ago goes first.
 const MOST_KEYS: usize = 64;
 
-/// The last frames, by the serial of their key.
+/// The serial of a key or family of keys, and the key id: what nonces must not repeat under.
+type Source = (u64, u64);
+
+/// The last frames, by the key that they were sealed with.
 pub(crate) struct ReplayWindow {
     ivs: SeenIvs,
-    counters: VecDeque<(u64, SeenCounters)>,
+    counters: VecDeque<(Source, SeenCounters)>,
     size: usize,
 }
 
@@ -25,7 +28,7 @@ impl ReplayWindow {
         Self { ivs: SeenIvs::default(), counters: VecDeque::new(), size }
     }
 
-    pub(crate) fn has(&self, key: u64, unique: Unique) -> bool {
+    pub(crate) fn has(&self, key: Source, unique: Unique) -> bool {
         match unique {
             Unique::Iv(iv) => self.ivs.seen.contains(&(key, iv)),
             Unique::Ctr(ctr) => self.counters(key).is_some_and(|counters| counters.has(ctr)),
@@ -33,7 +36,7 @@ impl ReplayWindow {
     }
 
     /// Marks an authentic frame. False: another thread was first with the same one.
-    pub(crate) fn mark(&mut self, key: u64, unique: Unique) -> bool {
+    pub(crate) fn mark(&mut self, key: Source, unique: Unique) -> bool {
         match unique {
             Unique::Iv(iv) => self.ivs.mark((key, iv), self.size),
             Unique::Ctr(ctr) => {
@@ -43,26 +46,26 @@ impl ReplayWindow {
                     }
                     self.counters.push_back((key, SeenCounters::new(self.size)));
                 }
-                let known = self.counters.iter_mut().find(|(serial, _)| *serial == key);
+                let known = self.counters.iter_mut().find(|(source, _)| *source == key);
                 known.is_some_and(|(_, counters)| counters.mark(ctr))
             }
         }
     }
 
-    fn counters(&self, key: u64) -> Option<&SeenCounters> {
-        self.counters.iter().find(|(serial, _)| *serial == key).map(|(_, counters)| counters)
+    fn counters(&self, key: Source) -> Option<&SeenCounters> {
+        self.counters.iter().find(|(source, _)| *source == key).map(|(_, counters)| counters)
     }
 }
 
 /// A transmitted IV has no order: the last ones are remembered, and "too old" cannot be told.
 #[derive(Default)]
 struct SeenIvs {
-    seen: HashSet<(u64, [u8; NONCE_LEN])>,
-    order: VecDeque<(u64, [u8; NONCE_LEN])>,
+    seen: HashSet<(Source, [u8; NONCE_LEN])>,
+    order: VecDeque<(Source, [u8; NONCE_LEN])>,
 }
 
 impl SeenIvs {
-    fn mark(&mut self, frame: (u64, [u8; NONCE_LEN]), size: usize) -> bool {
+    fn mark(&mut self, frame: (Source, [u8; NONCE_LEN]), size: usize) -> bool {
         if !self.seen.insert(frame) {
             return false;
         }
@@ -142,22 +145,22 @@ mod tests {
     fn a_marked_frame_is_known_until_the_window_has_moved_on() {
         let mut window = ReplayWindow::new(3);
         for n in 0..3 {
-            assert!(window.mark(0, Unique::Iv([n; 12])));
+            assert!(window.mark((0, 0), Unique::Iv([n; 12])));
         }
-        assert!(window.has(0, Unique::Iv([0; 12])));
-        assert!(!window.mark(0, Unique::Iv([0; 12])));
-        assert!(window.mark(0, Unique::Iv([3; 12])));
-        assert!(!window.has(0, Unique::Iv([0; 12])));
-        assert!(window.has(0, Unique::Iv([1; 12])));
+        assert!(window.has((0, 0), Unique::Iv([0; 12])));
+        assert!(!window.mark((0, 0), Unique::Iv([0; 12])));
+        assert!(window.mark((0, 0), Unique::Iv([3; 12])));
+        assert!(!window.has((0, 0), Unique::Iv([0; 12])));
+        assert!(window.has((0, 0), Unique::Iv([1; 12])));
     }
 
     #[test]
     fn the_same_nonce_under_another_key_is_another_frame() {
         for unique in [Unique::Iv([9; 12]), Unique::Ctr(9)] {
             let mut window = ReplayWindow::new(3);
-            assert!(window.mark(0, unique));
-            assert!(!window.has(1, unique));
-            assert!(window.mark(1, unique));
+            assert!(window.mark((0, 0), unique));
+            assert!(!window.has((1, 0), unique));
+            assert!(window.mark((1, 0), unique));
         }
     }
 
@@ -165,31 +168,31 @@ mod tests {
     fn counters_may_come_in_any_order_inside_the_window_and_once() {
         let mut window = ReplayWindow::new(100);
         for ctr in [5, 3, 104, 90, 6] {
-            assert!(window.mark(0, Unique::Ctr(ctr)), "{ctr}");
-            assert!(!window.mark(0, Unique::Ctr(ctr)), "{ctr}");
+            assert!(window.mark((0, 0), Unique::Ctr(ctr)), "{ctr}");
+            assert!(!window.mark((0, 0), Unique::Ctr(ctr)), "{ctr}");
         }
         // The window now holds 5 to 104.
-        assert!(window.has(0, Unique::Ctr(4)));
-        assert!(window.has(0, Unique::Ctr(5)));
-        assert!(!window.has(0, Unique::Ctr(7)));
+        assert!(window.has((0, 0), Unique::Ctr(4)));
+        assert!(window.has((0, 0), Unique::Ctr(5)));
+        assert!(!window.has((0, 0), Unique::Ctr(7)));
     }
 
     #[test]
     fn a_jump_leaves_nothing_of_the_last_turn() {
         let mut window = ReplayWindow::new(64);
-        assert!((0..64).all(|ctr| window.mark(0, Unique::Ctr(ctr))));
-        assert!(window.mark(0, Unique::Ctr(100)));
-        assert!((64..100).all(|ctr| !window.has(0, Unique::Ctr(ctr))));
-        assert!(window.has(0, Unique::Ctr(36)));
-        assert!(window.has(0, Unique::Ctr(37)));
-        assert!(window.mark(0, Unique::Ctr(u64::MAX)));
-        assert!(window.has(0, Unique::Ctr(u64::MAX)) && !window.has(0, Unique::Ctr(u64::MAX - 1)));
+        assert!((0..64).all(|ctr| window.mark((0, 0), Unique::Ctr(ctr))));
+        assert!(window.mark((0, 0), Unique::Ctr(100)));
+        assert!((64..100).all(|ctr| !window.has((0, 0), Unique::Ctr(ctr))));
+        assert!(window.has((0, 0), Unique::Ctr(36)));
+        assert!(window.has((0, 0), Unique::Ctr(37)));
+        assert!(window.mark((0, 0), Unique::Ctr(u64::MAX)));
+        assert!(window.has((0, 0), Unique::Ctr(u64::MAX)) && !window.has((0, 0), Unique::Ctr(u64::MAX - 1)));
     }
 
     #[test]
     fn the_keys_remembered_are_bounded() {
         let mut window = ReplayWindow::new(8);
-        assert!((0..1000).all(|key| window.mark(key, Unique::Ctr(1))));
+        assert!((0..1000).all(|key| window.mark((key, 0), Unique::Ctr(1))));
         assert_eq!(window.counters.len(), MOST_KEYS);
     }
 }

@@ -283,6 +283,25 @@ fn senders_of_a_shared_key_never_seal_under_one_kid() {
 }
 
 #[test]
+fn failures_under_a_shared_key_count_in_a_row_though_no_sender_of_it_is_known() {
+    let shared = Options { shared: true, ..Options::default() };
+    let (sender, receiver) = (ring(shared), ring(shared));
+    sender.set(0, &Secret::key(&[1; 16]).unwrap()).unwrap();
+    receiver.set(0, &Secret::key(&[2; 16]).unwrap()).unwrap();
+    let (encryptor, decryptor) = (encryptor(&sender), decryptor(&receiver));
+    for n in 1..=3 {
+        assert!(decryptor.decrypt(&encryptor.encrypt(b"x").unwrap()).is_err());
+        assert_eq!(decryptor.consecutive_failures(), n);
+    }
+    receiver.set(0, &Secret::key(&[3; 16]).unwrap()).unwrap();
+    assert!(decryptor.decrypt(&encryptor.encrypt(b"x").unwrap()).is_err());
+    assert_eq!(decryptor.consecutive_failures(), 1);
+    receiver.set(0, &Secret::key(&[1; 16]).unwrap()).unwrap();
+    assert!(decryptor.decrypt(&encryptor.encrypt(b"x").unwrap()).is_ok());
+    assert_eq!(decryptor.consecutive_failures(), 0);
+}
+
+#[test]
 fn a_restart_under_the_same_base_key_and_kid_is_refused_unless_told_where_to_go_on() {
     let secret = Secret::key(b"a_restart_under_the_same").unwrap();
     let first = ring(Options::default());
