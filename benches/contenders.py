@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import frameseal
-from rivals import AeadAlone, PurePython
+from rivals import AeadAlone, PurePython, PurePythonSframe
 
 KEY = bytes(range(32))
 SIZES = (120, 1_200, 6_000, 20_000, 100_000)
@@ -24,15 +24,38 @@ def frame_of(size: int) -> bytes:
     return bytes((n * 31 + 7) % 256 for n in range(size))
 
 
-def contenders() -> list[Contender]:
-    """Raise AssertionError unless ours and the pure-Python class open each other's frames."""
+def races() -> dict[str, list[Contender]]:
+    """Who runs against whom; ours comes first, the pure-Python class second.
+
+    Raises AssertionError unless these two open each other's frames.
+    """
     ring = frameseal.KeyRing("livekit")
     ring.set_key(KEY)
-    ours = Contender("frameseal", frameseal.Encryptor(ring, "opus").encrypt, frameseal.Decryptor(ring, "opus").decrypt)
-    pure_class, aead = PurePython(KEY), AeadAlone(KEY)
-    pure = Contender("pure Python class", pure_class.encrypt, pure_class.decrypt)
-    for size in SIZES:
-        frame = frame_of(size)
-        assert ours.decrypt(pure.encrypt(frame)) == frame
-        assert pure.decrypt(ours.encrypt(frame)) == frame
-    return [ours, pure, Contender("cryptography's AEAD alone", aead.encrypt, aead.decrypt)]
+    pure, aead = PurePython(KEY), AeadAlone(KEY)
+    alone = Contender("cryptography's AEAD alone", aead.encrypt, aead.decrypt)
+
+    sframe_ring = frameseal.KeyRing("sframe")
+    sframe_ring.set_key(KEY, 1)
+    pure_sframe = PurePythonSframe(KEY)
+    made = {
+        "livekit": [_ours(ring), Contender("pure Python class", pure.encrypt, pure.decrypt), alone],
+        "sframe": [
+            _ours(sframe_ring),
+            Contender("pure Python class", pure_sframe.encrypt, pure_sframe.decrypt),
+            alone,
+        ],
+    }
+    for ours, rival, _ in made.values():
+        for frame in map(frame_of, SIZES):
+            assert ours.decrypt(rival.encrypt(frame)) == frame
+            assert rival.decrypt(ours.encrypt(frame)) == frame
+    return made
+
+
+def _ours(ring: frameseal.KeyRing) -> Contender:
+    # Without the replay window that SFrame has: a benchmark opens one frame again and again.
+    return Contender(
+        "frameseal",
+        frameseal.Encryptor(ring, "opus").encrypt,
+        frameseal.Decryptor(ring, "opus", replay_window=0).decrypt,
+    )
