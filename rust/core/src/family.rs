@@ -4,7 +4,7 @@
 //! two senders under one (base key, KID), and a restart under the same, so each installation draws 56 random bits of
 //! KID, and a fork draws anew. Among N installations the chance that any two meet is below N^2 / 2^57.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{EncryptError, KeyError};
@@ -43,7 +43,13 @@ pub(crate) struct Family {
     own: Option<u64>,
     sending: Option<Sender>,
     /// Senders of whom a frame has authenticated: forged KIDs cost a derivation each and no memory.
-    senders: VecDeque<(u64, Arc<Key>)>,
+    senders: BTreeMap<u64, Known>,
+}
+
+/// A sender's key, and the serial by which it is older than others.
+struct Known {
+    key: Arc<Key>,
+    met: u64,
 }
 
 struct Sender {
@@ -55,7 +61,7 @@ struct Sender {
 impl Family {
     /// A shared key: this side's KID is drawn when it first seals.
     pub(crate) fn drawing(field: Field, material: Secret) -> Self {
-        Self { field, material, serial: serial(), own: None, sending: None, senders: VecDeque::new() }
+        Self { field, material, serial: serial(), own: None, sending: None, senders: BTreeMap::new() }
     }
 
     /// An epoch in which this side has the KID `own`.
@@ -64,16 +70,19 @@ impl Family {
     }
 
     pub(crate) fn sender(&self, kid: u64) -> Option<Arc<Key>> {
-        self.senders.iter().find(|(known, _)| *known == kid).map(|(_, key)| Arc::clone(key))
+        self.senders.get(&kid).map(|known| Arc::clone(&known.key))
     }
 
     pub(crate) fn remember(&mut self, kid: u64, key: &Arc<Key>) {
-        if self.sender(kid).is_none() {
-            if self.senders.len() == MOST_SENDERS {
-                self.senders.pop_front();
-            }
-            self.senders.push_back((kid, Arc::clone(key)));
+        if self.senders.contains_key(&kid) {
+            return;
         }
+        if self.senders.len() == MOST_SENDERS
+            && let Some((&oldest, _)) = self.senders.iter().min_by_key(|(_, known)| known.met)
+        {
+            self.senders.remove(&oldest);
+        }
+        self.senders.insert(kid, Known { key: Arc::clone(key), met: key.serial });
     }
 
     /// Frames sealed by this side.
@@ -109,5 +118,25 @@ impl Family {
             key: Arc::new(maker.key(kid, material)?),
             nonces: NonceSource::Ctr(CtrSource::new(maker.identity(kid, material))?),
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::profile::SFRAME;
+    use crate::secret::Kdf;
+
+    #[test]
+    fn the_senders_remembered_are_bounded_and_the_one_met_longest_ago_goes_first() {
+        let maker = Maker { profile: &SFRAME, suite: SFRAME.suite(None, None).unwrap() };
+        let mut family = Family::drawing(Field { bits: 8, value: 0 }, Secret::new(&[1; 16], Kdf::Random));
+        for kid in 0..=MOST_SENDERS as u64 {
+            let key = Arc::new(maker.key(kid << 8, &family.material).unwrap());
+            family.remember(kid << 8, &key);
+        }
+        assert_eq!(family.senders.len(), MOST_SENDERS);
+        assert!(family.sender(0).is_none() && family.sender(1 << 8).is_some());
     }
 }
