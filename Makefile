@@ -1,9 +1,10 @@
 # What a clone needs: Python 3.11 or later, a Rust toolchain and a C compiler. Everything else goes into .venv, from the
 # locked list in requirements/dev.txt. Each step leaves a stamp in .stamps/, so that a second run starts at once.
 #   ARGS   more arguments for the command of demo, test, test-oldest or bench: make demo ARGS="--codec h264"
-#   PYTHON the interpreter that .venv is made with
+#   PYTHON the interpreter that .venv is made with; OLDEST_PYTHON the one for test-oldest (3.11 or 3.12)
 
 PYTHON ?= python3
+OLDEST_PYTHON ?= $(PYTHON)
 ARGS ?=
 
 # Where rustup puts cargo, for shells that were open while it was installed.
@@ -14,12 +15,17 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
+RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
 # What the native module is made from; tests and benches are not.
 NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 	Cargo.toml Cargo.lock rust/core/Cargo.toml rust/python/Cargo.toml pyproject.toml
 
+# A module that somebody removed by hand is built again.
+$(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
+
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest check bench lock clean
+.PHONY: help demo test test-oldest check bench docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +43,8 @@ test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
 # the Python module: features of a workspace build are united.
 check: .stamps/build ## format, lints, types, stub
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
+		{ echo "make check needs rustfmt and clippy: rustup component add rustfmt clippy" >&2; exit 1; }
 	cargo fmt --all --check
 	cargo clippy --locked --package frameseal --all-targets --features hazmat -- -D warnings
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -49,6 +57,10 @@ bench: .stamps/build ## speed, beside its rivals
 	cargo bench --locked --package frameseal-benches
 	$(BIN)/pytest benches --benchmark-max-time=0.2 --benchmark-columns=median,iqr,ops --benchmark-sort=name --quiet
 	$(BIN)/python benches/table.py $(ARGS)
+
+docs: .stamps/build ## the core's reference in target/doc, and whether documents and examples do what they say
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --package frameseal
+	$(BIN)/pytest tests/test_docs.py tests/test_examples.py $(ARGS)
 
 lock: .stamps/uv/bin/uv ## resolve requirements/*.in again; LOCK=--upgrade moves to the newest versions
 	for name in dev oldest; do \
@@ -67,14 +79,14 @@ clean: ## remove what was made here, the environments too
 # $(call need,COMMAND,WHAT,FIX): one line instead of a build that fails half way.
 need = command -v $(1) >/dev/null || { echo "frameseal needs $(2): $(3)" >&2; exit 1; }
 
-# $(call venv,DIRECTORY)
+# $(call venv,DIRECTORY,PYTHON)
 define venv
-	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@$(call need,$(2),Python 3.11 or later,install it or name it with make PYTHON=...)
+	@$(2) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "frameseal needs Python 3.11 or later: name one with make PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	@$(2) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "frameseal needs Python's venv module: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv $(1)
+	$(2) -m venv $(1)
 endef
 
 .stamps:
@@ -82,10 +94,12 @@ endef
 
 # Each environment is stamped by the file that marks it: removing the directory is enough to have it made anew.
 $(VENV)/pyvenv.cfg:
-	$(call venv,$(VENV))
+	$(call venv,$(VENV),$(PYTHON))
 
 $(OLDEST)/pyvenv.cfg:
-	$(call venv,$(OLDEST))
+	@! $(OLDEST_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' 2>/dev/null || \
+		{ echo "the oldest aiortc has wheels for Python 3.11 and 3.12: make test-oldest OLDEST_PYTHON=..." >&2; exit 1; }
+	$(call venv,$(OLDEST),$(OLDEST_PYTHON))
 
 .stamps/requirements: requirements/dev.txt $(VENV)/pyvenv.cfg | .stamps
 	$(BIN)/python $(PIP_INSTALL) --requirement requirements/dev.txt
@@ -96,11 +110,14 @@ $(OLDEST)/pyvenv.cfg:
 	@touch $@
 
 .stamps/uv/bin/uv: | .stamps
-	$(call venv,.stamps/uv)
+	$(call venv,.stamps/uv,$(PYTHON))
 	.stamps/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 .stamps/build: $(NATIVE_SOURCES) .stamps/requirements | .stamps
-	@$(call need,cargo,a Rust toolchain,install it with rustup or your system's packages)
+	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
+	@rustc --version | awk -v least=$(RUST) \
+		'{ split($$2, has, "."); split(least, l, "."); exit !(has[1] > l[1] || has[1] == l[1] && has[2] + 0 >= l[2]) }' || \
+		{ echo "frameseal needs Rust $(RUST) or later, and here is $$(rustc --version): rustup update stable" >&2; exit 1; }
 	@$(call need,cc,a C compiler,on Debian and Ubuntu install gcc; on macOS run xcode-select --install)
 	env -u CONDA_PREFIX VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --release --locked --quiet
 	@touch $@

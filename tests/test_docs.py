@@ -3,6 +3,7 @@
 A block that cannot run by itself (it needs a call, or a listener's event) is marked ```python no-run; it is compiled.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def blocks():
 def test_a_python_block_runs(marks, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert marks in ([], ["no-run"])
-    program = compile(source, "block", "exec", flags=0x2000)  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, for those not run
+    program = compile(source, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if marks else 0)
     if not marks:
         exec(program, {"__name__": "block"})
 

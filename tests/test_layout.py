@@ -83,7 +83,7 @@ def files() -> list[tuple[str, str]]:
         for path in (Path(folder) / name for name in names):
             locked = path.suffix == ".lock" or within(path) in ("requirements/dev.txt", "requirements/oldest.txt")
             if not locked and path.suffix not in (".so", ".pyd", ".png"):
-                found.append((within(path), path.read_text("utf-8")))
+                found.append((within(path), path.read_text("utf-8", errors="replace")))
     return found
 
 
