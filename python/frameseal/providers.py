@@ -38,7 +38,7 @@ class ExternalE2EEKeyProvider:
         True drops them, False passes them on. It never lets an unsealed frame out nor an unopened one in, see
         docs/states.md.
     :param ratchet_window_size: how many ratchet steps ahead a receiver searches when a frame does not open, 0 to 16.
-        Each step with a password costs some 12 ms, and anybody who can inject frames can make a receiver search.
+        Each step with a password costs some 25 ms once, and anybody who can inject frames can make a receiver search.
     :param failure_tolerance: frames in a row that may fail under one key id before InvalidKey is reported. -1: never
         report it (DecryptionFailed is still reported). Decryption is tried again with every frame in any case.
     :param key_ring_size: how many key ids there are, 1 to 256.

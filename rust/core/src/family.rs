@@ -2,7 +2,7 @@
 //!
 //! Two uses. An MLS epoch (RFC 9605, section 5.2): the KIDs are assigned. And a key that a room shares: RFC 9605 forbids
 //! two senders under one (base key, KID), and a restart under the same, so each installation draws 56 random bits of
-//! KID, and a fork draws anew. Among N installations the chance that any two meet is below N^2 / 2^57.
+//! KID, and a fork draws anew. Among N installations the chance that any two meet is about N^2 / 2^57.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! A transmitted IV is 8 random bytes, drawn when a key is installed, and a 32-bit counter with a random start. Inside
 //! one installation the counter makes every IV differ, for all tracks and threads, since they draw from this one
 //! source. Between installations (other participants, processes, machines that hold the same shared key) the 64 random
-//! bits do: among N installations the chance that any two collide at all is below N^2 / 2^65. A `fork` redraws them, so
+//! bits do: among N installations the chance that any two collide at all is about N^2 / 2^65. A `fork` redraws them, so
 //! a child never repeats its parent. Neither RTP timestamps nor SSRCs take part: a sender that restarts may see both
 //! again.
 //!
