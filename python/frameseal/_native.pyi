@@ -171,8 +171,8 @@ class Encryptor:
 
         An empty frame comes back empty. In the trailer profiles, an H.264 or H.265 access unit without a slice
         (parameter sets alone) is held back, b"" is returned, and it goes out in front of the next frame; H.264 loses
-        its SEI before the first slice. In SFrame nothing of a frame stays clear, and with these two codecs the sealed frame
-        comes as one NAL unit, which their packetisers carry (docs/sframe.md).
+        its SEI before the first slice. In SFrame nothing of a frame stays clear, and with these two codecs the sealed
+        frame comes as one NAL unit, which their packetisers carry (docs/sframe.md).
 
         :param metadata: SFrame: authenticated with the frame and not sent; the receiver must give the same.
 
