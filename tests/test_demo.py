@@ -4,6 +4,7 @@ The verdict is worth something only if it can be bad: each way in which a call c
 """
 
 import io
+import re
 import wave
 
 import av
@@ -110,6 +111,9 @@ def film(tmp_path):
 def test_a_file_can_be_published_and_is_looped(demo, film):
     status, printed, _ = demo(media=film, seconds=4.0)
     assert status == 0, printed
+    # The film has 50 frames.
+    sealed = re.findall(r"Alice sealed (\d+)", printed)
+    assert int(sealed[-1]) > 60
 
 
 def test_a_file_with_sound_alone_comes_with_the_clock(demo, tmp_path):

@@ -11,10 +11,10 @@ from typing import cast
 
 import av
 import numpy as np
-from aiortc import AudioStreamTrack, MediaStreamTrack, VideoStreamTrack
-from aiortc.contrib.media import MediaPlayer
+from aiortc import AudioStreamTrack, VideoStreamTrack
 
 from frameseal.demo import picture, sound
+from frameseal.demo.film import Film
 from frameseal.demo.picture import Rgb
 from frameseal.demo.sound import Samples
 
@@ -39,7 +39,7 @@ class Sent:
 class PublishedVideo(VideoStreamTrack):
     """A clock, or the frames of `source`, each stamped with its number and recorded."""
 
-    def __init__(self, sent: Sent, source: MediaStreamTrack | None = None) -> None:
+    def __init__(self, sent: Sent, source: Film | None = None) -> None:
         """Record into `sent`."""
         super().__init__()
         self._sent, self._source = sent, source
@@ -65,19 +65,13 @@ class PublishedVideo(VideoStreamTrack):
         frame.pts, frame.time_base = pts, time_base
         return frame
 
-    def stop(self) -> None:
-        """Stop, and the source with it."""
-        super().stop()
-        if self._source is not None:
-            self._source.stop()
-
 
 class PublishedSound(AudioStreamTrack):
     """A tone, or the sound of `source`, recorded."""
 
     _PTIME = 0.02
 
-    def __init__(self, sent: Sent, source: MediaStreamTrack | None = None) -> None:
+    def __init__(self, sent: Sent, source: Film | None = None) -> None:
         """Record into `sent`."""
         super().__init__()
         self._sent, self._source = sent, source
@@ -104,12 +98,6 @@ class PublishedSound(AudioStreamTrack):
         self._position += count
         return frame
 
-    def stop(self) -> None:
-        """Stop, and the source with it."""
-        super().stop()
-        if self._source is not None:
-            self._source.stop()
-
 
 def published_tracks(media: Path | None) -> tuple[Sent, PublishedVideo, PublishedSound]:
     """Alice's tracks: of the file what it has, looped, and the clock and the tone for what it has not.
@@ -117,9 +105,8 @@ def published_tracks(media: Path | None) -> tuple[Sent, PublishedVideo, Publishe
     Raises av.FFmpegError for a file that cannot be opened as media.
     """
     sent = Sent()
-    player = MediaPlayer(str(media), loop=True) if media is not None else None
-    video = PublishedVideo(sent, player.video if player is not None else None)
-    audio = PublishedSound(sent, player.audio if player is not None else None)
+    video = PublishedVideo(sent, Film.of(media, "video") if media is not None else None)
+    audio = PublishedSound(sent, Film.of(media, "audio") if media is not None else None)
     return sent, video, audio
 
 

@@ -61,19 +61,20 @@ def _peak(power: npt.NDArray[np.float64]) -> float:
 
 
 def resemblance(sent: Samples, heard: Samples) -> float:
-    """How much of what was heard was sent, 0 to 1: the best normalised correlation, the median over the seconds."""
+    """How much of what was heard was sent, 0 to 1: the best normalised correlation, the median over quarter seconds."""
     # At 6 kHz: the waveform below 3 kHz is what a codec at these rates keeps.
     one, other = _decimated(sent), _decimated(heard)
-    second = RATE // 8
-    pieces = [other[i : i + second] for i in range(0, len(other) - second + 1, second)]
+    # Short pieces: where a packet was lost, the sound before and the sound after do not fit one place.
+    piece_len = RATE // 8 // 4
+    pieces = [other[i : i + piece_len] for i in range(0, len(other) - piece_len + 1, piece_len)]
     pieces = [piece for piece in pieces if np.sqrt((piece**2).mean()) > _SILENCE]
     pieces = pieces[:: max(1, len(pieces) // 16)]  # enough for a median
-    if not pieces or len(one) < second:
+    if not pieces or len(one) < piece_len:
         return 0.0
-    size = 1 << (len(one) + second).bit_length()
+    size = 1 << (len(one) + piece_len).bit_length()
     spectrum = np.fft.rfft(one, size)
     energy = np.concatenate([[0.0], np.cumsum(one**2)])
-    local = np.sqrt(np.maximum(energy[second:] - energy[:-second], 1e-9))
+    local = np.sqrt(np.maximum(energy[piece_len:] - energy[:-piece_len], 1e-9))
     scores = []
     for piece in pieces:
         lags = np.fft.irfft(spectrum * np.conj(np.fft.rfft(piece, size)), size)[: len(local)]
