@@ -1,4 +1,4 @@
-"""The command line: `frameseal demo`, `frameseal keygen`."""
+"""The command line: `frameseal demo`, `frameseal inspect`, `frameseal keygen`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from frameseal.enums import Profile
 
 KEY_BYTES = 32
+SHOWN_BYTES = 24  # of a part; the rest is an ellipsis
 # What the extra `cli` brings, by the names under which it is imported.
 EXTRA = {"aioice": "aiortc", "aiortc": "aiortc", "av": "aiortc", "numpy": "numpy", "PIL": "pillow", "rich": "rich"}
 
@@ -50,6 +51,23 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--loss", type=_percent, default=0.0, metavar="PERCENT", help="packets lost on each leg (0)")
     demo.set_defaults(run=_demo)
 
+    inspect = commands.add_parser(
+        "inspect",
+        help="show where the parts of a sealed frame lie",
+        description="Reads a sealed frame under every layout that fits, the likely ones first; needs no key. "
+        "Exits with 0 if a layout fits (and, with a key, a profile opens the frame), else with 1.",
+    )
+    inspect.add_argument(
+        "frame", metavar="FILE|HEX|-", help="a file with the frame's bytes, its bytes in hex, or - for stdin"
+    )
+    inspect.add_argument("--codec", choices=["opus", "pcmu", "pcma", "g722", "vp8", "vp9", "h264", "h265"])
+    secret = inspect.add_mutually_exclusive_group()
+    secret.add_argument("--passphrase", metavar="TEXT", help="also try which profile opens it, with this passphrase")
+    secret.add_argument(
+        "--key-hex", metavar="HEX", type=_hex, help="also try which profile opens it, with this raw key"
+    )
+    inspect.set_defaults(run=_inspect)
+
     keygen = commands.add_parser("keygen", help="print a fresh random key", description="Print a fresh random key.")
     keygen.add_argument("--passphrase", action="store_true", help="print a passphrase (text) instead of a raw key")
     keygen.set_defaults(run=_keygen)
@@ -76,6 +94,51 @@ def _demo(arguments: argparse.Namespace) -> int:
         return 2
 
 
+def _inspect(arguments: argparse.Namespace) -> int:
+    # Of no use to the other commands.
+    from frameseal import inspection  # noqa: PLC0415
+
+    try:
+        sealed = _frame_bytes(arguments.frame)
+        secret = arguments.passphrase or arguments.key_hex
+        found = inspection.readings(sealed, arguments.codec)
+        openers = inspection.openers(sealed, secret, arguments.codec) if secret else []
+    except (OSError, ValueError) as error:
+        print(f"frameseal inspect: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(sealed)} bytes")
+    for reading in found:
+        likely = "likely" if reading.likely else "possible"
+        print(f"\n{reading.layout}{f', {reading.codec}' if reading.codec else ''}: {likely}")
+        for part in reading.parts:
+            shown = part.data.hex() if len(part.data) <= SHOWN_BYTES else f"{part.data[:SHOWN_BYTES].hex()}..."
+            print(f"  [{part.start:>5}:{part.end:>5})  {part.name:<24}{part.note or shown}")
+        for remark in reading.remarks:
+            print(f"  - {remark}")
+    for sign in inspection.plaintext_signs(sealed):
+        print(f"\nIt looks like {sign}: it may never have been sealed.")
+    if not found:
+        print("\nNo layout fits: not a sealed frame, or cut short.")
+    if secret:
+        for profile, codec in openers:
+            print(f"\nThe key opens it: profile {profile}, codec {codec}.")
+        if not openers:
+            print("\nNo profile opens it: another key, a raw key given as passphrase, or an altered frame.")
+    return 0 if found and (openers or not secret) else 1
+
+
+def _frame_bytes(frame: str) -> bytes:
+    """Read the frame from standard input, a file or hex digits. Raises OSError, ValueError."""
+    if frame == "-":
+        return sys.stdin.buffer.read()
+    if Path(frame).is_file():
+        return Path(frame).read_bytes()
+    try:
+        return bytes.fromhex(frame)
+    except ValueError:
+        raise ValueError(f"{frame!r} is neither a file nor hex digits") from None
+
+
 def _keygen(arguments: argparse.Namespace) -> int:
     # The key alone goes to the standard output, so that it can be piped; what to do with it goes beside.
     if arguments.passphrase:
@@ -86,6 +149,13 @@ def _keygen(arguments: argparse.Namespace) -> int:
         raw = "base64.urlsafe_b64decode(KEY)"
         print(f"use it as bytes: set_shared_key({raw}), or KeyRing.set_key({raw})", file=sys.stderr)
     return 0
+
+
+def _hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("hex digits, two for each byte") from None
 
 
 def _seconds(text: str) -> float:

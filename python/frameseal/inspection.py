@@ -1,0 +1,195 @@
+"""`frameseal inspect`: where the parts of a sealed frame lie, under each profile that it could be of.
+
+For people who debug interop. Needs no key: it reads what anybody on the way can read. With a key it also tries which
+profile opens the frame. Written from the formats, apart from the core, which the tests compare it with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from frameseal._native import Decryptor, KeyRing
+from frameseal.enums import Profile
+from frameseal.exceptions import FrameError
+
+TRAILER_LEN = 14  # IV, its length, key index
+IV_LEN = 12
+TAG_LEN = 16
+CODECS = ("opus", "vp8", "vp9", "h264", "h265")
+_START_CODE = re.compile(rb"\x00\x00\x01")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes [start:end) of the frame; of the frame without its escapes, where the reading says so."""
+
+    name: str
+    start: int
+    end: int
+    data: bytes
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a frame is under one layout."""
+
+    layout: str
+    """The profiles that have it."""
+    codec: str | None
+    """The codec that the clear bytes were read by."""
+    parts: list[Part]
+    remarks: list[str] = field(default_factory=list)
+    likely: bool = False
+    """Whether something beyond mere length speaks for it."""
+
+
+def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
+    """Read a frame in every way that fits, the likely ones first.
+
+    :param codec: read the clear bytes by this codec only; None tries those whose clear bytes differ.
+    """
+    found = [*_trailer(sealed, codec), *_sframe(sealed, codec)]
+    return sorted(found, key=lambda reading: not reading.likely)
+
+
+def plaintext_signs(frame: bytes) -> list[str]:
+    """Say what makes a frame look as if it had never been sealed."""
+    signs = []
+    if len(frame) > 10 and not frame[0] & 1 and frame[3:6] == b"\x9d\x01\x2a" and frame[-2:-1] != b"\x0c":
+        signs.append("a VP8 key frame without a trailer")
+    starts = [match.end() for match in _START_CODE.finditer(frame)]
+    if len(starts) > 1 and frame[-2:-1] != b"\x0c" and frame[: starts[0]].strip(b"\0") == b"\x01":
+        slices = [at for at in starts if at < len(frame) and frame[at] & 0x1F in (1, 5)]
+        if len(slices) > 1:
+            signs.append("a byte stream with several slices in the clear")
+    return signs
+
+
+def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> list[tuple[Profile, str]]:
+    """Return the profiles (and codecs) under which *secret* opens the frame: a str by the password KDF, bytes raw."""
+    found = []
+    for reading in readings(sealed, codec):
+        for profile in Profile:
+            if profile.value in reading.layout.split("/"):
+                found += [(profile, reading.codec or "any")] if _opens(sealed, secret, profile, reading) else []
+    return found
+
+
+def _opens(sealed: bytes, secret: str | bytes, profile: Profile, reading: Reading) -> bool:
+    kid = next(int(part.note) for part in reading.parts if part.name in ("key index", "KID"))
+    for shared in (False, True) if profile is Profile.SFRAME else (False,):
+        ring = KeyRing(profile, shared=shared, ring_size=256)
+        key_id = kid & 0xFF if shared else kid
+        if isinstance(secret, str):
+            ring.set_passphrase(secret, key_id)
+        else:
+            ring.set_key(secret, key_id)
+        try:
+            Decryptor(ring, reading.codec).decrypt(sealed)
+        except FrameError:
+            continue
+        return True
+    return False
+
+
+def _trailer(sealed: bytes, codec: str | None) -> Iterator[Reading]:
+    for name in (codec,) if codec else CODECS:
+        clear = _clear_len(name, sealed)
+        if clear is None or clear > len(sealed):
+            continue
+        tail, remarks = sealed[clear:], []
+        if name in ("h264", "h265"):
+            plain = tail.replace(b"\0\0\3", b"\0\0")
+            if len(plain) < len(tail):
+                remarks.append(
+                    f"{len(tail) - len(plain)} escape bytes taken out: ranges behind the clear bytes are of the rest"
+                )
+            tail = plain
+        body = len(tail) - TAG_LEN - TRAILER_LEN
+        if body < 0 or tail[-2] != IV_LEN:
+            continue
+        at = clear + body
+        parts = [
+            Part("clear bytes (AAD)", 0, clear, sealed[:clear]),
+            Part("ciphertext", clear, at, tail[:body]),
+            Part("tag", at, at + TAG_LEN, tail[body : body + TAG_LEN]),
+            Part("IV", at + TAG_LEN, at + TAG_LEN + IV_LEN, tail[-TRAILER_LEN:-2]),
+            Part("IV length", at + 28, at + 29, tail[-2:-1], str(tail[-2])),
+            Part("key index", at + 29, at + 30, tail[-1:], str(tail[-1])),
+        ]
+        remarks.append("the last byte but one is 12, the length of an IV")
+        yield Reading("livekit/videosdk", name, parts, remarks, likely=True)
+
+
+def _clear_len(codec: str, frame: bytes) -> int | None:
+    """How many bytes of a sealed frame are clear; None if it cannot be of this codec."""
+    match codec:
+        case "opus" | "pcmu" | "pcma" | "g722":
+            return 1
+        case "vp8":
+            return (3 if frame[0] & 1 else 10) if frame else None
+        case "h264" | "h265":
+            units = [match.end() for match in _START_CODE.finditer(frame) if match.end() < len(frame) - 3]
+            if not units or frame[: units[0] - 3].strip(b"\0"):
+                return None
+            h264 = codec == "h264"
+            slices = [
+                at for at in units if (frame[at] & 0x1F in (1, 5) if h264 else frame[at] >> 1 & 0x3F in _H265_SLICES)
+            ]
+            return slices[0] + 2 if slices else None
+        case _:
+            return 0
+
+
+_H265_SLICES = frozenset([*range(10), *range(16, 22)])
+
+
+def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
+    for name in (codec,) if codec else ("vp8", "h264", "h265"):
+        front = {"h264": 5, "h265": 6}.get(name, 0)
+        inside, remarks, parts = sealed, [], []
+        if front:
+            if not sealed.startswith(b"\0\0\0\1") or sealed[-1] != 0x80 or len(sealed) <= front:
+                continue
+            inside = sealed[front:-1].replace(b"\0\0\3", b"\0\0")
+            remarks.append("one NAL unit with a stop byte: frameseal's envelope for SFrames")
+            if len(inside) < len(sealed) - front - 1:
+                remarks.append("escape bytes taken out: ranges behind the envelope are of the rest")
+            parts = [Part("start code, NAL header", 0, front, sealed[:front])]
+        header = _header(inside)
+        if header is None or len(inside) < header[2] + 4:
+            continue
+        kid, ctr, length = header
+        # The tag's length is the suite's, which a frame does not tell: 16 bytes in the default, 4 at the least.
+        tag_len = min(TAG_LEN, len(inside) - length)
+        if tag_len < TAG_LEN:
+            remarks.append("too short for the tag of the default suite: 10, 8 or 4 bytes in others")
+        tag = len(inside) - tag_len
+        parts += [
+            Part("SFrame header", front, front + length, inside[:length]),
+            Part("KID", front, front + length, b"", str(kid)),
+            Part("CTR", front, front + length, b"", str(ctr)),
+            Part("ciphertext", front + length, front + tag, inside[length:tag]),
+            Part("tag (default suite)", front + tag, front + len(inside), inside[tag:]),
+        ]
+        small = kid < 1 << 16 and ctr < 1 << 32
+        remarks.append("a header in its shortest form" + (", with values that are usual" if small else ""))
+        yield Reading("sframe", name if front else None, parts, remarks, likely=bool(front) or small)
+
+
+def _header(data: bytes) -> tuple[int, int, int] | None:
+    """Read KID, CTR and length of an SFrame header (RFC 9605, section 4.3); None if it is not in its shortest form."""
+    at, values = 1, []
+    for bits in (data[0] >> 4, data[0] & 15) if data else ():
+        if bits & 8:
+            raw = data[at : at + (bits & 7) + 1]
+            at += (bits & 7) + 1
+            if at > len(data) or raw[0] == 0 or int.from_bytes(raw) < 8:
+                return None
+            values.append(int.from_bytes(raw))
+        else:
+            values.append(bits)
+    return (values[0], values[1], at) if values else None
