@@ -105,7 +105,7 @@ def test_a_file_and_standard_input_hold_bytes(
     ("arguments", "status", "said"),
     [
         (["ff" * 3], 1, "No layout fits"),
-        ([OPUS, "--key-hex", "00" * 16], 1, "under no profile"),
+        ([OPUS, "--key-hex", "00" * 16], 1, "No profile opens it"),
         (["neither/file/nor/hex"], 2, "neither a file nor hex digits"),
         ([OPUS, "--key-hex", "0011"], 2, "16 bytes"),
     ],
