@@ -8,7 +8,7 @@ from typing import final
 
 from typing_extensions import Buffer
 
-__all__ = ["Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
+__all__ = ["DataCryptor", "Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
 
 __version__: str
 
@@ -32,9 +32,11 @@ class KeyRing:
         clients alone, which have it as ``keySize``.
     :param ring_size: slots, 1 to 256: key ids run from 0 to one less.
     :param ratchet_window: steps that a receiver tries ahead when a key does not open a frame, 0 (off) to 16. Each step
-        is derived once per key, however many frames are forged.
+        is derived once per key, however many frames are forged. Steps of a raw key are derived when a frame needs them
+        (microseconds), those of a passphrase only by `derive_ahead`.
     :param failure_tolerance: kept for whoever reports states: failures in a row beyond which a key counts as invalid;
         -1 for never. Opening is tried with every frame in any case.
+    :param usage_limit: frames that one key may seal here, 1 to 2**32, which None stands for; then `KeyExhausted`.
     :raises ValueError: for an unknown profile or a number out of its range.
     """
 
@@ -46,6 +48,7 @@ class KeyRing:
         ring_size: int = 16,
         ratchet_window: int = 0,
         failure_tolerance: int = -1,
+        usage_limit: int | None = None,
     ) -> KeyRing: ...
     def set_passphrase(self, passphrase: str | Buffer, key_id: int = 0) -> None:
         """Set or replace a key from a passphrase, through the profile's password KDF.
@@ -53,7 +56,8 @@ class KeyRing:
         PBKDF2-HMAC-SHA256 with 100,000 rounds in the trailer profiles: some 12 ms, without the GIL. Bytes are taken as
         they are: this is how LiveKit's native SDKs treat byte keys unless they are told otherwise.
 
-        :raises ValueError: for an empty passphrase, or a key id outside the ring.
+        :raises ValueError: for an empty passphrase, a key id outside the ring, or a profile without a password KDF
+            (jitsi).
         """
 
     def set_key(self, key: Buffer, key_id: int = 0) -> None:
@@ -68,7 +72,7 @@ class KeyRing:
     def set_secret(self, secret: Secret, key_id: int = 0) -> None:
         """Set or replace a key from a `Secret`.
 
-        :raises ValueError: for a key id outside the ring.
+        :raises ValueError: for a key id outside the ring, or a passphrase where the profile has no password KDF.
         """
 
     def ratchet(self, key_id: int = 0) -> None:
@@ -79,8 +83,51 @@ class KeyRing:
         :raises ValueError: for a key id that has no key.
         """
 
+    def derive_ahead(self, key_id: int) -> bool:
+        """Derive one more step ahead of a key, for frames to come; True while the ratchet window has further ones.
+
+        For a passphrase, whose steps take milliseconds (two password KDFs each, some 25 ms) and are therefore never
+        derived where frames are opened: call it from a thread of yours, for the key ids in `wanted_ahead`, or early,
+        right after setting a key. The GIL is released, and one step is derived at a time, whichever threads call.
+
+        :raises ValueError: for a key id that has no key.
+        """
+
+    @property
+    def wanted_ahead(self) -> list[int]:
+        """Key ids under which a frame failed while steps within the ratchet window were still to be derived.
+
+        `derive_ahead` is due for them. Empty at once when the steps are there, so a forger cannot refill it.
+        """
+
     def remove_key(self, key_id: int) -> None:
         """Forget a key, which clears it; without effect where there is none."""
+
+    def usage(self, key_id: int = 0) -> int:
+        """How many frames and data packets this ring has sealed under the key that has this id now.
+
+        Setting the same key again does not reset it. What others seal with the same key is not in it: where a key is
+        shared, divide the limits by the number of senders.
+
+        :raises ValueError: for a key id that has no key.
+        """
+
+    @property
+    def usage_limit(self) -> int:
+        """Frames at which a key is exhausted: as given at construction, or 2**32."""
+
+    @property
+    def usage_warning(self) -> int:
+        """Frames from which on a new key is due: 2**24.5 (RFC 8446, section 5.5), or three quarters of a lower limit."""
+
+    def fingerprint(self, key_id: int | None = None) -> bytes:
+        """Return 32 bytes that the holders of a key can compare, to see that they have the same; None: the sending key.
+
+        ``HKDF-SHA256(salt="", input=AES key, info="frameseal fingerprint v1")``: it tells nothing about the key, though a
+        passphrase that can be guessed can be checked against it. `frameseal.fingerprint` makes digits of it.
+
+        :raises ValueError: for a key id that has no key.
+        """
 
     @property
     def key_ids(self) -> list[int]:
@@ -137,12 +184,26 @@ class Decryptor:
     :param codec: as for `Encryptor`; it must be the sender's.
     :param replay_window: frames remembered (0 to 65,536), so that none opens twice; 0 is off, None the profile's
         default, which is off in the trailer profiles, whose other implementations have no such check.
-    :raises ValueError: for an unknown or unsupported codec, or a window out of range.
+    :param sif_trailer: what a LiveKit server ends the blank frames with that it puts into paused tracks, in the clear
+        (`JoinResponse.sif_trailer`), at least 8 bytes. None: no such frame passes. Otherwise the blank frames of the codec
+        that such servers send do (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), at most 100 without a sealed frame
+        between them; nothing else in the clear does.
+    :raises ValueError: for an unknown or unsupported codec, a window out of range, or a short trailer.
     """
 
-    def __new__(cls, ring: KeyRing, codec: str | None = None, replay_window: int | None = None) -> Decryptor: ...
+    def __new__(
+        cls,
+        ring: KeyRing,
+        codec: str | None = None,
+        replay_window: int | None = None,
+        *,
+        sif_trailer: Buffer | None = None,
+    ) -> Decryptor: ...
     def decrypt(self, sealed: Buffer) -> bytes:
         """Open one whole sealed frame, as it is after depacketising. An empty frame comes back empty.
+
+        With a `sif_trailer`, a blank frame that the server put in comes back without its trailer. Nothing about it is
+        authentic: it is no success of decryption, and `injected` has moved.
 
         :raises MalformedFrame: not a sealed frame of the profile.
         :raises UnknownKey: no key under the key id that the frame names.
@@ -154,5 +215,63 @@ class Decryptor:
     def consecutive_failures(self) -> int:
         """How many frames in a row one key has failed to open; 0 after a frame that opened."""
 
+    @property
+    def injected(self) -> int:
+        """How many frames that a server put in have passed (see `sif_trailer`)."""
+
     def stats(self) -> dict[str, int]:
-        """Counters: frames, bytes, empty, malformed, unknown_key, authentication_failed, replayed, ratchets."""
+        """Return the counters.
+
+        frames, bytes, empty, malformed, unknown_key, authentication_failed, replayed, ratchets, injected,
+        injected_refused.
+        """
+
+@final
+class DataCryptor:
+    """Seals and opens messages of a data channel with the keys of the media. See docs/data-packets.md.
+
+    :param bind_context: False is LiveKit's format, without AAD: whoever forwards a packet can give it to others, or in
+        another's name. True is frameseal to frameseal: a packet opens in the context only in which it was sealed.
+    :param replay_window: packets remembered (0 to 65,536), so that none opens twice; 0 is off, None 1,024.
+    :raises ValueError: for a window out of range.
+    """
+
+    def __new__(cls, ring: KeyRing, bind_context: bool = False, *, replay_window: int | None = None) -> DataCryptor: ...
+    @property
+    def bind_context(self) -> bool:
+        """As given at construction."""
+
+    def seal(self, payload: Buffer, context: Buffer = b"") -> tuple[bytes, int, bytes]:
+        """Seal a message with the sending key: IV (12 bytes), key index, ciphertext with its 16-byte tag.
+
+        In LiveKit's `EncryptedPacket` these are iv, key_index and encrypted_value.
+
+        :raises UnknownKey: the sending key has not been set.
+        :raises KeyExhausted: the sending key has reached its limit.
+        :raises ValueError: a context without `bind_context`.
+        """
+
+    def open(self, iv: Buffer, key_index: int, ciphertext: Buffer, context: Buffer = b"") -> bytes:
+        """Open a message.
+
+        :raises MalformedFrame: the IV has not 12 bytes, or the ciphertext less than 16.
+        :raises UnknownKey: no key under the key index.
+        :raises AuthenticationFailed: no key in the ratchet window opens it, in this context.
+        :raises ReplayedFrame: it was opened before.
+        :raises ValueError: a context without `bind_context`.
+        """
+
+    def seal_packet(self, payload: Buffer, context: Buffer = b"") -> bytes:
+        """Seal a message into one packet, 31 bytes longer, for a channel that carries nothing beside it.
+
+        Raises as `seal` does.
+        """
+
+    def open_packet(self, packet: Buffer, context: Buffer = b"") -> bytes:
+        """Open a packet of `seal_packet`. Raises as `open` does."""
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters.
+
+        sealed, not_sealed, opened, malformed, unknown_key, authentication_failed, replayed.
+        """

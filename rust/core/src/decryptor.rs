@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::annexb;
 use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
+use crate::injected::{Injected, Refused};
 use crate::keyring::{Key, KeyRing};
 use crate::replay::{self, ReplayWindow};
 use crate::stats::{DecryptCounters, DecryptStats};
@@ -18,7 +19,9 @@ use crate::wire::trailer;
 /// Opens the frames of one incoming track.
 pub struct Decryptor {
     ring: Arc<KeyRing>,
+    codec: Codec,
     clear: Clear,
+    injected: Option<Injected>,
     replay: Option<Mutex<ReplayWindow>>,
     counters: DecryptCounters,
     /// Failures in a row, and the key that failed: a new key starts at none.
@@ -49,7 +52,9 @@ impl Decryptor {
         }
         Ok(Self {
             ring,
+            codec,
             clear,
+            injected: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
             counters: DecryptCounters::default(),
             failures: AtomicU32::new(0),
@@ -57,11 +62,48 @@ impl Decryptor {
         })
     }
 
+    /// Lets blank frames pass that a server puts in, in the clear, with this trailer (see [`Self::injected`]).
+    ///
+    /// # Errors
+    /// [`KeyError::ShortTrailer`] below 8 bytes.
+    pub fn with_injected(mut self, trailer: &[u8]) -> Result<Self, KeyError> {
+        self.injected = Some(Injected::new(self.codec, trailer)?);
+        Ok(self)
+    }
+
+    /// The payload of a frame that a server put in: one of few blank ones, of this codec, at most 100 without a sealed
+    /// frame between them. It is not authentic: anybody in the room can send it. None: not such a frame, open it.
+    ///
+    /// # Errors
+    /// [`DecryptError::Malformed`]: it has the trailer and nothing else that lets it pass.
+    pub fn injected<'a>(&self, sealed: &'a [u8]) -> Result<Option<&'a [u8]>, DecryptError> {
+        match self.injected.as_ref().and_then(|injected| injected.payload(sealed)) {
+            None => Ok(None),
+            Some(Ok(payload)) => {
+                self.counters.injected.add(1);
+                Ok(Some(payload))
+            }
+            Some(Err(Refused)) => {
+                self.counters.injected_refused.add(1);
+                Err(DecryptError::Malformed)
+            }
+        }
+    }
+
+    /// How many injected frames have passed.
+    #[must_use]
+    pub fn injected_so_far(&self) -> u64 {
+        self.counters.injected.get()
+    }
+
     /// Opens one frame. An empty frame stays empty.
     ///
     /// # Errors
     /// [`DecryptError`]; nothing of the frame may reach a decoder then.
     pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, DecryptError> {
+        if let Some(payload) = self.injected(sealed)? {
+            return Ok(payload.to_vec());
+        }
         let Some(plan) = self.plan(sealed)? else { return Ok(Vec::new()) };
         let mut frame = vec![0; plan.frame_len()];
         plan.open_into(&mut frame)?;
@@ -145,6 +187,9 @@ impl OpenPlan<'_> {
             Ok(()) => {
                 decryptor.counters.frames.add(1);
                 decryptor.counters.bytes.add(out.len());
+                if let Some(injected) = &decryptor.injected {
+                    injected.resumed();
+                }
                 if decryptor.consecutive_failures() != 0 {
                     decryptor.failures.store(0, Ordering::Relaxed);
                 }
@@ -163,28 +208,17 @@ impl OpenPlan<'_> {
         let (clear, plaintext) = out.split_at_mut_checked(self.clear.len()).ok_or(DecryptError::Malformed)?;
         let mut opens =
             |key: &Key| key.aead.open(self.nonce, self.clear, parts.ciphertext, parts.tag, plaintext).is_ok();
-        if !opens(&self.key) && !self.search(&mut opens) {
-            self.decryptor.failed(&self.key);
-            return Err(DecryptError::AuthenticationFailed { kid });
+        if !opens(&self.key) {
+            let Some(steps) = self.decryptor.ring.search(kid, &self.key, opens) else {
+                self.decryptor.failed(&self.key);
+                return Err(DecryptError::AuthenticationFailed { kid });
+            };
+            self.decryptor.counters.ratchets.add(steps);
         }
         clear.copy_from_slice(self.clear);
         if self.decryptor.replay().is_some_and(|mut window| !window.mark(kid, self.nonce)) {
             return Err(DecryptError::Replayed { kid });
         }
         Ok(())
-    }
-
-    /// Tries the keys that the sender may have ratcheted to. A candidate becomes the key once it has opened a frame.
-    fn search(&self, opens: &mut impl FnMut(&Key) -> bool) -> bool {
-        let ring = &self.decryptor.ring;
-        for steps in 1..=ring.ratchet_window() {
-            let Some(candidate) = ring.ahead(self.kid, &self.key, steps) else { return false };
-            if opens(&candidate) {
-                ring.commit(self.kid, &candidate);
-                self.decryptor.counters.ratchets.add(steps);
-                return true;
-            }
-        }
-        false
     }
 }

@@ -3,6 +3,8 @@
 //! One ring per sender identity; its encryptors and decryptors share it. A short lock is taken once per frame, for the
 //! look-up and the nonce, never during a derivation or the AEAD.
 
+mod search;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
 
 use crate::error::{DecryptError, EncryptError, KeyError};
-use crate::nonce::IvSource;
+use crate::fingerprint::{self, Fingerprint};
+use crate::nonce::{self, IvSource};
 use crate::profile::Profile;
 use crate::ratchet;
 use crate::secret::Secret;
@@ -28,18 +31,25 @@ pub struct Options {
     pub ring_size: u16,
     /// Steps that a receiver tries ahead when a key does not open a frame. 0 to 16; 0 is off.
     pub ratchet_window: u16,
+    /// Frames that one key may seal here, 1 to 2^32; then it is exhausted.
+    pub usage_limit: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { key_size: None, ring_size: 16, ratchet_window: 0 }
+        Self { key_size: None, ring_size: 16, ratchet_window: 0, usage_limit: nonce::LIMIT }
     }
 }
+
+/// Frames under one key from which on a new one is due: 2^24.5, as TLS 1.3 has it for AES-GCM (RFC 8446 section 5.5),
+/// where it leaves a margin of 2^-57 on records of 16 KiB. Most frames are shorter.
+const USAGE_WARNING: u64 = 23_726_566;
 
 /// An expanded key. Its serial tells it from every other, so that a replaced key is noticed.
 pub(crate) struct Key {
     pub(crate) aead: AeadKey,
     pub(crate) serial: u64,
+    fingerprint: Fingerprint,
 }
 
 /// A key to seal one frame with, and the nonce that belongs to this frame alone.
@@ -55,6 +65,8 @@ struct Slot {
     ivs: IvSource,
     /// Steps ahead that a search has derived already: a forged frame buys no second derivation.
     ahead: Vec<(Secret, Arc<Key>)>,
+    /// A frame failed that a further step, too slow for the frame's own path, might open.
+    wanted: bool,
 }
 
 #[derive(Default)]
@@ -71,13 +83,15 @@ pub struct KeyRing {
     suite: &'static CipherSuite,
     options: Options,
     state: Mutex<State>,
+    /// Held during a derivation that frames ask for: one at a time.
+    deriving: Mutex<()>,
 }
 
 impl KeyRing {
     /// An empty ring.
     ///
     /// # Errors
-    /// [`KeyError::RingSize`], [`KeyError::RatchetWindow`], [`KeyError::KeySize`].
+    /// [`KeyError::RingSize`], [`KeyError::RatchetWindow`], [`KeyError::KeySize`], [`KeyError::UsageLimit`].
     pub fn new(profile: &'static Profile, options: Options) -> Result<Self, KeyError> {
         if !(1..=MOST_SLOTS).contains(&options.ring_size) {
             return Err(KeyError::RingSize { given: options.ring_size });
@@ -85,21 +99,29 @@ impl KeyRing {
         if options.ratchet_window > ratchet::MOST_AHEAD {
             return Err(KeyError::RatchetWindow { given: options.ratchet_window, most: ratchet::MOST_AHEAD });
         }
+        if !(1..=nonce::LIMIT).contains(&options.usage_limit) {
+            return Err(KeyError::UsageLimit { given: options.usage_limit, most: nonce::LIMIT });
+        }
         let suite = profile.suite(options.key_size)?;
-        Ok(Self { profile, suite, options, state: Mutex::default() })
+        Ok(Self { profile, suite, options, state: Mutex::default(), deriving: Mutex::default() })
     }
 
-    /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key.
+    /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key. The key that is there
+    /// already is as good as new for receiving; what it has sealed still counts.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::Unavailable`].
+    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
     pub fn set(&self, key_id: u64, secret: &Secret) -> Result<(), KeyError> {
         self.check(key_id)?;
-        let slot = self.slot(secret.clone())?;
+        let mut slot = self.slot(secret.clone())?;
         let mut state = self.lock();
         if !state.chosen {
             state.sending = key_id;
             state.chosen = true;
+        }
+        if let Some(before) = state.slots.remove(&key_id).filter(|before| before.material.same(secret)) {
+            slot.ivs = before.ivs;
+            slot.ahead = before.ahead;
         }
         state.slots.insert(key_id, slot);
         Ok(())
@@ -159,14 +181,43 @@ impl KeyRing {
         Ok(())
     }
 
+    /// How many frames (and data packets) this ring has sealed under the key that is now under `key_id`. What other
+    /// rings and machines with the same key have sealed is not in it.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`].
+    pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
+        self.lock().slots.get(&key_id).map(|slot| slot.ivs.issued()).ok_or(KeyError::NoSuchKey { key_id })
+    }
+
+    /// Frames at which a key is exhausted.
+    #[must_use]
+    pub fn usage_limit(&self) -> u64 {
+        self.options.usage_limit
+    }
+
+    /// Frames from which on a new key is due: 2^24.5, or three quarters of a lower limit.
+    #[must_use]
+    pub fn usage_warning(&self) -> u64 {
+        let limit = self.options.usage_limit;
+        USAGE_WARNING.min(limit - limit / 4)
+    }
+
+    /// What the holders of the key under `key_id` (none: the sending key) can compare to see that they have the same.
+    /// It says nothing about the key, but a passphrase that can be guessed can be checked against it.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`].
+    pub fn fingerprint(&self, key_id: Option<u64>) -> Result<Fingerprint, KeyError> {
+        let state = self.lock();
+        let key_id = key_id.unwrap_or(state.sending);
+        state.slots.get(&key_id).map(|slot| slot.key.fingerprint).ok_or(KeyError::NoSuchKey { key_id })
+    }
+
     /// The profile that this ring was made for.
     #[must_use]
     pub fn profile(&self) -> &'static Profile {
         self.profile
-    }
-
-    pub(crate) fn ratchet_window(&self) -> usize {
-        usize::from(self.options.ratchet_window)
     }
 
     /// The sending key and a nonce that nobody else gets.
@@ -174,6 +225,9 @@ impl KeyRing {
         let mut state = self.lock();
         let kid = state.sending;
         let slot = state.slots.get_mut(&kid).ok_or(EncryptError::UnknownKey { kid })?;
+        if slot.ivs.issued() >= self.options.usage_limit {
+            return Err(EncryptError::KeyExhausted { kid });
+        }
         // A nonce that cannot be had, for whatever reason, is none.
         let nonce = slot.ivs.next().ok().flatten().ok_or(EncryptError::KeyExhausted { kid })?;
         Ok(Sealing { key: Arc::clone(&slot.key), kid, nonce })
@@ -185,40 +239,6 @@ impl KeyRing {
         state.slots.get(&kid).map(|slot| Arc::clone(&slot.key)).ok_or(DecryptError::UnknownKey { kid })
     }
 
-    /// The key `steps` (1 or more) ahead of `base`; none if `base` is not the key under `kid` any more. Each step is
-    /// derived once.
-    pub(crate) fn ahead(&self, kid: u64, base: &Key, steps: usize) -> Option<Arc<Key>> {
-        loop {
-            let (known, material) = {
-                let state = self.lock();
-                let slot = state.slots.get(&kid).filter(|slot| slot.key.serial == base.serial)?;
-                if let Some((_, key)) = slot.ahead.get(steps.checked_sub(1)?) {
-                    return Some(Arc::clone(key));
-                }
-                (slot.ahead.len(), slot.ahead.last().map_or(&slot.material, |(material, _)| material).clone())
-            };
-            let material = ratchet::step(&self.profile.schedule, &material).ok()?;
-            let key = self.expand(&material).ok()?;
-            let mut state = self.lock();
-            let slot = state.slots.get_mut(&kid).filter(|slot| slot.key.serial == base.serial)?;
-            if slot.ahead.len() == known {
-                slot.ahead.push((material, Arc::new(key)));
-            }
-        }
-    }
-
-    /// A frame authenticated with `key`, which [`Self::ahead`] gave: from now on it is the key under `kid`.
-    pub(crate) fn commit(&self, kid: u64, key: &Key) {
-        let Ok(ivs) = IvSource::new() else { return };
-        let mut state = self.lock();
-        let Some(slot) = state.slots.get_mut(&kid) else { return };
-        let Some(step) = slot.ahead.iter().position(|(_, ahead)| ahead.serial == key.serial) else { return };
-        let ahead = slot.ahead.split_off(step + 1);
-        if let Some((material, key)) = slot.ahead.pop() {
-            *slot = Slot { material, key, ivs, ahead };
-        }
-    }
-
     fn check(&self, key_id: u64) -> Result<(), KeyError> {
         let ring_size = self.options.ring_size;
         if key_id < u64::from(ring_size) { Ok(()) } else { Err(KeyError::KeyIdOutOfRange { key_id, ring_size }) }
@@ -226,14 +246,16 @@ impl KeyRing {
 
     fn slot(&self, material: Secret) -> Result<Slot, KeyError> {
         let key = Arc::new(self.expand(&material)?);
-        Ok(Slot { material, key, ivs: IvSource::new()?, ahead: Vec::new() })
+        Ok(Slot { material, key, ivs: IvSource::new()?, ahead: Vec::new(), wanted: false })
     }
 
     fn expand(&self, material: &Secret) -> Result<Key, KeyError> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
         self.profile.schedule.derive(material, &mut bytes)?;
-        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: SERIAL.fetch_add(1, Ordering::Relaxed) })
+        let fingerprint = fingerprint::of(&bytes)?;
+        let aead = AeadKey::new(self.suite, &bytes)?;
+        Ok(Key { aead, serial: SERIAL.fetch_add(1, Ordering::Relaxed), fingerprint })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

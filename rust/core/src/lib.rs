@@ -20,11 +20,14 @@
 
 mod annexb;
 mod codec;
+mod data;
 mod decryptor;
 mod encryptor;
 mod error;
+mod fingerprint;
 #[cfg(feature = "hazmat")]
 pub mod hazmat;
+mod injected;
 mod keyring;
 mod nonce;
 pub mod profile;
@@ -36,10 +39,12 @@ mod suite;
 mod wire;
 
 pub use codec::Codec;
+pub use data::{DataCryptor, SealedData};
 pub use decryptor::{Decryptor, OpenPlan};
 pub use encryptor::{Encryptor, SealPlan};
 pub use error::{DecryptError, EncryptError, KeyError};
+pub use fingerprint::Fingerprint;
 pub use keyring::{KeyRing, Options};
 pub use profile::Profile;
 pub use secret::Secret;
-pub use stats::{DecryptStats, EncryptStats};
+pub use stats::{DataStats, DecryptStats, EncryptStats};

@@ -13,19 +13,20 @@ use crate::suite::{NONCE_LEN, random};
 const PREFIX_LEN: usize = 8;
 
 /// IVs under one key from one installation of it: one full turn of the counter.
-const LIMIT: u64 = 1 << 32;
+pub(crate) const LIMIT: u64 = 1 << 32;
 
 pub(crate) struct IvSource {
     prefix: [u8; PREFIX_LEN],
     counter: u32,
     left: u64,
+    issued: u64,
     generation: u32,
 }
 
 impl IvSource {
     pub(crate) fn new() -> Result<Self, KeyError> {
         let generation = fork::generation()?;
-        let mut source = Self { prefix: [0; PREFIX_LEN], counter: 0, left: LIMIT, generation };
+        let mut source = Self { prefix: [0; PREFIX_LEN], counter: 0, left: LIMIT, issued: 0, generation };
         source.draw()?;
         Ok(source)
     }
@@ -57,10 +58,16 @@ impl IvSource {
             let [c0, c1, c2, c3] = counter.to_be_bytes();
             let iv = [p0, p1, p2, p3, p4, p5, p6, p7, c0, c1, c2, c3];
             if survives_escaping(&iv) {
+                self.issued += 1;
                 return Ok(Some(iv));
             }
         }
         Ok(None)
+    }
+
+    /// How many IVs it has given.
+    pub(crate) fn issued(&self) -> u64 {
+        self.issued
     }
 }
 

@@ -82,5 +82,29 @@ counters! {
         replayed,
         /// Ratchet steps that frames led to.
         ratchets,
+        /// Frames that a server put in, in the clear, and that passed.
+        injected,
+        /// Frames with the server's trailer that did not pass.
+        injected_refused,
+    }
+}
+
+counters! {
+    /// What a data cryptor has done so far.
+    DataStats, DataCounters {
+        /// Messages sealed.
+        sealed,
+        /// Messages refused: no key to seal with, or no nonces left.
+        not_sealed,
+        /// Messages opened.
+        opened,
+        /// Packets refused: not of the layout.
+        malformed,
+        /// Packets refused: no key for their key id.
+        unknown_key,
+        /// Packets refused: no key opens them, in this context.
+        authentication_failed,
+        /// Packets refused: seen before.
+        replayed,
     }
 }

@@ -3,7 +3,7 @@
 //! The only file that names the crypto library. It knows no format.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::{hkdf, pbkdf2, rand};
+use aws_lc_rs::{constant_time, hkdf, pbkdf2, rand};
 use std::num::NonZeroU32;
 
 use crate::error::KeyError;
@@ -92,6 +92,11 @@ pub(crate) fn hkdf_sha256(salt: &[u8], input: &[u8], info: &[u8], out: &mut [u8]
 /// PBKDF2-HMAC-SHA256 (RFC 8018).
 pub(crate) fn pbkdf2_sha256(iterations: NonZeroU32, salt: &[u8], password: &[u8], out: &mut [u8]) {
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, out);
+}
+
+/// Compares secrets in a time that depends on their lengths alone.
+pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
 /// Bytes from the operating system's generator, by way of the crypto library's own (which survives `fork`).

@@ -3,4 +3,5 @@
 //! One sentence covers every layout: the AAD is the clear ranges in order.
 #![deny(clippy::indexing_slicing)]
 
+pub(crate) mod packet;
 pub(crate) mod trailer;
