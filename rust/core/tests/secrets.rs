@@ -78,7 +78,7 @@ fn leaks_of(raw: &[u8; 32], work: impl FnOnce(Secret)) -> usize {
 // One test, since the counters are everybody's.
 #[test]
 fn no_block_is_freed_with_a_key_in_it() {
-    let raw: [u8; 32] = std::array::from_fn(|n| 0xA0 ^ (n as u8 * 37));
+    let raw: [u8; 32] = std::array::from_fn(|n| 0xA0 ^ (n as u8).wrapping_mul(37));
 
     let careless = leaks_of(&raw, |_secret| drop(raw.to_vec()));
     assert_eq!(careless, 1, "the look does not see what it is for");
