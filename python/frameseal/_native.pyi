@@ -118,13 +118,13 @@ class KeyRing:
 
     @property
     def usage_warning(self) -> int:
-        """Frames from which on a new key is due: 2**24.5 (RFC 8446, section 5.5), or three quarters of a lower limit."""
+        """Frames from which on a new key is due: 2**24.5 (RFC 8446, section 5.5), or 3/4 of a lower limit."""
 
     def fingerprint(self, key_id: int | None = None) -> bytes:
         """Return 32 bytes that the holders of a key can compare, to see that they have the same; None: the sending key.
 
-        ``HKDF-SHA256(salt="", input=AES key, info="frameseal fingerprint v1")``: it tells nothing about the key, though a
-        passphrase that can be guessed can be checked against it. `frameseal.fingerprint` makes digits of it.
+        ``HKDF-SHA256(salt="", input=AES key, info="frameseal fingerprint v1")``: it tells nothing about the key, though
+        a passphrase that can be guessed can be checked against it. `frameseal.fingerprint` makes digits of it.
 
         :raises ValueError: for a key id that has no key.
         """
@@ -185,9 +185,9 @@ class Decryptor:
     :param replay_window: frames remembered (0 to 65,536), so that none opens twice; 0 is off, None the profile's
         default, which is off in the trailer profiles, whose other implementations have no such check.
     :param sif_trailer: what a LiveKit server ends the blank frames with that it puts into paused tracks, in the clear
-        (`JoinResponse.sif_trailer`), at least 8 bytes. None: no such frame passes. Otherwise the blank frames of the codec
-        that such servers send do (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), at most 100 without a sealed frame
-        between them; nothing else in the clear does.
+        (`JoinResponse.sif_trailer`), at least 8 bytes. None: no such frame passes. Otherwise the blank frames of the
+        codec that such servers send do (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), at most 100 without a sealed
+        frame between them; nothing else in the clear does.
     :raises ValueError: for an unknown or unsupported codec, a window out of range, or a short trailer.
     """
 

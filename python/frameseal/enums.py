@@ -12,6 +12,9 @@ class Profile(StrEnum):
     VIDEOSDK = "videosdk"
     """The same frame with VideoSDK's salt. Experimental: no live capture has confirmed it yet."""
 
+    JITSI = "jitsi"
+    """The same frame with Jitsi Meet's key schedule ("JFrame"): raw keys only; Opus and other audio, and VP8."""
+
 
 class E2EEState(StrEnum):
     """How one track of one participant fares; docs/states.md says what leads to each state and what to do about it."""

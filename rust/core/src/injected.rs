@@ -55,8 +55,11 @@ impl Injected {
     /// The payload of an injected frame. None: the frame is none.
     pub(crate) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], Refused>> {
         let payload = frame.strip_suffix(self.trailer.as_slice())?;
-        let passes = is_blank(self.codec, payload) && self.in_a_row.fetch_add(1, Ordering::Relaxed) < MOST_IN_A_ROW;
-        Some(if passes { Ok(payload) } else { Err(Refused) })
+        if self.in_a_row.load(Ordering::Relaxed) >= MOST_IN_A_ROW || !is_blank(self.codec, payload) {
+            return Some(Err(Refused));
+        }
+        self.in_a_row.fetch_add(1, Ordering::Relaxed);
+        Some(Ok(payload))
     }
 
     /// A sealed frame was opened.
