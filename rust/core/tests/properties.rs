@@ -47,8 +47,6 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn what_we_encrypt_we_decrypt(codec in codec(), body in body()) {
-        // A unit whose first byte is odd is H.264's to every scan: H.265 has none below layer 32.
-        prop_assume!(codec != Codec::H265 || !body.windows(3).any(|bytes| bytes == [0, 0, 1]));
         let (encryptor, decryptor) = pair(codec);
         let frame = frame(codec, &body);
         let sealed = encryptor.encrypt(&frame).unwrap();
