@@ -1,6 +1,7 @@
-"""Data packets through the wheel: LiveKit's own, ours, and an attacker's."""
+"""Data packets through the wheel: LiveKit's own, ours, plain SFrames, and an attacker's."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,123 @@ def test_large_messages_and_buffers_go_the_same_way() -> None:
     alice, bob = pair(bind_context=True)
     payload = bytearray(b"x" * 100_000)
     assert bob.open_packet(memoryview(alice.seal_packet(payload, bytearray(b"c"))), b"c") == payload
+
+
+# --- sframe ----------------------------------------------------------------------------------------------------------
+
+
+def sframe(*keys: tuple[int, bytes], **options: Any) -> frameseal.KeyRing:
+    """Make a ring with these base keys, by KID; it seals with the first."""
+    made = frameseal.KeyRing("sframe", **options)
+    for kid, base_key in keys:
+        made.set_key(base_key, kid)
+    return made
+
+
+def fresh() -> bytes:
+    return os.urandom(16)
+
+
+SFRAME = sframe((0, bytes(16)), shared=True)
+
+
+@pytest.mark.parametrize("suite", frameseal.CipherSuite)
+def test_an_sframe_packet_is_a_plain_sframe(suite: frameseal.CipherSuite) -> None:
+    room = sframe((7, fresh()), suite=suite, allow_draft=True)
+    cryptor, opener = frameseal.DataCryptor(room), frameseal.Decryptor(room)
+    for ctr, payload in enumerate([b"", b"text", bytes(100_000)]):
+        packet = cryptor.seal_packet(payload)
+        assert packet[0] == 7 << 4 | ctr
+        assert opener.decrypt(packet) == cryptor.open_packet(packet) == payload
+    assert room.usage(7) == 3
+
+
+def test_a_bound_sframe_packet_has_the_documented_metadata() -> None:
+    room = sframe((1, fresh()))
+    bound = frameseal.DataCryptor(room, bind_context=True)
+    packet = bound.seal_packet(b"text", b"to bob")
+    metadata = b"frameseal data v1" + (6).to_bytes(8, "big") + b"to bob"
+    assert frameseal.Decryptor(room).decrypt(packet, metadata) == b"text"
+    frame = frameseal.Encryptor(room).encrypt(b"picture")
+    for call in (
+        lambda: frameseal.Decryptor(room).decrypt(packet),
+        lambda: bound.open_packet(packet, b"to carol"),
+        lambda: bound.open_packet(packet),
+        lambda: bound.open_packet(frame),
+    ):
+        with pytest.raises(frameseal.AuthenticationFailed):
+            call()
+    assert bound.open_packet(packet, b"to bob") == b"text"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_two_sframe_senders_each_have_counters_of_their_own(shared: bool) -> None:
+    a, b = fresh(), fresh()
+    if shared:
+        rings = [sframe((0, a), shared=True) for _ in range(2)]
+    else:
+        rings = [sframe((1, a), (2, b)), sframe((2, b), (1, a))]
+    alice, bob = (frameseal.DataCryptor(ring) for ring in rings)
+    packets = []
+    for number in range(3):
+        payload = number.to_bytes(1, "big")
+        packets += [alice.seal_packet(payload), bob.seal_packet(payload)]
+        assert bob.open_packet(packets[-2]) == alice.open_packet(packets[-1]) == payload
+    assert len(set(packets)) == 6
+    for packet in packets[::2]:
+        with pytest.raises(frameseal.ReplayedFrame):
+            bob.open_packet(packet)
+    forgetful = frameseal.DataCryptor(rings[1], replay_window=0)
+    assert {forgetful.open_packet(packets[0]) for _ in range(3)} == {b"\0"}
+
+
+def test_an_sframe_packet_under_a_wrong_or_missing_key_does_not_open() -> None:
+    key = fresh()
+    packet = frameseal.DataCryptor(sframe((1, key))).seal_packet(b"text")
+    for ring, expected in [
+        (sframe((1, fresh())), frameseal.AuthenticationFailed),
+        (sframe((1, key), suite=frameseal.CipherSuite.AES_256_GCM_SHA512_128), frameseal.AuthenticationFailed),
+        (sframe((2, key)), frameseal.UnknownKey),
+        (sframe(), frameseal.UnknownKey),
+    ]:
+        cryptor = frameseal.DataCryptor(ring)
+        with pytest.raises(expected) as error:
+            cryptor.open_packet(packet)
+        assert error.value.kid == 1
+        assert cryptor.stats()["opened"] == 0
+    with pytest.raises(frameseal.UnknownKey):
+        frameseal.DataCryptor(sframe()).seal_packet(b"text")
+
+
+@given(st.binary(max_size=80))
+def test_arbitrary_bytes_are_no_sframe_packet(packet: bytes) -> None:
+    cryptor = frameseal.DataCryptor(SFRAME)
+    with pytest.raises(frameseal.FrameError):
+        cryptor.open_packet(packet)
+    assert cryptor.stats()["opened"] == 0
+
+
+def test_an_sframe_sender_that_ratcheted_is_followed() -> None:
+    key = fresh()
+    sender, receiver = (sframe((0, key), ratchet_bits=4, ratchet_window=4) for _ in range(2))
+    assert sender.ratchet() == 1
+    assert frameseal.DataCryptor(receiver).open_packet(frameseal.DataCryptor(sender).seal_packet(b"text")) == b"text"
+    assert receiver.key_ids == [0, 1]
+
+
+def test_media_between_two_messages_does_not_make_the_late_one_look_replayed() -> None:
+    room = sframe((1, fresh()))
+    cryptor, encryptor = frameseal.DataCryptor(room), frameseal.Encryptor(room, "opus")
+    late = cryptor.seal_packet(b"first")
+    for _ in range(5_000):
+        encryptor.encrypt(b"voice")
+    assert cryptor.open_packet(cryptor.seal_packet(b"second")) == b"second"
+    assert cryptor.open_packet(late) == b"first"
+
+
+def test_an_sframe_packet_has_no_parts() -> None:
+    cryptor = frameseal.DataCryptor(sframe((1, fresh())))
+    for call in (lambda: cryptor.seal(b"text"), lambda: cryptor.open(bytes(12), 1, bytes(16))):
+        with pytest.raises(ValueError, match="seal_packet and open_packet"):
+            call()
+    assert cryptor.stats()["sealed"] == cryptor.stats()["malformed"] == 0

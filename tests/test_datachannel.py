@@ -14,8 +14,8 @@ from frameseal.datachannel import SealedDataChannel, wrap
 KEY = bytes(range(32))
 
 
-def cryptor(key: bytes | None = KEY, bind_context: bool = True) -> frameseal.DataCryptor:
-    ring = frameseal.KeyRing("livekit")
+def cryptor(key: bytes | None = KEY, bind_context: bool = True, profile: str = "livekit") -> frameseal.DataCryptor:
+    ring = frameseal.KeyRing(profile, shared=profile == "sframe")
     if key:
         ring.set_key(key)
     return frameseal.DataCryptor(ring, bind_context)
@@ -55,9 +55,10 @@ def pair(**options: Any) -> tuple[SealedDataChannel, SealedDataChannel]:
     return alice, wrap(b, cryptor(**options), local_id="bob", remote_id="alice")
 
 
+@pytest.mark.parametrize("profile", ["livekit", "jitsi", "sframe"])
 @pytest.mark.parametrize("bind_context", [False, True])
-def test_messages_arrive_as_they_were_sent_text_as_text(bind_context: bool) -> None:
-    alice, bob = pair(bind_context=bind_context)
+def test_messages_arrive_as_they_were_sent_text_as_text(bind_context: bool, profile: str) -> None:
+    alice, bob = pair(bind_context=bind_context, profile=profile)
     messages, refused = collected(bob)
     sent: list[bytes | str] = ["hello", b"hello", "", b"", "dåg 🔑", bytes(60_000)]
     for message in sent:
@@ -95,12 +96,38 @@ def test_what_is_in_the_clear_altered_replayed_or_reflected_is_refused() -> None
     assert reflected == []
 
 
-def test_a_message_opens_in_its_own_channel_only() -> None:
-    alice, _ = pair()
+def test_an_sframe_channel_refuses_what_is_in_the_clear_altered_replayed_or_of_another_key() -> None:
+    alice, bob = pair(profile="sframe")
+    messages, refused = collected(bob)
+    assert isinstance(bob.channel, Pipe)
+    assert isinstance(alice.channel, Pipe)
+    reflected, refused_by_alice = collected(alice)
+    bob.send("hello")  # two senders under one key: each has a KID of its own
+    alice.send("pay 10")
+    packet = alice.channel.sent[0]
+    assert isinstance(packet, bytes)
+    eves = cryptor(bytes(32), profile="sframe").seal_packet(b"\x01pay 99")
+    for message in ("in the clear", bytes([packet[0] | 1]) + packet[1:], packet, eves, b""):
+        bob.channel.emit("message", message)
+    alice.channel.emit("message", packet)
+    assert (messages, reflected) == (["pay 10"], ["hello"])
+    assert [type(error).__name__ for error in refused] == [
+        "MalformedFrame",
+        "AuthenticationFailed",
+        "ReplayedFrame",
+        "AuthenticationFailed",
+        "MalformedFrame",
+    ]
+    assert [type(error).__name__ for error in refused_by_alice] == ["AuthenticationFailed"]
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_a_message_opens_in_its_own_channel_only(profile: str) -> None:
+    alice, _ = pair(profile=profile)
     alice.send("for chat")
     assert isinstance(alice.channel, Pipe)
     other = Pipe("files")
-    messages, refused = collected(wrap(other, cryptor(), local_id="bob", remote_id="alice"))
+    messages, refused = collected(wrap(other, cryptor(profile=profile), local_id="bob", remote_id="alice"))
     other.emit("message", alice.channel.sent[0])
     assert messages == []
     assert [type(error) for error in refused] == [frameseal.AuthenticationFailed]
@@ -159,8 +186,9 @@ def test_the_channels_own_events_and_state_come_through() -> None:
     assert repr(alice) == "<SealedDataChannel 'chat'>"
 
 
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
 @pytest.mark.parametrize("stack", STACKS)
-async def test_a_sealed_channel_between_two_peers(stack: str) -> None:
+async def test_a_sealed_channel_between_two_peers(stack: str, profile: str) -> None:
     offerer, answerer = part(stack).RTCPeerConnection(), part(stack).RTCPeerConnection()
     received: asyncio.Queue[object] = asyncio.Queue()
     wire: list[bytes | str] = []
@@ -169,13 +197,13 @@ async def test_a_sealed_channel_between_two_peers(stack: str) -> None:
     @answerer.on("datachannel")
     def announced(channel: Any) -> None:
         channel.on("message", wire.append)
-        bob = wrap(channel, cryptor(), local_id="bob", remote_id="alice")
+        bob = wrap(channel, cryptor(profile=profile), local_id="bob", remote_id="alice")
         bob.on("message", received.put_nowait)
         bob.on("message-refused", received.put_nowait)
         bobs.append(bob)
 
     raw = offerer.createDataChannel("chat")
-    alice = wrap(raw, cryptor(), local_id="alice", remote_id="bob")
+    alice = wrap(raw, cryptor(profile=profile), local_id="alice", remote_id="bob")
     opened, answers = asyncio.Event(), asyncio.Queue()
     alice.on("open", opened.set)
 
@@ -194,7 +222,11 @@ async def test_a_sealed_channel_between_two_peers(stack: str) -> None:
         for message in sent:
             alice.send(message)
         assert [await asyncio.wait_for(received.get(), 30) for _ in sent] == sent
-        assert all(isinstance(packet, bytes) and packet.startswith(b"\xf5\x01") for packet in wire)
+        assert all(isinstance(packet, bytes) for packet in wire)
+        if profile == "livekit":
+            assert all(packet[:2] == b"\xf5\x01" for packet in wire)
+        else:
+            assert [packet[0] & 15 for packet in wire] == list(range(len(sent))), "the counters of SFrame headers"
         assert not any(b"hello" in packet for packet in wire if isinstance(packet, bytes))
 
         raw.send("past the wrapper")

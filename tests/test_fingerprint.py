@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -48,6 +49,55 @@ def test_a_wrong_kdf_salt_or_size_shows_as_a_wrong_key_does() -> None:
         ring(key_size=256),
     ]
     assert len({short_code(each.fingerprint()) for each in rings}) == len(rings)
+
+
+def sframe(secret: str | bytes = SECRET, key_id: int = 0, **options: Any) -> frameseal.KeyRing:
+    made = frameseal.KeyRing("sframe", **options)
+    if isinstance(secret, str):
+        made.set_passphrase(secret, key_id)
+    else:
+        made.set_key(secret, key_id)
+    return made
+
+
+def of_base_key(base_key: bytes, key_id: int, suite: int = 4) -> bytes:
+    label = b"frameseal sframe fingerprint v1" + suite.to_bytes(2, "big") + key_id.to_bytes(8, "big")
+    return HKDF(SHA256(), 32, b"", label).derive(base_key)
+
+
+@pytest.mark.parametrize("suite", frameseal.CipherSuite)
+def test_of_an_sframe_key_it_is_the_documented_one_of_the_base_key(suite: frameseal.CipherSuite) -> None:
+    key, options = bytes(range(40)), {"suite": suite, "allow_draft": True}
+    assert sframe(key, 300, **options).fingerprint() == of_base_key(key, 300, suite)
+    assert sframe(key, 3, shared=True, **options).fingerprint(3) == of_base_key(key, 3, suite)
+
+
+def test_an_sframe_passphrase_is_the_base_key_that_it_gives() -> None:
+    assert sframe().fingerprint() == sframe().fingerprint() != sframe(SECRET.encode()).fingerprint()
+
+
+def test_all_who_share_an_sframe_key_or_an_epoch_say_the_same() -> None:
+    shared = [sframe(b"k" * 16, 9, shared=True) for _ in range(2)]
+    epochs = [frameseal.KeyRing("sframe") for _ in range(2)]
+    kids = [ring.set_epoch(25, b"k" * 16, epoch_bits=4, sender_bits=2, sender_index=n) for n, ring in enumerate(epochs)]
+    assert kids[0] != kids[1]
+    for alice, bob in (shared, epochs):
+        assert bob.key_ids == [9]
+        frameseal.Decryptor(bob).decrypt(frameseal.Encryptor(alice).encrypt(b"frame"))
+        assert alice.fingerprint() == bob.fingerprint() == of_base_key(b"k" * 16, 9)
+    epochs[0].set_epoch(26, b"n" * 16, epoch_bits=4, sender_bits=2, sender_index=0)
+    assert epochs[0].fingerprint() == of_base_key(b"n" * 16, 10) != epochs[1].fingerprint()
+
+
+def test_of_a_sender_key_it_is_that_of_the_current_step() -> None:
+    step = json.loads((Path(__file__).parent / "vectors/sframe-keys.json").read_text())["ratchet"][0]
+    first, second = step["steps"][:2]
+    key = bytes.fromhex(first["base_key"])
+    suite, bits = step["cipher_suite"], step["ratchet_bits"]
+    sender = sframe(key, first["kid"], suite=suite, ratchet_bits=bits, allow_draft=True)
+    assert sender.fingerprint() == of_base_key(key, first["kid"], suite)
+    sender.ratchet(first["kid"])
+    assert sender.fingerprint() == of_base_key(bytes.fromhex(second["base_key"]), second["kid"], suite)
 
 
 def test_it_is_that_of_the_sending_key_unless_one_is_named() -> None:

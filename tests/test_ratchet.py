@@ -1,6 +1,7 @@
 """The search for a sender that has ratcheted ahead: what it finds, what it costs, and who pays (the Python surface)."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,51 @@ def test_frames_are_counted_until_the_key_is_exhausted() -> None:
     sender.set_key(bytes(32))
     assert encryptors[0].encrypt(b"\x78frame")
     assert sender.usage() == 1
+
+
+def family(limit: int, how: str) -> frameseal.KeyRing:
+    sender = frameseal.KeyRing("sframe", usage_limit=limit, shared=how == "shared")
+    if how == "epoch":
+        sender.set_epoch(5, os.urandom(16), epoch_bits=4, sender_bits=2, sender_index=1)
+    else:
+        sender.set_key(os.urandom(16), key_id=5)
+    return sender
+
+
+@pytest.mark.parametrize("how", ["plain", "shared", "epoch"])
+def test_sframe_keys_are_counted_and_exhausted_too(how: str) -> None:
+    sender = family(8, how)
+    encryptors = [frameseal.Encryptor(sender, codec) for codec in ("opus", "vp8")]
+    data = frameseal.DataCryptor(sender)
+    for number in range(4):
+        encryptors[number % 2].encrypt(b"frame")
+        data.seal_packet(b"message")
+    assert sender.usage(5) == 8
+    with pytest.raises(frameseal.KeyExhausted):
+        encryptors[1].encrypt(b"frame")
+    stats = encryptors[0].stats()
+    assert (stats["frames"], stats["key_frames"], stats["key_limit"], stats["key_warning"]) == (2, 8, 8, 6)
+
+
+def test_stats_say_how_far_the_sending_key_is_used_up() -> None:
+    sender = frameseal.KeyRing("livekit")
+    encryptor, other = (frameseal.Encryptor(sender, "opus") for _ in range(2))
+
+    def of_key() -> tuple[int, int, int]:
+        stats = encryptor.stats()
+        return stats["key_frames"], stats["key_limit"], stats["key_warning"]
+
+    assert of_key() == (0, 0, 0)
+    sender.set_key(RAW)
+    for each in (encryptor, other, other):
+        each.encrypt(b"\x78frame")
+    assert of_key() == (3, sender.usage_limit, sender.usage_warning) == (3, 2**32, int(2**24.5))
+    sender.set_key(RAW)
+    assert of_key()[0] == 3
+    sender.ratchet()
+    assert of_key()[0] == 0
+    sender.remove_key(0)
+    assert of_key() == (0, 0, 0)
 
 
 def test_limits_that_nonces_do_not_allow_are_refused() -> None:
