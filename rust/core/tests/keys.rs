@@ -316,6 +316,25 @@ fn sframe_steps_are_followed_at_once_and_can_be_ready_before_they_are_needed() {
 }
 
 #[test]
+fn a_frame_that_opens_while_its_epoch_is_replaced_leaves_nothing_behind() {
+    let (alice, bob) = (sframe(Options::default()), sframe(Options::default()));
+    let set = |number| {
+        for (ring, sender_index) in [(&alice, 0), (&bob, 1)] {
+            let kid = MlsKid { epoch: 1, epoch_bits: 4, sender_index, sender_bits: 1, context: 0 };
+            ring.set_epoch(&own(number), &kid, 0).unwrap();
+        }
+    };
+    let encryptor = Encryptor::new(Arc::clone(&alice), Codec::Opus).unwrap();
+    let decryptor = Decryptor::new(Arc::clone(&bob), Codec::Opus, None).unwrap();
+    set(9);
+    let before = encryptor.encrypt(b"before").unwrap();
+    let plan = decryptor.plan(&before, b"").unwrap().unwrap();
+    set(10);
+    assert_eq!(plan.open_into(&mut [0; 6]), Ok(()));
+    assert_eq!(decryptor.decrypt(&encryptor.encrypt(b"after").unwrap()).unwrap(), b"after");
+}
+
+#[test]
 fn keys_without_a_ratchet_have_nothing_ahead() {
     for (ring, key_id) in sframe_rings(8, 8) {
         assert_eq!((ring.derive_ahead(key_id), ring.wanted_ahead()), (Ok(false), vec![]));
