@@ -22,7 +22,15 @@ def test_there_are_exactly_seven_states_each_named_as_its_value():
     assert all(state.name == state.value == str(state) == state for state in E2EEState)
 
 
-@pytest.mark.parametrize(("profile", "name"), [(Profile.LIVEKIT, "livekit"), (Profile.VIDEOSDK, "videosdk")])
+@pytest.mark.parametrize(
+    ("profile", "name"),
+    [
+        (Profile.LIVEKIT, "livekit"),
+        (Profile.VIDEOSDK, "videosdk"),
+        (Profile.JITSI, "jitsi"),
+        (Profile.SFRAME, "sframe"),
+    ],
+)
 def test_a_profile_is_its_plain_string(profile, name):
     assert profile == name
     assert f"{profile}" == name

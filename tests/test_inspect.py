@@ -29,7 +29,8 @@ def part(reading: Reading, name: str) -> Any:
 def test_a_trailer_is_taken_to_pieces_as_its_maker_put_it_together(case: dict[str, Any]) -> None:
     sealed = bytes.fromhex(case["wire_hex"])
     first = readings(sealed, case["codec"])[0]
-    assert first.layout == "livekit/videosdk"
+    assert first.layout.startswith("livekit/videosdk")
+    assert ("jitsi" in first.layout) == (case["codec"] in ("opus", "vp8"))
     assert first.likely
     assert part(first, "clear bytes (AAD)").data.hex() == case["aad_hex"]
     assert part(first, "IV").data.hex() == case["iv_hex"]
@@ -50,8 +51,8 @@ def test_an_sframe_header_says_what_it_says(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("codec", ["opus", "vp8", "h264"])
-@pytest.mark.parametrize("profile", Profile)
-def test_a_key_tells_the_profile(profile: Profile, codec: str) -> None:
+@pytest.mark.parametrize("profile", [profile for profile in Profile if profile is not Profile.JITSI])
+def test_a_passphrase_tells_the_profile(profile: Profile, codec: str) -> None:
     ring = KeyRing(profile, shared=profile is Profile.SFRAME)
     ring.set_passphrase("a passphrase", 2)
     head = {"opus": b"\x78", "vp8": b"\x10\x02\x00\x9d\x01\x2a\x08\0\x08\0", "h264": b"\0\0\0\1\x65\x88"}[codec]
@@ -59,6 +60,14 @@ def test_a_key_tells_the_profile(profile: Profile, codec: str) -> None:
     assert profile in {opener for opener, _ in openers(sealed, "a passphrase", codec)}
     assert {opener for opener, _ in openers(sealed, "a passphrase")} == {profile}
     assert openers(sealed, "another passphrase") == []
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_a_raw_key_tells_the_profile(profile: Profile) -> None:
+    ring = KeyRing(profile, shared=profile is Profile.SFRAME)
+    ring.set_key(bytes(range(32)), 2)
+    sealed = Encryptor(ring, "vp8").encrypt(b"\x10\x02\x00\x9d\x01\x2a\x08\0\x08\0" + bytes(range(200)))
+    assert {opener for opener, _ in openers(sealed, bytes(range(32)))} == {profile}
 
 
 def test_plaintext_is_recognised_and_sealed_frames_are_not() -> None:
@@ -84,7 +93,7 @@ OPUS = next(case for case in FRAMES if case["name"] == "opus 20 bytes")["wire_he
 def test_the_command_shows_ranges_and_says_what_is_likely(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", OPUS, "--codec", "opus", "--passphrase", "my-shared-secret"]) == 0
     shown = capsys.readouterr().out
-    assert "livekit/videosdk, opus: likely" in shown
+    assert "livekit/videosdk/jitsi, opus: likely" in shown
     assert "[   36:   48)  IV                      11223344000003c0ffff83c1" in shown
     assert "The key opens it: profile livekit, codec opus." in shown
 

@@ -5,7 +5,7 @@ The core (`KeyRing`, `Encryptor`, `Decryptor`) is native and knows neither trans
 opens frames imports neither asyncio nor pyee.
 """
 
-from frameseal._native import Decryptor, Encryptor, KeyRing, __version__
+from frameseal._native import DataCryptor, Decryptor, Encryptor, KeyRing, __version__
 from frameseal.enums import CipherSuite, E2EEState, Profile
 from frameseal.exceptions import (
     AuthenticationFailed,
@@ -33,6 +33,7 @@ __all__ = [
     "KeyRing",
     "Encryptor",
     "Decryptor",
+    "DataCryptor",
     "Profile",
     "CipherSuite",
     # errors

@@ -8,7 +8,7 @@ from typing import final
 
 from typing_extensions import Buffer
 
-__all__ = ["Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
+__all__ = ["DataCryptor", "Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
 
 __version__: str
 
@@ -35,7 +35,8 @@ class KeyRing:
     :param ring_size: slots of the trailer profiles, 1 to 256: key ids run from 0 to one less. A KID has 64 bits.
     :param ratchet_window: steps that a receiver looks ahead, 0 (off) to 16. In the trailer profiles it tries them when
         a key does not open a frame; in SFrame the KID tells the step. Each step is derived once per key, however many
-        frames are forged.
+        frames are forged. Steps of a raw key are derived when a frame needs them (microseconds), those of a passphrase
+        in the trailer profiles (milliseconds) only by `derive_ahead`.
     :param ratchet_bits: SFrame: how many low bits of a KID count ratchet steps (RFC 9605, section 5.1); 0 is none.
         Both ends must have the same.
     :param shared: SFrame: the base keys are shared by many senders. Each ring then seals under a KID of its own, of
@@ -43,6 +44,7 @@ class KeyRing:
         derive the key of whatever sender they meet. This is what `ExternalE2EEKeyProvider` uses.
     :param failure_tolerance: kept for whoever reports states: failures in a row beyond which a key counts as invalid;
         -1 for never. Opening is tried with every frame in any case.
+    :param usage_limit: frames that one key may seal here, 1 to 2**32, which None stands for; then `KeyExhausted`.
     :raises ValueError: for an unknown profile or suite, a number out of its range, an option that is not the profile's.
     """
 
@@ -58,6 +60,7 @@ class KeyRing:
         ratchet_bits: int = 0,
         shared: bool = False,
         failure_tolerance: int = -1,
+        usage_limit: int | None = None,
     ) -> KeyRing: ...
     def set_passphrase(self, passphrase: str | Buffer, key_id: int = 0) -> None:
         """Set or replace a key from a passphrase, through the profile's password KDF.
@@ -66,7 +69,8 @@ class KeyRing:
         they are: this is how LiveKit's native SDKs treat byte keys unless they are told otherwise. RFC 9605 has no
         password KDF: for SFrame the same PBKDF2, with a salt of frameseal's own, gives a base key of 32 bytes.
 
-        :raises ValueError: for an empty passphrase, or a key id outside the ring.
+        :raises ValueError: for an empty passphrase, a key id outside the ring, or a profile without a password KDF
+            (jitsi).
         """
 
     def set_key(self, key: Buffer, key_id: int = 0, *, counter: int | None = None) -> None:
@@ -106,7 +110,7 @@ class KeyRing:
     def set_secret(self, secret: Secret, key_id: int = 0) -> None:
         """Set or replace a key from a `Secret`.
 
-        :raises ValueError: for a key id outside the ring.
+        :raises ValueError: for a key id outside the ring, or a passphrase where the profile has no password KDF.
         """
 
     def ratchet(self, key_id: int = 0) -> int:
@@ -121,8 +125,54 @@ class KeyRing:
         :raises ValueError: for a key id that has no key, or an SFrame ring without ``ratchet_bits``.
         """
 
+    def derive_ahead(self, key_id: int) -> bool:
+        """Derive one more step ahead of a key, for frames to come; True while the ratchet window has further ones.
+
+        For a passphrase of a trailer profile. Its steps take milliseconds (two password KDFs each, some 25 ms) and are
+        therefore never derived where frames are opened: call this from a thread of yours, for the key ids in
+        `wanted_ahead`, or early, right after setting a key. The GIL is released, and one step is derived at a time,
+        whichever threads call.
+
+        :raises ValueError: for a key id that has no key.
+        """
+
+    @property
+    def wanted_ahead(self) -> list[int]:
+        """Key ids under which a frame failed while steps within the ratchet window were still to be derived.
+
+        `derive_ahead` is due for them. Empty at once when the steps are there, so a forger cannot refill it.
+        """
+
     def remove_key(self, key_id: int) -> None:
         """Forget a key, which clears it; without effect where there is none."""
+
+    def usage(self, key_id: int = 0) -> int:
+        """How many frames and data packets this ring has sealed under the key that has this id now.
+
+        Setting the same key again does not reset it. What others seal with the same key is not in it: where a key of a
+        trailer profile is shared, divide the limits by the number of senders. In SFrame senders never share one: with
+        ``shared=True`` or `set_epoch` it is the key of this side's KID, and a new KID starts at 0.
+
+        :raises ValueError: for a key id that has no key.
+        """
+
+    @property
+    def usage_limit(self) -> int:
+        """Frames at which a key is exhausted: as given at construction, or 2**32."""
+
+    @property
+    def usage_warning(self) -> int:
+        """Frames from which on a new key is due: 2**24.5 (RFC 8446, section 5.5), or 3/4 of a lower limit."""
+
+    def fingerprint(self, key_id: int | None = None) -> bytes:
+        """Return 32 bytes that the holders of a key can compare, to see that they have the same; None: the sending key.
+
+        It is of the AES key in the trailer profiles, and in SFrame of the base key or epoch secret, the suite and the
+        key id, so that all who hold that secret have the same (docs/verification.md). It tells nothing about the key,
+        though a passphrase that can be guessed can be checked against it. `frameseal.fingerprint` makes digits of it.
+
+        :raises ValueError: for a key id that has no key.
+        """
 
     @property
     def key_ids(self) -> list[int]:
@@ -139,12 +189,6 @@ class KeyRing:
 
     @sending_key_id.setter
     def sending_key_id(self, value: int, /) -> None: ...
-    def usage(self, key_id: int) -> int:
-        """How many frames this ring has sealed with a key, of the 2^32 that it may seal.
-
-        :raises ValueError: for a key id that has no key.
-        """
-
     @property
     def profile(self) -> str:
         """The profile's name."""
@@ -185,7 +229,13 @@ class Encryptor:
         """
 
     def stats(self) -> dict[str, int]:
-        """Counters: frames, bytes, empty, held, malformed, unknown_key, key_exhausted, long_headers."""
+        """Return the counters, and how far the ring's sending key is used up.
+
+        frames, bytes, empty, held, malformed, unknown_key, key_exhausted, long_headers of this track. key_frames:
+        frames that the ring has sealed under its sending key so far, over all tracks (`KeyRing.usage`). key_limit: at
+        how many that key is exhausted. key_warning: from how many on a new key is due. These three are 0 when there is
+        no sending key.
+        """
 
 @final
 class Decryptor:
@@ -194,12 +244,26 @@ class Decryptor:
     :param codec: as for `Encryptor`; it must be the sender's.
     :param replay_window: frames remembered (0 to 65,536), so that none opens twice; 0 is off, None the profile's
         default: 1024 in SFrame, off in the trailer profiles, whose other implementations have no such check.
-    :raises ValueError: for an unknown or unsupported codec, or a window out of range.
+    :param sif_trailer: what a LiveKit server ends the blank frames with that it puts into paused tracks, in the clear
+        (`JoinResponse.sif_trailer`), at least 8 bytes. None: no such frame passes. Otherwise the blank frames of the
+        codec that such servers send do (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), at most 100 without a sealed
+        frame between them; nothing else in the clear does.
+    :raises ValueError: for an unknown or unsupported codec, a window out of range, or a short trailer.
     """
 
-    def __new__(cls, ring: KeyRing, codec: str | None = None, replay_window: int | None = None) -> Decryptor: ...
+    def __new__(
+        cls,
+        ring: KeyRing,
+        codec: str | None = None,
+        replay_window: int | None = None,
+        *,
+        sif_trailer: Buffer | None = None,
+    ) -> Decryptor: ...
     def decrypt(self, sealed: Buffer, metadata: Buffer = b"") -> bytes:
         """Open one whole sealed frame, as it is after depacketising. An empty frame comes back empty.
+
+        With a `sif_trailer`, a blank frame that the server put in comes back without its trailer. Nothing about it is
+        authentic: it is no success of decryption, and `injected` has moved.
 
         :param metadata: SFrame: what the sender gave with the frame.
 
@@ -214,5 +278,69 @@ class Decryptor:
     def consecutive_failures(self) -> int:
         """How many frames in a row one key has failed to open; 0 after a frame that opened."""
 
+    @property
+    def injected(self) -> int:
+        """How many frames that a server put in have passed (see `sif_trailer`)."""
+
     def stats(self) -> dict[str, int]:
-        """Counters: frames, bytes, empty, malformed, unknown_key, authentication_failed, replayed, ratchets."""
+        """Return the counters.
+
+        frames, bytes, empty, malformed, unknown_key, authentication_failed, replayed, ratchets, injected,
+        injected_refused.
+        """
+
+@final
+class DataCryptor:
+    """Seals and opens messages of a data channel with the keys of the media. See docs/data-packets.md.
+
+    The trailer profiles have LiveKit's packets; a ring of the profile sframe seals plain SFrames, without codec or
+    envelope, in one piece only.
+
+    :param bind_context: False is LiveKit's format, without AAD, or an SFrame without metadata: whoever forwards a
+        packet can give it to others, or in another's name. True is frameseal to frameseal: a packet opens in the
+        context only in which it was sealed.
+    :param replay_window: packets remembered (0 to 65,536), so that none opens twice; 0 is off, None 1,024. In SFrame it
+        is the counters of a sender, most of which go to the media, and None is 16,384.
+    :raises ValueError: for a window out of range.
+    """
+
+    def __new__(cls, ring: KeyRing, bind_context: bool = False, *, replay_window: int | None = None) -> DataCryptor: ...
+    @property
+    def bind_context(self) -> bool:
+        """As given at construction."""
+
+    def seal(self, payload: Buffer, context: Buffer = b"") -> tuple[bytes, int, bytes]:
+        """Seal a message with the sending key: IV (12 bytes), key index, ciphertext with its 16-byte tag.
+
+        In LiveKit's `EncryptedPacket` these are iv, key_index and encrypted_value.
+
+        :raises UnknownKey: the sending key has not been set.
+        :raises KeyExhausted: the sending key has reached its limit.
+        :raises ValueError: a context without `bind_context`, or the profile is sframe.
+        """
+
+    def open(self, iv: Buffer, key_index: int, ciphertext: Buffer, context: Buffer = b"") -> bytes:
+        """Open a message.
+
+        :raises MalformedFrame: the IV has not 12 bytes, or the ciphertext less than 16.
+        :raises UnknownKey: no key under the key index.
+        :raises AuthenticationFailed: no key in the ratchet window opens it, in this context.
+        :raises ReplayedFrame: it was opened before.
+        :raises ValueError: a context without `bind_context`, or the profile is sframe.
+        """
+
+    def seal_packet(self, payload: Buffer, context: Buffer = b"") -> bytes:
+        """Seal a message into one packet, for a channel that carries nothing beside it.
+
+        31 bytes longer in the trailer profiles, 17 to 33 in SFrame with the default suite: its header and its tag.
+        Raises as `seal` does, whatever the profile.
+        """
+
+    def open_packet(self, packet: Buffer, context: Buffer = b"") -> bytes:
+        """Open a packet of `seal_packet`. Raises as `open` does, whatever the profile."""
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters.
+
+        sealed, not_sealed, opened, malformed, unknown_key, authentication_failed, replayed.
+        """

@@ -12,6 +12,9 @@ class Profile(StrEnum):
     VIDEOSDK = "videosdk"
     """The same frame with VideoSDK's salt. Experimental: no live capture has confirmed it yet."""
 
+    JITSI = "jitsi"
+    """The same frame with Jitsi Meet's key schedule ("JFrame"): raw keys only; Opus and other audio, and VP8."""
+
     SFRAME = "sframe"
     """SFrame, RFC 9605: nothing of a frame stays readable, and a counter instead of a transmitted IV."""
 

@@ -18,6 +18,7 @@ TRAILER_LEN = 14  # IV, its length, key index
 IV_LEN = 12
 TAG_LEN = 16
 CODECS = ("opus", "vp8", "vp9", "h264", "h265")
+JITSI_LACKS = ("vp9", "h264", "h265")
 _START_CODE = re.compile(rb"\x00\x00\x01")
 
 
@@ -79,6 +80,8 @@ def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> lis
 
 
 def _opens(sealed: bytes, secret: str | bytes, profile: Profile, reading: Reading) -> bool:
+    if profile is Profile.JITSI and isinstance(secret, str):
+        return False  # it has no password KDF
     kid = next(int(part.note) for part in reading.parts if part.name in ("key index", "KID"))
     for shared in (False, True) if profile is Profile.SFRAME else (False,):
         ring = KeyRing(profile, shared=shared, ring_size=256)
@@ -121,7 +124,8 @@ def _trailer(sealed: bytes, codec: str | None) -> Iterator[Reading]:
             Part("key index", at + 29, at + 30, tail[-1:], str(tail[-1])),
         ]
         remarks.append("the last byte but one is 12, the length of an IV")
-        yield Reading("livekit/videosdk", name, parts, remarks, likely=True)
+        layout = "livekit/videosdk" if name in JITSI_LACKS else "livekit/videosdk/jitsi"
+        yield Reading(layout, name, parts, remarks, likely=True)
 
 
 def _clear_len(codec: str, frame: bytes) -> int | None:

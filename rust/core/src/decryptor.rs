@@ -10,21 +10,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::annexb::{self, Standard};
 use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
+use crate::injected::{Injected, Refused};
 use crate::key::Key;
 use crate::keyring::{Found, KeyRing};
 use crate::nonce::Unique;
 use crate::replay::{self, ReplayWindow};
 use crate::stats::{DecryptCounters, DecryptStats};
 use crate::wire::envelope::Envelope;
-use crate::wire::sframe::Header;
-use crate::wire::{Wire, trailer};
+use crate::wire::{Wire, sframe, trailer};
 
 /// Opens the frames of one incoming track.
 pub struct Decryptor {
     ring: Arc<KeyRing>,
+    codec: Codec,
     clear: Clear,
     /// Where the depacketiser hands over NAL units.
     annexb: Option<Standard>,
+    injected: Option<Injected>,
     replay: Option<Mutex<ReplayWindow>>,
     counters: DecryptCounters,
     /// Failures in a row, and the key that failed: a new key starts at none.
@@ -65,8 +67,10 @@ impl Decryptor {
         }
         Ok(Self {
             ring,
+            codec,
             clear,
             annexb: codec.annexb(),
+            injected: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
             counters: DecryptCounters::default(),
             failures: AtomicU32::new(0),
@@ -74,11 +78,48 @@ impl Decryptor {
         })
     }
 
+    /// Lets blank frames pass that a server puts in, in the clear, with this trailer (see [`Self::injected`]).
+    ///
+    /// # Errors
+    /// [`KeyError::ShortTrailer`] below 8 bytes.
+    pub fn with_injected(mut self, trailer: &[u8]) -> Result<Self, KeyError> {
+        self.injected = Some(Injected::new(self.codec, trailer)?);
+        Ok(self)
+    }
+
+    /// The payload of a frame that a server put in: one of few blank ones, of this codec, at most 100 without a sealed
+    /// frame between them. It is not authentic: anybody in the room can send it. None: not such a frame, open it.
+    ///
+    /// # Errors
+    /// [`DecryptError::Malformed`]: it has the trailer and nothing else that lets it pass.
+    pub fn injected<'a>(&self, sealed: &'a [u8]) -> Result<Option<&'a [u8]>, DecryptError> {
+        match self.injected.as_ref().and_then(|injected| injected.payload(sealed)) {
+            None => Ok(None),
+            Some(Ok(payload)) => {
+                self.counters.injected.add(1);
+                Ok(Some(payload))
+            }
+            Some(Err(Refused)) => {
+                self.counters.injected_refused.add(1);
+                Err(DecryptError::Malformed)
+            }
+        }
+    }
+
+    /// How many injected frames have passed.
+    #[must_use]
+    pub fn injected_so_far(&self) -> u64 {
+        self.counters.injected.get()
+    }
+
     /// Opens one frame. An empty frame stays empty.
     ///
     /// # Errors
     /// [`DecryptError`]; nothing of the frame may reach a decoder then.
     pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, DecryptError> {
+        if let Some(payload) = self.injected(sealed)? {
+            return Ok(payload.to_vec());
+        }
         let Some(plan) = self.plan(sealed, &[])? else { return Ok(Vec::new()) };
         let mut frame = vec![0; plan.frame_len()];
         plan.open_into(&mut frame)?;
@@ -105,7 +146,7 @@ impl Decryptor {
         }
         .ok_or(DecryptError::Malformed)?;
         let found = self.ring.find(parts.kid)?;
-        if self.replay().is_some_and(|window| window.has((found.serial, parts.kid), parts.unique)) {
+        if self.replay().is_some_and(|window| window.has((found.origin, parts.kid), parts.unique)) {
             return Err(DecryptError::Replayed { kid: parts.kid });
         }
         Ok(OpenPlan { decryptor: self, parts, found })
@@ -133,14 +174,17 @@ impl Decryptor {
             Some(standard) => annexb::unescape(Envelope::open(standard, sealed)?),
             None => Cow::Borrowed(sealed),
         };
-        let (Header { kid, ctr }, header_len) = Header::parse(&body)?;
-        let tag_from = body.len().checked_sub(self.ring.suite().tag_len)?;
-        if tag_from < header_len {
-            return None;
-        }
-        let aad = [body.get(..header_len)?, metadata].concat();
-        let (ciphertext, tag) = (header_len..tag_from, tag_from..body.len());
-        Some(Parts { clear: &[], aad: Cow::Owned(aad), body, ciphertext, tag, kid, unique: Unique::Ctr(ctr) })
+        let sframe::Sealed { header, head, tag, .. } = sframe::parse(&body, self.ring.suite().tag_len)?;
+        let (from, to) = (head.len(), body.len() - tag.len());
+        Some(Parts {
+            clear: &[],
+            aad: Cow::Owned([head, metadata].concat()),
+            ciphertext: from..to,
+            tag: to..body.len(),
+            kid: header.kid,
+            unique: Unique::Ctr(header.ctr),
+            body,
+        })
     }
 
     /// How many frames in a row one key has failed to open: 0 after a frame that opened.
@@ -201,6 +245,9 @@ impl OpenPlan<'_> {
             Ok(()) => {
                 decryptor.counters.frames.add(1);
                 decryptor.counters.bytes.add(out.len());
+                if let Some(injected) = &decryptor.injected {
+                    injected.resumed();
+                }
                 if decryptor.consecutive_failures() != 0 {
                     decryptor.failures.store(0, Ordering::Relaxed);
                 }
@@ -219,38 +266,18 @@ impl OpenPlan<'_> {
             return Err(DecryptError::Malformed);
         };
         let (clear_place, plaintext) = out.split_at_mut_checked(clear.len()).ok_or(DecryptError::Malformed)?;
-        let mut opens = |key: &Key| key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok();
-        let serial = if opens(&self.found.key) {
-            let steps = self.decryptor.ring.confirm(*kid, &self.found);
-            if steps > 0 {
-                self.decryptor.counters.ratchets.add(steps);
-            }
-            self.found.serial
-        } else if let Some(serial) = self.search(&mut opens) {
-            serial
-        } else {
+        let opens = |key: &Key| key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok();
+        let Some(opened) = self.decryptor.ring.open(*kid, &self.found, opens) else {
             self.decryptor.failed(self.found.serial);
             return Err(DecryptError::AuthenticationFailed { kid: *kid });
         };
+        if opened.steps > 0 {
+            self.decryptor.counters.ratchets.add(opened.steps);
+        }
         clear_place.copy_from_slice(clear);
-        if self.decryptor.replay().is_some_and(|mut window| !window.mark((serial, *kid), *unique)) {
+        if self.decryptor.replay().is_some_and(|mut window| !window.mark((opened.origin, *kid), *unique)) {
             return Err(DecryptError::Replayed { kid: *kid });
         }
         Ok(())
-    }
-
-    /// Tries the keys that the sender may have ratcheted to where key ids do not tell. A candidate becomes the key once
-    /// it has opened a frame.
-    fn search(&self, opens: &mut impl FnMut(&Key) -> bool) -> Option<u64> {
-        let (ring, kid) = (&self.decryptor.ring, self.parts.kid);
-        for steps in 1..=ring.blind_window() {
-            let candidate = ring.ahead(kid, &self.found.key, steps)?;
-            if opens(&candidate) {
-                ring.commit(kid, kid, &candidate);
-                self.decryptor.counters.ratchets.add(steps);
-                return Some(candidate.serial);
-            }
-        }
-        None
     }
 }

@@ -13,7 +13,7 @@ use crate::keyring::{KeyRing, Sealing};
 use crate::nonce::Unique;
 use crate::stats::{EncryptCounters, EncryptStats};
 use crate::wire::envelope::{Envelope, is_key_frame};
-use crate::wire::sframe::{Encoded, Header};
+use crate::wire::sframe::{self, Encoded, Header};
 use crate::wire::{Wire, trailer};
 
 /// Parameter sets that may wait for their slice; real ones have some hundred bytes.
@@ -112,10 +112,18 @@ impl Encryptor {
         self.ring.profile().wire == Wire::Sframe
     }
 
-    /// The counters so far.
+    /// The counters so far, and how much of the ring's sending key is used up.
     #[must_use]
     pub fn stats(&self) -> EncryptStats {
-        self.counters.snapshot()
+        let stats = self.counters.snapshot();
+        let ring = &self.ring;
+        match ring.usage(ring.sending_key_id()) {
+            Ok(key_frames) => {
+                let (key_limit, key_warning) = (ring.usage_limit(), ring.usage_warning());
+                EncryptStats { key_frames, key_limit, key_warning, ..stats }
+            }
+            Err(_) => stats,
+        }
     }
 
     /// The frame in the form in which it is sealed, with what was held back in front of it. None: empty, or held back.
@@ -235,9 +243,7 @@ impl SealPlan<'_> {
             Some(envelope) => envelope.write(out)?,
             None => out,
         };
-        let (header_place, rest) = inside.split_at_mut_checked(header.len())?;
-        header_place.copy_from_slice(header);
-        let (ciphertext, tag) = rest.split_at_mut_checked(self.frame.frame.len())?;
+        let (ciphertext, tag) = sframe::write(inside, header, self.tag_len())?;
         let aad = if metadata.is_empty() { Cow::Borrowed(header) } else { Cow::Owned([header, metadata].concat()) };
         let Sealing { key, unique, .. } = &self.sealing;
         key.aead.seal(key.nonce(*unique), &aad, &self.frame.frame, ciphertext, tag).ok()

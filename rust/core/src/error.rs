@@ -55,6 +55,8 @@ pub enum KeyError {
         /// Bytes needed.
         least: usize,
     },
+    /// A passphrase, for a profile that takes raw keys only.
+    NoPassphrases,
     /// A key id outside the ring.
     KeyIdOutOfRange {
         /// The key id given.
@@ -90,6 +92,20 @@ pub enum KeyError {
         given: usize,
         /// The largest allowed.
         most: usize,
+    },
+    /// A limit on the frames of a key beyond what its nonces allow.
+    UsageLimit {
+        /// The limit given, in frames.
+        given: u64,
+        /// The largest allowed.
+        most: u64,
+    },
+    /// A trailer of injected frames that chance could bring about.
+    ShortTrailer {
+        /// Bytes given.
+        given: usize,
+        /// Bytes needed.
+        least: usize,
     },
     /// The profile has no layout for this codec.
     UnsupportedCodec {
@@ -152,6 +168,11 @@ impl fmt::Display for KeyError {
                 f,
                 "a raw key needs at least {least} bytes, got {given}; a passphrase is given as a passphrase (str)"
             ),
+            Self::NoPassphrases => f.write_str("this profile has no password KDF: give it a raw key (bytes)"),
+            Self::UsageLimit { given, most } => write!(f, "a key seals 1 to {most} frames, not {given}"),
+            Self::ShortTrailer { given, least } => {
+                write!(f, "the trailer of injected frames needs at least {least} bytes, got {given}")
+            }
             Self::KeyIdOutOfRange { key_id, ring_size } => {
                 write!(f, "key id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
             }

@@ -39,6 +39,8 @@ pub(crate) struct Family {
     pub(crate) material: Secret,
     /// Stands for the base key, whose senders' keys come and go.
     pub(crate) serial: u64,
+    /// The serial of the first family in its place with the same base key.
+    pub(crate) origin: u64,
     /// The KID that was assigned to this side; none draws one.
     own: Option<u64>,
     sending: Option<Sender>,
@@ -61,7 +63,8 @@ struct Sender {
 impl Family {
     /// A shared key: this side's KID is drawn when it first seals.
     pub(crate) fn drawing(field: Field, material: Secret) -> Self {
-        Self { field, material, serial: serial(), own: None, sending: None, senders: BTreeMap::new() }
+        let serial = serial();
+        Self { field, material, serial, origin: serial, own: None, sending: None, senders: BTreeMap::new() }
     }
 
     /// An epoch in which this side has the KID `own`.
@@ -85,12 +88,12 @@ impl Family {
         self.senders.insert(kid, Known { key: Arc::clone(key), met: key.serial });
     }
 
-    /// Frames sealed by this side.
-    pub(crate) fn used(&self) -> u64 {
-        self.sending.as_ref().map_or(0, |sender| sender.nonces.used())
+    /// Frames sealed by this side under the KID that it has now.
+    pub(crate) fn issued(&self) -> u64 {
+        self.sending.as_ref().map_or(0, |sender| sender.nonces.issued())
     }
 
-    pub(crate) fn next(&mut self, maker: &Maker) -> Result<Sealing, EncryptError> {
+    pub(crate) fn next(&mut self, maker: &Maker, most: u64) -> Result<Sealing, EncryptError> {
         let exhausted = EncryptError::KeyExhausted { kid: self.own.unwrap_or(self.field.value) };
         // An assigned KID stays what it is; its counter refuses to be used in a forked child.
         if self.own.is_none() && self.sending.as_ref().is_some_and(|sender| sender.nonces.is_forked()) {
@@ -100,7 +103,7 @@ impl Family {
             Some(sender) => sender,
             none => none.insert(Self::start(self.own, self.field, &self.material, maker).map_err(|_| exhausted)?),
         };
-        let unique = sender.nonces.next().ok().flatten().ok_or(exhausted)?;
+        let unique = sender.nonces.next(most).ok_or(exhausted)?;
         Ok(Sealing { key: Arc::clone(&sender.key), kid: sender.kid, unique })
     }
 

@@ -4,16 +4,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use zeroize::Zeroizing;
 
 use crate::error::KeyError;
+use crate::fingerprint::{self, Fingerprint};
 use crate::nonce::Unique;
 use crate::profile::Profile;
 use crate::secret::Secret;
-use crate::suite::{AeadKey, CipherSuite, NONCE_LEN};
+use crate::suite::{AeadKey, CipherSuite, NONCE_LEN, digest};
+use crate::wire::Wire;
 
 /// An expanded key. Its serial tells it from every other, so that a replaced key is noticed.
 pub(crate) struct Key {
     pub(crate) aead: AeadKey,
     pub(crate) serial: u64,
     salt: [u8; NONCE_LEN],
+    /// Of the key itself; none in SFrame, where it is of the base key.
+    fingerprint: Option<Fingerprint>,
 }
 
 impl Key {
@@ -50,13 +54,35 @@ impl Maker {
     pub(crate) fn key(&self, kid: u64, material: &Secret) -> Result<Key, KeyError> {
         let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
         let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?;
-        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: serial(), salt })
+        let fingerprint = match self.profile.wire {
+            Wire::Trailer => Some(fingerprint::of_key(&bytes)?),
+            Wire::Sframe => None,
+        };
+        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: serial(), salt, fingerprint })
+    }
+
+    /// What the holders of `material` under `key_id` can compare. `key` is what it gives there, where that is one key.
+    pub(crate) fn fingerprint(
+        &self,
+        key_id: u64,
+        material: &Secret,
+        key: Option<&Key>,
+    ) -> Result<Fingerprint, KeyError> {
+        match key.and_then(|key| key.fingerprint) {
+            Some(fingerprint) => Ok(fingerprint),
+            None => fingerprint::of_base_key(self.suite, key_id, material),
+        }
+    }
+
+    /// What stands for a base key and KID where the pair must not come twice.
+    pub(crate) fn identity(&self, kid: u64, material: &Secret) -> [u8; 32] {
+        digest(&[b"frameseal sender", &self.suite.id.to_be_bytes(), &kid.to_be_bytes(), material.bytes()])
     }
 
     /// The material one ratchet step on. Nothing else ratchets.
     ///
-    /// In the trailer profiles it is no boundary between members: a step's material begins with the key before it, as
-    /// livekit-client 2.23.0 and webrtc-sdk m144 have it. RFC 9605's step is one-way; still, for those who leave set a
+    /// In the trailer profiles it is no boundary between members: where both salts are the same, a step's material begins
+    /// with the key before it, as livekit-client 2.23.0 and webrtc-sdk m144 have it. RFC 9605's step is one-way; still, for those who leave set a
     /// fresh key.
     pub(crate) fn step(&self, material: &Secret) -> Result<Secret, KeyError> {
         self.profile.schedule.ratchet(self.suite, material)

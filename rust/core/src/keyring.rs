@@ -9,53 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{DecryptError, EncryptError, KeyError};
 use crate::family::{Family, Field};
+use crate::fingerprint::Fingerprint;
 use crate::key::{Key, Maker};
 use crate::mls::MlsKid;
 use crate::nonce::{CtrSource, IvSource, NonceSource, Unique};
+use crate::options::Options;
 use crate::profile::Profile;
-use crate::ratchet::MOST_AHEAD;
 use crate::secret::Secret;
-use crate::suite::{CipherSuite, digest};
+use crate::suite::CipherSuite;
 use crate::wire::Wire;
-
-/// The most slots that a one-byte key id can name.
-const MOST_SLOTS: u16 = 256;
 
 /// Key ids of a room's shared base keys; the other bits of a KID tell its senders apart.
 const SHARED_BITS: u8 = 8;
-
-/// What a ring can be told at construction.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// The cipher suite; none is the profile's default.
-    pub suite: Option<u16>,
-    /// Whether suites of drafts may be used.
-    pub allow_draft: bool,
-    /// Key size in bits; none is the suite's.
-    pub key_size: Option<u16>,
-    /// Slots of the trailer profiles: key ids run from 0 to one less. 1 to 256.
-    pub ring_size: u16,
-    /// Steps that a receiver tries ahead when a sender has ratcheted. 0 to 16; 0 is off.
-    pub ratchet_window: u16,
-    /// SFrame: how many low bits of a KID count ratchet steps (RFC 9605, section 5.1). 0 is no ratchet.
-    pub ratchet_bits: u8,
-    /// SFrame: a base key is shared by many senders, each under a KID of its own drawing.
-    pub shared: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            suite: None,
-            allow_draft: false,
-            key_size: None,
-            ring_size: 16,
-            ratchet_window: 0,
-            ratchet_bits: 0,
-            shared: false,
-        }
-    }
-}
 
 /// A key to seal one frame with, and what belongs to this frame alone.
 pub(crate) struct Sealing {
@@ -69,7 +34,17 @@ pub(crate) struct Found {
     pub(crate) key: Arc<Key>,
     /// Tells what was set from what will be set in its place: a key's serial, or its family's.
     pub(crate) serial: u64,
+    /// The same, but it outlasts that the same is set again: what was opened before stays known.
+    pub(crate) origin: u64,
     candidate: Candidate,
+}
+
+/// What it took to open a frame.
+pub(crate) struct Opened {
+    /// As in [`Found`], of the key that opened it.
+    pub(crate) origin: u64,
+    /// Ratchet steps.
+    pub(crate) steps: usize,
 }
 
 enum Candidate {
@@ -84,10 +59,21 @@ pub(crate) struct Slot {
     pub(crate) material: Secret,
     pub(crate) key: Arc<Key>,
     pub(crate) nonces: NonceSource,
+    /// The serial of the first key in this place from the same material.
+    pub(crate) origin: u64,
     /// Steps ahead that a search has derived already: a forged frame buys no second derivation.
     pub(crate) ahead: Vec<(Secret, Arc<Key>)>,
+    /// A frame failed that a further step, too slow for the frame's own path, might open.
+    pub(crate) wanted: bool,
     /// A step that a later one has replaced: it opens what comes late, and goes with the next step.
     pub(crate) old: bool,
+}
+
+impl Slot {
+    pub(crate) fn new(material: Secret, key: Arc<Key>, nonces: NonceSource) -> Self {
+        let origin = key.serial;
+        Self { material, key, nonces, origin, ahead: Vec::new(), wanted: false, old: false }
+    }
 }
 
 #[derive(Default)]
@@ -104,6 +90,8 @@ pub struct KeyRing {
     pub(crate) maker: Maker,
     pub(crate) options: Options,
     state: Mutex<State>,
+    /// Held during a derivation that frames ask for: one at a time.
+    pub(crate) deriving: Mutex<()>,
 }
 
 impl KeyRing {
@@ -112,37 +100,15 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError`]: a number out of its range, a suite or an option that the profile does not have.
     pub fn new(profile: &'static Profile, options: Options) -> Result<Self, KeyError> {
-        if !(1..=MOST_SLOTS).contains(&options.ring_size) {
-            return Err(KeyError::RingSize { given: options.ring_size });
-        }
-        if options.ratchet_window > MOST_AHEAD {
-            return Err(KeyError::RatchetWindow { given: options.ratchet_window, most: MOST_AHEAD });
-        }
-        if options.ratchet_bits >= 64 {
-            return Err(KeyError::KeyIdField { field: "ratchet_bits" });
-        }
-        if profile.wire != Wire::Sframe && (options.ratchet_bits != 0 || options.shared) {
-            return Err(KeyError::NotOfProfile { option: "KID fields", profile: profile.name });
-        }
-        if options.shared && options.ratchet_bits != 0 {
-            return Err(KeyError::NotOfProfile { option: "ratchet of shared base keys", profile: profile.name });
-        }
-        let asked = match options.suite {
-            None => None,
-            Some(id) => Some(
-                CipherSuite::by_id(id)
-                    .filter(|suite| options.allow_draft || !suite.draft)
-                    .ok_or(KeyError::UnsupportedSuite { suite: "this suite", profile: profile.name })?,
-            ),
-        };
-        let suite = profile.suite(asked, options.key_size)?;
-        Ok(Self { maker: Maker { profile, suite }, options, state: Mutex::default() })
+        let suite = options.check(profile)?;
+        Ok(Self { maker: Maker { profile, suite }, options, state: Mutex::default(), deriving: Mutex::default() })
     }
 
-    /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key.
+    /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key. The key that is there
+    /// already is as good as new for receiving; what it has sealed and opened still counts.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::Unavailable`].
+    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
     pub fn set(&self, key_id: u64, secret: &Secret) -> Result<(), KeyError> {
         self.set_from(key_id, secret, None)
     }
@@ -151,7 +117,7 @@ impl KeyRing {
     /// KID, in this process or any other.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NotOfProfile`], [`KeyError::Unavailable`].
+    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NotOfProfile`], [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
     pub fn set_from(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<(), KeyError> {
         self.check(key_id)?;
         if counter.is_some() && (self.maker.profile.wire != Wire::Sframe || self.options.shared) {
@@ -163,8 +129,13 @@ impl KeyRing {
             self.add(family, key_id);
             return Ok(());
         }
-        let slot = self.slot(key_id, material, counter)?;
+        let mut slot = self.slot(key_id, material, counter)?;
         let mut state = self.lock();
+        if let Some(before) = state.slots.remove(&key_id).filter(|before| before.material.same(&slot.material)) {
+            slot.origin = before.origin;
+            slot.ahead = before.ahead;
+            slot.nonces = slot.nonces.after(before.nonces);
+        }
         state.slots.insert(key_id, slot);
         state.choose_first(key_id);
         Ok(())
@@ -226,15 +197,42 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Frames sealed so far with the key under `key_id`, of the 2^32 that it may seal.
+    /// How many frames (and data packets) this ring has sealed under the key that is now under `key_id`. What other
+    /// rings and machines with the same key have sealed is not in it.
     ///
     /// # Errors
     /// [`KeyError::NoSuchKey`].
     pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
         let state = self.lock();
-        let slot = state.slots.get(&key_id).map(|slot| slot.nonces.used());
-        let family = || state.families.iter().find(|family| family.field.value == key_id).map(Family::used);
-        slot.or_else(family).ok_or(KeyError::NoSuchKey { key_id })
+        let slot = state.slots.get(&key_id).map(|slot| slot.nonces.issued());
+        slot.or_else(|| state.family(key_id).map(Family::issued)).ok_or(KeyError::NoSuchKey { key_id })
+    }
+
+    /// Frames at which a key is exhausted.
+    #[must_use]
+    pub fn usage_limit(&self) -> u64 {
+        self.options.usage_limit
+    }
+
+    /// Frames from which on a new key is due: 2^24.5, or three quarters of a lower limit.
+    #[must_use]
+    pub fn usage_warning(&self) -> u64 {
+        self.options.usage_warning()
+    }
+
+    /// What the holders of the key under `key_id` (none: the sending key) can compare to see that they have the same.
+    /// It says nothing about the key, but a passphrase that can be guessed can be checked against it.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
+    pub fn fingerprint(&self, key_id: Option<u64>) -> Result<Fingerprint, KeyError> {
+        let state = self.lock();
+        let key_id = key_id.unwrap_or(state.sending);
+        let (material, key) = match state.slots.get(&key_id) {
+            Some(slot) => (&slot.material, Some(&*slot.key)),
+            None => (&state.family(key_id).ok_or(KeyError::NoSuchKey { key_id })?.material, None),
+        };
+        self.maker.fingerprint(key_id, material, key)
     }
 
     /// The profile that this ring was made for.
@@ -252,14 +250,13 @@ impl KeyRing {
     /// The sending key and what nobody else gets.
     pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
         let mut state = self.lock();
-        let kid = state.sending;
+        let (kid, most) = (state.sending, self.options.usage_limit);
         if let Some(slot) = state.slots.get_mut(&kid) {
-            // A nonce that cannot be had, for whatever reason, is none.
-            let unique = slot.nonces.next().ok().flatten().ok_or(EncryptError::KeyExhausted { kid })?;
+            let unique = slot.nonces.next(most).ok_or(EncryptError::KeyExhausted { kid })?;
             return Ok(Sealing { key: Arc::clone(&slot.key), kid, unique });
         }
         let family = state.families.iter_mut().find(|family| family.field.value == kid);
-        family.ok_or(EncryptError::UnknownKey { kid })?.next(&self.maker)
+        family.ok_or(EncryptError::UnknownKey { kid })?.next(&self.maker, most)
     }
 
     /// The key that a received frame names.
@@ -267,28 +264,39 @@ impl KeyRing {
         let unknown = DecryptError::UnknownKey { kid };
         let state = self.lock();
         if let Some(slot) = state.slots.get(&kid) {
-            return Ok(Found { serial: slot.key.serial, key: Arc::clone(&slot.key), candidate: Candidate::No });
+            let (key, origin) = (Arc::clone(&slot.key), slot.origin);
+            return Ok(Found { serial: key.serial, key, origin, candidate: Candidate::No });
         }
         if let Some(family) = state.families.iter().rev().find(|family| family.field.holds(kid)) {
-            let serial = family.serial;
+            let (serial, origin) = (family.serial, family.origin);
             if let Some(key) = family.sender(kid) {
-                return Ok(Found { key, serial, candidate: Candidate::No });
+                return Ok(Found { key, serial, origin, candidate: Candidate::No });
             }
             let material = family.material.clone();
             drop(state);
             let key = self.maker.key(kid, &material).map_err(|_| unknown)?;
-            return Ok(Found { key: Arc::new(key), serial, candidate: Candidate::Sender });
+            return Ok(Found { key: Arc::new(key), serial, origin, candidate: Candidate::Sender });
         }
         let (from, steps) = self.behind(&state, kid).ok_or(unknown)?;
         let base = state.slots.get(&from).map(|slot| Arc::clone(&slot.key)).ok_or(unknown)?;
         drop(state);
         let key = self.ahead(from, &base, steps).ok_or(unknown)?;
-        Ok(Found { serial: key.serial, key, candidate: Candidate::Ahead(from, steps) })
+        Ok(Found { serial: key.serial, origin: key.serial, key, candidate: Candidate::Ahead(from, steps) })
     }
 
-    /// A frame authenticated with a key that [`Self::find`] or [`Self::ahead`] gave: now it belongs to the ring.
-    /// Returns the ratchet steps that this took.
-    pub(crate) fn confirm(&self, kid: u64, found: &Found) -> usize {
+    /// Opens a frame with the key that was found for it or, where key ids do not tell ratchet steps, one ahead of it. None:
+    /// nothing in the window opens it, and nothing has changed.
+    pub(crate) fn open(&self, kid: u64, found: &Found, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
+        if opens(&found.key) {
+            return Some(Opened { origin: found.origin, steps: self.confirm(kid, found) });
+        }
+        let (key, steps) = self.search(kid, &found.key, opens)?;
+        Some(Opened { origin: key.serial, steps })
+    }
+
+    /// A frame authenticated with a key that [`Self::find`] gave: now it belongs to the ring. Returns the ratchet steps
+    /// that this took.
+    fn confirm(&self, kid: u64, found: &Found) -> usize {
         match found.candidate {
             Candidate::No => 0,
             Candidate::Ahead(from, steps) => {
@@ -297,7 +305,8 @@ impl KeyRing {
             }
             Candidate::Sender => {
                 let mut state = self.lock();
-                if let Some(family) = state.families.iter_mut().rev().find(|family| family.field.holds(kid)) {
+                // Replaced meanwhile? Then it is no key of the family that is there now.
+                if let Some(family) = state.families.iter_mut().find(|family| family.serial == found.serial) {
                     family.remember(kid, &found.key);
                 }
                 0
@@ -317,7 +326,7 @@ impl KeyRing {
     pub(crate) fn slot(&self, kid: u64, material: Secret, counter: Option<u64>) -> Result<Slot, KeyError> {
         let key = Arc::new(self.maker.key(kid, &material)?);
         let nonces = self.nonces(kid, &material, counter)?;
-        Ok(Slot { material, key, nonces, ahead: Vec::new(), old: false })
+        Ok(Slot::new(material, key, nonces))
     }
 
     pub(crate) fn nonces(&self, kid: u64, material: &Secret, counter: Option<u64>) -> Result<NonceSource, KeyError> {
@@ -328,8 +337,12 @@ impl KeyRing {
         })
     }
 
-    fn add(&self, family: Family, key_id: u64) {
+    fn add(&self, mut family: Family, key_id: u64) {
         let mut state = self.lock();
+        let before = state.families.iter().find(|known| known.field == family.field);
+        if let Some(before) = before.filter(|before| before.material.same(&family.material)) {
+            family.origin = before.origin;
+        }
         state.families.retain(|known| known.field != family.field);
         state.families.push(family);
         state.choose_first(key_id);
@@ -342,18 +355,16 @@ impl KeyRing {
 }
 
 impl State {
+    /// The shared base key or epoch that goes by this id.
+    pub(crate) fn family(&self, key_id: u64) -> Option<&Family> {
+        self.families.iter().find(|family| family.field.value == key_id)
+    }
+
     fn choose_first(&mut self, key_id: u64) {
         if !self.chosen {
             self.sending = key_id;
             self.chosen = true;
         }
-    }
-}
-
-impl Maker {
-    /// What stands for a base key and KID where the pair must not come twice.
-    pub(crate) fn identity(&self, kid: u64, material: &Secret) -> [u8; 32] {
-        digest(&[b"frameseal sender", &self.suite.id.to_be_bytes(), &kid.to_be_bytes(), material.bytes()])
     }
 }
 

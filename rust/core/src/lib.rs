@@ -20,16 +20,20 @@
 
 mod annexb;
 mod codec;
+mod data;
 mod decryptor;
 mod encryptor;
 mod error;
 mod family;
+mod fingerprint;
 #[cfg(feature = "hazmat")]
 pub mod hazmat;
+mod injected;
 mod key;
 mod keyring;
 mod mls;
 mod nonce;
+mod options;
 pub mod profile;
 mod ratchet;
 mod replay;
@@ -39,12 +43,15 @@ mod suite;
 mod wire;
 
 pub use codec::Codec;
+pub use data::{DataCryptor, SealedData};
 pub use decryptor::{Decryptor, OpenPlan};
 pub use encryptor::{Encryptor, SealPlan};
 pub use error::{DecryptError, EncryptError, KeyError};
-pub use keyring::{KeyRing, Options};
+pub use fingerprint::Fingerprint;
+pub use keyring::KeyRing;
 pub use mls::MlsKid;
+pub use options::Options;
 pub use profile::Profile;
 pub use secret::Secret;
-pub use stats::{DecryptStats, EncryptStats};
+pub use stats::{DataStats, DecryptStats, EncryptStats};
 pub use suite::{CipherSuite, SUITES};

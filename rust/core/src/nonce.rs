@@ -38,18 +38,32 @@ pub(crate) enum Unique {
 }
 
 impl NonceSource {
-    /// The next one; none when there is none that is known to be unused.
-    pub(crate) fn next(&mut self) -> Result<Option<Unique>, KeyError> {
+    /// The next one. None: `most` have been given, or there is none that is known to be unused.
+    pub(crate) fn next(&mut self, most: u64) -> Option<Unique> {
+        if self.issued() >= most {
+            return None;
+        }
+        // One that cannot be had, for whatever reason, is none.
         match self {
-            Self::Iv(ivs) => Ok(ivs.next()?.map(Unique::Iv)),
-            Self::Ctr(counter) => Ok(counter.next()?.map(Unique::Ctr)),
+            Self::Iv(ivs) => ivs.next().ok().flatten().map(Unique::Iv),
+            Self::Ctr(counter) => counter.next().ok().flatten().map(Unique::Ctr),
         }
     }
 
-    /// Frames sealed so far (and nonces passed over).
-    pub(crate) fn used(&self) -> u64 {
+    /// What there is to give where the same key is set again. IVs go on. A counter does not, since it is the caller who
+    /// knows from where; what it has sealed counts all the same.
+    pub(crate) fn after(self, before: Self) -> Self {
+        match (self, before) {
+            (Self::Iv(_), before @ Self::Iv(_)) => before,
+            (Self::Ctr(counter), Self::Ctr(before)) => Self::Ctr(CtrSource { left: before.left, ..counter }),
+            (new, _) => new,
+        }
+    }
+
+    /// How many have been given, each to a frame.
+    pub(crate) fn issued(&self) -> u64 {
         match self {
-            Self::Iv(ivs) => LIMIT - ivs.left,
+            Self::Iv(ivs) => ivs.issued,
             Self::Ctr(counter) => LIMIT - counter.left,
         }
     }
@@ -110,13 +124,15 @@ pub(crate) struct IvSource {
     prefix: [u8; PREFIX_LEN],
     counter: u32,
     left: u64,
+    /// Those given: fewer than those gone, since some are passed over.
+    issued: u64,
     generation: u32,
 }
 
 impl IvSource {
     pub(crate) fn new() -> Result<Self, KeyError> {
         let generation = fork::generation()?;
-        let mut source = Self { prefix: [0; PREFIX_LEN], counter: 0, left: LIMIT, generation };
+        let mut source = Self { prefix: [0; PREFIX_LEN], counter: 0, left: LIMIT, issued: 0, generation };
         source.draw()?;
         Ok(source)
     }
@@ -148,6 +164,7 @@ impl IvSource {
             let [c0, c1, c2, c3] = counter.to_be_bytes();
             // The prefix was drawn to the rule, so only what follows it can break it.
             if !zeros_touch(&[p7, c0, c1, c2, c3]) {
+                self.issued += 1;
                 return Ok(Some([p0, p1, p2, p3, p4, p5, p6, p7, c0, c1, c2, c3]));
             }
         }
@@ -233,6 +250,21 @@ mod tests {
         source.counter = 0x0100_0001;
         source.left = 2;
         assert_eq!(source.next().unwrap(), None);
+    }
+
+    #[test]
+    fn nonces_are_counted_as_they_are_given_and_end_at_the_limit() {
+        let mut ivs = IvSource::new().unwrap();
+        // 01 00 00 xx are passed over: two zeros touch.
+        ivs.counter = 0x0100_0002;
+        let counter = CtrSource::continue_from(7).unwrap();
+        for mut source in [NonceSource::Iv(ivs), NonceSource::Ctr(counter)] {
+            for issued in 1..=3 {
+                assert!(source.next(3).is_some());
+                assert_eq!(source.issued(), issued);
+            }
+            assert_eq!((source.next(3), source.issued()), (None, 3));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::codec::{Clear, Codec};
 use crate::error::KeyError;
 use crate::secret::{Kdf, Secret};
 use crate::suite::{
-    AES_128_GCM_SHA256_128, AES_256_GCM_SHA512_128, CipherSuite, NONCE_LEN, SUITES, hkdf, pbkdf2_sha256,
+    AES_128_GCM_SHA256_128, AES_256_GCM_SHA512_128, CipherSuite, Hash, NONCE_LEN, SUITES, hkdf, pbkdf2_sha256,
 };
 use crate::wire::Wire;
 
@@ -21,21 +21,31 @@ pub struct Profile {
     suites: &'static [&'static CipherSuite],
     /// Frames that a receiver remembers unless it is told otherwise; 0 is none.
     pub(crate) replay_window: usize,
+    /// Codecs that have a layout elsewhere and none here.
+    refused: &'static [Codec],
 }
 
 /// How a secret becomes key bytes.
 pub(crate) enum KeySchedule {
     /// One derivation for everything: the same input always gives the same output, a longer one extends a shorter one.
-    Direct { salt: &'static [u8] },
+    Direct(Direct),
     /// RFC 9605, sections 4.4.2 and 5.1: labelled, by KID and suite.
     Sframe,
 }
 
-/// Iterations of PBKDF2, as every client of the trailer family has them.
-const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(99_999);
+/// The parameters of the trailer family's key schedule.
+pub(crate) struct Direct {
+    salt: &'static [u8],
+    /// The salt of a ratchet step. Where it is the other one, a step's material begins with the key before it.
+    ratchet_salt: &'static [u8],
+    /// Rounds of PBKDF2, for passphrases; none: the profile takes raw keys only.
+    iterations: Option<NonZeroU32>,
+    /// `info` of HKDF.
+    info: &'static [u8],
+}
 
-/// `info` of the trailer family's HKDF: a buffer of zero bytes, as the browsers' worker passes it.
-const INFO: [u8; 128] = [0; 128];
+/// Iterations of PBKDF2, as every client of the trailer family that has one has them.
+const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(99_999);
 
 /// RFC 9605 has no password KDF; this one, and its salt, are frameseal's own.
 const SFRAME_PASSPHRASE_SALT: &[u8] = b"frameseal SFrame 1.0 passphrase";
@@ -65,7 +75,7 @@ impl KeySchedule {
     ) -> Result<[u8; NONCE_LEN], KeyError> {
         let mut nonce_salt = [0; NONCE_LEN];
         match self {
-            Self::Direct { salt } => direct(salt, material, key)?,
+            Self::Direct(direct) => direct.derive(direct.salt, material, key)?,
             Self::Sframe => {
                 let ids = [&kid.to_be_bytes()[..], &suite.id.to_be_bytes()].concat();
                 hkdf(suite.hash, &[], material.bytes(), &[b"SFrame 1.0 Secret key ", &ids], key)?;
@@ -78,9 +88,9 @@ impl KeySchedule {
     /// The material one ratchet step on.
     pub(crate) fn ratchet(&self, suite: &CipherSuite, material: &Secret) -> Result<Secret, KeyError> {
         let next = match self {
-            Self::Direct { salt } => {
+            Self::Direct(direct) => {
                 let mut next = Zeroizing::new(vec![0; RATCHETED_LEN]);
-                direct(salt, material, &mut next)?;
+                direct.derive(direct.ratchet_salt, material, &mut next)?;
                 next
             }
             Self::Sframe => {
@@ -93,14 +103,21 @@ impl KeySchedule {
     }
 }
 
-/// PBKDF2 for a passphrase, HKDF for a raw key.
-fn direct(salt: &[u8], material: &Secret, out: &mut [u8]) -> Result<(), KeyError> {
-    match material.kdf() {
-        Kdf::Password => {
-            pbkdf2_sha256(ITERATIONS, salt, material.bytes(), out);
-            Ok(())
+impl Direct {
+    const fn with_salt(salt: &'static [u8]) -> Self {
+        // The browsers' worker passes a buffer of 128 zero bytes as `info`.
+        Self { salt, ratchet_salt: salt, iterations: Some(ITERATIONS), info: &[0; 128] }
+    }
+
+    /// PBKDF2 for a passphrase, HKDF for a raw key.
+    fn derive(&self, salt: &[u8], material: &Secret, out: &mut [u8]) -> Result<(), KeyError> {
+        match material.kdf() {
+            Kdf::Password => {
+                pbkdf2_sha256(self.iterations.ok_or(KeyError::NoPassphrases)?, salt, material.bytes(), out);
+                Ok(())
+            }
+            Kdf::Random => hkdf(Hash::Sha256, salt, material.bytes(), &[self.info], out),
         }
-        Kdf::Random => hkdf(crate::suite::Hash::Sha256, salt, material.bytes(), &[&INFO], out),
     }
 }
 
@@ -109,9 +126,10 @@ impl Profile {
     pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, KeyError> {
         match self.wire {
             Wire::Sframe => Ok(Clear::First(0)),
-            Wire::Trailer => {
-                codec.clear().ok_or(KeyError::UnsupportedCodec { codec: codec.name(), profile: self.name })
-            }
+            Wire::Trailer => codec
+                .clear()
+                .filter(|_| !self.refused.contains(&codec))
+                .ok_or(KeyError::UnsupportedCodec { codec: codec.name(), profile: self.name }),
         }
     }
 
@@ -143,18 +161,36 @@ impl Profile {
 pub static LIVEKIT: Profile = Profile {
     name: "livekit",
     wire: Wire::Trailer,
-    schedule: KeySchedule::Direct { salt: b"LKFrameEncryptionKey" },
+    schedule: KeySchedule::Direct(Direct::with_salt(b"LKFrameEncryptionKey")),
     suites: &[&AES_128_GCM_SHA256_128, &AES_256_GCM_SHA512_128],
     replay_window: 0,
+    refused: &[],
 };
 
 /// VideoSDK's clients. Experimental: inferred from their packages, not yet seen on the wire of a live room.
 pub static VIDEOSDK: Profile = Profile {
     name: "videosdk",
     wire: Wire::Trailer,
-    schedule: KeySchedule::Direct { salt: b"VideoSDKEncryptionRatchetSalt" },
+    schedule: KeySchedule::Direct(Direct::with_salt(b"VideoSDKEncryptionRatchetSalt")),
     suites: &[&AES_128_GCM_SHA256_128],
     replay_window: 0,
+    refused: &[],
+};
+
+/// Jitsi Meet's clients ("JFrame"). Raw keys only. Their clear bytes go by the frame's type alone, which neither VP9 nor
+/// an unescaped H.264 or H.265 frame would bring through a packetiser.
+pub static JITSI: Profile = Profile {
+    name: "jitsi",
+    wire: Wire::Trailer,
+    schedule: KeySchedule::Direct(Direct {
+        salt: b"JFrameEncryptionKey",
+        ratchet_salt: b"JFrameRatchetKey",
+        iterations: None,
+        info: &[],
+    }),
+    suites: &[&AES_128_GCM_SHA256_128],
+    replay_window: 0,
+    refused: &[Codec::Vp9, Codec::H264, Codec::H265],
 };
 
 /// SFrame (RFC 9605).
@@ -173,7 +209,8 @@ pub static SFRAME: Profile = Profile {
         SUITES[7],
     ],
     replay_window: 1024,
+    refused: &[],
 };
 
 /// Every profile.
-pub static ALL: [&Profile; 3] = [&LIVEKIT, &VIDEOSDK, &SFRAME];
+pub static ALL: [&Profile; 4] = [&LIVEKIT, &VIDEOSDK, &JITSI, &SFRAME];

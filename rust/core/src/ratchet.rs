@@ -1,18 +1,29 @@
 //! One step forward, and the bounded search for a sender that has stepped ahead. Nothing else ratchets.
 //!
-//! A key ahead is a candidate until a frame has authenticated with it, and each step is derived once: a forged frame
-//! buys no second derivation.
+//! Whoever can inject frames makes a receiver search, within bounds that a forger cannot move. A key ahead is a candidate
+//! until a frame has authenticated with it. Each step is derived once per key, never more of them than the window has.
+//! And one that is slow (a password KDF takes milliseconds) is never derived on a frame's own path: the frame fails and
+//! leaves a note, and whoever has time to spare calls [`KeyRing::derive_ahead`]. After that a forged frame costs what it
+//! costs to find that none of these keys opens it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::error::KeyError;
 use crate::family::Field;
 use crate::key::Key;
 use crate::keyring::{KeyRing, Slot, State};
+use crate::secret::{Kdf, Secret};
 use crate::wire::Wire;
 
 /// Steps that a receiver may look ahead, at the most.
 pub(crate) const MOST_AHEAD: u16 = 16;
+
+impl Slot {
+    /// The material of the last step that is known.
+    fn last(&self) -> &Secret {
+        self.ahead.last().map_or(&self.material, |(material, _)| material)
+    }
+}
 
 impl KeyRing {
     /// Moves the key under `key_id` one step forward and returns the id that it has then: the same in the trailer
@@ -39,31 +50,99 @@ impl KeyRing {
         }
     }
 
-    /// Steps to try when a key does not open a frame whose key id does not tell the step.
-    pub(crate) fn blind_window(&self) -> usize {
-        if self.maker.profile.wire == Wire::Trailer { usize::from(self.options.ratchet_window) } else { 0 }
+    /// The ids of keys that a frame failed under while steps within the window were still to be derived: what
+    /// [`Self::derive_ahead`] is to be called for.
+    #[must_use]
+    pub fn wanted_ahead(&self) -> Vec<u64> {
+        self.lock().slots.iter().filter(|(_, slot)| slot.wanted).map(|(&key_id, _)| key_id).collect()
     }
 
-    /// The key `steps` (1 or more) ahead of `base`; none if `base` is not the key under `kid` any more. Each step is
-    /// derived once.
+    /// Derives one further step ahead of the key under `key_id`, for frames to come. False: there is no further one in
+    /// the window. Called early, it finds the steps ready when a sender takes them. One at a time, whichever threads call.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
+    pub fn derive_ahead(&self, key_id: u64) -> Result<bool, KeyError> {
+        let _one_at_a_time = self.deriving.lock().unwrap_or_else(PoisonError::into_inner);
+        let (serial, known, material) = {
+            let state = self.lock();
+            let Some(slot) = state.slots.get(&key_id) else {
+                return state.family(key_id).map(|_| false).ok_or(KeyError::NoSuchKey { key_id });
+            };
+            if slot.old || slot.ahead.len() >= self.window() {
+                return Ok(false);
+            }
+            (slot.key.serial, slot.ahead.len(), slot.last().clone())
+        };
+        let step = self.step(key_id, known, &material)?;
+        Ok(self.keep(key_id, serial, known, step))
+    }
+
+    /// Tries the keys that the sender may have ratcheted to, where key ids do not tell. A candidate becomes the key once
+    /// it has opened a frame; until then nothing changes. Returns that key and the steps to it.
+    pub(crate) fn search(
+        &self,
+        kid: u64,
+        base: &Key,
+        mut opens: impl FnMut(&Key) -> bool,
+    ) -> Option<(Arc<Key>, usize)> {
+        if self.maker.profile.wire == Wire::Sframe {
+            return None;
+        }
+        for steps in 1..=self.window() {
+            let candidate = self.ahead(kid, base, steps)?;
+            if opens(&candidate) {
+                self.commit(kid, kid, &candidate);
+                return Some((candidate, steps));
+            }
+        }
+        None
+    }
+
+    /// The key `steps` (1 or more) ahead of `base`. None: `base` is not the key under `kid` any more, or the step is one
+    /// for [`Self::derive_ahead`].
     pub(crate) fn ahead(&self, kid: u64, base: &Key, steps: usize) -> Option<Arc<Key>> {
         loop {
             let (known, material) = {
-                let state = self.lock();
-                let slot = state.slots.get(&kid).filter(|slot| slot.key.serial == base.serial)?;
+                let mut state = self.lock();
+                let slot = state.slots.get_mut(&kid).filter(|slot| slot.key.serial == base.serial)?;
                 if let Some((_, key)) = slot.ahead.get(steps.checked_sub(1)?) {
                     return Some(Arc::clone(key));
                 }
-                (slot.ahead.len(), slot.ahead.last().map_or(&slot.material, |(material, _)| material).clone())
+                if slot.material.kdf() == Kdf::Password {
+                    slot.wanted = true;
+                    return None;
+                }
+                (slot.ahead.len(), slot.last().clone())
             };
-            let material = self.maker.step(&material).ok()?;
-            let key = self.maker.key(self.stepped(kid, known as u64 + 1).ok()?, &material).ok()?;
-            let mut state = self.lock();
-            let slot = state.slots.get_mut(&kid).filter(|slot| slot.key.serial == base.serial)?;
-            if slot.ahead.len() == known {
-                slot.ahead.push((material, Arc::new(key)));
-            }
+            let step = self.step(kid, known, &material).ok()?;
+            self.keep(kid, base.serial, known, step);
         }
+    }
+
+    /// Steps that a receiver looks ahead: none where key ids have no place for them and each key is its own.
+    fn window(&self) -> usize {
+        let unstepped = self.maker.profile.wire == Wire::Sframe && self.options.ratchet_bits == 0;
+        if unstepped { 0 } else { usize::from(self.options.ratchet_window) }
+    }
+
+    /// The step that follows `material`, which is `known` steps ahead of the key under `kid`.
+    fn step(&self, kid: u64, known: usize, material: &Secret) -> Result<(Secret, Arc<Key>), KeyError> {
+        let material = self.maker.step(material)?;
+        let key = self.maker.key(self.stepped(kid, known as u64 + 1)?, &material)?;
+        Ok((material, Arc::new(key)))
+    }
+
+    /// Keeps a step, unless the key was replaced or another thread was first. True: the window has more.
+    fn keep(&self, kid: u64, serial: u64, known: usize, step: (Secret, Arc<Key>)) -> bool {
+        let mut state = self.lock();
+        let Some(slot) = state.slots.get_mut(&kid) else { return false };
+        if slot.key.serial == serial && slot.ahead.len() == known {
+            slot.ahead.push(step);
+        }
+        let more = slot.ahead.len() < self.window();
+        slot.wanted &= more;
+        more
     }
 
     /// A frame authenticated with `key`, which is ahead of the one under `from`: from now on it is the key under `kid`.
@@ -75,7 +154,8 @@ impl KeyRing {
         let Some((material, key)) = slot.ahead.pop() else { return };
         slot.ahead.clear();
         let Ok(nonces) = self.nonces(kid, &material, None) else { return };
-        self.replace(&mut state, from, kid, Slot { material, key, nonces, ahead: rest, old: false });
+        let next = Slot { ahead: rest, ..Slot::new(material, key, nonces) };
+        self.replace(&mut state, from, kid, next);
     }
 
     /// Puts `next` under `next_id` in the place of `key_id`, which moves aside where both have a place of their own.
@@ -120,6 +200,6 @@ impl KeyRing {
         let mut generation = state.slots.range(kid & !mask..=kid | mask);
         let (&from, _) = generation.find(|(_, slot)| !slot.old)?;
         let steps = kid.wrapping_sub(from) & mask;
-        (1..=u64::from(self.options.ratchet_window)).contains(&steps).then_some((from, usize::try_from(steps).ok()?))
+        (1..=self.window() as u64).contains(&steps).then_some((from, usize::try_from(steps).ok()?))
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 use crate::error::KeyError;
+use crate::suite;
 
 /// The least bytes of a raw key: the strength of AES-128.
 const LEAST_KEY_LEN: usize = 16;
@@ -58,6 +59,11 @@ impl Secret {
 
     pub(crate) fn kdf(&self) -> Kdf {
         self.kdf
+    }
+
+    /// Whether both give the same key.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.kdf == other.kdf && suite::same(&self.bytes, &other.bytes)
     }
 }
 

@@ -3,16 +3,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $snapshot:ident, $live:ident { $($(#[$field_doc:meta])* $field:ident),* $(,)? }) => {
+    (
+        $(#[$doc:meta])* $snapshot:ident, $live:ident { $($(#[$field_doc:meta])* $field:ident),* $(,)? }
+        $(and looked up { $($(#[$found_doc:meta])* $found:ident),* $(,)? })?
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct $snapshot { $($(#[$field_doc])* pub $field: u64),* }
+        pub struct $snapshot { $($(#[$field_doc])* pub $field: u64,)* $($($(#[$found_doc])* pub $found: u64),*)? }
 
         impl $snapshot {
             /// Names and values, in the order of the fields.
             #[must_use]
             pub fn entries(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($field), self.$field)),*]
+                vec![$((stringify!($field), self.$field),)* $($((stringify!($found), self.$found)),*)?]
             }
         }
 
@@ -21,7 +24,7 @@ macro_rules! counters {
 
         impl $live {
             pub(crate) fn snapshot(&self) -> $snapshot {
-                $snapshot { $($field: self.$field.get()),* }
+                $snapshot { $($field: self.$field.get(),)* $($($found: 0),*)? }
             }
         }
     };
@@ -61,6 +64,14 @@ counters! {
         /// Sealed H.264 frames whose clear header exceeds 255 bytes: receivers up to libwebrtc m144 cannot open these.
         long_headers,
     }
+    and looked up {
+        /// Frames that the ring has sealed under its sending key, over all tracks; 0 when there is none.
+        key_frames,
+        /// Frames at which that key is exhausted; 0 when there is none.
+        key_limit,
+        /// Frames from which on a new key is due; 0 when there is none.
+        key_warning,
+    }
 }
 
 counters! {
@@ -82,5 +93,29 @@ counters! {
         replayed,
         /// Ratchet steps that frames led to.
         ratchets,
+        /// Frames that a server put in, in the clear, and that passed.
+        injected,
+        /// Frames with the server's trailer that did not pass.
+        injected_refused,
+    }
+}
+
+counters! {
+    /// What a data cryptor has done so far.
+    DataStats, DataCounters {
+        /// Messages sealed.
+        sealed,
+        /// Messages refused: no key to seal with, or no nonces left.
+        not_sealed,
+        /// Messages opened.
+        opened,
+        /// Packets refused: not of the layout.
+        malformed,
+        /// Packets refused: no key for their key id.
+        unknown_key,
+        /// Packets refused: no key opens them, in this context.
+        authentication_failed,
+        /// Packets refused: seen before.
+        replayed,
     }
 }

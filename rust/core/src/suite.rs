@@ -298,6 +298,11 @@ pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// Compares secrets in a time that depends on their lengths alone.
+pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
 /// Bytes from the operating system's generator, by way of the crypto library's own (which survives `fork`).
 pub(crate) fn random(out: &mut [u8]) -> Result<(), KeyError> {
     rand::fill(out).map_err(|_| KeyError::Unavailable)

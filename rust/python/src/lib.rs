@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod buffers;
+mod data;
 mod errors;
 
 use std::sync::Arc;
@@ -60,9 +61,9 @@ impl KeyRing {
     #[new]
     #[pyo3(
         signature = (profile, *, suite=None, allow_draft=false, key_size=None, ring_size=16, ratchet_window=0,
-            ratchet_bits=0, shared=false, failure_tolerance=-1),
+            ratchet_bits=0, shared=false, failure_tolerance=-1, usage_limit=None),
         text_signature = "(profile, *, suite=None, allow_draft=False, key_size=None, ring_size=16, ratchet_window=0, \
-            ratchet_bits=0, shared=False, failure_tolerance=-1)"
+            ratchet_bits=0, shared=False, failure_tolerance=-1, usage_limit=None)"
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
     fn new(
@@ -75,6 +76,7 @@ impl KeyRing {
         ratchet_bits: u8,
         shared: bool,
         failure_tolerance: i32,
+        usage_limit: Option<u64>,
     ) -> PyResult<Self> {
         let profile = Profile::by_name(profile).ok_or_else(|| {
             let known: Vec<_> = frameseal::profile::ALL.iter().map(|profile| profile.name).collect();
@@ -86,7 +88,9 @@ impl KeyRing {
         if failure_tolerance < -1 {
             return Err(PyValueError::new_err("failure_tolerance is -1 (never report) or the failures to tolerate"));
         }
-        let options = Options { suite, allow_draft, key_size, ring_size, ratchet_window, ratchet_bits, shared };
+        let usage_limit = usage_limit.unwrap_or(Options::default().usage_limit);
+        let options =
+            Options { suite, allow_draft, key_size, ring_size, ratchet_window, ratchet_bits, shared, usage_limit };
         let ring = frameseal::KeyRing::new(profile, options).map_err(key_error)?;
         Ok(Self { ring: Arc::new(ring), failure_tolerance })
     }
@@ -137,6 +141,35 @@ impl KeyRing {
         self.ring.remove(key_id);
     }
 
+    fn derive_ahead(&self, py: Python<'_>, key_id: u64) -> PyResult<bool> {
+        py.detach(|| self.ring.derive_ahead(key_id)).map_err(key_error)
+    }
+
+    #[getter]
+    fn wanted_ahead(&self) -> Vec<u64> {
+        self.ring.wanted_ahead()
+    }
+
+    #[pyo3(signature = (key_id=0))]
+    fn usage(&self, key_id: u64) -> PyResult<u64> {
+        self.ring.usage(key_id).map_err(key_error)
+    }
+
+    #[getter]
+    fn usage_limit(&self) -> u64 {
+        self.ring.usage_limit()
+    }
+
+    #[getter]
+    fn usage_warning(&self) -> u64 {
+        self.ring.usage_warning()
+    }
+
+    #[pyo3(signature = (key_id=None))]
+    fn fingerprint<'py>(&self, py: Python<'py>, key_id: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
+        self.ring.fingerprint(key_id).map(|fingerprint| PyBytes::new(py, &fingerprint)).map_err(key_error)
+    }
+
     #[getter]
     fn key_ids(&self) -> Vec<u64> {
         self.ring.key_ids()
@@ -150,10 +183,6 @@ impl KeyRing {
     #[setter]
     fn set_sending_key_id(&self, key_id: u64) -> PyResult<()> {
         self.ring.set_sending_key_id(key_id).map_err(key_error)
-    }
-
-    fn usage(&self, key_id: u64) -> PyResult<u64> {
-        self.ring.usage(key_id).map_err(key_error)
     }
 
     #[getter]
@@ -254,10 +283,21 @@ struct Decryptor(frameseal::Decryptor);
 #[pymethods]
 impl Decryptor {
     #[new]
-    #[pyo3(signature = (ring, codec=None, replay_window=None))]
-    fn new(ring: &Bound<'_, KeyRing>, codec: Option<&str>, replay_window: Option<usize>) -> PyResult<Self> {
+    #[pyo3(signature = (ring, codec=None, replay_window=None, *, sif_trailer=None))]
+    fn new(
+        ring: &Bound<'_, KeyRing>,
+        codec: Option<&str>,
+        replay_window: Option<usize>,
+        sif_trailer: Option<Input<'_, '_>>,
+    ) -> PyResult<Self> {
         let codec = self::codec(codec)?;
-        frameseal::Decryptor::new(Arc::clone(&ring.get().ring), codec, replay_window).map(Self).map_err(key_error)
+        let decryptor = frameseal::Decryptor::new(Arc::clone(&ring.get().ring), codec, replay_window);
+        match sif_trailer {
+            Some(trailer) => decryptor.and_then(|decryptor| decryptor.with_injected(trailer.as_slice())),
+            None => decryptor,
+        }
+        .map(Self)
+        .map_err(key_error)
     }
 
     #[pyo3(signature = (sealed, metadata=None), text_signature = "($self, sealed, metadata=b'')")]
@@ -270,6 +310,9 @@ impl Decryptor {
         let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
         if !metadata.is_empty() && !self.0.takes_metadata() {
             return Err(no_metadata());
+        }
+        if let Some(payload) = self.0.injected(sealed.as_slice()).map_err(decrypt_error)? {
+            return Ok(PyBytes::new(py, payload));
         }
         let Some(plan) = self.0.plan(sealed.as_slice(), metadata).map_err(decrypt_error)? else {
             return Ok(PyBytes::new(py, b""));
@@ -284,6 +327,11 @@ impl Decryptor {
         self.0.consecutive_failures()
     }
 
+    #[getter]
+    fn injected(&self) -> u64 {
+        self.0.injected_so_far()
+    }
+
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         stats(py, self.0.stats().entries())
     }
@@ -292,7 +340,7 @@ impl Decryptor {
 #[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
-    use super::{Decryptor, Encryptor, KeyRing, Secret};
+    use super::{Decryptor, Encryptor, KeyRing, Secret, data::DataCryptor};
 
     #[allow(non_upper_case_globals)]
     #[pymodule_export]

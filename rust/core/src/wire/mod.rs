@@ -4,6 +4,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod envelope;
+pub(crate) mod packet;
 pub(crate) mod sframe;
 pub(crate) mod trailer;
 

@@ -1,4 +1,4 @@
-//! The SFrame header (RFC 9605, section 4.3).
+//! SFrame (RFC 9605, section 4.2): a header, the ciphertext and the tag; and the header (section 4.3).
 //!
 //! ```text
 //!  0 1 2 3 4 5 6 7
@@ -65,6 +65,30 @@ impl Header {
     }
 }
 
+/// A sealed frame in pieces.
+pub(crate) struct Sealed<'a> {
+    pub(crate) header: Header,
+    /// The header as it stands, which is authenticated.
+    pub(crate) head: &'a [u8],
+    pub(crate) ciphertext: &'a [u8],
+    pub(crate) tag: &'a [u8],
+}
+
+/// Takes a frame to pieces. None: truncated, or its header is not in its shortest form.
+pub(crate) fn parse(sealed: &[u8], tag_len: usize) -> Option<Sealed<'_>> {
+    let (header, len) = Header::parse(sealed)?;
+    let (head, rest) = sealed.split_at_checked(len)?;
+    let (ciphertext, tag) = rest.split_at_checked(rest.len().checked_sub(tag_len)?)?;
+    Some(Sealed { header, head, ciphertext, tag })
+}
+
+/// Writes the header and hands out the places of ciphertext and tag. None: `out` is too short.
+pub(crate) fn write<'a>(out: &'a mut [u8], head: &[u8], tag_len: usize) -> Option<(&'a mut [u8], &'a mut [u8])> {
+    let (place, rest) = out.split_at_mut_checked(head.len())?;
+    place.copy_from_slice(head);
+    rest.split_at_mut_checked(rest.len().checked_sub(tag_len)?)
+}
+
 /// The four bits of the config byte for a value, and the bytes that follow.
 fn field(value: u64, bytes: &[u8; 8]) -> (u8, &[u8]) {
     if value < EXTENDED_FROM {
@@ -99,6 +123,20 @@ mod tests {
             let encoded = header.encode();
             let sealed = [encoded.as_slice(), &behind].concat();
             prop_assert_eq!(Header::parse(&sealed), Some((header, encoded.as_slice().len())));
+        }
+
+        #[test]
+        fn a_frame_that_was_written_comes_to_the_same_pieces(kid in edges(), ctr in edges(), rest: Vec<u8>, tag: [u8; 10]) {
+            let header = Header { kid, ctr };
+            let (encoded, len) = (header.encode(), rest.len() + tag.len());
+            let mut out = vec![0; encoded.as_slice().len() + len];
+            let (ciphertext_place, tag_place) = write(&mut out, encoded.as_slice(), tag.len()).unwrap();
+            ciphertext_place.copy_from_slice(&rest);
+            tag_place.copy_from_slice(&tag);
+            let sealed = parse(&out, tag.len()).unwrap();
+            prop_assert_eq!((sealed.header, sealed.head), (header, encoded.as_slice()));
+            prop_assert_eq!((sealed.ciphertext, sealed.tag), (rest.as_slice(), tag.as_slice()));
+            prop_assert!(parse(&out, len + 1).is_none());
         }
 
         #[test]

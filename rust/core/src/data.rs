@@ -1,0 +1,238 @@
+//! Messages of a data channel, under the keys of the media.
+//!
+//! Trailer profiles have the form of livekit-client 2.23.0's encrypted packets: AES-GCM without AAD, whose IV and key index
+//! travel beside the ciphertext. SFrame's packets are plain SFrames (RFC 9605), no codec and no envelope about them.
+//! Nothing in either says who sent a packet, where to, or that it is one: a forwarder may give it to others, or put the
+//! sealed part of a frame in its place. Bound to a context it is ours alone, and neither works:
+//! `"frameseal data v1" || length of the context as 8 bytes || context` is the AAD there, and the metadata here.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{DecryptError, EncryptError, KeyError};
+use crate::keyring::{KeyRing, Sealing};
+use crate::nonce::Unique;
+use crate::replay::{self, ReplayWindow};
+use crate::stats::{DataCounters, DataStats};
+use crate::suite::NONCE_LEN;
+use crate::wire::Wire;
+use crate::wire::packet::{self, OVERHEAD, Packet};
+use crate::wire::sframe::{self, Header};
+use crate::wire::trailer::TAG_LEN;
+
+const LABEL: &[u8] = b"frameseal data v1";
+
+/// Packets that a cryptor remembers unless it is told otherwise: an honest one never comes twice.
+const REPLAY_WINDOW: usize = 1024;
+
+/// The same for SFrame, where the window is one of counters, most of which go to the media: some minutes of a call.
+const COUNTER_WINDOW: usize = 16 * 1024;
+
+/// Seals and opens the messages of a data channel.
+pub struct DataCryptor {
+    ring: Arc<KeyRing>,
+    bind_context: bool,
+    replay: Option<Mutex<ReplayWindow>>,
+    counters: DataCounters,
+}
+
+/// A sealed message in the parts that a signalling format carries. Trailer profiles only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedData {
+    /// The nonce.
+    pub iv: [u8; NONCE_LEN],
+    /// The id of the key.
+    pub key_index: u8,
+    /// The ciphertext, its tag behind it.
+    pub ciphertext: Vec<u8>,
+}
+
+/// What a received message is opened by.
+struct Parts<'a> {
+    kid: u64,
+    unique: Unique,
+    aad: Vec<u8>,
+    ciphertext: &'a [u8],
+    tag: &'a [u8],
+}
+
+impl DataCryptor {
+    /// A cryptor that remembers `replay_window` packets (counters, in SFrame): none is 1,024 (16,384), 0 is off.
+    ///
+    /// # Errors
+    /// [`KeyError::ReplayWindow`].
+    pub fn new(ring: Arc<KeyRing>, bind_context: bool, replay_window: Option<usize>) -> Result<Self, KeyError> {
+        let window = replay_window.unwrap_or(match ring.profile().wire {
+            Wire::Trailer => REPLAY_WINDOW,
+            Wire::Sframe => COUNTER_WINDOW,
+        });
+        if window > replay::MOST {
+            return Err(KeyError::ReplayWindow { given: window, most: replay::MOST });
+        }
+        let replay = (window > 0).then(|| Mutex::new(ReplayWindow::new(window)));
+        Ok(Self { ring, bind_context, replay, counters: DataCounters::default() })
+    }
+
+    /// Whether packets open in the context only in which they were sealed.
+    #[must_use]
+    pub fn binds_context(&self) -> bool {
+        self.bind_context
+    }
+
+    /// Whether the profile has packets in parts: [`Self::seal`] and [`Self::open`].
+    #[must_use]
+    pub fn has_parts(&self) -> bool {
+        self.ring.profile().wire == Wire::Trailer
+    }
+
+    /// Seals a message with the ring's sending key. The context is not sent; without a binding it is not looked at.
+    ///
+    /// # Errors
+    /// [`EncryptError`]; [`EncryptError::Malformed`] for a profile without such parts. Nothing may be sent then.
+    pub fn seal(&self, payload: &[u8], context: &[u8]) -> Result<SealedData, EncryptError> {
+        self.seal_parts(&self.next()?, payload, context)
+    }
+
+    /// Seals a message into a packet that needs nothing beside it.
+    ///
+    /// # Errors
+    /// [`EncryptError`]; nothing may be sent then.
+    pub fn seal_packet(&self, payload: &[u8], context: &[u8]) -> Result<Vec<u8>, EncryptError> {
+        let sealing = self.next()?;
+        let aad = self.aad(context);
+        match sealing.unique {
+            Unique::Iv(iv) => {
+                let mut packet = vec![0; payload.len() + OVERHEAD];
+                let out = packet::write(&mut packet, index(&sealing), &iv).ok_or(EncryptError::Malformed)?;
+                let places = out.split_at_mut_checked(payload.len()).ok_or(EncryptError::Malformed)?;
+                self.seal_into(&sealing, &aad, payload, places)?;
+                Ok(packet)
+            }
+            Unique::Ctr(ctr) => {
+                let header = Header { kid: sealing.kid, ctr }.encode();
+                let (head, tag_len) = (header.as_slice(), self.ring.suite().tag_len);
+                let mut packet = vec![0; head.len() + payload.len() + tag_len];
+                let places = sframe::write(&mut packet, head, tag_len).ok_or(EncryptError::Malformed)?;
+                self.seal_into(&sealing, &[head, &aad].concat(), payload, places)?;
+                Ok(packet)
+            }
+        }
+    }
+
+    /// Opens a message from its parts.
+    ///
+    /// # Errors
+    /// [`DecryptError`]; [`DecryptError::Malformed`] for a profile without such parts.
+    pub fn open(&self, iv: &[u8], key_index: u64, sealed: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
+        let parts = iv.try_into().ok().filter(|_| self.has_parts());
+        self.count(self.open_parts(parts.and_then(|iv| self.trailer_parts(iv, key_index, sealed, context))))
+    }
+
+    /// Opens a packet of [`Self::seal_packet`].
+    ///
+    /// # Errors
+    /// [`DecryptError`].
+    pub fn open_packet(&self, packet: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
+        let parts = match self.ring.profile().wire {
+            Wire::Trailer => packet::parse(packet)
+                .and_then(|Packet { key_index, iv, sealed }| self.trailer_parts(iv, key_index.into(), sealed, context)),
+            Wire::Sframe => sframe::parse(packet, self.ring.suite().tag_len).map(|sealed| Parts {
+                kid: sealed.header.kid,
+                unique: Unique::Ctr(sealed.header.ctr),
+                aad: [sealed.head, &self.aad(context)].concat(),
+                ciphertext: sealed.ciphertext,
+                tag: sealed.tag,
+            }),
+        };
+        self.count(self.open_parts(parts))
+    }
+
+    /// Seals under an IV of the caller's choice, for this crate's vector tests.
+    ///
+    /// # Errors
+    /// [`EncryptError`].
+    #[cfg(feature = "hazmat")]
+    pub fn seal_with_iv(&self, payload: &[u8], context: &[u8], iv: [u8; 12]) -> Result<SealedData, EncryptError> {
+        let sealing = Sealing { unique: Unique::Iv(iv), ..self.next()? };
+        self.seal_parts(&sealing, payload, context)
+    }
+
+    /// The counters so far.
+    #[must_use]
+    pub fn stats(&self) -> DataStats {
+        self.counters.snapshot()
+    }
+
+    fn next(&self) -> Result<Sealing, EncryptError> {
+        self.ring.next().inspect_err(|_| self.counters.not_sealed.add(1))
+    }
+
+    fn seal_parts(&self, sealing: &Sealing, payload: &[u8], context: &[u8]) -> Result<SealedData, EncryptError> {
+        let Unique::Iv(iv) = sealing.unique else { return Err(EncryptError::Malformed) };
+        let mut ciphertext = vec![0; payload.len() + TAG_LEN];
+        let places = ciphertext.split_at_mut_checked(payload.len()).ok_or(EncryptError::Malformed)?;
+        self.seal_into(sealing, &self.aad(context), payload, places)?;
+        Ok(SealedData { iv, key_index: index(sealing), ciphertext })
+    }
+
+    fn seal_into(
+        &self,
+        sealing: &Sealing,
+        aad: &[u8],
+        payload: &[u8],
+        (ciphertext, tag): (&mut [u8], &mut [u8]),
+    ) -> Result<(), EncryptError> {
+        let Sealing { key, unique, .. } = sealing;
+        key.aead.seal(key.nonce(*unique), aad, payload, ciphertext, tag).map_err(|_| EncryptError::Malformed)?;
+        self.counters.sealed.add(1);
+        Ok(())
+    }
+
+    fn trailer_parts<'a>(&self, iv: [u8; NONCE_LEN], kid: u64, sealed: &'a [u8], context: &[u8]) -> Option<Parts<'a>> {
+        let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>()?;
+        Some(Parts { kid, unique: Unique::Iv(iv), aad: self.aad(context), ciphertext, tag })
+    }
+
+    fn open_parts(&self, parts: Option<Parts<'_>>) -> Result<Vec<u8>, DecryptError> {
+        let Parts { kid, unique, aad, ciphertext, tag } = parts.ok_or(DecryptError::Malformed)?;
+        let found = self.ring.find(kid)?;
+        if self.replay().is_some_and(|window| window.has((found.origin, kid), unique)) {
+            return Err(DecryptError::Replayed { kid });
+        }
+        let mut payload = vec![0; ciphertext.len()];
+        let opened = self
+            .ring
+            .open(kid, &found, |key| key.aead.open(key.nonce(unique), &aad, ciphertext, tag, &mut payload).is_ok())
+            .ok_or(DecryptError::AuthenticationFailed { kid })?;
+        if self.replay().is_some_and(|mut window| !window.mark((opened.origin, kid), unique)) {
+            return Err(DecryptError::Replayed { kid });
+        }
+        Ok(payload)
+    }
+
+    fn aad(&self, context: &[u8]) -> Vec<u8> {
+        if !self.bind_context {
+            return Vec::new();
+        }
+        [LABEL, &(context.len() as u64).to_be_bytes(), context].concat()
+    }
+
+    fn replay(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
+        self.replay.as_ref().map(|window| window.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn count(&self, opened: Result<Vec<u8>, DecryptError>) -> Result<Vec<u8>, DecryptError> {
+        match opened {
+            Ok(_) => self.counters.opened.add(1),
+            Err(DecryptError::Malformed) => self.counters.malformed.add(1),
+            Err(DecryptError::UnknownKey { .. }) => self.counters.unknown_key.add(1),
+            Err(DecryptError::AuthenticationFailed { .. }) => self.counters.authentication_failed.add(1),
+            Err(DecryptError::Replayed { .. }) => self.counters.replayed.add(1),
+        }
+        opened
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
+fn index(sealing: &Sealing) -> u8 {
+    sealing.kid as u8
+}

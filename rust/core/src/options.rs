@@ -1,0 +1,89 @@
+//! What a key ring can be told at construction, and which of it fits together.
+
+use crate::error::KeyError;
+use crate::nonce;
+use crate::profile::Profile;
+use crate::ratchet::MOST_AHEAD;
+use crate::suite::CipherSuite;
+use crate::wire::Wire;
+
+/// The most slots that a one-byte key id can name.
+const MOST_SLOTS: u16 = 256;
+
+/// Frames under one key from which on a new one is due: 2^24.5, as TLS 1.3 has it for AES-GCM (RFC 8446 section 5.5),
+/// where it leaves a margin of 2^-57 on records of 16 KiB. Most frames are shorter.
+const USAGE_WARNING: u64 = 23_726_566;
+
+/// What a ring can be told at construction.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The cipher suite; none is the profile's default.
+    pub suite: Option<u16>,
+    /// Whether suites of drafts may be used.
+    pub allow_draft: bool,
+    /// Key size in bits; none is the suite's.
+    pub key_size: Option<u16>,
+    /// Slots of the trailer profiles: key ids run from 0 to one less. 1 to 256.
+    pub ring_size: u16,
+    /// Steps that a receiver tries ahead when a sender has ratcheted. 0 to 16; 0 is off.
+    pub ratchet_window: u16,
+    /// SFrame: how many low bits of a KID count ratchet steps (RFC 9605, section 5.1). 0 is no ratchet.
+    pub ratchet_bits: u8,
+    /// SFrame: a base key is shared by many senders, each under a KID of its own drawing.
+    pub shared: bool,
+    /// Frames that one key may seal here, 1 to 2^32; then it is exhausted.
+    pub usage_limit: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            suite: None,
+            allow_draft: false,
+            key_size: None,
+            ring_size: 16,
+            ratchet_window: 0,
+            ratchet_bits: 0,
+            shared: false,
+            usage_limit: nonce::LIMIT,
+        }
+    }
+}
+
+impl Options {
+    /// The suite that they come to in this profile, if they are in their ranges and the profile has them.
+    pub(crate) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, KeyError> {
+        if !(1..=MOST_SLOTS).contains(&self.ring_size) {
+            return Err(KeyError::RingSize { given: self.ring_size });
+        }
+        if self.ratchet_window > MOST_AHEAD {
+            return Err(KeyError::RatchetWindow { given: self.ratchet_window, most: MOST_AHEAD });
+        }
+        if !(1..=nonce::LIMIT).contains(&self.usage_limit) {
+            return Err(KeyError::UsageLimit { given: self.usage_limit, most: nonce::LIMIT });
+        }
+        if self.ratchet_bits >= 64 {
+            return Err(KeyError::KeyIdField { field: "ratchet_bits" });
+        }
+        if profile.wire != Wire::Sframe && (self.ratchet_bits != 0 || self.shared) {
+            return Err(KeyError::NotOfProfile { option: "KID fields", profile: profile.name });
+        }
+        if self.shared && self.ratchet_bits != 0 {
+            return Err(KeyError::NotOfProfile { option: "ratchet of shared base keys", profile: profile.name });
+        }
+        let asked = match self.suite {
+            None => None,
+            Some(id) => Some(
+                CipherSuite::by_id(id)
+                    .filter(|suite| self.allow_draft || !suite.draft)
+                    .ok_or(KeyError::UnsupportedSuite { suite: "this suite", profile: profile.name })?,
+            ),
+        };
+        profile.suite(asked, self.key_size)
+    }
+
+    /// Frames from which on a new key is due: 2^24.5, or three quarters of a lower limit.
+    pub(crate) fn usage_warning(&self) -> u64 {
+        USAGE_WARNING.min(self.usage_limit - self.usage_limit / 4)
+    }
+}

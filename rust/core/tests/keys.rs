@@ -1,0 +1,432 @@
+//! The life of a key in the core: searching ahead, counting, comparing; and what passes without one.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::sync::Arc;
+
+use frameseal::profile::{JITSI, LIVEKIT, SFRAME, VIDEOSDK};
+use frameseal::{
+    Codec, DecryptError, Decryptor, EncryptError, EncryptStats, Encryptor, KeyError, KeyRing, MlsKid, Options, Profile,
+    Secret,
+};
+
+const PASSPHRASE: &[u8] = b"my-shared-secret";
+
+fn ring_of(profile: &'static Profile, secret: &Secret, options: Options) -> Arc<KeyRing> {
+    let ring = KeyRing::new(profile, options).unwrap();
+    ring.set(0, secret).unwrap();
+    Arc::new(ring)
+}
+
+fn ring(secret: &Secret, ratchet_window: u16) -> Arc<KeyRing> {
+    ring_of(&LIVEKIT, secret, Options { ratchet_window, ..Options::default() })
+}
+
+fn passphrase() -> Secret {
+    Secret::passphrase(PASSPHRASE).unwrap()
+}
+
+fn raw() -> Secret {
+    Secret::key(&[7; 32]).unwrap()
+}
+
+fn seal_after(steps: usize, secret: &Secret) -> Vec<u8> {
+    let ring = ring(secret, 0);
+    (0..steps).for_each(|_| assert_eq!(ring.ratchet(0), Ok(0)));
+    Encryptor::new(ring, Codec::Opus).unwrap().encrypt(b"\x78frame").unwrap()
+}
+
+#[test]
+fn a_step_of_a_passphrase_is_never_derived_where_a_frame_is_opened() {
+    let ring = ring(&passphrase(), 2);
+    let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
+    let ahead = seal_after(2, &passphrase());
+    assert_eq!(ring.wanted_ahead(), []);
+
+    assert_eq!(decryptor.decrypt(&ahead), Err(DecryptError::AuthenticationFailed { kid: 0 }));
+    assert_eq!(ring.wanted_ahead(), [0]);
+    assert!(ring.derive_ahead(0).unwrap());
+    assert_eq!(decryptor.decrypt(&ahead), Err(DecryptError::AuthenticationFailed { kid: 0 }));
+    assert!(!ring.derive_ahead(0).unwrap());
+
+    assert_eq!(ring.wanted_ahead(), []);
+    assert_eq!(decryptor.decrypt(&ahead).unwrap(), b"\x78frame");
+    assert_eq!(decryptor.stats().ratchets, 2);
+}
+
+#[test]
+fn forged_frames_ask_for_the_window_once_and_never_again() {
+    let ring = ring(&passphrase(), 2);
+    let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
+    let mut forged = seal_after(0, &passphrase());
+    forged[2] ^= 1;
+    let mut derived = 0;
+    for _ in 0..1000 {
+        decryptor.decrypt(&forged).unwrap_err();
+        for key_id in ring.wanted_ahead() {
+            ring.derive_ahead(key_id).unwrap();
+            derived += 1;
+        }
+    }
+    assert_eq!(derived, 2);
+    assert_eq!(decryptor.decrypt(&seal_after(0, &passphrase())).unwrap(), b"\x78frame");
+    assert_eq!(decryptor.stats().ratchets, 0);
+}
+
+#[test]
+fn steps_can_be_ready_before_a_sender_takes_them_and_go_with_their_key() {
+    let ring = ring(&passphrase(), 1);
+    assert!(!ring.derive_ahead(0).unwrap());
+    let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
+    assert!(decryptor.decrypt(&seal_after(1, &passphrase())).is_ok());
+
+    ring.set(0, &Secret::passphrase(b"another").unwrap()).unwrap();
+    assert!(decryptor.decrypt(&seal_after(2, &passphrase())).is_err());
+    assert_eq!(ring.wanted_ahead(), [0]);
+    assert_eq!(ring.derive_ahead(1), Err(KeyError::NoSuchKey { key_id: 1 }));
+}
+
+#[test]
+fn without_a_window_nothing_is_searched_and_nothing_derived() {
+    let ring = ring(&passphrase(), 0);
+    let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
+    assert!(decryptor.decrypt(&seal_after(1, &passphrase())).is_err());
+    assert_eq!(ring.wanted_ahead(), []);
+    assert!(!ring.derive_ahead(0).unwrap());
+}
+
+#[test]
+fn a_raw_key_is_followed_at_once_and_a_step_beyond_the_window_is_not() {
+    for (window, steps) in [(1, 1), (8, 8), (16, 16), (8, 9)] {
+        let ring = ring(&raw(), window);
+        let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
+        let opened = decryptor.decrypt(&seal_after(steps, &raw()));
+        assert_eq!(opened.is_ok(), steps <= usize::from(window), "{window} {steps}");
+        assert_eq!(decryptor.decrypt(&seal_after(0, &raw())).is_ok(), opened.is_err(), "{window} {steps}");
+        assert_eq!(ring.wanted_ahead(), []);
+    }
+}
+
+#[test]
+fn frames_are_counted_per_key_and_the_limit_is_the_end() {
+    let ring = ring_of(&LIVEKIT, &raw(), Options { usage_limit: 8, ..Options::default() });
+    let encryptors = [Codec::Opus, Codec::Vp9].map(|codec| Encryptor::new(Arc::clone(&ring), codec).unwrap());
+    assert_eq!((ring.usage(0), ring.usage_limit(), ring.usage_warning()), (Ok(0), 8, 6));
+    for n in 0..8 {
+        assert!(encryptors[n % 2].encrypt(b"\x78frame").is_ok());
+    }
+    assert_eq!(ring.usage(0), Ok(8));
+    assert_eq!(encryptors[0].encrypt(b"\x78frame"), Err(EncryptError::KeyExhausted { kid: 0 }));
+
+    ring.set(0, &raw()).unwrap();
+    assert_eq!(encryptors[0].encrypt(b"\x78frame"), Err(EncryptError::KeyExhausted { kid: 0 }), "the same key again");
+    ring.set(0, &Secret::key(&[8; 32]).unwrap()).unwrap();
+    assert!(encryptors[0].encrypt(b"\x78frame").is_ok());
+    assert_eq!((ring.usage(0), ring.usage(1)), (Ok(1), Err(KeyError::NoSuchKey { key_id: 1 })));
+}
+
+#[test]
+fn a_limit_is_one_that_nonces_allow_and_the_warning_comes_before_it() {
+    let with = |usage_limit| KeyRing::new(&LIVEKIT, Options { usage_limit, ..Options::default() });
+    for given in [0, (1 << 32) + 1] {
+        assert_eq!(with(given).err(), Some(KeyError::UsageLimit { given, most: 1 << 32 }));
+    }
+    let ring = with(Options::default().usage_limit).unwrap();
+    assert_eq!((ring.usage_limit(), ring.usage_warning()), (1 << 32, 23_726_566));
+}
+
+#[test]
+fn fingerprints_are_equal_where_keys_are_and_nowhere_else() {
+    let of = |profile, secret: &Secret, key_size| {
+        let ring = ring_of(profile, secret, Options { key_size, ..Options::default() });
+        ring.fingerprint(None).unwrap()
+    };
+    let (as_text, as_bytes) = (passphrase(), Secret::key(PASSPHRASE).unwrap());
+    let mut different = vec![
+        of(&LIVEKIT, &as_text, None),
+        of(&LIVEKIT, &as_bytes, None),
+        of(&LIVEKIT, &as_bytes, Some(256)),
+        of(&VIDEOSDK, &as_text, None),
+        of(&VIDEOSDK, &as_bytes, None),
+        of(&JITSI, &as_bytes, None),
+    ];
+    assert_eq!(of(&LIVEKIT, &as_text, None), different[0]);
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len(), 6);
+}
+
+#[test]
+fn a_fingerprint_follows_the_sending_key_and_its_ratchet() {
+    let ring = ring(&raw(), 0);
+    let first = ring.fingerprint(None).unwrap();
+    assert_eq!(ring.fingerprint(Some(0)), Ok(first));
+    assert_eq!(ring.fingerprint(Some(3)), Err(KeyError::NoSuchKey { key_id: 3 }));
+    ring.set(3, &passphrase()).unwrap();
+    ring.set_sending_key_id(3).unwrap();
+    assert_eq!(ring.fingerprint(None), ring.fingerprint(Some(3)));
+    ring.ratchet(0).unwrap();
+    assert_ne!(ring.fingerprint(Some(0)), Ok(first));
+}
+
+fn sframe(options: Options) -> Arc<KeyRing> {
+    Arc::new(KeyRing::new(&SFRAME, options).unwrap())
+}
+
+/// A base key that no other test of this process has sealed under.
+fn own(number: u8) -> Secret {
+    Secret::key(&[b"keys.rs base key".as_slice(), &[number]].concat()).unwrap()
+}
+
+/// The three ways in which an SFrame ring comes to a sending key.
+fn sframe_rings(number: u8, usage_limit: u64) -> Vec<(Arc<KeyRing>, u64)> {
+    let options = Options { usage_limit, ..Options::default() };
+    let plain = sframe(options);
+    plain.set(9, &own(number)).unwrap();
+    let shared = sframe(Options { shared: true, ..options });
+    shared.set(3, &own(number)).unwrap();
+    let epochs = sframe(options);
+    let kid = MlsKid { epoch: 21, epoch_bits: 4, sender_index: 1, sender_bits: 2, context: 0 };
+    epochs.set_epoch(&own(number), &kid, 1).unwrap();
+    vec![(plain, 9), (shared, 3), (epochs, 5)]
+}
+
+#[test]
+fn limits_hold_for_sframe_keys_whatever_they_come_from_and_stats_tell_how_far_it_is() {
+    for (ring, key_id) in sframe_rings(1, 8) {
+        let encryptors = [(); 2].map(|()| Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap());
+        assert_eq!(ring.key_ids(), [key_id]);
+        for n in 0..8 {
+            assert_eq!(ring.usage(key_id), Ok(n));
+            let EncryptStats { key_frames, key_limit, key_warning, .. } = encryptors[0].stats();
+            assert_eq!((key_frames, key_limit, key_warning), (n, 8, 6));
+            encryptors[usize::try_from(n).unwrap() % 2].encrypt(b"x").unwrap();
+        }
+        let exhausted = encryptors[0].encrypt(b"x");
+        assert!(matches!(exhausted, Err(EncryptError::KeyExhausted { .. })), "{exhausted:?}");
+        let stats = encryptors[0].stats();
+        assert_eq!((stats.frames, stats.key_frames, stats.key_exhausted), (4, 8, 1));
+    }
+}
+
+#[test]
+fn stats_tell_of_the_sending_key_and_nothing_where_there_is_none() {
+    let ring = Arc::new(KeyRing::new(&LIVEKIT, Options::default()).unwrap());
+    let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
+    let of_key = || {
+        let EncryptStats { key_frames, key_limit, key_warning, .. } = encryptor.stats();
+        (key_frames, key_limit, key_warning)
+    };
+    assert_eq!(of_key(), (0, 0, 0));
+    ring.set(0, &raw()).unwrap();
+    assert!(encryptor.encrypt(b"\x78frame").is_ok());
+    assert_eq!(of_key(), (1, 1 << 32, 23_726_566));
+    ring.set(1, &passphrase()).unwrap();
+    ring.set_sending_key_id(1).unwrap();
+    assert_eq!(of_key(), (0, 1 << 32, 23_726_566));
+    ring.set_sending_key_id(2).unwrap();
+    assert_eq!(of_key(), (0, 0, 0));
+    assert_eq!(encryptor.stats().entries().last(), Some(&("key_warning", 0)));
+}
+
+#[test]
+fn an_sframe_key_that_is_set_again_goes_on_where_its_counter_says_and_counts_on() {
+    let ring = sframe(Options { usage_limit: 5, ..Options::default() });
+    ring.set(1, &own(2)).unwrap();
+    let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
+    (0..3).for_each(|_| assert!(encryptor.encrypt(b"x").is_ok()));
+    ring.set(1, &own(2)).unwrap();
+    assert_eq!(encryptor.encrypt(b"x"), Err(EncryptError::KeyExhausted { kid: 1 }), "a counter from 0 would repeat");
+    ring.set_from(1, &own(2), Some(3)).unwrap();
+    assert_eq!(ring.usage(1), Ok(3));
+    assert_eq!((0..9).filter(|_| encryptor.encrypt(b"x").is_ok()).count(), 2);
+}
+
+#[test]
+fn what_was_opened_stays_known_when_the_same_key_is_set_again() {
+    let trailer = ring(&raw(), 0);
+    let mut rings = vec![(trailer, raw())];
+    rings.extend(sframe_rings(3, 1 << 32).into_iter().take(2).map(|(ring, _)| (ring, own(3))));
+    for (ring, secret) in rings {
+        let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, Some(16)).unwrap();
+        let sealed = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap().encrypt(b"\x78frame").unwrap();
+        let key_id = ring.sending_key_id();
+        assert!(decryptor.decrypt(&sealed).is_ok());
+        ring.set(key_id, &secret).unwrap();
+        assert!(matches!(decryptor.decrypt(&sealed), Err(DecryptError::Replayed { .. })));
+        ring.set(key_id, &own(4)).unwrap();
+        ring.set(key_id, &secret).unwrap();
+        assert!(decryptor.decrypt(&sealed).is_ok(), "another key between them: these are different installations");
+    }
+}
+
+#[test]
+fn all_holders_of_an_sframe_secret_have_one_fingerprint_whoever_of_them_seals() {
+    let member = |sender_index| {
+        let ring = sframe(Options::default());
+        let kid = MlsKid { epoch: 21, epoch_bits: 4, sender_index, sender_bits: 2, context: 0 };
+        ring.set_epoch(&own(5), &kid, 1).unwrap();
+        ring
+    };
+    let sharer = || {
+        let ring = sframe(Options { shared: true, ..Options::default() });
+        ring.set(5, &own(5)).unwrap();
+        ring
+    };
+    for [alice, bob] in [[member(0), member(1)], [sharer(), sharer()]] {
+        let before = alice.fingerprint(None).unwrap();
+        let sealed = Encryptor::new(Arc::clone(&alice), Codec::Opus).unwrap().encrypt(b"x").unwrap();
+        assert!(Decryptor::new(Arc::clone(&bob), Codec::Opus, None).unwrap().decrypt(&sealed).is_ok());
+        assert_eq!([alice.fingerprint(None), alice.fingerprint(Some(5)), bob.fingerprint(None)], [Ok(before); 3]);
+        assert_eq!(alice.fingerprint(Some(6)), Err(KeyError::NoSuchKey { key_id: 6 }));
+    }
+}
+
+#[test]
+fn an_sframe_fingerprint_tells_secret_suite_key_id_and_step_apart() {
+    let of = |secret: &Secret, key_id, suite| {
+        let ring = sframe(Options { suite: Some(suite), ratchet_bits: 4, ..Options::default() });
+        ring.set(key_id, secret).unwrap();
+        let first = ring.fingerprint(None).unwrap();
+        let next = ring.ratchet(key_id).unwrap();
+        assert_eq!(ring.fingerprint(Some(key_id)), Ok(first));
+        [first, ring.fingerprint(Some(next)).unwrap()]
+    };
+    let one = of(&own(6), 0x10, 4);
+    assert_eq!(of(&own(6), 0x10, 4), one);
+    let others = [of(&own(7), 0x10, 4), of(&own(6), 0x20, 4), of(&own(6), 0x10, 1)];
+    let mut all: Vec<_> = others.into_iter().chain([one]).flatten().collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 8);
+}
+
+#[test]
+fn sframe_steps_are_followed_at_once_and_can_be_ready_before_they_are_needed() {
+    let options = Options { ratchet_bits: 4, ratchet_window: 3, ..Options::default() };
+    let (sender, receiver) = (sframe(options), sframe(options));
+    sender.set(0, &Secret::passphrase(b"its KDF runs once, when it is set").unwrap()).unwrap();
+    receiver.set(0, &Secret::passphrase(b"its KDF runs once, when it is set").unwrap()).unwrap();
+    assert_eq!([(); 4].map(|()| receiver.derive_ahead(0)), [Ok(true), Ok(true), Ok(false), Ok(false)]);
+    (0..3).for_each(|step| assert_eq!(sender.ratchet(step), Ok(step + 1)));
+    let sealed = Encryptor::new(sender, Codec::Opus).unwrap().encrypt(b"x").unwrap();
+    let decryptor = Decryptor::new(Arc::clone(&receiver), Codec::Opus, None).unwrap();
+    assert_eq!((decryptor.decrypt(&sealed).unwrap(), decryptor.stats().ratchets), (b"x".to_vec(), 3));
+    assert_eq!((receiver.wanted_ahead(), receiver.key_ids()), (vec![], vec![0, 3]));
+    assert_eq!(receiver.derive_ahead(0), Ok(false), "a step that was passed has nothing ahead");
+}
+
+#[test]
+fn a_frame_that_opens_while_its_epoch_is_replaced_leaves_nothing_behind() {
+    let (alice, bob) = (sframe(Options::default()), sframe(Options::default()));
+    let set = |number| {
+        for (ring, sender_index) in [(&alice, 0), (&bob, 1)] {
+            let kid = MlsKid { epoch: 1, epoch_bits: 4, sender_index, sender_bits: 1, context: 0 };
+            ring.set_epoch(&own(number), &kid, 0).unwrap();
+        }
+    };
+    let encryptor = Encryptor::new(Arc::clone(&alice), Codec::Opus).unwrap();
+    let decryptor = Decryptor::new(Arc::clone(&bob), Codec::Opus, None).unwrap();
+    set(9);
+    let before = encryptor.encrypt(b"before").unwrap();
+    let plan = decryptor.plan(&before, b"").unwrap().unwrap();
+    set(10);
+    assert_eq!(plan.open_into(&mut [0; 6]), Ok(()));
+    assert_eq!(decryptor.decrypt(&encryptor.encrypt(b"after").unwrap()).unwrap(), b"after");
+}
+
+#[test]
+fn keys_without_a_ratchet_have_nothing_ahead() {
+    for (ring, key_id) in sframe_rings(8, 8) {
+        assert_eq!((ring.derive_ahead(key_id), ring.wanted_ahead()), (Ok(false), vec![]));
+        assert_eq!(ring.derive_ahead(200), Err(KeyError::NoSuchKey { key_id: 200 }));
+    }
+}
+
+fn injected(codec: Codec, payload: &[u8]) -> (Decryptor, Vec<u8>) {
+    let decryptor = Decryptor::new(ring(&raw(), 0), codec, None).unwrap().with_injected(b"LK-ROCKS").unwrap();
+    (decryptor, [payload, b"LK-ROCKS"].concat())
+}
+
+fn silence() -> Vec<u8> {
+    [b"\xf8\xff\xfe".as_slice(), &[0; 77]].concat()
+}
+
+#[test]
+fn an_injected_frame_passes_without_a_key_and_is_no_success() {
+    let (decryptor, frame) = injected(Codec::Opus, &silence());
+    assert_eq!(decryptor.decrypt(&frame).unwrap(), silence());
+    let stats = decryptor.stats();
+    assert_eq!((stats.injected, stats.frames, stats.bytes, decryptor.injected_so_far()), (1, 0, 0, 1));
+}
+
+#[test]
+fn what_is_injected_is_of_the_codec_and_known_to_the_last_byte() {
+    let units: [&[u8]; 3] = [
+        b"\x67\x42\xc0\x1f\x0f\xd9\x1f\x88\x88\x84\x00\x00\x03\x00\x04\x00\x00\x03\x00\xc8\x3c\x60\xc9\x20",
+        b"\x68\x87\xcb\x83\xcb\x20",
+        b"\x65\x88\x84\x0a\xf2\x62\x80\x00\xa7\xbe",
+    ];
+    let annexb = |starts: [&[u8]; 3]| {
+        let pairs = starts.iter().zip(units);
+        pairs.flat_map(|(start, unit)| [*start, unit].concat()).collect::<Vec<_>>()
+    };
+    let long: &[u8] = &[0, 0, 0, 1];
+    let cases: Vec<(Codec, Vec<u8>, bool)> = vec![
+        (Codec::Opus, silence(), true),
+        (Codec::Opus, [silence(), vec![0]].concat(), false),
+        (Codec::Opus, silence()[..79].to_vec(), false),
+        (Codec::Opus, vec![], false),
+        (Codec::Vp8, silence(), false),
+        (Codec::Unknown, silence(), false),
+        (Codec::Opus, [vec![0x6f], silence()].concat(), false),
+        (Codec::Pcmu, vec![0xFF; 160], true),
+        (Codec::Pcmu, vec![0xD5; 160], false),
+        (Codec::Pcma, vec![0xD5; 160], true),
+        (Codec::Pcma, vec![0xD5; 161], false),
+        (Codec::H264, annexb([long, long, long]), true),
+        (Codec::H264, annexb([long, &[0, 0, 1], &[0, 0, 1]]), true),
+        (Codec::H264, units[2].to_vec(), true),
+        (Codec::H264, annexb([long, long, long])[..39].to_vec(), false),
+        (Codec::H264, [annexb([long, long, long]), vec![0]].concat(), false),
+        (Codec::H264, long.to_vec(), false),
+        (Codec::H264, vec![], false),
+    ];
+    for (codec, payload, passes) in cases {
+        let (decryptor, frame) = injected(codec, &payload);
+        let outcome = decryptor.decrypt(&frame);
+        let stats = decryptor.stats();
+        if passes {
+            assert_eq!(outcome.unwrap(), payload);
+        } else {
+            assert_eq!(outcome, Err(DecryptError::Malformed), "{codec:?} {payload:?}");
+        }
+        assert_eq!((stats.injected, stats.injected_refused), (u64::from(passes), u64::from(!passes)));
+        assert_eq!((stats.malformed, decryptor.consecutive_failures()), (0, 0));
+    }
+}
+
+#[test]
+fn a_hundred_injected_frames_pass_until_a_sealed_one_comes() {
+    let (decryptor, frame) = injected(Codec::Opus, &silence());
+    for _ in 0..2 {
+        assert_eq!((0..150).filter(|_| decryptor.decrypt(&frame).is_ok()).count(), 100);
+        assert_eq!(decryptor.decrypt(&seal_after(0, &raw())).unwrap(), b"\x78frame");
+    }
+}
+
+#[test]
+fn a_trailer_has_eight_bytes_and_without_one_nothing_passes() {
+    let decryptor = || Decryptor::new(ring(&raw(), 0), Codec::Opus, None).unwrap();
+    let refused = decryptor().with_injected(b"LK-ROCK").err();
+    assert_eq!(refused, Some(KeyError::ShortTrailer { given: 7, least: 8 }));
+    let frame = [silence(), b"LK-ROCKS".to_vec()].concat();
+    assert_eq!(decryptor().decrypt(&frame), Err(DecryptError::Malformed));
+}
+
+#[test]
+fn a_profile_without_a_password_kdf_says_so() {
+    let ring = KeyRing::new(&JITSI, Options::default()).unwrap();
+    assert_eq!(ring.set(0, &passphrase()), Err(KeyError::NoPassphrases));
+    assert_eq!(ring.key_ids(), []);
+    assert!(ring.set(0, &raw()).is_ok());
+}

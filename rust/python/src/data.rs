@@ -1,0 +1,109 @@
+//! `DataCryptor`.
+
+use std::sync::Arc;
+
+use frameseal::SealedData;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::buffers::Input;
+use crate::errors::{decrypt_error, encrypt_error, key_error};
+use crate::{KeyRing, maybe_detach, stats};
+
+#[pyclass(frozen, module = "frameseal", name = "DataCryptor")]
+pub(crate) struct DataCryptor(frameseal::DataCryptor);
+
+impl DataCryptor {
+    /// A context that would not be looked at is a mistake, and not one to find out about from an attacker.
+    fn context<'a>(&self, context: Option<&'a Input<'_, '_>>) -> PyResult<&'a [u8]> {
+        match context.map(Input::as_slice) {
+            Some(context) if !context.is_empty() && !self.0.binds_context() => {
+                Err(PyValueError::new_err("a context has no effect without bind_context=True"))
+            }
+            context => Ok(context.unwrap_or_default()),
+        }
+    }
+
+    fn check_parts(&self) -> PyResult<()> {
+        if self.0.has_parts() {
+            return Ok(());
+        }
+        Err(PyValueError::new_err("an SFrame packet is in one piece: use seal_packet and open_packet"))
+    }
+}
+
+#[pymethods]
+impl DataCryptor {
+    #[new]
+    #[pyo3(signature = (ring, bind_context=false, *, replay_window=None))]
+    fn new(ring: &Bound<'_, KeyRing>, bind_context: bool, replay_window: Option<usize>) -> PyResult<Self> {
+        let ring = Arc::clone(&ring.get().ring);
+        frameseal::DataCryptor::new(ring, bind_context, replay_window).map(Self).map_err(key_error)
+    }
+
+    #[getter]
+    fn bind_context(&self) -> bool {
+        self.0.binds_context()
+    }
+
+    #[pyo3(signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
+    fn seal<'py>(
+        &self,
+        py: Python<'py>,
+        payload: Input<'_, 'py>,
+        context: Option<Input<'_, 'py>>,
+    ) -> PyResult<(Bound<'py, PyBytes>, u8, Bound<'py, PyBytes>)> {
+        self.check_parts()?;
+        let (payload, context) = (payload.as_slice(), self.context(context.as_ref())?);
+        let sealed = maybe_detach(py, payload.len(), || self.0.seal(payload, context)).map_err(encrypt_error)?;
+        let SealedData { iv, key_index, ciphertext } = sealed;
+        Ok((PyBytes::new(py, &iv), key_index, PyBytes::new(py, &ciphertext)))
+    }
+
+    #[pyo3(
+        signature = (iv, key_index, ciphertext, context=None),
+        text_signature = "($self, iv, key_index, ciphertext, context=b'')"
+    )]
+    fn open<'py>(
+        &self,
+        py: Python<'py>,
+        iv: Input<'_, 'py>,
+        key_index: u64,
+        ciphertext: Input<'_, 'py>,
+        context: Option<Input<'_, 'py>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        self.check_parts()?;
+        let (iv, sealed, context) = (iv.as_slice(), ciphertext.as_slice(), self.context(context.as_ref())?);
+        let payload = maybe_detach(py, sealed.len(), || self.0.open(iv, key_index, sealed, context));
+        Ok(PyBytes::new(py, &payload.map_err(decrypt_error)?))
+    }
+
+    #[pyo3(signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
+    fn seal_packet<'py>(
+        &self,
+        py: Python<'py>,
+        payload: Input<'_, 'py>,
+        context: Option<Input<'_, 'py>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (payload, context) = (payload.as_slice(), self.context(context.as_ref())?);
+        let packet = maybe_detach(py, payload.len(), || self.0.seal_packet(payload, context));
+        Ok(PyBytes::new(py, &packet.map_err(encrypt_error)?))
+    }
+
+    #[pyo3(signature = (packet, context=None), text_signature = "($self, packet, context=b'')")]
+    fn open_packet<'py>(
+        &self,
+        py: Python<'py>,
+        packet: Input<'_, 'py>,
+        context: Option<Input<'_, 'py>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (packet, context) = (packet.as_slice(), self.context(context.as_ref())?);
+        let payload = maybe_detach(py, packet.len(), || self.0.open_packet(packet, context));
+        Ok(PyBytes::new(py, &payload.map_err(decrypt_error)?))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats(py, self.0.stats().entries())
+    }
+}
