@@ -22,6 +22,12 @@ class Secret:
     """
 
     def __new__(cls, key: str | Buffer) -> Secret: ...
+    def with_other_kdf(self) -> Secret:
+        """Return the same bytes, a passphrase taken for a raw key or the reverse: for finding mix-ups."""
+
+    @property
+    def is_passphrase(self) -> bool:
+        """Whether it was made from a str."""
 
 @final
 class KeyRing:
@@ -45,6 +51,10 @@ class KeyRing:
     :param failure_tolerance: kept for whoever reports states: failures in a row beyond which a key counts as invalid;
         -1 for never. Opening is tried with every frame in any case.
     :param usage_limit: frames that one key may seal here, 1 to 2**32, which None stands for; then `KeyExhausted`.
+    :param exportable: whether `export_key` gives key material back. Off, nothing does.
+    :param fallback: a ring of the same profile and suite whose keys are used while this one has none: a participant's
+        ring, and the one with the room's shared key. What is asked about keys is then answered by it; setting, choosing
+        and removing concern this ring.
     :raises ValueError: for an unknown profile or suite, a number out of its range, an option that is not the profile's.
     """
 
@@ -61,6 +71,8 @@ class KeyRing:
         shared: bool = False,
         failure_tolerance: int = -1,
         usage_limit: int | None = None,
+        exportable: bool = False,
+        fallback: KeyRing | None = None,
     ) -> KeyRing: ...
     def set_passphrase(self, passphrase: str | Buffer, key_id: int = 0) -> None:
         """Set or replace a key from a passphrase, through the profile's password KDF.
@@ -173,6 +185,23 @@ class KeyRing:
 
         :raises ValueError: for a key id that has no key.
         """
+
+    def export_key(self, key_id: int | None = None) -> bytes:
+        """Return the material of a key as it is now; None: the sending key. Only for a ring made with ``exportable``.
+
+        It is what goes into the KDF: the passphrase or raw key itself before any ratchet step, 32 bytes after one.
+
+        :raises PermissionError: the ring was made without it.
+        :raises ValueError: for a key id that has no key.
+        """
+
+    @property
+    def can_seal(self) -> bool:
+        """Whether the sending key is there."""
+
+    @property
+    def changes(self) -> int:
+        """A number that is another one after every change of the keys, those of the fallback included."""
 
     @property
     def key_ids(self) -> list[int]:

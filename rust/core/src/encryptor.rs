@@ -116,7 +116,7 @@ impl Encryptor {
     #[must_use]
     pub fn stats(&self) -> EncryptStats {
         let stats = self.counters.snapshot();
-        let ring = &self.ring;
+        let ring = self.ring.current();
         match ring.usage(ring.sending_key_id()) {
             Ok(key_frames) => {
                 let (key_limit, key_warning) = (ring.usage_limit(), ring.usage_warning());

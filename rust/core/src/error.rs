@@ -69,6 +69,8 @@ pub enum KeyError {
         /// The key id given.
         key_id: u64,
     },
+    /// The ring was not made to give keys back.
+    NotExportable,
     /// A ring of no slots, or of more than a one-byte key id can name.
     RingSize {
         /// The size given.
@@ -177,6 +179,7 @@ impl fmt::Display for KeyError {
                 write!(f, "key id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
             }
             Self::NoSuchKey { key_id } => write!(f, "no key is set under id {key_id}"),
+            Self::NotExportable => write!(f, "this ring gives no keys back: make it exportable"),
             Self::RingSize { given } => write!(f, "a ring has 1 to 256 slots, not {given}"),
             Self::RatchetWindow { given, most } => write!(f, "the ratchet window is 0 to {most} steps, not {given}"),
             Self::KeySize { given } => write!(f, "this profile's keys have 128 or 256 bits, not {given}"),

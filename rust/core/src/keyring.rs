@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{DecryptError, EncryptError, KeyError};
 use crate::family::{Family, Field};
-use crate::fingerprint::Fingerprint;
 use crate::key::{Key, Maker};
 use crate::mls::MlsKid;
 use crate::nonce::{CtrSource, IvSource, NonceSource, Unique};
@@ -92,6 +92,11 @@ pub struct KeyRing {
     state: Mutex<State>,
     /// Held during a derivation that frames ask for: one at a time.
     pub(crate) deriving: Mutex<()>,
+    /// The ring to turn to while this one has no keys.
+    pub(crate) fallback: Option<Arc<KeyRing>>,
+    /// Whether this one has: read without the lock.
+    pub(crate) occupied: AtomicBool,
+    pub(crate) changes: AtomicU64,
 }
 
 impl KeyRing {
@@ -101,7 +106,15 @@ impl KeyRing {
     /// [`KeyError`]: a number out of its range, a suite or an option that the profile does not have.
     pub fn new(profile: &'static Profile, options: Options) -> Result<Self, KeyError> {
         let suite = options.check(profile)?;
-        Ok(Self { maker: Maker { profile, suite }, options, state: Mutex::default(), deriving: Mutex::default() })
+        Ok(Self {
+            maker: Maker { profile, suite },
+            options,
+            state: Mutex::default(),
+            deriving: Mutex::default(),
+            fallback: None,
+            occupied: AtomicBool::default(),
+            changes: AtomicU64::default(),
+        })
     }
 
     /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key. The key that is there
@@ -138,6 +151,7 @@ impl KeyRing {
         }
         state.slots.insert(key_id, slot);
         state.choose_first(key_id);
+        self.changed(&state);
         Ok(())
     }
 
@@ -159,6 +173,7 @@ impl KeyRing {
         state.chosen = true;
         let epochs = state.families.len();
         state.families.drain(..epochs.saturating_sub(retain + 1));
+        self.changed(&state);
         Ok(value)
     }
 
@@ -167,12 +182,13 @@ impl KeyRing {
         let mut state = self.lock();
         state.slots.remove(&key_id);
         state.families.retain(|family| family.field.value != key_id);
+        self.changed(&state);
     }
 
     /// The ids under which keys are set, in order: KIDs, or the low bits by which shared keys and epochs go.
     #[must_use]
     pub fn key_ids(&self) -> Vec<u64> {
-        let state = self.lock();
+        let state = self.current().lock();
         let mut ids: Vec<u64> = state.slots.keys().copied().collect();
         ids.extend(state.families.iter().map(|family| family.field.value));
         ids.sort_unstable();
@@ -182,7 +198,7 @@ impl KeyRing {
     /// The id of the key that this ring's encryptors use.
     #[must_use]
     pub fn sending_key_id(&self) -> u64 {
-        self.lock().sending
+        self.current().lock().sending
     }
 
     /// Chooses the key that this ring's encryptors use. It may be set later; until then nothing is sealed.
@@ -194,45 +210,8 @@ impl KeyRing {
         let mut state = self.lock();
         state.sending = key_id;
         state.chosen = true;
+        self.changed(&state);
         Ok(())
-    }
-
-    /// How many frames (and data packets) this ring has sealed under the key that is now under `key_id`. What other
-    /// rings and machines with the same key have sealed is not in it.
-    ///
-    /// # Errors
-    /// [`KeyError::NoSuchKey`].
-    pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
-        let state = self.lock();
-        let slot = state.slots.get(&key_id).map(|slot| slot.nonces.issued());
-        slot.or_else(|| state.family(key_id).map(Family::issued)).ok_or(KeyError::NoSuchKey { key_id })
-    }
-
-    /// Frames at which a key is exhausted.
-    #[must_use]
-    pub fn usage_limit(&self) -> u64 {
-        self.options.usage_limit
-    }
-
-    /// Frames from which on a new key is due: 2^24.5, or three quarters of a lower limit.
-    #[must_use]
-    pub fn usage_warning(&self) -> u64 {
-        self.options.usage_warning()
-    }
-
-    /// What the holders of the key under `key_id` (none: the sending key) can compare to see that they have the same.
-    /// It says nothing about the key, but a passphrase that can be guessed can be checked against it.
-    ///
-    /// # Errors
-    /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
-    pub fn fingerprint(&self, key_id: Option<u64>) -> Result<Fingerprint, KeyError> {
-        let state = self.lock();
-        let key_id = key_id.unwrap_or(state.sending);
-        let (material, key) = match state.slots.get(&key_id) {
-            Some(slot) => (&slot.material, Some(&*slot.key)),
-            None => (&state.family(key_id).ok_or(KeyError::NoSuchKey { key_id })?.material, None),
-        };
-        self.maker.fingerprint(key_id, material, key)
     }
 
     /// The profile that this ring was made for.
@@ -249,6 +228,10 @@ impl KeyRing {
 
     /// The sending key and what nobody else gets.
     pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
+        self.current().next_of_own()
+    }
+
+    fn next_of_own(&self) -> Result<Sealing, EncryptError> {
         let mut state = self.lock();
         let (kid, most) = (state.sending, self.options.usage_limit);
         if let Some(slot) = state.slots.get_mut(&kid) {
@@ -261,6 +244,10 @@ impl KeyRing {
 
     /// The key that a received frame names.
     pub(crate) fn find(&self, kid: u64) -> Result<Found, DecryptError> {
+        self.current().find_own(kid)
+    }
+
+    fn find_own(&self, kid: u64) -> Result<Found, DecryptError> {
         let unknown = DecryptError::UnknownKey { kid };
         let state = self.lock();
         if let Some(slot) = state.slots.get(&kid) {
@@ -287,10 +274,11 @@ impl KeyRing {
     /// Opens a frame with the key that was found for it or, where key ids do not tell ratchet steps, one ahead of it. None:
     /// nothing in the window opens it, and nothing has changed.
     pub(crate) fn open(&self, kid: u64, found: &Found, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
+        let ring = self.current();
         if opens(&found.key) {
-            return Some(Opened { origin: found.origin, steps: self.confirm(kid, found) });
+            return Some(Opened { origin: found.origin, steps: ring.confirm(kid, found) });
         }
-        let (key, steps) = self.search(kid, &found.key, opens)?;
+        let (key, steps) = ring.search(kid, &found.key, opens)?;
         Some(Opened { origin: key.serial, steps })
     }
 
@@ -346,6 +334,7 @@ impl KeyRing {
         state.families.retain(|known| known.field != family.field);
         state.families.push(family);
         state.choose_first(key_id);
+        self.changed(&state);
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -355,6 +344,10 @@ impl KeyRing {
 }
 
 impl State {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.families.is_empty()
+    }
+
     /// The shared base key or epoch that goes by this id.
     pub(crate) fn family(&self, key_id: u64) -> Option<&Family> {
         self.families.iter().find(|family| family.field.value == key_id)

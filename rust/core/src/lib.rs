@@ -19,11 +19,13 @@
 //! ```
 
 mod annexb;
+mod answers;
 mod codec;
 mod data;
 mod decryptor;
 mod encryptor;
 mod error;
+mod fallback;
 mod family;
 mod fingerprint;
 #[cfg(feature = "hazmat")]

@@ -33,6 +33,8 @@ pub struct Options {
     pub shared: bool,
     /// Frames that one key may seal here, 1 to 2^32; then it is exhausted.
     pub usage_limit: u64,
+    /// Whether key material can be had back.
+    pub exportable: bool,
 }
 
 impl Default for Options {
@@ -46,6 +48,7 @@ impl Default for Options {
             ratchet_bits: 0,
             shared: false,
             usage_limit: nonce::LIMIT,
+            exportable: false,
         }
     }
 }

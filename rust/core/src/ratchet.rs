@@ -54,7 +54,7 @@ impl KeyRing {
     /// [`Self::derive_ahead`] is to be called for.
     #[must_use]
     pub fn wanted_ahead(&self) -> Vec<u64> {
-        self.lock().slots.iter().filter(|(_, slot)| slot.wanted).map(|(&key_id, _)| key_id).collect()
+        self.current().lock().slots.iter().filter(|(_, slot)| slot.wanted).map(|(&key_id, _)| key_id).collect()
     }
 
     /// Derives one further step ahead of the key under `key_id`, for frames to come. False: there is no further one in
@@ -63,6 +63,10 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
     pub fn derive_ahead(&self, key_id: u64) -> Result<bool, KeyError> {
+        self.current().derive_one_ahead(key_id)
+    }
+
+    fn derive_one_ahead(&self, key_id: u64) -> Result<bool, KeyError> {
         let _one_at_a_time = self.deriving.lock().unwrap_or_else(PoisonError::into_inner);
         let (serial, known, material) = {
             let state = self.lock();
@@ -172,6 +176,7 @@ impl KeyRing {
             }
         }
         state.slots.insert(next_id, next);
+        self.changed(state);
     }
 
     /// The key id so many ratchet steps on: the same where steps have no place in it.

@@ -49,6 +49,19 @@ impl Secret {
         Ok(Self::new(bytes, Kdf::Random))
     }
 
+    /// The same bytes, taken for the other kind: for finding out that two sides mean different ones.
+    #[must_use]
+    pub fn with_other_kdf(&self) -> Self {
+        let kdf = if self.is_passphrase() { Kdf::Random } else { Kdf::Password };
+        Self { bytes: self.bytes.clone(), kdf }
+    }
+
+    /// Whether it is a passphrase.
+    #[must_use]
+    pub fn is_passphrase(&self) -> bool {
+        self.kdf == Kdf::Password
+    }
+
     pub(crate) fn new(bytes: &[u8], kdf: Kdf) -> Self {
         Self { bytes: Zeroizing::new(bytes.to_vec()), kdf }
     }

@@ -1,7 +1,7 @@
 //! The one match from the core's errors to the exceptions of `frameseal.exceptions`.
 
 use frameseal::{DecryptError, EncryptError, KeyError};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyPermissionError, PyRuntimeError, PyValueError};
 use pyo3::{PyErr, import_exception};
 
 import_exception!(frameseal.exceptions, MalformedFrame);
@@ -32,6 +32,7 @@ pub(crate) fn decrypt_error(error: DecryptError) -> PyErr {
 pub(crate) fn key_error(error: KeyError) -> PyErr {
     match error {
         KeyError::Unavailable => PyRuntimeError::new_err(error.to_string()),
+        KeyError::NotExportable => PyPermissionError::new_err(error.to_string()),
         _ => PyValueError::new_err(error.to_string()),
     }
 }

@@ -37,6 +37,15 @@ impl Secret {
         let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
         Ok(Self(secret))
     }
+
+    fn with_other_kdf(&self) -> Self {
+        Self(self.0.with_other_kdf())
+    }
+
+    #[getter]
+    fn is_passphrase(&self) -> bool {
+        self.0.is_passphrase()
+    }
 }
 
 fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Secret> {
@@ -61,9 +70,9 @@ impl KeyRing {
     #[new]
     #[pyo3(
         signature = (profile, *, suite=None, allow_draft=false, key_size=None, ring_size=16, ratchet_window=0,
-            ratchet_bits=0, shared=false, failure_tolerance=-1, usage_limit=None),
+            ratchet_bits=0, shared=false, failure_tolerance=-1, usage_limit=None, exportable=false, fallback=None),
         text_signature = "(profile, *, suite=None, allow_draft=False, key_size=None, ring_size=16, ratchet_window=0, \
-            ratchet_bits=0, shared=False, failure_tolerance=-1, usage_limit=None)"
+            ratchet_bits=0, shared=False, failure_tolerance=-1, usage_limit=None, exportable=False, fallback=None)"
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
     fn new(
@@ -77,6 +86,8 @@ impl KeyRing {
         shared: bool,
         failure_tolerance: i32,
         usage_limit: Option<u64>,
+        exportable: bool,
+        fallback: Option<&Bound<'_, Self>>,
     ) -> PyResult<Self> {
         let profile = Profile::by_name(profile).ok_or_else(|| {
             let known: Vec<_> = frameseal::profile::ALL.iter().map(|profile| profile.name).collect();
@@ -89,10 +100,23 @@ impl KeyRing {
             return Err(PyValueError::new_err("failure_tolerance is -1 (never report) or the failures to tolerate"));
         }
         let usage_limit = usage_limit.unwrap_or(Options::default().usage_limit);
-        let options =
-            Options { suite, allow_draft, key_size, ring_size, ratchet_window, ratchet_bits, shared, usage_limit };
-        let ring = frameseal::KeyRing::new(profile, options).map_err(key_error)?;
-        Ok(Self { ring: Arc::new(ring), failure_tolerance })
+        let options = Options {
+            suite,
+            allow_draft,
+            key_size,
+            ring_size,
+            ratchet_window,
+            ratchet_bits,
+            shared,
+            usage_limit,
+            exportable,
+        };
+        let ring = frameseal::KeyRing::new(profile, options);
+        let ring = match fallback {
+            Some(fallback) => ring.and_then(|ring| ring.with_fallback(Arc::clone(&fallback.get().ring))),
+            None => ring,
+        };
+        Ok(Self { ring: Arc::new(ring.map_err(key_error)?), failure_tolerance })
     }
 
     #[pyo3(signature = (passphrase, key_id=0))]
@@ -168,6 +192,21 @@ impl KeyRing {
     #[pyo3(signature = (key_id=None))]
     fn fingerprint<'py>(&self, py: Python<'py>, key_id: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
         self.ring.fingerprint(key_id).map(|fingerprint| PyBytes::new(py, &fingerprint)).map_err(key_error)
+    }
+
+    #[pyo3(signature = (key_id=None))]
+    fn export_key<'py>(&self, py: Python<'py>, key_id: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
+        self.ring.export(key_id).map(|material| PyBytes::new(py, &material)).map_err(key_error)
+    }
+
+    #[getter]
+    fn can_seal(&self) -> bool {
+        self.ring.can_seal()
+    }
+
+    #[getter]
+    fn changes(&self) -> u64 {
+        self.ring.changes()
     }
 
     #[getter]
