@@ -147,9 +147,10 @@ def test_repr_shows_key_ids_and_no_key():
 
 def test_nothing_in_the_providers_own_memory_contains_the_key():
     made = provider("hunter2 hunter2")
-    held = [made.__dict__, *made._secrets.values(), *made._rings.values()]
+    made.ring_for(Profile.LIVEKIT, "alice")
+    held = [made.__dict__, made._shared, *made._shared.secrets.values(), *made._shared.rings.values()]
     assert all("hunter2" not in repr(thing) for thing in held)
-    assert not any(isinstance(value, str | bytes) for value in made._secrets.values())
+    assert not any(isinstance(value, str | bytes) for value in made._shared.secrets.values())
 
 
 @pytest.mark.parametrize("copying", [pickle.dumps, copy.copy, copy.deepcopy])

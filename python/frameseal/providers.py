@@ -1,51 +1,57 @@
-"""Where the keys of a call come from: the provider protocol, and the one provider for a key shared by all.
+"""The providers for keys brought from outside: one for all, one per participant.
 
-A provider owns key rings and lends them out; a key goes in and never comes out again.
+A provider owns key rings and lends them out; a key goes in, and comes out again only of one that was made for it.
 """
 
+from __future__ import annotations
+
+import asyncio
 import logging
 import threading
-from typing import Final, NoReturn, Protocol
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
 
 from frameseal._native import KeyRing, Secret
 from frameseal.enums import Profile
+from frameseal.events import LoopEmitter
+from frameseal.keyrings import KEY_RATCHETED, KEY_SET, KeyEvent
+
+Key = str | bytes | bytearray | memoryview
 
 _logger = logging.getLogger("frameseal")
 
 
-class KeyProvider(Protocol):
-    """Where an `E2EEManager` finds the key ring of each participant.
+@dataclass(eq=False, slots=True)
+class _Keys:
+    """The keys of one participant, or the shared ones, and the rings that they are in."""
 
-    Implement it to bring keys per participant, or from a key exchange; the manager never sees a key.
-    """
-
-    @property
-    def discard_frame_when_cryptor_not_ready(self) -> bool:
-        """What becomes of empty frames: True drops them, False passes them on."""
-
-    def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
-        """Return the ring that seals what *participant_id* sends (and opens it on the other side).
-
-        The same arguments give the same ring for the life of the provider. Called from any thread. Before this side
-        sends anything, the manager asks for the participant "" to learn whether there is a key at all.
-        """
+    secrets: dict[int, Secret] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
+    sending: int = 0
+    rings: dict[Profile, KeyRing] = field(default_factory=dict)
 
 
-class ExternalE2EEKeyProvider:
-    """One shared key for everybody in the meeting, brought from outside.
+class KeyProvider(LoopEmitter):
+    """Keys brought from outside: one per participant, one that all share, or both.
+
+    A participant who has keys of their own seals, and is opened, with these alone; all others use the shared ones. So
+    nobody can send in the name of somebody who has a key.
 
     :param discard_frame_when_cryptor_not_ready: what becomes of empty frames, which carry nothing and are never sealed:
         True drops them, False passes them on. It never lets an unsealed frame out nor an unopened one in, see
         docs/states.md.
     :param ratchet_window_size: how many ratchet steps ahead a receiver searches when a frame does not open, 0 to 16.
-        Each step with a password costs some 25 ms once, and anybody who can inject frames can make a receiver search.
+        Steps of a passphrase cost some 25 ms each, once, in a thread beside the decoders.
     :param failure_tolerance: frames in a row that may fail under one key id before InvalidKey is reported. -1: never
         report it (DecryptionFailed is still reported). Decryption is tried again with every frame in any case.
     :param key_ring_size: how many key ids there are, 1 to 256.
+    :param allow_export: whether `export_key` gives keys out. Off, no key ever leaves.
     :raises ValueError: for a number out of its range.
 
-    Keys are held by the native module, which clears them when they are replaced; no Python object keeps one. The string
-    or buffer that the caller passed in remains the caller's to forget.
+    Emits ``"key-set"`` and ``"key-ratcheted"`` (by `ratchet`, or because a sender went ahead) with one `KeyEvent`. All
+    methods may be called from any thread. Keys are held by the native module, which clears them when they are replaced;
+    no Python object keeps one. The string or buffer that the caller passed in remains the caller's to forget. A ring is
+    kept for each participant who was ever there, without keys once they are removed.
     """
 
     def __init__(
@@ -55,15 +61,18 @@ class ExternalE2EEKeyProvider:
         failure_tolerance: int = -1,
         *,
         key_ring_size: int = 16,
+        allow_export: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Make a provider without keys."""
+        super().__init__(loop)
         self.ratchet_window_size: Final = _bounded("ratchet_window_size", ratchet_window_size, 0, 16)
         self.failure_tolerance: Final = _bounded("failure_tolerance", failure_tolerance, -1, 2**31 - 1)
         self.key_ring_size: Final = _bounded("key_ring_size", key_ring_size, 1, 256)
+        self.allow_export: Final = bool(allow_export)
         self._discard = bool(discard_frame_when_cryptor_not_ready)
-        self._secrets: dict[int, Secret] = {}
-        self._rings: dict[Profile, KeyRing] = {}
-        self._sending_key_id = 0
+        self._shared = _Keys()
+        self._own: dict[str, _Keys] = {}
         self._lock = threading.Lock()
 
     @property
@@ -73,31 +82,52 @@ class ExternalE2EEKeyProvider:
 
     @property
     def key_ids(self) -> list[int]:
-        """The key ids that have a key, ascending."""
-        with self._lock:
-            return sorted(self._secrets)
+        """The key ids that have a shared key, ascending."""
+        return self.key_ids_of(None)
 
-    def set_shared_key(self, key: str | bytes | bytearray | memoryview, key_id: int = 0) -> None:
-        """Set the key under *key_id* and send with it from the next frame on; may be called at any time.
+    def key_ids_of(self, participant_id: str | None) -> list[int]:
+        """Return the key ids under which a participant has a key of their own, ascending; None: of the shared keys."""
+        with self._lock:
+            return sorted(self._keys(participant_id).secrets)
+
+    def sending_key_id(self, participant_id: str | None = None) -> int:
+        """Return the key id that a participant's (None: the shared) keys seal under."""
+        with self._lock:
+            return self._keys(participant_id).sending
+
+    def set_shared_key(self, key: Key, key_id: int = 0, *, send: bool = True) -> None:
+        """Set the shared key under *key_id*; may be called at any time.
 
         :param key: a str goes through the profile's password KDF (PBKDF2, some 12 ms per profile in use); bytes or any
             other buffer, at least 16 of them, through its KDF for random keys (HKDF). The two never give the same key,
             not even for the same characters: all participants must use the same type.
         :param key_id: 0 to key_ring_size - 1. For a rotation use the next id: receivers keep opening what is still
             under way with the old one.
+        :param send: seal with it from the next frame on. False: open with it, and go on sealing as before.
         :raises ValueError: for an empty or too short key, or a key id out of range.
         """
-        _bounded("key_id", key_id, 0, self.key_ring_size - 1)
-        secret = Secret(key)
-        if isinstance(key, str) and not key.isascii():
-            # Logged and not a warnings.warn, which would print the caller's source line, perhaps with the key in it.
-            _logger.warning("the shared key has non-ASCII characters, which some SDKs encode differently: use ASCII")
+        self._set(None, key, key_id, send)
+
+    def set_key(self, participant_id: str, key: Key, key_id: int = 0, *, send: bool = True) -> None:
+        """Set a participant's own key under *key_id*, as `set_shared_key` does for all. May precede their arrival.
+
+        :param send: the key id to seal with, where this is the local participant; without meaning for others.
+        :raises ValueError: for an empty or too short key, or a key id out of range.
+        """
+        self._set(participant_id, key, key_id, send)
+
+    def set_sending_key_id(self, key_id: int, participant_id: str | None = None) -> None:
+        """Seal with another key from the next frame on.
+
+        :raises ValueError: if there is no key under *key_id*.
+        """
         with self._lock:
-            for ring in self._rings.values():
-                ring.set_secret(secret, key_id=key_id)
+            keys = self._keys(participant_id)
+            if key_id not in keys.secrets:
+                raise ValueError(f"there is no key {key_id} to seal with: set it first")
+            keys.sending = key_id
+            for ring in keys.rings.values():
                 ring.sending_key_id = key_id
-            self._secrets[key_id] = secret
-            self._sending_key_id = key_id
 
     def remove_shared_key(self, key_id: int = 0) -> None:
         """Forget the key under *key_id*, once nobody seals with it any more.
@@ -107,39 +137,159 @@ class ExternalE2EEKeyProvider:
         """
         _bounded("key_id", key_id, 0, self.key_ring_size - 1)
         with self._lock:
-            if key_id == self._sending_key_id and key_id in self._secrets:
+            if key_id == self._shared.sending and key_id in self._shared.secrets:
                 raise ValueError(f"key {key_id} is the sending key: set another one first")
-            if self._secrets.pop(key_id, None) is not None:
-                for ring in self._rings.values():
-                    ring.remove_key(key_id)
+            self._forget(self._shared, key_id)
+
+    def remove(self, participant_id: str | None = None, key_id: int | None = None) -> None:
+        """Forget a participant's keys (None: the shared ones), or the one under *key_id*; the sending one too.
+
+        For who has left, and at the end of a call. From then on nothing is sealed or opened with them. A participant
+        without any key of their own is again one of those who use the shared key. Forgetting twice is no error.
+        """
+        with self._lock:
+            keys = self._keys(participant_id)
+            for forgotten in list(keys.secrets) if key_id is None else [key_id]:
+                self._forget(keys, forgotten)
+
+    def ratchet(self, participant_id: str | None = None, key_id: int | None = None) -> None:
+        """Move a participant's key (None: the shared one) one step forward, where it is; by default the sending one.
+
+        Everybody has to, or to have a ratchet window. In these formats it is no boundary between members: for that,
+        set a fresh key. With a passphrase a step takes some 25 ms.
+
+        :raises ValueError: for a key id without a key, or in the profile sframe, whose rooms set a fresh key instead.
+        """
+        with self._lock:
+            keys = self._keys(participant_id)
+            key_id = keys.sending if key_id is None else key_id
+            if key_id not in keys.secrets:
+                raise ValueError(f"there is no key {key_id} to ratchet")
+            for ring in keys.rings.values():
+                ring.ratchet(key_id)
+            keys.steps[key_id] = keys.steps.get(key_id, 0) + 1
+        self.deliver(KEY_RATCHETED, KeyEvent(participant_id, key_id))
+
+    def export_key(self, participant_id: str | None = None, key_id: int | None = None) -> bytes:
+        """Return the material of a key as it is now: what goes into the KDF, as LiveKit's ``exportKey`` has it.
+
+        Before any ratchet step that is the passphrase or raw key itself.
+
+        :raises PermissionError: the provider was not made with ``allow_export=True``.
+        :raises ValueError: for a key id without a key, and before a manager has asked for the ring.
+        """
+        if not self.allow_export:
+            raise PermissionError("this provider gives no keys out: make it with allow_export=True")
+        with self._lock:
+            keys = self._keys(participant_id)
+            if keys.rings and not keys.secrets:
+                raise ValueError("there is no such key")
+            for ring in keys.rings.values():
+                return ring.export_key(key_id)
+        raise ValueError("there is no ring yet: export after the E2EEManager was made and has a track")
 
     def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
-        """Return the ring of *profile*: one for everybody, because the key is shared, whoever *participant_id* is."""
+        """Return the ring of a participant, which turns to the shared keys while they have none of their own."""
         with self._lock:
-            ring = self._rings.get(profile)
-            if ring is None:
-                ring = KeyRing(
-                    profile,
-                    # SFrame counts from 0: what many share must not be what one seals under.
-                    shared=profile is Profile.SFRAME,
-                    ring_size=self.key_ring_size,
-                    ratchet_window=self.ratchet_window_size,
-                    failure_tolerance=self.failure_tolerance,
-                )
-                for key_id, secret in self._secrets.items():
-                    ring.set_secret(secret, key_id=key_id)
-                if self._secrets:
-                    ring.sending_key_id = self._sending_key_id
-                self._rings[profile] = ring
-            return ring
+            keys = self._own.setdefault(participant_id, _Keys())
+            return self._ring(keys, profile, self._ring(self._shared, profile))
+
+    def frames_sealed(self, participant_id: str | None = None) -> int:
+        """Return how many frames this side has sealed with the sending key of a participant (None: the shared one).
+
+        Counted per ring: with rings of several profiles, the highest.
+        """
+        with self._lock:
+            keys = self._keys(participant_id)
+            if keys.sending not in keys.secrets:
+                return 0
+            return max((ring.usage(keys.sending) for ring in keys.rings.values()), default=0)
+
+    def secrets_of(self, participant_id: str) -> dict[int, Secret]:
+        """Return what a participant's frames may be sealed with, for diagnoses; a `Secret` cannot be read."""
+        with self._lock:
+            return dict(self._keys(participant_id).secrets or self._shared.secrets)
+
+    def note_ratcheted(self, participant_id: str, key_id: int) -> None:
+        """Tell listeners that a sender has gone ahead and the ring has followed. For the manager."""
+        self.deliver(KEY_RATCHETED, KeyEvent(participant_id, key_id))
+
+    def _set(self, participant_id: str | None, key: Key, key_id: int, send: bool) -> None:
+        _bounded("key_id", key_id, 0, self.key_ring_size - 1)
+        secret = Secret(key)
+        if isinstance(key, str) and not key.isascii():
+            # Logged and not a warnings.warn, which would print the caller's source line, perhaps with the key in it.
+            _logger.warning("a key has non-ASCII characters, which some SDKs encode differently: use ASCII")
+        with self._lock:
+            keys = self._shared if participant_id is None else self._own.setdefault(participant_id, _Keys())
+            # The first key is the one to send with, whatever was asked: there is no other.
+            sending = key_id if send or not keys.secrets else keys.sending
+            for ring in keys.rings.values():
+                ring.set_secret(secret, key_id=key_id)
+                ring.sending_key_id = sending
+            keys.secrets[key_id], keys.sending = secret, sending
+            keys.steps.pop(key_id, None)
+        self.deliver(KEY_SET, KeyEvent(participant_id, key_id))
+
+    def _keys(self, participant_id: str | None) -> _Keys:
+        return self._shared if participant_id is None else self._own.get(participant_id, _Keys())
+
+    def _ring(self, keys: _Keys, profile: Profile, fallback: KeyRing | None = None) -> KeyRing:
+        ring = keys.rings.get(profile)
+        if ring is None:
+            ring = KeyRing(
+                profile,
+                # SFrame counts from 0: what many share must not be what one seals under.
+                shared=profile is Profile.SFRAME,
+                ring_size=self.key_ring_size,
+                ratchet_window=self.ratchet_window_size,
+                failure_tolerance=self.failure_tolerance,
+                exportable=self.allow_export,
+                fallback=fallback,
+            )
+            for key_id, secret in keys.secrets.items():
+                ring.set_secret(secret, key_id=key_id)
+                for _ in range(keys.steps.get(key_id, 0)):
+                    ring.ratchet(key_id)
+            ring.sending_key_id = keys.sending
+            keys.rings[profile] = ring
+        return ring
+
+    @staticmethod
+    def _forget(keys: _Keys, key_id: int) -> None:
+        keys.steps.pop(key_id, None)
+        if keys.secrets.pop(key_id, None) is not None:
+            for ring in keys.rings.values():
+                ring.remove_key(key_id)
 
     def __repr__(self) -> str:
         """Show the key ids, never a key."""
-        return f"{type(self).__name__}(key_ids={self.key_ids}, sending_key_id={self._sending_key_id})"
+        with self._lock:
+            shared = self._shared
+            own = {name: sorted(keys.secrets) for name, keys in self._own.items() if keys.secrets}
+            shown = f"key_ids={sorted(shared.secrets)}, sending_key_id={shared.sending}"
+        return f"{type(self).__name__}({shown}{f', participants={own}' if own else ''})"
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied: keys do not leave the process."""
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r}: it holds keys, which do not leave the process")
+
+
+class ExternalE2EEKeyProvider(KeyProvider):
+    """One shared key for everybody in the meeting, brought from outside: `KeyProvider` without participants' own keys.
+
+    All participants use one ring, so what this side seals is counted in one place.
+    """
+
+    def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
+        """Return the ring of *profile*: one for everybody, because the key is shared, whoever *participant_id* is."""
+        with self._lock:
+            return self._ring(self._shared, profile)
+
+    def _set(self, participant_id: str | None, key: Key, key_id: int, send: bool) -> None:
+        if participant_id is not None:
+            raise ValueError("this provider has one key for all: use a KeyProvider for keys per participant")
+        super()._set(None, key, key_id, send)
 
 
 def _bounded(name: str, value: int, low: int, high: int) -> int:

@@ -1,0 +1,86 @@
+"""Events that arise on any thread and reach their listeners on the event loop, in order, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from contextvars import ContextVar
+from typing import Any, Final
+
+from pyee.asyncio import AsyncIOEventEmitter
+
+# Events raised before there is a loop to deliver them on: the latest so many are kept.
+KEPT_EVENTS: Final = 64
+
+_logger = logging.getLogger("frameseal")
+_in_error_listener: ContextVar[bool] = ContextVar("_in_error_listener", default=False)
+
+
+class LoopEmitter(AsyncIOEventEmitter):
+    """An emitter whose events may be raised on any thread.
+
+    Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and its
+    exception is emitted as ``"error"`` for whoever listens; nobody else notices.
+
+    :param loop: where events are delivered. By default the loop that is running, or else the first one bound.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Make an emitter without listeners."""
+        super().__init__()
+        self._events_lock = threading.Lock()
+        self._undelivered: deque[tuple[str, Any]] = deque(maxlen=KEPT_EVENTS)
+        self._events_loop: asyncio.AbstractEventLoop | None = None
+        if loop is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                return
+        self.bind_loop(loop)
+
+    @property
+    def events_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Where events are delivered, once that is known."""
+        return self._events_loop
+
+    def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Deliver events on *loop*, those kept from before included. The first call wins, while its loop lives."""
+        with self._events_lock:
+            if self._events_loop is None or self._events_loop.is_closed():
+                self._events_loop = loop
+                kept = list(self._undelivered)
+                self._undelivered.clear()
+                for event, value in kept:
+                    self._hand_over(event, value)
+
+    def deliver(self, event: str, value: object) -> None:
+        """Have the listeners of *event* called on the loop. From any thread; the order of the calls is kept."""
+        with self._events_lock:
+            self._hand_over(event, value)
+
+    def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
+        """Call the listeners of *event*; for the event loop's thread only. What a listener raises is logged."""
+        if event != "error":
+            return super().emit(event, *args, **kwargs)
+        error = args[0] if args and isinstance(args[0], BaseException) else None
+        _logger.error("a listener of %r raised", self, exc_info=error)
+        # An error listener that itself raises would otherwise be told about its own exception, for ever. The variable
+        # reaches coroutine listeners too: their done-callbacks run in a copy of this context.
+        if not _in_error_listener.get() and self.listeners("error"):
+            token = _in_error_listener.set(True)
+            try:
+                super().emit(event, *args, **kwargs)
+            finally:
+                _in_error_listener.reset(token)
+        return True
+
+    def _hand_over(self, event: str, value: object) -> None:
+        if self._events_loop is not None:
+            try:
+                self._events_loop.call_soon_threadsafe(self.emit, event, value)
+                return
+            except RuntimeError:  # the loop is closed: the call is over, or another loop will be bound
+                pass
+        self._undelivered.append((event, value))

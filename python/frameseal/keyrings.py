@@ -1,0 +1,40 @@
+"""Where a manager finds keys: the protocol of every provider, and what providers tell."""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from frameseal._native import KeyRing
+from frameseal.enums import Profile
+
+KEY_SET: Final = "key-set"
+KEY_RATCHETED: Final = "key-ratcheted"
+
+
+class KeyRings(Protocol):
+    """What an `E2EEManager` needs of a provider: the key ring of each participant.
+
+    `KeyProvider` has it. Implement it yourself to bring rings with options of your own, or from a key exchange; the
+    manager never sees a key.
+    """
+
+    @property
+    def discard_frame_when_cryptor_not_ready(self) -> bool:
+        """What becomes of empty frames: True drops them, False passes them on."""
+
+    def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
+        """Return the ring that seals what *participant_id* sends (and opens it on the other side).
+
+        The same arguments give the same ring for the life of the provider. Called from any thread. Before this side
+        sends anything, the manager asks for the participant "" to learn whether there is a key at all.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEvent:
+    """What a listener of ``"key-set"`` and ``"key-ratcheted"`` receives. No key is in it."""
+
+    participant_id: str | None
+    """Whose key; None for the shared one."""
+
+    key_id: int
+    """Under which id."""

@@ -1,0 +1,133 @@
+"""One track of a call, and what listeners are told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic, time
+from typing import TYPE_CHECKING, Final, Literal, cast
+from weakref import WeakSet
+
+from frameseal.enums import E2EEState
+
+if TYPE_CHECKING:
+    from frameseal.transforms import Transform
+
+Kind = Literal["audio", "video"]
+Direction = Literal["send", "receive"]
+
+# A track that changes state at frame rate must not flood the application: this many changes at once, then one a second.
+# Nothing is lost by it: a change that is held back is still a change when the next frame comes, and is reported then.
+BURST_OF_CHANGES: Final = 32
+CHANGES_PER_SECOND: Final = 1.0
+
+# The gravest first: what `E2EEManager.state` answers for a participant with several tracks of one kind.
+GRAVITY: Final = (
+    E2EEState.InternalError,
+    E2EEState.InvalidKey,
+    E2EEState.EncryptionFailed,
+    E2EEState.DecryptionFailed,
+    E2EEState.MissingKey,
+    E2EEState.EncryptionSuccess,
+    E2EEState.DecryptionSuccess,
+)
+
+WELL: Final = frozenset({E2EEState.EncryptionSuccess, E2EEState.DecryptionSuccess})
+
+
+@dataclass(frozen=True, slots=True)
+class E2EEStateChange:
+    """What a listener of ``"e2ee-state-change"`` receives: one track of one participant has changed its state.
+
+    ``"e2ee-stalled"`` and ``"e2ee-injected-frame"`` give one too, with the state as it is.
+    """
+
+    participant_id: str
+    """Whose media it is: the sender of the track, on both sides."""
+
+    kind: Kind
+    """``"audio"`` or ``"video"``."""
+
+    state: E2EEState
+    """The new state, different from the track's last one."""
+
+    direction: Direction | None
+    """``"send"`` or ``"receive"``; None for an internal error outside any track."""
+
+    track_id: str | None
+    """The id that the transport gave the track, if any."""
+
+    key_id: int | None
+    """The key id concerned, where known. On a failure it is what the frame claimed."""
+
+    reason: str | None
+    """Machine-readable: None on success; ``unknown_key``, ``authentication_failed``, ``malformed_frame``,
+    ``replayed_frame`` or ``key_exhausted``; with InternalError an exception's class name, or whatever the transport
+    reported."""
+
+    counters: Mapping[str, int] = field(hash=False)
+    """``stats()`` of the track's Encryptor or Decryptor at the time of the change."""
+
+    time: float
+    """When, in seconds since the epoch."""
+
+    detail: str | None = None
+    """``"recovered"`` on a success that follows a failure; ``"stalled"`` and ``"injected"`` in the events named so;
+    otherwise None."""
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Track:
+    """The state of one track in one direction. Changed only under the manager's lock, but for what the watch keeps."""
+
+    participant_id: str
+    kind: Kind
+    direction: Direction | None
+    track_id: str | None
+    state: E2EEState | None = None
+    key_id: int | None = None
+    reason: str | None = None
+    forgotten: bool = False
+    allowance: float = BURST_OF_CHANGES
+    refilled: float = 0.0
+    transforms: WeakSet[Transform] = field(default_factory=WeakSet)
+
+    def may_change(self) -> bool:
+        """Take one change from the track's allowance, if there is one left (a token bucket)."""
+        now = monotonic()
+        self.allowance = min(BURST_OF_CHANGES, self.allowance + (now - self.refilled) * CHANGES_PER_SECOND)
+        self.refilled = now
+        if self.allowance < 1:
+            return False
+        self.allowance -= 1
+        return True
+
+    def change(self, state: E2EEState, key_id: int | None, reason: str | None) -> str | None:
+        """Take on *state*; return the detail of this change."""
+        recovered = state in WELL and self.state is not None and self.state not in WELL
+        self.state, self.key_id, self.reason = state, key_id, reason
+        return "recovered" if recovered else None
+
+    def told(self, counters: Mapping[str, int], detail: str | None) -> E2EEStateChange:
+        """Return what listeners are told about the state as it is now."""
+        if self.state is None:
+            raise RuntimeError(f"{self} has no state yet")
+        return E2EEStateChange(
+            participant_id=self.participant_id,
+            kind=self.kind,
+            state=self.state,
+            direction=self.direction,
+            track_id=self.track_id,
+            key_id=self.key_id,
+            reason=self.reason,
+            counters=dict(counters),
+            time=time(),
+            detail=detail,
+        )
+
+
+def kind_of(kind: str) -> Kind:
+    """Return *kind*. :raises ValueError: if it is neither audio nor video."""
+    if kind not in ("audio", "video"):
+        raise ValueError(f"unknown kind {kind!r}: expected 'audio' or 'video'")
+    return cast(Kind, kind)
