@@ -233,9 +233,7 @@ def manager(key: str | bytes | None = PASSPHRASE, profile: str = "livekit", **op
     provider = ExternalE2EEKeyProvider(**options)
     if key is not None:
         provider.set_shared_key(key)
-    made = E2EEManager(provider, profile=profile)
-    made.provider = provider
-    return made
+    return E2EEManager(provider, profile=profile)
 
 
 def record(e2ee: E2EEManager) -> list:

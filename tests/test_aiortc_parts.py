@@ -95,15 +95,16 @@ class Receiving:
         self.opens: object = VP8_KEY
         self.decoded: list[bytes] = []
         self.fault: Exception | None = None
+        self.held = False
         monkeypatch.setattr(frameseal._rtc_track.time, "monotonic", lambda: self.now)
         self.slot = ReceiverSlot(self, None)
         self.slot.attachment = SimpleNamespace(detached=False, transform=lambda slot, codec: self)
         self.decoder = OpeningDecoder(SimpleNamespace(decode=self._decode), SimpleNamespace(mimeType=mime), self.slot)
 
-    def decrypt(self, sealed: bytes) -> object:
+    def open(self, sealed: bytes, tag: object) -> list:
         if isinstance(self.opens, BaseException):
             raise self.opens
-        return self.opens
+        return [(self.opens, tag)] if self.opens else []
 
     def _decode(self, frame) -> list:
         if self.fault:
@@ -123,6 +124,14 @@ class Receiving:
 @pytest.fixture
 def receiving(monkeypatch) -> Receiving:
     return Receiving(monkeypatch)
+
+
+def test_a_frame_that_waits_for_its_key_is_not_lost_and_asks_for_nothing(receiving):
+    assert receiving.frame(VP8_KEY) == ["picture"]
+    receiving.held = True
+    assert receiving.frame(None) == []
+    assert (receiving.requests, receiving.slot.counters.dropped) == (0, 0)
+    assert receiving.frame(VP8_DELTA) == ["picture"], "what refers to it can still be decoded"
 
 
 def test_after_a_frame_that_does_not_open_pictures_are_withheld_until_a_keyframe(receiving):

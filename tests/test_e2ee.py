@@ -11,10 +11,10 @@ import threading
 
 import pytest
 
-import frameseal.e2ee
 from e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Recorder, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, Profile
-from frameseal.e2ee import BURST_OF_CHANGES, KEPT_EVENTS
+from frameseal.events import KEPT_EVENTS
+from frameseal.tracks import BURST_OF_CHANGES
 
 S = E2EEState
 
@@ -221,7 +221,7 @@ async def test_an_error_may_be_reported_before_there_is_any_track():
 
 async def test_a_track_that_flaps_at_frame_rate_does_not_flood_and_its_true_state_still_arrives(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr(frameseal.e2ee, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("frameseal.tracks.monotonic", lambda: clock[0])
     call, seal = Recorder(), sealer()
     receiver = call.manager.receiver_transform("bob", "audio", "opus")
     for _ in range(500):

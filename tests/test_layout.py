@@ -17,7 +17,6 @@ PACKAGE = ROOT / "python/frameseal"
 RUST_LINES, PYTHON_LINES = 400, 300
 LONG = {
     "python/frameseal/_native.pyi": "the one stub of the one native module: half of it is what `help()` shows",
-    "python/frameseal/e2ee.py": "the state model is one idea: what an event says, when there is one, where it goes",
     "python/frameseal/aiortc.py": "every seam of the stack in one place, so that its self-test can be held against it",
 }
 

@@ -12,8 +12,14 @@ import frameseal
 CALL_MODEL = [
     "ExternalE2EEKeyProvider",
     "KeyProvider",
+    "KeyRings",
+    "KeyRotator",
     "E2EEManager",
     "E2EEStateChange",
+    "E2EEDiagnosis",
+    "KeyEvent",
+    "KeyUsage",
+    "MissingKey",
     "SenderTransform",
     "ReceiverTransform",
 ]

@@ -20,10 +20,16 @@ from frameseal.exceptions import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from frameseal.e2ee import (
+        E2EEDiagnosis,
         E2EEManager,
         E2EEStateChange,
         ExternalE2EEKeyProvider,
+        KeyEvent,
         KeyProvider,
+        KeyRings,
+        KeyRotator,
+        KeyUsage,
+        MissingKey,
         ReceiverTransform,
         SenderTransform,
     )
@@ -46,9 +52,15 @@ __all__ = [
     # a call
     "ExternalE2EEKeyProvider",
     "KeyProvider",
+    "KeyRings",
+    "KeyRotator",
     "E2EEManager",
     "E2EEState",
     "E2EEStateChange",
+    "E2EEDiagnosis",
+    "KeyEvent",
+    "KeyUsage",
+    "MissingKey",
     "SenderTransform",
     "ReceiverTransform",
     "__version__",
@@ -56,10 +68,16 @@ __all__ = [
 
 _LAZY = frozenset(
     {
+        "E2EEDiagnosis",
         "E2EEManager",
         "E2EEStateChange",
         "ExternalE2EEKeyProvider",
+        "KeyEvent",
         "KeyProvider",
+        "KeyRings",
+        "KeyRotator",
+        "KeyUsage",
+        "MissingKey",
         "ReceiverTransform",
         "SenderTransform",
     }

@@ -93,17 +93,26 @@ class OpeningDecoder:
         transform = attachment.transform(slot, self._codec)
         if transform is None or self._inner is None:
             return self._drop()
-        opened = transform.decrypt(encoded_frame.data)
+        opened = transform.open(encoded_frame.data, encoded_frame)
+        if not opened and transform.held:
+            return []  # not lost: what follows may still refer to it
         if not opened:
             drop = self._drop()
             if self._is_video:
                 slot.request_keyframe(undecryptable=True)
             return drop
-        if self._awaiting_keyframe and not is_keyframe(self._name, opened):
+        frames: list[Any] = []
+        for data, encoded in opened:  # more than one where frames were held for their key
+            encoded.data = data
+            frames += self._decode_opened(encoded)
+        return frames
+
+    def _decode_opened(self, encoded_frame: Any) -> list[Any]:
+        slot = self._slot
+        if self._awaiting_keyframe and not is_keyframe(self._name, encoded_frame.data):
             slot.request_keyframe(undecryptable=False)
             return self._drop()
         self._awaiting_keyframe = False
-        encoded_frame.data = opened
         try:
             frames: list[Any] = self._inner.decode(encoded_frame)
         except Exception as error:

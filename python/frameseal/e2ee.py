@@ -10,159 +10,108 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from itertools import count
-from time import monotonic, time
-from typing import Any, Final, Literal, cast
-from weakref import WeakSet
+from typing import Any, Final
 
-from pyee.asyncio import AsyncIOEventEmitter
-
-from frameseal._native import Decryptor, Encryptor
+from frameseal._native import Decryptor, Encryptor, KeyRing
+from frameseal.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.enums import E2EEState, Profile
+from frameseal.events import LoopEmitter
+from frameseal.keyrings import KeyEvent, KeyRings
 from frameseal.providers import ExternalE2EEKeyProvider, KeyProvider
-from frameseal.transforms import ReceiverTransform, SenderTransform, Transform
+from frameseal.rotation import KeyRotator
+from frameseal.tracks import GRAVITY, Direction, E2EEStateChange, Kind, Track, kind_of
+from frameseal.transforms import MOST_HELD, ReceiverTransform, SenderTransform, Transform
+from frameseal.watch import KeyUsage, MissingKey, Watch
 
 __all__ = [
+    "E2EEDiagnosis",
     "E2EEManager",
     "E2EEState",
     "E2EEStateChange",
     "ExternalE2EEKeyProvider",
+    "KeyEvent",
     "KeyProvider",
+    "KeyRings",
+    "KeyRotator",
+    "KeyUsage",
+    "MissingKey",
     "ReceiverTransform",
     "SenderTransform",
 ]
 
-Kind = Literal["audio", "video"]
-Direction = Literal["send", "receive"]
-
 STATE_CHANGE: Final = "e2ee-state-change"
-
-# A track that changes state at frame rate must not flood the application: this many changes at once, then one a second.
-# Nothing is lost by it: a change that is held back is still a change when the next frame comes, and is reported then.
-BURST_OF_CHANGES: Final = 32
-CHANGES_PER_SECOND: Final = 1.0
-
-# Events raised before there is a loop to deliver them on: the latest so many are kept.
-KEPT_EVENTS: Final = 64
-
-# The gravest first: what `E2EEManager.state` answers for a participant with several tracks of one kind.
-_GRAVITY: Final = (
-    E2EEState.InternalError,
-    E2EEState.InvalidKey,
-    E2EEState.EncryptionFailed,
-    E2EEState.DecryptionFailed,
-    E2EEState.MissingKey,
-    E2EEState.EncryptionSuccess,
-    E2EEState.DecryptionSuccess,
-)
+INJECTED: Final = "e2ee-injected-frame"
+MISSING_KEY: Final = "e2ee-missing-key"
 
 _logger = logging.getLogger("frameseal")
-_in_error_listener: ContextVar[bool] = ContextVar("_in_error_listener", default=False)
 
 
-@dataclass(frozen=True, slots=True)
-class E2EEStateChange:
-    """What a listener of ``"e2ee-state-change"`` receives: one track of one participant has changed its state."""
-
-    participant_id: str
-    """Whose media it is: the sender of the track, on both sides."""
-
-    kind: Kind
-    """``"audio"`` or ``"video"``."""
-
-    state: E2EEState
-    """The new state, different from the track's last one."""
-
-    direction: Direction | None
-    """``"send"`` or ``"receive"``; None for an internal error outside any track."""
-
-    track_id: str | None
-    """The id that the transport gave the track, if any."""
-
-    key_id: int | None
-    """The key id concerned, where known. On a failure it is what the frame claimed."""
-
-    reason: str | None
-    """Machine-readable: None on success; ``unknown_key``, ``authentication_failed``, ``malformed_frame``,
-    ``replayed_frame`` or ``key_exhausted``; with InternalError an exception's class name, or whatever the transport
-    reported."""
-
-    counters: Mapping[str, int] = field(hash=False)
-    """``stats()`` of the track's Encryptor or Decryptor at the time of the change."""
-
-    time: float
-    """When, in seconds since the epoch."""
-
-
-@dataclass(eq=False, slots=True)
-class Track:
-    """The state of one track in one direction. Changed only under the manager's lock."""
-
-    participant_id: str
-    kind: Kind
-    direction: Direction | None
-    track_id: str | None
-    state: E2EEState | None = None
-    forgotten: bool = False
-    allowance: float = BURST_OF_CHANGES
-    refilled: float = 0.0
-    transforms: WeakSet[Transform] = field(default_factory=WeakSet)
-
-    def may_change(self) -> bool:
-        """Take one change from the track's allowance, if there is one left (a token bucket)."""
-        now = monotonic()
-        self.allowance = min(BURST_OF_CHANGES, self.allowance + (now - self.refilled) * CHANGES_PER_SECOND)
-        self.refilled = now
-        if self.allowance < 1:
-            return False
-        self.allowance -= 1
-        return True
-
-
-class E2EEManager(AsyncIOEventEmitter):
+class E2EEManager(LoopEmitter):
     """The end-to-end encryption of one call: hands out transforms and reports how they fare.
 
     :param provider: where the keys come from.
     :param profile: the wire format, for all tracks of the call.
     :param loop: where events are delivered. By default the loop that is running, or else the first one bound.
-    :raises ValueError: for an unknown profile.
+    :param replay_window: frames per incoming track that are remembered, so that none opens twice (0 to 65,536). None is
+        the profile's default: 1,024 in sframe, off in the others, where no other implementation has it.
+    :param hold_frames: frames per incoming track, 0 to 256, that are kept while their key is missing, and opened when
+        it comes: for keys that travel beside the media and may lose the race. Audio that was held is late by as much.
+    :param sif_trailer: what a LiveKit server ends the blank frames with that it injects when a track pauses
+        (``JoinResponse.sif_trailer``). None lets none of them pass.
+    :param on_missing_key: called on the event loop with one `MissingKey` when frames name a key that is not there: the
+        moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
+        as listening to ``"e2ee-missing-key"``.
+    :raises ValueError: for an unknown profile or a number out of its range.
 
-    Emits ``"e2ee-state-change"`` with one `E2EEStateChange`, on change only, per participant, kind, direction and
-    track. Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and
-    its exception is emitted as ``"error"`` for whoever listens; media and other listeners do not notice. All methods
-    but the emitter's own may be called from any thread.
+    Emits, each with one object:
+
+    * ``"e2ee-state-change"``, `E2EEStateChange`: on change only, per participant, kind, direction and track.
+    * ``"e2ee-stalled"``, `E2EEStateChange`: frames of a track arrive, and none has been opened for 2 s.
+    * ``"e2ee-diagnosis"``, `E2EEDiagnosis`: why frames do not open, where their bytes tell.
+    * ``"e2ee-missing-key"``, `MissingKey`.
+    * ``"e2ee-key-usage"``, `KeyUsage`: this side has sealed so many frames with a key that a new one is due.
+    * ``"e2ee-injected-frame"``, `E2EEStateChange`: a server's blank frame has passed, the first since a sealed one.
+
+    Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and its
+    exception is emitted as ``"error"`` for whoever listens; media and other listeners do not notice. All methods but
+    the emitter's own may be called from any thread.
     """
 
     def __init__(
         self,
-        provider: KeyProvider,
+        provider: KeyRings,
         profile: Profile | str = Profile.VIDEOSDK,
         *,
         loop: asyncio.AbstractEventLoop | None = None,
+        replay_window: int | None = None,
+        hold_frames: int = 0,
+        sif_trailer: bytes | None = None,
+        on_missing_key: Callable[[MissingKey], Any] | None = None,
     ) -> None:
         """Make a manager; it knows no participant yet."""
-        super().__init__()
         try:
             self._profile = Profile(profile)
         except ValueError:
             raise ValueError(f"unknown profile {profile!r}: expected one of {', '.join(Profile)}") from None
+        if not 0 <= hold_frames <= MOST_HELD:
+            raise ValueError(f"hold_frames must be between 0 and {MOST_HELD}, not {hold_frames}")
+        # Refused here rather than with the first frame of each track.
+        Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
         self._provider = provider
+        self._replay_window = replay_window
+        self._hold_frames = hold_frames
+        self._sif_trailer = sif_trailer
         self._local_id = ""
         self._state_lock = threading.Lock()
         self._tracks: dict[tuple[str, str, str | None, str | int], Track] = {}
         self._serial = count()
-        self._undelivered: deque[E2EEStateChange] = deque(maxlen=KEPT_EVENTS)
-        self._events_loop: asyncio.AbstractEventLoop | None = None
-        if loop is None:
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                return
-        self.bind_loop(loop)
+        self._watch = Watch(self)
+        self._diagnostician = Diagnostician(self)
+        super().__init__(loop)
+        if on_missing_key is not None:
+            self.on(MISSING_KEY, on_missing_key)
 
     @property
     def profile(self) -> Profile:
@@ -170,20 +119,21 @@ class E2EEManager(AsyncIOEventEmitter):
         return self._profile
 
     @property
+    def provider(self) -> KeyRings:
+        """Where the keys come from."""
+        return self._provider
+
+    @property
     def is_e2ee_enabled(self) -> bool:
-        """Whether frames can be sealed now: the ring that this side sends with has its sending key."""
-        ring = self._provider.ring_for(self._profile, self._local_id)
-        return ring.sending_key_id in ring.key_ids
+        """Whether frames can be sealed now: there is a key to send with."""
+        return self._provider.ring_for(self._profile, self._local_id).can_seal
 
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Deliver events on *loop*, those kept from before included. The first call wins, while its loop lives."""
-        with self._state_lock:
-            if self._events_loop is None or self._events_loop.is_closed():
-                self._events_loop = loop
-                kept = list(self._undelivered)
-                self._undelivered.clear()
-                for change in kept:
-                    self._deliver(change)
+        super().bind_loop(loop)
+        if isinstance(self._provider, LoopEmitter):
+            self._provider.bind_loop(loop)
+        self._watch.start(loop)
 
     def sender_transform(
         self, participant_id: str, kind: str, codec: str | None, *, track_id: str | None = None
@@ -207,8 +157,16 @@ class E2EEManager(AsyncIOEventEmitter):
         :raises ValueError: for a kind other than audio and video, or a codec that the profile refuses (AV1).
         """
         ring = self._provider.ring_for(self._profile, participant_id)
-        decryptor = Decryptor(ring, codec)
-        transform = ReceiverTransform(self, decryptor, ring, self._provider.discard_frame_when_cryptor_not_ready)
+        decryptor = Decryptor(ring, codec, self._replay_window, sif_trailer=self._sif_trailer)
+        transform = ReceiverTransform(
+            self,
+            decryptor,
+            ring,
+            self._provider.discard_frame_when_cryptor_not_ready,
+            codec=codec,
+            hold=self._hold_frames,
+            injected=self._sif_trailer is not None,
+        )
         self._adopt(transform, participant_id, kind, "receive", track_id)
         return transform
 
@@ -221,7 +179,7 @@ class E2EEManager(AsyncIOEventEmitter):
         """
         with self._state_lock:
             tracks = self._tracks_of(participant_id, kind)
-            for track in tracks or [self._track(participant_id, _kind(kind), None, None)]:
+            for track in tracks or [self._track(participant_id, kind_of(kind), None, None)]:
                 self._change(track, E2EEState.InternalError, None, reason, {})
 
     def state(self, participant_id: str, kind: str, *, track_id: str | None = None) -> E2EEState | None:
@@ -234,29 +192,21 @@ class E2EEManager(AsyncIOEventEmitter):
             tracks = [t for t in self._tracks_of(participant_id, kind) if track_id in (None, t.track_id)]
             live = [track for track in tracks if track.transforms]
             states = {track.state for track in live or tracks}
-        return next((state for state in _GRAVITY if state in states), None)
+        return next((state for state in GRAVITY if state in states), None)
 
     def remove_participant(self, participant_id: str) -> None:
-        """Forget the states of a participant who left. The transforms made for them still work, but report nothing."""
+        """Forget the states of a participant who left. The transforms made for them still work, but report nothing.
+
+        Their keys are the provider's: `KeyProvider.remove` forgets those.
+        """
         with self._state_lock:
             for key in [key for key, track in self._tracks.items() if track.participant_id == participant_id]:
                 self._tracks.pop(key).forgotten = True
 
-    def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
-        """Call the listeners of *event*; for the event loop's thread only. What a listener raises is logged."""
-        if event != "error":
-            return super().emit(event, *args, **kwargs)
-        error = args[0] if args and isinstance(args[0], BaseException) else None
-        _logger.error("a listener of %r raised", self, exc_info=error)
-        # An error listener that itself raises would otherwise be told about its own exception, for ever. The variable
-        # reaches coroutine listeners too: their done-callbacks run in a copy of this context.
-        if not _in_error_listener.get() and self.listeners("error"):
-            token = _in_error_listener.set(True)
-            try:
-                super().emit(event, *args, **kwargs)
-            finally:
-                _in_error_listener.reset(token)
-        return True
+    def tracks(self) -> list[Track]:
+        """Return the tracks that are known now. For the watch."""
+        with self._state_lock:
+            return list(self._tracks.values())
 
     def __repr__(self) -> str:
         """Name the profile and the provider, which shows no keys."""
@@ -267,7 +217,7 @@ class E2EEManager(AsyncIOEventEmitter):
     ) -> None:
         """Give *transform* its track: the known one of this id, so that a track attached anew keeps its state."""
         with self._state_lock:
-            transform.track = self._track(participant_id, _kind(kind), direction, track_id)
+            transform.track = self._track(participant_id, kind_of(kind), direction, track_id)
             transform.track.transforms.add(transform)
 
     def _tracks_of(self, participant_id: str, kind: str) -> list[Track]:
@@ -305,35 +255,21 @@ class E2EEManager(AsyncIOEventEmitter):
             return True
         if not track.may_change():
             return False
-        track.state = state
+        detail = track.change(state, key_id, reason)
         if not track.forgotten:
-            self._deliver(
-                E2EEStateChange(
-                    participant_id=track.participant_id,
-                    kind=track.kind,
-                    state=state,
-                    direction=track.direction,
-                    track_id=track.track_id,
-                    key_id=key_id,
-                    reason=reason,
-                    counters=dict(counters),
-                    time=time(),
-                )
-            )
+            self.deliver(STATE_CHANGE, track.told(counters, detail))
         return True
 
-    def _deliver(self, change: E2EEStateChange) -> None:
-        """Hand *change* to the loop. Under the lock, so that events arrive in the order of the changes."""
-        if self._events_loop is not None:
-            try:
-                self._events_loop.call_soon_threadsafe(self.emit, STATE_CHANGE, change)
-                return
-            except RuntimeError:  # the loop is closed: the call is over, or another loop will be bound
-                pass
-        self._undelivered.append(change)
+    def _undecryptable(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
+        """A frame has failed: look into it, and derive the ratchet steps that may open the next one."""
+        self._diagnostician.consider(transform, frame, key_id)
+        self._watch.derive_ahead(transform)
 
+    def _key_is_missing(self, transform: ReceiverTransform, key_id: int | None) -> None:
+        if key_id is not None and self._watch.may_ask(transform.track.participant_id, key_id):
+            track = transform.track
+            self.deliver(MISSING_KEY, MissingKey(track.participant_id, track.kind, key_id))
 
-def _kind(kind: str) -> Kind:
-    if kind not in ("audio", "video"):
-        raise ValueError(f"unknown kind {kind!r}: expected 'audio' or 'video'")
-    return cast(Kind, kind)
+    def _injected(self, track: Track, counters: Mapping[str, int]) -> None:
+        if not track.forgotten and track.state is not None:
+            self.deliver(INJECTED, track.told(counters, "injected"))

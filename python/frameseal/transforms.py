@@ -9,8 +9,9 @@ Trust: until a frame is authenticated, nothing that it says may do more than cha
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from frameseal.enums import E2EEState
 from frameseal.exceptions import (
@@ -24,11 +25,15 @@ from frameseal.exceptions import (
 
 if TYPE_CHECKING:
     from frameseal._native import Decryptor, Encryptor, KeyRing
-    from frameseal.e2ee import E2EEManager, Track
+    from frameseal.e2ee import E2EEManager
+    from frameseal.tracks import Track
 
 # An SFU probes bandwidth with packets that look like short, unsealed video frames, before the first real frame. So many
 # of them in a row, less one, are dropped without a word; 8 frames of real but unsealed video are a quarter of a second.
 QUIET_FRAMES: Final = 8
+
+# Frames of one track that may wait for their key: 5 s of audio, or of video at 50 frames a second.
+MOST_HELD: Final = 256
 
 _REASONS: Final[Mapping[type[FrameError], str]] = {
     MalformedFrame: "malformed_frame",
@@ -62,6 +67,15 @@ class Transform:
         self._cipher = cipher
         self._ring = ring
         self._discard_empty = discard_empty
+
+    @property
+    def ring(self) -> KeyRing:
+        """The ring whose keys are used."""
+        return self._ring
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters of the track's `Encryptor` or `Decryptor`."""
+        return self._cipher.stats()
 
     def _report(self, state: E2EEState, key_id: int | None, reason: str | None = None) -> bool:
         try:
@@ -118,20 +132,56 @@ class SenderTransform(Transform):
 class ReceiverTransform(Transform):
     """Opens the frames of one incoming track. Made by `E2EEManager.receiver_transform`."""
 
-    __slots__ = ("_clean", "_invalid_keys", "_opened", "_passed_over", "missing_key")
+    __slots__ = (
+        "_changes",
+        "_clean",
+        "_held",
+        "_injected",
+        "_injected_before",
+        "_invalid_keys",
+        "_most_held",
+        "_opened",
+        "_passed_over",
+        "codec",
+        "held",
+        "missing_key",
+    )
     _cipher: Decryptor
+
+    codec: str | None
+    """The codec of the track, as it was given."""
+
+    held: bool
+    """Whether the last frame that did not open waits for its key, and no older one was lost to make room."""
 
     missing_key: bool
     """Whether the last failure was that there is no key: more keyframes would not help, so ask for fewer."""
 
-    def __init__(self, manager: E2EEManager, cipher: Decryptor, ring: KeyRing, discard_empty: bool) -> None:
+    def __init__(
+        self,
+        manager: E2EEManager,
+        cipher: Decryptor,
+        ring: KeyRing,
+        discard_empty: bool,
+        *,
+        codec: str | None = None,
+        hold: int = 0,
+        injected: bool = False,
+    ) -> None:
         """Start a track that has opened nothing yet."""
         super().__init__(manager, cipher, ring, discard_empty)
+        self.codec = codec
         self.missing_key = False
         self._opened = False  # a frame has been opened, ever
         self._clean = False  # nothing has failed since the last frame that was opened
         self._passed_over = 0  # quiet drops in a row
         self._invalid_keys: set[int | None] = set()  # key ids reported as InvalidKey
+        self.held = False
+        self._most_held = hold
+        self._held: deque[tuple[bytes, Any]] | None = deque(maxlen=hold) if hold else None
+        self._changes = 0  # the ring's, when the held frames were last tried
+        self._injected = injected  # a server may inject blank frames
+        self._injected_before = 0
 
     def decrypt(self, frame: bytes) -> bytes | None:
         """Open one whole sealed frame and report the track's state if it changed.
@@ -147,11 +197,14 @@ class ReceiverTransform(Transform):
             except UnknownKey as error:
                 self._clean = False
                 self.missing_key = True
+                self._manager._key_is_missing(self, error.kid)
                 self._report(E2EEState.MissingKey, error.kid, _reason(error))
             except FrameError as error:
                 self._clean = self.missing_key = False
-                self._failed(error)
+                self._failed(frame, error)
             else:
+                if self._injected and self._was_injected():
+                    return opened
                 if not self._clean or self.track.state is not _OPENED:
                     self._succeeded()
                 return opened
@@ -160,6 +213,44 @@ class ReceiverTransform(Transform):
             self._internal_error(error)
         return None
 
+    def open(self, frame: bytes, tag: Any = None) -> list[tuple[bytes, Any]]:
+        """Open a frame, and those before it that were held for their key (``E2EEManager(hold_frames=...)``), in order.
+
+        For one thread at a time; never raises. Returns each encoded frame with the *tag* that came with it; none for a
+        frame that must not reach a decoder, or has to wait.
+        """
+        if self._held is None:
+            alone = self.decrypt(frame)
+            return [(alone, tag)] if alone else []
+        changes = self._ring.changes  # asked before trying: a key that is set meanwhile counts as new
+        waiting: list[tuple[bytes, Any]] = []
+        if self._held and changes != self._changes:
+            waiting = list(self._held)
+            self._held.clear()
+        opened = [part for each in [*waiting, (frame, tag)] for part in self._open_or_hold(*each)]
+        self._changes = changes
+        return opened
+
+    def _open_or_hold(self, frame: bytes, tag: Any) -> list[tuple[bytes, Any]]:
+        opened = self.decrypt(frame)
+        if opened:
+            return [(opened, tag)]
+        self.held = False
+        if self.missing_key and len(frame) and self._held is not None:
+            self.held = len(self._held) < self._most_held
+            self._held.append((frame, tag))
+        return []
+
+    def _was_injected(self) -> bool:
+        """Whether the frame just passed is a server's: no proof that any key is right."""
+        injected = self._cipher.injected
+        if injected == self._injected_before:
+            return False
+        if self._clean or self._injected_before == 0:
+            self._manager._injected(self.track, self._cipher.stats())
+        self._clean, self._injected_before = False, injected
+        return True
+
     def _succeeded(self) -> None:
         self._clean = self._opened = True
         self.missing_key = False
@@ -167,9 +258,10 @@ class ReceiverTransform(Transform):
         self._invalid_keys.clear()
         self._report(E2EEState.DecryptionSuccess, None)
 
-    def _failed(self, error: FrameError) -> None:
+    def _failed(self, frame: bytes, error: FrameError) -> None:
         if isinstance(error, AuthenticationFailed):
             self._not_authenticated(error.kid, _reason(error))
+            self._manager._undecryptable(self, frame, error.kid)
             return
         # A replay says nothing about the key, and nor does what an SFU sends before the first real video frame.
         # Only a run of them is a state of its own.
@@ -179,6 +271,8 @@ class ReceiverTransform(Transform):
             return
         if not self._invalid_keys:
             self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))
+        if isinstance(error, MalformedFrame):
+            self._manager._undecryptable(self, frame, error.kid)
 
     def _not_authenticated(self, kid: int | None, reason: str) -> None:
         failures = self._cipher.consecutive_failures

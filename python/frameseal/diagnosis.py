@@ -1,0 +1,192 @@
+"""Why frames do not open, where their bytes and the keys at hand can tell it from a wrong key.
+
+A frame that fails is looked at once in a while, in a thread beside the decoders: has it been sealed at all, is it of
+another profile, does a key that is here open it in another way (the other KDF, another vendor's salt, another key id)?
+Nothing that is found changes what happens to the frame: it is dropped. It is a hint for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import weakref
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from frameseal import inspection
+from frameseal._native import Decryptor, KeyRing, Secret
+from frameseal.enums import Profile
+from frameseal.exceptions import FrameError
+from frameseal.providers import KeyProvider
+
+if TYPE_CHECKING:
+    from frameseal.e2ee import E2EEManager
+    from frameseal.tracks import Kind, Track
+    from frameseal.transforms import ReceiverTransform
+
+DIAGNOSIS: Final = "e2ee-diagnosis"
+
+# Per track. A diagnosis with a passphrase takes some 100 ms of a thread.
+AGAIN_AFTER: Final = 10.0  # seconds
+
+# From so many failures in a row on: one may be a frame that lost a packet.
+FAILURES_BEFORE: Final = 3
+
+_logger = logging.getLogger("frameseal")
+
+ADVICE: Final = {
+    "not_sealed": "the sender's encryption is off, or something on the way took it away: turn it on at the sender",
+    "other_profile": "the sender uses the profile {profile}: use the same one on both sides",
+    "other_salt": "the sender has this key with the salt of the profile {profile}: use the same profile on both sides",
+    "hkdf": "the sender derives with HKDF, from a raw key: pass bytes, not str",
+    "pbkdf2": "the sender derives with PBKDF2, from a passphrase: pass str, not bytes (or use set_passphrase)",
+    "other_key_id": "the sender has this key under the key id {key_id}: set it under that id here too",
+    "wrong_key": "no key at hand opens it: the sender has another key, or the frames are altered on the way",
+    "unknown_format": "no format that is known here: the sender encrypts with something else",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class E2EEDiagnosis:
+    """What a listener of ``"e2ee-diagnosis"`` receives: the likely reason why a track's frames do not open."""
+
+    participant_id: str
+    """Who sends the track."""
+
+    kind: Kind
+    """``"audio"`` or ``"video"``."""
+
+    track_id: str | None
+    """The id that the transport gave the track, if any."""
+
+    cause: str
+    """Machine-readable: ``not_sealed``, ``other_profile``, ``other_salt``, ``hkdf``, ``pbkdf2``, ``other_key_id``,
+    ``wrong_key`` or ``unknown_format``."""
+
+    advice: str
+    """What it means and what to do, in a sentence."""
+
+    proven: bool
+    """Whether a key opened the frame that way. Otherwise it is what the bytes look like, which anybody can fake."""
+
+
+class Diagnostician:
+    """Looks into the failing frames of one manager's tracks, which it does not keep alive."""
+
+    def __init__(self, manager: E2EEManager) -> None:
+        """Make one that has seen nothing."""
+        self._manager = weakref.ref(manager)
+        self._lock = threading.Lock()
+        self._runs: weakref.WeakKeyDictionary[Track, tuple[int, float]] = weakref.WeakKeyDictionary()
+        self._causes: weakref.WeakKeyDictionary[Track, str] = weakref.WeakKeyDictionary()
+        self._busy = False
+
+    def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
+        """Look into *frame*, which failed, if it is time to. From any thread; returns at once."""
+        manager = self._manager()
+        loop = manager.events_loop if manager is not None else None
+        if loop is None or not self._is_time(transform.track):
+            return
+        try:
+            loop.call_soon_threadsafe(self._start, loop, transform, frame, key_id)
+        except RuntimeError:  # the loop is closed: the call is over
+            self._busy = False
+
+    def _is_time(self, track: Track) -> bool:
+        now = monotonic()
+        with self._lock:
+            failures, due = self._runs.get(track, (0, 0.0))
+            failures += 1
+            if self._busy or failures < FAILURES_BEFORE or now < due:
+                self._runs[track] = failures, due
+                return False
+            self._runs[track] = 0, now + AGAIN_AFTER
+            self._busy = True
+            return True
+
+    def _start(
+        self, loop: asyncio.AbstractEventLoop, transform: ReceiverTransform, frame: bytes, key_id: int | None
+    ) -> None:
+        loop.run_in_executor(None, self._look, transform, frame, key_id)
+
+    def _look(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
+        try:
+            manager, track = self._manager(), transform.track
+            if manager is None or track.forgotten:
+                return
+            provider = manager.provider
+            secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
+            cause, advice, proven = diagnose(frame, manager.profile, transform.codec, secrets, key_id)
+            if self._causes.get(track) != cause:
+                self._causes[track] = cause
+                _logger.warning("%s of %r does not open: %s", track.kind, track.participant_id, advice)
+            manager.deliver(
+                DIAGNOSIS, E2EEDiagnosis(track.participant_id, track.kind, track.track_id, cause, advice, proven)
+            )
+        except Exception:
+            _logger.exception("a diagnosis of %r failed", transform)
+        finally:
+            self._busy = False
+
+
+def diagnose(
+    frame: bytes, profile: Profile, codec: str | None, secrets: dict[int, Secret], key_id: int | None
+) -> tuple[str, str, bool]:
+    """Return why *frame*, which did not open under *profile*, may have failed: cause, advice, and whether it is proven.
+
+    :param secrets: the keys that are set, by key id.
+    :param key_id: what the frame claims, where it could be read.
+    """
+    for claimed in dict.fromkeys((key_id, *_key_ids(frame, codec))):
+        found = None if claimed is None else _proven(frame, profile, codec, secrets, claimed)
+        if found is not None:
+            cause, other = found
+            return cause, ADVICE[cause].format(profile=other, key_id=claimed), True
+    readings = inspection.readings(frame, codec)
+    likely = {reading.layout for reading in readings if reading.likely}
+    ours = {reading.layout for reading in readings if profile in reading.layout.split("/")}
+    other = ""
+    if inspection.plaintext_signs(frame):
+        cause = "not_sealed"
+    elif likely - ours and not likely & ours:
+        cause, other = "other_profile", sorted(likely)[0].replace("/", " or ")
+    else:
+        cause = "wrong_key" if ours else "unknown_format"
+    return cause, ADVICE[cause].format(profile=other), False
+
+
+def _proven(
+    frame: bytes, profile: Profile, codec: str | None, secrets: dict[int, Secret], claimed: int
+) -> tuple[str, str] | None:
+    """Try each key in every other way that is a mistake people make."""
+    for set_under, secret in secrets.items():
+        if set_under != claimed & 0xFF and _opens(frame, profile, codec, secret, claimed):
+            return "other_key_id", ""
+        flipped = secret.with_other_kdf()
+        if _opens(frame, profile, codec, flipped, claimed):
+            return "hkdf" if secret.is_passphrase else "pbkdf2", ""
+        for other in Profile:
+            for candidate in (secret, flipped):
+                if other is not profile and _opens(frame, other, codec, candidate, claimed):
+                    same_layout = Profile.SFRAME not in (other, profile)
+                    return "other_salt" if same_layout else "other_profile", other.value
+    return None
+
+
+def _opens(frame: bytes, profile: Profile, codec: str | None, secret: Secret, key_id: int) -> bool:
+    shared = profile is Profile.SFRAME
+    try:
+        ring = KeyRing(profile, shared=shared, ring_size=256)
+        ring.set_secret(secret, key_id=key_id & 0xFF if shared else key_id)
+        Decryptor(ring, codec, 0).decrypt(frame)
+    except (FrameError, ValueError):  # not opened, or a profile that has no such key, id or codec
+        return False
+    return True
+
+
+def _key_ids(frame: bytes, codec: str | None) -> list[int]:
+    """The key ids that a frame names under each layout that fits."""
+    parts = (part for reading in inspection.readings(frame, codec) for part in reading.parts)
+    return [int(part.note) for part in parts if part.name in ("key index", "KID")]

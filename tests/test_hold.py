@@ -1,0 +1,111 @@
+"""Frames that arrive before their key: held, bounded, opened in order when it comes; and who is told of it."""
+
+import pytest
+
+from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
+from frameseal import E2EEManager, MissingKey
+from frameseal.watch import ASK_AGAIN_AFTER, MOST_MISSING
+
+
+def receiving(keys, **options):
+    e2ee = E2EEManager(keys, **options)
+    return e2ee, e2ee.receiver_transform("bob", "audio", "opus")
+
+
+def numbered(number: int) -> bytes:
+    return AUDIO + bytes([number])
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+async def test_frames_that_wait_for_their_key_come_out_in_order_with_what_came_with_them(profile):
+    keys, far = provider(None), provider(KEY)
+    seal = E2EEManager(far, profile).sender_transform("bob", "audio", "opus").encrypt
+    _, bob = receiving(keys, profile=profile, hold_frames=8)
+    for number in range(5):
+        assert bob.open(seal(numbered(number)), number) == []
+        assert bob.held
+    keys.set_shared_key(KEY)
+    assert bob.open(seal(numbered(5)), 5) == [(numbered(number), number) for number in range(6)]
+    assert bob.open(seal(numbered(6)), 6) == [(numbered(6), 6)]
+
+
+async def test_no_more_frames_wait_than_were_asked_for_and_the_oldest_go():
+    keys, seal = provider(None), sealer()
+    _, bob = receiving(keys, hold_frames=3)
+    for number in range(5):
+        bob.open(seal(numbered(number)), number)
+        assert bob.held == (number < 3)
+    keys.set_shared_key(KEY)
+    assert [tag for _, tag in bob.open(seal(numbered(5)), 5)] == [2, 3, 4, 5]
+
+
+async def test_frames_under_a_key_that_is_there_pass_those_that_wait():
+    keys, old, new = provider(KEY), sealer(), sealer(OTHER_KEY, key_id=1)
+    _, bob = receiving(keys, hold_frames=8)
+    assert bob.open(new(numbered(0)), 0) == []
+    assert bob.open(old(numbered(1)), 1) == [(numbered(1), 1)]
+    keys.set_shared_key(KEY, 2)  # a change, but not the one that is waited for
+    assert bob.open(old(numbered(2)), 2) == [(numbered(2), 2)]
+    keys.set_shared_key(OTHER_KEY, 1)
+    assert [tag for _, tag in bob.open(new(numbered(3)), 3)] == [0, 3]
+
+
+async def test_what_fails_for_another_reason_does_not_wait():
+    keys, seal = provider(OTHER_KEY), sealer()
+    _, bob = receiving(keys, hold_frames=8)
+    assert bob.open(seal(AUDIO)) == []
+    assert not bob.held
+    keys.set_shared_key(KEY)
+    assert len(bob.open(seal(AUDIO))) == 1
+
+
+async def test_without_the_option_nothing_waits():
+    keys, seal = provider(None), sealer()
+    _, bob = receiving(keys)
+    assert bob.open(seal(AUDIO)) == []
+    assert not bob.held
+    keys.set_shared_key(KEY)
+    assert bob.open(seal(AUDIO), "tag") == [(AUDIO, "tag")]
+    assert bob.open(b"", "tag") == []
+
+
+@pytest.mark.parametrize("hold", [-1, 257])
+def test_a_number_of_held_frames_out_of_range_is_refused(hold):
+    with pytest.raises(ValueError, match="hold_frames must be between 0 and 256"):
+        E2EEManager(provider(), hold_frames=hold)
+
+
+async def test_the_application_is_asked_for_a_missing_key_once_in_a_while(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("frameseal.watch.monotonic", lambda: clock[0])
+    asked: list[MissingKey] = []
+    keys, seal, other = provider(None), sealer(key_id=3), sealer(key_id=4)
+    _, bob = receiving(keys, on_missing_key=asked.append)
+    for _ in range(50):
+        bob.decrypt(seal(AUDIO))
+    bob.decrypt(other(AUDIO))
+    await delivered()
+    assert asked == [MissingKey("bob", "audio", 3), MissingKey("bob", "audio", 4)]
+    clock[0] += ASK_AGAIN_AFTER
+    bob.decrypt(seal(AUDIO))
+    await delivered()
+    assert asked[2:] == [MissingKey("bob", "audio", 3)]
+
+
+async def test_a_coroutine_function_that_fetches_the_key_ends_the_silence():
+    keys, seal = provider(None), sealer(key_id=3)
+
+    async def fetch(missing):
+        keys.set_shared_key(KEY, missing.key_id)
+
+    _, bob = receiving(keys, on_missing_key=fetch, hold_frames=4)
+    assert bob.open(seal(numbered(0)), 0) == []
+    await delivered()
+    assert [tag for _, tag in bob.open(seal(numbered(1)), 1)] == [0, 1]
+
+
+async def test_the_key_ids_that_are_remembered_as_missing_are_bounded():
+    e2ee, _ = receiving(provider(None))
+    assert all(e2ee._watch.may_ask("bob", key_id) for key_id in range(MOST_MISSING + 50))
+    assert len(e2ee._watch._asked) == MOST_MISSING
+    assert e2ee._watch.may_ask("bob", 0) and not e2ee._watch.may_ask("bob", MOST_MISSING + 49)
