@@ -9,6 +9,7 @@ from pyee.asyncio import AsyncIOEventEmitter
 
 import frameseal
 from calls import STACKS, part
+from frameseal.aiortc import seal_data_channel
 from frameseal.datachannel import SealedDataChannel, wrap
 
 KEY = bytes(range(32))
@@ -236,3 +237,28 @@ async def test_a_sealed_channel_between_two_peers(stack: str, profile: str) -> N
         assert await asyncio.wait_for(answers.get(), 30) == "and back"
     finally:
         await asyncio.gather(offerer.close(), answerer.close())
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe", "videosdk"])
+@pytest.mark.parametrize("own", [True, False], ids=["a key each", "a shared key"])
+def test_a_channel_is_sealed_with_the_keys_of_the_calls_media(profile: str, own: bool) -> None:
+    def call() -> frameseal.E2EEManager:
+        keys = frameseal.KeyProvider()
+        if own:
+            keys.set_key("alice", KEY)
+            keys.set_key("bob", bytes(range(40, 72)))
+        else:
+            keys.set_shared_key(KEY)
+        return frameseal.E2EEManager(keys, profile)
+
+    here, there = Pipe(), Pipe()
+    here.other, there.other = there, here
+    alice = seal_data_channel(here, call(), "alice", "bob")
+    bob = seal_data_channel(there, call(), "bob", "alice")
+    (heard_by_bob, _), (heard_by_alice, refused) = collected(bob), collected(alice)
+    alice.send("hello")
+    bob.send(b"hello yourself")
+    assert (heard_by_bob, heard_by_alice) == (["hello"], [b"hello yourself"])
+    here.emit("message", here.sent[0])
+    assert len(refused) == 1, "sent back to who sent it"
+    assert b"hello" not in b"".join(map(bytes, here.sent + there.sent))

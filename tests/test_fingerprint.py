@@ -154,3 +154,22 @@ def test_what_is_no_fingerprint_is_refused() -> None:
         combine({"alice": b""})
     with pytest.raises(ValueError, match="nobody"):
         combine({})
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_the_two_sides_of_a_call_read_the_same_code_and_others_another(profile: str) -> None:
+    def call(**keys: bytes) -> frameseal.E2EEManager:
+        provider = frameseal.KeyProvider()
+        for name, key in keys.items():
+            provider.set_shared_key(key) if name == "shared" else provider.set_key(name, key)
+        return frameseal.E2EEManager(provider, profile)
+
+    a, b = bytes(32), bytes(range(32))
+    assert call(shared=a).short_code() == call(shared=a).short_code() != call(shared=b).short_code()
+    ours, theirs = call(alice=a, bob=b), call(bob=b, alice=a)
+    assert ours.short_code(["alice", "bob"]) == theirs.short_code(["bob", "alice"])
+    assert ours.short_code(["alice", "bob"]) != call(alice=b, bob=a).short_code(["alice", "bob"])
+    with pytest.raises(ValueError, match="no key"):
+        call(alice=a).short_code(["alice", "carol"])
+    with pytest.raises(TypeError, match="several ids"):
+        ours.short_code("alice")

@@ -1,6 +1,7 @@
 """Transforms: every outcome of a frame becomes its state, nothing raises, and nothing unsafe comes out."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,23 @@ async def test_a_wrong_key_is_invalid_one_frame_beyond_the_tolerance_and_only_on
         assert receiver.decrypt(seal(AUDIO)) is None
         receiver.decrypt(NO_FRAME)
     assert await call.states() == [S.DecryptionFailed, S.InvalidKey]
+
+
+LIVEKIT = json.loads((Path(__file__).parent / "vectors/livekit.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", LIVEKIT["failure_tolerance"], ids=lambda case: f"tolerance {case['failureTolerance']}")
+async def test_a_key_is_invalid_after_as_many_failures_as_in_livekits_worker_and_recovers_as_there(case):
+    call, seal = Recorder(key=OTHER_KEY, failure_tolerance=case["failureTolerance"]), sealer()
+    receiver = call.manager.receiver_transform("bob", "audio", "opus")
+    invalid_after = None
+    for failures in range(1, 20):
+        receiver.decrypt(seal(AUDIO))
+        if invalid_after is None and (await call.states())[-1] is S.InvalidKey:
+            invalid_after = failures
+    assert invalid_after == case["key_marked_invalid_after_n_failures"]
+    call.provider.set_shared_key(KEY)
+    assert (receiver.decrypt(seal(AUDIO)) == AUDIO) == case["recovers_after_setKey"]
 
 
 async def test_with_a_tolerance_of_none_at_all_the_first_failure_is_an_invalid_key():

@@ -30,11 +30,13 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from frameseal._native import DataCryptor
 from frameseal._rtc_proxies import NEXT_FRAME, Guard, OpeningDecoder, SealingEncoder
 from frameseal._rtc_track import CLOCK, ReceiverSlot, SenderSlot, Slot, TrackCounters
+from frameseal.datachannel import DataChannel, SealedDataChannel, wrap
 from frameseal.e2ee import E2EEManager, ReceiverTransform, SenderTransform
 
-__all__ = ["attach", "Attachment", "TrackCounters", "UnsupportedStack"]
+__all__ = ["attach", "seal_data_channel", "Attachment", "TrackCounters", "UnsupportedStack"]
 
 RemoteId = str | Callable[[Any], str | None]
 
@@ -87,6 +89,20 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
     for member in members:
         attachment.adopt(stack.slot(member))
     return attachment
+
+
+def seal_data_channel(
+    channel: DataChannel, e2ee: E2EEManager, local_id: str = "alice", remote_id: str = "bob"
+) -> SealedDataChannel:
+    """Put a sealed channel around *channel*, with the keys that the call's media have. See docs/data-packets.md.
+
+    Do it at once when the channel is made or announced, before messages can come, and send on what this returns. A
+    message opens only in a channel of this label, and as one of the participant who sent it.
+    """
+    sealer, opener = (
+        DataCryptor(e2ee.provider.ring_for(e2ee.profile, who), bind_context=True) for who in (local_id, remote_id)
+    )
+    return wrap(channel, sealer, opener=opener, local_id=local_id, remote_id=remote_id)
 
 
 class Attachment:

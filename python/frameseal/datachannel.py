@@ -57,11 +57,14 @@ class SealedDataChannel(AsyncIOEventEmitter):
     What a listener raises is logged, not passed on into the transport.
     """
 
-    def __init__(self, channel: DataChannel, cryptor: DataCryptor, local_id: str, remote_id: str) -> None:
+    def __init__(
+        self, channel: DataChannel, cryptor: DataCryptor, opener: DataCryptor, local_id: str, remote_id: str
+    ) -> None:
         """Listen to the channel."""
         super().__init__()
         self.channel: Final = channel
         self._cryptor = cryptor
+        self._opener = opener
         bound = cryptor.bind_context
         self._outgoing = _context(channel.label, local_id) if bound else b""
         self._incoming = _context(channel.label, remote_id) if bound else b""
@@ -122,7 +125,7 @@ class SealedDataChannel(AsyncIOEventEmitter):
     def _open(self, data: bytes | str) -> bytes | str:
         if isinstance(data, str):
             raise MalformedFrame("a message in the clear")
-        message = self._cryptor.open_packet(data, self._incoming)
+        message = self._opener.open_packet(data, self._incoming)
         kind, content = message[:1], message[1:]
         if kind == _BINARY:
             return content
@@ -148,16 +151,24 @@ class SealedDataChannel(AsyncIOEventEmitter):
         return f"<{type(self).__name__} {self.channel.label!r}>"
 
 
-def wrap(channel: DataChannel, cryptor: DataCryptor, *, local_id: str = "", remote_id: str = "") -> SealedDataChannel:
+def wrap(
+    channel: DataChannel,
+    cryptor: DataCryptor,
+    *,
+    opener: DataCryptor | None = None,
+    local_id: str = "",
+    remote_id: str = "",
+) -> SealedDataChannel:
     """Put a sealed channel around *channel*, at once when it is made or announced, before messages can come.
 
     :param channel: an `RTCDataChannel`. Do not send on it afterwards.
     :param cryptor: may be shared by the channels of a connection; its ring may be that of the media.
+    :param opener: opens what comes, where the other side seals with a key of its own; None: *cryptor* does both.
     :param local_id: who sends here, *remote_id* who sends there. With a cryptor that binds its context, a message opens
         in a channel of this label, and as one of this sender only. Without ids, whoever forwards messages can send them
         back to who sent them. Each side's local id is the other's remote id.
     """
-    return SealedDataChannel(channel, cryptor, local_id, remote_id)
+    return SealedDataChannel(channel, cryptor, opener or cryptor, local_id, remote_id)
 
 
 def _context(label: str, sender: str) -> bytes:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any, Final
 
+from frameseal import fingerprint
 from frameseal._native import Decryptor, Encryptor, KeyRing
 from frameseal.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.enums import E2EEState, Profile
@@ -127,6 +128,20 @@ class E2EEManager(LoopEmitter):
     def is_e2ee_enabled(self) -> bool:
         """Whether frames can be sealed now: there is a key to send with."""
         return self._provider.ring_for(self._profile, self._local_id).can_seal
+
+    def short_code(self, participant_ids: Iterable[str] = ()) -> str:
+        """Return 30 digits that people compare by voice, to see that they hold the same keys (docs/verification.md).
+
+        :param participant_ids: everybody in the room, oneself included, where each has a key of their own. Nobody: the
+            code of the one key that is shared.
+        :raises ValueError: for a key that is not there.
+        """
+        if isinstance(participant_ids, str):
+            raise TypeError("participant_ids are several ids: put a single one into a list")
+        rings = {name: self._provider.ring_for(self._profile, name) for name in participant_ids}
+        if not rings:
+            return fingerprint.short_code(self._provider.ring_for(self._profile, self._local_id).fingerprint())
+        return fingerprint.short_code(fingerprint.combine({name: ring.fingerprint() for name, ring in rings.items()}))
 
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Deliver events on *loop*, those kept from before included. The first call wins, while its loop lives."""
