@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 
-import numpy as np
 import pytest
 
 from calls import Tap, peers, picture_track, tone_track, until
@@ -15,9 +14,9 @@ from frameseal.aiortc import attach
 from frameseal.e2ee import E2EEManager, ExternalE2EEKeyProvider
 from frameseal.forwarder import Forwarder
 from recording import not_opened, recorded
+from wire import WINDOW, beyond_clear_bytes, leaks
 
 SECONDS = float(os.environ.get("FRAMESEAL_LONG_CALL_SECONDS", "12"))
-WINDOW = 16  # bytes of plaintext that must not be found on the wire
 
 
 def recording_manager():
@@ -26,29 +25,6 @@ def recording_manager():
     provider.set_shared_key("of a long call")
     e2ee = E2EEManager(provider, profile="livekit")
     return e2ee, recorded(e2ee)
-
-
-def windows(pieces):
-    """A 64-bit hash of every run of WINDOW bytes in the pieces, at every offset."""
-    hashes = [np.zeros(0, np.uint64)]
-    for piece in pieces:
-        if len(piece) >= WINDOW:
-            runs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(piece, np.uint8), WINDOW)
-            halves = np.ascontiguousarray(runs).view(np.uint64)
-            hashes.append(halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[:, 1])
-    return np.concatenate(hashes)
-
-
-def leaks(secret, wire):
-    """How many runs of WINDOW bytes on the wire are in what should be secret."""
-    return int(np.isin(windows(wire), np.unique(windows(secret))).sum())
-
-
-def beyond_clear_bytes(frame, sealed):
-    """What of a frame its sealed form does not show by design: all but what both begin with."""
-    size = min(len(frame), len(sealed))
-    differ = np.frombuffer(frame[:size], np.uint8) != np.frombuffer(sealed[:size], np.uint8)
-    return frame[int(differ.argmax()) if differ.any() else size :]
 
 
 @pytest.mark.parametrize("codec", ["vp8", "h264"])

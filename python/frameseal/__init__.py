@@ -63,6 +63,8 @@ __all__ = [
     "MissingKey",
     "SenderTransform",
     "ReceiverTransform",
+    # VideoSDK
+    "set_key_provider",
     "__version__",
 ]
 
@@ -82,6 +84,19 @@ _LAZY = frozenset(
         "SenderTransform",
     }
 )
+
+
+def set_key_provider(provider: "KeyRings | None", *, profile: str = "videosdk") -> None:
+    """Encrypt every meeting of VideoSDK's Python SDK that is made from now on; None: no further one.
+
+    See `frameseal.videosdk`, which needs the package ``videosdk``.
+
+    :raises frameseal.videosdk.E2EEError: a meeting has started without end-to-end encryption.
+    :raises ImportError: ``videosdk`` is not installed.
+    """
+    from frameseal import videosdk  # noqa: PLC0415 - only those who call this have the SDK
+
+    videosdk.set_key_provider(provider, profile=profile)
 
 
 def __getattr__(name: str) -> object:

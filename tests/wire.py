@@ -1,0 +1,28 @@
+"""Whether plaintext is on a wire: every run of some bytes of what should be secret is looked for, at every offset."""
+
+import numpy as np
+
+WINDOW = 16  # bytes of plaintext that must not be found on the wire
+
+
+def windows(pieces):
+    """A 64-bit hash of every run of WINDOW bytes in the pieces, at every offset."""
+    hashes = [np.zeros(0, np.uint64)]
+    for piece in pieces:
+        if len(piece) >= WINDOW:
+            runs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(piece, np.uint8), WINDOW)
+            halves = np.ascontiguousarray(runs).view(np.uint64)
+            hashes.append(halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[:, 1])
+    return np.concatenate(hashes)
+
+
+def leaks(secret, wire):
+    """How many runs of WINDOW bytes on the wire are in what should be secret."""
+    return int(np.isin(windows(wire), np.unique(windows(secret))).sum())
+
+
+def beyond_clear_bytes(frame, sealed):
+    """What of a frame its sealed form does not show by design: all but what both begin with."""
+    size = min(len(frame), len(sealed))
+    differ = np.frombuffer(frame[:size], np.uint8) != np.frombuffer(sealed[:size], np.uint8)
+    return frame[int(differ.argmax()) if differ.any() else size :]
