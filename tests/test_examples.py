@@ -22,6 +22,28 @@ PRINTED = {
         "opened again: True",
         "tampered with: AuthenticationFailed under key id 0",
     ],
+    "foreign_pipeline.py": [
+        "alice: video of alice: EncryptionSuccess",
+        "bob: video of alice: DecryptionSuccess",
+        "30 pictures decoded, each lighter than the last: True",
+    ],
+    "sealed_file.py": [
+        "50 packets sealed into a file",
+        "a packet can be found in it: False",
+        "opened again: True",
+        "with another time stamp: AuthenticationFailed",
+        "with a packet twice: ReplayedFrame",
+    ],
+    "voice_bot.py": [
+        "bot understands the sealed voice of caller",
+        "caller understands the sealed voice of bot",
+        "bot: I heard 440 hertz.",
+        "caller: heard an answer: True",
+    ],
+    "record_a_room.py": [
+        "alice is told: this call is being recorded",
+        "recorded: audio, video",
+    ],
     "join_a_call.py": [
         "alice: audio of alice: EncryptionSuccess",
         "alice: video of alice: EncryptionSuccess",

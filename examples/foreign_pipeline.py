@@ -1,0 +1,81 @@
+"""Seal the frames of a pipeline that is not aiortc: encoders on one side, decoders on the other, a queue for a network.
+
+The shape is that of GStreamer's appsink and appsrc, and of SDKs with an RTP stack of their own: whole encoded frames
+pass through a callback on a streaming thread, with no event loop. `FrameCryptor` is all that such a pipeline has to
+know.
+"""
+
+import queue
+import threading
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from frameseal import E2EEStateChange, ExternalE2EEKeyProvider
+from frameseal.backend import CallCryptor, FrameCryptor
+
+PICTURES = 30
+CAMERA = {"participant_id": "alice", "kind": "video", "codec": "vp8"}
+
+
+def cryptor(name: str) -> FrameCryptor:
+    """What each side of the pipeline is given."""
+    provider = ExternalE2EEKeyProvider()
+    provider.set_shared_key("correct horse battery staple")
+
+    def changed(change: E2EEStateChange) -> None:
+        print(f"{name}: {change.kind} of {change.participant_id}: {change.state}")
+
+    return CallCryptor(provider, "livekit", on_state_change=changed)
+
+
+def picture(number: int) -> av.VideoFrame:
+    """A grey picture, a little lighter than the last one."""
+    frame = av.VideoFrame.from_ndarray(np.full((240, 320), 50 + 4 * number, np.uint8), format="gray")
+    frame = frame.reformat(format="yuv420p")
+    frame.pts, frame.time_base = number, Fraction(1, 30)
+    return frame
+
+
+def send(network: queue.Queue[bytes | None], seal: FrameCryptor) -> None:
+    """Encode and seal: the streaming thread of the sender."""
+    encoder = av.CodecContext.create("libvpx", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 320, 240, "yuv420p", Fraction(1, 30)
+    encoder.options = {"deadline": "realtime", "lag-in-frames": "0"}
+    for number in range(PICTURES):
+        for packet in encoder.encode(picture(number)):
+            sealed = seal.encrypt(bytes(packet), **CAMERA)
+            if sealed is not None:  # None: must not be sent
+                network.put(sealed)
+    network.put(None)
+
+
+def receive(network: queue.Queue[bytes | None], open_: FrameCryptor, seen: list[int]) -> None:
+    """Open and decode: the streaming thread of the receiver."""
+    decoder = av.CodecContext.create("vp8", "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    while (sealed := network.get()) is not None:
+        frame = open_.decrypt(sealed, **CAMERA)
+        if frame is not None:  # None: must not reach a decoder
+            seen.extend(int(decoded.to_ndarray()[0, 0]) for decoded in decoder.decode(av.Packet(frame)))
+
+
+def main() -> None:
+    """Run the two ends."""
+    network: queue.Queue[bytes | None] = queue.Queue()
+    seen: list[int] = []
+    ends = [
+        threading.Thread(target=send, args=(network, cryptor("alice"))),
+        threading.Thread(target=receive, args=(network, cryptor("bob"), seen)),
+    ]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join()
+    print(f"{len(seen)} pictures decoded, each lighter than the last: {seen == sorted(set(seen))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""A cryptor for SDKs and pipelines that are not aiortc: two methods, any thread, no event loop.
+
+Whoever has whole encoded frames (GStreamer, PyAV, an SDK's own RTP stack) programs against the protocol `FrameCryptor`,
+and takes `CallCryptor` where nothing else is given.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from frameseal.e2ee import STATE_CHANGE, E2EEManager, E2EEStateChange
+from frameseal.enums import Profile
+from frameseal.keyrings import KeyRings
+from frameseal.transforms import ReceiverTransform, SenderTransform
+
+__all__ = ["CallCryptor", "FrameCryptor"]
+
+_logger = logging.getLogger("frameseal")
+
+
+@runtime_checkable
+class FrameCryptor(Protocol):
+    """Seals and opens single encoded frames: what an SDK needs to know of an encryption.
+
+    The contract: *frame* is one whole encoded frame, as it is before packetising (H.264 and H.265 as a byte stream with
+    start codes) or after depacketising; never a packet. *kind* is ``"audio"`` or ``"video"``, *codec* the lower-case
+    name in its mime type ("opus", "vp8", "h264"...). *participant_id* is who sends the frame, in both directions.
+    *track_id* tells several tracks of one kind apart. Both methods may be called from any thread, for several tracks at
+    once, and frames of one track in the order in which they are sent; they return in microseconds, block on nothing,
+    and never raise for what a frame is. None means: drop it, send or decode nothing in its place.
+    """
+
+    def encrypt(
+        self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
+    ) -> bytes | None:
+        """Return the sealed frame, to be packetised by its codec's own rules; None: it must not be sent."""
+
+    def decrypt(
+        self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
+    ) -> bytes | None:
+        """Return the encoded frame; None: it must not reach a decoder."""
+
+
+class CallCryptor:
+    """The `FrameCryptor` of a call: keys from a provider, states to a callback.
+
+    :param provider: where the keys come from.
+    :param profile: the wire format, for all tracks.
+    :param on_state_change: called with each `E2EEStateChange`, in the thread that handled the frame: be quick, and do
+        not call back into the cryptor. What it raises is logged.
+    :param options: as for `E2EEManager`: ``replay_window``, ``sif_trailer``.
+    :raises ValueError: for an unknown profile or an option out of range; and by both methods for an unknown kind, or a
+        codec that the profile refuses (AV1 in the trailer profiles).
+
+    What an event loop is for elsewhere is not here: stalls, diagnoses, and the ratchet steps of passphrases, which
+    `KeyRing.derive_ahead` derives.
+    """
+
+    def __init__(
+        self,
+        provider: KeyRings,
+        profile: Profile | str = Profile.VIDEOSDK,
+        *,
+        on_state_change: Callable[[E2EEStateChange], object] | None = None,
+        **options: Any,
+    ) -> None:
+        """Make a cryptor; it knows no track yet."""
+        self._manager = _WithoutLoop(provider, profile, on_state_change, options)
+        self._lock = threading.Lock()
+        self._senders: dict[tuple[str, str, str, str | None], SenderTransform] = {}
+        self._receivers: dict[tuple[str, str, str, str | None], ReceiverTransform] = {}
+
+    def encrypt(
+        self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
+    ) -> bytes | None:
+        """Seal one frame, as `FrameCryptor` says."""
+        track = (participant_id, kind, codec, track_id)
+        transform = self._senders.get(track)
+        if transform is None:
+            with self._lock:
+                transform = self._senders.get(track) or self._manager.sender_transform(
+                    participant_id, kind, codec, track_id=track_id or f"{kind} {codec}"
+                )
+                self._senders[track] = transform
+        return transform.encrypt(frame) or None
+
+    def decrypt(
+        self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
+    ) -> bytes | None:
+        """Open one frame, as `FrameCryptor` says."""
+        track = (participant_id, kind, codec, track_id)
+        transform = self._receivers.get(track)
+        if transform is None:
+            with self._lock:
+                transform = self._receivers.get(track) or self._manager.receiver_transform(
+                    participant_id, kind, codec, track_id=track_id or f"{kind} {codec}"
+                )
+                self._receivers[track] = transform
+        return transform.decrypt(frame) or None
+
+    def remove_participant(self, participant_id: str) -> None:
+        """Forget the tracks of a participant who left."""
+        with self._lock:
+            for tracks in (self._senders, self._receivers):
+                for track in [track for track in tracks if track[0] == participant_id]:
+                    del tracks[track]
+        self._manager.remove_participant(participant_id)
+
+
+class _WithoutLoop(E2EEManager):
+    """A manager that tells its one listener at once, on whatever thread it is."""
+
+    def __init__(
+        self,
+        provider: KeyRings,
+        profile: Profile | str,
+        listener: Callable[[E2EEStateChange], object] | None,
+        options: dict[str, Any],
+    ) -> None:
+        self._listener = listener
+        super().__init__(provider, profile, **options)
+
+    def bind_loop(self, loop: object) -> None:
+        """Stay without one, though one may be running."""
+
+    def deliver(self, event: str, value: object) -> None:
+        """Call the listener."""
+        if event == STATE_CHANGE and self._listener is not None and isinstance(value, E2EEStateChange):
+            try:
+                self._listener(value)
+            except Exception:
+                _logger.exception("the listener of %r failed", self)
