@@ -154,14 +154,14 @@ async def test_who_has_the_key_sees_and_hears_and_nobody_else_does(monkeypatch, 
 
 async def test_a_provider_that_is_set_encrypts_the_meetings_made_afterwards(monkeypatch):
     async with meeting_place(monkeypatch) as (room, enter):
-        frameseal.set_key_provider(provider())
+        VideoSDK.set_key_provider(provider())
         alice, bob = await enter("alice", "red"), await enter("bob")
         assert alice.meeting.is_e2ee_enabled and isinstance(alice.meeting.e2ee, MeetingE2EE)
         await until(lambda: bob.sees("alice"))
         assert_pictures(bob.sinks["alice", "video"])
         flags = [producer.app_data["isEncrypted"] for producer in room.peers["alice"].produced]
         assert flags == [True, True]
-        frameseal.set_key_provider(None)
+        frameseal.set_key_provider(None)  # the same function
         assert alice.meeting.is_e2ee_enabled, "what is encrypted stays so"
         assert not Guest("carol").meeting.is_e2ee_enabled
 

@@ -211,6 +211,7 @@ def _install() -> None:
         (Participant, "off", _off),
         (Meeting, "is_e2ee_enabled", property(lambda meeting: meeting in _sessions)),
         (Meeting, "e2ee", property(_sessions.get)),
+        (VideoSDK, "set_key_provider", staticmethod(set_key_provider)),
     ):
         if not hasattr(cls, name):
             setattr(cls, name, value)
