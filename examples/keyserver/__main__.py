@@ -1,0 +1,78 @@
+"""Run the key server: ``python -m keyserver`` in the folder examples. ``--help`` says what it needs."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from .app import make_app
+from .storage import Storage, WrongServerSecret
+from .tls import development_certificate, fingerprint, server_context
+from .tokens import Tokens
+
+SECRETS = {
+    "KEYSERVER_DATABASE_SECRET": "encrypts the keys in the database",
+    "KEYSERVER_TOKEN_SECRET": "signs access tokens",
+    "KEYSERVER_APPLICATION_KEY": "is shown by your application server",
+}
+
+
+def secret(name: str) -> bytes:
+    """Return 32 bytes from 64 hex digits in the environment, or leave with what to do."""
+    try:
+        value = bytes.fromhex(os.environ.get(name, ""))
+    except ValueError:
+        value = b""
+    if len(value) != 32:
+        sys.exit(f"{name} {SECRETS[name]}: set it to 64 hex digits, such as those of `openssl rand -hex 32`")
+    return value
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    """Serve until interrupted."""
+    secrets = {name: secret(name) for name in SECRETS}
+    storage = Storage(arguments.database, secrets["KEYSERVER_DATABASE_SECRET"])
+    try:
+        await storage.open()
+    except WrongServerSecret as error:
+        sys.exit(f"{error}: start with the KEYSERVER_DATABASE_SECRET of before, or with another database")
+    if arguments.certificate:
+        certificate, key = arguments.certificate, arguments.key
+    else:
+        certificate, key = development_certificate(arguments.folder)
+    app = make_app(storage, Tokens(secrets["KEYSERVER_TOKEN_SECRET"]), secrets["KEYSERVER_APPLICATION_KEY"].hex())
+    runner = web.AppRunner(app, access_log=None)  # the audit trail says more, and no tokens
+    await runner.setup()
+    site = web.TCPSite(runner, arguments.host, arguments.port, ssl_context=server_context(certificate, key))
+    await site.start()
+    port = runner.addresses[0][1]
+    print(f"https://{arguments.host}:{port}, certificate {certificate}, SHA-256 {fingerprint(certificate)}")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+        await storage.close()
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="keyserver", description="Makes meeting keys and hands them out, over TLS.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8443)
+    parser.add_argument("--database", default="sqlite+aiosqlite:///keys.db", help="any async URL of SQLAlchemy's")
+    parser.add_argument("--certificate", type=Path, help="PEM; none: one for localhost is made")
+    parser.add_argument("--key", type=Path, help="the certificate's private key, PEM")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the one for localhost is kept")
+    arguments = parser.parse_args()
+    if bool(arguments.certificate) != bool(arguments.key):
+        parser.error("--certificate and --key belong together")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(arguments))
+
+
+if __name__ == "__main__":
+    main()

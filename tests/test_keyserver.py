@@ -1,0 +1,439 @@
+"""The example's key server, and the client for such servers, over TLS: who may have a key gets it, nobody else does."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+from aiohttp import web
+from jwcrypto.jwe import JWE
+from jwcrypto.jwk import JWK
+
+import frameseal
+from frameseal import keyfetch
+from frameseal.keyfetch import (
+    BadAnswer,
+    NoSuchKey,
+    NotAuthorised,
+    ServerNotTrusted,
+    ServerUnavailable,
+    SharedKey,
+    fetch_shared_key,
+)
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from keyserver.app import Limiter, make_app  # noqa: E402 - a program of its own, beside the package
+from keyserver.storage import Storage, WrongServerSecret  # noqa: E402
+from keyserver.tls import development_certificate, fingerprint, server_context  # noqa: E402
+from keyserver.tokens import AUDIENCE, Tokens  # noqa: E402
+
+SECRET, TOKEN_SECRET, APPLICATION_KEY = bytes(range(32)), bytes(range(50, 82)), "what the application shows"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    return development_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(keyfetch, "FIRST_WAIT", 0.01)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: web.Application, certificate: tuple[Path, Path], host: str = "127.0.0.1"):
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, host, 0, ssl_context=server_context(*certificate))
+    await site.start()
+    try:
+        yield f"https://{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+class Server:
+    """A key server with its database, and the application server's way to talk to it."""
+
+    def __init__(self, url: str, storage: Storage, certificate: Path) -> None:
+        self.url, self.storage, self.ca = url, storage, certificate
+        self._trust = ssl.create_default_context(cafile=certificate)
+
+    async def ask(self, method: str, path: str, token: str = APPLICATION_KEY, **options: Any) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {token}"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, self.url + path, headers=headers, ssl=self._trust, **options) as response,
+        ):
+            text = await response.text()
+            return response.status, json.loads(text) if text.startswith("{") else text
+
+    async def fetch(self, meeting_id: str, token: str, **options: Any) -> SharedKey:
+        return await fetch_shared_key(f"{self.url}/meetings/{meeting_id}/key", token, ca=self.ca, **options)
+
+    async def meeting(self) -> dict[str, Any]:
+        status, made = await self.ask("POST", "/meetings")
+        assert status == 201
+        return made
+
+    async def token(self, meeting_id: str, participant_id: str = "bob", **more: Any) -> dict[str, Any]:
+        status, made = await self.ask(
+            "POST", f"/meetings/{meeting_id}/tokens", json={"participant_id": participant_id, **more}
+        )
+        assert status == 201
+        return made
+
+
+@contextlib.asynccontextmanager
+async def keyserver(folder: Path, certificate: tuple[Path, Path], limiter: Limiter | None = None):
+    storage = Storage(f"sqlite+aiosqlite:///{folder / 'keys.db'}", SECRET)
+    await storage.open()
+    try:
+        app = make_app(storage, Tokens(TOKEN_SECRET), APPLICATION_KEY, limiter or Limiter(burst=1000))
+        async with serving(app, certificate) as url:
+            yield Server(url, storage, certificate[0])
+    finally:
+        await storage.close()
+
+
+# --- the three ways --------------------------------------------------------------------------------------------------
+
+
+async def test_the_application_server_makes_the_key_with_the_meeting_and_participants_fetch_it(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        meeting = await server.meeting()
+        token = (await server.token(meeting["meeting_id"]))["token"]
+        fetched = await server.fetch(meeting["meeting_id"], token)
+        made = base64.b64decode(meeting["key"])
+        assert (fetched.key, fetched.key_id) == (made, 0) and len(made) == 32
+        ours, theirs = frameseal.ExternalE2EEKeyProvider(), frameseal.ExternalE2EEKeyProvider()
+        ours.set_shared_key(made, meeting["key_id"])
+        theirs.set_shared_key(fetched.key, fetched.key_id)
+        sealed = frameseal.Encryptor(ours.ring_for("livekit", "alice"), "opus").encrypt(b"\x78 a frame of speech")
+        opened = frameseal.Decryptor(theirs.ring_for("livekit", "alice"), "opus").decrypt(sealed)
+        assert opened == b"\x78 a frame of speech"
+
+
+async def test_the_key_travels_beside_the_token_or_encrypted_inside_and_never_readable_in_it(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        meeting = await server.meeting()
+        beside = await server.token(meeting["meeting_id"], key="beside")
+        assert beside["key"] == meeting["key"]
+        private = JWK.generate(kty="OKP", crv="X25519")
+        inside = await server.token(meeting["meeting_id"], client_jwk=json.loads(private.export_public()))
+        assert set(inside) == {"token"}
+        claim = jwt.decode(inside["token"], options={"verify_signature": False})["e2ee_key"]
+        sealed = JWE()
+        sealed.deserialize(claim, key=private)
+        assert json.loads(sealed.payload) == {"key": meeting["key"], "key_id": 0}
+        for token in (beside["token"], inside["token"]):
+            body = base64.urlsafe_b64decode(token.split(".")[1] + "==")
+            assert meeting["key"].encode() not in body and base64.b64decode(meeting["key"]) not in body
+        with pytest.raises(Exception, match=r"(?i)decrypt|key"):
+            JWE().deserialize(claim, key=JWK.generate(kty="OKP", crv="X25519"))
+        status, text = await server.ask(
+            "POST",
+            f"/meetings/{meeting['meeting_id']}/tokens",
+            json={"participant_id": "bob", "client_jwk": {"kty": "nonsense"}},
+        )
+        assert (status, text) == (400, "expected a public JWK of type EC or OKP")
+
+
+# --- who may not -----------------------------------------------------------------------------------------------------
+
+
+async def test_only_a_valid_token_of_this_meeting_gets_the_key(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        here, there = await server.meeting(), await server.meeting()
+        good = (await server.token(here["meeting_id"]))["token"]
+        claims = jwt.decode(good, options={"verify_signature": False})
+        head, body, signature = good.split(".")
+        expired = Tokens(TOKEN_SECRET).make("bob", here["meeting_id"], lifetime=-60)
+        wrong = [
+            (await server.token(there["meeting_id"]))["token"],
+            expired,
+            jwt.encode(claims, None, "none"),
+            jwt.encode(claims, bytes(32), "HS256"),
+            jwt.encode({**claims, "aud": "another server"}, TOKEN_SECRET, "HS256"),
+            jwt.encode({name: value for name, value in claims.items() if name != "exp"}, TOKEN_SECRET, "HS256"),
+            f"{head}.{body}.{signature[:-4]}AAAA",
+            APPLICATION_KEY,
+            "",
+        ]
+        for token in wrong:
+            with pytest.raises(NotAuthorised):
+                await server.fetch(here["meeting_id"], token)
+        assert AUDIENCE in claims["aud"]
+        assert (await server.fetch(here["meeting_id"], good)).key == base64.b64decode(here["key"])
+
+
+async def test_only_the_application_makes_meetings_tokens_and_rotations(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        meeting = (await server.meeting())["meeting_id"]
+        token = (await server.token(meeting))["token"]
+        for shown in (token, "", APPLICATION_KEY[:-1]):
+            for method, path in (
+                ("POST", "/meetings"),
+                ("POST", f"/meetings/{meeting}/tokens"),
+                ("POST", f"/meetings/{meeting}/rotate"),
+                ("DELETE", f"/meetings/{meeting}"),
+            ):
+                assert (await server.ask(method, path, shown))[0] == 401
+        assert await server.storage.count() == 1
+
+
+async def test_a_rotated_key_is_another_under_the_next_id_and_an_ended_meeting_has_none(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        meeting = (await server.meeting())["meeting_id"]
+        token = (await server.token(meeting))["token"]
+        keys = [await server.fetch(meeting, token)]
+        for _ in range(17):
+            await server.ask("POST", f"/meetings/{meeting}/rotate")
+            keys.append(await server.fetch(meeting, token))
+        assert [key.key_id for key in keys] == [*range(16), 0, 1]
+        assert len({key.key for key in keys}) == 18
+        assert (await server.ask("DELETE", f"/meetings/{meeting}"))[0] == 204
+        assert await server.storage.count() == 0, "erased, not marked"
+        with pytest.raises(NoSuchKey):
+            await server.fetch(meeting, token)
+        for method, path in (("POST", "/rotate"), ("DELETE", ""), ("POST", "/tokens")):
+            status, _ = await server.ask(method, f"/meetings/{meeting}{path}", json={"participant_id": "x"})
+            assert status == 404
+
+
+# --- at rest ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_database_has_no_key_in_the_clear_and_opens_under_its_secret_only(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        meetings = [await server.meeting() for _ in range(3)]
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("keys.db*"))
+    for meeting in meetings:
+        key = base64.b64decode(meeting["key"])
+        assert all(form not in stored for form in (key, key.hex().encode(), meeting["key"].encode()))
+    again = Storage(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}", SECRET)
+    await again.open()
+    assert await again.key(meetings[0]["meeting_id"]) == (base64.b64decode(meetings[0]["key"]), 0)
+    await again.close()
+    wrong = Storage(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}", bytes(32))
+    with pytest.raises(WrongServerSecret, match="another server secret"):
+        await wrong.open()
+    await wrong.close()
+
+
+async def test_a_key_that_was_moved_to_another_meeting_in_the_database_does_not_open(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        first, second = await server.meeting(), await server.meeting()
+    database = sqlite3.connect(tmp_path / "keys.db")
+    database.execute("UPDATE keys SET meeting_id = ? WHERE meeting_id = ?", (second["meeting_id"], first["meeting_id"]))
+    database.execute("DELETE FROM keys WHERE number = 2")
+    database.commit()
+    database.close()
+    moved = Storage(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}", SECRET)
+    with pytest.raises(WrongServerSecret):
+        await moved.open()
+    await moved.close()
+
+
+async def test_everything_is_audited_and_no_row_has_a_key_or_token(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        meeting = await server.meeting()
+        token = (await server.token(meeting["meeting_id"], "bob"))["token"]
+        await server.fetch(meeting["meeting_id"], token)
+        with pytest.raises(NotAuthorised):
+            await server.fetch(meeting["meeting_id"], "not a token")
+        rows = [(row.who, row.what, row.meeting_id, row.outcome) for row in await server.storage.audited()]
+        assert rows == [
+            ("application", "create", meeting["meeting_id"], "made"),
+            ("application", "admit", meeting["meeting_id"], "bob"),
+            ("bob", "key", meeting["meeting_id"], "given"),
+            ("127.0.0.1", "key", meeting["meeting_id"], "refused: DecodeError"),
+        ]
+        assert meeting["key"] not in str(rows) and token not in str(rows)
+
+
+async def test_who_asks_too_often_has_to_wait_and_the_client_does(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate, Limiter(burst=4, seconds_each=0.2)) as server:
+        meeting = await server.meeting()
+        token = (await server.token(meeting["meeting_id"]))["token"]
+        for _ in range(4):
+            assert (await server.fetch(meeting["meeting_id"], token)).key_id == 0
+        assert "too many requests" in [row.outcome for row in await server.storage.audited()]
+        with pytest.raises(ServerUnavailable, match="429"):
+            for _ in range(20):
+                await server.fetch(meeting["meeting_id"], token, attempts=1)
+
+
+def test_the_clients_that_a_limiter_remembers_are_bounded(monkeypatch):
+    monkeypatch.setattr("keyserver.app.MOST_CLIENTS", 100)
+    limiter = Limiter()
+    assert all(limiter.wait_for(str(client)) == 0 for client in range(1000))
+    assert len(limiter._clients) == 100
+
+
+# --- the client ------------------------------------------------------------------------------------------------------
+
+KEY = {"key": base64.b64encode(bytes(32)).decode(), "key_id": 3}
+
+
+def answering(*answers: Any) -> tuple[web.Application, list[str]]:
+    """A server that gives these answers in turn, and the tokens that it was shown."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers["Authorization"])
+        given = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(given, dict):
+            return web.json_response(given)
+        if isinstance(given, int):
+            return web.Response(status=given, headers={"Retry-After": "0.3"} if given == 429 else {})
+        if isinstance(given, bytes):
+            return web.Response(body=given)
+        if given == "elsewhere":
+            raise web.HTTPFound("https://127.0.0.1:1/key")
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/key", answer)
+    return app, asked
+
+
+async def test_what_passes_is_tried_again_and_what_does_not_is_told_at_once(certificate, monkeypatch):
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(keyfetch.asyncio, "sleep", noted)
+    for failures in ([500, 503], ["hang up", 502], [429]):
+        app, asked = answering(*failures, KEY)
+        async with serving(app, certificate) as url:
+            assert await fetch_shared_key(f"{url}/key", "token", ca=certificate[0]) == SharedKey(bytes(32), 3)
+            assert len(asked) == len(failures) + 1
+    assert 0.3 in waits, "as long as the server asked for"
+    for status, error in (
+        (401, NotAuthorised),
+        (403, NotAuthorised),
+        (404, NoSuchKey),
+        (410, NoSuchKey),
+        (400, BadAnswer),
+    ):
+        app, asked = answering(status)
+        async with serving(app, certificate) as url:
+            with pytest.raises(error):
+                await fetch_shared_key(f"{url}/key", "token", ca=certificate[0])
+            assert len(asked) == 1
+    app, asked = answering(500)
+    async with serving(app, certificate) as url:
+        with pytest.raises(ServerUnavailable, match="after 3 attempts: the server answered 500"):
+            await fetch_shared_key(f"{url}/key", "token", ca=certificate[0], attempts=3)
+        assert len(asked) == 3
+    with pytest.raises(ServerUnavailable):
+        await fetch_shared_key("https://127.0.0.1:1/key", "token", ca=certificate[0], attempts=2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"not json",
+        b"[]",
+        b"{}",
+        b'"key"',
+        b"x" * 20_000,
+        {"key": "!!!", "key_id": 0},
+        {"key": base64.b64encode(bytes(15)).decode(), "key_id": 0},
+        {**KEY, "key_id": 256},
+        {**KEY, "key_id": -1},
+        {**KEY, "key_id": True},
+        {**KEY, "key_id": 1.5},
+        {**KEY, "key_id": None},
+        "elsewhere",
+    ],
+    ids=str,
+)
+async def test_an_answer_that_is_no_key_is_refused_without_showing_it(certificate, answer):
+    app, asked = answering(answer)
+    async with serving(app, certificate) as url:
+        with pytest.raises(BadAnswer) as caught:
+            await fetch_shared_key(f"{url}/key", "token", ca=certificate[0])
+    assert len(asked) == 1 and KEY["key"] not in str(caught.value) and caught.value.__cause__ is None
+
+
+async def test_a_certificate_that_is_not_trusted_is_never_accepted_and_gets_no_token(certificate, tmp_path):
+    app, asked = answering(KEY)
+    other = development_certificate(tmp_path)
+    async with serving(app, certificate) as url:
+        for ca in (None, other[0]):
+            with pytest.raises(ServerNotTrusted):
+                await fetch_shared_key(f"{url}/key", "token", ca=ca)
+    async with serving(app, certificate, "127.0.0.2") as url:  # an address that the certificate does not name
+        with pytest.raises(ServerNotTrusted):
+            await fetch_shared_key(f"{url}/key", "token", ca=certificate[0])
+    assert asked == []
+
+
+async def test_what_is_not_https_is_refused(certificate):
+    for url in ("http://127.0.0.1/key", "ftp://x", "key", ""):
+        with pytest.raises(ValueError, match="https only"):
+            await fetch_shared_key(url, "token")
+    with pytest.raises(ValueError, match="attempts"):
+        await fetch_shared_key("https://127.0.0.1/key", "token", attempts=0)
+
+
+def test_a_fetched_key_is_not_shown():
+    assert repr(SharedKey(b"sixteen letters.", 3)) == "SharedKey(key_id=3)"
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+def run(folder: Path, **environment: str) -> subprocess.Popen[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KEYSERVER_")}
+    options = ["--port", "0", "--folder", str(folder), "--database", f"sqlite+aiosqlite:///{folder / 'keys.db'}"]
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "keyserver", *options],
+        cwd=EXAMPLES,
+        env={**clean, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def test_the_program_starts_says_where_it_is_and_keeps_its_private_key_to_itself(tmp_path):
+    names = ("KEYSERVER_DATABASE_SECRET", "KEYSERVER_TOKEN_SECRET", "KEYSERVER_APPLICATION_KEY")
+    secrets = {name: os.urandom(32).hex() for name in names}
+    server = run(tmp_path, **secrets)
+    try:
+        assert server.stdout is not None
+        line = await asyncio.to_thread(server.stdout.readline)
+        assert re.match(r"https://127\.0\.0\.1:\d+, certificate .*localhost\.pem, SHA-256 ([0-9A-F]{2}:){31}", line)
+        assert fingerprint(tmp_path / "localhost.pem") in line
+        assert (tmp_path / "localhost.key").stat().st_mode & 0o777 == 0o600
+    finally:
+        server.terminate()
+        await asyncio.to_thread(server.wait)
+
+
+@pytest.mark.parametrize("value", ["", "abc", "00" * 16])
+def test_without_its_secrets_it_does_not_start_and_says_what_to_set(tmp_path, value):
+    out, err = run(tmp_path, KEYSERVER_DATABASE_SECRET=value).communicate(timeout=60)
+    assert out == ""
+    assert "KEYSERVER_DATABASE_SECRET encrypts the keys in the database: set it to 64 hex digits" in err
