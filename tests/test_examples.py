@@ -41,8 +41,9 @@ PRINTED = {
         "caller: heard an answer: True",
     ],
     "record_a_room.py": [
-        "alice is told: this call is being recorded",
+        "alice is told: recorded and transcribed",
         "recorded: audio, video",
+        "transcript begins: 00:00 alice: (silence)",
     ],
     "join_a_call.py": [
         "alice: audio of alice: EncryptionSuccess",
