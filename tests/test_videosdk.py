@@ -289,13 +289,27 @@ async def test_listeners_of_the_sdks_own_kind_and_coroutines_are_told_and_may_fa
     assert "of a listener" in caplog.text
 
 
-async def test_who_leaves_and_comes_back_is_seen_again(monkeypatch):
+async def test_whoever_comes_after_somebody_left_is_opened_as_themselves(monkeypatch):
+    """The SDK gives a newcomer the media section of whoever left."""
+
+    def keys() -> frameseal.KeyProvider:
+        made = frameseal.KeyProvider()
+        for number, name in enumerate(("alice", "bob", "carol")):
+            made.set_key(name, bytes([number]) * 16)
+        return made
+
     async with meeting_place(monkeypatch) as (room, enter):
-        bob = await enter("bob", None, provider())
-        for colour in ("red", "green"):
-            alice = await enter("alice", colour, provider())
-            await until(lambda: bob.sees("alice"))
-            assert_pictures(bob.sinks["alice", "video"], colour)
-            alice.meeting.leave()
-            await until(lambda: "alice" not in room.peers and "alice" not in bob.meeting.participants)
-            bob.sinks.clear()
+        bob = await enter("bob", None, keys())
+        alice = await enter("alice", "red", keys())
+        await until(lambda: bob.sees("alice"))
+        assert_pictures(bob.sinks["alice", "video"], "red")
+        alice.meeting.leave()
+        await until(lambda: "alice" not in room.peers and "alice" not in bob.meeting.participants)
+        bob.sinks.clear()
+        await enter("carol", "blue", keys())
+        await enter("alice", "green", keys())
+        await until(lambda: bob.sees("alice") and bob.sees("carol"))
+        for name, colour in (("carol", "blue"), ("alice", "green")):
+            assert_pictures(bob.sinks[name, "video"], colour)
+            assert_tone(bob.sinks[name, "audio"])
+            assert set(bob.states[name]) == {("video", S.DecryptionSuccess), ("audio", S.DecryptionSuccess)}

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlparse
 
 from websockets.asyncio.server import ServerConnection, serve
 
-from sfu import CAPABILITIES, Endpoint, Produced, request_keyframe
+from sfu import CAPABILITIES, Consumed, Endpoint, Produced, request_keyframe
 
 _ids = count(1)
 
@@ -58,6 +58,15 @@ class Peer:
 
     async def notify(self, method: str, data: dict[str, Any]) -> None:
         await self._send({"notification": True, "method": method, "data": data})
+
+    def forget(self, peer: "Peer") -> list[Consumed]:
+        """Stop consuming what *peer* produced; return what was consumed."""
+        known = self.receiving.consumed if self.receiving is not None else {}
+        gone = [consumer for consumer in known.values() if consumer.producer in peer.produced]
+        for consumer in gone:
+            consumer.resumed = False
+            del known[consumer.ssrc]
+        return gone
 
     @property
     def introduction(self) -> dict[str, Any]:
@@ -121,6 +130,8 @@ class Room:
         finally:
             self.peers.pop(peer_id, None)
             for other in list(self.peers.values()):
+                for consumer in other.forget(peer):
+                    await other.notify("consumerClosed", {"consumerId": consumer.id})
                 await other.notify("peerClosed", {"peerId": peer_id})
 
     async def introduce(self, peer: Peer) -> None:
