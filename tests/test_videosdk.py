@@ -208,6 +208,21 @@ async def test_media_that_goes_on_after_its_producer_was_closed_stays_sealed(mon
     assert len(secret) > 40 and leaks(secret, payloads) == 0
 
 
+async def test_a_switch_to_another_meeting_stays_sealed(monkeypatch):
+    with Tap(STACK) as tap:
+        async with meeting_place(monkeypatch) as (room, enter):
+            alice = await enter("alice", "red", provider())
+            await until(lambda: len(room.payloads("alice")) > 40)
+            alice.meeting.switch_to("another")
+            await until(lambda: room.requests.count(("alice", "join")) == 2)
+            before = len(room.payloads("alice"))
+            await until(lambda: len(room.payloads("alice")) > before + 60)
+            assert alice.meeting.is_e2ee_enabled
+        payloads = room.payloads("alice")
+    secret = [frame[10:] for frames in tap.made.values() for frame in frames if len(frame) > 40]
+    assert leaks(secret, payloads) == 0
+
+
 class WornKeys:
     """Rings whose key is exhausted after some frames."""
 

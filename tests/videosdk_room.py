@@ -101,6 +101,11 @@ class Peer:
     async def _produceData(self, data: dict[str, Any]) -> dict[str, Any]:
         return {"id": f"data-{next(_ids)}"}
 
+    async def _switchToMeeting(self, data: dict[str, Any]) -> dict[str, Any]:
+        switched = {"peerId": self.id, "sessionId": "another session", "switchingRoomId": data["meetingId"]}
+        await self.notify("entryResponded", switched)
+        return {}
+
     async def _resumeConsumer(self, data: dict[str, Any]) -> dict[str, Any]:
         assert self.receiving is not None
         for consumer in self.receiving.consumed.values():
