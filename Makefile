@@ -53,7 +53,7 @@ check: .stamps/build ## format, lints, types, stub
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest frameseal._native
 
-bench: .stamps/build ## speed, beside its rivals
+bench: .stamps/build benches/floor.so ## speed, beside its rivals
 	cargo bench --locked --package frameseal-benches
 	$(BIN)/pytest benches --benchmark-max-time=0.2 --benchmark-columns=median,iqr,ops --benchmark-sort=name --quiet
 	$(BIN)/python benches/table.py $(ARGS)
@@ -73,6 +73,11 @@ clean: ## remove what was made here, the environments too
 	rm -rf $(VENV) $(OLDEST) .stamps target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/frameseal/_native*.so demo.png
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The bare AEAD as an extension module, to measure against.
+benches/floor.so: $(wildcard benches/floor/src/*.rs) benches/floor/Cargo.toml Cargo.lock
+	PYO3_PYTHON=$(abspath $(BIN)/python) cargo build --quiet --locked --release --package frameseal-floor
+	cp $$(ls target/release/libfloor.so target/release/libfloor.dylib 2>/dev/null) $@
 
 # --- steps -----------------------------------------------------------------------------------------------------------
 

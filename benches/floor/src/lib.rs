@@ -1,0 +1,189 @@
+//! The floor: an extension module that calls AWS-LC as one in C would, and does nothing else.
+//!
+//! One global key, a counter for a nonce, one clear byte, the bytes of the trailer layout. No key ring, no codec, no
+//! checks beyond those for memory: what cannot be had for less from Python. `limit` is the same without Python.
+
+use std::ffi::c_int;
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use aws_lc_sys::{
+    EVP_AEAD_CTX, EVP_AEAD_CTX_new, EVP_AEAD_CTX_open_gather, EVP_AEAD_CTX_seal_scatter, EVP_aead_aes_128_gcm,
+};
+use pyo3::ffi;
+
+const CLEAR: usize = 1;
+const TAG: usize = 16;
+const OVERHEAD: usize = TAG + 14;
+
+struct Key(*mut EVP_AEAD_CTX);
+// The context is not changed by sealing and opening.
+unsafe impl Send for Key {}
+unsafe impl Sync for Key {}
+
+static KEY: OnceLock<Key> = OnceLock::new();
+static COUNTER: AtomicU64 = AtomicU64::new(1);
+
+fn key() -> *mut EVP_AEAD_CTX {
+    KEY.get_or_init(|| {
+        let bytes: [u8; 16] = *b"sixteen letters.";
+        Key(unsafe { EVP_AEAD_CTX_new(EVP_aead_aes_128_gcm(), bytes.as_ptr(), bytes.len(), TAG) })
+    })
+    .0
+}
+
+/// Seals `len` bytes at `frame` into `out`, which has room for OVERHEAD more.
+unsafe fn seal(frame: *const u8, len: usize, out: *mut u8) -> c_int {
+    let mut iv = [0x5a; 12];
+    iv[4..].copy_from_slice(&COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    let mut tag_len = 0;
+    unsafe {
+        ptr::copy_nonoverlapping(frame, out, CLEAR);
+        let tag = out.add(len);
+        let done = EVP_AEAD_CTX_seal_scatter(
+            key(),
+            out.add(CLEAR),
+            tag,
+            &mut tag_len,
+            TAG,
+            iv.as_ptr(),
+            iv.len(),
+            frame.add(CLEAR),
+            len - CLEAR,
+            ptr::null(),
+            0,
+            out,
+            CLEAR,
+        );
+        ptr::copy_nonoverlapping(iv.as_ptr(), tag.add(TAG), 12);
+        *tag.add(TAG + 12) = 12;
+        *tag.add(TAG + 13) = 0;
+        done
+    }
+}
+
+/// Opens `len` bytes at `sealed` into `out`, which has room for OVERHEAD less.
+unsafe fn open(sealed: *const u8, len: usize, out: *mut u8) -> c_int {
+    let inside = len - OVERHEAD - CLEAR;
+    unsafe {
+        ptr::copy_nonoverlapping(sealed, out, CLEAR);
+        let tag = sealed.add(CLEAR + inside);
+        EVP_AEAD_CTX_open_gather(
+            key(),
+            out.add(CLEAR),
+            tag.add(TAG),
+            12,
+            sealed.add(CLEAR),
+            inside,
+            tag,
+            TAG,
+            out,
+            CLEAR,
+        )
+    }
+}
+
+unsafe fn transformed(
+    frame: *mut ffi::PyObject,
+    least: usize,
+    resized: fn(usize) -> usize,
+    transform: unsafe fn(*const u8, usize, *mut u8) -> c_int,
+) -> *mut ffi::PyObject {
+    unsafe {
+        let (mut data, mut len) = (ptr::null_mut(), 0);
+        if ffi::PyBytes_AsStringAndSize(frame, &mut data, &mut len) != 0 {
+            return ptr::null_mut();
+        }
+        let len = len as usize;
+        if len < least {
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"too short".as_ptr());
+            return ptr::null_mut();
+        }
+        let out = ffi::PyBytes_FromStringAndSize(ptr::null(), resized(len) as ffi::Py_ssize_t);
+        if out.is_null() {
+            return out;
+        }
+        if transform(data.cast(), len, ffi::PyBytes_AsString(out).cast()) != 1 {
+            ffi::Py_DECREF(out);
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"refused".as_ptr());
+            return ptr::null_mut();
+        }
+        out
+    }
+}
+
+unsafe extern "C" fn encrypt(_module: *mut ffi::PyObject, frame: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { transformed(frame, CLEAR, |len| len + OVERHEAD, seal) }
+}
+
+unsafe extern "C" fn decrypt(_module: *mut ffi::PyObject, sealed: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { transformed(sealed, CLEAR + OVERHEAD, |len| len - OVERHEAD, open) }
+}
+
+/// `limit(size, frames)`: ns per frame of sealing without Python, one frame after the other in one buffer.
+unsafe extern "C" fn limit(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    let (mut size, mut frames): (ffi::Py_ssize_t, ffi::Py_ssize_t) = (0, 0);
+    unsafe {
+        if ffi::PyArg_ParseTuple(arguments, c"nn".as_ptr(), &mut size, &mut frames) == 0 {
+            return ptr::null_mut();
+        }
+        let size = (size as usize).max(CLEAR);
+        let (frame, mut out) = (vec![7_u8; size], vec![0_u8; size + OVERHEAD]);
+        let start = Instant::now();
+        for _ in 0..frames {
+            seal(frame.as_ptr(), size, out.as_mut_ptr());
+        }
+        ffi::PyFloat_FromDouble(start.elapsed().as_nanos() as f64 / frames.max(1) as f64)
+    }
+}
+
+struct Methods([ffi::PyMethodDef; 4]);
+unsafe impl Sync for Methods {}
+
+static METHODS: Methods = Methods([
+    ffi::PyMethodDef {
+        ml_name: c"encrypt".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: encrypt },
+        ml_flags: ffi::METH_O,
+        ml_doc: ptr::null(),
+    },
+    ffi::PyMethodDef {
+        ml_name: c"decrypt".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: decrypt },
+        ml_flags: ffi::METH_O,
+        ml_doc: ptr::null(),
+    },
+    ffi::PyMethodDef {
+        ml_name: c"limit".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: limit },
+        ml_flags: ffi::METH_VARARGS,
+        ml_doc: ptr::null(),
+    },
+    ffi::PyMethodDef::zeroed(),
+]);
+
+struct Definition(std::cell::UnsafeCell<ffi::PyModuleDef>);
+unsafe impl Sync for Definition {}
+
+static DEFINITION: Definition = Definition(std::cell::UnsafeCell::new(ffi::PyModuleDef {
+    m_base: ffi::PyModuleDef_HEAD_INIT,
+    m_name: c"floor".as_ptr(),
+    m_doc: ptr::null(),
+    m_size: 0,
+    m_methods: METHODS.0.as_ptr().cast_mut(),
+    m_slots: ptr::null_mut(),
+    m_traverse: None,
+    m_clear: None,
+    m_free: None,
+}));
+
+/// What Python calls to import it.
+///
+/// # Safety
+/// By Python, with the GIL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn PyInit_floor() -> *mut ffi::PyObject {
+    unsafe { ffi::PyModule_Create(DEFINITION.0.get()) }
+}
