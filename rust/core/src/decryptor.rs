@@ -130,14 +130,22 @@ impl Decryptor {
     ///
     /// # Errors
     /// [`DecryptError`].
+    #[inline(always)]
     pub fn plan<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<Option<OpenPlan<'a>>, DecryptError> {
         if sealed.is_empty() {
             self.counters.empty.add(1);
             return Ok(None);
         }
-        self.find(sealed, metadata).map(Some).inspect_err(|error| self.count(*error))
+        match self.find(sealed, metadata) {
+            Ok(plan) => Ok(Some(plan)),
+            Err(error) => {
+                self.count(error);
+                Err(error)
+            }
+        }
     }
 
+    #[inline(always)]
     fn find<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<OpenPlan<'a>, DecryptError> {
         let parts = match self.ring.profile().wire {
             Wire::Trailer if metadata.is_empty() => self.parse_trailer(sealed),
@@ -152,6 +160,7 @@ impl Decryptor {
         Ok(OpenPlan { decryptor: self, parts, found })
     }
 
+    #[inline(always)]
     fn parse_trailer<'a>(&self, sealed: &'a [u8]) -> Option<Parts<'a>> {
         let (clear_len, escaped) = self.clear.read(sealed);
         let (clear, tail) = sealed.split_at_checked(clear_len)?;
@@ -169,6 +178,7 @@ impl Decryptor {
         })
     }
 
+    #[inline(always)]
     fn parse_sframe<'a>(&self, sealed: &'a [u8], metadata: &'a [u8]) -> Option<Parts<'a>> {
         let body = match self.annexb {
             Some(standard) => annexb::unescape(Envelope::open(standard, sealed)?),
@@ -230,6 +240,7 @@ impl Decryptor {
 impl OpenPlan<'_> {
     /// Bytes that [`Self::open_into`] writes.
     #[must_use]
+    #[inline(always)]
     pub fn frame_len(&self) -> usize {
         self.parts.clear.len() + self.parts.ciphertext.len()
     }
@@ -238,6 +249,7 @@ impl OpenPlan<'_> {
     ///
     /// # Errors
     /// [`DecryptError`].
+    #[inline(always)]
     pub fn open_into(&self, out: &mut [u8]) -> Result<(), DecryptError> {
         let result = self.open(out);
         let decryptor = self.decryptor;
@@ -260,6 +272,7 @@ impl OpenPlan<'_> {
         result
     }
 
+    #[inline(always)]
     fn open(&self, out: &mut [u8]) -> Result<(), DecryptError> {
         let Parts { clear, aad, body, ciphertext, tag, kid, unique } = &self.parts;
         let (Some(ciphertext), Some(tag)) = (body.get(ciphertext.clone()), body.get(tag.clone())) else {

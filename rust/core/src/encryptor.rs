@@ -74,6 +74,7 @@ impl Encryptor {
     ///
     /// # Errors
     /// [`EncryptError`]; [`EncryptError::Malformed`] too for metadata in a profile that has no place for it.
+    #[inline(always)]
     pub fn plan<'a>(&'a self, frame: &'a [u8], metadata: &'a [u8]) -> Result<Option<SealPlan<'a>>, EncryptError> {
         let wire = self.ring.profile().wire;
         if wire == Wire::Trailer && !metadata.is_empty() {
@@ -127,6 +128,7 @@ impl Encryptor {
     }
 
     /// The frame in the form in which it is sealed, with what was held back in front of it. None: empty, or held back.
+    #[inline(always)]
     fn prepare<'a>(&self, wire: Wire, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, EncryptError> {
         if frame.is_empty() {
             self.counters.empty.add(1);
@@ -170,6 +172,7 @@ impl Encryptor {
 impl SealPlan<'_> {
     /// Bytes that [`Self::seal_into`] writes.
     #[must_use]
+    #[inline(always)]
     pub fn sealed_len(&self) -> usize {
         let frame_len = self.frame.frame.len();
         match &self.layout {
@@ -208,6 +211,7 @@ impl SealPlan<'_> {
     ///
     /// # Errors
     /// [`EncryptError::Malformed`] where `out` has another length, or the frame is longer than the AEAD allows.
+    #[inline(always)]
     pub fn seal_into(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
         if out.len() != self.sealed_len() {
             return Err(EncryptError::Malformed);
@@ -228,6 +232,7 @@ impl SealPlan<'_> {
         Ok(self.escaped_from().map_or(0, |from| annexb::escapes(out.get(from..).unwrap_or_default())))
     }
 
+    #[inline(always)]
     fn seal_trailer(&self, out: &mut [u8]) -> Option<()> {
         let Sealing { key, kid, unique } = &self.sealing;
         let iv = key.nonce(*unique);

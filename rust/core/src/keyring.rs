@@ -227,10 +227,12 @@ impl KeyRing {
     }
 
     /// The sending key and what nobody else gets.
+    #[inline(always)]
     pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
         self.current().next_of_own()
     }
 
+    #[inline(always)]
     fn next_of_own(&self) -> Result<Sealing, EncryptError> {
         let mut state = self.lock();
         let (kid, most) = (state.sending, self.options.usage_limit);
@@ -243,10 +245,12 @@ impl KeyRing {
     }
 
     /// The key that a received frame names.
+    #[inline(always)]
     pub(crate) fn find(&self, kid: u64) -> Result<Found, DecryptError> {
         self.current().find_own(kid)
     }
 
+    #[inline(always)]
     fn find_own(&self, kid: u64) -> Result<Found, DecryptError> {
         let unknown = DecryptError::UnknownKey { kid };
         let state = self.lock();
@@ -273,6 +277,7 @@ impl KeyRing {
 
     /// Opens a frame with the key that was found for it or, where key ids do not tell ratchet steps, one ahead of it. None:
     /// nothing in the window opens it, and nothing has changed.
+    #[inline(always)]
     pub(crate) fn open(&self, kid: u64, found: &Found, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
         let ring = self.current();
         if opens(&found.key) {

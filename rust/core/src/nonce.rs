@@ -39,6 +39,7 @@ pub(crate) enum Unique {
 
 impl NonceSource {
     /// The next one. None: `most` have been given, or there is none that is known to be unused.
+    #[inline(always)]
     pub(crate) fn next(&mut self, most: u64) -> Option<Unique> {
         if self.issued() >= most {
             return None;
@@ -61,6 +62,7 @@ impl NonceSource {
     }
 
     /// How many have been given, each to a frame.
+    #[inline(always)]
     pub(crate) fn issued(&self) -> u64 {
         match self {
             Self::Iv(ivs) => ivs.issued,
@@ -150,6 +152,7 @@ impl IvSource {
     }
 
     /// The next IV, or none when the counter has come full circle.
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Option<[u8; NONCE_LEN]>, KeyError> {
         let generation = fork::generation()?;
         if generation != self.generation {
