@@ -22,9 +22,9 @@ from aiohttp import web
 
 from frameseal.meet.bot import Bot, safety_code
 from frameseal.meet.certificate import self_made
+from frameseal.meet.page import application
 from frameseal.meet.room import Room
 from frameseal.meet.rotation import Key
-from frameseal.meet.page import application
 from frameseal.meet.worker import NoWorker, Worker, load_worker
 
 __all__ = ["MeetOptions", "Meeting", "NoWorker", "Unusable", "meeting", "run"]

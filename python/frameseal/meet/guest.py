@@ -23,9 +23,7 @@ _KINDS: Final = ("audio", "video")
 class Guest:
     """The room's `Member` behind a web socket."""
 
-    def __init__(
-        self, socket: web.WebSocketResponse, room: Room, member_id: str, abort: Callable[[], None]
-    ) -> None:
+    def __init__(self, socket: web.WebSocketResponse, room: Room, member_id: str, abort: Callable[[], None]) -> None:
         """Speak through *socket*; *abort* cuts it off."""
         self.id = member_id
         self.name = ""

@@ -14,6 +14,7 @@ import av
 from aiortc.codecs import depayload, get_decoder
 from aiortc.codecs.base import Decoder
 from aiortc.jitterbuffer import JitterFrame
+from PIL import Image
 
 from frameseal.forwarder import ForwardedPacket
 from frameseal.inspection import readings
@@ -21,7 +22,8 @@ from frameseal.inspection import readings
 SIZES = 48  # of the latest video frames: sealing hides no size
 PICTURE = (320, 180)  # what came out of the decoder is shown at most this large
 MOST_WAITING = 30  # frames that wait for the decoder; beyond that they are not tried
-SHOWN_BYTES = 24  # of each part of a frame
+SHOWN_BYTES = 24  # of each part of a frame, in hex
+PIXELS = 64 * 36  # bytes of the frame that are shown as pixels
 
 
 class Outsider:
@@ -64,7 +66,11 @@ class Outsider:
                 self._thread.submit(self._decode, forwarded, self._sealed)
 
     def report(self) -> dict[str, Any]:
-        """Say what was seen, as JSON: counts, sizes, the parts of the latest video frame in hex, a JPEG in base64."""
+        """Say what was seen, as JSON.
+
+        Counts and sizes; the latest video frame, in parts and as it is (base64); and what came out of the decoder, if
+        anything did (a JPEG, base64).
+        """
         found = readings(self._sealed, self._codec) if self._sealed else []
         parts = [
             {"name": part.name, "start": part.start, "end": part.end, "hex": part.data[:SHOWN_BYTES].hex()}
@@ -77,6 +83,7 @@ class Outsider:
             "tried": self.tried,
             "pictures": self.pictures,
             "parts": parts,
+            "sealed": base64.b64encode(self._sealed[:PIXELS]).decode(),
             "picture": _jpeg(self._picture),
         }
 
@@ -102,7 +109,7 @@ def _jpeg(picture: Any) -> str | None:
     if not isinstance(picture, av.VideoFrame):
         return None
     # Ciphertext may claim any size.
-    image = picture.reformat(width=PICTURE[0], height=PICTURE[1], format="rgb24").to_image()
+    small = picture.reformat(width=PICTURE[0], height=PICTURE[1], format="rgb24")
     file = io.BytesIO()
-    image.save(file, format="JPEG", quality=55)
+    Image.fromarray(small.to_ndarray()).save(file, format="JPEG", quality=55)
     return base64.b64encode(file.getvalue()).decode()

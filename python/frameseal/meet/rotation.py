@@ -57,7 +57,11 @@ def open_rotation(present: Key, sealed: bytes) -> Key:
         coming = Key(content["passphrase"], content["keyId"])
     except (FrameError, ValueError, KeyError, TypeError) as error:
         raise RotationRefused("sealed under another key than the present one") from error
-    if coming.key_id != (present.key_id + 1) % KEY_IDS or not isinstance(coming.passphrase, str) or not coming.passphrase:
+    if (
+        coming.key_id != (present.key_id + 1) % KEY_IDS
+        or not isinstance(coming.passphrase, str)
+        or not coming.passphrase
+    ):
         raise RotationRefused("not the key after the present one")
     return coming
 

@@ -34,6 +34,7 @@ export class States {
   /** A new key: what was reported under the old one says nothing any more. */
   reset() {
     this.#reasons.clear();
+    for (const track of this.#tracks.values()) track.idle = 0;
   }
 
   stop() {

@@ -32,16 +32,8 @@ export class Tile {
 
   /** One badge for each kind and place that watches it: "here" or "bot". */
   setState({ by, kind, state, reason }) {
-    const badges = this.#find('.badges');
-    const key = `${by}/${kind}`;
-    let badge = badges.querySelector(`[data-key="${key}"]`);
-    if (!badge) {
-      badge = document.createElement('li');
-      badge.dataset.key = key;
-      badges.append(badge);
-      [...badges.children].sort((a, b) => b.dataset.key.localeCompare(a.dataset.key)).forEach((each) => badges.append(each));
-    }
-    badge.textContent = `${by === 'here' ? 'here' : 'at the bot'} · ${kind} · ${state}`;
+    const badge = this.#badge(by, kind);
+    badge.textContent = `${kind} ${state}`;
     badge.title = reason ?? '';
     badge.className = good(state) ? 'good' : 'bad';
     void badge.offsetWidth; // lets the animation begin anew
@@ -59,12 +51,13 @@ export class Tile {
     if (on) this.#find('.sfu-facts').textContent = 'Waiting for the forwarder…';
   }
 
-  setSfu({ frames, bytes, sizes, tried, pictures, parts, picture }) {
+  setSfu({ frames, bytes, sizes, tried, pictures, parts, sealed, picture }) {
     if (!this.#sealed) return;
     const kilobytes = Math.round(((bytes.video ?? 0) + (bytes.audio ?? 0)) / 1000);
     this.#find('.sfu-facts').textContent =
-      `The SFU passed on ${frames.video ?? 0} pictures and ${frames.audio ?? 0} pieces of sound (${kilobytes} kB). ` +
-      `Its decoder was given ${tried} and made ${pictures} of them, of this kind:`;
+      `Passed on: ${frames.video ?? 0} pictures, ${frames.audio ?? 0} pieces of sound, ${kilobytes} kB. ` +
+      `Decoded of ${tried} pictures: ${pictures || 'none'}. The latest one's bytes:`;
+    this.#noise(sealed);
     const image = this.#find('.sfu img');
     image.hidden = !picture;
     if (picture) image.src = `data:image/jpeg;base64,${picture}`;
@@ -81,9 +74,37 @@ export class Tile {
     }));
   }
 
+  #noise(sealed) {
+    const canvas = this.#find('.sfu canvas');
+    const bytes = Uint8Array.from(atob(sealed), (character) => character.charCodeAt(0));
+    canvas.height = Math.max(1, Math.floor(bytes.length / canvas.width));
+    const context = canvas.getContext('2d');
+    const image = context.createImageData(canvas.width, canvas.height);
+    bytes.slice(0, canvas.width * canvas.height).forEach((byte, n) => image.data.set([byte, byte, byte, 255], n * 4));
+    context.putImageData(image, 0, 0);
+  }
+
   remove() {
     this.#video.srcObject = null;
     this.#element.remove();
+  }
+
+  #badge(by, kind) {
+    let row = this.#find(`.badges [data-by="${by}"]`);
+    if (!row) {
+      row = document.createElement('li');
+      row.dataset.by = by;
+      row.append(Object.assign(document.createElement('strong'), { textContent: by === 'here' ? 'here' : 'at the bot' }));
+      this.#find('.badges')[by === 'here' ? 'prepend' : 'append'](row);
+    }
+    let badge = row.querySelector(`[data-kind="${kind}"]`);
+    if (!badge) {
+      badge = document.createElement('span');
+      badge.dataset.kind = kind;
+      if (kind === 'video') row.firstElementChild.after(badge);
+      else row.append(badge);
+    }
+    return badge;
   }
 
   #veil() {
