@@ -83,6 +83,12 @@ class Bot:
         if message["type"] == "rotate":
             self._rotate(message)
 
+    @property
+    def publishes(self) -> bool:
+        """Whether its media can flow."""
+        pc = self._connections.get(PUBLISH)
+        return pc is not None and pc.connectionState == "connected"
+
     async def close(self) -> None:
         """Leave the room and stop the tracks."""
         await self._room.leave(self.id)

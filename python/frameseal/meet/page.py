@@ -7,9 +7,11 @@ the key they see and hear nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Collection
 from importlib import resources
+from itertools import count
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from frameseal.meet.room import Room
 from frameseal.meet.worker import Worker
 
 REPORT_INTERVAL: Final = 0.4  # seconds between two reports of what the SFU sees
+KEYFRAME_TURNS: Final = 4  # reports between two requests for a keyframe, as long as the SFU's decoder made nothing
 LONGEST_MESSAGE: Final = 64 * 1024
 HEARTBEAT: Final = 20.0
 
@@ -48,7 +51,7 @@ def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collec
 
     @web.middleware
     async def guarded(request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
-        if urlsplit(f"//{request.host}").hostname not in hosts:
+        if request.url.host not in hosts:
             raise web.HTTPForbidden(text="frameseal meet is not served under this name")
         return await handler(request)
 
@@ -87,7 +90,7 @@ def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collec
     app.cleanup_ctx.append(reporting)
     for path, body, content_type in _files(worker):
         app.router.add_get(path, _serve(body, content_type))
-    app.router.add_get("/facts", lambda _: _json(facts))
+    app.router.add_get("/facts", _serve(json.dumps(facts).encode(), "application/json"))
     app.router.add_get("/signalling", socket)
     return app
 
@@ -111,18 +114,15 @@ def _serve(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[
     return serve
 
 
-async def _json(facts: dict[str, Any]) -> web.Response:
-    return web.json_response(facts)
-
-
 async def _report(room: Room, guests: Collection[Guest]) -> None:
     """Tell those who want to know what the SFU sees."""
-    while True:
+    for turn in count():
         await asyncio.sleep(REPORT_INTERVAL)
         watching = [guest for guest in guests if guest.watching]
         for publisher, outsider in list(room.outsiders.items()):
-            if watching and not outsider.watched:
-                await room.request_keyframe(publisher)  # without one a decoder does not begin
+            # Without a keyframe a decoder does not begin, and of ciphertext it takes one in a few only.
+            if watching and not outsider.pictures and turn % KEYFRAME_TURNS == 0:
+                await room.request_keyframe(publisher)
             outsider.watched = bool(watching)
             if watching:
                 report = await asyncio.to_thread(outsider.report)

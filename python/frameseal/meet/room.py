@@ -16,9 +16,8 @@ from frameseal.forwarder import Forwarder, PeerConnection
 from frameseal.meet.outsider import Outsider
 
 MOST_PARTICIPANTS: Final = 8  # each pair of them is two connections
-PUBLISH: Final = (
-    "publish"  # the name of the connection over which somebody publishes; the others have the publisher's id
-)
+# The name of the connection over which somebody publishes; those over which they receive have the publisher's id.
+PUBLISH: Final = "publish"
 CLOSE_TIMEOUT: Final = 5.0  # seconds; to close a connection of aiortc's that is still connecting may never end
 
 Message = dict[str, Any]

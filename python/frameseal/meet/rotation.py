@@ -1,8 +1,8 @@
 """A new key for everybody who has the present one, through a server that must not learn either.
 
 Whoever rotates draws a new passphrase, seals it with a key made from the present one, and sends it through the
-signalling, which passes it on to all in one order. The sealing key comes from the present passphrase behind a prefix, so
-it is not the media's. This keeps nobody out who has the present key; it is no boundary between members.
+signalling, which passes it on to all in one order. The sealing key comes from the present passphrase behind a prefix,
+so it is not the media's. This keeps nobody out who has the present key; it is no boundary between members.
 
 The message is a frame of the profile `livekit` without clear bytes: ciphertext, tag, IV, 0x0C, 0.
 """
@@ -57,11 +57,8 @@ def open_rotation(present: Key, sealed: bytes) -> Key:
         coming = Key(content["passphrase"], content["keyId"])
     except (FrameError, ValueError, KeyError, TypeError) as error:
         raise RotationRefused("sealed under another key than the present one") from error
-    if (
-        coming.key_id != (present.key_id + 1) % KEY_IDS
-        or not isinstance(coming.passphrase, str)
-        or not coming.passphrase
-    ):
+    follows = coming.key_id == (present.key_id + 1) % KEY_IDS
+    if not follows or not isinstance(coming.passphrase, str) or not coming.passphrase:
         raise RotationRefused("not the key after the present one")
     return coming
 

@@ -56,7 +56,7 @@ export class Tile {
     const kilobytes = Math.round(((bytes.video ?? 0) + (bytes.audio ?? 0)) / 1000);
     this.#find('.sfu-facts').textContent =
       `Passed on: ${frames.video ?? 0} pictures, ${frames.audio ?? 0} pieces of sound, ${kilobytes} kB. ` +
-      `Decoded of ${tried} pictures: ${pictures || 'none'}. The latest one's bytes:`;
+      (pictures ? `Of ${tried} pictures its decoder made ${pictures}, like this:` : `Its decoder made none of ${tried} pictures. Their bytes:`);
     this.#noise(sealed);
     const image = this.#find('.sfu img');
     image.hidden = !picture;
