@@ -194,7 +194,8 @@ async def test_a_browser_and_the_bot_see_and_hear_each_other(served, tabs, artef
         assert not is_the_fake_camera(await screenshot(ada.tile(name).locator(".stage"), artefacts / f"sfu-{name}.png"))
     sfu_shot = artefacts / "sfu.png"
     await ada.page.screenshot(path=sfu_shot)
-    stacked([meeting_shot, sfu_shot], artefacts / "meet.png")
+    grid = await ada.page.locator("#grid").bounding_box()
+    for_the_documents(meeting_shot, sfu_shot, int(grid["y"] + grid["height"]) + 16, artefacts / "meet.png")
     await ada.press("What the SFU sees")
     await ada.plays("Bot")
     assert not [message for message in ada.sent if PASSPHRASE in message or "correct+horse" in message]
@@ -205,12 +206,12 @@ async def screenshot(locator, path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=float)
 
 
-def stacked(paths: list[Path], target: Path) -> None:
-    """The upper parts of two screenshots, one above the other: what goes into the documents."""
-    images = [Image.open(path).convert("RGB") for path in paths]
-    whole = Image.new("RGB", (images[0].width, sum(image.height for image in images)))
-    for n, image in enumerate(images):
-        whole.paste(image, (0, n * image.height))
+def for_the_documents(meeting_shot: Path, sfu_shot: Path, end: int, target: Path) -> None:
+    """The whole meeting, and below it the participants as the SFU sees them."""
+    first, second = (Image.open(path).convert("RGB") for path in (meeting_shot, sfu_shot))
+    whole = Image.new("RGB", (first.width, first.height + end))
+    whole.paste(first, (0, 0))
+    whole.paste(second.crop((0, 0, second.width, end)), (0, first.height))
     whole.quantize(192).save(target, optimize=True)
 
 

@@ -155,7 +155,7 @@ class Room:
         # Anything may be wrong with SDP that came from outside, and one participant's must not end the meeting.
         if not isinstance(error, Exception):
             raise error
-        reason = str(error) or type(error).__name__
+        reason = "no way was found" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         _logger.warning("%s failed: %s", what, reason)
         member.notify({"type": "problem", "message": f"{what} failed: {reason}. Leave, and join again."})
 
