@@ -102,6 +102,21 @@ async def test_there_is_one_publisher_and_names_differ():
             await forwarder.connect_subscriber(bob.pc, "subscriber 0")
 
 
+async def test_a_subscriber_who_left_can_come_again_and_the_others_do_not_notice():
+    forwarder = Forwarder()
+    async with calling(forwarder, subscribers=2) as (_, first, second):
+        await until(lambda: len(numbers(first)) >= 10 and len(numbers(second)) >= 10)
+        await forwarder.disconnect_subscriber("subscriber 0")
+        assert set(forwarder.stats) == {"publisher", "subscriber 1"}
+        seen = len(numbers(second))
+        await until(lambda: len(numbers(second)) >= seen + 20)
+        async with peers("aiortc") as (again,):
+            await forwarder.connect_subscriber(again.pc, "subscriber 0")
+            await until(lambda: len(numbers(again)) >= 10)
+            await forwarder.disconnect_subscriber("subscriber 0")
+        await forwarder.disconnect_subscriber("nobody")
+
+
 async def test_a_subscriber_needs_a_publisher():
     with pytest.raises(RuntimeError):
         await Forwarder().connect_subscriber(RTCPeerConnection(), "bob")

@@ -129,19 +129,33 @@ def test_the_python_module_never_takes_nonces_from_its_caller():
 # --- the package -----------------------------------------------------------------------------------------------------
 
 
-def test_only_the_hook_the_forwarder_and_the_demo_import_a_transport():
-    allowed = {
-        path.relative_to(PACKAGE).as_posix() for path in [*PACKAGE.glob("_rtc_*.py"), *PACKAGE.glob("demo/*.py")]
+def programs() -> set[str]:
+    """What only the command line starts."""
+    return {
+        path.relative_to(PACKAGE).as_posix() for folder in ("demo", "meet") for path in PACKAGE.glob(f"{folder}/*.py")
     }
+
+
+def test_only_the_hook_the_forwarder_and_the_programs_import_a_transport():
+    allowed = programs() | {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("_rtc_*.py")}
     allowed |= {"aiortc.py", "forwarder.py", "_forwarder_leg.py"}
     for module in ("aiortc", "vsaiortc", "aioice", "av"):
         assert importers(module) <= allowed, module
     assert importers("aiortc"), "the rule looks at nothing"
 
 
-def test_the_hook_does_not_know_the_demo():
-    assert importers("frameseal.demo") <= {"cli.py"} | {f"demo/{path.name}" for path in PACKAGE.glob("demo/*.py")}
-    assert importers("frameseal.forwarder") <= {f"demo/{path.name}" for path in PACKAGE.glob("demo/*.py")}
+def test_the_hook_does_not_know_the_programs():
+    assert importers("frameseal.demo") <= {"cli.py"} | programs()
+    assert importers("frameseal.meet") <= {"cli.py"} | {path for path in programs() if path.startswith("meet/")}
+    assert importers("frameseal.forwarder") <= programs()
+
+
+def test_the_meetings_server_knows_no_key():
+    """The bot alone has it: room, page and signalling import nothing that could hold one."""
+    for module in ("frameseal._native", "frameseal.e2ee", "frameseal.providers", "frameseal.meet.rotation"):
+        assert importers(module).isdisjoint(
+            f"meet/{name}.py" for name in ("room", "page", "guest", "remote", "outsider")
+        )
 
 
 @pytest.mark.parametrize("module", ["frameseal", "frameseal.e2ee", "frameseal.providers", "frameseal.transforms"])
@@ -150,7 +164,7 @@ def test_a_layer_without_transport_loads_none(module):
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     assert "frameseal" in modules
-    assert modules.isdisjoint({"aiortc", "vsaiortc", "aioice", "av", "numpy", "PIL", "rich"})
+    assert modules.isdisjoint({"aiortc", "vsaiortc", "aioice", "av", "numpy", "PIL", "rich", "aiohttp"})
     assert module != "frameseal" or modules.isdisjoint({"asyncio", "pyee"})
 
 

@@ -1,4 +1,4 @@
-"""The command line: `frameseal demo`, `frameseal inspect`, `frameseal keygen`."""
+"""The command line: `frameseal demo`, `frameseal meet`, `frameseal inspect`, `frameseal keygen`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from frameseal.enums import Profile
 
 KEY_BYTES = 32
 SHOWN_BYTES = 24  # of a part; the rest is an ellipsis
-# What the extra `cli` brings, by the names under which it is imported.
-EXTRA = {"aioice": "aiortc", "aiortc": "aiortc", "av": "aiortc", "numpy": "numpy", "PIL": "pillow", "rich": "rich"}
+# What the extras bring, by the names under which it is imported.
+EXTRA = {
+    "aiohttp": "aiohttp",
+    "aioice": "aiortc",
+    "aiortc": "aiortc",
+    "av": "aiortc",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "rich": "rich",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = EXTRA.get((error.name or "").partition(".")[0])
         if missing is None:
             raise
-        print(f'frameseal {arguments.command} needs {missing}: pip install "frameseal[cli]"', file=sys.stderr)
+        extra = "meet" if arguments.command == "meet" else "cli"
+        print(f'frameseal {arguments.command} needs {missing}: pip install "frameseal[{extra}]"', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -52,6 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--media", type=Path, metavar="FILE", help="publish this file instead of a clock and a tone")
     demo.add_argument("--loss", type=_percent, default=0.0, metavar="PERCENT", help="packets lost on each leg (0)")
     demo.set_defaults(run=_demo)
+
+    meet = commands.add_parser(
+        "meet",
+        help="hold a sealed meeting in a browser, with a participant in Python",
+        description="Serves a page and a Python participant, the bot, which meet through an SFU that has no key. "
+        "Open the link that is printed, and talk. The browser's e2ee worker is fetched once, with npm.",
+    )
+    meet.add_argument("--port", type=_port, default=8470, metavar="N", help="of the page (%(default)s); 0: any")
+    meet.add_argument("--lan", action="store_true", help="serve the local network too, over HTTPS (this machine only)")
+    meet.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
+    meet.add_argument("--passphrase", metavar="TEXT", help="the meeting's (a random one)")
+    meet.add_argument("--worker", type=Path, metavar="FILE", help="the npm package, instead of fetching it")
+    meet.set_defaults(run=_meet)
 
     inspect = commands.add_parser(
         "inspect",
@@ -93,6 +115,19 @@ def _demo(arguments: argparse.Namespace) -> int:
         return demo.run(options, arguments.output)
     except demo.UnusableFile as error:
         print(f"frameseal demo: {error}", file=sys.stderr)
+        return 2
+
+
+def _meet(arguments: argparse.Namespace) -> int:
+    # As for the demo.
+    from frameseal import meet  # noqa: PLC0415
+
+    chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
+    options = meet.MeetOptions(port=arguments.port, lan=arguments.lan, codec=arguments.codec, **chosen)
+    try:
+        return meet.run(options, arguments.worker)
+    except (meet.NoWorker, meet.Unusable) as error:
+        print(f"frameseal meet: {error}", file=sys.stderr)
         return 2
 
 
@@ -165,6 +200,13 @@ def _seconds(text: str) -> float:
     if not 1 <= seconds <= 600:  # everything that was sent is kept, to compare with
         raise argparse.ArgumentTypeError("from 1 to 600 seconds")
     return seconds
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("from 0 to 65535")
+    return port
 
 
 def _percent(text: str) -> float:

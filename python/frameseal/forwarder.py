@@ -184,6 +184,13 @@ class Forwarder:
         # As an SFU does for whoever joins: the pictures that are under way build on one that this subscriber never saw.
         await self.request_keyframe()
 
+    async def disconnect_subscriber(self, name: str) -> None:
+        """Close the leg of a subscriber who left, or whose `connect_subscriber` failed; the name is free again."""
+        self.stats.pop(name, None)
+        leg = self._legs.pop(name, None)
+        if leg is not None:
+            await leg.pc.close()
+
     async def request_keyframe(self) -> None:
         """Ask the publisher for a keyframe (PLI, RFC 4585 section 6.3.1): now, or 0.3 s after the last request."""
         now = asyncio.get_running_loop().time()

@@ -1,0 +1,170 @@
+"""The Python participant: holds the key, gives everybody's voice back, and shows what it can see and hear.
+
+It is in the room as a browser is, over connections of its own; the file to read for how a Python program joins a
+sealed meeting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import importlib
+import importlib.util
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import av
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender
+from aiortc.mediastreams import MediaStreamError
+
+from frameseal.aiortc import attach
+from frameseal.demo.media import mono
+from frameseal.e2ee import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
+from frameseal.enums import Profile
+from frameseal.forwarder import PeerConnection
+from frameseal.meet.echo import Echo, EchoTrack
+from frameseal.meet.face import FaceTrack, Seen, View
+from frameseal.meet.room import PUBLISH, Message, Room
+from frameseal.meet.rotation import Key, RotationRefused, open_rotation
+
+FORGET_AFTER: Final = 10.0  # seconds after a rotation for which frames under the old key still open
+
+
+class Bot:
+    """The room's `Member` in Python."""
+
+    id: Final = "bot"
+    name: Final = "Bot"
+
+    def __init__(self, room: Room, key: Key, codec: str, rotated: Callable[[Key], None]) -> None:
+        """Take *key*; *rotated* is told when somebody brings another."""
+        self.tracks = ["audio", "video"]
+        self.key = key
+        self._room, self._codec, self._rotated = room, codec, rotated
+        self.provider = ExternalE2EEKeyProvider(failure_tolerance=10)
+        self.provider.set_shared_key(key.passphrase, key.key_id)
+        self._e2ee = E2EEManager(self.provider, profile=Profile.LIVEKIT)
+        self._e2ee.on("e2ee-state-change", self._changed)
+        self._code = safety_code(self.provider)
+        self._echo = Echo()
+        self._published: list[MediaStreamTrack] = []
+        self._connections: dict[str, RTCPeerConnection] = {}
+        self._pictures: dict[str, Any] = {}
+        self._states: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def connection(self, peer: str) -> PeerConnection:
+        """Make a connection, sealed before it has any track."""
+        pc = self._connections[peer] = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        attach(pc, self._e2ee, local_id=self.id, remote_id=peer)
+        if peer == PUBLISH:
+            self._published = [EchoTrack(self._echo), FaceTrack(self._view)]
+            for track in self._published:
+                pc.addTrack(track)
+            prefer(pc, self._codec)
+        else:
+            pc.on("track", lambda track: self._start(self._attend(peer, track)))
+        return pc
+
+    def hang_up(self, peer: str) -> None:
+        """Close a connection, and forget whose it was."""
+        pc = self._connections.pop(peer, None)
+        if pc is not None:
+            self._start(pc.close())
+        self._e2ee.remove_participant(peer)
+        self._echo.forget(peer)
+        self._pictures.pop(peer, None)
+        self._states.pop(peer, None)
+
+    def notify(self, message: Message) -> None:
+        """Follow rotations; everything else is for people."""
+        if message["type"] == "rotate":
+            self._rotate(message)
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its media can flow."""
+        pc = self._connections.get(PUBLISH)
+        return pc is not None and pc.connectionState == "connected"
+
+    async def close(self) -> None:
+        """Leave the room and stop the tracks."""
+        await self._room.leave(self.id)
+        for peer in list(self._connections):
+            self.hang_up(peer)
+        for track in self._published:
+            track.stop()
+        _, unfinished = await asyncio.wait(self._tasks, timeout=5) if self._tasks else ((), ())
+        for task in unfinished:
+            task.cancel()
+
+    def _rotate(self, message: Message) -> None:
+        try:
+            coming = open_rotation(self.key, base64.b64decode(message["sealed"]))
+        except (RotationRefused, ValueError):
+            self._room.broadcast({"type": "rotated", "by": self.id, "from": message["from"], "keyId": None})
+            return
+        old, self.key = self.key, coming
+        self.provider.set_shared_key(coming.passphrase, coming.key_id)
+        self._code = safety_code(self.provider)
+        asyncio.get_running_loop().call_later(FORGET_AFTER, self._forget, old)
+        self._room.broadcast({"type": "rotated", "by": self.id, "from": message["from"], "keyId": coming.key_id})
+        self._rotated(coming)
+
+    def _forget(self, old: Key) -> None:
+        if old.key_id != self.key.key_id:
+            self.provider.remove_shared_key(old.key_id)
+
+    def _changed(self, change: E2EEStateChange) -> None:
+        self._states[change.participant_id][change.kind] = change.state
+        self._room.broadcast(
+            {
+                "type": "state",
+                "by": self.id,
+                "participant": change.participant_id,
+                "kind": change.kind,
+                "state": change.state,
+                "direction": change.direction,
+                "reason": change.reason,
+                "keyId": change.key_id,
+            }
+        )
+
+    async def _attend(self, participant: str, track: MediaStreamTrack) -> None:
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                frame = await track.recv()
+                if isinstance(frame, av.VideoFrame):
+                    self._pictures[participant] = frame
+                elif isinstance(frame, av.AudioFrame):
+                    self._echo.hear(participant, mono(frame))
+
+    def _view(self) -> View:
+        others = [member for member in self._room.members.values() if member.id != self.id]
+        seen = [Seen(m.name, self._pictures.get(m.id), dict(self._states.get(m.id, {}))) for m in others]
+        return View(self.key.key_id, self._code, dict(self._states.get(self.id, {})), seen)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def safety_code(provider: ExternalE2EEKeyProvider) -> str | None:
+    """Return what people compare to see that they hold the same key, where this frameseal has fingerprints."""
+    if importlib.util.find_spec("frameseal.fingerprint") is None:
+        return None
+    ring: Any = provider.ring_for(Profile.LIVEKIT, Bot.id)
+    return str(importlib.import_module("frameseal.fingerprint").short_code(ring.fingerprint()))
+
+
+def prefer(pc: RTCPeerConnection, codec: str) -> None:
+    """Offer this video codec and no other."""
+    capabilities = RTCRtpSender.getCapabilities("video")
+    wanted = (f"video/{codec}", "video/rtx")
+    codecs = [c for c in (capabilities.codecs if capabilities else []) if c.mimeType.lower() in wanted]
+    for transceiver in pc.getTransceivers():
+        if transceiver.kind == "video":
+            transceiver.setCodecPreferences(codecs)

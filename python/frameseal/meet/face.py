@@ -1,0 +1,126 @@
+"""The bot's picture: whom it can see and hear, as which state, and the fingerprint of the key that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import fractions
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import av
+import numpy as np
+from aiortc import VideoStreamTrack
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH, HEIGHT = 640, 360
+FRAME_RATE: Final = 12
+CLOCK: Final = 90_000  # of RTP video, ticks a second
+_INSET: Final = (160, 90)  # of somebody's picture
+_ROWS: Final = 2  # participants that have room
+
+_GOOD, _BAD, _KEY, _PLAIN, _QUIET = (104, 219, 154), (255, 157, 148), (255, 210, 138), (238, 241, 248), (180, 191, 216)
+
+
+@dataclass
+class Seen:
+    """A participant as the bot sees them: the latest picture (av.VideoFrame) and the state of each kind."""
+
+    name: str
+    picture: Any
+    states: dict[str, str]
+
+
+@dataclass
+class View:
+    """What is drawn."""
+
+    key_id: int
+    code: str | None
+    own: dict[str, str]
+    seen: list[Seen]
+
+
+class Painter:
+    """Draws views."""
+
+    def __init__(self) -> None:
+        """Paint what never changes."""
+        down = np.linspace(0, 1, HEIGHT, dtype=np.float32)[:, None, None]
+        top, bottom = np.array([22, 28, 50], np.float32), np.array([44, 30, 66], np.float32)
+        gradient = np.broadcast_to(top + (bottom - top) * down, (HEIGHT, WIDTH, 3))
+        self._background = Image.fromarray(gradient.astype(np.uint8))
+        self._large, self._medium, self._small = (ImageFont.load_default(size=size) for size in (30, 24, 19))
+
+    def draw(self, view: View, seconds: float) -> Image.Image:
+        """Draw a view, with a sweep that moves as long as the picture does."""
+        image = self._background.copy()
+        draw = ImageDraw.Draw(image)
+        draw.text((20, 12), "The bot, in Python", font=self._large, fill=_PLAIN)
+        self._states(draw, (20, 52), (300, 0), view.own)
+        self._sweep(draw, seconds)
+        if not view.seen:
+            draw.text((20, 150), "Nobody else is here.", font=self._medium, fill=_QUIET)
+        for row, seen in enumerate(view.seen[:_ROWS]):
+            y = 108 + row * 102
+            image.paste(_inset(seen), (20, y))
+            draw.text((196, y), seen.name[:28], font=self._medium, fill=_PLAIN)
+            self._states(draw, (196, y + 36), (0, 24), seen.states)
+        if len(view.seen) > _ROWS:
+            draw.text((620, 318), f"and {len(view.seen) - _ROWS} more", font=self._small, fill=_QUIET, anchor="rs")
+        draw.rectangle([0, 326, WIDTH, HEIGHT], fill=(12, 15, 28))
+        key = f"key {view.key_id}" + (f"   {view.code}" if view.code else "")
+        draw.text((20, 350), key, font=self._medium, fill=_KEY, anchor="ls")
+        return image
+
+    def _states(
+        self, draw: ImageDraw.ImageDraw, at: tuple[int, int], step: tuple[int, int], states: dict[str, str]
+    ) -> None:
+        for place, (kind, state) in enumerate(sorted(states.items(), reverse=True)):
+            fill = _GOOD if state.endswith("Success") else _BAD
+            where = (at[0] + place * step[0], at[1] + place * step[1])
+            draw.text(where, f"{kind}: {state}", font=self._small, fill=fill)
+
+    def _sweep(self, draw: ImageDraw.ImageDraw, seconds: float) -> None:
+        centre, radius = (600, 32), 22
+        angle = 2 * math.pi * (seconds / 4 % 1)
+        tip = (centre[0] + (radius - 6) * math.sin(angle), centre[1] - (radius - 6) * math.cos(angle))
+        draw.ellipse([centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius], outline=_QUIET)
+        draw.line([centre, tip], fill=_KEY, width=3)
+
+
+class FaceTrack(VideoStreamTrack):
+    """The bot's picture as a track."""
+
+    def __init__(self, view: Callable[[], View]) -> None:
+        """Draw what *view* returns at the time of each frame."""
+        super().__init__()
+        self._view = view
+        self._painter = Painter()
+        self._number = 0
+        self._began: float | None = None
+
+    async def recv(self) -> av.VideoFrame:
+        """The next frame, when it is due."""
+        loop = asyncio.get_running_loop()
+        if self._began is None:
+            self._began = loop.time()
+        await asyncio.sleep(self._began + self._number / FRAME_RATE - loop.time())
+        # Not on the event loop: every packet of the meeting passes there.
+        image = await asyncio.to_thread(self._painter.draw, self._view(), self._number / FRAME_RATE)
+        frame = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+        frame.pts, frame.time_base = self._number * CLOCK // FRAME_RATE, fractions.Fraction(1, CLOCK)
+        self._number += 1
+        return frame
+
+
+def _inset(seen: Seen) -> Image.Image:
+    if not isinstance(seen.picture, av.VideoFrame) or seen.states.get("video") != "DecryptionSuccess":
+        image = Image.new("RGB", _INSET, (10, 12, 22))
+        middle = (_INSET[0] // 2, _INSET[1] // 2)
+        font = ImageFont.load_default(size=16)
+        ImageDraw.Draw(image).text(middle, "no picture", font=font, fill=_QUIET, anchor="mm")
+        return image
+    small = seen.picture.reformat(width=_INSET[0], height=_INSET[1], format="rgb24")
+    return Image.fromarray(small.to_ndarray())
