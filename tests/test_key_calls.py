@@ -7,7 +7,7 @@ import os
 import pytest
 
 from calls import assert_pictures, assert_tone, connect, peers, picture_track, record, tone_track, until
-from frameseal import E2EEManager, E2EEState, KeyProvider, KeyRotator
+from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider, KeyRotator
 from frameseal.aiortc import attach
 from frameseal.forwarder import Forwarder
 from recording import not_opened, recorded
@@ -87,6 +87,130 @@ async def test_frames_that_come_before_their_key_are_played_when_it_comes(stack)
             first = next(sealed for sealed, _ in received if not sealed[0] & 1)
             number = [sealed for _, sealed in sent].index(first)
             assert [picture.number for picture in sink.pictures[:12]] == list(range(number, number + 12))
+
+
+def provided(key: str | bytes, **options) -> ExternalE2EEKeyProvider:
+    made = ExternalE2EEKeyProvider(**options)
+    made.set_shared_key(key)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def sealed_tone(ours: E2EEManager, theirs: E2EEManager):
+    """A call from Alice to Bob with a tone in it; gives what Bob hears."""
+    async with peers("aiortc", "aiortc") as (alice, bob):
+        attach(alice.pc, ours, local_id="alice", remote_id="bob")
+        attach(bob.pc, theirs, local_id="bob", remote_id="alice")
+        alice.send(tone_track("aiortc"))
+        await connect(alice, bob)
+        (sink,) = bob.sinks.values()
+        yield sink
+
+
+@pytest.mark.parametrize("key", ["a passphrase", KEYS["alice"]], ids=["passphrase", "raw key"])
+async def test_a_sender_who_ratchets_in_mid_call_is_followed(key):
+    sending, receiving = provided(key), provided(key, ratchet_window_size=4)
+    ratcheted: list = []
+    receiving.on("key-ratcheted", ratcheted.append)
+    ours, theirs = E2EEManager(sending, "livekit"), E2EEManager(receiving, "livekit")
+    received = recorded(theirs)
+    async with sealed_tone(ours, theirs) as sink:
+        for step in (1, 2):
+            await until(lambda: sink.seconds > 0.5)
+            await asyncio.to_thread(sending.ratchet)
+            sink.clear()
+            await until(lambda: sink.seconds > 0.5)
+            assert_tone(sink, seconds=0.5)
+            await until(lambda: len(ratcheted) == step)  # noqa: B023 - awaited here
+    failed = sum(opened is None for _, opened in received)
+    # A raw key's step is derived on the way; a passphrase's beside it, which costs some frames of 20 ms.
+    assert failed == 0 if isinstance(key, bytes) else failed < 100
+
+
+class Doctored:
+    """A sender's transform whose frames are replaced on their way: what an SFU can do."""
+
+    def __init__(self, transform, replace) -> None:
+        self._transform, self._replace = transform, replace
+
+    def encrypt(self, frame: bytes) -> bytes | None:
+        return self._replace(self._transform.encrypt(frame))
+
+    def __getattr__(self, name: str):
+        return getattr(self._transform, name)
+
+
+def doctored(e2ee: E2EEManager, replace) -> None:
+    make = e2ee.sender_transform
+    e2ee.sender_transform = lambda *args, **options: Doctored(make(*args, **options), replace)
+
+
+async def test_a_frame_that_an_sfu_repeats_is_played_once():
+    first: list[bytes] = []
+
+    def repeat(sealed: bytes) -> bytes:
+        """Every third frame is the first one again."""
+        first.append(sealed)
+        return first[0] if len(first) % 3 == 0 else sealed
+
+    ours = E2EEManager(provided("a key"), "livekit")
+    theirs = E2EEManager(provided("a key"), "livekit", replay_window=64)
+    doctored(ours, repeat)
+    received = recorded(theirs)
+    async with sealed_tone(ours, theirs):
+        await until(lambda: len(received) > 90)
+    again = [opened for sealed, opened in received if sealed == first[0]]
+    assert len(again) > 20 and sum(opened is not None for opened in again) <= 1
+    assert all(opened is not None for sealed, opened in received if sealed != first[0])
+
+
+async def test_a_servers_blank_frames_in_a_pause_are_played_and_reported():
+    trailer, silence = b"a trailer that a server tells", b"\xf8\xff\xfe" + bytes(77)
+    sent: list[bytes] = []
+
+    def pause(sealed: bytes) -> bytes:
+        """From the 40th frame on a second of silence, in the clear."""
+        sent.append(silence + trailer if 40 <= len(sent) < 90 else sealed)
+        return sent[-1]
+
+    ours = E2EEManager(provided("a key"), "livekit")
+    theirs = E2EEManager(provided("a key"), "livekit", sif_trailer=trailer)
+    told: list = []
+    theirs.on("e2ee-injected-frame", told.append)
+    changes = record(theirs)
+    doctored(ours, pause)
+    received = recorded(theirs)
+    async with sealed_tone(ours, theirs) as sink:
+        await until(lambda: len(received) > 130)
+        await until(lambda: sink.seconds > 2)
+    blank = [opened for sealed, opened in received if sealed == silence + trailer]
+    assert len(blank) >= 45 and set(blank) == {silence}
+    assert [(change.participant_id, change.detail) for change in told] == [("alice", "injected")]
+    assert [change.state for _, change in changes] == [E2EEState.DecryptionSuccess], "neither a failure nor a success"
+
+
+async def test_a_call_in_which_text_meets_bytes_is_explained_and_recovers():
+    text = "sixteen letters and more"
+    receiving = provided(text)
+    ours, theirs = E2EEManager(provided(text.encode()), "livekit"), E2EEManager(receiving, "livekit")
+    told: dict[str, list] = {"e2ee-diagnosis": [], "e2ee-stalled": []}
+    for event, heard in told.items():
+        theirs.on(event, heard.append)
+    changes = record(theirs)
+    async with sealed_tone(ours, theirs) as sink:
+        await until(lambda: all(told.values()))
+        assert sink.empty
+        (diagnosis,), (stalled,) = told.values()
+        assert (diagnosis.cause, diagnosis.proven) == ("hkdf", True)
+        assert "pass bytes, not str" in diagnosis.advice
+        assert (stalled.participant_id, stalled.kind, stalled.state) == ("alice", "audio", E2EEState.DecryptionFailed)
+        receiving.set_shared_key(text.encode())
+        await until(lambda: sink.seconds > 0.8)
+        assert_tone(sink)
+    assert [(change.state, change.detail) for _, change in changes] == [
+        (E2EEState.DecryptionFailed, None),
+        (E2EEState.DecryptionSuccess, "recovered"),
+    ]
 
 
 @pytest.mark.parametrize(("profile", "codec", "own"), [("livekit", "vp8", True), ("sframe", "h264", False)])
