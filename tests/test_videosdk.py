@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -174,6 +175,54 @@ async def test_it_is_too_late_once_a_meeting_has_been_joined(monkeypatch):
     bob = Guest("bob", keys=provider())
     with pytest.raises(E2EEError, match="already"):
         enable_e2ee(bob.meeting, provider())
+
+
+async def test_a_provider_that_comes_after_a_meeting_was_made_is_an_error_until_that_is_over(monkeypatch):
+    async with meeting_place(monkeypatch) as (room, enter):
+        alice = Guest("alice", "red")
+        with pytest.raises(E2EEError, match=r"set the key provider before init_meeting\(\)"):
+            set_key_provider(provider())
+        await alice.meeting.async_join()
+        await until(lambda: len(room.payloads("alice")) > 10)
+        with pytest.raises(E2EEError, match="or leave that meeting first"):
+            set_key_provider(provider())
+        alice.meeting.leave()
+        await until(lambda: "alice" not in room.peers)
+        await asyncio.sleep(0.3)
+        set_key_provider(provider())
+        assert (await enter("bob")).meeting.is_e2ee_enabled
+
+
+async def test_a_meeting_that_failed_or_was_given_up_is_in_nobodys_way(monkeypatch):
+    def unreachable(*args):
+        raise ConnectionError("no such server")
+
+    monkeypatch.setattr(videosdk.room_client, "get_server_config", unreachable)
+    failed = Guest("alice")
+    await failed.meeting.async_join()
+    set_key_provider(provider())
+    set_key_provider(None)
+    Guest("bob")
+    set_key_provider(provider())
+
+
+async def test_objects_that_cannot_be_asked_for_their_class_are_in_nobodys_way():
+    class Gone:
+        pass
+
+    gone = Gone()
+    proxy = weakref.proxy(gone)
+    del gone
+    set_key_provider(provider())
+    with pytest.raises(ReferenceError):
+        proxy.anything  # noqa: B018 - it is dead, and was while the provider was set
+
+
+async def test_a_meeting_made_with_what_was_imported_earlier_is_encrypted_too():
+    set_key_provider(provider())
+    plain = VideoSDK.init_meeting  # the SDK's own: the hook is in the class that it makes
+    assert not hasattr(plain, "__wrapped__")
+    assert Guest("alice").meeting.is_e2ee_enabled
 
 
 async def test_the_server_is_not_asked_to_record_or_transcribe_what_it_cannot_read(monkeypatch, caplog):

@@ -136,21 +136,27 @@ def enable_e2ee(meeting: Meeting, provider: KeyRings, *, profile: Profile | str 
 def set_key_provider(provider: KeyRings | None, *, profile: Profile | str = Profile.VIDEOSDK) -> None:
     """Encrypt every meeting that is made from now on with ``VideoSDK.init_meeting``; None: no further one.
 
-    :raises E2EEError: a meeting is going on that is not encrypted. It would stay so: leave it first, and make it anew.
+    :raises E2EEError: a meeting was made before that is not encrypted, joined or not. It would stay so: leave it first,
+        and make it anew.
     """
-    if provider is not None:
-        open_ = [thing for thing in gc.get_objects() if isinstance(thing, Meeting) and _is_open(thing)]
-        if any(meeting not in _sessions for meeting in open_):
+    if provider is not None and _plain_meetings():
+        gc.collect()  # a meeting that was made and given up lives in a cycle
+        if _plain_meetings():
             raise E2EEError(
-                "a meeting has started without end-to-end encryption: set the key provider before init_meeting(), "
+                "a meeting was made without end-to-end encryption: set the key provider before init_meeting(), "
                 "or leave that meeting first"
             )
     _default.provider, _default.profile = provider, profile
 
 
-def _is_open(meeting: Meeting) -> bool:
-    room = _only(meeting, RoomClient)
-    return bool(room._joined and not room._closed)
+def _plain_meetings() -> list[Meeting]:
+    # By type(), as isinstance() asks the object: a weak proxy whose referent is gone raises.
+    made = [thing for thing in gc.get_objects() if issubclass(type(thing), Meeting)]
+    return [meeting for meeting in made if meeting not in _sessions and not _is_over(meeting)]
+
+
+def _is_over(meeting: Meeting) -> bool:
+    return meeting in _failed or bool(_only(meeting, RoomClient)._closed)
 
 
 class _Default:
@@ -160,6 +166,7 @@ class _Default:
 
 _default = _Default()
 _sessions: weakref.WeakKeyDictionary[Meeting, MeetingE2EE] = weakref.WeakKeyDictionary()
+_failed: weakref.WeakSet[Meeting] = weakref.WeakSet()
 _emitters: weakref.WeakKeyDictionary[Participant, LoopEmitter] = weakref.WeakKeyDictionary()
 
 
@@ -194,18 +201,29 @@ def _off(participant: Participant, event: str, handler: Callable[[StateData], An
         _emitters[participant].remove_listener(event, handler)
 
 
+def _note_failure(meeting: Meeting) -> None:
+    weakly = weakref.ref(meeting)
+
+    def changed(data: dict[str, Any]) -> None:
+        if data["state"] == "FAILED" and (failed := weakly()) is not None:
+            _failed.add(failed)
+
+    _only(meeting, RoomClient).on(Events.MEETING_STATE_CHANGED, changed)
+
+
 def _install() -> None:
     """Add to the SDK's classes what its JavaScript sibling has, without replacing anything that is there."""
-    make = VideoSDK.init_meeting
+    # In the class, because init_meeting may have been taken from it before, and a Meeting made without.
+    make = Meeting.__init__
 
     @functools.wraps(make)
-    def init_meeting(**options: Any) -> Meeting:
-        meeting = make(**options)
+    def made(meeting: Meeting, *args: Any, **options: Any) -> None:
+        make(meeting, *args, **options)
+        _note_failure(meeting)
         if _default.provider is not None:
             enable_e2ee(meeting, _default.provider, profile=_default.profile)
-        return meeting
 
-    VideoSDK.init_meeting = staticmethod(init_meeting)
+    Meeting.__init__ = made
     for cls, name, value in (
         (Participant, "on", _on),
         (Participant, "off", _off),
