@@ -186,9 +186,14 @@ impl Decryptor {
         };
         let sframe::Sealed { header, head, tag, .. } = sframe::parse(&body, self.ring.suite().tag_len)?;
         let (from, to) = (head.len(), body.len() - tag.len());
+        let aad = match sealed.get(..from) {
+            // As it stands in the frame, which no envelope hides: nothing to join, nothing to allocate.
+            Some(head) if metadata.is_empty() && self.annexb.is_none() => Cow::Borrowed(head),
+            _ => Cow::Owned([head, metadata].concat()),
+        };
         Some(Parts {
             clear: &[],
-            aad: Cow::Owned([head, metadata].concat()),
+            aad,
             ciphertext: from..to,
             tag: to..body.len(),
             kid: header.kid,
