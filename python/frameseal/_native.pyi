@@ -4,8 +4,9 @@ Everything here is thread-safe, knows neither transport nor event loop, and hold
 when they go. Nothing of it can be pickled or copied.
 """
 
-from typing import final
+from typing import Any, final
 
+import numpy as np
 from typing_extensions import Buffer
 
 __all__ = ["DataCryptor", "Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
@@ -257,6 +258,29 @@ class Encryptor:
         :raises ValueError: metadata in another profile than sframe.
         """
 
+    def encrypt_batch(
+        self,
+        data: Buffer,
+        offsets: Buffer,
+        threads: int | None = None,
+        *,
+        out: Buffer | None = None,
+    ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]]]:
+        """Seal many frames of the track in one call, without the GIL, in order.
+
+        :param data: uint8[n], contiguous: the frames, one behind the other. Not copied: do not write to it meanwhile.
+        :param offsets: int64[m + 1], ascending: frame *i* is ``data[offsets[i]:offsets[i + 1]]``.
+        :param threads: the most to use; None is the number of cores. Small batches use fewer.
+        :param out: uint8, to be written to instead of a new array.
+        :return: the sealed frames and their offsets, as `encrypt` would have given them one by one. The first is a view
+            of *out* where that was given.
+        :raises UnknownKey, KeyExhausted, MalformedFrame: as `encrypt`, for the first frame that fails, which a note on
+            the exception names. Nothing of the batch may be sent then.
+        :raises ValueError: offsets that do not fit, *threads* below 1, *out* too short (the message says how much is
+            needed) or overlapping *data*.
+        :raises TypeError: another type, or not contiguous.
+        """
+
     def stats(self) -> dict[str, int]:
         """Return the counters, and how far the ring's sending key is used up.
 
@@ -301,6 +325,24 @@ class Decryptor:
         :raises AuthenticationFailed: no key in the ratchet window opens it.
         :raises ReplayedFrame: it was opened before, or is too old to tell (only with a replay window).
         :raises ValueError: metadata in another profile than sframe.
+        """
+
+    def decrypt_batch(
+        self,
+        data: Buffer,
+        offsets: Buffer,
+        threads: int | None = None,
+        *,
+        out: Buffer | None = None,
+    ) -> tuple[
+        np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.bool_]]
+    ]:
+        """Open many frames of the track in one call, without the GIL, in order. Parameters as for `encrypt_batch`.
+
+        Return the frames, their offsets, and for each whether it opened: one that did not is empty, and the others do
+        not notice. A server's injected frames do not pass in a batch.
+
+        :raises ValueError, TypeError: as there.
         """
 
     @property

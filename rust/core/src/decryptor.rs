@@ -12,7 +12,7 @@ use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
 use crate::injected::{Injected, Refused};
 use crate::key::Key;
-use crate::keyring::{Found, KeyRing};
+use crate::keyring::{Found, KeyRing, Opened};
 use crate::nonce::Unique;
 use crate::replay::{self, ReplayWindow};
 use crate::stats::{DecryptCounters, DecryptStats};
@@ -53,6 +53,9 @@ pub struct OpenPlan<'a> {
     parts: Parts<'a>,
     found: Found,
 }
+
+/// A frame that has authenticated, and may have been opened before.
+pub(crate) struct Unsettled(Opened);
 
 impl Decryptor {
     /// A decryptor that remembers `replay_window` frames; none is the profile's default, 0 is off.
@@ -256,12 +259,46 @@ impl OpenPlan<'_> {
     /// [`DecryptError`].
     #[inline(always)]
     pub fn open_into(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        let result = self.open(out);
-        let decryptor = self.decryptor;
+        let result = self.settle(self.open_unsettled(out), out.len());
+        if result.is_err() {
+            out.fill(0);
+        }
+        result
+    }
+
+    /// Writes the opened frame, of which it is not known yet whether it was opened before.
+    #[inline(always)]
+    pub(crate) fn open_unsettled(&self, out: &mut [u8]) -> Result<Unsettled, DecryptError> {
+        let Parts { clear, aad, body, ciphertext, tag, kid, unique } = &self.parts;
+        let (Some(ciphertext), Some(tag)) = (body.get(ciphertext.clone()), body.get(tag.clone())) else {
+            return Err(DecryptError::Malformed);
+        };
+        let (clear_place, plaintext) = out.split_at_mut_checked(clear.len()).ok_or(DecryptError::Malformed)?;
+        let opens = |key: &Key| key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok();
+        let Some(opened) = self.decryptor.ring.open(*kid, &self.found, opens) else {
+            return Err(DecryptError::AuthenticationFailed { kid: *kid });
+        };
+        clear_place.copy_from_slice(clear);
+        Ok(Unsettled(opened))
+    }
+
+    /// Marks an opened frame as seen, and counts what became of it. The frames of a track are settled in order.
+    #[inline(always)]
+    pub(crate) fn settle(&self, opened: Result<Unsettled, DecryptError>, len: usize) -> Result<(), DecryptError> {
+        let (decryptor, Parts { kid, unique, .. }) = (self.decryptor, &self.parts);
+        let result = opened.and_then(|Unsettled(opened)| {
+            if opened.steps > 0 {
+                decryptor.counters.ratchets.add(opened.steps);
+            }
+            if decryptor.replay().is_some_and(|mut window| !window.mark((opened.origin, *kid), *unique)) {
+                return Err(DecryptError::Replayed { kid: *kid });
+            }
+            Ok(())
+        });
         match result {
             Ok(()) => {
                 decryptor.counters.frames.add(1);
-                decryptor.counters.bytes.add(out.len());
+                decryptor.counters.bytes.add(len);
                 if let Some(injected) = &decryptor.injected {
                     injected.resumed();
                 }
@@ -270,32 +307,12 @@ impl OpenPlan<'_> {
                 }
             }
             Err(error) => {
-                out.fill(0);
+                if let DecryptError::AuthenticationFailed { .. } = error {
+                    decryptor.failed(self.found.serial);
+                }
                 decryptor.count(error);
             }
         }
         result
-    }
-
-    #[inline(always)]
-    fn open(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        let Parts { clear, aad, body, ciphertext, tag, kid, unique } = &self.parts;
-        let (Some(ciphertext), Some(tag)) = (body.get(ciphertext.clone()), body.get(tag.clone())) else {
-            return Err(DecryptError::Malformed);
-        };
-        let (clear_place, plaintext) = out.split_at_mut_checked(clear.len()).ok_or(DecryptError::Malformed)?;
-        let opens = |key: &Key| key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok();
-        let Some(opened) = self.decryptor.ring.open(*kid, &self.found, opens) else {
-            self.decryptor.failed(self.found.serial);
-            return Err(DecryptError::AuthenticationFailed { kid: *kid });
-        };
-        if opened.steps > 0 {
-            self.decryptor.counters.ratchets.add(opened.steps);
-        }
-        clear_place.copy_from_slice(clear);
-        if self.decryptor.replay().is_some_and(|mut window| !window.mark((opened.origin, *kid), *unique)) {
-            return Err(DecryptError::Replayed { kid: *kid });
-        }
-        Ok(())
     }
 }

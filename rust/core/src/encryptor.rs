@@ -107,6 +107,11 @@ impl Encryptor {
         plan.seal()
     }
 
+    /// Whether a plan tells how long the sealed frame will be: not where escapes may come in.
+    pub(crate) fn keeps_lengths(&self) -> bool {
+        self.annexb.is_none()
+    }
+
     /// Whether the profile has a place for metadata.
     #[must_use]
     pub fn takes_metadata(&self) -> bool {
@@ -195,7 +200,7 @@ impl SealPlan<'_> {
         }
     }
 
-    fn seal(&self) -> Result<Vec<u8>, EncryptError> {
+    pub(crate) fn seal(&self) -> Result<Vec<u8>, EncryptError> {
         let mut sealed = vec![0; self.sealed_len()];
         let escapes = self.seal_into(&mut sealed)?;
         if escapes == 0 {

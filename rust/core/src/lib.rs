@@ -20,6 +20,7 @@
 
 mod annexb;
 mod answers;
+mod batch;
 mod codec;
 mod data;
 mod decryptor;
@@ -44,6 +45,7 @@ mod stats;
 mod suite;
 mod wire;
 
+pub use batch::{OpenBatch, SealBatch};
 pub use codec::Codec;
 pub use data::{DataCryptor, SealedData};
 pub use decryptor::{Decryptor, OpenPlan};

@@ -9,7 +9,8 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::buffers::Input;
 use crate::errors::{decrypt_error, encrypt_error, key_error};
-use crate::{KeyRing, maybe_detach, stats};
+use crate::keys::KeyRing;
+use crate::{maybe_detach, stats};
 
 #[pyclass(frozen, module = "frameseal", name = "DataCryptor")]
 pub(crate) struct DataCryptor(frameseal::DataCryptor);

@@ -1,0 +1,237 @@
+//! Secrets and key rings.
+
+use std::sync::Arc;
+
+use frameseal::{CipherSuite, MlsKid, Options, Profile};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use crate::buffers::secret_bytes;
+use crate::errors::key_error;
+
+#[pyclass(frozen, module = "frameseal", name = "Secret")]
+pub(crate) struct Secret(frameseal::Secret);
+
+#[pymethods]
+impl Secret {
+    #[new]
+    fn new(key: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(passphrase) = key.cast::<PyString>() {
+            return passphrase_secret(passphrase).map(Self);
+        }
+        let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
+        Ok(Self(secret))
+    }
+
+    fn with_other_kdf(&self) -> Self {
+        Self(self.0.with_other_kdf())
+    }
+
+    #[getter]
+    fn is_passphrase(&self) -> bool {
+        self.0.is_passphrase()
+    }
+}
+
+fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Secret> {
+    frameseal::Secret::passphrase(passphrase.to_str()?.as_bytes()).map_err(key_error)
+}
+
+#[pyclass(frozen, module = "frameseal", name = "KeyRing")]
+pub(crate) struct KeyRing {
+    pub(crate) ring: Arc<frameseal::KeyRing>,
+    failure_tolerance: i32,
+}
+
+impl KeyRing {
+    /// A password KDF takes milliseconds: not with the GIL.
+    fn set(&self, py: Python<'_>, key_id: u64, secret: &frameseal::Secret) -> PyResult<()> {
+        py.detach(|| self.ring.set(key_id, secret)).map_err(key_error)
+    }
+}
+
+#[pymethods]
+impl KeyRing {
+    #[new]
+    #[pyo3(
+        signature = (profile, *, suite=None, allow_draft=false, key_size=None, ring_size=16, ratchet_window=0,
+            ratchet_bits=0, shared=false, failure_tolerance=-1, usage_limit=None, exportable=false, fallback=None),
+        text_signature = "(profile, *, suite=None, allow_draft=False, key_size=None, ring_size=16, ratchet_window=0, \
+            ratchet_bits=0, shared=False, failure_tolerance=-1, usage_limit=None, exportable=False, fallback=None)"
+    )]
+    #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
+    fn new(
+        profile: &str,
+        suite: Option<u16>,
+        allow_draft: bool,
+        key_size: Option<u16>,
+        ring_size: u16,
+        ratchet_window: u16,
+        ratchet_bits: u8,
+        shared: bool,
+        failure_tolerance: i32,
+        usage_limit: Option<u64>,
+        exportable: bool,
+        fallback: Option<&Bound<'_, Self>>,
+    ) -> PyResult<Self> {
+        let profile = Profile::by_name(profile).ok_or_else(|| {
+            let known: Vec<_> = frameseal::profile::ALL.iter().map(|profile| profile.name).collect();
+            PyValueError::new_err(format!("no profile {profile:?}; there are {}", known.join(", ")))
+        })?;
+        if let Some(id) = suite.filter(|&id| CipherSuite::by_id(id).is_none()) {
+            return Err(PyValueError::new_err(format!("no cipher suite has the number {id}: see CipherSuite")));
+        }
+        if failure_tolerance < -1 {
+            return Err(PyValueError::new_err("failure_tolerance is -1 (never report) or the failures to tolerate"));
+        }
+        let usage_limit = usage_limit.unwrap_or(Options::default().usage_limit);
+        let options = Options {
+            suite,
+            allow_draft,
+            key_size,
+            ring_size,
+            ratchet_window,
+            ratchet_bits,
+            shared,
+            usage_limit,
+            exportable,
+        };
+        let ring = frameseal::KeyRing::new(profile, options);
+        let ring = match fallback {
+            Some(fallback) => ring.and_then(|ring| ring.with_fallback(Arc::clone(&fallback.get().ring))),
+            None => ring,
+        };
+        Ok(Self { ring: Arc::new(ring.map_err(key_error)?), failure_tolerance })
+    }
+
+    #[pyo3(signature = (passphrase, key_id=0))]
+    fn set_passphrase(&self, py: Python<'_>, passphrase: &Bound<'_, PyAny>, key_id: u64) -> PyResult<()> {
+        let secret = match passphrase.cast::<PyString>() {
+            Ok(text) => passphrase_secret(text)?,
+            Err(_) => frameseal::Secret::passphrase(&secret_bytes(passphrase)?).map_err(key_error)?,
+        };
+        self.set(py, key_id, &secret)
+    }
+
+    #[pyo3(signature = (key, key_id=0, *, counter=None))]
+    fn set_key(&self, py: Python<'_>, key: &Bound<'_, PyAny>, key_id: u64, counter: Option<u64>) -> PyResult<()> {
+        let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
+        py.detach(|| self.ring.set_from(key_id, &secret, counter)).map_err(key_error)
+    }
+
+    #[pyo3(signature = (epoch, exported_secret, *, epoch_bits, sender_bits, sender_index, context=0, retain=1))]
+    #[allow(clippy::too_many_arguments)] // the fields of a KID
+    fn set_epoch(
+        &self,
+        epoch: u64,
+        exported_secret: &Bound<'_, PyAny>,
+        epoch_bits: u8,
+        sender_bits: u8,
+        sender_index: u64,
+        context: u64,
+        retain: usize,
+    ) -> PyResult<u64> {
+        let secret = frameseal::Secret::key(&secret_bytes(exported_secret)?).map_err(key_error)?;
+        let kid = MlsKid { epoch, epoch_bits, sender_index, sender_bits, context };
+        self.ring.set_epoch(&secret, &kid, retain).map_err(key_error)
+    }
+
+    #[pyo3(signature = (secret, key_id=0))]
+    fn set_secret(&self, py: Python<'_>, secret: &Bound<'_, Secret>, key_id: u64) -> PyResult<()> {
+        self.set(py, key_id, &secret.get().0)
+    }
+
+    #[pyo3(signature = (key_id=0))]
+    fn ratchet(&self, py: Python<'_>, key_id: u64) -> PyResult<u64> {
+        py.detach(|| self.ring.ratchet(key_id)).map_err(key_error)
+    }
+
+    fn remove_key(&self, key_id: u64) {
+        self.ring.remove(key_id);
+    }
+
+    fn derive_ahead(&self, py: Python<'_>, key_id: u64) -> PyResult<bool> {
+        py.detach(|| self.ring.derive_ahead(key_id)).map_err(key_error)
+    }
+
+    #[getter]
+    fn wanted_ahead(&self) -> Vec<u64> {
+        self.ring.wanted_ahead()
+    }
+
+    #[pyo3(signature = (key_id=0))]
+    fn usage(&self, key_id: u64) -> PyResult<u64> {
+        self.ring.usage(key_id).map_err(key_error)
+    }
+
+    #[getter]
+    fn usage_limit(&self) -> u64 {
+        self.ring.usage_limit()
+    }
+
+    #[getter]
+    fn usage_warning(&self) -> u64 {
+        self.ring.usage_warning()
+    }
+
+    #[pyo3(signature = (key_id=None))]
+    fn fingerprint<'py>(&self, py: Python<'py>, key_id: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
+        self.ring.fingerprint(key_id).map(|fingerprint| PyBytes::new(py, &fingerprint)).map_err(key_error)
+    }
+
+    #[pyo3(signature = (key_id=None))]
+    fn export_key<'py>(&self, py: Python<'py>, key_id: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
+        self.ring.export(key_id).map(|material| PyBytes::new(py, &material)).map_err(key_error)
+    }
+
+    #[getter]
+    fn can_seal(&self) -> bool {
+        self.ring.can_seal()
+    }
+
+    #[getter]
+    fn changes(&self) -> u64 {
+        self.ring.changes()
+    }
+
+    #[getter]
+    fn key_ids(&self) -> Vec<u64> {
+        self.ring.key_ids()
+    }
+
+    #[getter]
+    fn get_sending_key_id(&self) -> u64 {
+        self.ring.sending_key_id()
+    }
+
+    #[setter]
+    fn set_sending_key_id(&self, key_id: u64) -> PyResult<()> {
+        self.ring.set_sending_key_id(key_id).map_err(key_error)
+    }
+
+    #[getter]
+    fn profile(&self) -> &'static str {
+        self.ring.profile().name
+    }
+
+    #[getter]
+    fn suite(&self) -> u16 {
+        self.ring.suite().id
+    }
+
+    #[getter]
+    fn failure_tolerance(&self) -> i32 {
+        self.failure_tolerance
+    }
+
+    fn __repr__(&self) -> String {
+        let ring = &self.ring;
+        format!(
+            "KeyRing({:?}, key_ids={:?}, sending_key_id={})",
+            ring.profile().name,
+            ring.key_ids(),
+            ring.sending_key_id()
+        )
+    }
+}

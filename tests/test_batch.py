@@ -1,0 +1,183 @@
+"""Batches: the same as one call per frame, on any number of threads, and no failing frame takes another with it."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import frameseal
+from frameseal import Decryptor, Encryptor, KeyRing
+
+KEY = bytes(range(32))
+CODECS = {"opus": b"\x78 speech", "vp8": b"\x01 a delta frame", "vp9": b"picture", None: b"whatever"}
+H264 = b"\0\0\0\1\x65\x88\0\0\0\0\1\2\3"
+
+
+def ring(profile: str = "livekit", **options) -> KeyRing:
+    made = KeyRing(profile, shared=profile == "sframe", **options)
+    made.set_key(KEY)
+    return made
+
+
+def joined(frames: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.cumsum([0, *map(len, frames)]).astype(np.int64)
+    return np.frombuffer(b"".join(frames), np.uint8), offsets
+
+
+def parted(data: np.ndarray, offsets: np.ndarray) -> list[bytes]:
+    assert data.dtype == np.uint8 and offsets.dtype == np.int64 and offsets[0] == 0 and offsets[-1] == len(data)
+    return [data[start:end].tobytes() for start, end in pairwise(offsets)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7, None])
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("profile", ["livekit", "videosdk", "sframe"])
+def test_a_batch_is_opened_frame_by_frame_and_the_other_way_round(profile, codec, threads):
+    frames = [CODECS[codec] + bytes([n % 256]) * (n * 7 % 500) for n in range(300)] + [b""]
+    keys = ring(profile)
+    sealed, offsets = Encryptor(keys, codec).encrypt_batch(*joined(frames), threads)
+    one_by_one = Decryptor(ring(profile), codec)
+    assert [one_by_one.decrypt(frame) for frame in parted(sealed, offsets)] == frames
+    opened, offsets, ok = Decryptor(ring(profile), codec).decrypt_batch(sealed, offsets, threads)
+    assert parted(opened, offsets) == frames and ok.dtype == np.bool_ and ok.all()
+    encryptor = Encryptor(ring(profile), codec)
+    singly = joined([encryptor.encrypt(frame) for frame in frames])
+    opened, offsets, ok = Decryptor(ring(profile), codec).decrypt_batch(*singly, threads)
+    assert parted(opened, offsets) == frames and ok.all()
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_escapes_and_what_h264_holds_back_come_out_as_one_by_one(profile):
+    parameter_sets = b"\0\0\0\1\x67\x42\xc0\x1f\xda\0\0\0\1\x68\xce\x3c\x80"
+    frames = [parameter_sets, *(H264 + bytes(n) + b"\x80" for n in range(200))]
+    sealed, offsets = Encryptor(ring(profile), "h264").encrypt_batch(*joined(frames), 3)
+    pieces = parted(sealed, offsets)
+    decryptor = Decryptor(ring(profile), "h264")
+    opened = [decryptor.decrypt(piece) for piece in pieces]
+    if profile == "livekit":
+        assert pieces[0] == b"" and opened[1].startswith(parameter_sets)
+        assert opened[2:] == frames[2:]
+    else:
+        assert opened == frames
+    again, offsets, ok = Decryptor(ring(profile), "h264").decrypt_batch(sealed, offsets)
+    assert parted(again, offsets) == opened and ok.all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.binary(max_size=300), max_size=200),
+    st.integers(1, 5),
+    st.data(),
+    st.sampled_from(["livekit", "sframe"]),
+)
+def test_what_fails_is_empty_and_named_and_the_others_do_not_notice(frames, threads, data, profile):
+    frames = [b"\x78" + frame for frame in frames]
+    sealed, offsets = Encryptor(ring(profile), "opus").encrypt_batch(*joined(frames), threads)
+    pieces = parted(sealed, offsets)
+    broken = data.draw(st.sets(st.integers(0, max(0, len(pieces) - 1)))) if pieces else set()
+    for place in broken:
+        pieces[place] = pieces[place][:-20] + b"\xff" * 20
+    decryptor = Decryptor(ring(profile), "opus")
+    opened, offsets, ok = decryptor.decrypt_batch(*joined(pieces), threads)
+    assert parted(opened, offsets) == [b"" if n in broken else frame for n, frame in enumerate(frames)]
+    assert ok.tolist() == [n not in broken for n in range(len(frames))]
+    one_by_one = Decryptor(ring(profile), "opus")
+    for piece in pieces:
+        with contextlib.suppress(frameseal.FrameError):
+            one_by_one.decrypt(piece)
+    assert decryptor.stats() == one_by_one.stats()
+    assert decryptor.consecutive_failures == one_by_one.consecutive_failures
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_replays_are_refused_in_order_inside_a_batch_and_across_batches(profile):
+    frames = [b"\x78" + n.to_bytes(4, "big") for n in range(3000)]  # more than any window holds
+    sealed = parted(*Encryptor(ring(profile), "opus").encrypt_batch(*joined(frames), 4))
+    decryptor = Decryptor(ring(profile), "opus", replay_window=256)
+    opened, offsets, ok = decryptor.decrypt_batch(*joined([*sealed, sealed[-1], sealed[-2]]), 4)
+    assert ok.tolist() == [True] * 3000 + [False, False]
+    assert parted(opened, offsets)[:3000] == frames
+    _, _, ok = decryptor.decrypt_batch(*joined(sealed[-200:]), 4)
+    assert not ok.any()
+    assert decryptor.stats()["replayed"] == 202
+
+
+def test_no_nonce_comes_twice_when_threads_send_batches_at_once():
+    encryptor = Encryptor(ring(), "opus")
+    batch = joined([b"\x78 frame"] * 500)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: parted(*encryptor.encrypt_batch(*batch, 2)), range(16)))
+    ivs = {frame[-14:-2] for frames in made for frame in frames}
+    assert len(ivs) == 16 * 500
+
+
+def test_a_frame_that_cannot_be_sealed_refuses_the_batch_and_is_named():
+    with pytest.raises(frameseal.MalformedFrame) as caught:
+        Encryptor(ring(), "vp8").encrypt_batch(*joined([b"\x01 fine", b"\x01 fine", b"\x01"]))
+    assert caught.value.__notes__ == ["frame 2 of the batch"]
+    with pytest.raises(frameseal.UnknownKey):
+        Encryptor(KeyRing("livekit"), "opus").encrypt_batch(*joined([b"\x78"]))
+    worn = ring(usage_limit=10)
+    with pytest.raises(frameseal.KeyExhausted) as caught:
+        Encryptor(worn, "opus").encrypt_batch(*joined([b"\x78"] * 11))
+    assert caught.value.__notes__ == ["frame 10 of the batch"]
+
+
+def test_output_goes_where_it_was_asked_to():
+    frames = [b"\x78" + bytes(n) for n in range(50)]
+    data, offsets = joined(frames)
+    room = np.full(len(data) + 50 * 30 + 7, 9, np.uint8)
+    sealed, sealed_offsets = Encryptor(ring(), "opus").encrypt_batch(data, offsets, out=room)
+    assert np.shares_memory(sealed, room) and len(sealed) == len(room) - 7 and (room[-7:] == 9).all()
+    opened, _, ok = Decryptor(ring(), "opus").decrypt_batch(sealed, sealed_offsets, out=np.empty(5000, np.uint8))
+    assert ok.all() and opened.tobytes() == data.tobytes()
+    with pytest.raises(ValueError, match=rf"out has 10 bytes, and {len(data) + 1500} are needed"):
+        Encryptor(ring(), "opus").encrypt_batch(data, offsets, out=np.empty(10, np.uint8))
+    both = np.zeros(5000, np.uint8)
+    with pytest.raises(ValueError, match="overlaps"):
+        Encryptor(ring(), "opus").encrypt_batch(both[:100], np.array([0, 100]), out=both[50:])
+    for wrong in (np.empty(5000, np.int16), np.empty(9000, np.uint8)[::2], bytes(5000), "out"):
+        with pytest.raises(TypeError, match="out has to be"):
+            Encryptor(ring(), "opus").encrypt_batch(data, offsets, out=wrong)
+
+
+@pytest.mark.parametrize(
+    ("data", "offsets", "error"),
+    [
+        (np.zeros(10, np.uint8), np.array([0, 11]), ValueError),
+        (np.zeros(10, np.uint8), np.array([5, 3]), ValueError),
+        (np.zeros(10, np.uint8), np.array([-1, 3]), ValueError),
+        (np.zeros(10, np.uint8), np.array([], np.int64), ValueError),
+        (np.zeros(10, np.uint8), np.array([0, 3], np.int32), TypeError),
+        (np.zeros(10, np.uint8), np.array([0.0, 3.0]), TypeError),
+        (np.zeros(10, np.int8), np.array([0, 3]), TypeError),
+        (np.zeros((2, 5), np.uint8), np.array([0, 3]), TypeError),
+        (np.zeros(10, np.uint8)[::2], np.array([0, 3]), TypeError),
+        ("text", np.array([0, 3]), TypeError),
+        (np.zeros(10, np.uint8), None, TypeError),
+    ],
+)
+def test_arguments_that_make_no_batch_are_refused(data, offsets, error):
+    for call in (Encryptor(ring(), "opus").encrypt_batch, Decryptor(ring(), "opus").decrypt_batch):
+        with pytest.raises(error):
+            call(data, offsets)
+
+
+def test_the_empty_batch_bytes_and_read_only_arrays_are_batches_too():
+    sealed, offsets = Encryptor(ring(), "opus").encrypt_batch(b"", np.array([0]))
+    assert (len(sealed), offsets.tolist()) == (0, [0])
+    frame = np.frombuffer(b"\x78 frame", np.uint8)
+    assert not frame.flags.writeable
+    sealed, offsets = Encryptor(ring(), "opus").encrypt_batch(frame, np.array([0, 3, 3, 7]))
+    assert [len(piece) for piece in parted(sealed, offsets)] == [33, 0, 34]
+    assert Decryptor(ring(), "opus").decrypt_batch(bytearray(sealed), offsets)[2].all()
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_number_of_threads_below_one_is_refused(threads):
+    with pytest.raises((ValueError, OverflowError)):
+        Encryptor(ring(), "opus").encrypt_batch(*joined([b"\x78"]), threads)
