@@ -154,7 +154,7 @@ def test_the_meetings_server_knows_no_key():
     """The bot alone has it: room, page and signalling import nothing that could hold one."""
     for module in ("frameseal._native", "frameseal.e2ee", "frameseal.providers", "frameseal.meet.rotation"):
         assert importers(module).isdisjoint(
-            f"meet/{name}.py" for name in ("room", "page", "guest", "remote", "outsider")
+            f"meet/{name}.py" for name in ("room", "page", "guest", "remote", "outsider", "janus")
         )
 
 

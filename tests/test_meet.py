@@ -449,6 +449,24 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     assert f"port {port}" in error and "--port" in error and len(error.splitlines()) == 1
 
 
+def test_a_janus_that_is_not_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("frameseal.meet.load_worker", lambda package: STAND_IN)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"ws://127.0.0.1:{taken.getsockname()[1]}"
+        assert main(["meet", "--port", "0", "--sfu", f"janus={url}"]) == 2
+    error = capsys.readouterr().err
+    assert url in error and "web sockets transport" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--port", "65536"], ["--sfu", "ws://127.0.0.1"], ["--sfu", "janus=http://x"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["meet", *arguments])
+    assert exit_.value.code == 2
+    assert "usage: frameseal" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("module", ["aiohttp", "aiortc"])
 def test_a_missing_extra_is_named(module):
     program = f"import sys; sys.modules[{module!r}] = None\nfrom frameseal.cli import main; sys.exit(main(['meet']))"

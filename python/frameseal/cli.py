@@ -72,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     meet.add_argument("--lan", action="store_true", help="serve the local network too, over HTTPS (this machine only)")
     meet.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
     meet.add_argument("--passphrase", metavar="TEXT", help="the meeting's (a random one)")
+    meet.add_argument(
+        "--sfu",
+        type=_sfu,
+        metavar="janus=ws://HOST:PORT",
+        help="media through this SFU (one of our own, in the process)",
+    )
     meet.add_argument("--worker", type=Path, metavar="FILE", help="the npm package, instead of fetching it")
     meet.set_defaults(run=_meet)
 
@@ -123,7 +129,9 @@ def _meet(arguments: argparse.Namespace) -> int:
     from frameseal import meet  # noqa: PLC0415
 
     chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
-    options = meet.MeetOptions(port=arguments.port, lan=arguments.lan, codec=arguments.codec, **chosen)
+    options = meet.MeetOptions(
+        port=arguments.port, lan=arguments.lan, codec=arguments.codec, janus=arguments.sfu, **chosen
+    )
     try:
         return meet.run(options, arguments.worker)
     except (meet.NoWorker, meet.Unusable) as error:
@@ -200,6 +208,13 @@ def _seconds(text: str) -> float:
     if not 1 <= seconds <= 600:  # everything that was sent is kept, to compare with
         raise argparse.ArgumentTypeError("from 1 to 600 seconds")
     return seconds
+
+
+def _sfu(text: str) -> str:
+    kind, _, url = text.partition("=")
+    if kind != "janus" or not url.startswith(("ws://", "wss://")):
+        raise argparse.ArgumentTypeError("janus=ws://HOST:PORT, of Janus' web sockets transport")
+    return url
 
 
 def _port(text: str) -> int:

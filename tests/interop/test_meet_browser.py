@@ -250,7 +250,8 @@ async def test_a_rotation_takes_everybody_along_who_has_the_key(served, tabs):
     await ada.press("Rotate the key for everybody")
     for tab in (ada, bob):
         await playwright.expect(tab.page.locator("#key-id")).to_have_text("1", timeout=PATIENCE)
-        assert tab.page.url == served.link != old
+        await playwright.expect(tab.page).to_have_url(served.link, timeout=PATIENCE)
+    assert served.link != old
     await ada.plays("Bot")
     await bob.plays("Ada")
     await ada.badges("Ada", "bot", "DecryptionSuccess")

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import ipaddress
 import secrets
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from aiohttp import web
 
 from frameseal.meet.bot import Bot, safety_code
 from frameseal.meet.certificate import self_made
+from frameseal.meet.janus import Janus, JanusError
 from frameseal.meet.page import application
 from frameseal.meet.room import Room
 from frameseal.meet.rotation import Key
@@ -43,6 +43,8 @@ class MeetOptions:
     port: int = 8470
     lan: bool = False
     codec: str = "vp8"
+    janus: str | None = None
+    """Media go through this Janus, ``ws://HOST:PORT``, instead of forwarders of our own."""
     passphrase: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
 
 
@@ -69,7 +71,7 @@ def run(options: MeetOptions, package: Path | None = None) -> int:
 
     :param package: a local file of the worker's npm package, for machines without a network.
     :raises NoWorker: the browser's e2ee worker cannot be had.
-    :raises Unusable: the port is taken, or there is no local network.
+    :raises Unusable: the port is taken, there is no local network, or no Janus.
     """
     worker = load_worker(package)
     asyncio.run(_serve(options, worker))
@@ -97,38 +99,45 @@ async def meeting(
 ) -> AsyncIterator[Meeting]:
     """Serve a meeting as long as the context lasts. *rotated* is called when a participant brings a new key.
 
-    :raises Unusable: the port is taken, or there is no local network.
+    :raises Unusable: the port is taken, there is no local network, or no Janus.
     """
-    with _loopback_too():
+    async with contextlib.AsyncExitStack() as cleanup:
+        cleanup.enter_context(_loopback_too())
         here = [str(address) for address in _addresses()]
         others = [address for address in here if address != LOOPBACK]
         if options.lan and not others:
             raise Unusable("there is no local network: leave out --lan")
-        context: ssl.SSLContext | None = None
-        certificate: str | None = None
-        if options.lan:
-            context, certificate = self_made(here)
-        room = Room()
+        context, certificate = self_made(here) if options.lan else (None, None)
+        janus: Janus | None = None
+        if options.janus is not None:
+            janus = Janus(options.janus, options.codec)
+            try:
+                await janus.open()
+            except JanusError as error:
+                raise Unusable(str(error)) from error
+            cleanup.push_async_callback(janus.close)
+
+        room = Room(janus)
         bot = Bot(room, Key(options.passphrase), options.codec, rotated)
-        facts = {"codec": options.codec, "fingerprint": safety_code(bot.provider) is not None}
+        facts = {
+            "codec": options.codec,
+            "forwardersView": janus is None,  # into Janus nobody here can look
+            "fingerprint": safety_code(bot.provider) is not None,
+        }
         hosts = {LOOPBACK, "localhost", *(others if options.lan else ())}
         runner = web.AppRunner(application(room, worker, facts, hosts), access_log=None, shutdown_timeout=2)
+        cleanup.push_async_callback(runner.cleanup)
+        cleanup.push_async_callback(room.close)
+        cleanup.push_async_callback(bot.close)
         await runner.setup()
+        host = "0.0.0.0" if options.lan else LOOPBACK  # noqa: S104 - asked for with --lan
         try:
-            host = "0.0.0.0" if options.lan else LOOPBACK  # noqa: S104 - asked for with --lan
-            site = web.TCPSite(runner, host, options.port, ssl_context=context)
-            try:
-                await site.start()
-            except OSError as error:
-                raise Unusable(f"port {options.port}: {error.strerror}. Choose another with --port") from error
-            port = runner.addresses[0][1]
-            room.join(bot)
-            shown = others[0] if options.lan else LOOPBACK
-            yield Meeting(room, bot, f"http{'s' if options.lan else ''}://{shown}:{port}", certificate)
-        finally:
-            await bot.close()
-            await room.close()
-            await runner.cleanup()
+            await web.TCPSite(runner, host, options.port, ssl_context=context).start()
+        except OSError as error:
+            raise Unusable(f"port {options.port}: {error.strerror}. Choose another with --port") from error
+        room.join(bot)
+        shown, port = others[0] if options.lan else LOOPBACK, runner.addresses[0][1]
+        yield Meeting(room, bot, f"http{'s' if options.lan else ''}://{shown}:{port}", certificate)
 
 
 def _addresses() -> Iterator[ipaddress.IPv4Address]:

@@ -1,4 +1,4 @@
-"""The meeting's SFU: who is there, and one keyless forwarder for each who publishes. No key ever comes here.
+"""The meeting's room: who is there, and one keyless forwarder for each who publishes. No key ever comes here.
 
 Every participant publishes over one connection and receives each other participant over one more, so nothing is ever
 renegotiated. The bot takes part like anybody else.
@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 from frameseal.forwarder import Forwarder, PeerConnection
+from frameseal.meet.janus import Janus, JanusStream
 from frameseal.meet.outsider import Outsider
 
 MOST_PARTICIPANTS: Final = 8  # each pair of them is two connections
@@ -54,14 +55,34 @@ class Member(Protocol):
         """Take note of what goes on in the room."""
 
 
+class Stream(Protocol):
+    """What one member publishes, in an SFU: of `Forwarder`, what is used here."""
+
+    async def connect_publisher(self, pc: PeerConnection) -> None:
+        """Negotiate with the publisher, and return when packets can flow."""
+
+    async def connect_subscriber(self, pc: PeerConnection, name: str) -> None:
+        """Negotiate with a subscriber, and return when packets can flow."""
+
+    async def disconnect_subscriber(self, name: str) -> None:
+        """Hang up on a subscriber."""
+
+    async def request_keyframe(self) -> None:
+        """Ask the publisher for a keyframe."""
+
+    async def close(self) -> None:
+        """Hang up on everybody."""
+
+
 class Room:
     """Connects everybody with everybody else's media, and passes messages on."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, janus: Janus | None = None) -> None:
+        """Start empty. Media go through *janus*, or through forwarders of our own."""
+        self._janus = janus
         self.members: dict[str, Member] = {}
         self.outsiders: dict[str, Outsider] = {}  # by publisher
-        self._forwarders: dict[str, Forwarder] = {}  # by publisher, once media can flow
+        self._forwarders: dict[str, Stream] = {}  # by publisher, once media can flow
         self._tasks: dict[asyncio.Task[None], frozenset[str]] = {}  # and whom each is about
         self._states: dict[tuple[str, ...], Message] = {}
 
@@ -128,8 +149,12 @@ class Room:
         task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
     async def _publish(self, member: Member) -> None:
-        outsider = self.outsiders[member.id] = Outsider()
-        forwarder = Forwarder(on_packet=outsider.tap)
+        forwarder: Stream
+        if self._janus is not None:
+            forwarder = JanusStream(self._janus)
+        else:
+            outsider = self.outsiders[member.id] = Outsider()
+            forwarder = Forwarder(on_packet=outsider.tap)
         try:
             await forwarder.connect_publisher(member.connection(PUBLISH))
         except BaseException as error:
@@ -142,7 +167,7 @@ class Room:
             if other is not member:
                 self._start(self._subscribe(member.id, forwarder, other), member.id, other.id)
 
-    async def _subscribe(self, publisher: str, forwarder: Forwarder, member: Member) -> None:
+    async def _subscribe(self, publisher: str, forwarder: Stream, member: Member) -> None:
         try:
             await forwarder.connect_subscriber(member.connection(publisher), member.id)
         except BaseException as error:

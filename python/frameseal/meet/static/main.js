@@ -204,6 +204,7 @@ async function join(event) {
       $(id).setAttribute('aria-pressed', String(!$(id).disabled));
     }
     $('watch').setAttribute('aria-pressed', 'false');
+    $('watch').hidden = !facts.forwardersView;
     $('microphone').focus();
   } catch (error) {
     stream.getTracks().forEach((track) => track.stop());

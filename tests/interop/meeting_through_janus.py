@@ -1,0 +1,116 @@
+"""The meeting through Janus, for test_meet_janus.py, which runs this with pytest in a network namespace of its own."""
+
+import shutil
+import subprocess
+import time
+from itertools import count
+from pathlib import Path
+
+import aioice.ice
+import pytest
+
+from calls import PASSPHRASE, assert_pictures, until
+from frameseal.meet import MeetOptions, meeting, worker
+from frameseal.meet.janus import Janus, JanusError
+from meet_page import Page
+
+ADDRESS = "127.0.0.2"
+PORTS = count(8188)  # one each: a Janus that was killed leaves its port unusable for a while
+STAND_IN = worker.Worker(b"// a stand-in for the worker", b"its licence")
+
+OFFER = "\r\n".join(
+    [
+        "v=0",
+        "o=- 1 1 IN IP4 0.0.0.0",
+        "s=-",
+        "t=0 0",
+        "m=audio 9 UDP/TLS/RTP/SAVPF 96",
+        "c=IN IP4 0.0.0.0",
+        "a=mid:0",
+        "a=sendonly",
+        "a=rtcp-mux",
+        "a=setup:actpass",
+        "a=ice-ufrag:abcd",
+        "a=ice-pwd:abcdefghijklmnopqrstuvwx",
+        "a=rtpmap:96 opus/48000/2",
+        f"a=fingerprint:sha-256 {':'.join(['AB'] * 32)}",
+        "",
+    ]
+)
+
+
+@pytest.fixture
+def janus(tmp_path, monkeypatch):
+    """A Janus with its web sockets, at `url`."""
+    port = next(PORTS)
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: [ADDRESS])
+    # Of its parts only those that are needed: some of the others bring Janus down, now and then.
+    for part in ("plugins/libjanus_videoroom.so", "transports/libjanus_websockets.so"):
+        (tmp_path / part).parent.mkdir()
+        (tmp_path / part).symlink_to(next(Path("/usr/lib").glob(f"*/janus/{part}")))
+    log = tmp_path / "log"
+    (tmp_path / "janus.jcfg").write_text(
+        f'general: {{ configs_folder = "{tmp_path}" plugins_folder = "{tmp_path}/plugins" '
+        f'transports_folder = "{tmp_path}/transports" }}'
+    )
+    (tmp_path / "janus.transport.websockets.jcfg").write_text(
+        f'general: {{ ws = true ws_port = {port} ws_ip = "{ADDRESS}" }}'
+    )
+    command = [shutil.which("janus"), "-C", str(tmp_path / "janus.jcfg"), "-F", str(tmp_path)]
+    with (
+        log.open("wb") as written,
+        subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, cwd=tmp_path) as process,
+    ):
+        try:
+            deadline = time.monotonic() + 30
+            while "WebSockets thread started" not in log.read_text(errors="replace"):
+                assert time.monotonic() < deadline and process.poll() is None, log.read_text(errors="replace")
+                time.sleep(0.1)
+            process.url = f"ws://{ADDRESS}:{port}"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("codec", ["vp8", "h264"])
+async def test_pages_and_bot_see_each_other_through_janus(janus, codec):
+    options = MeetOptions(port=0, passphrase=PASSPHRASE, codec=codec, janus=janus.url)
+    async with (
+        meeting(options, STAND_IN) as served,
+        Page(served, PASSPHRASE, codec=codec) as ada,
+        Page(served, "a wrong one", "Eve", tracks=()) as eve,
+    ):
+        await until(lambda: ada.bot_says(None, "DecryptionSuccess") and ada.bot_says("bot", "EncryptionSuccess"), 60)
+        await until(lambda: ada.opens("bot") == ada.opens("bot", "audio") == "DecryptionSuccess")
+        await until(lambda: eve.opens(ada.id) == eve.opens("bot") == "InvalidKey")
+        assert all(sink.empty for sink in eve.sinks.values())
+        assert served.room.outsiders == {}  # nobody here looks into Janus
+        for name in ("Bob", "Bob again"):
+            async with Page(served, PASSPHRASE, name, codec=codec) as bob:
+                await until(lambda bob=bob: bob.opens(ada.id) == "DecryptionSuccess", 60)
+                await until(lambda bob=bob: len(bob.sinks[ada.id, "video"].pictures) >= 10)
+                assert_pictures(bob.sinks[ada.id, "video"])
+                await until(lambda bob=bob: ada.opens(bob.id) == "DecryptionSuccess")
+                gone = bob.id
+            await until(lambda gone=gone: gone not in served.room.members)
+
+
+async def test_the_room_at_janus_refuses_media_that_are_not_said_to_be_sealed(janus):
+    gateway = Janus(janus.url, "vp8")
+    await gateway.open()
+    try:
+        handle = await gateway.attach()
+        body = {"request": "joinandconfigure", "ptype": "publisher", "room": gateway.room}
+        with pytest.raises(JanusError, match="end-to-end encrypted"):
+            await handle.ask(body, {"type": "offer", "sdp": OFFER})
+    finally:
+        await gateway.close()
+
+
+async def test_when_janus_dies_whoever_joins_is_told(janus):
+    async with meeting(MeetOptions(port=0, passphrase=PASSPHRASE, janus=janus.url), STAND_IN) as served:
+        await until(lambda: served.bot.publishes)
+        janus.kill()
+        async with Page(served, PASSPHRASE) as ada:
+            await until(lambda: ada.heard("problem"), 40)
+            assert "Janus" in ada.heard("problem")[0]["message"]
