@@ -139,16 +139,23 @@ async def call(negotiate, alice, bob: WrtcPeer, e2ee: E2EEManager) -> dict:
     return {sink.track.kind: sink for sink in alice.sinks.values()}
 
 
+def readable(sink) -> list:
+    """The pictures that can be made out: libwebrtc saves on quality where the machine is busy."""
+    return [picture for picture in sink.pictures if picture.number is not None and picture.colour is not None]
+
+
 async def settled(*sides: dict) -> None:
     for sinks in sides:
-        await until(lambda sinks=sinks: len(sinks["video"].pictures) > 20 and sinks["audio"].seconds > 1.2)
+        await until(lambda sinks=sinks: len(readable(sinks["video"])) > 20 and sinks["audio"].seconds > 1.2, 40)
 
 
 def assert_content(ours: dict, theirs: dict) -> None:
-    assert_pictures(theirs["video"], "red", at_least=20)
-    assert_tone(theirs["audio"], 440)
-    assert_pictures(ours["video"], "blue", at_least=20)
-    assert_tone(ours["audio"], 880)
+    for sinks, colour, hertz in ((theirs, "red", 440), (ours, "blue", 880)):
+        pictures = readable(sinks["video"])
+        assert {picture.colour for picture in pictures} == {colour}
+        assert [picture.number for picture in pictures] == sorted({picture.number for picture in pictures})
+        assert len(pictures) > len(sinks["video"].pictures) / 2
+        assert_tone(sinks["audio"], hertz)
 
 
 def kid_of(sealed: bytes) -> int:

@@ -1,6 +1,7 @@
 """The HTTP interface. Every request is limited, authorised, answered and audited, in this order."""
 
 import hmac
+import math
 import time
 from base64 import b64encode
 from collections import OrderedDict
@@ -51,7 +52,7 @@ def make_app(storage: Storage, tokens: Tokens, application_key: str, limiter: Li
         wait = limit.wait_for(request.remote or "")
         if wait:
             await storage.audit(request.remote or "", request.method, request.path[:64], "too many requests")
-            raise web.HTTPTooManyRequests(headers={"Retry-After": f"{wait:.1f}"})
+            raise web.HTTPTooManyRequests(headers={"Retry-After": str(math.ceil(wait))})
         response = await handler(request)
         response.headers["Cache-Control"] = "no-store"
         return response

@@ -82,7 +82,7 @@ async def fetch_shared_key(
     """Ask the server at *url* for a meeting's key.
 
     Network errors, answers of 500 and above, and 429 are tried again, after 0.5 s, 1 s, 2 s... with jitter, or after
-    what the server says in ``Retry-After`` (30 s at most).
+    what the server says in ``Retry-After`` if that is longer (30 s at most).
 
     :param url: of the key, ``https://`` and nothing else. Redirects are not followed: a token is for this server.
     :param token: sent as ``Authorization: Bearer``.
@@ -132,7 +132,7 @@ def _give_up(status: int) -> None:
 
 def _asked_to_wait(asked: str | None, otherwise: float) -> float:
     try:
-        return min(max(float(asked or ""), 0.0), LONGEST_WAIT)
+        return min(max(float(asked or ""), otherwise), LONGEST_WAIT)
     except ValueError:  # not given, or a date
         return otherwise
 
