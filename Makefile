@@ -25,7 +25,7 @@ NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 $(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest check bench docs lock clean
+.PHONY: help demo test test-oldest interop check bench docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ test: .stamps/build ## everything: the core's tests in Rust, then the package's 
 
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/test_aiortc*.py $(ARGS)
+
+interop: .stamps/build .stamps/interop ## a meeting in Chromium and through Janus; as root on Debian it installs both
+	FRAMESEAL_INTEROP=1 $(BIN)/pytest tests/interop $(ARGS)
 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
 # the Python module: features of a workspace build are united.
@@ -63,7 +66,7 @@ docs: .stamps/build ## the core's reference in target/doc, and whether documents
 	$(BIN)/pytest tests/test_docs.py tests/test_examples.py $(ARGS)
 
 lock: .stamps/uv/bin/uv ## resolve requirements/*.in again; LOCK=--upgrade moves to the newest versions
-	for name in dev oldest; do \
+	for name in dev oldest interop; do \
 		.stamps/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 			--no-emit-index-url --no-annotate $(LOCK) requirements/$$name.in --output-file requirements/$$name.txt \
 			|| exit 1; \
@@ -73,6 +76,17 @@ clean: ## remove what was made here, the environments too
 	rm -rf $(VENV) $(OLDEST) .stamps target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/frameseal/_native*.so demo.png
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What is not there is installed where that may be done, and named where not.
+.stamps/interop: requirements/interop.txt .stamps/build
+	@missing=; for pair in chromium:chromium janus:janus npm:npm ip:iproute2; do \
+		command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
+			{ echo "make interop needs Debian's packages$$missing: install them, or run it as root" >&2; exit 1; }; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+	$(BIN)/python $(PIP_INSTALL) -r requirements/interop.txt
+	@touch $@
 
 # The bare AEAD as an extension module, to measure against.
 benches/floor.so: $(wildcard benches/floor/src/*.rs) benches/floor/Cargo.toml Cargo.lock

@@ -81,7 +81,11 @@ def files() -> list[tuple[str, str]]:
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [name for name in folders if name == ".ci" or not (name in MADE or name.startswith("."))]
         for path in (Path(folder) / name for name in names):
-            locked = path.suffix == ".lock" or within(path) in ("requirements/dev.txt", "requirements/oldest.txt")
+            locked = path.suffix == ".lock" or within(path) in (
+                "requirements/dev.txt",
+                "requirements/oldest.txt",
+                "requirements/interop.txt",
+            )
             if not locked and path.suffix not in (".so", ".pyd", ".png"):
                 found.append((within(path), path.read_text("utf-8", errors="replace")))
     return found
