@@ -134,6 +134,17 @@ async def test_a_rotation_takes_those_along_who_have_the_key_and_nobody_else():
         assert ada.key == coming == served.bot.key
 
 
+async def test_somebody_without_the_key_cannot_keep_the_others_busy_with_rotations(served):
+    async with Page(served, "a wrong one", tracks=()) as eve:
+        await until(lambda: eve.id)
+        for _ in range(50):
+            await eve.rotate()
+        await eve.send({"type": "watch", "on": True})
+        await until(lambda: eve.heard("sfu"))
+        assert 1 <= len(eve.heard("rotated")) <= 5
+        assert served.bot.key == Key(PASSPHRASE)
+
+
 async def test_nothing_that_is_sent_to_the_server_has_the_passphrase_or_the_next_one(served):
     async with Page(served, PASSPHRASE) as ada:
         await until(lambda: ada.bot_says(None, "DecryptionSuccess"), 60)

@@ -15,6 +15,7 @@ from frameseal.meet.remote import RemotePeer
 from frameseal.meet.room import Message, Room, RoomFull
 
 ANSWER_TIMEOUT: Final = 30.0  # seconds that a browser has for an offer or an answer; it asks for a camera before
+ROTATION_INTERVAL: Final = 1.0  # seconds; each costs everybody two derivations of a key, whoever sent it
 LONGEST_NAME: Final = 40
 MOST_MESSAGES: Final = 1000  # that wait for a slow browser; beyond that it is let go
 _KINDS: Final = ("audio", "video")
@@ -33,6 +34,7 @@ class Guest:
         self._peers: dict[str, RemotePeer] = {}
         self._calls: dict[int, asyncio.Future[str]] = {}
         self._numbers = count(1)
+        self._rotated = float("-inf")
         self._outgoing: asyncio.Queue[Message] = asyncio.Queue(MOST_MESSAGES)
 
     def connection(self, peer: str) -> PeerConnection:
@@ -98,12 +100,18 @@ class Guest:
             case "keyframe" if self.id in self._room.members:
                 await self._room.request_keyframe(str(message["participant"]))
             case "rotate" if self.id in self._room.members:
-                self._room.broadcast({"type": "rotate", "from": self.id, "sealed": str(message["sealed"])})
+                self._rotate(str(message["sealed"]))
             case "watch":
                 self.watching = bool(message["on"])
             case _:
                 return False
         return True
+
+    def _rotate(self, sealed: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._rotated > ROTATION_INTERVAL:
+            self._rotated = now
+            self._room.broadcast({"type": "rotate", "from": self.id, "sealed": sealed})
 
     async def _ask(self, message: Message) -> str:
         number = next(self._numbers)
@@ -117,4 +125,7 @@ class Guest:
     async def _send(self) -> None:
         while True:
             message = await self._outgoing.get()
-            await self._socket.send_str(json.dumps(message))
+            try:
+                await self._socket.send_str(json.dumps(message))
+            except ConnectionError:
+                return  # attend() notices too

@@ -131,7 +131,7 @@ class Room:
 
     def broadcast(self, message: Message, but: str | None = None) -> None:
         """Tell everybody, in the same order."""
-        if message["type"] == "state":
+        if message["type"] == "state" and message["participant"] in self.members:
             self._states[message["by"], message["participant"], message["kind"]] = message
         for member in list(self.members.values()):
             if member.id != but:
