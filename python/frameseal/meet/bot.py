@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import importlib
-import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -23,6 +21,7 @@ from frameseal.aiortc import attach
 from frameseal.demo.media import mono
 from frameseal.e2ee import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
 from frameseal.enums import Profile
+from frameseal.fingerprint import short_code
 from frameseal.forwarder import PeerConnection
 from frameseal.meet.echo import Echo, EchoTrack
 from frameseal.meet.face import FaceTrack, Seen, View
@@ -152,12 +151,9 @@ class Bot:
         task.add_done_callback(self._tasks.discard)
 
 
-def safety_code(provider: ExternalE2EEKeyProvider) -> str | None:
-    """Return what people compare to see that they hold the same key, where this frameseal has fingerprints."""
-    if importlib.util.find_spec("frameseal.fingerprint") is None:
-        return None
-    ring: Any = provider.ring_for(Profile.LIVEKIT, Bot.id)
-    return str(importlib.import_module("frameseal.fingerprint").short_code(ring.fingerprint()))
+def safety_code(provider: ExternalE2EEKeyProvider) -> str:
+    """Return what people compare to see that they hold the same key."""
+    return short_code(provider.ring_for(Profile.LIVEKIT, Bot.id).fingerprint())
 
 
 def prefer(pc: RTCPeerConnection, codec: str) -> None:
