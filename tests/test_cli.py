@@ -100,3 +100,19 @@ def test_media_that_cannot_be_opened_is_one_line_and_exit_status_2(tmp_path, cap
 def test_a_picture_without_a_folder_is_refused_before_the_call(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path / "missing" / "demo.png")]) == 2
     assert "missing" in capsys.readouterr().err
+
+
+def test_bench_prints_a_row_for_each_profile_and_direction_in_the_time_it_is_given():
+    done = run("bench", "--seconds", "3")
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    for row in (
+        "livekit, encrypt",
+        "livekit, decrypt",
+        "sframe, encrypt",
+        "sframe, decrypt",
+        "cryptography: AEAD only",
+    ):
+        line = next(line for line in done.stdout.splitlines() if row in line)
+        figures = [int(figure.replace(",", "")) for figure in line.replace(row, "").split() if figure[0].isdigit()]
+        assert len(figures) == 5 and all(figure > 0 for figure in figures)
+    assert "of a core to open" in done.stdout

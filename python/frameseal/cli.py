@@ -1,4 +1,4 @@
-"""The command line: `frameseal demo`, `frameseal meet`, `frameseal inspect`, `frameseal keygen`."""
+"""The command line: `frameseal demo`, `meet`, `inspect`, `bench` and `keygen`."""
 
 from __future__ import annotations
 
@@ -81,6 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     meet.add_argument("--worker", type=Path, metavar="FILE", help="the npm package, instead of fetching it")
     meet.set_defaults(run=_meet)
 
+    bench = commands.add_parser(
+        "bench",
+        help="measure what a frame costs on this machine",
+        description="Seals and opens frames of five sizes, and prints what one takes. Compare rows of one run.",
+    )
+    bench.add_argument("--seconds", type=_seconds, default=12.0, metavar="N", help="how long, about (12)")
+    bench.set_defaults(run=_bench)
+
     inspect = commands.add_parser(
         "inspect",
         help="show where the parts of a sealed frame lie",
@@ -122,6 +130,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     except demo.UnusableFile as error:
         print(f"frameseal demo: {error}", file=sys.stderr)
         return 2
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from frameseal import bench  # noqa: PLC0415
+
+    return bench.run(arguments.seconds)
 
 
 def _meet(arguments: argparse.Namespace) -> int:
