@@ -148,6 +148,31 @@ impl Decryptor {
         }
     }
 
+    /// As [`Self::plan`], for a caller who is done with the plan when `open` returns: it is used where it stands, since
+    /// moving it costs as much as a lock.
+    ///
+    /// # Errors
+    /// [`DecryptError`].
+    #[inline(always)]
+    pub fn with_plan<'a, R>(
+        &'a self,
+        sealed: &'a [u8],
+        metadata: &'a [u8],
+        open: impl FnOnce(&OpenPlan<'a>) -> R,
+    ) -> Result<Option<R>, DecryptError> {
+        if sealed.is_empty() {
+            self.counters.empty.add(1);
+            return Ok(None);
+        }
+        match &self.find(sealed, metadata) {
+            Ok(plan) => Ok(Some(open(plan))),
+            Err(error) => {
+                self.count(*error);
+                Err(*error)
+            }
+        }
+    }
+
     #[inline(always)]
     fn find<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<OpenPlan<'a>, DecryptError> {
         let parts = match self.ring.profile().wire {

@@ -342,6 +342,7 @@ impl KeyRing {
         self.changed(&state);
     }
 
+    #[inline(always)]
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // No invariant spans two writes, so a thread that died here leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

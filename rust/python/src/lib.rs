@@ -146,13 +146,16 @@ impl Decryptor {
         if let Some(payload) = self.0.injected(sealed.as_slice()).map_err(decrypt_error)? {
             return Ok(PyBytes::new(py, payload));
         }
-        let planned = self.0.plan(sealed.as_slice(), metadata);
-        let plan = match &planned {
-            Ok(Some(plan)) => plan,
-            Ok(None) => return Ok(PyBytes::new(py, b"")),
-            Err(error) => return Err(decrypt_error(*error)),
-        };
-        written(py, plan.frame_len(), |out| maybe_detach(py, out.len(), || plan.open_into(out)).map_err(decrypt_error))
+        let opened = self.0.with_plan(sealed.as_slice(), metadata, |plan| {
+            written(py, plan.frame_len(), |out| {
+                maybe_detach(py, out.len(), || plan.open_into(out)).map_err(decrypt_error)
+            })
+        });
+        match opened {
+            Ok(Some(frame)) => frame,
+            Ok(None) => Ok(PyBytes::new(py, b"")),
+            Err(error) => Err(decrypt_error(error)),
+        }
     }
 
     #[pyo3(signature = (data, offsets, threads=None, *, out=None))]
