@@ -270,12 +270,12 @@ class Encryptor:
 
         :param data: uint8[n], contiguous: the frames, one behind the other. Not copied: do not write to it meanwhile.
         :param offsets: int64[m + 1], ascending: frame *i* is ``data[offsets[i]:offsets[i + 1]]``.
-        :param threads: the most to use; None is the number of cores. Small batches use fewer.
-        :param out: uint8, to be written to instead of a new array.
+        :param threads: the most to use, each for 64 frames or more; None: as many as there are cores and as pay.
+        :param out: uint8, to be written to instead of a new array. In SFrame it needs room for the longest headers.
         :return: the sealed frames and their offsets, as `encrypt` would have given them one by one. The first is a view
             of *out* where that was given.
         :raises UnknownKey, KeyExhausted, MalformedFrame: as `encrypt`, for the first frame that fails, which a note on
-            the exception names. Nothing of the batch may be sent then.
+            the exception names. Nothing of the batch may be sent then; *out* is cleared.
         :raises ValueError: offsets that do not fit, *threads* below 1, *out* too short (the message says how much is
             needed) or overlapping *data*.
         :raises TypeError: another type, or not contiguous.

@@ -236,6 +236,14 @@ impl Decryptor {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// What a frame that opens was longer by at the least.
+    pub(crate) fn least_overhead(&self) -> usize {
+        match self.ring.profile().wire {
+            Wire::Trailer => trailer::OVERHEAD,
+            Wire::Sframe => 1 + self.ring.suite().tag_len,
+        }
+    }
+
     /// Whether the profile has a place for metadata.
     #[must_use]
     pub fn takes_metadata(&self) -> bool {
@@ -246,6 +254,12 @@ impl Decryptor {
     #[must_use]
     pub fn stats(&self) -> DecryptStats {
         self.counters.snapshot()
+    }
+
+    #[inline(always)]
+    pub(crate) fn count_opened(&self, frames: usize, bytes: usize) {
+        self.counters.frames.add(frames);
+        self.counters.bytes.add(bytes);
     }
 
     fn replay(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
@@ -284,9 +298,10 @@ impl OpenPlan<'_> {
     /// [`DecryptError`].
     #[inline(always)]
     pub fn open_into(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        let result = self.settle(self.open_unsettled(out), out.len());
-        if result.is_err() {
-            out.fill(0);
+        let result = self.settle(self.open_unsettled(out));
+        match result {
+            Ok(()) => self.decryptor.count_opened(1, out.len()),
+            Err(_) => out.fill(0),
         }
         result
     }
@@ -307,11 +322,21 @@ impl OpenPlan<'_> {
         Ok(Unsettled(opened))
     }
 
-    /// Marks an opened frame as seen, and counts what became of it. The frames of a track are settled in order.
+    /// In a batch a frame is planned before those in front of it are marked. Where it does not open, it gets the answer of
+    /// a single call: a frame that was seen is refused as that, forged or not.
+    #[cold]
+    fn replayed_by_now(&self) -> Option<DecryptError> {
+        let Parts { kid, unique, .. } = &self.parts;
+        let seen = self.decryptor.replay().is_some_and(|window| window.has((self.found.origin, *kid), *unique));
+        seen.then_some(DecryptError::Replayed { kid: *kid })
+    }
+
+    /// Marks an opened frame as seen, or counts why there is none: the caller counts those that opened. The frames of a
+    /// track are settled in order.
     #[inline(always)]
-    pub(crate) fn settle(&self, opened: Result<Unsettled, DecryptError>, len: usize) -> Result<(), DecryptError> {
+    pub(crate) fn settle(&self, opened: Result<Unsettled, DecryptError>) -> Result<(), DecryptError> {
         let (decryptor, Parts { kid, unique, .. }) = (self.decryptor, &self.parts);
-        let result = opened.and_then(|Unsettled(opened)| {
+        let result = opened.map_err(|error| self.replayed_by_now().unwrap_or(error)).and_then(|Unsettled(opened)| {
             if opened.steps > 0 {
                 decryptor.counters.ratchets.add(opened.steps);
             }
@@ -322,8 +347,6 @@ impl OpenPlan<'_> {
         });
         match result {
             Ok(()) => {
-                decryptor.counters.frames.add(1);
-                decryptor.counters.bytes.add(len);
                 if let Some(injected) = &decryptor.injected {
                     injected.resumed();
                 }

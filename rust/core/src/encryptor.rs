@@ -112,6 +112,20 @@ impl Encryptor {
         self.annexb.is_none()
     }
 
+    /// What sealing adds to a frame at the most, where it [keeps lengths](Self::keeps_lengths).
+    pub(crate) fn most_overhead(&self) -> usize {
+        match self.ring.profile().wire {
+            Wire::Trailer => trailer::OVERHEAD,
+            Wire::Sframe => sframe::MOST_LEN + self.ring.suite().tag_len,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn count_sealed(&self, frames: usize, bytes: usize) {
+        self.counters.frames.add(frames);
+        self.counters.bytes.add(bytes);
+    }
+
     /// Whether the profile has a place for metadata.
     #[must_use]
     pub fn takes_metadata(&self) -> bool {
@@ -218,6 +232,18 @@ impl SealPlan<'_> {
     /// [`EncryptError::Malformed`] where `out` has another length, or the frame is longer than the AEAD allows.
     #[inline(always)]
     pub fn seal_into(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
+        self.write(out)?;
+        let counters = &self.encryptor.counters;
+        if self.frame.escaped && self.frame.clear_len > LONGEST_SAFE_HEADER {
+            counters.long_headers.add(1);
+        }
+        self.encryptor.count_sealed(1, self.frame.frame.len());
+        Ok(self.escaped_from().map_or(0, |from| annexb::escapes(out.get(from..).unwrap_or_default())))
+    }
+
+    /// Writes the sealed frame and returns how long it was before. Counts nothing, and does no escapes.
+    #[inline(always)]
+    pub(crate) fn write(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
         if out.len() != self.sealed_len() {
             return Err(EncryptError::Malformed);
         }
@@ -228,13 +254,7 @@ impl SealPlan<'_> {
             }
         }
         .ok_or(EncryptError::Malformed)?;
-        let counters = &self.encryptor.counters;
-        counters.frames.add(1);
-        counters.bytes.add(self.frame.frame.len());
-        if self.frame.escaped && self.frame.clear_len > LONGEST_SAFE_HEADER {
-            counters.long_headers.add(1);
-        }
-        Ok(self.escaped_from().map_or(0, |from| annexb::escapes(out.get(from..).unwrap_or_default())))
+        Ok(self.frame.frame.len())
     }
 
     #[inline(always)]

@@ -12,6 +12,10 @@ use crate::suite::{AeadKey, CipherSuite, NONCE_LEN, digest};
 use crate::wire::Wire;
 
 /// An expanded key. Its serial tells it from every other, so that a replaced key is noticed.
+///
+/// Aligned away from the count of its owners, which changes with every frame: a core that seals would wait for one that
+/// plans.
+#[repr(align(128))]
 pub(crate) struct Key {
     pub(crate) aead: AeadKey,
     pub(crate) serial: u64,

@@ -85,11 +85,16 @@ pub(crate) struct State {
     chosen: bool,
 }
 
+/// Aligned away from its neighbours, which other cores read while this one changes (two lines: they are fetched in pairs).
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
 /// The keys of one sender (or of all, where they share one).
 pub struct KeyRing {
     pub(crate) maker: Maker,
     pub(crate) options: Options,
-    state: Mutex<State>,
+    state: Apart<Mutex<State>>,
     /// Held during a derivation that frames ask for: one at a time.
     pub(crate) deriving: Mutex<()>,
     /// The ring to turn to while this one has no keys.
@@ -109,7 +114,7 @@ impl KeyRing {
         Ok(Self {
             maker: Maker { profile, suite },
             options,
-            state: Mutex::default(),
+            state: Apart::default(),
             deriving: Mutex::default(),
             fallback: None,
             occupied: AtomicBool::default(),
@@ -345,7 +350,7 @@ impl KeyRing {
     #[inline(always)]
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // No invariant spans two writes, so a thread that died here leaves nothing half done.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

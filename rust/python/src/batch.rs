@@ -150,11 +150,11 @@ pub(crate) fn encrypt<'py>(
         error
     };
     let batch = py.detach(|| encryptor.plan_batch(frames.iter(), threads)).map_err(failed)?;
-    let lens = batch.lens();
+    let most = batch.room();
+    let mut room = new_room(py, most, out, &frames.data)?;
+    let place = room.bytes(most);
+    let lens = py.detach(|| batch.seal_into(place, threads)).map_err(failed)?;
     let len = lens.iter().sum();
-    let mut room = new_room(py, len, out, &frames.data)?;
-    let place = room.bytes(len);
-    py.detach(|| batch.seal_into(place, threads)).map_err(failed)?;
     Ok((head(&room.array, len)?, offsets_of(py, lens.into_iter())?))
 }
 

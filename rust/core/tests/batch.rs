@@ -1,0 +1,136 @@
+//! Batches come to what single calls come to, on any number of threads: bytes, order, failures, counters.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use frameseal::{Codec, DecryptError, Decryptor, EncryptError, Encryptor, KeyRing, Options, Profile, Secret};
+use proptest::prelude::*;
+
+const THREADS: [usize; 4] = [0, 1, 2, 7];
+
+fn ring(profile: &str, key: u8) -> Arc<KeyRing> {
+    let shared = profile == "sframe";
+    let ring = KeyRing::new(Profile::by_name(profile).unwrap(), Options { shared, ..Options::default() }).unwrap();
+    ring.set(0, &Secret::key(&[key; 32]).unwrap()).unwrap();
+    Arc::new(ring)
+}
+
+fn seal(encryptor: &Encryptor, frames: &[Vec<u8>], threads: usize) -> Vec<Vec<u8>> {
+    let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), threads).unwrap();
+    let mut out = vec![0xaa; batch.room()];
+    let lens = batch.seal_into(&mut out, threads).unwrap();
+    parted(&out, lens.into_iter())
+}
+
+fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> (Vec<Vec<u8>>, Vec<Option<DecryptError>>) {
+    let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice));
+    let mut out = vec![0xaa; batch.room()];
+    let results = batch.open_into(&mut out, threads);
+    let len: usize = results.iter().map(|result| result.unwrap_or(0)).sum();
+    assert!(out[len..].iter().all(|&byte| byte == 0), "what lies behind the frames is cleared");
+    let frames = parted(&out, results.iter().map(|result| result.unwrap_or(0)));
+    (frames, results.into_iter().map(Result::err).collect())
+}
+
+fn parted(bytes: &[u8], lens: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
+    let mut from = 0;
+    lens.map(|len| {
+        from += len;
+        bytes[from - len..from].to_vec()
+    })
+    .collect()
+}
+
+fn numbered(count: u32) -> Vec<Vec<u8>> {
+    (0..count).map(|n| [&[0x78], &n.to_be_bytes()[..], &vec![9; n as usize % 700]].concat()).collect()
+}
+
+#[test]
+fn frames_stay_in_order_where_stretches_overtake_each_other() {
+    for profile in ["livekit", "sframe"] {
+        for threads in THREADS {
+            let frames = numbered(9_000);
+            let sealed = seal(&Encryptor::new(ring(profile, 1), Codec::Opus).unwrap(), &frames, threads);
+            // A window far smaller than the batch: one frame settled out of turn would be too old.
+            let decryptor = Decryptor::new(ring(profile, 1), Codec::Opus, Some(64)).unwrap();
+            let (opened, errors) = open(&decryptor, &sealed, threads);
+            assert!(opened == frames && errors.iter().all(Option::is_none), "{profile}, {threads} threads");
+            assert_eq!(decryptor.stats().frames, 9_000);
+            assert_eq!(decryptor.stats().bytes, frames.iter().map(Vec::len).sum::<usize>() as u64);
+            let (_, again) = open(&decryptor, &sealed[8_990..], threads);
+            assert!(again.iter().all(|error| matches!(error, Some(DecryptError::Replayed { .. }))));
+        }
+    }
+}
+
+#[test]
+fn the_first_frame_that_cannot_be_sealed_is_named_and_nothing_is_left_in_the_output() {
+    for threads in THREADS {
+        let mut frames = vec![vec![1, 2, 3, 4]; 5_000];
+        frames[4_321] = vec![1]; // too short for VP8
+        frames[4_900] = vec![1];
+        let encryptor = Encryptor::new(ring("livekit", 1), Codec::Vp8).unwrap();
+        let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), threads).unwrap();
+        let mut out = vec![0xaa; batch.room()];
+        assert_eq!(batch.seal_into(&mut out, threads), Err((4_321, EncryptError::Malformed)));
+        assert!(out.iter().all(|&byte| byte == 0));
+        assert_eq!(encryptor.stats().malformed, 1);
+    }
+}
+
+#[test]
+fn no_nonce_comes_twice_from_batches_and_single_calls_at_once() {
+    let encryptor = Encryptor::new(ring("livekit", 1), Codec::Opus).unwrap();
+    let frames = vec![b"\x78 frame".to_vec(); 3_000];
+    let sealed: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let batches: Vec<_> = (0..3).map(|_| scope.spawn(|| seal(&encryptor, &frames, 3))).collect();
+        let singly: Vec<_> = frames.iter().map(|frame| encryptor.encrypt(frame).unwrap()).collect();
+        batches.into_iter().flat_map(|batch| batch.join().unwrap()).chain(singly).collect()
+    });
+    let ivs: HashSet<&[u8]> = sealed.iter().map(|frame| &frame[frame.len() - 14..frame.len() - 2]).collect();
+    assert_eq!(ivs.len(), 12_000);
+}
+
+#[test]
+fn too_little_room_is_refused_before_a_nonce_is_taken() {
+    let (ring, frames) = (ring("livekit", 1), numbered(10));
+    let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
+    let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), 1).unwrap();
+    let mut out = vec![0; batch.room() - 1];
+    assert!(batch.seal_into(&mut out, 1).is_err());
+    assert_eq!(ring.usage(0).unwrap(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn whatever_comes_in_is_counted_and_refused_as_one_by_one(
+        frames in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..200), 0..4_u8), 0..400),
+        profile in prop::sample::select(vec!["livekit", "sframe"]),
+        threads in prop::sample::select(THREADS.to_vec()),
+    ) {
+        let plain: Vec<_> = frames.iter().map(|(frame, _)| frame.clone()).collect();
+        let mut sealed = seal(&Encryptor::new(ring(profile, 1), Codec::Opus).unwrap(), &plain, threads);
+        for (at, (_, fate)) in frames.iter().enumerate() {
+            let len = sealed[at].len();
+            match fate {
+                1 if len > 0 => sealed[at][len - 20.min(len)] ^= 1, // in the tag, or before it
+                2 => sealed[at].truncate(len / 3),
+                3 if at > 0 => sealed[at] = sealed[at - 1].clone(),
+                _ => {}
+            }
+        }
+        let singly = Decryptor::new(ring(profile, 1), Codec::Opus, Some(128)).unwrap();
+        let one_by_one: Vec<_> = sealed.iter().map(|frame| singly.decrypt(frame)).collect();
+        let decryptor = Decryptor::new(ring(profile, 1), Codec::Opus, Some(128)).unwrap();
+        let (opened, errors) = open(&decryptor, &sealed, threads);
+        prop_assert_eq!(decryptor.stats(), singly.stats());
+        prop_assert_eq!(decryptor.consecutive_failures(), singly.consecutive_failures());
+        for ((single, frame), error) in one_by_one.into_iter().zip(opened).zip(errors) {
+            prop_assert_eq!(single.as_ref().err().copied(), error);
+            prop_assert_eq!(single.unwrap_or_default(), frame);
+        }
+    }
+}
