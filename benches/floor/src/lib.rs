@@ -1,7 +1,7 @@
 //! The floor: an extension module that calls AWS-LC as one in C would, and does nothing else.
 //!
 //! One global key, a counter for a nonce, one clear byte, the bytes of the trailer layout. No key ring, no codec, no
-//! checks beyond those for memory: what cannot be had for less from Python. `limit` is the same without Python.
+//! checks beyond those for memory: what cannot be had for less from Python. `limit` and `walk` are the same without Python.
 
 use std::ffi::c_int;
 use std::ptr;
@@ -139,7 +139,24 @@ unsafe extern "C" fn limit(_module: *mut ffi::PyObject, arguments: *mut ffi::PyO
     }
 }
 
-struct Methods([ffi::PyMethodDef; 4]);
+/// `walk(size, frames)`: the same, from frames that lie one behind the other to places that do: what a batch has to do.
+unsafe extern "C" fn walk(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    let (mut size, mut frames): (ffi::Py_ssize_t, ffi::Py_ssize_t) = (0, 0);
+    unsafe {
+        if ffi::PyArg_ParseTuple(arguments, c"nn".as_ptr(), &mut size, &mut frames) == 0 {
+            return ptr::null_mut();
+        }
+        let (size, frames) = ((size as usize).max(CLEAR), frames.max(1) as usize);
+        let (from, mut to) = (vec![7_u8; size * frames], vec![1_u8; (size + OVERHEAD) * frames]);
+        let start = Instant::now();
+        for n in 0..frames {
+            seal(from.as_ptr().add(n * size), size, to.as_mut_ptr().add(n * (size + OVERHEAD)));
+        }
+        ffi::PyFloat_FromDouble(start.elapsed().as_nanos() as f64 / frames as f64)
+    }
+}
+
+struct Methods([ffi::PyMethodDef; 5]);
 unsafe impl Sync for Methods {}
 
 static METHODS: Methods = Methods([
@@ -158,6 +175,12 @@ static METHODS: Methods = Methods([
     ffi::PyMethodDef {
         ml_name: c"limit".as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunction: limit },
+        ml_flags: ffi::METH_VARARGS,
+        ml_doc: ptr::null(),
+    },
+    ffi::PyMethodDef {
+        ml_name: c"walk".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: walk },
         ml_flags: ffi::METH_VARARGS,
         ml_doc: ptr::null(),
     },

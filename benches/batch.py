@@ -1,0 +1,129 @@
+"""Batches beside the native limit, interleaved in one process: ns per frame, on one core and on two.
+
+    python benches/batch.py [--frames 20000] [--rounds 30]
+
+The limit is `floor.walk`: AWS-LC, called as from C, seals frames that lie one behind the other to places that do,
+without Python, key ring or codec. "In the cache" is `floor.limit`, the same with one frame and one place: no batch has
+that. "Out given" is memory that was used before; "new array" is what a call without `out` costs.
+
+A machine that is shared has seldom two cores to give. What it gave is measured in the same rounds, with SHA-256 on one
+thread and on two: no batch can gain more than that.
+"""
+
+import argparse
+import hashlib
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import floor
+import frameseal
+
+LIMIT = "the native limit, one core"
+SIZES = (120, 1_200, 6_000)
+MOST_BYTES = 24_000_000  # of frames in one batch
+
+
+def batch_of(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    data = np.random.default_rng(1).integers(0, 256, size * count, np.uint8)
+    return data, np.arange(count + 1, dtype=np.int64) * size
+
+
+def jobs(profile: str, size: int, count: int) -> dict[str, Callable[[], float]]:
+    """Return what is measured, by name; each call returns its ns per frame."""
+    ring = frameseal.KeyRing(profile)
+    ring.set_key(os.urandom(32))
+    encryptor = frameseal.Encryptor(ring, "opus")
+    # Without the replay window that SFrame has: one batch is opened again and again.
+    decryptor = frameseal.Decryptor(ring, "opus", replay_window=0)
+    data, offsets = batch_of(size, count)
+    sealed, sealed_offsets = encryptor.encrypt_batch(data, offsets)
+    opened, _, ok = decryptor.decrypt_batch(sealed, sealed_offsets)
+    assert ok.all() and np.array_equal(opened, data)
+    # What any layout may add. (A counter, and so an SFrame's header, gets longer as frames go by.)
+    room, frames = np.zeros(len(data) + 40 * count, np.uint8), np.zeros(len(sealed), np.uint8)
+
+    def timed(call: Callable[[], object]) -> Callable[[], float]:
+        def run() -> float:
+            start = time.perf_counter_ns()
+            call()
+            return (time.perf_counter_ns() - start) / count
+
+        return run
+
+    def singly() -> None:
+        encrypt = encryptor.encrypt
+        for frame in frames_alone:
+            encrypt(frame)
+
+    frames_alone = [data[n * size : (n + 1) * size].tobytes() for n in range(count)]
+    made = {
+        LIMIT: lambda: floor.walk(size, count),
+        "in the cache": lambda: floor.limit(size, count),
+        "encrypt, one call per frame": timed(singly),
+    }
+    for threads, cores in ((1, "one core"), (2, "two cores")):
+        made[f"encrypt_batch, {cores}, out given"] = timed(
+            lambda threads=threads: encryptor.encrypt_batch(data, offsets, threads, out=room)
+        )
+        made[f"encrypt_batch, {cores}, new array"] = timed(
+            lambda threads=threads: encryptor.encrypt_batch(data, offsets, threads)
+        )
+        made[f"decrypt_batch, {cores}, out given"] = timed(
+            lambda threads=threads: decryptor.decrypt_batch(sealed, sealed_offsets, threads, out=frames)
+        )
+    return made
+
+
+def second_core(blob: bytes = bytes(2_000_000)) -> float:
+    """How much faster two digests are done by two threads than by one."""
+    start = time.perf_counter_ns()
+    hashlib.sha256(blob)
+    hashlib.sha256(blob)
+    alone = time.perf_counter_ns() - start
+    start = time.perf_counter_ns()
+    other = threading.Thread(target=hashlib.sha256, args=(blob,))
+    other.start()
+    hashlib.sha256(blob)
+    other.join()
+    return alone / (time.perf_counter_ns() - start)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=30)
+    arguments = parser.parse_args()
+    console = Console()
+    for profile in ("livekit", "sframe"):
+        medians: dict[int, dict[str, float]] = {}
+        gains = []
+        for size in SIZES:
+            field = jobs(profile, size, min(arguments.frames, MOST_BYTES // size))
+            times: dict[str, list[float]] = {name: [] for name in field}
+            for _ in range(arguments.rounds):
+                gains.append(second_core())
+                for name, run in field.items():
+                    times[name].append(run())
+            medians[size] = {name: statistics.median(runs) for name, runs in times.items()}
+        table = Table(title=f"{profile}: ns per frame, and times the limit (medians of {arguments.rounds} rounds)")
+        table.add_column("")
+        for size in SIZES:
+            table.add_column(f"{size:,} B", justify="right")
+        for name in next(iter(medians.values())):
+            cells = ((by_name[name], by_name[LIMIT]) for by_name in medians.values())
+            table.add_row(name, *(f"{own:,.0f} {own / limit:6.2f}x" for own, limit in cells))
+        console.print(table)
+        console.print(f"SHA-256 on two threads, beside these rounds: {statistics.median(gains):.2f}x of one")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
