@@ -8,6 +8,7 @@ from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider
 from frameseal import Decryptor, E2EEManager, Encryptor, KeyRing, Profile
 from frameseal._native import Secret
 from frameseal.diagnosis import ADVICE, FAILURES_BEFORE, diagnose
+from frameseal.inspection import IV_LEN
 
 TEXT = "sixteen letters and more"
 
@@ -64,8 +65,11 @@ def test_the_right_key_under_another_id_is_found(profile):
 
 @pytest.mark.parametrize("profile", ["livekit", "sframe"])
 def test_a_wrong_key_is_called_one_and_not_proven(profile):
-    assert verdict(sealed(profile, OTHER_KEY), KEY, profile, key_id=None) == ("wrong_key", False)
-    assert verdict(sealed(profile, OTHER_KEY), None, profile, key_id=None) == ("wrong_key", False)
+    frame = sealed(profile, OTHER_KEY)
+    while profile == "sframe" and frame[-2] == IV_LEN:  # one tag in 256 ends as a trailer does
+        frame = sealed(profile, OTHER_KEY)
+    assert verdict(frame, KEY, profile, key_id=None) == ("wrong_key", False)
+    assert verdict(frame, None, profile, key_id=None) == ("wrong_key", False)
 
 
 def test_media_that_was_never_sealed_is_told_apart():
