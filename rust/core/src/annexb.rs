@@ -151,8 +151,8 @@ pub(crate) fn escapes(data: &[u8]) -> usize {
 }
 
 /// Writes `data` with an escape byte before each byte of 3 or less that follows two zeros. `out` is as long as `data`
-/// and its [`escapes`].
-pub(crate) fn escape(data: &[u8], out: &mut [u8]) {
+/// and its [`escapes`]. None: it is not, and holds nothing to be sent.
+pub(crate) fn escape(data: &[u8], out: &mut [u8]) -> Option<()> {
     let mut written = 0;
     let mut copied = 0;
     let mut put = |bytes: &[u8]| {
@@ -167,6 +167,7 @@ pub(crate) fn escape(data: &[u8], out: &mut [u8]) {
         copied = at;
     });
     put(data.get(copied..).unwrap_or_default());
+    (written == out.len()).then_some(())
 }
 
 /// Calls `found` with each place in front of which an escape belongs. Pairs of zeros are rare in ciphertext, so this
@@ -200,4 +201,18 @@ pub(crate) fn unescape(data: &[u8]) -> Cow<'_, [u8]> {
     }
     out.extend_from_slice(data.get(copied..).unwrap_or_default());
     Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_written_where_there_is_just_room_for_them_and_refused_elsewhere() {
+        let data = [9, 0, 0, 1, 0, 0, 0];
+        let needed = data.len() + escapes(&data);
+        for len in 0..needed + 3 {
+            assert_eq!(escape(&data, &mut vec![7; len]).is_some(), len == needed);
+        }
+    }
 }

@@ -29,7 +29,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::NoSuchKey`].
     pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
-        let state = self.current().lock();
+        let state = self.current().read();
         let slot = state.slots.get(&key_id).map(|slot| slot.nonces.issued());
         slot.or_else(|| state.family(key_id).map(Family::issued)).ok_or(KeyError::NoSuchKey { key_id })
     }
@@ -52,7 +52,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
     pub fn fingerprint(&self, key_id: Option<u64>) -> Result<Fingerprint, KeyError> {
-        let state = self.current().lock();
+        let state = self.current().read();
         let key_id = key_id.unwrap_or(state.sending);
         let (material, key) = match state.slots.get(&key_id) {
             Some(slot) => (&slot.material, Some(&*slot.key)),
@@ -70,7 +70,7 @@ impl KeyRing {
         if !self.options.exportable || !ring.options.exportable {
             return Err(KeyError::NotExportable);
         }
-        let state = ring.lock();
+        let state = ring.read();
         let key_id = key_id.unwrap_or(state.sending);
         let slot = state.slots.get(&key_id).map(|slot| &slot.material);
         let material = slot.or_else(|| state.family(key_id).map(|family| &family.material));

@@ -13,9 +13,10 @@ use std::slice::Iter;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::decryptor::{Decryptor, OpenPlan, Unsettled};
+use crate::decryptor::Decryptor;
 use crate::encryptor::{Encryptor, SealPlan};
 use crate::error::{DecryptError, EncryptError};
+use crate::opening::{FoundPlan, Unsettled};
 
 /// Frames planned in one go by one thread alone, and the fewest that a thread is worth.
 const STRETCH: usize = 64;
@@ -66,7 +67,7 @@ impl Encryptor {
         let plans: Result<Vec<_>, _> = frames
             .iter()
             .enumerate()
-            .map(|(place, frame)| self.plan(frame, &[]).map_err(|error| (place, error)))
+            .map(|(place, frame)| self.plan_keyed(frame).map_err(|error| (place, error)))
             .collect();
         let plans = plans?;
         let mut sealed: Vec<Result<Vec<u8>, EncryptError>> = plans.iter().map(|_| Ok(Vec::new())).collect();
@@ -144,7 +145,7 @@ impl SealBatch<'_> {
             for _ in 0..stretch {
                 let Some(frame) = rest.frames.next() else { break };
                 let at = rest.lens.len();
-                match self.encryptor.plan(frame, &[]) {
+                match self.encryptor.plan_keyed(frame) {
                     Ok(Some(plan)) => {
                         let len = plan.sealed_len();
                         let Some((place, behind)) = mem::take(&mut rest.out).split_at_mut_checked(len) else {
@@ -191,7 +192,7 @@ struct Unopened<'a, 'o> {
 }
 
 struct Opening<'a, 'o> {
-    plan: Result<Option<OpenPlan<'a>>, DecryptError>,
+    plan: Result<Option<FoundPlan<'a>>, DecryptError>,
     place: &'o mut [u8],
     opened: Result<Option<Unsettled>, DecryptError>,
 }
@@ -292,8 +293,8 @@ impl OpenBatch<'_> {
             rest.stretches += 1;
             for _ in 0..most {
                 let Some(sealed) = rest.sealed.next() else { break };
-                let mut plan = self.decryptor.plan(sealed, &[]);
-                let len = plan.as_ref().ok().and_then(Option::as_ref).map_or(0, OpenPlan::frame_len);
+                let mut plan = self.decryptor.plan_found(sealed);
+                let len = plan.as_ref().ok().and_then(Option::as_ref).map_or(0, FoundPlan::frame_len);
                 let place = match mem::take(&mut rest.out).split_at_mut_checked(len) {
                     Some((place, behind)) => {
                         rest.out = behind;

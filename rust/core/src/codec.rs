@@ -116,6 +116,7 @@ fn vp8_clear_len(frame: &[u8]) -> usize {
 impl Clear {
     /// Brings a frame into its sealed form; `overhead` bytes will follow it on the wire. None: an access unit without
     /// a slice, which receivers do not agree on.
+    #[inline(always)]
     pub(crate) fn prepare(self, frame: &[u8], overhead: usize) -> Result<Option<Prepared<'_>>, NotOfCodec> {
         let fixed = |clear_len: usize| {
             if frame.len() < clear_len {
@@ -140,6 +141,7 @@ impl Clear {
 
     /// How many bytes of a sealed frame are clear, and whether the rest is escaped. Never fails: what does not fit
     /// will not authenticate.
+    #[inline(always)]
     pub(crate) fn read(self, sealed: &[u8]) -> (usize, bool) {
         match self {
             Self::First(clear_len) => (clear_len, false),

@@ -9,7 +9,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{DecryptError, EncryptError, KeyError};
-use crate::keyring::{KeyRing, Sealing};
+use crate::keyring::KeyRing;
+use crate::lookup::Sealing;
 use crate::nonce::Unique;
 use crate::replay::{self, ReplayWindow};
 use crate::stats::{DataCounters, DataStats};

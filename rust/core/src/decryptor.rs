@@ -3,7 +3,6 @@
 //! Bytes in, parse, find the key, look for a replay, AEAD, mark, bytes out.
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,51 +10,29 @@ use crate::annexb::{self, Standard};
 use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
 use crate::injected::{Injected, Refused};
-use crate::key::Key;
-use crate::keyring::{Found, KeyRing, Opened};
+use crate::keyring::KeyRing;
 use crate::nonce::Unique;
+use crate::opening::{OpenPlan, Parts};
 use crate::replay::{self, ReplayWindow};
-use crate::stats::{DecryptCounters, DecryptStats};
+use crate::stats::{DecryptCounters, DecryptStats, Tally};
 use crate::wire::envelope::Envelope;
 use crate::wire::{Wire, sframe, trailer};
 
 /// Opens the frames of one incoming track.
 pub struct Decryptor {
-    ring: Arc<KeyRing>,
+    pub(crate) ring: Arc<KeyRing>,
     codec: Codec,
     clear: Clear,
     /// Where the depacketiser hands over NAL units.
     annexb: Option<Standard>,
     injected: Option<Injected>,
     replay: Option<Mutex<ReplayWindow>>,
-    counters: DecryptCounters,
+    tally: Tally,
+    pub(crate) counters: DecryptCounters,
     /// Failures in a row, and the key that failed: a new key starts at none.
     failures: AtomicU32,
     failing: AtomicU64,
 }
-
-/// Where the parts of a frame lie, before any key is looked at.
-struct Parts<'a> {
-    /// What stands in front of the opened frame as it is.
-    clear: &'a [u8],
-    aad: Cow<'a, [u8]>,
-    /// The sealed part without escapes; ciphertext and tag lie in it.
-    body: Cow<'a, [u8]>,
-    ciphertext: Range<usize>,
-    tag: Range<usize>,
-    kid: u64,
-    unique: Unique,
-}
-
-/// A parsed frame whose key is at hand.
-pub struct OpenPlan<'a> {
-    decryptor: &'a Decryptor,
-    parts: Parts<'a>,
-    found: Found,
-}
-
-/// A frame that has authenticated, and may have been opened before.
-pub(crate) struct Unsettled(Opened);
 
 impl Decryptor {
     /// A decryptor that remembers `replay_window` frames; none is the profile's default, 0 is off.
@@ -75,6 +52,7 @@ impl Decryptor {
             annexb: codec.annexb(),
             injected: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
+            tally: Tally::default(),
             counters: DecryptCounters::default(),
             failures: AtomicU32::new(0),
             failing: AtomicU64::new(0),
@@ -129,30 +107,23 @@ impl Decryptor {
         Ok(frame)
     }
 
-    /// Parses a frame and finds its key. None: an empty frame. `metadata` is what the sender gave with it.
+    /// Parses a frame. None: an empty frame. `metadata` is what the sender gave with it.
     ///
     /// # Errors
-    /// [`DecryptError`].
-    #[inline(always)]
+    /// [`DecryptError::Malformed`].
     pub fn plan<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<Option<OpenPlan<'a>>, DecryptError> {
         if sealed.is_empty() {
             self.counters.empty.add(1);
             return Ok(None);
         }
-        match self.find(sealed, metadata) {
-            Ok(plan) => Ok(Some(plan)),
-            Err(error) => {
-                self.count(error);
-                Err(error)
-            }
-        }
+        self.parse(sealed, metadata).map(Some).inspect_err(|error| self.count(*error))
     }
 
     /// As [`Self::plan`], for a caller who is done with the plan when `open` returns: it is used where it stands, since
     /// moving it costs as much as a lock.
     ///
     /// # Errors
-    /// [`DecryptError`].
+    /// [`DecryptError::Malformed`].
     #[inline(always)]
     pub fn with_plan<'a, R>(
         &'a self,
@@ -164,7 +135,7 @@ impl Decryptor {
             self.counters.empty.add(1);
             return Ok(None);
         }
-        match &self.find(sealed, metadata) {
+        match &self.parse(sealed, metadata) {
             Ok(plan) => Ok(Some(open(plan))),
             Err(error) => {
                 self.count(*error);
@@ -174,18 +145,13 @@ impl Decryptor {
     }
 
     #[inline(always)]
-    fn find<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<OpenPlan<'a>, DecryptError> {
+    fn parse<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<OpenPlan<'a>, DecryptError> {
         let parts = match self.ring.profile().wire {
             Wire::Trailer if metadata.is_empty() => self.parse_trailer(sealed),
             Wire::Trailer => None,
             Wire::Sframe => self.parse_sframe(sealed, metadata),
-        }
-        .ok_or(DecryptError::Malformed)?;
-        let found = self.ring.find(parts.kid)?;
-        if self.replay().is_some_and(|window| window.has((found.origin, parts.kid), parts.unique)) {
-            return Err(DecryptError::Replayed { kid: parts.kid });
-        }
-        Ok(OpenPlan { decryptor: self, parts, found })
+        };
+        Ok(OpenPlan { decryptor: self, parts: parts.ok_or(DecryptError::Malformed)? })
     }
 
     #[inline(always)]
@@ -253,20 +219,20 @@ impl Decryptor {
     /// The counters so far.
     #[must_use]
     pub fn stats(&self) -> DecryptStats {
-        self.counters.snapshot()
+        let (frames, bytes) = self.tally.get();
+        DecryptStats { frames, bytes, ..self.counters.snapshot() }
     }
 
     #[inline(always)]
     pub(crate) fn count_opened(&self, frames: usize, bytes: usize) {
-        self.counters.frames.add(frames);
-        self.counters.bytes.add(bytes);
+        self.tally.add(frames, bytes);
     }
 
-    fn replay(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
+    pub(crate) fn replay(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
         self.replay.as_ref().map(|window| window.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn count(&self, error: DecryptError) {
+    pub(crate) fn count(&self, error: DecryptError) {
         match error {
             DecryptError::Malformed => self.counters.malformed.add(1),
             DecryptError::UnknownKey { .. } => self.counters.unknown_key.add(1),
@@ -275,92 +241,22 @@ impl Decryptor {
         }
     }
 
-    fn failed(&self, serial: u64) {
+    /// A frame opened that is new.
+    #[inline(always)]
+    pub(crate) fn settled_well(&self) {
+        if let Some(injected) = &self.injected {
+            injected.resumed();
+        }
+        if self.consecutive_failures() != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn failed(&self, serial: u64) {
         if self.failing.swap(serial, Ordering::Relaxed) == serial {
             self.failures.fetch_add(1, Ordering::Relaxed);
         } else {
             self.failures.store(1, Ordering::Relaxed);
         }
-    }
-}
-
-impl OpenPlan<'_> {
-    /// Bytes that [`Self::open_into`] writes.
-    #[must_use]
-    #[inline(always)]
-    pub fn frame_len(&self) -> usize {
-        self.parts.clear.len() + self.parts.ciphertext.len()
-    }
-
-    /// Writes the opened frame, or clears `out` and says why not.
-    ///
-    /// # Errors
-    /// [`DecryptError`].
-    #[inline(always)]
-    pub fn open_into(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        let result = self.settle(self.open_unsettled(out));
-        match result {
-            Ok(()) => self.decryptor.count_opened(1, out.len()),
-            Err(_) => out.fill(0),
-        }
-        result
-    }
-
-    /// Writes the opened frame, of which it is not known yet whether it was opened before.
-    #[inline(always)]
-    pub(crate) fn open_unsettled(&self, out: &mut [u8]) -> Result<Unsettled, DecryptError> {
-        let Parts { clear, aad, body, ciphertext, tag, kid, unique } = &self.parts;
-        let (Some(ciphertext), Some(tag)) = (body.get(ciphertext.clone()), body.get(tag.clone())) else {
-            return Err(DecryptError::Malformed);
-        };
-        let (clear_place, plaintext) = out.split_at_mut_checked(clear.len()).ok_or(DecryptError::Malformed)?;
-        let opens = |key: &Key| key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok();
-        let Some(opened) = self.decryptor.ring.open(*kid, &self.found, opens) else {
-            return Err(DecryptError::AuthenticationFailed { kid: *kid });
-        };
-        clear_place.copy_from_slice(clear);
-        Ok(Unsettled(opened))
-    }
-
-    /// In a batch a frame is planned before those in front of it are marked. Where it does not open, it gets the answer of
-    /// a single call: a frame that was seen is refused as that, forged or not.
-    #[cold]
-    fn replayed_by_now(&self) -> Option<DecryptError> {
-        let Parts { kid, unique, .. } = &self.parts;
-        let seen = self.decryptor.replay().is_some_and(|window| window.has((self.found.origin, *kid), *unique));
-        seen.then_some(DecryptError::Replayed { kid: *kid })
-    }
-
-    /// Marks an opened frame as seen, or counts why there is none: the caller counts those that opened. The frames of a
-    /// track are settled in order.
-    #[inline(always)]
-    pub(crate) fn settle(&self, opened: Result<Unsettled, DecryptError>) -> Result<(), DecryptError> {
-        let (decryptor, Parts { kid, unique, .. }) = (self.decryptor, &self.parts);
-        let result = opened.map_err(|error| self.replayed_by_now().unwrap_or(error)).and_then(|Unsettled(opened)| {
-            if opened.steps > 0 {
-                decryptor.counters.ratchets.add(opened.steps);
-            }
-            if decryptor.replay().is_some_and(|mut window| !window.mark((opened.origin, *kid), *unique)) {
-                return Err(DecryptError::Replayed { kid: *kid });
-            }
-            Ok(())
-        });
-        match result {
-            Ok(()) => {
-                if let Some(injected) = &decryptor.injected {
-                    injected.resumed();
-                }
-                if decryptor.consecutive_failures() != 0 {
-                    decryptor.failures.store(0, Ordering::Relaxed);
-                }
-            }
-            Err(error) => {
-                if let DecryptError::AuthenticationFailed { .. } = error {
-                    decryptor.failed(self.found.serial);
-                }
-                decryptor.count(error);
-            }
-        }
-        result
     }
 }

@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::annexb::{self, Standard};
 use crate::codec::{Clear, Codec, NotOfCodec, Prepared};
 use crate::error::{EncryptError, KeyError};
-use crate::keyring::{KeyRing, Sealing};
+use crate::key::Key;
+use crate::keyring::KeyRing;
+use crate::lookup::{SHORT, Sealing};
 use crate::nonce::Unique;
-use crate::stats::{EncryptCounters, EncryptStats};
+use crate::stats::{EncryptCounters, EncryptStats, Tally};
 use crate::wire::envelope::{Envelope, is_key_frame};
 use crate::wire::sframe::{self, Encoded, Header};
 use crate::wire::{Wire, trailer};
@@ -30,15 +32,17 @@ pub struct Encryptor {
     annexb: Option<Standard>,
     /// Access units without a slice, waiting for the next frame (trailer layout, Annex B codecs only).
     held: Mutex<Vec<u8>>,
+    tally: Tally,
     counters: EncryptCounters,
 }
 
-/// A frame about to be sealed, with the nonce that is its alone. Dropping it wastes the nonce and nothing else.
+/// A frame about to be sealed. Dropping it wastes a nonce at the most.
 pub struct SealPlan<'a> {
     encryptor: &'a Encryptor,
     frame: Prepared<'a>,
-    sealing: Sealing,
     layout: Layout<'a>,
+    /// The key, and the nonce that is this frame's alone; none where they are taken when it is sealed.
+    sealing: Option<Sealing>,
 }
 
 enum Layout<'a> {
@@ -53,7 +57,14 @@ impl Encryptor {
     /// [`KeyError::UnsupportedCodec`].
     pub fn new(ring: Arc<KeyRing>, codec: Codec) -> Result<Self, KeyError> {
         let clear = ring.profile().clear(codec)?;
-        Ok(Self { ring, clear, annexb: codec.annexb(), held: Mutex::default(), counters: EncryptCounters::default() })
+        Ok(Self {
+            ring,
+            clear,
+            annexb: codec.annexb(),
+            held: Mutex::default(),
+            tally: Tally::default(),
+            counters: EncryptCounters::default(),
+        })
     }
 
     /// Seals one frame. An empty frame stays empty. In the trailer layout an H.264 or H.265 access unit without a slice
@@ -69,8 +80,9 @@ impl Encryptor {
         }
     }
 
-    /// Looks at a frame, takes the key and a nonce. None: there is nothing to send for it (see [`Self::encrypt`]).
-    /// `metadata` is authenticated with the frame and not sent: the receiver must have the same. SFrame only.
+    /// Looks at a frame, and takes the key and a nonce where only these tell how long it gets. None: there is nothing to
+    /// send for it (see [`Self::encrypt`]). `metadata` is authenticated with the frame and not sent: the receiver must
+    /// have the same. SFrame only.
     ///
     /// # Errors
     /// [`EncryptError`]; [`EncryptError::Malformed`] too for metadata in a profile that has no place for it.
@@ -81,19 +93,41 @@ impl Encryptor {
             return Err(EncryptError::Malformed);
         }
         let Some(prepared) = self.prepare(wire, frame)? else { return Ok(None) };
-        let sealing = self.ring.next().inspect_err(|error| match error {
-            EncryptError::KeyExhausted { .. } => self.counters.key_exhausted.add(1),
-            _ => self.counters.unknown_key.add(1),
-        })?;
-        let layout = match sealing.unique {
-            Unique::Iv(_) => Layout::Trailer,
-            Unique::Ctr(ctr) => Layout::Sframe {
-                header: Header { kid: sealing.kid, ctr }.encode(),
-                metadata,
-                envelope: self.annexb.map(|standard| Envelope::new(standard, is_key_frame(standard, frame))),
-            },
+        if wire == Wire::Trailer {
+            return Ok(Some(SealPlan { encryptor: self, frame: prepared, layout: Layout::Trailer, sealing: None }));
+        }
+        let sealing = self.next()?;
+        let Unique::Ctr(ctr) = sealing.unique else { return Err(EncryptError::Malformed) };
+        let layout = Layout::Sframe {
+            header: Header { kid: sealing.kid, ctr }.encode(),
+            metadata,
+            envelope: self.annexb.map(|standard| Envelope::new(standard, is_key_frame(standard, frame))),
         };
-        Ok(Some(SealPlan { encryptor: self, frame: prepared, sealing, layout }))
+        Ok(Some(SealPlan { encryptor: self, frame: prepared, layout, sealing: Some(sealing) }))
+    }
+
+    /// As [`Self::plan`], and takes the key and a nonce in any layout: where many are planned, in their order.
+    #[inline(always)]
+    pub(crate) fn plan_keyed<'a>(&'a self, frame: &'a [u8]) -> Result<Option<SealPlan<'a>>, EncryptError> {
+        let Some(mut plan) = self.plan(frame, &[])? else { return Ok(None) };
+        if plan.sealing.is_none() {
+            plan.sealing = Some(self.next()?);
+        }
+        Ok(Some(plan))
+    }
+
+    #[inline(always)]
+    fn next(&self) -> Result<Sealing, EncryptError> {
+        self.ring.next().inspect_err(|error| self.count(*error))
+    }
+
+    #[cold]
+    fn count(&self, error: EncryptError) {
+        match error {
+            EncryptError::Malformed => self.counters.malformed.add(1),
+            EncryptError::UnknownKey { .. } => self.counters.unknown_key.add(1),
+            EncryptError::KeyExhausted { .. } => self.counters.key_exhausted.add(1),
+        }
     }
 
     /// Seals one frame under an IV of the caller's choice, for this crate's vector tests.
@@ -103,7 +137,7 @@ impl Encryptor {
     #[cfg(feature = "hazmat")]
     pub fn encrypt_with_iv(&self, frame: &[u8], iv: [u8; 12]) -> Result<Vec<u8>, EncryptError> {
         let Some(mut plan) = self.plan(frame, &[])? else { return Ok(Vec::new()) };
-        plan.sealing.unique = Unique::Iv(iv);
+        plan.sealing = Some(Sealing { unique: Unique::Iv(iv), ..self.next()? });
         plan.seal()
     }
 
@@ -122,8 +156,7 @@ impl Encryptor {
 
     #[inline(always)]
     pub(crate) fn count_sealed(&self, frames: usize, bytes: usize) {
-        self.counters.frames.add(frames);
-        self.counters.bytes.add(bytes);
+        self.tally.add(frames, bytes);
     }
 
     /// Whether the profile has a place for metadata.
@@ -135,7 +168,8 @@ impl Encryptor {
     /// The counters so far, and how much of the ring's sending key is used up.
     #[must_use]
     pub fn stats(&self) -> EncryptStats {
-        let stats = self.counters.snapshot();
+        let (frames, bytes) = self.tally.get();
+        let stats = EncryptStats { frames, bytes, ..self.counters.snapshot() };
         let ring = self.ring.current();
         match ring.usage(ring.sending_key_id()) {
             Ok(key_frames) => {
@@ -158,7 +192,7 @@ impl Encryptor {
             (_, clear) => clear.prepare(frame, trailer::OVERHEAD),
         };
         prepared.map_err(|NotOfCodec| {
-            self.counters.malformed.add(1);
+            self.count(EncryptError::Malformed);
             EncryptError::Malformed
         })
     }
@@ -221,7 +255,7 @@ impl SealPlan<'_> {
             return Ok(sealed);
         }
         let mut escaped = vec![0; sealed.len() + escapes];
-        self.escape_into(&sealed, &mut escaped);
+        self.escape_into(&sealed, &mut escaped)?;
         Ok(escaped)
     }
 
@@ -229,7 +263,8 @@ impl SealPlan<'_> {
     /// passed through [`Self::escape_into`] before it is sent.
     ///
     /// # Errors
-    /// [`EncryptError::Malformed`] where `out` has another length, or the frame is longer than the AEAD allows.
+    /// [`EncryptError`]; [`EncryptError::Malformed`] where `out` has another length, or the frame is longer than the AEAD
+    /// allows.
     #[inline(always)]
     pub fn seal_into(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
         self.write(out)?;
@@ -247,47 +282,64 @@ impl SealPlan<'_> {
         if out.len() != self.sealed_len() {
             return Err(EncryptError::Malformed);
         }
-        match &self.layout {
-            Layout::Trailer => self.seal_trailer(out),
-            Layout::Sframe { header, metadata, envelope } => {
-                self.seal_sframe(header.as_slice(), metadata, *envelope, out)
+        match (&self.sealing, &self.layout) {
+            (Some(sealing), Layout::Sframe { header, metadata, envelope }) => {
+                self.seal_sframe(sealing, header.as_slice(), metadata, *envelope, out)
             }
+            (None, _) if self.frame.frame.len() < SHORT => {
+                let ring = &self.encryptor.ring;
+                ring.next_within(|key, kid, unique| self.seal_trailer(key, kid, unique, out))
+                    .inspect_err(|error| self.encryptor.count(*error))?
+            }
+            (None, _) => {
+                let Sealing { key, kid, unique } = self.encryptor.next()?;
+                self.seal_trailer(&key, kid, unique, out)
+            }
+            (Some(Sealing { key, kid, unique }), Layout::Trailer) => self.seal_trailer(key, *kid, *unique, out),
         }
         .ok_or(EncryptError::Malformed)?;
         Ok(self.frame.frame.len())
     }
 
     #[inline(always)]
-    fn seal_trailer(&self, out: &mut [u8]) -> Option<()> {
-        let Sealing { key, kid, unique } = &self.sealing;
-        let iv = key.nonce(*unique);
+    fn seal_trailer(&self, key: &Key, kid: u64, unique: Unique, out: &mut [u8]) -> Option<()> {
+        let iv = key.nonce(unique);
         let (clear, plaintext) = self.frame.frame.split_at_checked(self.frame.clear_len)?;
         #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
-        let places = trailer::write(out, clear.len(), &iv, *kid as u8)?;
+        let places = trailer::write(out, clear.len(), &iv, kid as u8)?;
         places.clear.copy_from_slice(clear);
         key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
     }
 
-    fn seal_sframe(&self, header: &[u8], metadata: &[u8], envelope: Option<Envelope>, out: &mut [u8]) -> Option<()> {
+    fn seal_sframe(
+        &self,
+        Sealing { key, unique, .. }: &Sealing,
+        header: &[u8],
+        metadata: &[u8],
+        envelope: Option<Envelope>,
+        out: &mut [u8],
+    ) -> Option<()> {
         let inside = match envelope {
             Some(envelope) => envelope.write(out)?,
             None => out,
         };
         let (ciphertext, tag) = sframe::write(inside, header, self.tag_len())?;
         let aad = if metadata.is_empty() { Cow::Borrowed(header) } else { Cow::Owned([header, metadata].concat()) };
-        let Sealing { key, unique, .. } = &self.sealing;
         key.aead.seal(key.nonce(*unique), &aad, &self.frame.frame, ciphertext, tag).ok()
     }
 
     /// Writes `sealed` with its escapes; `out` is as much longer as [`Self::seal_into`] said.
-    pub fn escape_into(&self, sealed: &[u8], out: &mut [u8]) {
+    ///
+    /// # Errors
+    /// [`EncryptError::Malformed`] where `out` has another length; what is in it may not be sent then.
+    pub fn escape_into(&self, sealed: &[u8], out: &mut [u8]) -> Result<(), EncryptError> {
         let from = self.escaped_from().unwrap_or_default();
         let (Some((clear, tail)), Some((out_clear, out_tail))) =
             (sealed.split_at_checked(from), out.split_at_mut_checked(from))
         else {
-            return;
+            return Err(EncryptError::Malformed);
         };
         out_clear.copy_from_slice(clear);
-        annexb::escape(tail, out_tail);
+        annexb::escape(tail, out_tail).ok_or(EncryptError::Malformed)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::error::{EncryptError, KeyError};
 use crate::key::{Key, Maker, serial};
-use crate::keyring::Sealing;
+use crate::lookup::Sealing;
 use crate::nonce::{CtrSource, NonceSource};
 use crate::secret::Secret;
 use crate::suite::random;
@@ -72,8 +72,8 @@ impl Family {
         Self { own: Some(own), ..Self::drawing(field, material) }
     }
 
-    pub(crate) fn sender(&self, kid: u64) -> Option<Arc<Key>> {
-        self.senders.get(&kid).map(|known| Arc::clone(&known.key))
+    pub(crate) fn sender(&self, kid: u64) -> Option<&Arc<Key>> {
+        self.senders.get(&kid).map(|known| &known.key)
     }
 
     pub(crate) fn remember(&mut self, kid: u64, key: &Arc<Key>) {

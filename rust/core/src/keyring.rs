@@ -1,18 +1,19 @@
 //! Key ids, keys and nonces. The only owner of secrets.
 //!
-//! One ring per sender identity; its encryptors and decryptors share it. A short lock is taken once per frame, for the
-//! look-up and the nonce, never during the AEAD or a slow derivation.
+//! One ring per sender identity; its encryptors and decryptors share it. A lock is taken once per frame, for the look-up
+//! and the nonce. It is kept during the AEAD of a [short](crate::lookup::SHORT) frame, never of a long one, nor in a slow
+//! derivation.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::error::{DecryptError, EncryptError, KeyError};
+use crate::error::KeyError;
 use crate::family::{Family, Field};
 use crate::key::{Key, Maker};
 use crate::mls::MlsKid;
-use crate::nonce::{CtrSource, IvSource, NonceSource, Unique};
+use crate::nonce::{CtrSource, IvSource, NonceSource};
 use crate::options::Options;
 use crate::profile::Profile;
 use crate::secret::Secret;
@@ -21,39 +22,6 @@ use crate::wire::Wire;
 
 /// Key ids of a room's shared base keys; the other bits of a KID tell its senders apart.
 const SHARED_BITS: u8 = 8;
-
-/// A key to seal one frame with, and what belongs to this frame alone.
-pub(crate) struct Sealing {
-    pub(crate) key: Arc<Key>,
-    pub(crate) kid: u64,
-    pub(crate) unique: Unique,
-}
-
-/// A key that may open a frame. It is not in the ring yet where it has to open one first.
-pub(crate) struct Found {
-    pub(crate) key: Arc<Key>,
-    /// Tells what was set from what will be set in its place: a key's serial, or its family's.
-    pub(crate) serial: u64,
-    /// The same, but it outlasts that the same is set again: what was opened before stays known.
-    pub(crate) origin: u64,
-    candidate: Candidate,
-}
-
-/// What it took to open a frame.
-pub(crate) struct Opened {
-    /// As in [`Found`], of the key that opened it.
-    pub(crate) origin: u64,
-    /// Ratchet steps.
-    pub(crate) steps: usize,
-}
-
-enum Candidate {
-    No,
-    /// So many ratchet steps from the key with this id.
-    Ahead(u64, usize),
-    /// One of many senders under a shared base key.
-    Sender,
-}
 
 pub(crate) struct Slot {
     pub(crate) material: Secret,
@@ -79,7 +47,7 @@ impl Slot {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) slots: BTreeMap<u64, Slot>,
-    families: Vec<Family>,
+    pub(crate) families: Vec<Family>,
     pub(crate) sending: u64,
     /// Whether `sending` was chosen; until then the first key that is set becomes it.
     chosen: bool,
@@ -94,7 +62,7 @@ struct Apart<T>(T);
 pub struct KeyRing {
     pub(crate) maker: Maker,
     pub(crate) options: Options,
-    state: Apart<Mutex<State>>,
+    state: Apart<RwLock<State>>,
     /// Held during a derivation that frames ask for: one at a time.
     pub(crate) deriving: Mutex<()>,
     /// The ring to turn to while this one has no keys.
@@ -193,7 +161,7 @@ impl KeyRing {
     /// The ids under which keys are set, in order: KIDs, or the low bits by which shared keys and epochs go.
     #[must_use]
     pub fn key_ids(&self) -> Vec<u64> {
-        let state = self.current().lock();
+        let state = self.current().read();
         let mut ids: Vec<u64> = state.slots.keys().copied().collect();
         ids.extend(state.families.iter().map(|family| family.field.value));
         ids.sort_unstable();
@@ -203,7 +171,7 @@ impl KeyRing {
     /// The id of the key that this ring's encryptors use.
     #[must_use]
     pub fn sending_key_id(&self) -> u64 {
-        self.current().lock().sending
+        self.current().read().sending
     }
 
     /// Chooses the key that this ring's encryptors use. It may be set later; until then nothing is sealed.
@@ -229,87 +197,6 @@ impl KeyRing {
     #[must_use]
     pub fn suite(&self) -> &'static CipherSuite {
         self.maker.suite
-    }
-
-    /// The sending key and what nobody else gets.
-    #[inline(always)]
-    pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
-        self.current().next_of_own()
-    }
-
-    #[inline(always)]
-    fn next_of_own(&self) -> Result<Sealing, EncryptError> {
-        let mut state = self.lock();
-        let (kid, most) = (state.sending, self.options.usage_limit);
-        if let Some(slot) = state.slots.get_mut(&kid) {
-            let unique = slot.nonces.next(most).ok_or(EncryptError::KeyExhausted { kid })?;
-            return Ok(Sealing { key: Arc::clone(&slot.key), kid, unique });
-        }
-        let family = state.families.iter_mut().find(|family| family.field.value == kid);
-        family.ok_or(EncryptError::UnknownKey { kid })?.next(&self.maker, most)
-    }
-
-    /// The key that a received frame names.
-    #[inline(always)]
-    pub(crate) fn find(&self, kid: u64) -> Result<Found, DecryptError> {
-        self.current().find_own(kid)
-    }
-
-    #[inline(always)]
-    fn find_own(&self, kid: u64) -> Result<Found, DecryptError> {
-        let unknown = DecryptError::UnknownKey { kid };
-        let state = self.lock();
-        if let Some(slot) = state.slots.get(&kid) {
-            let (key, origin) = (Arc::clone(&slot.key), slot.origin);
-            return Ok(Found { serial: key.serial, key, origin, candidate: Candidate::No });
-        }
-        if let Some(family) = state.families.iter().rev().find(|family| family.field.holds(kid)) {
-            let (serial, origin) = (family.serial, family.origin);
-            if let Some(key) = family.sender(kid) {
-                return Ok(Found { key, serial, origin, candidate: Candidate::No });
-            }
-            let material = family.material.clone();
-            drop(state);
-            let key = self.maker.key(kid, &material).map_err(|_| unknown)?;
-            return Ok(Found { key: Arc::new(key), serial, origin, candidate: Candidate::Sender });
-        }
-        let (from, steps) = self.behind(&state, kid).ok_or(unknown)?;
-        let base = state.slots.get(&from).map(|slot| Arc::clone(&slot.key)).ok_or(unknown)?;
-        drop(state);
-        let key = self.ahead(from, &base, steps).ok_or(unknown)?;
-        Ok(Found { serial: key.serial, origin: key.serial, key, candidate: Candidate::Ahead(from, steps) })
-    }
-
-    /// Opens a frame with the key that was found for it or, where key ids do not tell ratchet steps, one ahead of it. None:
-    /// nothing in the window opens it, and nothing has changed.
-    #[inline(always)]
-    pub(crate) fn open(&self, kid: u64, found: &Found, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
-        let ring = self.current();
-        if opens(&found.key) {
-            return Some(Opened { origin: found.origin, steps: ring.confirm(kid, found) });
-        }
-        let (key, steps) = ring.search(kid, &found.key, opens)?;
-        Some(Opened { origin: key.serial, steps })
-    }
-
-    /// A frame authenticated with a key that [`Self::find`] gave: now it belongs to the ring. Returns the ratchet steps
-    /// that this took.
-    fn confirm(&self, kid: u64, found: &Found) -> usize {
-        match found.candidate {
-            Candidate::No => 0,
-            Candidate::Ahead(from, steps) => {
-                self.commit(from, kid, &found.key);
-                steps
-            }
-            Candidate::Sender => {
-                let mut state = self.lock();
-                // Replaced meanwhile? Then it is no key of the family that is there now.
-                if let Some(family) = state.families.iter_mut().find(|family| family.serial == found.serial) {
-                    family.remember(kid, &found.key);
-                }
-                0
-            }
-        }
     }
 
     pub(crate) fn check(&self, key_id: u64) -> Result<(), KeyError> {
@@ -348,9 +235,14 @@ impl KeyRing {
     }
 
     #[inline(always)]
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> RwLockWriteGuard<'_, State> {
         // No invariant spans two writes, so a thread that died here leaves nothing half done.
-        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline(always)]
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -30,8 +30,10 @@ pub(crate) enum NonceSource {
     Ctr(CtrSource),
 }
 
-/// What belongs to one frame alone.
+/// What belongs to one frame alone. Its first word tells which: with a byte the IV lies across words, and whoever moves
+/// it waits for each to be put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Unique {
     Iv([u8; NONCE_LEN]),
     Ctr(u64),

@@ -36,7 +36,7 @@ impl KeyRing {
         let next_id = self.stepped(key_id, 1)?;
         loop {
             let (material, serial) = {
-                let state = self.lock();
+                let state = self.read();
                 let slot = state.slots.get(&key_id).ok_or(KeyError::NoSuchKey { key_id })?;
                 (slot.material.clone(), slot.key.serial)
             };
@@ -54,7 +54,7 @@ impl KeyRing {
     /// [`Self::derive_ahead`] is to be called for.
     #[must_use]
     pub fn wanted_ahead(&self) -> Vec<u64> {
-        self.current().lock().slots.iter().filter(|(_, slot)| slot.wanted).map(|(&key_id, _)| key_id).collect()
+        self.current().read().slots.iter().filter(|(_, slot)| slot.wanted).map(|(&key_id, _)| key_id).collect()
     }
 
     /// Derives one further step ahead of the key under `key_id`, for frames to come. False: there is no further one in
@@ -69,7 +69,7 @@ impl KeyRing {
     fn derive_one_ahead(&self, key_id: u64) -> Result<bool, KeyError> {
         let _one_at_a_time = self.deriving.lock().unwrap_or_else(PoisonError::into_inner);
         let (serial, known, material) = {
-            let state = self.lock();
+            let state = self.read();
             let Some(slot) = state.slots.get(&key_id) else {
                 return state.family(key_id).map(|_| false).ok_or(KeyError::NoSuchKey { key_id });
             };

@@ -4,18 +4,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     (
-        $(#[$doc:meta])* $snapshot:ident, $live:ident { $($(#[$field_doc:meta])* $field:ident),* $(,)? }
+        $(#[$doc:meta])* $snapshot:ident, $live:ident
+        $(tallied { $($(#[$tallied_doc:meta])* $tallied:ident),* $(,)? } and)?
+        counted { $($(#[$field_doc:meta])* $field:ident),* $(,)? }
         $(and looked up { $($(#[$found_doc:meta])* $found:ident),* $(,)? })?
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct $snapshot { $($(#[$field_doc])* pub $field: u64,)* $($($(#[$found_doc])* pub $found: u64),*)? }
+        pub struct $snapshot {
+            $($($(#[$tallied_doc])* pub $tallied: u64,)*)?
+            $($(#[$field_doc])* pub $field: u64,)*
+            $($($(#[$found_doc])* pub $found: u64),*)?
+        }
 
         impl $snapshot {
             /// Names and values, in the order of the fields.
             #[must_use]
             pub fn entries(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($field), self.$field),)* $($((stringify!($found), self.$found)),*)?]
+                vec![
+                    $($((stringify!($tallied), self.$tallied),)*)?
+                    $((stringify!($field), self.$field),)*
+                    $($((stringify!($found), self.$found)),*)?
+                ]
             }
         }
 
@@ -24,7 +34,7 @@ macro_rules! counters {
 
         impl $live {
             pub(crate) fn snapshot(&self) -> $snapshot {
-                $snapshot { $($field: self.$field.get(),)* $($($found: 0),*)? }
+                $snapshot { $($($tallied: 0,)*)? $($field: self.$field.get(),)* $($($found: 0),*)? }
             }
         }
     };
@@ -44,13 +54,64 @@ impl Counter {
     }
 }
 
+/// Frames and their bytes, counted for each frame that passes: in one addition, since a second costs as much as a lock
+/// does. The number that they share is emptied long before either half of it is full.
+#[derive(Default)]
+pub(crate) struct Tally {
+    recent: AtomicU64,
+    frames: Counter,
+    bytes: Counter,
+}
+
+impl Tally {
+    /// Frames stand above so many bits for bytes.
+    const BYTES: u32 = 40;
+    /// What is counted apart; below it, a hundred threads can add before one of them empties the number.
+    const MANY: (usize, usize) = (1 << 16, 1 << 32);
+    /// Half of what there is room for.
+    const HALF_FULL: u64 = 1 << 63 | 1 << (Self::BYTES - 1);
+
+    #[inline(always)]
+    pub(crate) fn add(&self, frames: usize, bytes: usize) {
+        if frames >= Self::MANY.0 || bytes >= Self::MANY.1 {
+            self.frames.add(frames);
+            self.bytes.add(bytes);
+        } else if self.recent.fetch_add((frames as u64) << Self::BYTES | bytes as u64, Ordering::Relaxed)
+            & Self::HALF_FULL
+            != 0
+        {
+            self.empty();
+        }
+    }
+
+    #[cold]
+    fn empty(&self) {
+        let (frames, bytes) = Self::parts(self.recent.swap(0, Ordering::Relaxed));
+        self.frames.0.fetch_add(frames, Ordering::Relaxed);
+        self.bytes.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn parts(recent: u64) -> (u64, u64) {
+        (recent >> Self::BYTES, recent & ((1 << Self::BYTES) - 1))
+    }
+
+    /// Frames, and their bytes.
+    pub(crate) fn get(&self) -> (u64, u64) {
+        let (frames, bytes) = Self::parts(self.recent.load(Ordering::Relaxed));
+        (self.frames.get() + frames, self.bytes.get() + bytes)
+    }
+}
+
 counters! {
     /// What an encryptor has done so far.
-    EncryptStats, EncryptCounters {
+    EncryptStats, EncryptCounters
+    tallied {
         /// Frames sealed.
         frames,
         /// Bytes of these frames before sealing.
         bytes,
+    }
+    and counted {
         /// Empty frames, passed on as they were.
         empty,
         /// Access units without a slice, held back for the next one.
@@ -76,11 +137,14 @@ counters! {
 
 counters! {
     /// What a decryptor has done so far.
-    DecryptStats, DecryptCounters {
+    DecryptStats, DecryptCounters
+    tallied {
         /// Frames opened.
         frames,
         /// Bytes of these frames after opening.
         bytes,
+    }
+    and counted {
         /// Empty frames, passed on as they were.
         empty,
         /// Frames refused: not of the profile.
@@ -102,7 +166,8 @@ counters! {
 
 counters! {
     /// What a data cryptor has done so far.
-    DataStats, DataCounters {
+    DataStats, DataCounters
+    counted {
         /// Messages sealed.
         sealed,
         /// Messages refused: no key to seal with, or no nonces left.
@@ -117,5 +182,24 @@ counters! {
         authentication_failed,
         /// Packets refused: seen before.
         replayed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_loses_nothing_where_its_number_is_emptied() {
+        let tally = Tally::default();
+        let (mut frames, mut bytes) = (0, 0);
+        for (more_frames, more_bytes) in [(1, 120), (65_535, 1 << 31), (1 << 20, 7), (3, 1 << 33)] {
+            for _ in 0..400 {
+                tally.add(more_frames, more_bytes);
+                frames += more_frames as u64;
+                bytes += more_bytes as u64;
+                assert_eq!(tally.get(), (frames, bytes));
+            }
+        }
     }
 }

@@ -143,6 +143,7 @@ impl AeadKey {
     }
 
     /// Writes `ciphertext` (as long as `plaintext`) and `tag`.
+    #[inline(always)]
     pub(crate) fn seal(
         &self,
         nonce: [u8; NONCE_LEN],
@@ -162,6 +163,7 @@ impl AeadKey {
     }
 
     /// Writes `plaintext` (as long as `ciphertext`), or clears it and refuses.
+    #[inline(always)]
     pub(crate) fn open(
         &self,
         nonce: [u8; NONCE_LEN],

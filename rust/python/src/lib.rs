@@ -86,10 +86,7 @@ impl Encryptor {
             return Ok(sealed);
         }
         let sealed = sealed.as_bytes();
-        written(py, sealed.len() + escapes, |out| {
-            plan.escape_into(sealed, out);
-            Ok(())
-        })
+        written(py, sealed.len() + escapes, |out| plan.escape_into(sealed, out).map_err(encrypt_error))
     }
 
     #[pyo3(signature = (data, offsets, threads=None, *, out=None))]

@@ -1,0 +1,156 @@
+//! What a frame asks of a ring: the sending key with a nonce, or the key that it names.
+
+use std::sync::Arc;
+
+use crate::error::{DecryptError, EncryptError};
+use crate::key::Key;
+use crate::keyring::KeyRing;
+use crate::nonce::Unique;
+
+/// Bytes below which a frame's AEAD is done before the lock is given back: a quarter of a microsecond at the most.
+/// Becoming an owner of the key and ceasing to be one would cost a short frame a tenth of its time. Receivers share the
+/// lock; who seals does not, but these are the few tracks of one sender.
+pub(crate) const SHORT: usize = 4096;
+
+/// A key to seal one frame with, and what belongs to this frame alone.
+pub(crate) struct Sealing {
+    pub(crate) key: Arc<Key>,
+    pub(crate) kid: u64,
+    pub(crate) unique: Unique,
+}
+
+/// A key that may open a frame. It is not in the ring yet where it has to open one first.
+pub(crate) struct Found {
+    pub(crate) key: Arc<Key>,
+    /// Tells what was set from what will be set in its place: a key's serial, or its family's.
+    pub(crate) serial: u64,
+    /// The same, but it outlasts that the same is set again: what was opened before stays known.
+    pub(crate) origin: u64,
+    candidate: Candidate,
+}
+
+/// What it took to open a frame.
+pub(crate) struct Opened {
+    /// As in [`Found`], of the key that opened it.
+    pub(crate) origin: u64,
+    /// Ratchet steps.
+    pub(crate) steps: usize,
+}
+
+enum Candidate {
+    No,
+    /// So many ratchet steps from the key with this id.
+    Ahead(u64, usize),
+    /// One of many senders under a shared base key.
+    Sender,
+}
+
+impl KeyRing {
+    /// The sending key and what nobody else gets.
+    #[inline(always)]
+    pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
+        self.current().next_of_own()
+    }
+
+    #[inline(always)]
+    fn next_of_own(&self) -> Result<Sealing, EncryptError> {
+        let mut state = self.lock();
+        let (kid, most) = (state.sending, self.options.usage_limit);
+        if let Some(slot) = state.slots.get_mut(&kid) {
+            let unique = slot.nonces.next(most).ok_or(EncryptError::KeyExhausted { kid })?;
+            return Ok(Sealing { key: Arc::clone(&slot.key), kid, unique });
+        }
+        let family = state.families.iter_mut().find(|family| family.field.value == kid);
+        family.ok_or(EncryptError::UnknownKey { kid })?.next(&self.maker, most)
+    }
+
+    /// As [`Self::next`], for a short frame: `seal` runs before the lock is given back, and must not turn to the ring.
+    #[inline(always)]
+    pub(crate) fn next_within<R>(&self, seal: impl FnOnce(&Key, u64, Unique) -> R) -> Result<R, EncryptError> {
+        let ring = self.current();
+        let mut state = ring.lock();
+        let (kid, most) = (state.sending, ring.options.usage_limit);
+        if let Some(slot) = state.slots.get_mut(&kid) {
+            let unique = slot.nonces.next(most).ok_or(EncryptError::KeyExhausted { kid })?;
+            return Ok(seal(&slot.key, kid, unique));
+        }
+        drop(state);
+        let Sealing { key, kid, unique } = self.next()?;
+        Ok(seal(&key, kid, unique))
+    }
+
+    /// For a short frame: `open` runs with the key (and its origin, see [`Found`]) before the lock is given back, and must
+    /// not turn to the ring. None: no such key is at hand, [`Self::find`] may know more.
+    #[inline(always)]
+    pub(crate) fn find_within<R>(&self, kid: u64, open: impl FnOnce(&Key, u64) -> R) -> Option<R> {
+        let state = self.current().read();
+        if let Some(slot) = state.slots.get(&kid) {
+            return Some(open(&slot.key, slot.origin));
+        }
+        let family = state.families.iter().rev().find(|family| family.field.holds(kid))?;
+        family.sender(kid).map(|key| open(key, family.origin))
+    }
+
+    /// The key that a received frame names.
+    #[inline(always)]
+    pub(crate) fn find(&self, kid: u64) -> Result<Found, DecryptError> {
+        self.current().find_own(kid)
+    }
+
+    #[inline(always)]
+    fn find_own(&self, kid: u64) -> Result<Found, DecryptError> {
+        let unknown = DecryptError::UnknownKey { kid };
+        let state = self.read();
+        if let Some(slot) = state.slots.get(&kid) {
+            let (key, origin) = (Arc::clone(&slot.key), slot.origin);
+            return Ok(Found { serial: key.serial, key, origin, candidate: Candidate::No });
+        }
+        if let Some(family) = state.families.iter().rev().find(|family| family.field.holds(kid)) {
+            let (serial, origin) = (family.serial, family.origin);
+            if let Some(key) = family.sender(kid) {
+                return Ok(Found { key: Arc::clone(key), serial, origin, candidate: Candidate::No });
+            }
+            let material = family.material.clone();
+            drop(state);
+            let key = self.maker.key(kid, &material).map_err(|_| unknown)?;
+            return Ok(Found { key: Arc::new(key), serial, origin, candidate: Candidate::Sender });
+        }
+        let (from, steps) = self.behind(&state, kid).ok_or(unknown)?;
+        let base = state.slots.get(&from).map(|slot| Arc::clone(&slot.key)).ok_or(unknown)?;
+        drop(state);
+        let key = self.ahead(from, &base, steps).ok_or(unknown)?;
+        Ok(Found { serial: key.serial, origin: key.serial, key, candidate: Candidate::Ahead(from, steps) })
+    }
+
+    /// Opens a frame with the key that was found for it or, where key ids do not tell ratchet steps, one ahead of it. None:
+    /// nothing in the window opens it, and nothing has changed.
+    #[inline(always)]
+    pub(crate) fn open(&self, kid: u64, found: &Found, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
+        let ring = self.current();
+        if opens(&found.key) {
+            return Some(Opened { origin: found.origin, steps: ring.confirm(kid, found) });
+        }
+        let (key, steps) = ring.search(kid, &found.key, opens)?;
+        Some(Opened { origin: key.serial, steps })
+    }
+
+    /// A frame authenticated with a key that [`Self::find`] gave: now it belongs to the ring. Returns the ratchet steps
+    /// that this took.
+    fn confirm(&self, kid: u64, found: &Found) -> usize {
+        match found.candidate {
+            Candidate::No => 0,
+            Candidate::Ahead(from, steps) => {
+                self.commit(from, kid, &found.key);
+                steps
+            }
+            Candidate::Sender => {
+                let mut state = self.lock();
+                // Replaced meanwhile? Then it is no key of the family that is there now.
+                if let Some(family) = state.families.iter_mut().find(|family| family.serial == found.serial) {
+                    family.remember(kid, &found.key);
+                }
+                0
+            }
+        }
+    }
+}
