@@ -250,7 +250,7 @@ class Encryptor:
 
         :param metadata: SFrame: authenticated with the frame and not sent; the receiver must give the same.
 
-        `bytes` is borrowed, any other buffer copied once; from 32 KiB on the GIL is released meanwhile.
+        `bytes` is borrowed, any other buffer copied once; from 64 KiB on the GIL is released meanwhile.
 
         :raises UnknownKey: the sending key has not been set.
         :raises KeyExhausted: the sending key has no nonces left.

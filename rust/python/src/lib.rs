@@ -19,8 +19,9 @@ use buffers::{Input, written};
 use errors::{decrypt_error, encrypt_error, key_error};
 use keys::KeyRing;
 
-/// From this size on, the AEAD outweighs what it costs to give the GIL away and to win it back: measured, see benches/.
-const DETACH_FROM: usize = 32 * 1024;
+/// From this size on a second thread doubles the throughput of frames; at 40 kB it adds nothing, and each frame waits for
+/// the GIL to come back, 5 ms at the worst beside a busy thread (benches/latency.py measures both).
+const DETACH_FROM: usize = 64 * 1024;
 
 /// The only place that decides whether a frame's work is done without the GIL.
 fn maybe_detach<T: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> T + Send) -> T {
