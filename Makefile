@@ -25,7 +25,7 @@ NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 $(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest interop check bench docs lock clean
+.PHONY: help demo test test-oldest interop check bench bench-guard docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals
 	cargo bench --locked --package frameseal-benches
 	$(BIN)/pytest benches --benchmark-max-time=0.2 --benchmark-columns=median,iqr,ops --benchmark-sort=name --quiet
 	$(BIN)/python benches/table.py $(ARGS)
+
+bench-guard: .stamps/build benches/floor.so ## fails if a frame has become much slower beside its rivals
+	$(BIN)/python benches/guard.py
 
 docs: .stamps/build ## the core's reference in target/doc, and whether documents and examples do what they say
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --package frameseal

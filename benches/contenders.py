@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import floor
 import frameseal
 from rivals import AeadAlone, PurePython, PurePythonSframe
 
 KEY = bytes(range(32))
 SIZES = (120, 1_200, 6_000, 20_000, 100_000)
 DIRECTIONS = ("encrypt", "decrypt")
+OURS, PURE, ALONE = "frameseal", "pure Python class", "cryptography's AEAD alone"
+FLOOR = "the floor (AWS-LC in an extension)"
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,23 @@ def races() -> dict[str, list[Contender]]:
 
     Raises AssertionError unless these two open each other's frames.
     """
+    import floor  # built for the benches alone; the names are to be had without it
+
     ring = frameseal.KeyRing("livekit")
     ring.set_key(KEY)
     pure, aead = PurePython(KEY), AeadAlone(KEY)
-    alone = Contender("cryptography's AEAD alone", aead.encrypt, aead.decrypt)
+    alone = Contender(ALONE, aead.encrypt, aead.decrypt)
     # The bare AEAD, called as an extension in C would: what cannot be had for less.
-    least = Contender("the floor (AWS-LC in an extension)", floor.encrypt, floor.decrypt)
+    least = Contender(FLOOR, floor.encrypt, floor.decrypt)
 
     sframe_ring = frameseal.KeyRing("sframe")
     sframe_ring.set_key(KEY, 1)
     pure_sframe = PurePythonSframe(KEY)
     made = {
-        "livekit": [_ours(ring), Contender("pure Python class", pure.encrypt, pure.decrypt), alone, least],
+        "livekit": [_ours(ring), Contender(PURE, pure.encrypt, pure.decrypt), alone, least],
         "sframe": [
             _ours(sframe_ring),
-            Contender("pure Python class", pure_sframe.encrypt, pure_sframe.decrypt),
+            Contender(PURE, pure_sframe.encrypt, pure_sframe.decrypt),
             alone,
             least,
         ],
@@ -59,7 +62,7 @@ def races() -> dict[str, list[Contender]]:
 def _ours(ring: frameseal.KeyRing) -> Contender:
     # Without the replay window that SFrame has: a benchmark opens one frame again and again.
     return Contender(
-        "frameseal",
+        OURS,
         frameseal.Encryptor(ring, "opus").encrypt,
         frameseal.Decryptor(ring, "opus", replay_window=0).decrypt,
     )

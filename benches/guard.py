@@ -1,0 +1,60 @@
+"""Notices when one frame has become much slower: ratios to the rivals of the same run, with a wide margin.
+
+python benches/guard.py
+
+Never absolute times: machines differ, and are shared. The margins are half as much again as what is measured on a busy
+machine, so that what trips them is a copy, a lock or a lookup too many and not a neighbour.
+"""
+
+import statistics
+import sys
+
+from rich.console import Console
+from rich.progress import Progress
+
+import table
+from contenders import DIRECTIONS, FLOOR, OURS, PURE, frame_of, races
+
+ROUNDS = 40
+# By size in bytes: so many times the floor at the most, and so many times as fast as pure Python at the least.
+MOST_OVER_FLOOR = {120: 2.5, 1_200: 2.0, 20_000: 1.5}
+LEAST_OVER_PURE = {120: 2.5, 1_200: 2.0, 20_000: 1.2}
+
+Medians = dict[str, float]  # by contender, ns per frame
+
+
+def faults(what: str, size: int, medians: Medians) -> list[str]:
+    """Return what is slower than it may be, a sentence each."""
+    over, faster = medians[OURS] / medians[FLOOR], medians[PURE] / medians[OURS]
+    found = []
+    if over > MOST_OVER_FLOOR[size]:
+        found.append(f"{what}: {over:.2f} times the floor, {MOST_OVER_FLOOR[size]} at the most")
+    if faster < LEAST_OVER_PURE[size]:
+        found.append(f"{what}: {faster:.2f} times as fast as pure Python, {LEAST_OVER_PURE[size]} at the least")
+    return found
+
+
+def main() -> int:
+    found = []
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        field = races()
+        task = progress.add_task("comparing", total=len(field) * len(DIRECTIONS) * len(MOST_OVER_FLOOR))
+        for race, contenders in field.items():
+            rivals = [one for one in contenders if one.name in (OURS, PURE, FLOOR)]
+            for direction in DIRECTIONS:
+                for size in MOST_OVER_FLOOR:
+                    times = table.interleaved(rivals, direction, frame_of(size), ROUNDS)
+                    medians = {name: statistics.median(runs) for name, runs in times.items()}
+                    what = f"{race}, {direction} {size:,} B"
+                    ours, floor, pure = (medians[name] for name in (OURS, FLOOR, PURE))
+                    console.print(f"{what}: {ours / floor:.2f}x the floor, {pure / ours:.2f}x as fast as pure Python")
+                    found += faults(what, size, medians)
+                    progress.advance(task)
+    for fault in found:
+        console.print(f"slower than it may be: {fault}", style="red")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

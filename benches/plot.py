@@ -1,0 +1,90 @@
+"""The picture of a table: how many times the floor's time one frame takes, by size and contender.
+
+python benches/plot.py [RESULTS.json [PICTURE.png]]
+"""
+
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from contenders import ALONE, FLOOR, OURS, PURE
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+SCALE = 2  # drawn at twice its size and scaled down, which smooths every edge
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM, GUTTER = 1180, 420, 70, 86, 64, 330
+TICKS = (1, 1.5, 2, 3, 5, 8)
+INK, DIM, FAINT, PAPER = (28, 33, 43), (105, 114, 130), (222, 226, 233), (255, 255, 255)
+COLOURS = {OURS: (20, 110, 220), PURE: (214, 84, 60), ALONE: (140, 120, 40)}
+
+Point = tuple[float, float]
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size * SCALE)
+
+
+def ratios(by_size: dict[str, dict[str, float]], name: str) -> list[float]:
+    return [medians[name] / medians[FLOOR] for medians in by_size.values()]
+
+
+def draw(results: dict) -> Image.Image:
+    image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
+    pen = ImageDraw.Draw(image)
+
+    def text(at: Point, what: str, size: int, colour: tuple[int, int, int], anchor: str = "lm") -> None:
+        pen.text((at[0] * SCALE, at[1] * SCALE), what, font=font(size), fill=colour, anchor=anchor)
+
+    def line(points: list[Point], colour: tuple[int, int, int], width: float) -> None:
+        pen.line([(x * SCALE, y * SCALE) for x, y in points], fill=colour, width=int(width * SCALE), joint="curve")
+
+    text((LEFT, 24), "One frame from Python, times the floor", 20, INK)
+    text((LEFT, 52), "the floor: AWS-LC in a bare extension; livekit: line; sframe: dashes; lower is faster", 13, DIM)
+    panel = (WIDTH - GUTTER) / 2
+    for place, direction in enumerate(("encrypt", "decrypt")):
+        left, right = LEFT + place * panel, LEFT + (place + 1) * panel - 60
+
+        def at_ratio(ratio: float) -> float:
+            return HEIGHT - BOTTOM - math.log(ratio) / math.log(TICKS[-1] * 1.15) * (HEIGHT - BOTTOM - TOP)
+
+        for tick in TICKS:
+            line([(left, at_ratio(tick)), (right, at_ratio(tick))], FAINT if tick > 1 else DIM, 1)
+            text((left - 8, at_ratio(tick)), f"{tick:g}x", 12, DIM, "rm")
+        text(((left + right) / 2, HEIGHT - 16), direction, 15, INK, "mm")
+        for profile, races in results["median_ns"].items():
+            by_size = races[direction]
+            steps = (right - left) / (len(by_size) - 1)
+            for step, size in enumerate(by_size):
+                text((left + step * steps, HEIGHT - BOTTOM + 16), f"{int(size):,} B", 11, DIM, "mm")
+            for name, colour in COLOURS.items():
+                points = [(left + n * steps, at_ratio(ratio)) for n, ratio in enumerate(ratios(by_size, name))]
+                for from_, to in itertools.pairwise(points):
+                    pieces = 1 if profile == "livekit" else 12
+                    for piece in range(0, pieces, 2):
+                        ends = [piece / pieces, (piece + 1) / pieces]
+                        line(
+                            [(from_[0] + e * (to[0] - from_[0]), from_[1] + e * (to[1] - from_[1])) for e in ends],
+                            colour,
+                            3,
+                        )
+                if profile == "livekit":
+                    for x, y in points:
+                        pen.ellipse([(x - 4) * SCALE, (y - 4) * SCALE, (x + 4) * SCALE, (y + 4) * SCALE], fill=colour)
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        y = TOP + 40 + place * 30
+        line([(WIDTH - GUTTER + 40, y), (WIDTH - GUTTER + 70, y)], colour, 4)
+        text((WIDTH - GUTTER + 82, y), name, 14, INK)
+    return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+
+
+def main() -> None:
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else source.with_suffix(".png")
+    draw(json.loads(source.read_text())).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

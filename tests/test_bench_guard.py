@@ -1,0 +1,31 @@
+"""The guard over our speed: it passes what is measured today, and nothing that is much slower. Times nothing itself."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+TODAY = {120: (140.0, 96.0, 770.0), 1_200: (240.0, 193.0, 970.0), 20_000: (1_220.0, 1_160.0, 3_000.0)}  # ns
+
+
+@pytest.fixture
+def guard(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benches")
+    return importlib.import_module("guard")
+
+
+def medians(guard, size: int, slower: float) -> dict[str, float]:
+    ours, floor, pure = TODAY[size]
+    return {guard.OURS: ours * slower, guard.FLOOR: floor, guard.PURE: pure}
+
+
+@pytest.mark.parametrize("size", TODAY)
+def test_what_is_measured_today_passes_on_a_noisy_machine_too(guard, size):
+    assert guard.faults("encrypt", size, medians(guard, size, 1.25)) == []
+
+
+@pytest.mark.parametrize("size", TODAY)
+def test_a_frame_that_takes_three_times_as_long_is_noticed_against_either_rival(guard, size):
+    floor, pure = guard.faults("encrypt", size, medians(guard, size, 3.0))
+    assert "times the floor" in floor
+    assert "as fast as pure Python" in pure
