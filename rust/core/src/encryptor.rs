@@ -121,6 +121,15 @@ impl Encryptor {
         self.ring.next().inspect_err(|error| self.count(*error))
     }
 
+    /// See [`KeyRing::next_run`]. For plans of the trailer layout, which have taken no key.
+    pub(crate) fn next_run(
+        &self,
+        count: usize,
+        uniques: &mut Vec<Unique>,
+    ) -> Result<(Arc<Key>, u64), (usize, EncryptError)> {
+        self.ring.next_run(count, uniques).inspect_err(|(_, error)| self.count(*error))
+    }
+
     #[cold]
     fn count(&self, error: EncryptError) {
         match error {
@@ -144,6 +153,23 @@ impl Encryptor {
     /// Whether a plan tells how long the sealed frame will be: not where escapes may come in.
     pub(crate) fn keeps_lengths(&self) -> bool {
         self.annexb.is_none()
+    }
+
+    /// What sealing adds to every frame that is not empty; none where that depends on the frame or its counter.
+    pub(crate) fn fixed_overhead(&self) -> Option<usize> {
+        (self.keeps_lengths() && self.ring.profile().wire == Wire::Trailer).then_some(trailer::OVERHEAD)
+    }
+
+    /// Whether a frame is one of the codec, where sealing [adds a constant](Self::fixed_overhead).
+    #[inline(always)]
+    pub(crate) fn fits(&self, frame: &[u8]) -> bool {
+        frame.is_empty() || self.clear.prepare(frame, trailer::OVERHEAD).is_ok()
+    }
+
+    /// Counts a frame that does not [fit](Self::fits).
+    pub(crate) fn refused(&self) -> EncryptError {
+        self.count(EncryptError::Malformed);
+        EncryptError::Malformed
     }
 
     /// What sealing adds to a frame at the most, where it [keeps lengths](Self::keeps_lengths).
@@ -299,6 +325,19 @@ impl SealPlan<'_> {
         }
         .ok_or(EncryptError::Malformed)?;
         Ok(self.frame.frame.len())
+    }
+
+    /// As [`Self::write`], with what [`Encryptor::next_run`] gave: for a plan that has taken no key.
+    #[inline(always)]
+    pub(crate) fn write_with(
+        &self,
+        key: &Key,
+        kid: u64,
+        unique: Unique,
+        out: &mut [u8],
+    ) -> Result<usize, EncryptError> {
+        let sealed = if out.len() == self.sealed_len() { self.seal_trailer(key, kid, unique, out) } else { None };
+        sealed.map(|()| self.frame.frame.len()).ok_or(EncryptError::Malformed)
     }
 
     #[inline(always)]

@@ -79,6 +79,23 @@ impl KeyRing {
         Ok(seal(&key, kid, unique))
     }
 
+    /// The sending key, and into `uniques` what `count` frames get that nobody else does: one look-up for all. Or at which
+    /// of them there was nothing left.
+    pub(crate) fn next_run(
+        &self,
+        count: usize,
+        uniques: &mut Vec<Unique>,
+    ) -> Result<(Arc<Key>, u64), (usize, EncryptError)> {
+        let ring = self.current();
+        let mut state = ring.lock();
+        let (kid, most) = (state.sending, ring.options.usage_limit);
+        let slot = state.slots.get_mut(&kid).ok_or((0, EncryptError::UnknownKey { kid }))?;
+        for place in 0..count {
+            uniques.push(slot.nonces.next(most).ok_or((place, EncryptError::KeyExhausted { kid }))?);
+        }
+        Ok((Arc::clone(&slot.key), kid))
+    }
+
     /// For a short frame: `open` runs with the key (and its origin, see [`Found`]) before the lock is given back, and must
     /// not turn to the ring. None: no such key is at hand, [`Self::find`] may know more.
     #[inline(always)]

@@ -134,3 +134,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn where_a_key_is_used_up_the_batch_names_the_frame_and_nothing_of_it_is_written() {
+    for threads in THREADS {
+        let profile = Profile::by_name("livekit").unwrap();
+        let worn = KeyRing::new(profile, Options { usage_limit: 1_000, ..Options::default() }).unwrap();
+        worn.set(0, &Secret::key(&[1; 32]).unwrap()).unwrap();
+        let encryptor = Encryptor::new(Arc::new(worn), Codec::Opus).unwrap();
+        // Every third frame is empty and takes no nonce.
+        let frames: Vec<Vec<u8>> = (0..3_000).map(|n| if n % 3 == 0 { vec![] } else { vec![7; 40] }).collect();
+        let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), threads).unwrap();
+        let mut out = vec![0xaa; batch.room()];
+        assert_eq!(batch.seal_into(&mut out, threads), Err((1_501, EncryptError::KeyExhausted { kid: 0 })));
+        assert!(out.iter().all(|&byte| byte == 0));
+        assert_eq!(encryptor.stats().key_exhausted, 1);
+    }
+}

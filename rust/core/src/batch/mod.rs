@@ -1,0 +1,60 @@
+//! Many frames of one track in one call, on as many threads as pay.
+//!
+//! What depends on the order of frames (nonces, what H.264 holds back, the replay window, failures in a row) happens in
+//! the order of the batch, whatever the number of threads, so a batch comes to what single calls would have come to.
+//! Threads take the next stretch of frames under one lock, plan it there, and seal or open it outside. A stretch is so
+//! short that its plans stay in the cache: planning a whole batch first costs as much as its AEAD does.
+#![deny(clippy::indexing_slicing)]
+
+mod open;
+mod seal;
+
+pub use open::OpenBatch;
+pub use seal::SealBatch;
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// Frames planned in one go by one thread alone, and the fewest that a thread is worth.
+const STRETCH: usize = 64;
+/// Several threads take more at a time: a thread that has to wait for the lock goes to sleep, which costs as much as
+/// some hundred frames.
+const SHARED_STRETCH: usize = 2_048;
+/// What a thread has to do at the least where their number is left to us, in bytes; starting one takes some 50 us.
+const LEAST_WORK: usize = 2_000_000;
+/// What a frame costs beside its bytes, in bytes.
+const PER_FRAME: usize = 1_200;
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many threads to use: as many as asked for if each gets a stretch; where that is 0, as many as there are cores and
+/// as pay.
+fn workers(asked: usize, frames: &[&[u8]]) -> usize {
+    let most = match asked {
+        0 => {
+            let work: usize = frames.iter().map(|frame| frame.len() + PER_FRAME).sum();
+            thread::available_parallelism().map_or(1, NonZeroUsize::get).min(work / LEAST_WORK)
+        }
+        asked => asked,
+    };
+    most.min(frames.len().div_ceil(STRETCH)).max(1)
+}
+
+fn stretch_of(workers: usize, frames: usize) -> usize {
+    if workers == 1 { STRETCH } else { (frames / (4 * workers)).clamp(STRETCH, SHARED_STRETCH) }
+}
+
+/// Runs `work` on so many threads, this one among them. Where no more are to be had, those there are do it all.
+fn side_by_side(threads: usize, work: impl Fn() + Sync) {
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            if thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+}
