@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,7 +153,8 @@ def test_output_goes_where_it_was_asked_to():
         (np.zeros(10, np.uint8), np.array([5, 3]), ValueError),
         (np.zeros(10, np.uint8), np.array([-1, 3]), ValueError),
         (np.zeros(10, np.uint8), np.array([], np.int64), ValueError),
-        (np.zeros(10, np.uint8), np.array([0, 3], np.int32), TypeError),
+        (np.zeros(10, np.uint8), np.array([0, 3], np.int16), TypeError),
+        (np.zeros(10, np.uint8), np.array([-1, 3], np.int32), ValueError),
         (np.zeros(10, np.uint8), np.array([0.0, 3.0]), TypeError),
         (np.zeros(10, np.int8), np.array([0, 3]), TypeError),
         (np.zeros((2, 5), np.uint8), np.array([0, 3]), TypeError),
@@ -181,3 +183,39 @@ def test_the_empty_batch_bytes_and_read_only_arrays_are_batches_too():
 def test_a_number_of_threads_below_one_is_refused(threads):
     with pytest.raises((ValueError, OverflowError)):
         Encryptor(ring(), "opus").encrypt_batch(*joined([b"\x78"]), threads)
+
+
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_arrows_binary_arrays_are_taken_as_they_are_slices_too(profile, kind):
+    frames = [b"\x78" + bytes([n]) * n for n in range(100)] + [b""]
+    array = pyarrow.array([b"\x78 before", *frames, b"\x78 behind"], kind).slice(1, len(frames))
+    keys = ring(profile)
+    sealed, offsets = Encryptor(keys, "opus").encrypt_batch(array)
+    pieces = parted(sealed, offsets)
+    assert [Decryptor(keys, "opus").decrypt(piece) for piece in pieces] == frames
+    opened, offsets, ok = Decryptor(keys, "opus").decrypt_batch(pyarrow.array(pieces, kind), threads=2)
+    assert parted(opened, offsets) == frames and ok.all()
+
+
+def test_an_empty_arrow_array_is_an_empty_batch():
+    for array in (pyarrow.array([], pyarrow.binary()), pyarrow.array([b"\x78"], pyarrow.binary()).slice(1)):
+        sealed, offsets = Encryptor(ring(), "opus").encrypt_batch(array)
+        assert len(sealed) == 0 and offsets.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "fix"),
+    [
+        (pyarrow.array([b"\x78", None], pyarrow.binary()), ValueError, "nulls"),
+        (pyarrow.array(["text"]), TypeError, "binary or large_binary"),
+        (pyarrow.chunked_array([[b"\x78"], [b"\x78"]]), TypeError, "combine_chunks"),
+        (np.zeros(4, np.uint8), TypeError, "without offsets"),
+        (b"frame", TypeError, "without offsets"),
+    ],
+)
+def test_what_is_no_arrow_array_of_frames_is_refused_with_the_fix(data, error, fix):
+    with pytest.raises(error, match=fix):
+        Encryptor(ring(), "opus").encrypt_batch(data)
+    with pytest.raises(error, match=fix):
+        Decryptor(ring(), "opus").decrypt_batch(data)

@@ -4,7 +4,7 @@ Everything here is thread-safe, knows neither transport nor event loop, and hold
 when they go. Nothing of it can be pickled or copied.
 """
 
-from typing import Any, final
+from typing import Any, Protocol, final, type_check_only
 
 import numpy as np
 from typing_extensions import Buffer
@@ -12,6 +12,19 @@ from typing_extensions import Buffer
 __all__ = ["DataCryptor", "Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
 
 __version__: str
+
+@type_check_only
+class _BinaryArray(Protocol):
+    """What a batch reads of a pyarrow array."""
+
+    @property
+    def type(self) -> Any: ...
+    @property
+    def null_count(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    def __len__(self) -> int: ...
+    def buffers(self) -> list[Any]: ...
 
 @final
 class Secret:
@@ -260,8 +273,8 @@ class Encryptor:
 
     def encrypt_batch(
         self,
-        data: Buffer,
-        offsets: Buffer,
+        data: Buffer | _BinaryArray,
+        offsets: Buffer | None = None,
         threads: int | None = None,
         *,
         out: Buffer | None = None,
@@ -269,7 +282,8 @@ class Encryptor:
         """Seal many frames of the track in one call, without the GIL, in order.
 
         :param data: uint8[n], contiguous: the frames, one behind the other. Not copied: do not write to it meanwhile.
-        :param offsets: int64[m + 1], ascending: frame *i* is ``data[offsets[i]:offsets[i + 1]]``.
+            Or a pyarrow array of binary or large_binary without nulls, which has its offsets with it.
+        :param offsets: int64[m + 1] (or int32), ascending: frame *i* is ``data[offsets[i]:offsets[i + 1]]``.
         :param threads: the most to use, each for 64 frames or more; None: as many as there are cores and as pay.
         :param out: uint8, to be written to instead of a new array. In SFrame it needs room for the longest headers.
         :return: the sealed frames and their offsets, as `encrypt` would have given them one by one. The first is a view
@@ -329,8 +343,8 @@ class Decryptor:
 
     def decrypt_batch(
         self,
-        data: Buffer,
-        offsets: Buffer,
+        data: Buffer | _BinaryArray,
+        offsets: Buffer | None = None,
         threads: int | None = None,
         *,
         out: Buffer | None = None,

@@ -1,4 +1,4 @@
-//! Batches over numpy buffers: offsets checked, frames borrowed where they lie, one array out.
+//! Batches over buffers of numpy or Arrow: offsets checked, frames borrowed where they lie, one array out.
 
 use frameseal::{Decryptor, Encryptor};
 use pyo3::buffer::PyBuffer;
@@ -6,6 +6,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::arrow;
 use crate::errors::encrypt_error;
 
 /// Frames in a buffer: where each begins and ends.
@@ -15,15 +16,26 @@ struct Frames {
 }
 
 impl Frames {
-    fn new(data: &Bound<'_, PyAny>, offsets: &Bound<'_, PyAny>) -> PyResult<Self> {
+    fn new(data: &Bound<'_, PyAny>, offsets: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let wrong = |what: &str| PyTypeError::new_err(format!("{what}: pass contiguous uint8 data and int64 offsets"));
+        let (data, offsets) = match offsets {
+            Some(offsets) => (data.clone(), offsets.clone()),
+            None => arrow::parts(data)?,
+        };
+        let (data, offsets) = (&data, &offsets);
         let data = PyBuffer::<u8>::get(data).map_err(|_| wrong("data is no buffer of bytes"))?;
         if !data.is_c_contiguous() || data.dimensions() != 1 {
             return Err(wrong("data is not contiguous, or has more than one dimension"));
         }
         let py = offsets.py();
-        let offsets = PyBuffer::<i64>::get(offsets).map_err(|_| wrong("offsets are no buffer of int64"))?;
-        let bounds: Result<Vec<usize>, _> = offsets.to_vec(py)?.into_iter().map(usize::try_from).collect();
+        let bounds: Result<Vec<usize>, _> = match PyBuffer::<i64>::get(offsets) {
+            Ok(offsets) => offsets.to_vec(py)?.into_iter().map(usize::try_from).collect(),
+            Err(_) => {
+                let offsets =
+                    PyBuffer::<i32>::get(offsets).map_err(|_| wrong("offsets are no buffer of int64 or int32"))?;
+                offsets.to_vec(py)?.into_iter().map(usize::try_from).collect()
+            }
+        };
         let bounds = bounds.map_err(|_| PyValueError::new_err("an offset is negative"))?;
         let Some(&end) = bounds.last() else {
             return Err(PyValueError::new_err("there is one offset more than frames: pass at least one"));
@@ -139,7 +151,7 @@ pub(crate) fn encrypt<'py>(
     py: Python<'py>,
     encryptor: &Encryptor,
     data: &Bound<'py, PyAny>,
-    offsets: &Bound<'py, PyAny>,
+    offsets: Option<&Bound<'py, PyAny>>,
     threads: usize,
     out: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
@@ -162,7 +174,7 @@ pub(crate) fn decrypt<'py>(
     py: Python<'py>,
     decryptor: &Decryptor,
     data: &Bound<'py, PyAny>,
-    offsets: &Bound<'py, PyAny>,
+    offsets: Option<&Bound<'py, PyAny>>,
     threads: usize,
     out: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {

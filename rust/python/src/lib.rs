@@ -2,6 +2,7 @@
 //! out. The docstrings that users see stand in `_native.pyi`.
 #![allow(missing_docs)]
 
+mod arrow;
 mod batch;
 mod buffers;
 mod data;
@@ -90,12 +91,12 @@ impl Encryptor {
         written(py, sealed.len() + escapes, |out| plan.escape_into(sealed, out).map_err(encrypt_error))
     }
 
-    #[pyo3(signature = (data, offsets, threads=None, *, out=None))]
+    #[pyo3(signature = (data, offsets=None, threads=None, *, out=None))]
     fn encrypt_batch<'py>(
         &self,
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
-        offsets: &Bound<'py, PyAny>,
+        offsets: Option<&Bound<'py, PyAny>>,
         threads: Option<usize>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
@@ -156,12 +157,12 @@ impl Decryptor {
         }
     }
 
-    #[pyo3(signature = (data, offsets, threads=None, *, out=None))]
+    #[pyo3(signature = (data, offsets=None, threads=None, *, out=None))]
     fn decrypt_batch<'py>(
         &self,
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
-        offsets: &Bound<'py, PyAny>,
+        offsets: Option<&Bound<'py, PyAny>>,
         threads: Option<usize>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {

@@ -1,0 +1,35 @@
+//! Arrow's binary arrays as what they are: a buffer of bytes and one of offsets. Nothing is copied.
+//!
+//! Read through the array's own methods, so pyarrow need not be there: whoever has no such array never gets here.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+/// The bytes and the offsets of an array of type binary (offsets int32) or `large_binary` (int64), as numpy views.
+pub(crate) fn parts<'py>(array: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let wrong = || PyTypeError::new_err("without offsets, data has to be a pyarrow array of binary or large_binary");
+    let kind = array.getattr("type").map_err(|_| wrong())?.str()?;
+    let (dtype, width) = match kind.to_str()? {
+        "binary" => ("int32", 4),
+        "large_binary" => ("int64", 8),
+        _ => return Err(wrong()),
+    };
+    let Ok(buffers) = array.call_method0("buffers") else {
+        return Err(PyTypeError::new_err("a chunked array has no one buffer: pass its combine_chunks()"));
+    };
+    if array.getattr("null_count")?.is_truthy()? {
+        return Err(PyValueError::new_err("the array has nulls: a frame may be empty, not missing"));
+    }
+    let numpy = array.py().import("numpy")?;
+    let (offsets, data) = (buffers.get_item(1)?, buffers.get_item(2)?);
+    let data = match data.is_none() {
+        true => numpy.call_method1("empty", (0, "uint8"))?,
+        false => numpy.call_method1("frombuffer", (data, "uint8"))?,
+    };
+    let (len, start): (usize, usize) = (array.len()?, array.getattr("offset")?.extract()?);
+    if len == 0 {
+        return Ok((data, numpy.call_method1("zeros", (1, dtype))?));
+    }
+    let offsets = numpy.call_method1("frombuffer", (offsets, dtype, len + 1, start * width))?;
+    Ok((data, offsets))
+}
