@@ -1,0 +1,118 @@
+"""A process with 500 incoming participants: how much of a core their sealed frames take, and how long the worst ones.
+
+    python benches/participants.py [--participants 500] [--rounds 8]
+
+Each sends Opus, 50 frames of 120 B a second; 20 of them send video too, 30 frames of 6 kB a second. Their frames go
+through the transforms that the hook calls (key ring, states, counters), in the order of time: every participant in
+turn, so that each frame finds the caches as a call would leave them. Nothing is sent or decoded; what the transport and
+the codecs cost is not in it.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from frameseal import E2EEManager, Encryptor, KeyProvider, Profile
+
+AUDIO, AUDIO_RATE = b"\x78" + bytes(119), 50  # Opus, frames a second
+VIDEO, VIDEO_RATE = b"\x01" + bytes(5_999), 30  # VP8
+VIDEOS = 20
+ONE_CALL = 0.49  # CPU seconds a second that one aiortc call, 720p30 VP8 and Opus, was measured to take in all
+
+Step = tuple[object, bytes]  # a transform's method and the frame for it
+
+
+def second(profile: str, participants: int, own_keys: bool) -> tuple[list[Step], E2EEManager, int]:
+    """Return one second of sealed media in its order, who opens it, and the bytes that a participant takes."""
+    ours, theirs = KeyProvider(), KeyProvider()
+    names = [f"participant {number}" for number in range(participants)]
+    keys = {name: os.urandom(32) for name in names} if own_keys else {}
+    for provider in (ours, theirs):
+        provider.set_shared_key(bytes(range(32)))
+    sealed = []
+    for name in names:
+        if own_keys:
+            theirs.set_key(name, keys[name])
+        ring = theirs.ring_for(Profile(profile), name)
+        sealed.append((Encryptor(ring, "opus").encrypt(AUDIO), Encryptor(ring, "vp8").encrypt(VIDEO)))
+    before = resident()
+    manager = E2EEManager(ours, profile, replay_window=0)
+    audio, video = [], []
+    for name, (spoken, shown) in zip(names, sealed, strict=True):
+        if own_keys:
+            ours.set_key(name, keys[name])
+        audio.append((manager.receiver_transform(name, "audio", "opus", track_id=f"{name} audio").decrypt, spoken))
+        if len(video) < VIDEOS:
+            video.append((manager.receiver_transform(name, "video", "vp8", track_id=f"{name} video").decrypt, shown))
+    took = (resident() - before) // participants
+    frames = [(n / AUDIO_RATE, audio) for n in range(AUDIO_RATE)] + [(n / VIDEO_RATE, video) for n in range(VIDEO_RATE)]
+    steps = [step for _, all_at_once in sorted(frames, key=lambda frame: frame[0]) for step in all_at_once]
+    return steps, manager, took
+
+
+def resident() -> int:
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--participants", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=8)
+    arguments = parser.parse_args()
+    rooms = [
+        (profile, own)
+        for profile in ("livekit", "sframe")
+        for own in (False, True)
+        if (profile, own) != ("sframe", True)
+    ]
+    made = {room: second(room[0], arguments.participants, room[1]) for room in rooms}
+    shares: dict[tuple[str, bool], list[float]] = {room: [] for room in rooms}
+    worst: dict[tuple[str, bool], list[int]] = {room: [] for room in rooms}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("opening", total=arguments.rounds * len(rooms))
+        for _ in range(arguments.rounds):
+            for room, (steps, _, _) in made.items():
+                start = time.process_time()
+                for opens, sealed in steps:
+                    if opens(sealed) is None:
+                        raise SystemExit(f"{room}: a frame did not open")
+                shares[room].append(time.process_time() - start)
+                clock = time.perf_counter_ns
+                for opens, sealed in steps:
+                    begun = clock()
+                    opens(sealed)
+                    worst[room].append(clock() - begun)
+                progress.advance(task)
+    table = Table(title=f"{arguments.participants} voices and {VIDEOS} videos coming in: one second of them")
+    for column in ("keys", "of a core", "ns per frame", "p99, us", "p99.9, us", "kB a participant"):
+        table.add_column(column, justify="left" if column == "keys" else "right")
+    for room, (steps, _, took) in made.items():
+        profile, own = room
+        share, times = statistics.median(shares[room]), sorted(worst[room])
+        p99, p999 = (times[int(len(times) * part)] / 1000 for part in (0.99, 0.999))
+        name = f"{profile}, {'a key each' if own else 'one for all'}"
+        each = f"{share / len(steps) * 1e9:,.0f}"
+        table.add_row(name, f"{share:.2%}", each, f"{p99:.1f}", f"{p999:.1f}", f"{took / 1000:.1f}")
+    Console().print(table)
+    steps, _, _ = made[rooms[0]]
+    frame = statistics.median(shares[rooms[0]]) / len(steps)
+    frames = 2 * (AUDIO_RATE + VIDEO_RATE)
+    Console().print(
+        f"One call, 720p30 and Opus, has {frames} such frames a second: {frames * frame * 1e6:.0f} us for the "
+        f"transforms, {frames * frame / ONE_CALL:.3%} of what such a call takes in aiortc."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
