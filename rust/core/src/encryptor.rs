@@ -11,7 +11,7 @@ use crate::codec::{Clear, Codec, NotOfCodec, Prepared};
 use crate::error::{EncryptError, KeyError};
 use crate::key::Key;
 use crate::keyring::KeyRing;
-use crate::lookup::{SHORT, Sealing};
+use crate::lookup::{Run, SHORT, Sealing};
 use crate::nonce::Unique;
 use crate::stats::{EncryptCounters, EncryptStats, Tally};
 use crate::wire::envelope::{Envelope, is_key_frame};
@@ -122,11 +122,7 @@ impl Encryptor {
     }
 
     /// See [`KeyRing::next_run`]. For plans of the trailer layout, which have taken no key.
-    pub(crate) fn next_run(
-        &self,
-        count: usize,
-        uniques: &mut Vec<Unique>,
-    ) -> Result<(Arc<Key>, u64), (usize, EncryptError)> {
+    pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, (usize, EncryptError)> {
         self.ring.next_run(count, uniques).inspect_err(|(_, error)| self.count(*error))
     }
 

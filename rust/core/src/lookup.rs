@@ -19,6 +19,12 @@ pub(crate) struct Sealing {
     pub(crate) unique: Unique,
 }
 
+/// A key to seal several frames with.
+pub(crate) struct Run {
+    pub(crate) key: Arc<Key>,
+    pub(crate) kid: u64,
+}
+
 /// A key that may open a frame. It is not in the ring yet where it has to open one first.
 pub(crate) struct Found {
     pub(crate) key: Arc<Key>,
@@ -81,11 +87,7 @@ impl KeyRing {
 
     /// The sending key, and into `uniques` what `count` frames get that nobody else does: one look-up for all. Or at which
     /// of them there was nothing left.
-    pub(crate) fn next_run(
-        &self,
-        count: usize,
-        uniques: &mut Vec<Unique>,
-    ) -> Result<(Arc<Key>, u64), (usize, EncryptError)> {
+    pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, (usize, EncryptError)> {
         let ring = self.current();
         let mut state = ring.lock();
         let (kid, most) = (state.sending, ring.options.usage_limit);
@@ -93,7 +95,7 @@ impl KeyRing {
         for place in 0..count {
             uniques.push(slot.nonces.next(most).ok_or((place, EncryptError::KeyExhausted { kid }))?);
         }
-        Ok((Arc::clone(&slot.key), kid))
+        Ok(Run { key: Arc::clone(&slot.key), kid })
     }
 
     /// For a short frame: `open` runs with the key (and its origin, see [`Found`]) before the lock is given back, and must

@@ -151,3 +151,19 @@ fn where_a_key_is_used_up_the_batch_names_the_frame_and_nothing_of_it_is_written
         assert_eq!(encryptor.stats().key_exhausted, 1);
     }
 }
+
+#[test]
+fn empty_frames_need_no_key() {
+    for profile in ["livekit", "sframe"] {
+        for threads in THREADS {
+            let keyless = KeyRing::new(Profile::by_name(profile).unwrap(), Options::default()).unwrap();
+            let encryptor = Encryptor::new(Arc::new(keyless), Codec::Opus).unwrap();
+            assert_eq!(seal(&encryptor, &vec![vec![]; 200], threads), vec![vec![0_u8; 0]; 200]);
+            assert_eq!((encryptor.stats().empty, encryptor.stats().unknown_key), (200, 0));
+            let frames = [vec![vec![]; 70], vec![b"x".to_vec()]].concat();
+            let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), threads).unwrap();
+            let refused = batch.seal_into(&mut vec![0; batch.room()], threads);
+            assert!(matches!(refused, Err((70, EncryptError::UnknownKey { .. }))), "{refused:?}");
+        }
+    }
+}

@@ -2,12 +2,12 @@
 
 use std::mem;
 use std::slice::Iter;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use super::{STRETCH, locked, side_by_side, stretch_of, workers};
 use crate::encryptor::{Encryptor, SealPlan};
 use crate::error::EncryptError;
-use crate::key::Key;
+use crate::lookup::Run;
 use crate::nonce::Unique;
 
 /// A batch about to be sealed.
@@ -130,7 +130,7 @@ impl SealBatch<'_> {
                 let (frames, places) = rest.take(fitting, overhead);
                 let run = self.next_run(frames, &mut uniques);
                 drop(rest);
-                run.and_then(|(key, kid)| self.seal_run(frames, places, &key, kid, &uniques))
+                run.and_then(|run| self.seal_run(frames, places, run.as_ref(), &uniques))
                     .map_err(|(n, error)| (first + n, error))
             } else {
                 self.plan_stretch(&mut rest, stretch, &mut planned);
@@ -146,12 +146,17 @@ impl SealBatch<'_> {
         }
     }
 
-    /// The key for these frames, and what each of them that is not empty gets alone: one look-up for all.
-    fn next_run(&self, frames: &[&[u8]], uniques: &mut Vec<Unique>) -> Result<(Arc<Key>, u64), (usize, EncryptError)> {
+    /// The key for these frames, and what each of them that is not empty gets alone: one look-up for all. None where all
+    /// are empty: they need no key.
+    fn next_run(&self, frames: &[&[u8]], uniques: &mut Vec<Unique>) -> Result<Option<Run>, (usize, EncryptError)> {
         uniques.clear();
         let filled = || frames.iter().enumerate().filter(|(_, frame)| !frame.is_empty());
+        if filled().next().is_none() {
+            return Ok(None);
+        }
         self.encryptor
             .next_run(filled().count(), uniques)
+            .map(Some)
             .map_err(|(n, error)| (filled().nth(n).map_or(0, |(place, _)| place), error))
     }
 
@@ -161,8 +166,7 @@ impl SealBatch<'_> {
         &self,
         frames: &[&[u8]],
         mut out: &mut [u8],
-        key: &Key,
-        kid: u64,
+        run: Option<&Run>,
         uniques: &[Unique],
     ) -> Result<(usize, usize), (usize, EncryptError)> {
         let (mut bytes, mut nonces) = (0, uniques.iter());
@@ -172,9 +176,12 @@ impl SealBatch<'_> {
             match planned {
                 Ok(Some(plan)) => {
                     let split = mem::take(&mut out).split_at_mut_checked(plan.sealed_len());
-                    let ((sealed, behind), unique) = split.zip(nonces.next()).ok_or(failed(EncryptError::Malformed))?;
+                    let (Some((sealed, behind)), Some(Run { key, kid }), Some(unique)) = (split, run, nonces.next())
+                    else {
+                        return Err(failed(EncryptError::Malformed));
+                    };
                     out = behind;
-                    bytes += plan.write_with(key, kid, *unique, sealed).map_err(failed)?;
+                    bytes += plan.write_with(key, *kid, *unique, sealed).map_err(failed)?;
                 }
                 Ok(None) => {}
                 Err(error) => return Err(failed(*error)),
