@@ -128,10 +128,16 @@ impl SealBatch<'_> {
                     return;
                 }
                 let (frames, places) = rest.take(fitting, overhead);
-                let run = self.next_run(frames, &mut uniques);
+                // Said before another thread can ask for more: the first frame without a nonce is the one that is named.
+                let run = match self.next_run(frames, &mut uniques) {
+                    Ok(run) => run,
+                    Err((n, error)) => {
+                        rest.failed = Some((first + n, error));
+                        return;
+                    }
+                };
                 drop(rest);
-                run.and_then(|run| self.seal_run(frames, places, run.as_ref(), &uniques))
-                    .map_err(|(n, error)| (first + n, error))
+                self.seal_run(frames, places, run.as_ref(), &uniques).map_err(|(n, error)| (first + n, error))
             } else {
                 self.plan_stretch(&mut rest, stretch, &mut planned);
                 drop(rest);
