@@ -5,10 +5,11 @@ use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
 use super::{STRETCH, locked, side_by_side, stretch_of, workers};
-use crate::encryptor::{Encryptor, SealPlan};
+use crate::encryptor::Encryptor;
 use crate::error::EncryptError;
 use crate::lookup::Run;
 use crate::nonce::Unique;
+use crate::sealing::SealPlan;
 
 /// A batch about to be sealed.
 pub struct SealBatch<'a> {
