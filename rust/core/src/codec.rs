@@ -106,6 +106,15 @@ impl Codec {
     }
 }
 
+/// Copies clear bytes; for the one of an audio frame without the call that copying so little would be.
+#[inline(always)]
+pub(crate) fn copy_clear(place: &mut [u8], clear: &[u8]) {
+    match (place, clear) {
+        ([place], [byte]) => *place = *byte,
+        (place, clear) => place.copy_from_slice(clear),
+    }
+}
+
 fn vp8_clear_len(frame: &[u8]) -> usize {
     match frame.first() {
         Some(tag) if tag & 1 == 0 => VP8_KEY,
@@ -114,28 +123,31 @@ fn vp8_clear_len(frame: &[u8]) -> usize {
 }
 
 impl Clear {
+    /// How many bytes of a frame stay clear, where that shows in its first byte. None: in a byte stream of NAL units.
+    #[inline(always)]
+    pub(crate) fn first(self, frame: &[u8]) -> Option<usize> {
+        match self {
+            Self::First(clear_len) => Some(clear_len),
+            Self::Vp8 => Some(vp8_clear_len(frame)),
+            Self::AnnexB(_) => None,
+        }
+    }
+
     /// Brings a frame into its sealed form; `overhead` bytes will follow it on the wire. None: an access unit without
     /// a slice, which receivers do not agree on.
     #[inline(always)]
     pub(crate) fn prepare(self, frame: &[u8], overhead: usize) -> Result<Option<Prepared<'_>>, NotOfCodec> {
-        let fixed = |clear_len: usize| {
-            if frame.len() < clear_len {
-                Err(NotOfCodec)
-            } else {
-                Ok(Some(Prepared { frame: Cow::Borrowed(frame), clear_len, escaped: false }))
-            }
+        let Self::AnnexB(signalled) = self else {
+            let clear_len = self.first(frame).filter(|&clear_len| clear_len <= frame.len()).ok_or(NotOfCodec)?;
+            return Ok(Some(Prepared { frame: Cow::Borrowed(frame), clear_len, escaped: false }));
         };
-        match self {
-            Self::First(clear_len) => fixed(clear_len),
-            Self::Vp8 => fixed(vp8_clear_len(frame)),
-            Self::AnnexB(signalled) => match annexb::first_slice(frame, overhead) {
-                Err(NotAnnexB) => Err(NotOfCodec),
-                Ok(None) => Ok(None),
-                Ok(Some(slice)) => {
-                    let (frame, slice) = annexb::normalize(frame, slice, signalled);
-                    Ok(Some(Prepared { frame, clear_len: slice.clear_len(), escaped: true }))
-                }
-            },
+        match annexb::first_slice(frame, overhead) {
+            Err(NotAnnexB) => Err(NotOfCodec),
+            Ok(None) => Ok(None),
+            Ok(Some(slice)) => {
+                let (frame, slice) = annexb::normalize(frame, slice, signalled);
+                Ok(Some(Prepared { frame, clear_len: slice.clear_len(), escaped: true }))
+            }
         }
     }
 

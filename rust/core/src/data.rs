@@ -103,17 +103,17 @@ impl DataCryptor {
         match sealing.unique {
             Unique::Iv(iv) => {
                 let mut packet = vec![0; payload.len() + OVERHEAD];
-                let out = packet::write(&mut packet, index(&sealing), &iv).ok_or(EncryptError::Malformed)?;
+                let out = packet::write(&mut packet, index(&sealing), &iv.bytes()).ok_or(EncryptError::Malformed)?;
                 let places = out.split_at_mut_checked(payload.len()).ok_or(EncryptError::Malformed)?;
                 self.seal_into(&sealing, &aad, payload, places)?;
                 Ok(packet)
             }
             Unique::Ctr(ctr) => {
-                let header = Header { kid: sealing.kid, ctr }.encode();
-                let (head, tag_len) = (header.as_slice(), self.ring.suite().tag_len);
-                let mut packet = vec![0; head.len() + payload.len() + tag_len];
-                let places = sframe::write(&mut packet, head, tag_len).ok_or(EncryptError::Malformed)?;
-                self.seal_into(&sealing, &[head, &aad].concat(), payload, places)?;
+                let (header, tag_len) = (Header { kid: sealing.kid, ctr }, self.ring.suite().tag_len);
+                let mut packet = vec![0; header.len() + payload.len() + tag_len];
+                let sframe::Places { head, ciphertext, tag } =
+                    sframe::write(&mut packet, header, tag_len).ok_or(EncryptError::Malformed)?;
+                self.seal_into(&sealing, &[head, &aad].concat(), payload, (ciphertext, tag))?;
                 Ok(packet)
             }
         }
@@ -153,7 +153,7 @@ impl DataCryptor {
     /// [`EncryptError`].
     #[cfg(feature = "hazmat")]
     pub fn seal_with_iv(&self, payload: &[u8], context: &[u8], iv: [u8; 12]) -> Result<SealedData, EncryptError> {
-        let sealing = Sealing { unique: Unique::Iv(iv), ..self.next()? };
+        let sealing = Sealing { unique: Unique::Iv(iv.into()), ..self.next()? };
         self.seal_parts(&sealing, payload, context)
     }
 
@@ -172,7 +172,7 @@ impl DataCryptor {
         let mut ciphertext = vec![0; payload.len() + TAG_LEN];
         let places = ciphertext.split_at_mut_checked(payload.len()).ok_or(EncryptError::Malformed)?;
         self.seal_into(sealing, &self.aad(context), payload, places)?;
-        Ok(SealedData { iv, key_index: index(sealing), ciphertext })
+        Ok(SealedData { iv: iv.bytes(), key_index: index(sealing), ciphertext })
     }
 
     fn seal_into(
@@ -190,7 +190,7 @@ impl DataCryptor {
 
     fn trailer_parts<'a>(&self, iv: [u8; NONCE_LEN], kid: u64, sealed: &'a [u8], context: &[u8]) -> Option<Parts<'a>> {
         let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>()?;
-        Some(Parts { kid, unique: Unique::Iv(iv), aad: self.aad(context), ciphertext, tag })
+        Some(Parts { kid, unique: Unique::Iv(iv.into()), aad: self.aad(context), ciphertext, tag })
     }
 
     fn open_parts(&self, parts: Option<Parts<'_>>) -> Result<Vec<u8>, DecryptError> {

@@ -168,7 +168,7 @@ impl Decryptor {
             ciphertext: 0..from,
             tag: from..to,
             kid: u64::from(key_index),
-            unique: Unique::Iv(iv),
+            unique: Unique::Iv(iv.into()),
         })
     }
 

@@ -12,10 +12,10 @@ use crate::error::{EncryptError, KeyError};
 use crate::keyring::KeyRing;
 use crate::lookup::{Run, Sealing};
 use crate::nonce::Unique;
-use crate::sealing::{Layout, SealPlan};
+use crate::sealing::{Layout, SealPlan, Straight};
 use crate::stats::{EncryptCounters, EncryptStats, Tally};
 use crate::wire::envelope::{Envelope, is_key_frame};
-use crate::wire::sframe::{self, Header};
+use crate::wire::sframe::Header;
 use crate::wire::{Wire, trailer};
 
 /// Parameter sets that may wait for their slice; real ones have some hundred bytes.
@@ -82,7 +82,7 @@ impl Encryptor {
         let sealing = self.next()?;
         let Unique::Ctr(ctr) = sealing.unique else { return Err(EncryptError::Malformed) };
         let layout = Layout::Sframe {
-            header: Header { kid: sealing.kid, ctr }.encode(),
+            header: Header { kid: sealing.kid, ctr },
             metadata,
             envelope: self.annexb.map(|standard| Envelope::new(standard, is_key_frame(standard, frame))),
         };
@@ -104,7 +104,7 @@ impl Encryptor {
         self.ring.next().inspect_err(|error| self.count(*error))
     }
 
-    /// See [`KeyRing::next_run`]. For plans of the trailer layout, which have taken no key.
+    /// See [`KeyRing::next_run`].
     pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, (usize, EncryptError)> {
         self.ring.next_run(count, uniques).inspect_err(|(_, error)| self.count(*error))
     }
@@ -125,38 +125,23 @@ impl Encryptor {
     #[cfg(feature = "hazmat")]
     pub fn encrypt_with_iv(&self, frame: &[u8], iv: [u8; 12]) -> Result<Vec<u8>, EncryptError> {
         let Some(mut plan) = self.plan(frame, &[])? else { return Ok(Vec::new()) };
-        plan.sealing = Some(Sealing { unique: Unique::Iv(iv), ..self.next()? });
+        plan.sealing = Some(Sealing { unique: Unique::Iv(iv.into()), ..self.next()? });
         plan.seal()
     }
 
-    /// Whether a plan tells how long the sealed frame will be: not where escapes may come in.
-    pub(crate) fn keeps_lengths(&self) -> bool {
-        self.annexb.is_none()
+    /// How its frames are sealed, where no packetiser looks into them.
+    pub(crate) fn straight(&self) -> Option<Straight> {
+        match (self.annexb, self.ring.profile().wire) {
+            (Some(_), _) => None,
+            (None, Wire::Trailer) => Some(Straight::Trailer(self.clear)),
+            (None, Wire::Sframe) => Some(Straight::Sframe { tag_len: self.ring.suite().tag_len }),
+        }
     }
 
-    /// What sealing adds to every frame that is not empty; none where that depends on the frame or its counter.
-    pub(crate) fn fixed_overhead(&self) -> Option<usize> {
-        (self.keeps_lengths() && self.ring.profile().wire == Wire::Trailer).then_some(trailer::OVERHEAD)
-    }
-
-    /// Whether a frame is one of the codec, where sealing [adds a constant](Self::fixed_overhead).
-    #[inline(always)]
-    pub(crate) fn fits(&self, frame: &[u8]) -> bool {
-        frame.is_empty() || self.clear.prepare(frame, trailer::OVERHEAD).is_ok()
-    }
-
-    /// Counts a frame that does not [fit](Self::fits).
+    /// Counts a frame that is not one of the codec.
     pub(crate) fn refused(&self) -> EncryptError {
         self.count(EncryptError::Malformed);
         EncryptError::Malformed
-    }
-
-    /// What sealing adds to a frame at the most, where it [keeps lengths](Self::keeps_lengths).
-    pub(crate) fn most_overhead(&self) -> usize {
-        match self.ring.profile().wire {
-            Wire::Trailer => trailer::OVERHEAD,
-            Wire::Sframe => sframe::MOST_LEN + self.ring.suite().tag_len,
-        }
     }
 
     #[inline(always)]
@@ -196,10 +181,7 @@ impl Encryptor {
             (Wire::Trailer, Clear::AnnexB(_)) => self.prepare_annexb(frame),
             (_, clear) => clear.prepare(frame, trailer::OVERHEAD),
         };
-        prepared.map_err(|NotOfCodec| {
-            self.count(EncryptError::Malformed);
-            EncryptError::Malformed
-        })
+        prepared.map_err(|NotOfCodec| self.refused())
     }
 
     fn prepare_annexb<'a>(&self, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, NotOfCodec> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::error::{EncryptError, KeyError};
 use crate::key::{Key, Maker, serial};
-use crate::lookup::Sealing;
+use crate::lookup::Sending;
 use crate::nonce::{CtrSource, NonceSource};
 use crate::secret::Secret;
 use crate::suite::random;
@@ -93,18 +93,21 @@ impl Family {
         self.sending.as_ref().map_or(0, |sender| sender.nonces.issued())
     }
 
-    pub(crate) fn next(&mut self, maker: &Maker, most: u64) -> Result<Sealing, EncryptError> {
-        let exhausted = EncryptError::KeyExhausted { kid: self.own.unwrap_or(self.field.value) };
+    /// What this side seals with: an assigned KID, or one that is drawn now.
+    pub(crate) fn sending(&mut self, maker: &Maker) -> Result<Sending<'_>, EncryptError> {
+        let named = self.own.unwrap_or(self.field.value);
         // An assigned KID stays what it is; its counter refuses to be used in a forked child.
         if self.own.is_none() && self.sending.as_ref().is_some_and(|sender| sender.nonces.is_forked()) {
             self.sending = None;
         }
-        let sender = match &mut self.sending {
+        let Sender { kid, key, nonces } = match &mut self.sending {
             Some(sender) => sender,
-            none => none.insert(Self::start(self.own, self.field, &self.material, maker).map_err(|_| exhausted)?),
+            none => none.insert(
+                Self::start(self.own, self.field, &self.material, maker)
+                    .map_err(|_| EncryptError::KeyExhausted { kid: named })?,
+            ),
         };
-        let unique = sender.nonces.next(most).ok_or(exhausted)?;
-        Ok(Sealing { key: Arc::clone(&sender.key), kid: sender.kid, unique })
+        Ok(Sending { key, kid: *kid, nonces, named })
     }
 
     fn start(own: Option<u64>, field: Field, material: &Secret, maker: &Maker) -> Result<Sender, KeyError> {

@@ -52,7 +52,8 @@ pub fn seal(
 /// An SFrame header for KID and CTR.
 #[must_use]
 pub fn header(kid: u64, ctr: u64) -> Vec<u8> {
-    Header { kid, ctr }.encode().as_slice().to_vec()
+    let mut header = vec![0; Header { kid, ctr }.len()];
+    Header { kid, ctr }.write(&mut header).map(|(header, _)| header.to_vec()).unwrap_or_default()
 }
 
 /// KID, CTR and length of an SFrame header.

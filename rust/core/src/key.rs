@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::error::KeyError;
 use crate::fingerprint::{self, Fingerprint};
-use crate::nonce::Unique;
+use crate::nonce::{Nonce, Unique};
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::{AeadKey, CipherSuite, NONCE_LEN, digest};
@@ -19,23 +19,18 @@ use crate::wire::Wire;
 pub(crate) struct Key {
     pub(crate) aead: AeadKey,
     pub(crate) serial: u64,
-    salt: [u8; NONCE_LEN],
+    salt: Nonce,
     /// Of the key itself; none in SFrame, where it is of the base key.
     fingerprint: Option<Fingerprint>,
 }
 
 impl Key {
-    /// The nonce of one frame: an IV as it is, a counter XOR the key's salt (RFC 9605, section 4.4.3).
+    /// The nonce of one frame: an IV as it is, a counter with the key's salt.
+    #[inline(always)]
     pub(crate) fn nonce(&self, unique: Unique) -> [u8; NONCE_LEN] {
         match unique {
-            Unique::Iv(iv) => iv,
-            Unique::Ctr(ctr) => {
-                let [a, b, c, d, rest @ ..] = self.salt;
-                let mixed = (u64::from_be_bytes(rest) ^ ctr).to_be_bytes();
-                let mut nonce = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0];
-                nonce[4..].copy_from_slice(&mixed);
-                nonce
-            }
+            Unique::Iv(iv) => iv.bytes(),
+            Unique::Ctr(ctr) => self.salt.salted(ctr).bytes(),
         }
     }
 }
@@ -57,7 +52,7 @@ impl Maker {
     /// Derives and expands the key that `material` gives under `kid`.
     pub(crate) fn key(&self, kid: u64, material: &Secret) -> Result<Key, KeyError> {
         let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
-        let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?;
+        let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?.into();
         let fingerprint = match self.profile.wire {
             Wire::Trailer => Some(fingerprint::of_key(&bytes)?),
             Wire::Sframe => None,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::error::{DecryptError, EncryptError};
 use crate::key::Key;
-use crate::keyring::KeyRing;
-use crate::nonce::Unique;
+use crate::keyring::{KeyRing, Slot, State};
+use crate::nonce::{NonceSource, Unique};
 
 /// Bytes below which a frame's AEAD is done before the lock is given back: a quarter of a microsecond at the most.
 /// Becoming an owner of the key and ceasing to be one would cost a short frame a tenth of its time. Receivers share the
@@ -23,6 +23,15 @@ pub(crate) struct Sealing {
 pub(crate) struct Run {
     pub(crate) key: Arc<Key>,
     pub(crate) kid: u64,
+}
+
+/// What a ring seals with, while its lock is held.
+pub(crate) struct Sending<'s> {
+    pub(crate) key: &'s Arc<Key>,
+    pub(crate) kid: u64,
+    pub(crate) nonces: &'s mut NonceSource,
+    /// The key id by which an error names it.
+    pub(crate) named: u64,
 }
 
 /// A key that may open a frame. It is not in the ring yet where it has to open one first.
@@ -55,47 +64,48 @@ impl KeyRing {
     /// The sending key and what nobody else gets.
     #[inline(always)]
     pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
-        self.current().next_of_own()
-    }
-
-    #[inline(always)]
-    fn next_of_own(&self) -> Result<Sealing, EncryptError> {
-        let mut state = self.lock();
-        let (kid, most) = (state.sending, self.options.usage_limit);
-        if let Some(slot) = state.slots.get_mut(&kid) {
-            let unique = slot.nonces.next(most).ok_or(EncryptError::KeyExhausted { kid })?;
-            return Ok(Sealing { key: Arc::clone(&slot.key), kid, unique });
-        }
-        let family = state.families.iter_mut().find(|family| family.field.value == kid);
-        family.ok_or(EncryptError::UnknownKey { kid })?.next(&self.maker, most)
+        self.sending(|Sending { key, kid, nonces, named }, most| {
+            let unique = nonces.next(most).ok_or(EncryptError::KeyExhausted { kid: named })?;
+            Ok(Sealing { key: Arc::clone(key), kid, unique })
+        })?
     }
 
     /// As [`Self::next`], for a short frame: `seal` runs before the lock is given back, and must not turn to the ring.
     #[inline(always)]
     pub(crate) fn next_within<R>(&self, seal: impl FnOnce(&Key, u64, Unique) -> R) -> Result<R, EncryptError> {
-        let ring = self.current();
-        let mut state = ring.lock();
-        let (kid, most) = (state.sending, ring.options.usage_limit);
-        if let Some(slot) = state.slots.get_mut(&kid) {
-            let unique = slot.nonces.next(most).ok_or(EncryptError::KeyExhausted { kid })?;
-            return Ok(seal(&slot.key, kid, unique));
-        }
-        drop(state);
-        let Sealing { key, kid, unique } = self.next()?;
-        Ok(seal(&key, kid, unique))
+        self.sending(|Sending { key, kid, nonces, named }, most| {
+            let unique = nonces.next(most).ok_or(EncryptError::KeyExhausted { kid: named })?;
+            Ok(seal(key, kid, unique))
+        })?
     }
 
     /// The sending key, and into `uniques` what `count` frames get that nobody else does: one look-up for all. Or at which
     /// of them there was nothing left.
     pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, (usize, EncryptError)> {
+        let run = self.sending(|Sending { key, kid, nonces, named }, most| {
+            for place in 0..count {
+                uniques.push(nonces.next(most).ok_or((place, EncryptError::KeyExhausted { kid: named }))?);
+            }
+            Ok(Run { key: Arc::clone(key), kid })
+        });
+        run.map_err(|error| (0, error))?
+    }
+
+    /// Runs `take` with what this ring seals with, and how many frames that may seal, under the lock.
+    #[inline(always)]
+    fn sending<R>(&self, take: impl FnOnce(Sending<'_>, u64) -> R) -> Result<R, EncryptError> {
         let ring = self.current();
         let mut state = ring.lock();
-        let (kid, most) = (state.sending, ring.options.usage_limit);
-        let slot = state.slots.get_mut(&kid).ok_or((0, EncryptError::UnknownKey { kid }))?;
-        for place in 0..count {
-            uniques.push(slot.nonces.next(most).ok_or((place, EncryptError::KeyExhausted { kid }))?);
-        }
-        Ok(Run { key: Arc::clone(&slot.key), kid })
+        let State { slots, families, sending: kid, .. } = &mut *state;
+        let kid = *kid;
+        let sending = match slots.get_mut(&kid) {
+            Some(Slot { key, nonces, .. }) => Sending { key, kid, nonces, named: kid },
+            None => {
+                let family = families.iter_mut().find(|family| family.field.value == kid);
+                family.ok_or(EncryptError::UnknownKey { kid })?.sending(&ring.maker)?
+            }
+        };
+        Ok(take(sending, ring.options.usage_limit))
     }
 
     /// For a short frame: `open` runs with the key (and its origin, see [`Found`]) before the lock is given back, and must

@@ -30,13 +30,51 @@ pub(crate) enum NonceSource {
     Ctr(CtrSource),
 }
 
-/// What belongs to one frame alone. Its first word tells which: with a byte the IV lies across words, and whoever moves
-/// it waits for each to be put together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+/// What belongs to one frame alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Unique {
-    Iv([u8; NONCE_LEN]),
+    Iv(Nonce),
     Ctr(u64),
+}
+
+/// A nonce, in the two words in which it is made, moved and read by the AEAD. As bytes that are written one by one, or in
+/// words that are cut elsewhere, each reader would wait for them to be put together (a sixth of a short frame's time).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Nonce {
+    front: u64,
+    back: u32,
+}
+
+impl Nonce {
+    /// RFC 9605, section 4.4.3: the counter, as long as a nonce, XOR the salt, which this is.
+    #[inline(always)]
+    pub(crate) fn salted(self, ctr: u64) -> Self {
+        #[allow(clippy::cast_possible_truncation)] // the lower half
+        let low = ctr as u32;
+        Self { front: self.front ^ ctr >> 32, back: self.back ^ low }
+    }
+
+    /// Whether two zero bytes touch where the counter is: in the last four bytes and the one before them.
+    #[inline(always)]
+    fn ends_in_zeros(self) -> bool {
+        let last = (self.front & 0xFF) << 32 | u64::from(self.back);
+        [0, 8, 16, 24].into_iter().any(|bits| last >> bits & 0xFFFF == 0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes(self) -> [u8; NONCE_LEN] {
+        let mut bytes = [0; NONCE_LEN];
+        bytes[..PREFIX_LEN].copy_from_slice(&self.front.to_be_bytes());
+        bytes[PREFIX_LEN..].copy_from_slice(&self.back.to_be_bytes());
+        bytes
+    }
+}
+
+impl From<[u8; NONCE_LEN]> for Nonce {
+    #[inline(always)]
+    fn from([a, b, c, d, e, f, g, h, i, j, k, l]: [u8; NONCE_LEN]) -> Self {
+        Self { front: u64::from_be_bytes([a, b, c, d, e, f, g, h]), back: u32::from_be_bytes([i, j, k, l]) }
+    }
 }
 
 impl NonceSource {
@@ -125,7 +163,7 @@ impl CtrSource {
 }
 
 pub(crate) struct IvSource {
-    prefix: [u8; PREFIX_LEN],
+    prefix: u64,
     counter: u32,
     left: u64,
     /// Those given: fewer than those gone, since some are passed over.
@@ -136,18 +174,19 @@ pub(crate) struct IvSource {
 impl IvSource {
     pub(crate) fn new() -> Result<Self, KeyError> {
         let generation = fork::generation()?;
-        let mut source = Self { prefix: [0; PREFIX_LEN], counter: 0, left: LIMIT, issued: 0, generation };
+        let mut source = Self { prefix: 0, counter: 0, left: LIMIT, issued: 0, generation };
         source.draw()?;
         Ok(source)
     }
 
     fn draw(&mut self) -> Result<(), KeyError> {
-        let mut start = [0; 4];
+        let (mut start, mut prefix) = ([0; 4], [0; PREFIX_LEN]);
         random(&mut start)?;
         self.counter = u32::from_be_bytes(start);
         loop {
-            random(&mut self.prefix)?;
-            if survives_escaping(&self.prefix) {
+            random(&mut prefix)?;
+            if survives_escaping(&prefix) {
+                self.prefix = u64::from_be_bytes(prefix);
                 return Ok(());
             }
         }
@@ -155,25 +194,40 @@ impl IvSource {
 
     /// The next IV, or none when the counter has come full circle.
     #[inline(always)]
-    pub(crate) fn next(&mut self) -> Result<Option<[u8; NONCE_LEN]>, KeyError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Nonce>, KeyError> {
         let generation = fork::generation()?;
         if generation != self.generation {
             self.draw()?;
             self.generation = generation;
         }
-        while self.left > 0 {
-            self.left -= 1;
-            let counter = self.counter;
-            self.counter = counter.wrapping_add(1);
-            let [p0, p1, p2, p3, p4, p5, p6, p7] = self.prefix;
-            let [c0, c1, c2, c3] = counter.to_be_bytes();
-            // The prefix was drawn to the rule, so only what follows it can break it.
-            if !zeros_touch(&[p7, c0, c1, c2, c3]) {
+        match self.count() {
+            Some(iv) if !iv.ends_in_zeros() => {
                 self.issued += 1;
-                return Ok(Some([p0, p1, p2, p3, p4, p5, p6, p7, c0, c1, c2, c3]));
+                Ok(Some(iv))
+            }
+            Some(_) => Ok(self.pass_over()),
+            None => Ok(None),
+        }
+    }
+
+    #[inline(always)]
+    fn count(&mut self) -> Option<Nonce> {
+        self.left = self.left.checked_sub(1)?;
+        let counter = self.counter;
+        self.counter = counter.wrapping_add(1);
+        Some(Nonce { front: self.prefix, back: counter })
+    }
+
+    /// One IV in 256 has others behind it that may not be used.
+    #[cold]
+    fn pass_over(&mut self) -> Option<Nonce> {
+        loop {
+            let iv = self.count()?;
+            if !iv.ends_in_zeros() {
+                self.issued += 1;
+                return Some(iv);
             }
         }
-        Ok(None)
     }
 }
 
@@ -181,11 +235,7 @@ impl IvSource {
 /// may fall into it: the first byte is not zero and no two zero bytes touch. (The key is shared by all tracks, and the
 /// rule costs 0.4 % of the IVs, so it holds for every codec.)
 fn survives_escaping(iv: &[u8]) -> bool {
-    iv.first() != Some(&0) && !zeros_touch(iv)
-}
-
-fn zeros_touch(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|pair| pair == [0, 0])
+    iv.first() != Some(&0) && iv.windows(2).all(|pair| pair != [0, 0])
 }
 
 #[cfg(unix)]
@@ -235,7 +285,7 @@ mod tests {
         let mut seen = HashSet::new();
         for _ in 0..200_000 {
             let iv = source.next().unwrap().unwrap();
-            assert!(survives_escaping(&iv));
+            assert!(survives_escaping(&iv.bytes()));
             assert!(seen.insert(iv));
         }
     }
@@ -299,6 +349,6 @@ mod tests {
         let before = source.next().unwrap().unwrap();
         source.generation = source.generation.wrapping_sub(1);
         let after = source.next().unwrap().unwrap();
-        assert_ne!(before.first_chunk::<PREFIX_LEN>(), after.first_chunk::<PREFIX_LEN>());
+        assert_ne!(before.front, after.front);
     }
 }

@@ -4,8 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::nonce::Unique;
-use crate::suite::NONCE_LEN;
+use crate::nonce::{Nonce, Unique};
 
 /// The largest window: 64 Ki frames cost about 4 MiB.
 pub(crate) const MOST: usize = 1 << 16;
@@ -60,12 +59,12 @@ impl ReplayWindow {
 /// A transmitted IV has no order: the last ones are remembered, and "too old" cannot be told.
 #[derive(Default)]
 struct SeenIvs {
-    seen: HashSet<(Source, [u8; NONCE_LEN])>,
-    order: VecDeque<(Source, [u8; NONCE_LEN])>,
+    seen: HashSet<(Source, Nonce)>,
+    order: VecDeque<(Source, Nonce)>,
 }
 
 impl SeenIvs {
-    fn mark(&mut self, frame: (Source, [u8; NONCE_LEN]), size: usize) -> bool {
+    fn mark(&mut self, frame: (Source, Nonce), size: usize) -> bool {
         if !self.seen.insert(frame) {
             return false;
         }
@@ -145,18 +144,18 @@ mod tests {
     fn a_marked_frame_is_known_until_the_window_has_moved_on() {
         let mut window = ReplayWindow::new(3);
         for n in 0..3 {
-            assert!(window.mark((0, 0), Unique::Iv([n; 12])));
+            assert!(window.mark((0, 0), Unique::Iv([n; 12].into())));
         }
-        assert!(window.has((0, 0), Unique::Iv([0; 12])));
-        assert!(!window.mark((0, 0), Unique::Iv([0; 12])));
-        assert!(window.mark((0, 0), Unique::Iv([3; 12])));
-        assert!(!window.has((0, 0), Unique::Iv([0; 12])));
-        assert!(window.has((0, 0), Unique::Iv([1; 12])));
+        assert!(window.has((0, 0), Unique::Iv([0; 12].into())));
+        assert!(!window.mark((0, 0), Unique::Iv([0; 12].into())));
+        assert!(window.mark((0, 0), Unique::Iv([3; 12].into())));
+        assert!(!window.has((0, 0), Unique::Iv([0; 12].into())));
+        assert!(window.has((0, 0), Unique::Iv([1; 12].into())));
     }
 
     #[test]
     fn the_same_nonce_under_another_key_is_another_frame() {
-        for unique in [Unique::Iv([9; 12]), Unique::Ctr(9)] {
+        for unique in [Unique::Iv([9; 12].into()), Unique::Ctr(9)] {
             let mut window = ReplayWindow::new(3);
             assert!(window.mark((0, 0), unique));
             assert!(!window.has((1, 0), unique));

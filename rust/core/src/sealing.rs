@@ -3,15 +3,24 @@
 use std::borrow::Cow;
 
 use crate::annexb;
-use crate::codec::Prepared;
+use crate::codec::{Clear, Prepared, copy_clear};
 use crate::encryptor::Encryptor;
 use crate::error::EncryptError;
 use crate::key::Key;
 use crate::lookup::{SHORT, Sealing};
 use crate::nonce::Unique;
+use crate::suite::NONCE_LEN;
 use crate::wire::envelope::Envelope;
-use crate::wire::sframe::{self, Encoded};
+use crate::wire::sframe::{self, Header};
 use crate::wire::trailer;
+
+/// How frames are sealed that no packetiser takes apart: without envelope and escapes, so that their lengths are known
+/// before. Small, since it stays in registers over a whole batch.
+#[derive(Clone, Copy)]
+pub(crate) enum Straight {
+    Trailer(Clear),
+    Sframe { tag_len: usize },
+}
 
 /// The longest clear header that receivers up to libwebrtc m144 can represent.
 const LONGEST_SAFE_HEADER: usize = 255;
@@ -27,7 +36,63 @@ pub struct SealPlan<'a> {
 
 pub(crate) enum Layout<'a> {
     Trailer,
-    Sframe { header: Encoded, metadata: &'a [u8], envelope: Option<Envelope> },
+    Sframe { header: Header, metadata: &'a [u8], envelope: Option<Envelope> },
+}
+
+impl Straight {
+    /// Whether a frame is one of the codec.
+    #[inline(always)]
+    pub(crate) fn fits(self, frame: &[u8]) -> bool {
+        match self {
+            Self::Trailer(clear) => clear.first(frame).is_some_and(|clear_len| clear_len <= frame.len()),
+            Self::Sframe { .. } => true,
+        }
+    }
+
+    /// What sealing adds to a frame.
+    #[inline(always)]
+    pub(crate) fn overhead(self, kid: u64, unique: Unique) -> usize {
+        match (self, unique) {
+            (Self::Sframe { tag_len }, Unique::Ctr(ctr)) => Header { kid, ctr }.len() + tag_len,
+            _ => trailer::OVERHEAD,
+        }
+    }
+
+    /// What sealing adds to a frame at the most.
+    pub(crate) fn most_overhead(self) -> usize {
+        match self {
+            Self::Trailer(_) => trailer::OVERHEAD,
+            Self::Sframe { tag_len } => sframe::MOST_LEN + tag_len,
+        }
+    }
+
+    /// Seals a frame that [fits](Self::fits) into `out`, which is longer by the [overhead](Self::overhead). None: it is not.
+    #[inline(always)]
+    pub(crate) fn seal(self, key: &Key, kid: u64, unique: Unique, frame: &[u8], out: &mut [u8]) -> Option<()> {
+        match (self, unique) {
+            (Self::Trailer(clear), Unique::Iv(iv)) => trailer(key, kid, iv.bytes(), clear.first(frame)?, frame, out),
+            (Self::Sframe { tag_len }, Unique::Ctr(ctr)) => sframe(key, Header { kid, ctr }, &[], tag_len, frame, out),
+            _ => None,
+        }
+    }
+}
+
+/// Writes a sealed frame of the trailer layout, escapes apart. None: `out` has another length.
+#[inline(always)]
+fn trailer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear_len: usize, frame: &[u8], out: &mut [u8]) -> Option<()> {
+    let (clear, plaintext) = frame.split_at_checked(clear_len)?;
+    #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
+    let places = trailer::write(out, clear_len, &iv, kid as u8)?;
+    copy_clear(places.clear, clear);
+    key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
+}
+
+/// Writes an SFrame. None: `out` has another length.
+#[inline(always)]
+fn sframe(key: &Key, header: Header, metadata: &[u8], tag_len: usize, frame: &[u8], out: &mut [u8]) -> Option<()> {
+    let sframe::Places { head, ciphertext, tag } = sframe::write(out, header, tag_len)?;
+    let aad = if metadata.is_empty() { Cow::Borrowed(head) } else { Cow::Owned([head, metadata].concat()) };
+    key.aead.seal(key.nonce(Unique::Ctr(header.ctr)), &aad, frame, ciphertext, tag).ok()
 }
 
 impl SealPlan<'_> {
@@ -39,7 +104,7 @@ impl SealPlan<'_> {
         match &self.layout {
             Layout::Trailer => frame_len + trailer::OVERHEAD,
             Layout::Sframe { header, envelope, .. } => {
-                envelope.map_or(0, Envelope::overhead) + header.as_slice().len() + frame_len + self.tag_len()
+                envelope.map_or(0, Envelope::overhead) + header.len() + frame_len + self.tag_len()
             }
         }
     }
@@ -75,7 +140,22 @@ impl SealPlan<'_> {
     /// allows.
     #[inline(always)]
     pub fn seal_into(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
-        self.write(out)?;
+        if out.len() != self.sealed_len() {
+            return Err(EncryptError::Malformed);
+        }
+        let short = self.frame.frame.len() < SHORT;
+        let sealed = match &self.sealing {
+            Some(Sealing { key, kid, unique }) => self.seal_with(key, *kid, *unique, out),
+            None if short => {
+                let within = self.encryptor.ring.next_within(|key, kid, unique| self.seal_with(key, kid, unique, out));
+                within.inspect_err(|error| self.encryptor.count(*error))?
+            }
+            None => {
+                let Sealing { key, kid, unique } = self.encryptor.next()?;
+                self.seal_with(&key, kid, unique, out)
+            }
+        };
+        sealed.ok_or(EncryptError::Malformed)?;
         let counters = &self.encryptor.counters;
         if self.frame.escaped && self.frame.clear_len > LONGEST_SAFE_HEADER {
             counters.long_headers.add(1);
@@ -84,69 +164,20 @@ impl SealPlan<'_> {
         Ok(self.escaped_from().map_or(0, |from| annexb::escapes(out.get(from..).unwrap_or_default())))
     }
 
-    /// Writes the sealed frame and returns how long it was before. Counts nothing, and does no escapes.
     #[inline(always)]
-    pub(crate) fn write(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
-        if out.len() != self.sealed_len() {
-            return Err(EncryptError::Malformed);
+    fn seal_with(&self, key: &Key, kid: u64, unique: Unique, out: &mut [u8]) -> Option<()> {
+        let Prepared { frame, clear_len, .. } = &self.frame;
+        match (&self.layout, unique) {
+            (Layout::Trailer, Unique::Iv(iv)) => trailer(key, kid, iv.bytes(), *clear_len, frame, out),
+            (Layout::Sframe { header, metadata, envelope }, _) => {
+                let inside = match envelope {
+                    Some(envelope) => envelope.write(out)?,
+                    None => out,
+                };
+                sframe(key, *header, metadata, self.tag_len(), frame, inside)
+            }
+            _ => None,
         }
-        match (&self.sealing, &self.layout) {
-            (Some(sealing), Layout::Sframe { header, metadata, envelope }) => {
-                self.seal_sframe(sealing, header.as_slice(), metadata, *envelope, out)
-            }
-            (None, _) if self.frame.frame.len() < SHORT => {
-                let ring = &self.encryptor.ring;
-                ring.next_within(|key, kid, unique| self.seal_trailer(key, kid, unique, out))
-                    .inspect_err(|error| self.encryptor.count(*error))?
-            }
-            (None, _) => {
-                let Sealing { key, kid, unique } = self.encryptor.next()?;
-                self.seal_trailer(&key, kid, unique, out)
-            }
-            (Some(Sealing { key, kid, unique }), Layout::Trailer) => self.seal_trailer(key, *kid, *unique, out),
-        }
-        .ok_or(EncryptError::Malformed)?;
-        Ok(self.frame.frame.len())
-    }
-
-    /// As [`Self::write`], with what [`Encryptor::next_run`] gave: for a plan that has taken no key.
-    #[inline(always)]
-    pub(crate) fn write_with(
-        &self,
-        key: &Key,
-        kid: u64,
-        unique: Unique,
-        out: &mut [u8],
-    ) -> Result<usize, EncryptError> {
-        let sealed = if out.len() == self.sealed_len() { self.seal_trailer(key, kid, unique, out) } else { None };
-        sealed.map(|()| self.frame.frame.len()).ok_or(EncryptError::Malformed)
-    }
-
-    #[inline(always)]
-    fn seal_trailer(&self, key: &Key, kid: u64, unique: Unique, out: &mut [u8]) -> Option<()> {
-        let iv = key.nonce(unique);
-        let (clear, plaintext) = self.frame.frame.split_at_checked(self.frame.clear_len)?;
-        #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
-        let places = trailer::write(out, clear.len(), &iv, kid as u8)?;
-        places.clear.copy_from_slice(clear);
-        key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
-    }
-
-    fn seal_sframe(
-        &self,
-        Sealing { key, unique, .. }: &Sealing,
-        header: &[u8],
-        metadata: &[u8],
-        envelope: Option<Envelope>,
-        out: &mut [u8],
-    ) -> Option<()> {
-        let inside = match envelope {
-            Some(envelope) => envelope.write(out)?,
-            None => out,
-        };
-        let (ciphertext, tag) = sframe::write(inside, header, self.tag_len())?;
-        let aad = if metadata.is_empty() { Cow::Borrowed(header) } else { Cow::Owned([header, metadata].concat()) };
-        key.aead.seal(key.nonce(*unique), &aad, &self.frame.frame, ciphertext, tag).ok()
     }
 
     /// Writes `sealed` with its escapes; `out` is as much longer as [`Self::seal_into`] said.

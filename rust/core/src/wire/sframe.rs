@@ -14,6 +14,9 @@
 /// One config byte, and at most eight bytes for each value.
 pub(crate) const MOST_LEN: usize = 17;
 
+/// Bytes of a value at the most.
+const WORD: usize = 8;
+
 /// The values below this one stand in the config byte.
 const EXTENDED_FROM: u64 = 8;
 
@@ -24,36 +27,32 @@ pub(crate) struct Header {
     pub(crate) ctr: u64,
 }
 
-/// A header as it is sent.
-#[derive(Clone, Copy)]
-pub(crate) struct Encoded {
-    bytes: [u8; MOST_LEN],
-    len: usize,
-}
-
-impl Encoded {
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        if let Some(target) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
-            target.copy_from_slice(bytes);
-            self.len += bytes.len();
-        }
-    }
-}
-
 impl Header {
-    pub(crate) fn encode(self) -> Encoded {
-        let (kid, ctr) = (self.kid.to_be_bytes(), self.ctr.to_be_bytes());
-        let (x_and_k, kid) = field(self.kid, &kid);
-        let (y_and_c, ctr) = field(self.ctr, &ctr);
-        let mut encoded = Encoded { bytes: [0; MOST_LEN], len: 0 };
-        encoded.push(&[x_and_k << 4 | y_and_c]);
-        encoded.push(kid);
-        encoded.push(ctr);
-        encoded
+    /// Bytes of the header.
+    #[inline(always)]
+    pub(crate) fn len(self) -> usize {
+        1 + extension(self.kid) + extension(self.ctr)
+    }
+
+    /// Writes the header, and maybe over the bytes right behind it, which are the ciphertext's. Returns it, and the rest.
+    /// None: `out` is too short.
+    #[inline(always)]
+    pub(crate) fn write(self, out: &mut [u8]) -> Option<(&mut [u8], &mut [u8])> {
+        let Self { kid, ctr } = self;
+        let (kid_len, ctr_len, len) = (extension(kid), extension(ctr), self.len());
+        let config = config_bits(kid, kid_len) << 4 | config_bits(ctr, ctr_len);
+        if let (true, Some(word)) = (len <= WORD, out.first_chunk_mut::<WORD>()) {
+            // As most are: in one piece, since the AEAD would wait for several.
+            let joined = (u64::from(config) << (8 * kid_len) | extended(kid)) << (8 * ctr_len) | extended(ctr);
+            *word = (joined << (8 * (WORD - len))).to_be_bytes();
+        } else {
+            let (place, rest) = out.split_first_mut()?;
+            *place = config;
+            let (kid_place, rest) = rest.split_at_mut_checked(kid_len)?;
+            kid_place.copy_from_slice(kid.to_be_bytes().get(WORD - kid_len..)?);
+            rest.get_mut(..ctr_len)?.copy_from_slice(ctr.to_be_bytes().get(WORD - ctr_len..)?);
+        }
+        out.split_at_mut_checked(len)
     }
 
     /// Reads a header and says how long it is. None: truncated, or not in its shortest form.
@@ -82,23 +81,38 @@ pub(crate) fn parse(sealed: &[u8], tag_len: usize) -> Option<Sealed<'_>> {
     Some(Sealed { header, head, ciphertext, tag })
 }
 
-/// Writes the header and hands out the places of ciphertext and tag. None: `out` is too short.
-pub(crate) fn write<'a>(out: &'a mut [u8], head: &[u8], tag_len: usize) -> Option<(&'a mut [u8], &'a mut [u8])> {
-    let (place, rest) = out.split_at_mut_checked(head.len())?;
-    place.copy_from_slice(head);
-    rest.split_at_mut_checked(rest.len().checked_sub(tag_len)?)
+/// A sealed frame to be written: the header, which is, and the places of ciphertext and tag.
+pub(crate) struct Places<'a> {
+    pub(crate) head: &'a [u8],
+    pub(crate) ciphertext: &'a mut [u8],
+    pub(crate) tag: &'a mut [u8],
 }
 
-/// The four bits of the config byte for a value, and the bytes that follow.
-fn field(value: u64, bytes: &[u8; 8]) -> (u8, &[u8]) {
-    if value < EXTENDED_FROM {
-        #[allow(clippy::cast_possible_truncation)] // below 8
-        return (value as u8, &[]);
-    }
-    let zeros = value.leading_zeros() / 8;
-    #[allow(clippy::cast_possible_truncation)] // at most 7
-    let extra = (7 - zeros) as u8;
-    (0x08 | extra, bytes.get(zeros as usize..).unwrap_or_default())
+/// Writes the header and hands out the places behind it. None: `out` is too short.
+#[inline(always)]
+pub(crate) fn write(out: &mut [u8], header: Header, tag_len: usize) -> Option<Places<'_>> {
+    let (head, rest) = header.write(out)?;
+    let (ciphertext, tag) = rest.split_at_mut_checked(rest.len().checked_sub(tag_len)?)?;
+    Some(Places { head, ciphertext, tag })
+}
+
+/// Bytes of a value behind the config byte.
+#[inline(always)]
+fn extension(value: u64) -> usize {
+    if value < EXTENDED_FROM { 0 } else { WORD - value.leading_zeros() as usize / 8 }
+}
+
+/// The value, where it stands behind the config byte.
+#[inline(always)]
+fn extended(value: u64) -> u64 {
+    if value < EXTENDED_FROM { 0 } else { value }
+}
+
+/// The four bits of the config byte for a value.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)] // below 8
+fn config_bits(value: u64, extension: usize) -> u8 {
+    if value < EXTENDED_FROM { value as u8 } else { 0x08 | (extension as u8 - 1) }
 }
 
 fn value(bits: u8, rest: &[u8]) -> Option<(u64, &[u8])> {
@@ -116,25 +130,36 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn encoded(header: Header) -> Vec<u8> {
+        header.write(&mut [0; MOST_LEN]).unwrap().0.to_vec()
+    }
+
     proptest! {
         #[test]
-        fn parsing_what_was_encoded_is_identity(kid in edges(), ctr in edges(), behind: [u8; 3]) {
+        fn parsing_what_was_written_is_identity(kid in edges(), ctr in edges(), behind: [u8; 3]) {
             let header = Header { kid, ctr };
-            let encoded = header.encode();
+            let encoded = encoded(header);
             let sealed = [encoded.as_slice(), &behind].concat();
-            prop_assert_eq!(Header::parse(&sealed), Some((header, encoded.as_slice().len())));
+            prop_assert_eq!(Header::parse(&sealed), Some((header, encoded.len())));
+            prop_assert_eq!(header.len(), encoded.len());
+            // Without room behind it, it is the same.
+            let mut exact = vec![0; encoded.len()];
+            prop_assert!(header.write(&mut exact).is_some());
+            prop_assert_eq!(&exact, &encoded);
+            prop_assert!(header.write(exact.split_last_mut().unwrap().1).is_none());
         }
 
         #[test]
         fn a_frame_that_was_written_comes_to_the_same_pieces(kid in edges(), ctr in edges(), rest: Vec<u8>, tag: [u8; 10]) {
             let header = Header { kid, ctr };
-            let (encoded, len) = (header.encode(), rest.len() + tag.len());
-            let mut out = vec![0; encoded.as_slice().len() + len];
-            let (ciphertext_place, tag_place) = write(&mut out, encoded.as_slice(), tag.len()).unwrap();
-            ciphertext_place.copy_from_slice(&rest);
-            tag_place.copy_from_slice(&tag);
-            let sealed = parse(&out, tag.len()).unwrap();
-            prop_assert_eq!((sealed.header, sealed.head), (header, encoded.as_slice()));
+            let len = rest.len() + tag.len();
+            let mut out = vec![0; header.len() + len];
+            let places = write(&mut out, header, tag.len()).unwrap();
+            prop_assert_eq!(places.head, encoded(header));
+            places.ciphertext.copy_from_slice(&rest);
+            places.tag.copy_from_slice(&tag);
+            let (sealed, head) = (parse(&out, tag.len()).unwrap(), encoded(header));
+            prop_assert_eq!((sealed.header, sealed.head), (header, head.as_slice()));
             prop_assert_eq!((sealed.ciphertext, sealed.tag), (rest.as_slice(), tag.as_slice()));
             prop_assert!(parse(&out, len + 1).is_none());
         }
@@ -142,16 +167,16 @@ mod tests {
         #[test]
         fn whatever_parses_is_in_its_only_form(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
             if let Some((header, len)) = Header::parse(&bytes) {
-                let encoded = header.encode();
+                let encoded = encoded(header);
                 prop_assert_eq!(encoded.as_slice(), bytes.get(..len).unwrap());
             }
         }
 
         #[test]
         fn every_truncation_is_refused(kid in edges(), ctr in edges()) {
-            let encoded = Header { kid, ctr }.encode();
-            for len in 0..encoded.as_slice().len() {
-                prop_assert_eq!(Header::parse(encoded.as_slice().get(..len).unwrap()), None);
+            let encoded = encoded(Header { kid, ctr });
+            for len in 0..encoded.len() {
+                prop_assert_eq!(Header::parse(encoded.get(..len).unwrap()), None);
             }
         }
     }
