@@ -1,6 +1,6 @@
 //! What a frame asks of a ring: the sending key with a nonce, or the key that it names.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 
 use crate::error::{DecryptError, EncryptError};
 use crate::key::Key;
@@ -34,6 +34,9 @@ pub(crate) struct Sending<'s> {
     pub(crate) named: u64,
 }
 
+/// Keys that need no derivation, while the ring's lock is held.
+pub(crate) struct AtHand<'r>(RwLockReadGuard<'r, State>);
+
 /// A key that may open a frame. It is not in the ring yet where it has to open one first.
 pub(crate) struct Found {
     pub(crate) key: Arc<Key>,
@@ -58,6 +61,18 @@ enum Candidate {
     Ahead(u64, usize),
     /// One of many senders under a shared base key.
     Sender,
+}
+
+impl AtHand<'_> {
+    /// The key that a frame names, and its origin (see [`Found`]). None: [`KeyRing::find`] may know more.
+    #[inline(always)]
+    pub(crate) fn find(&self, kid: u64) -> Option<(&Key, u64)> {
+        if let Some(slot) = self.0.slots.get(&kid) {
+            return Some((&slot.key, slot.origin));
+        }
+        let family = self.0.families.iter().rev().find(|family| family.field.holds(kid))?;
+        family.sender(kid).map(|key| (&**key, family.origin))
+    }
 }
 
 impl KeyRing {
@@ -108,16 +123,11 @@ impl KeyRing {
         Ok(take(sending, ring.options.usage_limit))
     }
 
-    /// For a short frame: `open` runs with the key (and its origin, see [`Found`]) before the lock is given back, and must
-    /// not turn to the ring. None: no such key is at hand, [`Self::find`] may know more.
+    /// The keys that are at hand now. The lock is held as long as this lives: for some short frames, and no call of the ring
+    /// between them.
     #[inline(always)]
-    pub(crate) fn find_within<R>(&self, kid: u64, open: impl FnOnce(&Key, u64) -> R) -> Option<R> {
-        let state = self.current().read();
-        if let Some(slot) = state.slots.get(&kid) {
-            return Some(open(&slot.key, slot.origin));
-        }
-        let family = state.families.iter().rev().find(|family| family.field.holds(kid))?;
-        family.sender(kid).map(|key| open(key, family.origin))
+    pub(crate) fn at_hand(&self) -> AtHand<'_> {
+        AtHand(self.current().read())
     }
 
     /// The key that a received frame names.

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::codec::copy_clear;
 use crate::decryptor::Decryptor;
 use crate::error::DecryptError;
 use crate::key::Key;
-use crate::lookup::{Found, Opened, SHORT};
+use crate::lookup::{AtHand, Found, Opened, SHORT};
 use crate::nonce::Unique;
 
 /// Where the parts of a frame lie, before any key is looked at.
@@ -28,22 +29,12 @@ pub struct OpenPlan<'a> {
     pub(crate) parts: Parts<'a>,
 }
 
-/// A parsed frame whose key is at hand: where many are opened, and their order matters.
-pub(crate) struct FoundPlan<'a> {
-    plan: OpenPlan<'a>,
-    found: Found,
-}
-
-/// A frame that has authenticated, and may have been opened before.
-pub(crate) struct Unsettled(Opened);
-
-impl Decryptor {
-    /// As [`Self::plan`], and finds the key.
-    pub(crate) fn plan_found<'a>(&'a self, sealed: &'a [u8]) -> Result<Option<FoundPlan<'a>>, DecryptError> {
-        let Some(plan) = self.plan(sealed, &[])? else { return Ok(None) };
-        let found = plan.find().inspect_err(|error| self.count(*error))?;
-        Ok(Some(FoundPlan { plan, found }))
-    }
+/// What came of a frame before its turn: it is neither marked nor counted.
+pub(crate) struct Unsettled {
+    opened: Result<Opened, DecryptError>,
+    /// Of the key that was tried, as in [`Found`].
+    serial: u64,
+    origin: u64,
 }
 
 impl OpenPlan<'_> {
@@ -60,33 +51,32 @@ impl OpenPlan<'_> {
     /// [`DecryptError`].
     #[inline(always)]
     pub fn open_into(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        if out.len() < SHORT && self.open_short(out) {
-            self.decryptor.settled_well();
+        if out.len() < SHORT && self.open_with(&self.decryptor.ring.at_hand(), out) {
             self.decryptor.count_opened(1, out.len());
             return Ok(());
         }
         self.open_long(out)
     }
 
-    /// Opens with the key that the frame names, if that is at hand and opens it, and the frame is new. Otherwise nothing
-    /// has happened, and [`Self::open_long`] finds out what there is to say.
+    /// Opens with the key that the frame names, if that is at hand and opens it, and the frame is new: the caller counts it.
+    /// False: nothing has happened, and [`Self::open_long`] finds out what there is to say.
     #[inline(always)]
-    fn open_short(&self, out: &mut [u8]) -> bool {
-        let opened = self.decryptor.ring.find_within(self.parts.kid, |key, origin| {
-            if self.is_replayed(origin) || !self.opens(key, out) {
-                return None;
-            }
-            Some(origin)
-        });
-        matches!(opened, Some(Some(origin)) if self.mark(origin))
+    pub(crate) fn open_with(&self, keys: &AtHand<'_>, out: &mut [u8]) -> bool {
+        let Some((key, origin)) = keys.find(self.parts.kid) else { return false };
+        let opened = !self.is_replayed(origin) && self.opens(key, out) && self.mark(origin);
+        if opened {
+            self.decryptor.settled_well();
+        }
+        opened
     }
 
     #[inline(never)]
-    fn open_long(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        let result = self.find().inspect_err(|error| self.decryptor.count(*error)).and_then(|found| {
-            let opened = self.open_unsettled(&found, out);
-            self.settle(&found, opened)
+    pub(crate) fn open_long(&self, out: &mut [u8]) -> Result<(), DecryptError> {
+        let unsettled = self.find().map(|found| match self.is_replayed(found.origin) {
+            true => Unsettled::refused(DecryptError::Replayed { kid: self.parts.kid }, &found),
+            false => self.open_found(&found, out),
         });
+        let result = self.settle(unsettled);
         match result {
             Ok(()) => self.decryptor.count_opened(1, out.len()),
             Err(_) => out.fill(0),
@@ -94,10 +84,32 @@ impl OpenPlan<'_> {
         result
     }
 
+    /// Writes the opened frame, of which it is not known yet whether it was opened before.
+    #[inline(always)]
+    pub(crate) fn open_unsettled(&self, keys: &AtHand<'_>, out: &mut [u8]) -> Option<Unsettled> {
+        let (key, origin) = keys.find(self.parts.kid)?;
+        let opened = Opened { origin, steps: 0 };
+        self.opens(key, out).then_some(Unsettled { opened: Ok(opened), serial: key.serial, origin })
+    }
+
+    /// As [`Self::open_unsettled`], with keys too that are to be derived.
+    ///
+    /// # Errors
+    /// [`DecryptError::UnknownKey`].
+    pub(crate) fn open_unsettled_long(&self, out: &mut [u8]) -> Result<Unsettled, DecryptError> {
+        Ok(self.open_found(&self.find()?, out))
+    }
+
     fn find(&self) -> Result<Found, DecryptError> {
+        self.decryptor.ring.find(self.parts.kid)
+    }
+
+    fn open_found(&self, found: &Found, out: &mut [u8]) -> Unsettled {
         let kid = self.parts.kid;
-        let found = self.decryptor.ring.find(kid)?;
-        if self.is_replayed(found.origin) { Err(DecryptError::Replayed { kid }) } else { Ok(found) }
+        match self.decryptor.ring.open(kid, found, |key| self.opens(key, out)) {
+            Some(opened) => Unsettled { opened: Ok(opened), serial: found.serial, origin: found.origin },
+            None => Unsettled::refused(DecryptError::AuthenticationFailed { kid }, found),
+        }
     }
 
     #[inline(always)]
@@ -121,55 +133,40 @@ impl OpenPlan<'_> {
             return false;
         };
         let Some((clear_place, plaintext)) = out.split_at_mut_checked(clear.len()) else { return false };
-        clear_place.copy_from_slice(clear);
+        copy_clear(clear_place, clear);
         key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok()
     }
 
-    /// Writes the opened frame, of which it is not known yet whether it was opened before.
-    fn open_unsettled(&self, found: &Found, out: &mut [u8]) -> Result<Unsettled, DecryptError> {
-        let kid = self.parts.kid;
-        let opened = self.decryptor.ring.open(kid, found, |key| self.opens(key, out));
-        opened.map(Unsettled).ok_or(DecryptError::AuthenticationFailed { kid })
-    }
-
-    /// Marks an opened frame as seen, or counts why there is none: the caller counts those that opened.
-    fn settle(&self, found: &Found, opened: Result<Unsettled, DecryptError>) -> Result<(), DecryptError> {
+    /// Marks an opened frame as seen, or counts why there is none: the caller counts those that opened. The frames of a
+    /// track are settled in order.
+    pub(crate) fn settle(&self, unsettled: Result<Unsettled, DecryptError>) -> Result<(), DecryptError> {
         let (decryptor, kid) = (self.decryptor, self.parts.kid);
-        // In a batch a frame is planned before those in front of it are marked. Where it does not open, it gets the answer
-        // of a single call: a frame that was seen is refused as that, forged or not.
-        let replayed = |error| if self.is_replayed(found.origin) { DecryptError::Replayed { kid } } else { error };
-        let result = opened.map_err(replayed).and_then(|Unsettled(opened)| {
-            if opened.steps > 0 {
-                decryptor.counters.ratchets.add(opened.steps);
+        let result = match unsettled {
+            Err(error) => Err(error),
+            Ok(Unsettled { opened: Ok(opened), .. }) => {
+                if opened.steps > 0 {
+                    decryptor.counters.ratchets.add(opened.steps);
+                }
+                if self.mark(opened.origin) { Ok(()) } else { Err(DecryptError::Replayed { kid }) }
             }
-            if self.mark(opened.origin) { Ok(()) } else { Err(DecryptError::Replayed { kid }) }
-        });
+            // A frame that was seen is refused as that, forged or not.
+            Ok(Unsettled { origin, .. }) if self.is_replayed(origin) => Err(DecryptError::Replayed { kid }),
+            Ok(Unsettled { opened: Err(error), serial, .. }) => {
+                decryptor.failed(serial);
+                Err(error)
+            }
+        };
         match result {
             Ok(()) => decryptor.settled_well(),
-            Err(error) => {
-                if let DecryptError::AuthenticationFailed { .. } = error {
-                    decryptor.failed(found.serial);
-                }
-                decryptor.count(error);
-            }
+            Err(error) => decryptor.count(error),
         }
         result
     }
 }
 
-impl FoundPlan<'_> {
-    pub(crate) fn frame_len(&self) -> usize {
-        self.plan.frame_len()
-    }
-
-    /// See [`OpenPlan::open_unsettled`].
-    pub(crate) fn open_unsettled(&self, out: &mut [u8]) -> Result<Unsettled, DecryptError> {
-        self.plan.open_unsettled(&self.found, out)
-    }
-
-    /// See [`OpenPlan::settle`]. The frames of a track are settled in order.
-    pub(crate) fn settle(&self, opened: Result<Unsettled, DecryptError>) -> Result<(), DecryptError> {
-        self.plan.settle(&self.found, opened)
+impl Unsettled {
+    fn refused(error: DecryptError, found: &Found) -> Self {
+        Self { opened: Err(error), serial: found.serial, origin: found.origin }
     }
 }
 
@@ -200,9 +197,10 @@ mod tests {
         let decryptor = Decryptor::new(Arc::clone(&bob), Codec::Opus, None).unwrap();
         set(9);
         let before = encryptor.encrypt(b"before").unwrap();
-        let plan = decryptor.plan_found(&before).unwrap().unwrap();
+        let plan = decryptor.plan(&before, &[]).unwrap().unwrap();
+        let found = plan.find().unwrap();
         set(10);
-        assert!(plan.open_unsettled(&mut [0; 6]).is_ok());
+        assert!(plan.open_found(&found, &mut [0; 6]).opened.is_ok());
         assert_eq!(decryptor.decrypt(&encryptor.encrypt(b"after").unwrap()).unwrap(), b"after");
     }
 }

@@ -107,7 +107,7 @@ proptest! {
 
     #[test]
     fn whatever_comes_in_is_counted_and_refused_as_one_by_one(
-        frames in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..200), 0..4_u8), 0..400),
+        frames in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..200), 0..5_u8), 0..400),
         profile in prop::sample::select(vec!["livekit", "sframe"]),
         threads in prop::sample::select(THREADS.to_vec()),
     ) {
@@ -119,6 +119,7 @@ proptest! {
                 1 if len > 0 => sealed[at][len - 20.min(len)] ^= 1, // in the tag, or before it
                 2 => sealed[at].truncate(len / 3),
                 3 if at > 0 => sealed[at] = sealed[at - 1].clone(),
+                4 if at > 200 => sealed[at] = sealed[at - 200].clone(), // before the window, or forgotten by it
                 _ => {}
             }
         }

@@ -5,10 +5,11 @@ use std::mem;
 use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
-use super::{locked, side_by_side, stretch_of, workers};
+use super::{STRETCH, locked, side_by_side, stretch_of, workers};
 use crate::decryptor::Decryptor;
 use crate::error::DecryptError;
-use crate::opening::{FoundPlan, Unsettled};
+use crate::lookup::SHORT;
+use crate::opening::{OpenPlan, Unsettled};
 
 /// A batch about to be opened.
 pub struct OpenBatch<'a> {
@@ -30,23 +31,22 @@ struct Unopened<'a, 'o> {
 }
 
 struct Opening<'a, 'o> {
-    plan: Result<Option<FoundPlan<'a>>, DecryptError>,
+    plan: Result<Option<OpenPlan<'a>>, DecryptError>,
     place: &'o mut [u8],
-    opened: Result<Option<Unsettled>, DecryptError>,
+    unsettled: Option<Result<Unsettled, DecryptError>>,
 }
 
-impl Unopened<'_, '_> {
+impl<'a, 'o> Unopened<'a, 'o> {
     /// Marks and counts in order what was opened in any.
     fn settle(&mut self, decryptor: &Decryptor, stretch: &mut Vec<Opening<'_, '_>>) {
         let (mut frames, mut bytes) = (0, 0);
-        for Opening { plan, place, opened } in stretch.drain(..) {
-            let result = match (plan, opened) {
-                (Ok(Some(plan)), Ok(Some(unsettled))) => plan.settle(Ok(unsettled)).map(|()| {
+        for Opening { plan, place, unsettled } in stretch.drain(..) {
+            let result = match (plan, unsettled) {
+                (Ok(Some(plan)), Some(unsettled)) => plan.settle(unsettled).map(|()| {
                     frames += 1;
                     bytes += place.len();
                     place.len()
                 }),
-                (Ok(Some(plan)), Err(error)) => plan.settle(Err(error)).map(|()| 0),
                 (Ok(_), _) => Ok(0),
                 (Err(error), _) => Err(error), // counted when it was planned
             };
@@ -54,6 +54,26 @@ impl Unopened<'_, '_> {
         }
         decryptor.count_opened(frames, bytes);
         self.settled += 1;
+    }
+
+    /// Takes the next frames, at most so many, to pieces.
+    fn take(&mut self, decryptor: &'a Decryptor, most: usize, stretch: &mut Vec<Opening<'a, 'o>>) {
+        for sealed in self.sealed.by_ref().take(most) {
+            let mut plan = decryptor.plan(sealed, &[]);
+            let len = plan.as_ref().ok().and_then(Option::as_ref).map_or(0, OpenPlan::frame_len);
+            let place = match mem::take(&mut self.out).split_at_mut_checked(len) {
+                Some((place, behind)) => {
+                    self.out = behind;
+                    place
+                }
+                None => {
+                    plan = Err(DecryptError::Malformed);
+                    &mut []
+                }
+            };
+            self.lens.push(place.len());
+            stretch.push(Opening { plan, place, unsettled: None });
+        }
     }
 }
 
@@ -93,27 +113,37 @@ impl OpenBatch<'_> {
         results
     }
 
-    /// One frame after the other, as single calls do.
+    /// One frame after the other, as single calls do, but with one look at the keys for many.
     fn open_in_turn(&self, mut out: &mut [u8]) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
-        let mut lens = Vec::with_capacity(self.sealed.len());
-        let opened = self.sealed.iter().map(|sealed| {
-            let planned = self.decryptor.with_plan(sealed, &[], |plan| {
-                let len = plan.frame_len();
-                lens.push(len);
-                let place = mem::take(&mut out).split_at_mut_checked(len);
-                let (place, behind) = place.ok_or(DecryptError::Malformed)?;
-                out = behind;
-                plan.open_into(place).map(|()| len)
-            });
-            match planned {
-                Ok(Some(opened)) => opened,
-                empty_or_malformed => {
-                    lens.push(0);
-                    empty_or_malformed.map(|_| 0)
+        let (decryptor, count) = (self.decryptor, self.sealed.len());
+        let (mut lens, mut results) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for stretch in self.sealed.chunks(STRETCH) {
+            let (mut frames, mut bytes, mut keys) = (0, 0, None);
+            results.extend(stretch.iter().map(|sealed| {
+                let planned = decryptor.with_plan(sealed, &[], |plan| {
+                    let len = plan.frame_len();
+                    lens.push(len);
+                    let place = mem::take(&mut out).split_at_mut_checked(len);
+                    let (place, behind) = place.ok_or(DecryptError::Malformed)?;
+                    (out, bytes) = (behind, bytes + len);
+                    if len < SHORT && plan.open_with(keys.get_or_insert_with(|| decryptor.ring.at_hand()), place) {
+                        frames += 1;
+                        return Ok(len);
+                    }
+                    // This turns to the ring, and counts for itself.
+                    (keys, bytes) = (None, bytes - len);
+                    plan.open_long(place).map(|()| len)
+                });
+                match planned {
+                    Ok(Some(opened)) => opened,
+                    empty_or_malformed => {
+                        lens.push(0);
+                        empty_or_malformed.map(|_| 0)
+                    }
                 }
-            }
-        });
-        let results = opened.collect();
+            }));
+            decryptor.count_opened(frames, bytes);
+        }
         (lens, results)
     }
 
@@ -159,28 +189,20 @@ impl OpenBatch<'_> {
             }
             number = Some(rest.stretches);
             rest.stretches += 1;
-            for _ in 0..most {
-                let Some(sealed) = rest.sealed.next() else { break };
-                let mut plan = self.decryptor.plan_found(sealed);
-                let len = plan.as_ref().ok().and_then(Option::as_ref).map_or(0, FoundPlan::frame_len);
-                let place = match mem::take(&mut rest.out).split_at_mut_checked(len) {
-                    Some((place, behind)) => {
-                        rest.out = behind;
-                        rest.lens.push(len);
-                        place
-                    }
-                    None => {
-                        plan = Err(DecryptError::Malformed);
-                        rest.lens.push(0);
-                        &mut []
-                    }
-                };
-                stretch.push(Opening { plan, place, opened: Ok(None) });
-            }
+            rest.take(self.decryptor, most, &mut stretch);
             drop(rest);
-            for Opening { plan, place, opened } in &mut stretch {
-                if let Ok(Some(plan)) = plan {
-                    *opened = plan.open_unsettled(place).map(Some);
+            for openings in stretch.chunks_mut(STRETCH) {
+                let mut keys = None;
+                for Opening { plan, place, unsettled } in openings {
+                    let Ok(Some(plan)) = plan else { continue };
+                    if place.len() < SHORT {
+                        let at_hand = keys.get_or_insert_with(|| self.decryptor.ring.at_hand());
+                        *unsettled = plan.open_unsettled(at_hand, place).map(Ok);
+                    }
+                    if unsettled.is_none() {
+                        keys = None; // this turns to the ring
+                        *unsettled = Some(plan.open_unsettled_long(place));
+                    }
                 }
             }
         }
