@@ -55,6 +55,12 @@ pub(crate) struct Prepared<'a> {
     pub(crate) escaped: bool,
 }
 
+impl<'a> Prepared<'a> {
+    pub(crate) fn as_it_is(frame: &'a [u8], clear_len: usize) -> Self {
+        Self { frame: Cow::Borrowed(frame), clear_len, escaped: false }
+    }
+}
+
 const VP8_KEY: usize = 10;
 const VP8_DELTA: usize = 3;
 
@@ -139,7 +145,7 @@ impl Clear {
     pub(crate) fn prepare(self, frame: &[u8], overhead: usize) -> Result<Option<Prepared<'_>>, NotOfCodec> {
         let Self::AnnexB(signalled) = self else {
             let clear_len = self.first(frame).filter(|&clear_len| clear_len <= frame.len()).ok_or(NotOfCodec)?;
-            return Ok(Some(Prepared { frame: Cow::Borrowed(frame), clear_len, escaped: false }));
+            return Ok(Some(Prepared::as_it_is(frame, clear_len)));
         };
         match annexb::first_slice(frame, overhead) {
             Err(NotAnnexB) => Err(NotOfCodec),

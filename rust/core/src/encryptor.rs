@@ -75,18 +75,30 @@ impl Encryptor {
         if wire == Wire::Trailer && !metadata.is_empty() {
             return Err(EncryptError::Malformed);
         }
-        let Some(prepared) = self.prepare(wire, frame)? else { return Ok(None) };
+        if frame.is_empty() {
+            self.counters.empty.add(1);
+            return Ok(None);
+        }
+        let frame = match self.clear.first(frame) {
+            Some(clear_len) if clear_len <= frame.len() => Prepared::as_it_is(frame, clear_len),
+            Some(_) => return Err(self.refused()),
+            None => match self.prepare(frame) {
+                Ok(Some(prepared)) => prepared,
+                Ok(None) => return Ok(None),
+                Err(NotOfCodec) => return Err(self.refused()),
+            },
+        };
         if wire == Wire::Trailer {
-            return Ok(Some(SealPlan { encryptor: self, frame: prepared, layout: Layout::Trailer, sealing: None }));
+            return Ok(Some(SealPlan { encryptor: self, frame, layout: Layout::Trailer, sealing: None }));
         }
         let sealing = self.next()?;
         let Unique::Ctr(ctr) = sealing.unique else { return Err(EncryptError::Malformed) };
         let layout = Layout::Sframe {
             header: Header { kid: sealing.kid, ctr },
             metadata,
-            envelope: self.annexb.map(|standard| Envelope::new(standard, is_key_frame(standard, frame))),
+            envelope: self.annexb.map(|standard| Envelope::new(standard, is_key_frame(standard, &frame.frame))),
         };
-        Ok(Some(SealPlan { encryptor: self, frame: prepared, layout, sealing: Some(sealing) }))
+        Ok(Some(SealPlan { encryptor: self, frame, layout, sealing: Some(sealing) }))
     }
 
     /// As [`Self::plan`], and takes the key and a nonce in any layout: where many are planned, in their order.
@@ -170,21 +182,8 @@ impl Encryptor {
         }
     }
 
-    /// The frame in the form in which it is sealed, with what was held back in front of it. None: empty, or held back.
-    #[inline(always)]
-    fn prepare<'a>(&self, wire: Wire, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, EncryptError> {
-        if frame.is_empty() {
-            self.counters.empty.add(1);
-            return Ok(None);
-        }
-        let prepared = match (wire, self.clear) {
-            (Wire::Trailer, Clear::AnnexB(_)) => self.prepare_annexb(frame),
-            (_, clear) => clear.prepare(frame, trailer::OVERHEAD),
-        };
-        prepared.map_err(|NotOfCodec| self.refused())
-    }
-
-    fn prepare_annexb<'a>(&self, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, NotOfCodec> {
+    /// The access unit in the form in which it is sealed, with what was held back in front of it. None: held back.
+    fn prepare<'a>(&self, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, NotOfCodec> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(prepared) = self.clear.prepare(frame, trailer::OVERHEAD)? {
             if held.is_empty() {

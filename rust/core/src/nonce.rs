@@ -58,7 +58,7 @@ impl Nonce {
     #[inline(always)]
     fn ends_in_zeros(self) -> bool {
         let last = (self.front & 0xFF) << 32 | u64::from(self.back);
-        [0, 8, 16, 24].into_iter().any(|bits| last >> bits & 0xFFFF == 0)
+        last & 0xFFFF == 0 || last >> 8 & 0xFFFF == 0 || last >> 16 & 0xFFFF == 0 || last >> 24 == 0
     }
 
     #[inline(always)]
@@ -144,21 +144,26 @@ impl CtrSource {
         Ok(Self { next: Some(counter), left: LIMIT, generation: fork::generation()?, unclaimed: None })
     }
 
+    #[inline(always)]
     fn next(&mut self) -> Result<Option<u64>, KeyError> {
-        if fork::generation()? != self.generation {
+        if fork::generation()? != self.generation || self.unclaimed.is_some() && !self.claim() {
             return Ok(None);
-        }
-        if let Some(identity) = self.unclaimed {
-            let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
-            if !claimed.get_or_insert_default().insert(identity) {
-                return Ok(None);
-            }
-            self.unclaimed = None;
         }
         let Some(counter) = self.next.filter(|_| self.left > 0) else { return Ok(None) };
         self.left -= 1;
         self.next = counter.checked_add(1);
         Ok(Some(counter))
+    }
+
+    /// Whether this one may count for its base key and KID: the first that asks may.
+    #[cold]
+    fn claim(&mut self) -> bool {
+        let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = self.unclaimed.is_none_or(|identity| claimed.get_or_insert_default().insert(identity));
+        if first {
+            self.unclaimed = None;
+        }
+        first
     }
 }
 
