@@ -86,7 +86,8 @@ def files() -> list[tuple[str, str]]:
                 "requirements/oldest.txt",
                 "requirements/interop.txt",
             )
-            if not locked and path.suffix not in (".so", ".pyd", ".png"):
+            # A worktree has a file named .git that says where the clone is.
+            if not locked and path.suffix not in (".so", ".pyd", ".png") and path.name != ".git":
                 found.append((within(path), path.read_text("utf-8", errors="replace")))
     return found
 
