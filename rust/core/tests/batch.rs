@@ -16,15 +16,19 @@ fn ring(profile: &str, key: u8) -> Arc<KeyRing> {
     Arc::new(ring)
 }
 
+fn slices(frames: &[Vec<u8>]) -> Vec<&[u8]> {
+    frames.iter().map(Vec::as_slice).collect()
+}
+
 fn seal(encryptor: &Encryptor, frames: &[Vec<u8>], threads: usize) -> Vec<Vec<u8>> {
-    let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), threads).unwrap();
+    let batch = encryptor.plan_batch(slices(frames), threads).unwrap();
     let mut out = vec![0xaa; batch.room()];
     let lens = batch.seal_into(&mut out, threads).unwrap();
     parted(&out, lens.into_iter())
 }
 
 fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> (Vec<Vec<u8>>, Vec<Option<DecryptError>>) {
-    let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice));
+    let batch = decryptor.plan_batch(slices(sealed));
     let mut out = vec![0xaa; batch.room()];
     let results = batch.open_into(&mut out, threads);
     let len: usize = results.iter().map(|result| result.unwrap_or(0)).sum();
@@ -71,7 +75,7 @@ fn the_first_frame_that_cannot_be_sealed_is_named_and_nothing_is_left_in_the_out
         frames[4_321] = vec![1]; // too short for VP8
         frames[4_900] = vec![1];
         let encryptor = Encryptor::new(ring("livekit", 1), Codec::Vp8).unwrap();
-        let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), threads).unwrap();
+        let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
         let mut out = vec![0xaa; batch.room()];
         assert_eq!(batch.seal_into(&mut out, threads), Err((4_321, EncryptError::Malformed)));
         assert!(out.iter().all(|&byte| byte == 0));
@@ -96,7 +100,7 @@ fn no_nonce_comes_twice_from_batches_and_single_calls_at_once() {
 fn too_little_room_is_refused_before_a_nonce_is_taken() {
     let (ring, frames) = (ring("livekit", 1), numbered(10));
     let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
-    let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), 1).unwrap();
+    let batch = encryptor.plan_batch(slices(&frames), 1).unwrap();
     let mut out = vec![0; batch.room() - 1];
     assert!(batch.seal_into(&mut out, 1).is_err());
     assert_eq!(ring.usage(0).unwrap(), 0);
@@ -145,7 +149,7 @@ fn where_a_key_is_used_up_the_batch_names_the_frame_and_nothing_of_it_is_written
         let encryptor = Encryptor::new(Arc::new(worn), Codec::Opus).unwrap();
         // Every third frame is empty and takes no nonce.
         let frames: Vec<Vec<u8>> = (0..3_000).map(|n| if n % 3 == 0 { vec![] } else { vec![7; 40] }).collect();
-        let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), threads).unwrap();
+        let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
         let mut out = vec![0xaa; batch.room()];
         assert_eq!(batch.seal_into(&mut out, threads), Err((1_501, EncryptError::KeyExhausted { kid: 0 })));
         assert!(out.iter().all(|&byte| byte == 0));
@@ -162,7 +166,7 @@ fn empty_frames_need_no_key() {
             assert_eq!(seal(&encryptor, &vec![vec![]; 200], threads), vec![vec![0_u8; 0]; 200]);
             assert_eq!((encryptor.stats().empty, encryptor.stats().unknown_key), (200, 0));
             let frames = [vec![vec![]; 70], vec![b"x".to_vec()]].concat();
-            let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice), threads).unwrap();
+            let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
             let refused = batch.seal_into(&mut vec![0; batch.room()], threads);
             assert!(matches!(refused, Err((70, EncryptError::UnknownKey { .. }))), "{refused:?}");
         }

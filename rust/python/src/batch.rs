@@ -4,15 +4,20 @@ use frameseal::{Decryptor, Encryptor};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyByteArray, PyDict};
 
 use crate::arrow;
 use crate::errors::encrypt_error;
 
-/// Frames in a buffer: where each begins and ends.
+/// Frames in a buffer, and where each begins and ends.
 struct Frames {
     data: PyBuffer<u8>,
-    bounds: Vec<usize>,
+    offsets: Offsets,
+}
+
+enum Offsets {
+    Wide(PyBuffer<i64>),
+    Narrow(PyBuffer<i32>),
 }
 
 impl Frames {
@@ -22,41 +27,53 @@ impl Frames {
             Some(offsets) => (data.clone(), offsets.clone()),
             None => arrow::parts(data)?,
         };
-        let (data, offsets) = (&data, &offsets);
-        let data = PyBuffer::<u8>::get(data).map_err(|_| wrong("data is no buffer of bytes"))?;
+        let data = PyBuffer::<u8>::get(&data).map_err(|_| wrong("data is no buffer of bytes"))?;
         if !data.is_c_contiguous() || data.dimensions() != 1 {
             return Err(wrong("data is not contiguous, or has more than one dimension"));
         }
-        let py = offsets.py();
-        let bounds: Result<Vec<usize>, _> = match PyBuffer::<i64>::get(offsets) {
-            Ok(offsets) => offsets.to_vec(py)?.into_iter().map(usize::try_from).collect(),
-            Err(_) => {
-                let offsets =
-                    PyBuffer::<i32>::get(offsets).map_err(|_| wrong("offsets are no buffer of int64 or int32"))?;
-                offsets.to_vec(py)?.into_iter().map(usize::try_from).collect()
-            }
+        let offsets = match PyBuffer::<i64>::get(&offsets) {
+            Ok(offsets) => Offsets::Wide(offsets),
+            Err(_) => Offsets::Narrow(
+                PyBuffer::<i32>::get(&offsets).map_err(|_| wrong("offsets are no buffer of int64 or int32"))?,
+            ),
         };
-        let bounds = bounds.map_err(|_| PyValueError::new_err("an offset is negative"))?;
-        let Some(&end) = bounds.last() else {
-            return Err(PyValueError::new_err("there is one offset more than frames: pass at least one"));
-        };
-        if !bounds.is_sorted() {
-            return Err(PyValueError::new_err("offsets have to ascend"));
-        }
-        if end > data.item_count() {
-            let len = data.item_count();
-            return Err(PyValueError::new_err(format!("the last offset is {end}, but data has {len} bytes")));
-        }
-        Ok(Self { data, bounds })
+        Ok(Self { data, offsets })
     }
 
-    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    /// The frames where they lie.
+    fn cut(&self, py: Python<'_>) -> PyResult<Vec<&[u8]>> {
         let bytes = bytes_of(&self.data);
-        self.bounds.windows(2).map(move |ends| match ends {
-            &[from, to] => bytes.get(from..to).unwrap_or_default(),
-            _ => &[],
-        })
+        match &self.offsets {
+            Offsets::Wide(offsets) => between(bytes, offsets.to_vec(py)?.into_iter()),
+            Offsets::Narrow(offsets) => between(bytes, offsets.to_vec(py)?.into_iter()),
+        }
     }
+}
+
+/// The pieces of `bytes` between each offset and the next.
+fn between<T>(bytes: &[u8], mut offsets: impl ExactSizeIterator<Item = T>) -> PyResult<Vec<&[u8]>>
+where
+    usize: TryFrom<T>,
+{
+    let place = |offset| usize::try_from(offset).map_err(|_| PyValueError::new_err("an offset is negative"));
+    let beyond = |to| PyValueError::new_err(format!("an offset is {to}, but data has {} bytes", bytes.len()));
+    let first = offsets.next();
+    let first =
+        first.ok_or_else(|| PyValueError::new_err("there is one offset more than frames: pass at least one"))?;
+    let mut from = place(first)?;
+    if from > bytes.len() {
+        return Err(beyond(from));
+    }
+    let mut pieces = Vec::with_capacity(offsets.len());
+    for offset in offsets {
+        let to = place(offset)?;
+        if to < from {
+            return Err(PyValueError::new_err("offsets have to ascend"));
+        }
+        pieces.push(bytes.get(from..to).ok_or_else(|| beyond(to))?);
+        from = to;
+    }
+    Ok(pieces)
 }
 
 /// The bytes of a contiguous buffer, without a copy.
@@ -122,21 +139,23 @@ fn new_room<'py>(
 }
 
 /// Offsets of pieces of these lengths, as a numpy array of int64.
-fn offsets_of<'py>(py: Python<'py>, lens: impl Iterator<Item = usize>) -> PyResult<Bound<'py, PyAny>> {
-    let mut bytes = 0_i64.to_ne_bytes().to_vec();
-    let mut end = 0;
-    for len in lens {
-        end += i64::try_from(len)?;
-        bytes.extend_from_slice(&end.to_ne_bytes());
-    }
-    array(py, bytes, "int64")
+fn offsets_of<'py>(py: Python<'py>, lens: impl ExactSizeIterator<Item = usize>) -> PyResult<Bound<'py, PyAny>> {
+    let made = PyByteArray::new_with(py, (lens.len() + 1) * size_of::<i64>(), |bytes| {
+        let mut end = 0_i64;
+        let (_zero, places) = bytes.split_at_mut(size_of::<i64>());
+        for (place, len) in places.chunks_exact_mut(size_of::<i64>()).zip(lens) {
+            end += i64::try_from(len)?;
+            place.copy_from_slice(&end.to_ne_bytes());
+        }
+        Ok(())
+    })?;
+    array(py, made, "int64")
 }
 
-fn array<'py>(py: Python<'py>, bytes: Vec<u8>, dtype: &str) -> PyResult<Bound<'py, PyAny>> {
+fn array<'py>(py: Python<'py>, bytes: Bound<'py, PyByteArray>, dtype: &str) -> PyResult<Bound<'py, PyAny>> {
     let options = PyDict::new(py);
     options.set_item("dtype", dtype)?;
-    let made = pyo3::types::PyByteArray::new(py, &bytes);
-    py.import("numpy")?.call_method("frombuffer", (made,), Some(&options))
+    py.import("numpy")?.call_method("frombuffer", (bytes,), Some(&options))
 }
 
 /// None is as many as there are cores, which the core has as 0.
@@ -161,7 +180,8 @@ pub(crate) fn encrypt<'py>(
         let _ = error.value(py).call_method1("add_note", (format!("frame {place} of the batch"),));
         error
     };
-    let batch = py.detach(|| encryptor.plan_batch(frames.iter(), threads)).map_err(failed)?;
+    let pieces = frames.cut(py)?;
+    let batch = py.detach(|| encryptor.plan_batch(pieces, threads)).map_err(failed)?;
     let most = batch.room();
     let mut room = new_room(py, most, out, &frames.data)?;
     let place = room.bytes(most);
@@ -179,15 +199,15 @@ pub(crate) fn decrypt<'py>(
     out: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let frames = Frames::new(data, offsets)?;
-    let batch = py.detach(|| decryptor.plan_batch(frames.iter()));
+    let batch = decryptor.plan_batch(frames.cut(py)?);
     let len = batch.room();
     let mut room = new_room(py, len, out, &frames.data)?;
     let place = room.bytes(len);
     let opened = py.detach(|| batch.open_into(place, threads));
-    let lens: Vec<usize> = opened.iter().map(|frame| frame.unwrap_or_default()).collect();
-    let ok = opened.iter().map(|frame| u8::from(frame.is_ok())).collect();
-    let len = lens.iter().sum();
-    Ok((head(&room.array, len)?, offsets_of(py, lens.into_iter())?, array(py, ok, "bool")?))
+    let lens = opened.iter().map(|frame| frame.unwrap_or_default());
+    let ok: Vec<u8> = opened.iter().map(|frame| u8::from(frame.is_ok())).collect();
+    let ok = array(py, PyByteArray::new(py, &ok), "bool")?;
+    Ok((head(&room.array, lens.clone().sum())?, offsets_of(py, lens)?, ok))
 }
 
 /// The first so many bytes of an array: the same memory.

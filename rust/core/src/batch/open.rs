@@ -79,8 +79,8 @@ impl<'a, 'o> Unopened<'a, 'o> {
 
 impl Decryptor {
     /// Looks at a batch.
-    pub fn plan_batch<'a>(&'a self, sealed: impl Iterator<Item = &'a [u8]>) -> OpenBatch<'a> {
-        OpenBatch { decryptor: self, sealed: sealed.collect() }
+    pub fn plan_batch<'a>(&'a self, sealed: Vec<&'a [u8]>) -> OpenBatch<'a> {
+        OpenBatch { decryptor: self, sealed }
     }
 }
 

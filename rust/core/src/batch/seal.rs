@@ -51,10 +51,9 @@ impl Encryptor {
     /// The first frame that cannot be sealed, by its place, and why. Nothing of the batch may be sent then.
     pub fn plan_batch<'a>(
         &'a self,
-        frames: impl Iterator<Item = &'a [u8]>,
+        frames: Vec<&'a [u8]>,
         threads: usize,
     ) -> Result<SealBatch<'a>, (usize, EncryptError)> {
-        let frames: Vec<_> = frames.collect();
         let frames = match self.straight() {
             Some(straight) => Frames::Straight(straight, frames),
             None => Frames::Sealed(self.seal_all(&frames, threads)?),
