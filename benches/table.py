@@ -1,77 +1,64 @@
 """The table: every contender on the same frames, round-robin in one process, so that noise hits all alike.
 
-python benches/table.py            about 40 s; writes benches/results/latest.json and its picture
+python benches/table.py [--rounds 60]           about 60 s; writes benches/results/latest.json and its picture
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-import frameseal
 import plot
-from contenders import DIRECTIONS, FLOOR, OURS, PURE, SIZES, Contender, frame_of, races
+import record
+from contenders import DIRECTIONS, FLOOR, OURS, PURE, SFRAME_RS, SIZES, Field, frame_of, races
 
-ROUNDS = 60
 BLOCK_NS = 2_000_000  # one contender runs so long before the next has its turn
 # What we hold ourselves to, by size in bytes: so many times the floor at the most, and so many times as fast as the
 # pure-Python class at the least.
 MOST_OVER_FLOOR = {120: 1.5, 1_200: 1.3, 6_000: 1.15, 20_000: 1.1, 100_000: 1.05}
 LEAST_OVER_PURE = {120: 6.0, 1_200: 4.0, 6_000: 2.5, 20_000: 1.9, 100_000: 1.45}
+MOST_BYTES_BESIDE_SFRAME_RS = 20_000  # up to here faster from Python than sframe-rs natively
 
 Results = dict[str, dict[int, dict[str, float]]]  # direction, size, contender: median ns per frame
 
 
-def per_frame(call: Callable[[bytes], bytes], argument: bytes, repeats: int) -> float:
-    start = time.perf_counter_ns()
-    for _ in range(repeats):
-        call(argument)
-    return (time.perf_counter_ns() - start) / repeats
-
-
 def interleaved(
-    field: list[Contender], direction: str, frame: bytes, rounds: int, done: Callable[[], object] = lambda: None
+    field: Field, direction: str, frame: bytes, rounds: int, done: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
     """Return ns per frame of each contender and round; *done* is called after each round."""
-    jobs: dict[str, tuple[Callable[[bytes], bytes], bytes, int]] = {}
+    jobs: dict[str, tuple[Callable[[int], float], int]] = {}
     for contender in field:
-        call = getattr(contender, direction)
-        argument = frame if direction == "encrypt" else contender.encrypt(frame)
-        once = per_frame(call, argument, 200)
-        jobs[contender.name] = (call, argument, max(1, int(BLOCK_NS / once)))
+        run = contender.timer(direction, frame)
+        jobs[contender.name] = (run, max(1, int(BLOCK_NS / run(200))))
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
-        for name, job in jobs.items():
-            times[name].append(per_frame(*job))
+        for name, (run, repeats) in jobs.items():
+            times[name].append(run(repeats))
         done()
     return times
 
 
-def measure(race: str, field: list[Contender], progress: Progress) -> Results:
-    task = progress.add_task(race, total=len(DIRECTIONS) * len(SIZES) * ROUNDS)
+def measure(race: str, field: Field, rounds: int, progress: Progress) -> Results:
+    task = progress.add_task(race, total=len(DIRECTIONS) * len(SIZES) * rounds)
     results: Results = {}
     for direction in DIRECTIONS:
         for size in SIZES:
-            times = interleaved(field, direction, frame_of(size), ROUNDS, lambda: progress.advance(task))
+            times = interleaved(field, direction, frame_of(size), rounds, lambda: progress.advance(task))
             medians = {name: statistics.median(runs) for name, runs in times.items()}
             results.setdefault(direction, {})[size] = medians
     return results
 
 
-def show(console: Console, race: str, results: Results) -> list[str]:
+def show(console: Console, race: str, results: Results, rounds: int) -> list[str]:
     """Print a table per direction; return what falls short."""
     short = []
     for direction, by_size in results.items():
         names = list(next(iter(by_size.values())))
-        table = Table(title=f"{race}: {direction}, ns per frame (median of {ROUNDS} interleaved rounds)")
+        table = Table(title=f"{race}: {direction}, ns per frame (median of {rounds} interleaved rounds)")
         table.add_column("")
         for size in by_size:
             table.add_column(f"{size:,} B", justify="right")
@@ -90,34 +77,25 @@ def show(console: Console, race: str, results: Results) -> list[str]:
                 short.append(f"{what}: {over:.3f}x the floor, {most}x wanted")
             if faster < least:
                 short.append(f"{what}: {faster:.2f}x as fast as pure Python, {least}x wanted")
+            native = medians.get(SFRAME_RS)
+            if native is not None and size <= MOST_BYTES_BESIDE_SFRAME_RS and medians[OURS] >= native:
+                short.append(f"{what}: {medians[OURS] / native:.2f}x sframe-rs called natively, below 1 wanted")
     return short
-
-
-def cpu() -> str:
-    """Return the processor's name, where the system tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a target does not hold")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "latest.json")
+    parser.add_argument("--rounds", type=int, default=60)
+    record.add_output(parser, "latest")
     arguments = parser.parse_args()
-    console = Console()
+    console, rounds = Console(), arguments.rounds
+    field = races()
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        results = {race: measure(race, field, progress) for race, field in races().items()}
-    short = [line for race, by_direction in results.items() for line in show(console, race, by_direction)]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "frameseal": frameseal.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu": cpu(),
-        "median_ns": results,
-    }
-    arguments.output.write_text(json.dumps(record, indent=1) + "\n")
-    plot.draw(record).save(arguments.output.with_suffix(".png"), optimize=True)
+        results = {race: measure(race, contenders, rounds, progress) for race, contenders in field.items()}
+    short = [line for race, by_direction in results.items() for line in show(console, race, by_direction, rounds)]
+    written = record.write(arguments.output, median_ns=results)
+    plot.draw(written).save(arguments.output.with_suffix(".png"), optimize=True)
     for line in short:
         console.print(f"misses its target: {line}", style="red")
     return 1 if short and arguments.strict else 0

@@ -1,4 +1,5 @@
-//! One frame through the core, beside the bare AEAD of the same library: what key ring, codec and trailer cost.
+//! One frame through the core, beside the bare AEAD of the same library: what key ring, codec and trailer cost. And one
+//! SFrame, beside sframe-rs.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;
@@ -7,8 +8,13 @@ use std::sync::Arc;
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use frameseal::{Codec, Decryptor, Encryptor, KeyRing, Options, Secret, profile};
+use sframe::CipherSuite;
+use sframe::frame::{EncryptedFrameView, MediaFrameView, MonotonicCounter};
+use sframe::key::{DecryptionKey, EncryptionKey};
 
 const SIZES: [usize; 5] = [120, 1_200, 6_000, 20_000, 100_000];
+const BASE_KEY: [u8; 32] = [7; 32];
+const KID: u64 = 1;
 
 fn ring() -> Arc<KeyRing> {
     let ring = KeyRing::new(&profile::LIVEKIT, Options::default()).unwrap();
@@ -75,12 +81,65 @@ fn frames(c: &mut Criterion) {
     }
 }
 
+/// SFrames, AES_128_GCM_SHA256_128: each makes a new frame of its own, and sframe-rs is lent a buffer as well.
+fn sframes(c: &mut Criterion) {
+    let ring = KeyRing::new(&profile::SFRAME, Options::default()).unwrap();
+    ring.set(KID, &Secret::key(&BASE_KEY).unwrap()).unwrap();
+    let ring = Arc::new(ring);
+    let encryptor = Encryptor::new(ring.clone(), Codec::Opus).unwrap();
+    // Without a replay window, as theirs has none unless it is asked for: one frame is opened again and again.
+    let decryptor = Decryptor::new(ring, Codec::Opus, Some(0)).unwrap();
+    let sealing = EncryptionKey::derive_from(CipherSuite::AesGcm128Sha256, KID, BASE_KEY).unwrap();
+    let opening = DecryptionKey::derive_from(CipherSuite::AesGcm128Sha256, KID, BASE_KEY).unwrap();
+    let mut counter = MonotonicCounter::new(u64::MAX);
+    let mut group = c.benchmark_group("sframe");
+    for size in &SIZES[..4] {
+        let frame = frame(Codec::Opus, *size);
+        let (ours, mut out) = (encryptor.encrypt(&frame).unwrap(), Vec::new());
+        let theirs = MediaFrameView::try_new(&mut counter, &frame).unwrap().encrypt(&sealing).unwrap();
+        let theirs = theirs.as_ref().to_vec();
+        assert_eq!(decryptor.decrypt(&theirs).unwrap(), frame);
+        let opened = EncryptedFrameView::try_new(&ours).unwrap().decrypt(&opening).unwrap();
+        assert_eq!(opened.payload(), frame);
+
+        group.throughput(Throughput::Bytes(*size as u64));
+        group.bench_function(BenchmarkId::new("encrypt", size), |b| {
+            b.iter(|| encryptor.encrypt(black_box(&frame)).unwrap());
+        });
+        group.bench_function(BenchmarkId::new("encrypt, sframe-rs", size), |b| {
+            b.iter(|| {
+                let view = MediaFrameView::try_new(&mut counter, black_box(&frame)).unwrap();
+                view.encrypt(&sealing).unwrap()
+            });
+        });
+        group.bench_function(BenchmarkId::new("encrypt, sframe-rs, buffer kept", size), |b| {
+            b.iter(|| {
+                let view = MediaFrameView::try_new(&mut counter, black_box(&frame)).unwrap();
+                black_box(view.encrypt_into(&sealing, &mut out).unwrap());
+            });
+        });
+        group.bench_function(BenchmarkId::new("decrypt", size), |b| {
+            b.iter(|| decryptor.decrypt(black_box(&ours)).unwrap());
+        });
+        group.bench_function(BenchmarkId::new("decrypt, sframe-rs", size), |b| {
+            b.iter(|| EncryptedFrameView::try_new(black_box(&theirs)).unwrap().decrypt(&opening).unwrap());
+        });
+        group.bench_function(BenchmarkId::new("decrypt, sframe-rs, buffer kept", size), |b| {
+            b.iter(|| {
+                let view = EncryptedFrameView::try_new(black_box(&theirs)).unwrap();
+                black_box(view.decrypt_into(&opening, &mut out).unwrap());
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(30)
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = bare, frames
+    targets = bare, frames, sframes
 }
 criterion_main!(benches);

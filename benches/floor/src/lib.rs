@@ -2,8 +2,11 @@
 //!
 //! One global key, a counter for a nonce, one clear byte, the bytes of the trailer layout. No key ring, no codec, no
 //! checks beyond those for memory: what cannot be had for less from Python. `limit` and `walk` are the same without Python.
+//! Beside them, for want of an extension of its own, a rival that has no Python module: `sframe_rs`.
 
-use std::ffi::c_int;
+mod sframe_rs;
+
+use std::ffi::{CStr, c_int};
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -156,34 +159,84 @@ unsafe extern "C" fn walk(_module: *mut ffi::PyObject, arguments: *mut ffi::PyOb
     }
 }
 
-struct Methods([ffi::PyMethodDef; 5]);
+unsafe fn rival(
+    bytes: *mut ffi::PyObject,
+    transform: fn(&[u8]) -> sframe::error::Result<Vec<u8>>,
+) -> *mut ffi::PyObject {
+    unsafe {
+        let (mut data, mut len) = (ptr::null_mut(), 0);
+        if ffi::PyBytes_AsStringAndSize(bytes, &mut data, &mut len) != 0 {
+            return ptr::null_mut();
+        }
+        match transform(std::slice::from_raw_parts(data.cast(), len as usize)) {
+            Ok(out) => ffi::PyBytes_FromStringAndSize(out.as_ptr().cast(), out.len() as ffi::Py_ssize_t),
+            Err(_) => refused(),
+        }
+    }
+}
+
+unsafe fn rival_ns(
+    arguments: *mut ffi::PyObject,
+    timed: fn(usize, usize) -> sframe::error::Result<f64>,
+) -> *mut ffi::PyObject {
+    let (mut size, mut frames): (ffi::Py_ssize_t, ffi::Py_ssize_t) = (0, 0);
+    unsafe {
+        if ffi::PyArg_ParseTuple(arguments, c"nn".as_ptr(), &mut size, &mut frames) == 0 {
+            return ptr::null_mut();
+        }
+        match timed(size.max(1) as usize, frames.max(1) as usize) {
+            Ok(ns) => ffi::PyFloat_FromDouble(ns),
+            Err(_) => refused(),
+        }
+    }
+}
+
+unsafe fn refused() -> *mut ffi::PyObject {
+    unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, c"refused".as_ptr()) };
+    ptr::null_mut()
+}
+
+/// `sframe_rs_encrypt(frame)`: one frame, to check before anything is timed.
+unsafe extern "C" fn sframe_rs_encrypt(_module: *mut ffi::PyObject, frame: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { rival(frame, sframe_rs::encrypt) }
+}
+
+/// `sframe_rs_decrypt(sealed)`: the other way.
+unsafe extern "C" fn sframe_rs_decrypt(_module: *mut ffi::PyObject, sealed: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { rival(sealed, sframe_rs::decrypt) }
+}
+
+/// `sframe_rs_encrypt_ns(size, frames)`: ns per frame of sealing without Python.
+unsafe extern "C" fn sframe_rs_encrypt_ns(_: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { rival_ns(arguments, sframe_rs::encrypt_ns) }
+}
+
+/// `sframe_rs_decrypt_ns(size, frames)`: ns per frame of opening without Python.
+unsafe extern "C" fn sframe_rs_decrypt_ns(_: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { rival_ns(arguments, sframe_rs::decrypt_ns) }
+}
+
+struct Methods([ffi::PyMethodDef; 9]);
 unsafe impl Sync for Methods {}
 
+const fn method(name: &'static CStr, function: ffi::PyCFunction, flags: c_int) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
+        ml_flags: flags,
+        ml_doc: ptr::null(),
+    }
+}
+
 static METHODS: Methods = Methods([
-    ffi::PyMethodDef {
-        ml_name: c"encrypt".as_ptr(),
-        ml_meth: ffi::PyMethodDefPointer { PyCFunction: encrypt },
-        ml_flags: ffi::METH_O,
-        ml_doc: ptr::null(),
-    },
-    ffi::PyMethodDef {
-        ml_name: c"decrypt".as_ptr(),
-        ml_meth: ffi::PyMethodDefPointer { PyCFunction: decrypt },
-        ml_flags: ffi::METH_O,
-        ml_doc: ptr::null(),
-    },
-    ffi::PyMethodDef {
-        ml_name: c"limit".as_ptr(),
-        ml_meth: ffi::PyMethodDefPointer { PyCFunction: limit },
-        ml_flags: ffi::METH_VARARGS,
-        ml_doc: ptr::null(),
-    },
-    ffi::PyMethodDef {
-        ml_name: c"walk".as_ptr(),
-        ml_meth: ffi::PyMethodDefPointer { PyCFunction: walk },
-        ml_flags: ffi::METH_VARARGS,
-        ml_doc: ptr::null(),
-    },
+    method(c"encrypt", encrypt, ffi::METH_O),
+    method(c"decrypt", decrypt, ffi::METH_O),
+    method(c"limit", limit, ffi::METH_VARARGS),
+    method(c"walk", walk, ffi::METH_VARARGS),
+    method(c"sframe_rs_encrypt", sframe_rs_encrypt, ffi::METH_O),
+    method(c"sframe_rs_decrypt", sframe_rs_decrypt, ffi::METH_O),
+    method(c"sframe_rs_encrypt_ns", sframe_rs_encrypt_ns, ffi::METH_VARARGS),
+    method(c"sframe_rs_decrypt_ns", sframe_rs_decrypt_ns, ffi::METH_VARARGS),
     ffi::PyMethodDef::zeroed(),
 ]);
 
