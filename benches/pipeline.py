@@ -1,0 +1,225 @@
+"""What encryption adds to a whole call: CPU of a 720p30 VP8 and Opus call of aiortc, attached and not, in one run.
+
+    python benches/pipeline.py [--rounds 14] [--seconds 4]
+
+Two calls in one process, each one way over loopback, take turns: seconds of media through one, then the same through
+the other, the first of a round being the second of the next. Of each round the ratio counts. The call that is not
+attached was set up before the hook was in, so that nothing of frameseal is in its way.
+
+A codec's own noise hides what is below a per cent. So in more rounds of the attached call the added work itself is
+timed, in CPU time of its threads: what of it is cipher and what is glue, per frame and as a share of the call.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import statistics
+import sys
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import aiortc
+from aiortc.codecs import opus, vpx
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import record
+from call import AUDIO_RATE, VIDEO_RATE, Call, pictures, sounds
+from stopwatch import Stopwatch, clock
+
+WARM_UP = 1.0  # s
+MOST_ADDED = 0.01  # of the call's CPU
+RATES = {"video": VIDEO_RATE, "audio": AUDIO_RATE}
+# What is read off the clock, in turns of their own where one is inside the other: reading it would be work for that.
+# While the receiver's is read nothing is decoded, which spoils the pictures: it comes last.
+READ = (("seal", "decrypt", "guard"), ("encrypt", "pack again"), ("sender", "receiver"))
+
+
+async def plain_call(video: list, audio: list) -> Call:
+    """Set up a call without frameseal. Has to come before the hook is in."""
+    assert "frameseal.aiortc" not in sys.modules
+    original = aiortc.RTCRtpSender._next_encoded_frame
+    call = Call(video, audio)
+    await call.connect()
+
+    class Unhooked(aiortc.RTCRtpSender):
+        _next_encoded_frame = original
+
+    for sender in call.sending.getSenders():
+        sender.__class__ = Unhooked  # the hook's guard is on the class, for every sender that there is
+    await call.play(WARM_UP)  # makes encoders and decoders, too
+    return call
+
+
+async def sealed_call(video: list, audio: list) -> Call:
+    from frameseal import E2EEManager, ExternalE2EEKeyProvider
+    from frameseal.aiortc import attach
+
+    call = Call(video, audio)
+    for pc in (call.sending, call.receiving):
+        provider = ExternalE2EEKeyProvider()
+        provider.set_shared_key(bytes(range(32)))
+        attach(pc, E2EEManager(provider, profile="livekit"), local_id="alice", remote_id="alice")
+    await call.connect()
+    await call.play(WARM_UP)
+    return call
+
+
+@contextlib.contextmanager
+def timed(watch: Stopwatch, parts: tuple[str, ...]) -> Iterator[None]:
+    """Time these parts of the hook, in the attached call."""
+    from frameseal._rtc_proxies import OpeningDecoder, SealingEncoder
+    from frameseal._rtc_track import SenderSlot
+    from frameseal.transforms import ReceiverTransform, SenderTransform
+
+    def kind(codec: Any) -> str:
+        return codec.mimeType.partition("/")[0]
+
+    next_frame = SenderSlot.next_frame
+
+    async def guarded(slot: Any, inner: Any, codec: Any) -> Any:
+        async def waited_for(codec: Any) -> Any:
+            nonlocal spent, start
+            spent += clock() - start
+            frame = await inner(codec)
+            start = clock()
+            return frame
+
+        spent, start = 0, clock()
+        frame = await next_frame(slot, waited_for, codec)
+        watch.add("guard", kind(codec), spent + clock() - start)
+        return frame
+
+    of_proxy, of_track = (lambda proxy, *_: kind(proxy._codec)), (lambda transform, *_: transform.track.kind)
+    of_codec = {"_seal": lambda slot, attachment, codec, *_: kind(codec), "_pack": lambda slot, codec, *_: kind(codec)}
+    places = {
+        "sender": (SealingEncoder, "_sealed", of_proxy),
+        "seal": (SenderSlot, "_seal", of_codec["_seal"]),
+        "encrypt": (SenderTransform, "encrypt", of_track),
+        "pack again": (SenderSlot, "_pack", of_codec["_pack"]),
+        "receiver": (OpeningDecoder, "decode", of_proxy),
+        "decrypt": (ReceiverTransform, "open", of_track),
+    }
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            if part == "guard":
+                stack.enter_context(mock.patch.object(SenderSlot, "next_frame", guarded))
+            else:
+                owner, name, kind_of = places[part]
+                stack.enter_context(mock.patch.object(owner, name, watch.wrap(part, getattr(owner, name), kind_of)))
+        for codec in (vpx.Vp8Decoder, opus.OpusDecoder) if "receiver" in parts else ():
+            stack.enter_context(mock.patch.object(codec, "decode", lambda *_: []))
+        yield
+
+
+async def measure(rounds: int, apart: int, seconds: float, progress: Progress) -> dict[str, Any]:
+    task = progress.add_task("two calls take turns", total=2 * rounds + apart * len(READ))
+    video, audio = pictures(), sounds()
+    calls = {"plain": await plain_call(video, audio), "sealed": await sealed_call(video, audio)}
+    try:
+        before = {name: dict(call.decoded) for name, call in calls.items()}
+        spent: dict[str, list[float]] = {name: [] for name in calls}
+        for turn in range(rounds):
+            for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
+                spent[name].append(await calls[name].play(seconds))
+                progress.advance(task)
+        decoded = {
+            name: {kind: call.decoded[kind] - before[name][kind] for kind in RATES} for name, call in calls.items()
+        }
+        watch = Stopwatch()
+        for parts in sorted(READ * apart, key=READ.index):
+            with timed(watch, parts):
+                await calls["sealed"].play(seconds)
+            progress.advance(task)
+    finally:
+        await asyncio.gather(*(call.close() for call in calls.values()))
+    added = sorted(sealed / plain - 1 for plain, sealed in zip(spent["plain"], spent["sealed"], strict=True))
+    return {
+        "cpu_s_per_s": {name: statistics.median(runs) for name, runs in spent.items()},
+        "added": statistics.median(added),
+        # of the median, for so many ratios as scattered as these
+        "added_standard_error": 1.25 * statistics.stdev(added) / len(added) ** 0.5 if len(added) > 1 else None,
+        "added_by_round": added,
+        "frames_decoded": decoded,
+        "us_per_frame": split(watch),
+    }
+
+
+def split(watch: Stopwatch) -> dict[str, dict[str, float]]:
+    """Return us per frame, by kind of media and part."""
+    found: dict[str, dict[str, float]] = {}
+    for kind in RATES:
+        read = {part: watch.spent(part, kind) / 1e3 for parts in READ for part in parts}
+        if not all(read.values()):
+            raise SystemExit(f"no {kind} passed the hook: nothing was measured")
+        found[kind] = {
+            "sender: encrypt": read["encrypt"],
+            "sender: join the payloads, mark the new": read["seal"] - read["encrypt"] - read["pack again"],
+            "sender: pack again": read["pack again"],
+            "sender: proxy and counters": read["sender"] - read["seal"],
+            "sender: guard, on the loop": read["guard"],
+            "receiver: decrypt": read["decrypt"],
+            "receiver: proxy, gate and counters": read["receiver"] - read["decrypt"],
+        }
+    return found
+
+
+def show(console: Console, found: dict[str, Any]) -> dict[str, float]:
+    """Print the tables; return the shares of the call's CPU that cipher and glue take."""
+    whole, each = found["cpu_s_per_s"], found["us_per_frame"]
+    error = found["added_standard_error"]
+    table = Table(title="a call, 720p30 VP8 and Opus, one way: CPU seconds a second")
+    for name in ("not attached", "attached", "added (median of rounds)", "noise of that"):
+        table.add_column(name, justify="right")
+    noise = "one round" if error is None else f"± {error:.2%}"
+    table.add_row(f"{whole['plain']:.4f}", f"{whole['sealed']:.4f}", f"{found['added']:+.2%}", noise)
+    console.print(table)
+    console.print(
+        "frames decoded: " + "; ".join(f"{name} {counts}" for name, counts in found["frames_decoded"].items())
+    )
+
+    def share(part: str) -> float:
+        return sum(each[kind][part] * rate for kind, rate in RATES.items()) / 1e6 / whole["plain"]
+
+    table = Table(title="the added work itself: CPU us per frame, and its share of the call's CPU")
+    for name in ("", "video", "audio", "of the call"):
+        table.add_column(name, justify="right" if name else "left")
+    parts = list(each["video"])
+    for part in parts:
+        table.add_row(part, *(f"{each[kind][part]:.1f}" for kind in RATES), f"{share(part):.3%}")
+    table.add_section()
+    cipher = [part for part in parts if part.endswith("crypt")]
+    glue = [part for part in parts if part not in cipher]
+    shares = {}
+    for name, of in (("cipher", cipher), ("glue", glue), ("all", parts)):
+        shares[name] = sum(map(share, of))
+        by_kind = (f"{sum(each[kind][part] for part in of):.1f}" for kind in RATES)
+        table.add_row(f"{name}, both ends", *by_kind, f"{shares[name]:.3%}", style="bold")
+    console.print(table)
+    return shares
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=14, help="of both calls, compared")
+    parser.add_argument("--apart", type=int, default=2, help="of the attached call, with its parts timed")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of media in a turn")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where the added work is above its target")
+    record.add_output(parser, "pipeline")
+    arguments = parser.parse_args()
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        run = measure(arguments.rounds, arguments.apart, arguments.seconds, progress)
+        found = asyncio.run(run)
+    shares = show(console, found)
+    record.write(arguments.output, **found, shares=shares)
+    if shares["all"] > MOST_ADDED:
+        console.print(f"misses its target: {shares['all']:.2%} added, {MOST_ADDED:.0%} at the most", style="red")
+        return 1 if arguments.strict else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
