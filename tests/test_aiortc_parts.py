@@ -226,20 +226,25 @@ class Sending:
         self.forced: list[bool] = []
         self.picture_id = 7
         codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters("video/VP8", 90000, payloadType=97)
+        self.codec = codec
         self.pc = part(stack).RTCPeerConnection()
         self.slot = vars(self.pc.addTransceiver("video").sender)["_frameseal_slot"]
         self.attachment = attach(self.pc, manager())
         self.attachment.transform = lambda slot, codec: self
+        self.slot.counters.codec = "vp8"  # which finding the real transform notes
         self.encoder = SealingEncoder(self, codec, self.slot)
         self.depayload = lambda payload: part(stack, "codecs").depayload(codec, payload)
+        vp8 = part(stack, "codecs.vpx").VpxPayloadDescriptor
+        self.descriptor = lambda picture_id, start: bytes(vp8(start, 0, picture_id=picture_id))
 
     def encrypt(self, frame: bytes) -> bytes | None:
         return b"sealed " + frame if self.seals else None
 
     def encode(self, frame, force_keyframe):
         self.forced.append(force_keyframe)
-        self.picture_id += 1
-        return [b"\x90\x80\x07plain"], 1234
+        payloads = [self.descriptor(self.picture_id, start) + text for start, text in ((1, b"pl"), (0, b"ain"))]
+        self.picture_id = (self.picture_id + 1) % (1 << 15)
+        return payloads, 1234
 
 
 async def test_a_frame_that_is_dropped_owes_the_receivers_a_keyframe(stack):
@@ -267,6 +272,25 @@ async def test_picture_ids_follow_the_encoder_that_made_the_pictures(stack):
     sending.picture_id = (1 << 15) - 1  # the encoder counts to the end, and starts again
     ids += [parse(sending.encoder.encode("frame", False)[0][0])[0].picture_id]
     assert ids == [7, 8, 9, (1 << 15) - 1]
+    await sending.pc.close()
+
+
+@pytest.mark.parametrize("picture_id", [7, 300])
+@pytest.mark.parametrize("length", [1, 1267, 1268, 1300, 5000])
+async def test_a_sealed_picture_is_dealt_out_as_the_stack_would(stack, picture_id, length):
+    sending = Sending(stack)
+    encoder = part(stack, "codecs.vpx").Vp8Encoder
+    picture = bytes(n % 251 for n in range(length))
+    expected = encoder._packetize(b"sealed " + picture, picture_id)
+    assert sending.slot.seal(sending.attachment, sending.codec, encoder._packetize(picture, picture_id)) == expected
+    await sending.pc.close()
+
+
+async def test_payloads_under_unlike_descriptors_are_packed_anew(stack):
+    sending = Sending(stack)
+    unlike = [sending.descriptor(7, 1) + b"pl", sending.descriptor(300, 0) + b"ain"]
+    payloads = sending.slot.seal(sending.attachment, sending.codec, unlike, picture_id=7)
+    assert payloads == [sending.descriptor(7, 1) + b"sealed plain"]
     await sending.pc.close()
 
 

@@ -1,7 +1,8 @@
 """Bytes of encoded media as an RTP stack deals them out: what is one frame, how long is it, is it a keyframe.
 
 Pure helpers of the hook in ``aiortc.py``; they know no transport. Opus: RFC 6716 section 3.1 and RFC 7587;
-G.711 and G.722: RFC 3551 section 4.5; VP8: RFC 6386 section 9.1; H.264: ITU-T H.264 section 7.3.1.
+G.711 and G.722: RFC 3551 section 4.5; VP8: RFC 6386 section 9.1 and RFC 7741 section 4.2; H.264: ITU-T H.264 section
+7.3.1.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,14 @@ _OCTET_PER_TICK = frozenset({"pcmu", "pcma", "g722"})
 # Such a packet is cut here. libsrtp's Python binding refuses packets over 1500 bytes and the refusal ends the
 # sender's task, so a frame that just fitted must still fit with its trailer and RTP header extensions.
 _LONGEST_PCM = 1200
+
+# RTP adds no header of its own to these.
+PAYLOAD_IS_FRAME = _OCTET_PER_TICK | {"opus"}
+
+# RFC 7741 section 4.2: set in the first payload of a partition. All other bits of the first octet, and those after it,
+# decide how long a descriptor is.
+_VP8_START = 0x10
+_LONGEST_VP8 = 1300  # as the stacks have it: see libsrtp, above
 
 _H264_IDR = 5
 _H264_SPS = 7
@@ -43,6 +52,21 @@ def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes
             offset += opus_ticks(payload)
     else:
         yield 0, b"".join(payloads)
+
+
+def have_same_descriptor(payloads: list[bytes], length: int) -> bool:
+    """Whether all of VP8's payloads begin with the descriptor of the first, which is *length* bytes long."""
+    head, rest = payloads[0][0] | _VP8_START, payloads[0][1:length]
+    return all(payload[0] | _VP8_START == head and payload[1:length] == rest for payload in payloads)
+
+
+def vp8_payloads(descriptor: bytes, picture: bytes) -> list[bytes]:
+    """Deal out a picture of VP8, given the descriptor of its first payload."""
+    following = bytes([descriptor[0] & ~_VP8_START]) + descriptor[1:]
+    step = _LONGEST_VP8 - len(descriptor)
+    return [descriptor + picture[:step]] + [
+        following + picture[start : start + step] for start in range(step, len(picture), step)
+    ]
 
 
 def opus_ticks(packet: bytes) -> int:

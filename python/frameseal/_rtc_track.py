@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from frameseal._rtc_media import access_units
+from frameseal._rtc_media import PAYLOAD_IS_FRAME, access_units, have_same_descriptor, vp8_payloads
 
 if TYPE_CHECKING:
     from frameseal.aiortc import Attachment, Stack
@@ -64,14 +64,8 @@ class SealedPayload(bytes):
     A type, rather than a note of what was sealed last: other code may copy, join or queue payload lists.
     """
 
-    offset: int
+    offset: int = 0
     """Ticks of the RTP clock by which this payload's frame is later than the timestamp it was returned with."""
-
-    def __new__(cls, payload: bytes, offset: int = 0) -> Self:
-        """Mark *payload* as sealed."""
-        made = super().__new__(cls, payload)
-        made.offset = offset
-        return made
 
 
 class Slot:
@@ -158,16 +152,34 @@ class SenderSlot(Slot):
         if transform is None:
             return None
         sealed_payloads: list[bytes] = []
-        frames = [self.stack.depayload(codec, payload) for payload in payloads]
+        frames, descriptor = self._depayload(codec, payloads)
         for offset, frame in access_units(str(self.counters.codec), frames):
             sealed = transform.encrypt(frame) if frame else b""
             if sealed is None:
                 return None
-            for payload in self._pack(codec, sealed, picture_id) if sealed else ():
-                sealed_payloads.append(SealedPayload(payload, offset))
+            for payload in self._pack(codec, sealed, descriptor, picture_id) if sealed else ():
+                marked = SealedPayload(payload)
+                if offset:  # seldom, and an attribute of its own costs more than the mark
+                    marked.offset = offset
+                sealed_payloads.append(marked)
         return sealed_payloads
 
-    def _pack(self, codec: Any, frame: bytes, picture_id: int | None) -> list[bytes]:
+    def _depayload(self, codec: Any, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
+        """Return the payloads without their descriptors, and VP8's descriptor if all have the same."""
+        depayload = self.stack.depayload
+        first = depayload(codec, payloads[0])
+        if self.counters.codec == "vp8":
+            # One by one, parsing and writing descriptors takes much longer than the cipher takes for the picture.
+            length = len(payloads[0]) - len(first)
+            if have_same_descriptor(payloads, length):
+                return [payload[length:] for payload in payloads], payloads[0][:length]
+        return [first, *(depayload(codec, payload) for payload in payloads[1:])], b""
+
+    def _pack(self, codec: Any, frame: bytes, descriptor: bytes, picture_id: int | None) -> list[bytes]:
+        if self.counters.codec in PAYLOAD_IS_FRAME:
+            return [frame]
+        if descriptor:
+            return vp8_payloads(descriptor, frame)
         # A second encoder, because VP8's counts a picture each time it packs: the one that encoded would
         # leave gaps in the picture ids, which SFUs and browsers take for lost frames.
         if self._packer is None:
@@ -200,6 +212,8 @@ class SenderSlot(Slot):
             self._pass_on_owed_keyframe()
         if attachment.detached or not payloads:
             return None
+        if payloads is frame.payloads and not any(payload.offset for payload in payloads):
+            return frame
         # Several packets of one long audio frame: the stack knows one timestamp per frame, so each becomes its own.
         frames = []
         for offset, group in itertools.groupby(payloads, key=lambda payload: payload.offset):
