@@ -14,7 +14,7 @@ from calls import (
     part,
     picture_track,
 )
-from frameseal._rtc_media import access_units, is_keyframe, opus_ticks
+from frameseal._rtc_media import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
 from frameseal._rtc_proxies import OpeningDecoder, SealingEncoder
 from frameseal._rtc_track import ReceiverSlot, SealedPayload
 from frameseal.aiortc import UnsupportedStack, attach
@@ -64,6 +64,27 @@ def test_an_octet_of_telephone_audio_is_a_tick_and_no_packet_is_too_long(codec):
 @pytest.mark.parametrize("codec", ["vp8", "h264", "vp9", "h265"])
 def test_the_payloads_of_a_picture_are_one_frame(codec):
     assert list(access_units(codec, [b"one", b"two"])) == [(0, b"onetwo")]
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        # RFC 7741 section 4.2
+        {},
+        {"picture_id": 1},
+        {"picture_id": 0x7FFF},
+        {"tl0picidx": 5},
+        {"tid": (1, 1)},
+        {"keyidx": 3},
+        {"picture_id": 300, "tl0picidx": 5, "tid": (2, 0), "keyidx": 3},
+    ],
+)
+def test_a_vp8_descriptor_is_as_long_as_its_bits_say(stack, extensions):
+    vp8 = part(stack, "codecs.vpx").VpxPayloadDescriptor
+    first, later = bytes(vp8(1, 0, **extensions)), bytes(vp8(0, 0, **extensions))
+    assert vp8_descriptor([first + b"one", later + b"two"]) == first
+    assert vp8_payloads(first, b"picture") == [first + b"picture"]
+    assert vp8_descriptor([first + b"one", bytes(vp8(0, 1, **extensions)) + b"two"]) == b""
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ _LONGEST_PCM = 1200
 # RTP adds no header of its own to these.
 PAYLOAD_IS_FRAME = _OCTET_PER_TICK | {"opus"}
 
-# RFC 7741 section 4.2: set in the first payload of a partition. All other bits of the first octet, and those after it,
-# decide how long a descriptor is.
+# RFC 7741 section 4.2: set in the first payload of a partition.
 _VP8_START = 0x10
 _LONGEST_VP8 = 1300  # as the stacks have it: see libsrtp, above
 
@@ -54,10 +53,23 @@ def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes
         yield 0, b"".join(payloads)
 
 
-def have_same_descriptor(payloads: list[bytes], length: int) -> bool:
-    """Whether all of VP8's payloads begin with the descriptor of the first, which is *length* bytes long."""
-    head, rest = payloads[0][0] | _VP8_START, payloads[0][1:length]
-    return all(payload[0] | _VP8_START == head and payload[1:length] == rest for payload in payloads)
+def vp8_descriptor(payloads: list[bytes]) -> bytes:
+    """Return the descriptor of a picture's first payload, if that of all others only differs in not being the first.
+
+    Empty if it does not: then the pieces of the picture have to be told apart one by one.
+    """
+    first = payloads[0]
+    length = 1
+    if first[0] & 0x80:  # X: there are extensions
+        extensions = first[1]
+        length = 2 + bool(extensions & 0x40) + bool(extensions & 0x30)  # L; T or K
+        if extensions & 0x80:  # I: a picture id, of 15 bits or of 7
+            length += 2 if first[2] & 0x80 else 1
+    head, rest = first[0] | _VP8_START, first[1:length]
+    for payload in payloads:
+        if payload[0] | _VP8_START != head or payload[1:length] != rest:
+            return b""
+    return first[:length]
 
 
 def vp8_payloads(descriptor: bytes, picture: bytes) -> list[bytes]:

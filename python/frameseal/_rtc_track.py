@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from frameseal._rtc_media import PAYLOAD_IS_FRAME, access_units, have_same_descriptor, vp8_payloads
+from frameseal._rtc_media import PAYLOAD_IS_FRAME, access_units, vp8_descriptor, vp8_payloads
 
 if TYPE_CHECKING:
     from frameseal.aiortc import Attachment, Stack
@@ -166,14 +166,11 @@ class SenderSlot(Slot):
 
     def _depayload(self, codec: Any, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
         """Return the payloads without their descriptors, and VP8's descriptor if all have the same."""
-        depayload = self.stack.depayload
-        first = depayload(codec, payloads[0])
-        if self.counters.codec == "vp8":
-            # One by one, parsing and writing descriptors takes much longer than the cipher takes for the picture.
-            length = len(payloads[0]) - len(first)
-            if have_same_descriptor(payloads, length):
-                return [payload[length:] for payload in payloads], payloads[0][:length]
-        return [first, *(depayload(codec, payload) for payload in payloads[1:])], b""
+        # One by one, the stack's parsing and writing takes much longer than the cipher takes for the picture.
+        if self.counters.codec == "vp8" and (descriptor := vp8_descriptor(payloads)):
+            length = len(descriptor)
+            return [payload[length:] for payload in payloads], descriptor
+        return [self.stack.depayload(codec, payload) for payload in payloads], b""
 
     def _pack(self, codec: Any, frame: bytes, descriptor: bytes, picture_id: int | None) -> list[bytes]:
         if self.counters.codec in PAYLOAD_IS_FRAME:
