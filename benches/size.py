@@ -1,0 +1,118 @@
+"""How large, and how fast to start: import time, what a wheel weighs, memory of rings, keys and cryptors.
+
+    python benches/size.py [--rounds 30]
+
+Import time is that of a new interpreter with `import frameseal`, less that of one without, interleaved. The weight is
+that of the package's files, compressed as a wheel has them. Memory is what a process grows by for each of many.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import frameseal
+import record
+from participants import resident
+
+PACKAGE = Path(frameseal.__file__).parent
+MOST_IMPORT_MS, MOST_WHEEL_BYTES = 30.0, 3_000_000
+MANY = 4_000
+
+
+def wheel_bytes() -> int:
+    """Return what the package's files take in a wheel, which is a zip."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for path in sorted(PACKAGE.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                wheel.write(path, path.relative_to(PACKAGE.parent))
+    return buffer.tell()
+
+
+def start_ms(code: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return (time.perf_counter() - start) * 1e3
+
+
+def import_ms(rounds: int, done: Callable[[], object]) -> tuple[float, float]:
+    """Return the medians of starting an interpreter, and of what the import adds."""
+    bare, added = [], []
+    for _ in range(rounds):
+        bare.append(start_ms("pass"))
+        added.append(start_ms("import frameseal") - bare[-1])
+        done()
+    return statistics.median(bare), statistics.median(added)
+
+
+def memory(many: int) -> dict[str, float]:
+    """Return the bytes that a process grows by for each."""
+    held = []  # what is freed would be room for what comes next
+
+    def grown(make: Callable[[], object]) -> float:
+        made = [None] * many
+        held.append(made)
+        before = resident()
+        for place in range(many):
+            made[place] = make()
+        return (resident() - before) / many
+
+    def ring(keys: int, profile: str = "livekit") -> frameseal.KeyRing:
+        made = frameseal.KeyRing(profile)
+        for key_id in range(keys):
+            made.set_key(os.urandom(32), key_id)
+        return made
+
+    livekit, sframe = ring(1), ring(1, "sframe")
+    one, full = grown(lambda: ring(1)), grown(lambda: ring(16))
+    return {
+        "a key ring with a key": one,
+        "each further key": (full - one) / 15,
+        "an Encryptor": grown(lambda: frameseal.Encryptor(livekit, "opus")),
+        "a Decryptor": grown(lambda: frameseal.Decryptor(livekit, "opus")),
+        "a Decryptor of sframe, with its replay window": grown(lambda: frameseal.Decryptor(sframe, "opus")),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--many", type=int, default=MANY)
+    record.add_output(parser, "size")
+    arguments = parser.parse_args()
+    taken = memory(arguments.many)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting interpreters", total=arguments.rounds)
+        bare, added = import_ms(arguments.rounds, lambda: progress.advance(task))
+    weight = wheel_bytes()
+    table = Table(title="size and start")
+    table.add_column("")
+    table.add_column("measured", justify="right")
+    table.add_column("at the most", justify="right")
+    table.add_row(
+        f"import frameseal, beside {bare:.1f} ms of Python's start", f"{added:.1f} ms", f"{MOST_IMPORT_MS:g} ms"
+    )
+    table.add_row("a wheel", f"{weight / 1e6:.2f} MB", f"{MOST_WHEEL_BYTES / 1e6:g} MB")
+    for what, each in taken.items():
+        table.add_row(what, f"{each:,.0f} B", "")
+    console = Console()
+    console.print(table)
+    record.write(arguments.output, start_ms=bare, import_ms=added, wheel_bytes=weight, bytes_each=taken)
+    if added > MOST_IMPORT_MS or weight > MOST_WHEEL_BYTES:
+        console.print("misses its target", style="red")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
