@@ -33,7 +33,7 @@ help: ## this list
 demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.png
 	@$(BIN)/frameseal demo $(ARGS)
 
-test: .stamps/build ## everything: the core's tests in Rust, then the package's in Python
+test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, then the package's in Python
 	cargo test --locked --package frameseal --features hazmat
 	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Janus)"
 	$(BIN)/pytest $(ARGS)
@@ -57,10 +57,17 @@ check: .stamps/build ## format, lints, types, stub
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest frameseal._native
 
-bench: .stamps/build benches/floor.so ## speed, beside its rivals
+bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a call pays, in about ten minutes
 	cargo bench --locked --package frameseal-benches
 	$(BIN)/pytest benches --benchmark-max-time=0.2 --benchmark-columns=median,iqr,ops --benchmark-sort=name --quiet
 	$(BIN)/python benches/table.py $(ARGS)
+	$(BIN)/python benches/batch.py
+	$(BIN)/python benches/participants.py
+	$(BIN)/python benches/latency.py
+	$(BIN)/python benches/pipeline.py
+	$(BIN)/python benches/size.py
+	@if command -v valgrind >/dev/null; then $(BIN)/python benches/instructions.py; \
+		else echo "left out, for want of valgrind (Debian and Ubuntu: apt-get install valgrind): instructions a frame"; fi
 
 bench-guard: .stamps/build benches/floor.so ## fails if a frame has become much slower beside its rivals
 	$(BIN)/python benches/guard.py

@@ -18,13 +18,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 import floor
 import frameseal
+import record
 
 LIMIT = "the native limit, one core"
 SIZES = (120, 1_200, 6_000)
@@ -96,23 +99,37 @@ def second_core(blob: bytes = bytes(2_000_000)) -> float:
     return alone / (time.perf_counter_ns() - start)
 
 
+def measure(
+    profile: str, frames: int, rounds: int, done: Callable[[], object]
+) -> tuple[dict[int, dict[str, float]], float]:
+    """Return the medians by size and job, and what a second core gave meanwhile; *done* is called after each round."""
+    medians: dict[int, dict[str, float]] = {}
+    gains = []
+    for size in SIZES:
+        field = jobs(profile, size, min(frames, MOST_BYTES // size))
+        times: dict[str, list[float]] = {name: [] for name in field}
+        for _ in range(rounds):
+            gains.append(second_core())
+            for name, run in field.items():
+                times[name].append(run())
+            done()
+        medians[size] = {name: statistics.median(runs) for name, runs in times.items()}
+    return medians, statistics.median(gains)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=30)
+    record.add_output(parser, "batch")
     arguments = parser.parse_args()
     console = Console()
-    for profile in ("livekit", "sframe"):
-        medians: dict[int, dict[str, float]] = {}
-        gains = []
-        for size in SIZES:
-            field = jobs(profile, size, min(arguments.frames, MOST_BYTES // size))
-            times: dict[str, list[float]] = {name: [] for name in field}
-            for _ in range(arguments.rounds):
-                gains.append(second_core())
-                for name, run in field.items():
-                    times[name].append(run())
-            medians[size] = {name: statistics.median(runs) for name, runs in times.items()}
+    results = {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for profile in ("livekit", "sframe"):
+            task = progress.add_task(profile, total=len(SIZES) * arguments.rounds)
+            results[profile] = measure(profile, arguments.frames, arguments.rounds, partial(progress.advance, task))
+    for profile, (medians, gain) in results.items():
         table = Table(title=f"{profile}: ns per frame, and times the limit (medians of {arguments.rounds} rounds)")
         table.add_column("")
         for size in SIZES:
@@ -121,7 +138,12 @@ def main() -> int:
             cells = ((by_name[name], by_name[LIMIT]) for by_name in medians.values())
             table.add_row(name, *(f"{own:,.0f} {own / limit:6.2f}x" for own, limit in cells))
         console.print(table)
-        console.print(f"SHA-256 on two threads, beside these rounds: {statistics.median(gains):.2f}x of one")
+        console.print(f"SHA-256 on two threads, beside these rounds: {gain:.2f}x of one")
+    record.write(
+        arguments.output,
+        median_ns={profile: medians for profile, (medians, _) in results.items()},
+        second_core={profile: gain for profile, (_, gain) in results.items()},
+    )
     return 0
 
 

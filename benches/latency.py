@@ -14,12 +14,16 @@ import threading
 import time
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 import frameseal
+import record
 
 SIZES = (120, 1_200, 6_000, 20_000, 100_000)
 BULK_SIZES = (20_000, 40_000, 70_000, 100_000, 1_000_000)
+BUSY, BULK_THREADS = (0, 1, 4), (1, 2, 4)
+SHARES = (0.5, 0.99, 0.999)
 PAUSE = 0.000_2  # s between frames
 
 
@@ -43,7 +47,7 @@ def latencies(size: int, threads: int, seconds: float) -> list[int]:
     clock = time.perf_counter_ns
     end = clock() + int(seconds * 1e9)
     try:
-        while clock() < end:
+        while clock() < end or not taken:
             time.sleep(PAUSE)
             start = clock()
             encrypt(frame)
@@ -76,29 +80,46 @@ def throughput(size: int, threads: int, seconds: float) -> float:
     return sum(counts) * size / seconds / 1e9
 
 
-def cell(taken: list[int]) -> str:
-    return " / ".join(f"{taken[int(len(taken) * share)] / 1000:.1f}" for share in (0.5, 0.99, 0.999))
+def cell(taken: dict[str, float]) -> str:
+    p50, p99, p999, frames = taken.values()
+    return f"{p50:.1f} / {p99:.1f} / {p999:.1f} ({frames:,})"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="per size and number of threads")
-    seconds = parser.parse_args().seconds
+    record.add_output(parser, "latency")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds
+    waits: dict[int, dict[int, dict[str, float]]] = {}
+    bulk: dict[int, dict[int, float]] = {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("sealing", total=len(BUSY) * len(SIZES) + len(BULK_THREADS) * len(BULK_SIZES))
+        for threads in BUSY:
+            for size in SIZES:
+                # Beside busy threads a frame has to wait some 5 ms for its turn: more time for as many frames.
+                taken = latencies(size, threads, seconds * (1 + 4 * min(threads, 1)))
+                shares = {f"p{100 * share:g}": taken[int(len(taken) * share)] / 1000 for share in SHARES}
+                waits.setdefault(threads, {})[size] = shares | {"frames": len(taken)}
+                progress.advance(task)
+        for threads in BULK_THREADS:
+            for size in BULK_SIZES:
+                bulk.setdefault(threads, {})[size] = throughput(size, threads, seconds)
+                progress.advance(task)
     table = Table(title="encrypt, us: p50 / p99 / p99.9 (frames)")
     table.add_column("busy threads")
     for size in SIZES:
         table.add_column(f"{size:,} B", justify="right")
-    for threads in (0, 1, 4):
-        # Beside busy threads a frame has to wait some 5 ms for its turn: more time for as many frames.
-        runs = [latencies(size, threads, seconds * (1 + 4 * min(threads, 1))) for size in SIZES]
-        table.add_row(str(threads), *(f"{cell(taken)} ({len(taken):,})" for taken in runs))
-    bulk = Table(title="encrypt, GB/s")
-    bulk.add_column("threads")
+    for threads, by_size in waits.items():
+        table.add_row(str(threads), *map(cell, by_size.values()))
+    gained = Table(title="encrypt, GB/s")
+    gained.add_column("threads")
     for size in BULK_SIZES:
-        bulk.add_column(f"{size:,} B", justify="right")
-    for threads in (1, 2, 4):
-        bulk.add_row(str(threads), *(f"{throughput(size, threads, seconds):.1f}" for size in BULK_SIZES))
-    Console().print(table, bulk)
+        gained.add_column(f"{size:,} B", justify="right")
+    for threads, by_size in bulk.items():
+        gained.add_row(str(threads), *(f"{each:.1f}" for each in by_size.values()))
+    Console().print(table, gained)
+    record.write(arguments.output, us_by_busy_threads=waits, gb_per_s_by_threads=bulk)
     return 0
 
 

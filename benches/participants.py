@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import record
 from frameseal import E2EEManager, Encryptor, KeyProvider, Profile
 
 AUDIO, AUDIO_RATE = b"\x78" + bytes(119), 50  # Opus, frames a second
@@ -68,6 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--participants", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=8)
+    record.add_output(parser, "participants")
     arguments = parser.parse_args()
     rooms = [
         (profile, own)
@@ -96,13 +98,15 @@ def main() -> int:
     table = Table(title=f"{arguments.participants} voices and {VIDEOS} videos coming in: one second of them")
     for column in ("keys", "of a core", "ns per frame", "p99, us", "p99.9, us", "kB a participant"):
         table.add_column(column, justify="left" if column == "keys" else "right")
+    found = {}
     for room, (steps, _, took) in made.items():
         profile, own = room
         share, times = statistics.median(shares[room]), sorted(worst[room])
         p99, p999 = (times[int(len(times) * part)] / 1000 for part in (0.99, 0.999))
         name = f"{profile}, {'a key each' if own else 'one for all'}"
-        each = f"{share / len(steps) * 1e9:,.0f}"
-        table.add_row(name, f"{share:.2%}", each, f"{p99:.1f}", f"{p999:.1f}", f"{took / 1000:.1f}")
+        each = share / len(steps) * 1e9
+        table.add_row(name, f"{share:.2%}", f"{each:,.0f}", f"{p99:.1f}", f"{p999:.1f}", f"{took / 1000:.1f}")
+        found[name] = {"of_a_core": share, "ns": each, "p99_us": p99, "p99.9_us": p999, "bytes": took}
     Console().print(table)
     steps, _, _ = made[rooms[0]]
     frame = statistics.median(shares[rooms[0]]) / len(steps)
@@ -111,6 +115,7 @@ def main() -> int:
         f"One call, 720p30 and Opus, has {frames} such frames a second: {frames * frame * 1e6:.0f} us for the "
         f"transforms, {frames * frame / ONE_CALL:.3%} of what such a call takes in aiortc."
     )
+    record.write(arguments.output, participants=arguments.participants, videos=VIDEOS, rooms=found)
     return 0
 
 

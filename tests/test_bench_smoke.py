@@ -1,0 +1,105 @@
+"""The benchmarks run, and leave their figures. What the figures are `make bench` says: nothing is timed here."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHES = Path(__file__).parents[1] / "benches"
+
+
+def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, BENCHES / f"{name}.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "figures"),
+    [
+        ("table", ["--rounds", "1"], {"median_ns"}),
+        ("batch", ["--frames", "50", "--rounds", "1"], {"median_ns", "second_core"}),
+        ("participants", ["--participants", "25", "--rounds", "1"], {"participants", "videos", "rooms"}),
+        ("latency", ["--seconds", "0.01"], {"us_by_busy_threads", "gb_per_s_by_threads"}),
+        ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "wheel_bytes", "bytes_each"}),
+        (
+            "pipeline",
+            ["--rounds", "1", "--apart", "1", "--seconds", "0.5"],
+            {
+                "cpu_s_per_s",
+                "added",
+                "added_standard_error",
+                "added_by_round",
+                "frames_decoded",
+                "us_per_frame",
+                "shares",
+            },
+        ),
+    ],
+)
+def test_a_benchmark_writes_its_figures_and_the_machine_they_are_of(tmp_path, name, arguments, figures):
+    done = run(name, *arguments, "--output", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert set(written) - {"frameseal", "python", "machine", "cpu"} == figures
+
+
+def races(*, without: tuple[str, ...] = ()) -> tuple[dict[str, list[str]], str]:
+    """Who is in each race, and what was said about the others. In a process of its own, for the races' one key."""
+    code = f"import sys; sys.modules |= dict.fromkeys({without!r}); import contenders, json; " + (
+        "print(json.dumps({race: [one.name for one in field] for race, field in contenders.races().items()}))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHES, check=True)
+    return json.loads(done.stdout), done.stderr
+
+
+def test_all_rivals_are_in_the_races(contenders):
+    found, told = races()
+    common = [contenders.ALONE, contenders.FLOOR]
+    assert [*found["livekit"][:4], *found["sframe"][-3:]] == [
+        *(contenders.OURS, contenders.PURE, *common),
+        *(*common, contenders.SFRAME_RS),
+    ]
+    if sys.platform == "linux":
+        assert told == ""
+        assert {contenders.DAVEY, contenders.DAVE_PY} < set(found["livekit"])
+        assert contenders.WRTC in found["sframe"]
+
+
+def test_a_rival_that_is_not_installed_is_named_and_left_out(contenders):
+    found, told = races(without=("davey", "dave", "wrtc"))
+    missing = {contenders.DAVEY, contenders.DAVE_PY, contenders.WRTC}
+    assert missing.isdisjoint([*found["livekit"], *found["sframe"]])
+    assert all(f"not installed here: {name}" in told for name in missing)
+
+
+@pytest.mark.parametrize("who", ["the floor", "livekit", "sframe"])
+@pytest.mark.parametrize("direction", ["encrypt", "decrypt"])
+def test_what_valgrind_counts_runs_without_it(who, direction):
+    done = run("instructions", "--child", who, direction, "3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_counting_instructions_without_valgrind_names_the_package_in_one_line():
+    done = run("instructions", PATH="")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "benches/instructions.py needs valgrind: on Debian and Ubuntu, apt-get install valgrind"
+    ]
+
+
+def test_a_wheel_is_small(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHES)
+    size = importlib.import_module("size")
+    assert any(size.PACKAGE.glob("_native*")), "without the native module the package weighs nothing"
+    assert size.wheel_bytes() < size.MOST_WHEEL_BYTES
+
+
+@pytest.fixture
+def contenders(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHES)
+    return importlib.import_module("contenders")
