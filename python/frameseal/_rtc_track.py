@@ -166,6 +166,8 @@ class SenderSlot(Slot):
 
     def _depayload(self, codec: Any, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
         """Return the payloads without their descriptors, and VP8's descriptor if all have the same."""
+        if self.counters.codec in PAYLOAD_IS_FRAME:
+            return payloads, b""
         # One by one, the stack's parsing and writing takes much longer than the cipher takes for the picture.
         if self.counters.codec == "vp8" and (descriptor := vp8_descriptor(payloads)):
             length = len(descriptor)
