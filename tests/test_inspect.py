@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from frameseal import Encryptor, KeyRing, Profile
+from frameseal import CipherSuite, Encryptor, KeyRing, Profile
 from frameseal.cli import main
 from frameseal.inspection import Reading, openers, plaintext_signs, readings
 
@@ -50,6 +50,35 @@ def test_an_sframe_header_says_what_it_says(case: dict[str, Any]) -> None:
     assert part(reading, "SFrame header").data.hex() == case["encoded"]
 
 
+def test_each_value_of_an_sframe_header_has_its_own_range_small_ones_in_the_config_byte() -> None:
+    for header, kid, ctr in (
+        ("31", (0, 1), (0, 1)),
+        ("900123", (1, 3), (0, 1)),
+        ("39aabb", (0, 1), (1, 3)),
+        ("99aabbccdd", (1, 3), (3, 5)),
+    ):
+        (reading,) = readings(bytes.fromhex(header) + bytes(20), "opus")
+        ranges = [(part(reading, name).start, part(reading, name).end) for name in ("KID", "CTR", "SFrame header")]
+        assert ranges == [kid, ctr, (0, len(header) // 2)]
+        assert any(f"a header of {len(header) // 2} byte" in remark for remark in reading.remarks)
+    for codec, front in (("h264", 5), ("h265", 6)):
+        ring = KeyRing("sframe")
+        ring.set_key(bytes(16), 0x123, counter=0)
+        sealed = Encryptor(ring, codec).encrypt(b"\0\0\0\1\x65\x88" + bytes(range(40)))
+        reading = readings(sealed, codec)[0]
+        assert (part(reading, "KID").start, part(reading, "KID").end) == (front + 1, front + 3)
+        assert part(reading, "KID").data == sealed[front + 1 : front + 3] == b"\x01\x23"
+
+
+@pytest.mark.parametrize("suite", CipherSuite)
+def test_a_raw_key_tells_the_suite_too_which_a_frame_does_not(suite: CipherSuite) -> None:
+    ring = KeyRing("sframe", suite=suite, allow_draft=True)
+    ring.set_key(b"suite of a frame" + bytes([suite]), 5)
+    sealed = Encryptor(ring, "opus").encrypt(bytes(range(200)))
+    (opener,) = openers(sealed, b"suite of a frame" + bytes([suite]), "opus")
+    assert opener == (Profile.SFRAME, "any", suite)
+
+
 @pytest.mark.parametrize("codec", ["opus", "vp8", "h264"])
 @pytest.mark.parametrize("profile", [profile for profile in Profile if profile is not Profile.JITSI])
 def test_a_passphrase_tells_the_profile(profile: Profile, codec: str) -> None:
@@ -57,8 +86,8 @@ def test_a_passphrase_tells_the_profile(profile: Profile, codec: str) -> None:
     ring.set_passphrase("a passphrase", 2)
     head = {"opus": b"\x78", "vp8": b"\x10\x02\x00\x9d\x01\x2a\x08\0\x08\0", "h264": b"\0\0\0\1\x65\x88"}[codec]
     sealed = Encryptor(ring, codec).encrypt(head + bytes(range(200)))
-    assert profile in {opener for opener, _ in openers(sealed, "a passphrase", codec)}
-    assert {opener for opener, _ in openers(sealed, "a passphrase")} == {profile}
+    assert profile in {opener.profile for opener in openers(sealed, "a passphrase", codec)}
+    assert {opener.profile for opener in openers(sealed, "a passphrase")} == {profile}
     assert openers(sealed, "another passphrase") == []
 
 
@@ -67,7 +96,7 @@ def test_a_raw_key_tells_the_profile(profile: Profile) -> None:
     ring = KeyRing(profile, shared=profile is Profile.SFRAME)
     ring.set_key(bytes(range(32)), 2)
     sealed = Encryptor(ring, "vp8").encrypt(b"\x10\x02\x00\x9d\x01\x2a\x08\0\x08\0" + bytes(range(200)))
-    assert {opener for opener, _ in openers(sealed, bytes(range(32)))} == {profile}
+    assert {opener.profile for opener in openers(sealed, bytes(range(32)))} == {profile}
 
 
 def test_plaintext_is_recognised_and_sealed_frames_are_not() -> None:
@@ -98,16 +127,27 @@ def test_the_command_shows_ranges_and_says_what_is_likely(capsys: pytest.Capture
     assert "The key opens it: profile livekit, codec opus." in shown
 
 
-def test_a_file_and_standard_input_hold_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("content", [bytes.fromhex(OPUS), f"{OPUS}\n".encode()], ids=["bytes", "hex"])
+def test_a_file_and_standard_input_hold_the_bytes_or_their_hex_digits(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "frame.bin"
-    path.write_bytes(bytes.fromhex(OPUS))
-    assert main(["inspect", str(path)]) == 0
-    from_file = capsys.readouterr().out
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes.fromhex(OPUS))))
-    assert main(["inspect", "-"]) == 0
-    assert capsys.readouterr().out == from_file
+    path.write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    for argument in (OPUS, str(path), "-"):
+        assert main(["inspect", argument]) == 0
+        assert capsys.readouterr().out.startswith(f"{len(OPUS) // 2} bytes\n\nlivekit/videosdk/jitsi, opus: likely")
+
+
+def test_hex_digits_may_be_as_long_as_frames_are_and_written_as_tools_write_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pairs = [OPUS[at : at + 2] for at in range(0, len(OPUS), 2)]
+    for written in (":".join(pairs), " ".join(pairs), "0x" + ", 0x".join(pairs), OPUS.upper()):
+        assert main(["inspect", written]) == 0
+        assert "key index               0" in capsys.readouterr().out
+    assert main(["inspect", "78" * 2000 + OPUS]) == 0
+    assert capsys.readouterr().out.startswith(f"{2000 + len(pairs)} bytes\n")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +155,11 @@ def test_a_file_and_standard_input_hold_bytes(
     [
         (["ff" * 3], 1, "No layout fits"),
         ([OPUS, "--key-hex", "00" * 16], 1, "No profile opens it"),
-        (["neither/file/nor/hex"], 2, "neither a file nor hex digits"),
+        (["neither/file/nor/hex"], 2, "'neither/file/nor/hex' is neither a file nor hex digits"),
+        (["abc"], 2, "two for each byte"),
+        (["q" * 5000], 2, "q...' is neither a file nor hex digits"),
+        (["."], 2, "'.' is neither a file nor hex digits"),
+        ([""], 1, "No layout fits"),
         ([OPUS, "--key-hex", "0011"], 2, "16 bytes"),
     ],
 )
@@ -125,3 +169,4 @@ def test_what_cannot_be_read_is_said_in_a_line(
     assert main(["inspect", *arguments]) == status
     shown = capsys.readouterr()
     assert said in shown.out + shown.err
+    assert all(len(line) < 160 for line in shown.err.splitlines())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
+import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from frameseal.enums import Profile
 
 KEY_BYTES = 32
 SHOWN_BYTES = 24  # of a part; the rest is an ellipsis
+SHOWN_TEXT = 60  # of an argument
 # What the extras bring, by the names under which it is imported.
 EXTRA = {
     "aiohttp": "aiohttp",
@@ -52,11 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         "Exits with 0 only if Bob saw and heard Alice, and neither Eve nor the forwarder did.",
     )
     # Not Jitsi's: the demo's key is a passphrase, which that profile does not take.
-    profiles = [profile for profile in Profile if profile is not Profile.JITSI]
-    demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK, help="wire format (%(default)s)")
+    profiles = [profile.value for profile in Profile if profile is not Profile.JITSI]
+    demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK.value, help="wire format (%(default)s)")
     demo.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
     demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
-    demo.add_argument("--passphrase", metavar="TEXT", help="Alice's and Bob's (a random one)")
+    demo.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="Alice's and Bob's (a random one)")
     demo.add_argument("--output", type=Path, default=Path("demo.png"), metavar="FILE", help="the picture (%(default)s)")
     demo.add_argument("--media", type=Path, metavar="FILE", help="publish this file instead of a clock and a tone")
     demo.add_argument("--loss", type=_percent, default=0.0, metavar="PERCENT", help="packets lost on each leg (0)")
@@ -71,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     meet.add_argument("--port", type=_port, default=8470, metavar="N", help="of the page (%(default)s); 0: any")
     meet.add_argument("--lan", action="store_true", help="serve the local network too, over HTTPS (this machine only)")
     meet.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
-    meet.add_argument("--passphrase", metavar="TEXT", help="the meeting's (a random one)")
+    meet.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="the meeting's (a random one)")
     meet.add_argument(
         "--sfu",
         type=_sfu,
@@ -96,11 +99,13 @@ def _parser() -> argparse.ArgumentParser:
         "Exits with 0 if a layout fits (and, with a key, a profile opens the frame), else with 1.",
     )
     inspect.add_argument(
-        "frame", metavar="FILE|HEX|-", help="a file with the frame's bytes, its bytes in hex, or - for stdin"
+        "frame", metavar="FILE|HEX|-", help="a file with the frame's bytes or hex digits, hex digits, or - for stdin"
     )
     inspect.add_argument("--codec", choices=["opus", "pcmu", "pcma", "g722", "vp8", "vp9", "h264", "h265"])
     secret = inspect.add_mutually_exclusive_group()
-    secret.add_argument("--passphrase", metavar="TEXT", help="also try which profile opens it, with this passphrase")
+    secret.add_argument(
+        "--passphrase", type=_passphrase, metavar="TEXT", help="also try which profile opens it, with this passphrase"
+    )
     secret.add_argument(
         "--key-hex", metavar="HEX", type=_hex, help="also try which profile opens it, with this raw key"
     )
@@ -179,23 +184,34 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if not found:
         print("\nNo layout fits: not a sealed frame, or cut short.")
     if secret:
-        for profile, codec in openers:
-            print(f"\nThe key opens it: profile {profile}, codec {codec}.")
+        for opener in openers:
+            suite = f", suite {opener.suite.name}" if opener.profile is Profile.SFRAME else ""
+            print(f"\nThe key opens it: profile {opener.profile}, codec {opener.codec}{suite}.")
         if not openers:
             print("\nNo profile opens it: another key, a raw key given as passphrase, or an altered frame.")
     return 0 if found and (openers or not secret) else 1
 
 
 def _frame_bytes(frame: str) -> bytes:
-    """Read the frame from standard input, a file or hex digits. Raises OSError, ValueError."""
+    """Read the frame: from standard input or a file, as it is or in hex, or hex digits. Raises OSError, ValueError."""
     if frame == "-":
-        return sys.stdin.buffer.read()
-    if Path(frame).is_file():
-        return Path(frame).read_bytes()
+        return _unless_hex(sys.stdin.buffer.read())
+    with contextlib.suppress(OSError):  # hex digits of a frame can be longer than any file name
+        if Path(frame).is_file():
+            return _unless_hex(Path(frame).read_bytes())
     try:
-        return bytes.fromhex(frame)
-    except ValueError:
-        raise ValueError(f"{frame!r} is neither a file nor hex digits") from None
+        return _hex(frame)
+    except argparse.ArgumentTypeError:
+        shown = frame if len(frame) <= SHOWN_TEXT else f"{frame[:SHOWN_TEXT]}..."
+        raise ValueError(f"{shown!r} is neither a file nor hex digits, two for each byte") from None
+
+
+def _unless_hex(content: bytes) -> bytes:
+    """Read text of nothing but hex digits, which no sealed frame is."""
+    try:
+        return _hex(content.decode("ascii"))
+    except (UnicodeDecodeError, argparse.ArgumentTypeError):
+        return content
 
 
 def _keygen(arguments: argparse.Namespace) -> int:
@@ -211,17 +227,22 @@ def _keygen(arguments: argparse.Namespace) -> int:
 
 
 def _hex(text: str) -> bytes:
+    """Read hex digits, as tools print them: in groups, with colons or commas, with a 0x in front."""
     try:
-        return bytes.fromhex(text)
+        return bytes.fromhex(re.sub(r"0x|[\s:,]", "", text))
     except ValueError:
         raise argparse.ArgumentTypeError("hex digits, two for each byte") from None
 
 
+def _number(text: str, kind: type[float], least: int, most: int, unit: str = "") -> float:
+    with contextlib.suppress(ValueError):
+        if least <= kind(text) <= most:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"a{' whole' * (kind is int)} number from {least} to {most}{unit}, not {text!r}")
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= 600:  # everything that was sent is kept, to compare with
-        raise argparse.ArgumentTypeError("from 1 to 600 seconds")
-    return seconds
+    return _number(text, float, 1, 600, " seconds")  # everything that was sent is kept, to compare with
 
 
 def _sfu(text: str) -> str:
@@ -232,14 +253,14 @@ def _sfu(text: str) -> str:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("from 0 to 65535")
-    return port
+    return int(_number(text, int, 0, 65535))
 
 
 def _percent(text: str) -> float:
-    percent = float(text)
-    if not 0 <= percent <= 30:
-        raise argparse.ArgumentTypeError("from 0 to 30 percent")
-    return percent / 100
+    return _number(text, float, 0, 30, " percent") / 100
+
+
+def _passphrase(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the passphrase is empty")
+    return text

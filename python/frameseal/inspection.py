@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from frameseal._native import Decryptor, KeyRing
-from frameseal.enums import Profile
+from frameseal.enums import CipherSuite, Profile
 from frameseal.exceptions import FrameError
 
 TRAILER_LEN = 14  # IV, its length, key index
@@ -69,22 +70,32 @@ def plaintext_signs(frame: bytes) -> list[str]:
     return signs
 
 
-def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> list[tuple[Profile, str]]:
-    """Return the profiles (and codecs) under which *secret* opens the frame: a str by the password KDF, bytes raw."""
+class Opener(NamedTuple):
+    """What opens a frame."""
+
+    profile: Profile
+    codec: str
+    suite: CipherSuite
+
+
+def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> list[Opener]:
+    """Return everything under which *secret* opens the frame: a str by the password KDF, bytes raw."""
     found = []
     for reading in readings(sealed, codec):
         for profile in Profile:
-            if profile.value in reading.layout.split("/"):
-                found += [(profile, reading.codec or "any")] if _opens(sealed, secret, profile, reading) else []
+            # A frame does not tell its suite.
+            for suite in CipherSuite if profile is Profile.SFRAME else (CipherSuite.AES_128_GCM_SHA256_128,):
+                if profile.value in reading.layout.split("/") and _opens(sealed, secret, profile, suite, reading):
+                    found.append(Opener(profile, reading.codec or "any", suite))
     return found
 
 
-def _opens(sealed: bytes, secret: str | bytes, profile: Profile, reading: Reading) -> bool:
+def _opens(sealed: bytes, secret: str | bytes, profile: Profile, suite: CipherSuite, reading: Reading) -> bool:
     if profile is Profile.JITSI and isinstance(secret, str):
         return False  # it has no password KDF
     kid = next(int(part.note) for part in reading.parts if part.name in ("key index", "KID"))
     for shared in (False, True) if profile is Profile.SFRAME else (False,):
-        ring = KeyRing(profile, shared=shared, ring_size=256)
+        ring = KeyRing(profile, suite=suite, allow_draft=True, shared=shared, ring_size=256)
         key_id = kid & 0xFF if shared else kid
         if isinstance(secret, str):
             ring.set_passphrase(secret, key_id)
@@ -172,15 +183,20 @@ def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
         if tag_len < TAG_LEN:
             remarks.append("too short for the tag of the default suite: 10, 8 or 4 bytes in others")
         tag = len(inside) - tag_len
+        # A small value stands in the config byte itself.
+        kid_len = (inside[0] >> 4 & 7) + 1 if inside[0] & 0x80 else 0
+        kid_at = (1, 1 + kid_len) if kid_len else (0, 1)
+        ctr_at = (1 + kid_len, length) if inside[0] & 0x08 else (0, 1)
         parts += [
             Part("SFrame header", front, front + length, inside[:length]),
-            Part("KID", front, front + length, b"", str(kid)),
-            Part("CTR", front, front + length, b"", str(ctr)),
+            Part("KID", front + kid_at[0], front + kid_at[1], inside[slice(*kid_at)], str(kid)),
+            Part("CTR", front + ctr_at[0], front + ctr_at[1], inside[slice(*ctr_at)], str(ctr)),
             Part("ciphertext", front + length, front + tag, inside[length:tag]),
             Part("tag (default suite)", front + tag, front + len(inside), inside[tag:]),
         ]
         small = kid < 1 << 16 and ctr < 1 << 32
-        remarks.append("a header in its shortest form" + (", with values that are usual" if small else ""))
+        usual = ", with values that are usual" if small else ""
+        remarks.append(f"a header of {length} byte{'s' * (length > 1)}, in its shortest form{usual}")
         yield Reading("sframe", name if front else None, parts, remarks, likely=bool(front) or small)
 
 
