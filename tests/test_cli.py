@@ -69,23 +69,31 @@ def test_python_m_frameseal_is_the_command():
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "hint"),
     [
-        [],
-        ["seal"],
-        ["demo", "--profile", "rot13"],
-        ["demo", "--codec", "av1"],
-        ["demo", "--seconds", "0"],
-        ["demo", "--seconds", "long"],
-        ["demo", "--loss", "nan"],
-        ["demo", "--loss", "101"],
+        ([], "COMMAND"),
+        (["seal"], "choose from"),
+        (["demo", "--profile", "rot13"], "livekit"),
+        (["demo", "--codec", "av1"], "h264"),
+        (["demo", "--seconds", "0"], "a number from 1 to 600 seconds, not '0'"),
+        (["demo", "--seconds", "long"], "a number from 1 to 600 seconds, not 'long'"),
+        (["demo", "--loss", "nan"], "a number from 0 to 30 percent, not 'nan'"),
+        (["demo", "--loss", "101"], "a number from 0 to 30 percent, not '101'"),
+        (["demo", "--passphrase", ""], "the passphrase is empty"),
+        (["inspect", "00", "--passphrase", ""], "the passphrase is empty"),
+        (["inspect", "00", "--key-hex", "0"], "hex digits, two for each byte"),
+        (["meet", "--port", "1.5"], "a whole number from 0 to 65535, not '1.5'"),
+        (["meet", "--sfu", "janus"], "janus=ws://HOST:PORT"),
     ],
 )
-def test_wrong_usage_exits_with_2(arguments, capsys):
+def test_wrong_usage_exits_with_2_and_says_what_is_right(arguments, hint, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
-    assert "usage: frameseal" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "usage: frameseal" in error
+    assert hint in error
+    assert "<Profile" not in error
 
 
 def test_media_that_cannot_be_opened_is_one_line_and_exit_status_2(tmp_path, capsys):
@@ -97,9 +105,12 @@ def test_media_that_cannot_be_opened_is_one_line_and_exit_status_2(tmp_path, cap
         assert str(media) in error and len(error.splitlines()) == 1
 
 
-def test_a_picture_without_a_folder_is_refused_before_the_call(tmp_path, capsys):
-    assert main(["demo", "--output", str(tmp_path / "missing" / "demo.png")]) == 2
-    assert "missing" in capsys.readouterr().err
+def test_a_picture_that_cannot_be_written_is_refused_before_the_call(tmp_path, capsys):
+    for output in (tmp_path / "missing" / "demo.png", tmp_path):
+        assert main(["demo", "--output", str(output)]) == 2
+        error = capsys.readouterr().err
+        assert str(output.parent) in error and len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bench_prints_a_row_for_each_profile_and_direction_in_the_time_it_is_given():

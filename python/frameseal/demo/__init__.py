@@ -24,8 +24,8 @@ def run(options: CallOptions, output: Path | None, console: Console | None = Non
     profile or codec.
     """
     console = console or Console()
-    if output is not None and not output.parent.is_dir():
-        raise UnusableFile(f"no such folder for the picture: {output.parent}")
+    if output is not None:
+        _check(output)
     with Screen(console, options.seconds) as screen:
         status = asyncio.run(run_call(options, screen))
     console.print(summary(status))
@@ -33,6 +33,19 @@ def run(options: CallOptions, output: Path | None, console: Console | None = Non
         draw_poster(status).save(output, format="PNG", optimize=True)
         console.print(f"The picture of it: {output}", highlight=False, soft_wrap=True)
     return _conclude(status, console)
+
+
+def _check(output: Path) -> None:
+    """Find out before the call whether its picture can be written. Raises UnusableFile."""
+    if not output.parent.is_dir():
+        raise UnusableFile(f"no such folder for the picture: {output.parent}")
+    is_new = not output.exists()
+    try:
+        output.open("ab").close()  # leaves a picture that is there as it is
+    except OSError as error:
+        raise UnusableFile(f"the picture cannot be written to {output}: {error.strerror}") from error
+    if is_new:
+        output.unlink()
 
 
 def _conclude(status: Status, console: Console) -> int:
