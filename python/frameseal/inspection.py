@@ -80,14 +80,29 @@ class Opener(NamedTuple):
 
 def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> list[Opener]:
     """Return everything under which *secret* opens the frame: a str by the password KDF, bytes raw."""
-    found = []
-    for reading in readings(sealed, codec):
-        for profile in Profile:
-            # A frame does not tell its suite.
-            for suite in CipherSuite if profile is Profile.SFRAME else (CipherSuite.AES_128_GCM_SHA256_128,):
-                if profile.value in reading.layout.split("/") and _opens(sealed, secret, profile, suite, reading):
-                    found.append(Opener(profile, reading.codec or "any", suite))
+    found: list[Opener] = []
+    ways = readings(sealed, codec)
+    for profile in Profile:
+        fitting = [reading for reading in ways if profile.value in reading.layout.split("/")]
+        suites, material = [CipherSuite.AES_128_GCM_SHA256_128], secret
+        if profile is Profile.SFRAME and fitting:
+            # A frame does not tell its suite. The slow step is the same for all.
+            suites, material = list(CipherSuite), _base_key(secret)
+        found += [
+            Opener(profile, reading.codec or "any", suite)
+            for reading in fitting
+            for suite in suites
+            if _opens(sealed, material, profile, suite, reading)
+        ]
     return found
+
+
+def _base_key(secret: str | bytes) -> bytes:
+    if isinstance(secret, bytes):
+        return secret
+    ring = KeyRing(Profile.SFRAME, exportable=True)
+    ring.set_passphrase(secret)
+    return ring.export_key()
 
 
 def _opens(sealed: bytes, secret: str | bytes, profile: Profile, suite: CipherSuite, reading: Reading) -> bool:
