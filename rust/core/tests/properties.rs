@@ -118,6 +118,31 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
+fn every_short_frame_with_every_trailer_is_one_error_and_the_right_one() {
+    for codec in CODECS {
+        let (_, decryptor) = pair(codec);
+        for (len, filler) in (2..=64).flat_map(|len| [0x00, 0x01, 0x78].map(|filler| (len, filler))) {
+            let clear = match codec {
+                Codec::Opus => 1,
+                Codec::Vp8 if filler & 1 == 0 => 10,
+                Codec::Vp8 | Codec::H264 | Codec::H265 => 3,
+                _ => 0,
+            };
+            for (iv_len, key_index) in (0..=255).map(|n| (n, 0)).chain((0..=255).map(|n| (12, n))) {
+                let frame = [&vec![filler; len - 2][..], &[iv_len, key_index]].concat();
+                let expected = match (iv_len, key_index) {
+                    (12, _) if len < clear + 30 => DecryptError::Malformed,
+                    (12, 0) => DecryptError::AuthenticationFailed { kid: 0 },
+                    (12, kid) => DecryptError::UnknownKey { kid: kid.into() },
+                    _ => DecryptError::Malformed,
+                };
+                assert_eq!(decryptor.decrypt(&frame), Err(expected), "{codec:?}, {frame:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn threads_and_tracks_that_share_a_key_never_share_an_iv() {
     let ring = ring(0);
     let threads: Vec<_> = (0..4)
