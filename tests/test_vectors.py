@@ -104,6 +104,28 @@ def test_a_sender_that_ratcheted_is_followed_within_the_window(case: dict[str, A
     assert frameseal.Decryptor(ring, "opus").decrypt(bytes.fromhex(case["wire_hex"])).hex() == case["clear_hex"]
 
 
+@pytest.mark.parametrize("case", LIVEKIT["encode_edge"], ids=named)
+def test_the_edge_cases_of_sending_come_out_as_the_worker_has_them_or_safer(case: dict[str, Any]) -> None:
+    name, frame = named(case), bytes.fromhex(case["clear_hex"])
+    ring = frameseal.KeyRing("livekit") if name.startswith("no key") else ring_with("livekit", PASSPHRASE)
+    match name.split(maxsplit=1)[0].rstrip(":"):
+        case "av1":
+            with pytest.raises(ValueError, match="av1"):
+                frameseal.Encryptor(ring, "av1")
+        case "no":
+            with pytest.raises(frameseal.UnknownKey):
+                frameseal.Encryptor(ring, case["codec"]).encrypt(frame)
+        case "vp8":  # the worker's pipe dies of these; here one frame is refused
+            with pytest.raises(frameseal.MalformedFrame):
+                frameseal.Encryptor(ring, case["codec"]).encrypt(frame)
+        case "encryption":  # the worker has a switch that lets frames out in the clear; we have none
+            assert frame[1:] not in frameseal.Encryptor(ring, case["codec"]).encrypt(frame)
+        case "empty" | "h264":  # an access unit without a slice waits for one, as others do not agree how to seal it
+            assert frameseal.Encryptor(ring, case["codec"]).encrypt(frame) == b""
+        case other:
+            raise AssertionError(f"a case that this test does not know: {other}")
+
+
 def test_a_slice_less_access_unit_of_the_worker_opens() -> None:
     case = next(case for case in LIVEKIT["encode_edge"] if "without slice" in case["name"])
     key = reference.derive("livekit", PASSPHRASE)
@@ -114,19 +136,97 @@ def test_a_slice_less_access_unit_of_the_worker_opens() -> None:
     assert frameseal.Decryptor(ring_with("livekit", PASSPHRASE), "h264").decrypt(sealed) == frame
 
 
-def test_frames_that_the_worker_drops_are_errors_and_frames_that_it_opens_open() -> None:
-    ring, opened, refused = ring_with("livekit", PASSPHRASE), 0, 0
-    for case in LIVEKIT["decode_cases"]:
-        if case["codec"] == "av1" or not case["name"].startswith(
-            ("valid", "tampered", "IV", "trunc", "plain", "key index 3")
-        ):
-            continue
-        decryptor = frameseal.Decryptor(ring, case["codec"])
-        if case["forwarded"]:
-            assert decryptor.decrypt(bytes.fromhex(case["wire_hex"])).hex() == case["forwarded_hex"]
-            opened += 1
-        else:
-            with pytest.raises(frameseal.FrameError):
-                decryptor.decrypt(bytes.fromhex(case["wire_hex"]))
-            refused += 1
-    assert (opened, refused) == (1, 13)
+@pytest.mark.parametrize("case", LIVEKIT["decode_cases"], ids=named)
+def test_receiving_comes_out_as_the_worker_has_it_or_safer(case: dict[str, Any]) -> None:
+    name, wire, codec = named(case), bytes.fromhex(case["wire_hex"]), case["codec"]
+    options = case.get("options", {})
+    ring = frameseal.KeyRing("livekit", ratchet_window=options.get("ratchetWindowSize", 0))
+    for key_id in case.get("receiver_key_indices", []):
+        ring.set_passphrase("another" if name.startswith("wrong passphrase") else PASSPHRASE, key_id)
+    if codec == "av1":
+        with pytest.raises(ValueError, match="av1"):
+            frameseal.Decryptor(ring, codec)
+        return
+    decryptor = frameseal.Decryptor(ring, codec)
+    # Where the worker goes by signalling, the answer here is to refuse; frames that a server injects: test_sif.py.
+    refused = name.startswith(("sender known", "encryption state", "SIF"))
+    # What tells a VP8 key frame is its first byte, so there is no type to lose.
+    if name.startswith("vp8 key frame fed as delta"):
+        assert decryptor.decrypt(wire)[3:10] == wire[3:10]
+        return
+    if case["forwarded"] and not refused:
+        assert decryptor.decrypt(wire).hex() == case["forwarded_hex"]
+        return
+    with pytest.raises(frameseal.FrameError) as failed:
+        decryptor.decrypt(wire)
+    reasons = {error["reason"] for error in case["errors"]}
+    if "MissingKey" in reasons and len(wire) > 30 and wire[-2] == 12:
+        assert (type(failed.value), failed.value.kid) == (frameseal.UnknownKey, wire[-1])
+    elif "MissingKey" in reasons:  # what is no trailer names no key
+        assert type(failed.value) is frameseal.MalformedFrame
+    elif "InvalidKey" in reasons:
+        kinds = frameseal.AuthenticationFailed, frameseal.MalformedFrame
+        assert type(failed.value) is kinds[name.startswith("IV length")]
+
+
+SHOWN_BY_SEALING = [case for case in LIVEKIT["nalu"] if not case.get("throws") and case["detectedCodec"] != "unknown"]
+
+
+@pytest.mark.parametrize("case", SHOWN_BY_SEALING, ids=named)
+@pytest.mark.parametrize("signalled", ["h264", "h265"])
+def test_what_stays_clear_ends_two_bytes_into_the_slice_that_the_worker_finds(
+    case: dict[str, Any], signalled: str
+) -> None:
+    frame, clear = bytes.fromhex(case["data_hex"]), case["unencryptedBytes"]
+    sealed = frameseal.Encryptor(ring_with("livekit", PASSPHRASE), signalled).encrypt(frame)
+    at = reference.clear_len(case["detectedCodec"], sealed)
+    assert sealed[at - 6 : at] == b"\0\0\0\1" + frame[clear - 2 : clear]
+    opened = reference.unseal(reference.derive("livekit", PASSPHRASE), sealed, case["detectedCodec"])
+    assert opened[at:] == frame[clear:]
+
+
+@pytest.mark.parametrize("case", [case for case in LIVEKIT["nalu"] if case not in SHOWN_BY_SEALING], ids=named)
+def test_what_the_worker_finds_no_slice_in_is_held_back_or_refused(case: dict[str, Any]) -> None:
+    ring = ring_with("livekit", PASSPHRASE)
+    encryptor, frame = frameseal.Encryptor(ring, "h264"), bytes.fromhex(case["data_hex"])
+    if "leading data" in case.get("throws", ""):
+        with pytest.raises(frameseal.MalformedFrame):
+            encryptor.encrypt(frame)
+    elif named(case) == "h264 AUD only":
+        # Too near the end to be seen, but not once it is sealed: receivers take it for a slice of H.265, and so do we.
+        assert frameseal.Decryptor(ring, "h264").decrypt(encryptor.encrypt(frame)) == frame
+    else:
+        assert encryptor.encrypt(frame) == b""
+
+
+@pytest.mark.parametrize("case", LIVEKIT["rbsp"], ids=lambda case: case["raw_hex"] or "nothing")
+def test_escapes_are_taken_out_of_what_is_received_as_the_worker_does(case: dict[str, Any]) -> None:
+    key, iv, clear = reference.derive("livekit", PASSPHRASE), b"\x11" * 12, b"\0\0\0\1\x41\xe0"
+    raw, escaped = bytes.fromhex(case["raw_hex"]), bytes.fromhex(case["escaped_hex"])
+    assert bytes.fromhex(case["unescaped_hex"]) == raw
+    # The vector is the beginning of the ciphertext; behind it a byte that ends every run of zeros.
+    stream = reference.AESGCM(key).encrypt(iv, bytes(len(raw) + 1), None)[: len(raw) + 1]
+    plain = bytes(a ^ b for a, b in zip(raw + b"\xff", stream, strict=True))
+    sealed = reference.seal(key, clear + plain, "h264", iv)
+    assert sealed.startswith(clear + escaped + b"\xff")
+    assert frameseal.Decryptor(ring_with("livekit", PASSPHRASE), "h264").decrypt(sealed) == clear + plain
+
+
+# The group is about a bare function; here it is judged by what goes out, so bytes that no sender would put in front of
+# a slice are left out: ones without a start code, and start codes with no NAL unit behind.
+START_CODES = [
+    case
+    for case in LIVEKIT["start_code_normalization"]
+    if case["out_hex"].startswith("00000001") and not case["out_hex"].endswith("000001")
+]
+
+
+@pytest.mark.parametrize("case", START_CODES, ids=lambda case: case["in_hex"])
+def test_start_codes_before_the_first_slice_become_four_bytes_long(case: dict[str, Any]) -> None:
+    # Units that are no slices, so that the slice behind them is the first.
+    before, after = (
+        bytes.fromhex(case[name].replace("41", "67").replace("01bb", "0168")) for name in ("in_hex", "out_hex")
+    )
+    sealed = frameseal.Encryptor(ring_with("livekit", PASSPHRASE), "h264").encrypt(before + b"\0\0\1\x41\xe0\xaa\xbb")
+    assert sealed.startswith(after + b"\0\0\0\1\x41\xe0")
+    assert len(START_CODES) == 2
