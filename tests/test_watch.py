@@ -149,6 +149,21 @@ async def test_a_worn_key_is_announced_once_before_it_is_refused_and_a_new_one_s
     assert heard[1][1] == KeyUsage("alice", 1, 80, 100)
 
 
+async def test_frames_that_native_receivers_cannot_open_are_warned_of_once_a_track(clock, caplog):
+    call = Watched(provider(KEY), clock)
+    alice = call.e2ee.sender_transform("alice", "video", "h264", track_id="camera")
+    slice_ = b"\0\0\0\1\x65\x88\x80"
+    # SEI does not go out, however long it is; parameter sets have to.
+    assert alice.encrypt(b"\0\0\0\1\x06" + bytes([5]) * 600 + slice_)
+    await call.after(1)
+    assert caplog.messages == []
+    for _ in range(3):
+        assert alice.encrypt(b"\0\0\0\1\x67" + bytes([5]) * 300 + slice_)
+        await call.after(1)
+    (message,) = caplog.messages
+    assert "video of 'alice' has more than 255 bytes" in message
+
+
 async def test_listeners_of_the_provider_hear_that_a_sender_has_ratcheted(clock):
     keys, far = KeyProvider(ratchet_window_size=4), provider(KEY)
     keys.set_shared_key(KEY)

@@ -298,10 +298,10 @@ class Encryptor:
     def stats(self) -> dict[str, int]:
         """Return the counters, and how far the ring's sending key is used up.
 
-        frames, bytes, empty, held, malformed, unknown_key, key_exhausted, long_headers of this track. key_frames:
-        frames that the ring has sealed under its sending key so far, over all tracks (`KeyRing.usage`). key_limit: at
-        how many that key is exhausted. key_warning: from how many on a new key is due. These three are 0 when there is
-        no sending key.
+        frames, bytes, empty, held, malformed, unknown_key, key_exhausted of this track; long_headers: frames that
+        LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/profiles.md). key_frames: frames that the ring has
+        sealed under its sending key so far, over all tracks (`KeyRing.usage`). key_limit: at how many that key is
+        exhausted. key_warning: from how many on a new key is due. These three are 0 when there is no sending key.
         """
 
 @final

@@ -113,6 +113,7 @@ class Watch:
         self._derivations: dict[int, _Bucket] = {}
         self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._warned: dict[str, int] = {}
+        self._long_headers: weakref.WeakSet[Track] = weakref.WeakSet()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look after the manager's tracks on *loop*, from any thread; without effect while another loop does."""
@@ -205,6 +206,13 @@ class Watch:
     def _count(self, manager: E2EEManager, track: Track) -> None:
         for transform in list(track.transforms):
             stats = transform.stats()
+            if stats["long_headers"] and track not in self._long_headers:
+                self._long_headers.add(track)
+                _logger.warning(
+                    "video of %r has more than 255 bytes in front of its first slice: native receivers of the LiveKit "
+                    "family (libwebrtc m144 and before) cannot open such frames; have the encoder write shorter ones",
+                    track.participant_id,
+                )
             used, key_id = stats["key_frames"], transform.ring.sending_key_id
             if used < stats["key_warning"] or not used:
                 if self._warned.get(track.participant_id) == key_id:
