@@ -181,7 +181,7 @@ def test_the_empty_batch_bytes_and_read_only_arrays_are_batches_too():
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_a_number_of_threads_below_one_is_refused(threads):
-    with pytest.raises((ValueError, OverflowError)):
+    with pytest.raises(ValueError):
         Encryptor(ring(), "opus").encrypt_batch(*joined([b"\x78"]), threads)
 
 

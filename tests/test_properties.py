@@ -146,6 +146,20 @@ def test_no_repr_shows_a_key() -> None:
         (lambda _: frameseal.KeyRing("livekit", ring_size=0), "1 to 256"),
         (lambda _: frameseal.KeyRing("livekit", ratchet_window=17), "0 to 16"),
         (lambda _: frameseal.KeyRing("livekit", failure_tolerance=-2), "failure_tolerance"),
+        (lambda _: frameseal.KeyRing("livekit", ring_size=-1), "the number -1 is out of range"),
+        (lambda _: frameseal.KeyRing("livekit", ratchet_window=1 << 16), "the number 65536 is out of range"),
+        (lambda _: frameseal.KeyRing("livekit", usage_limit=-1), "out of range"),
+        (lambda _: frameseal.KeyRing("sframe", suite=-1), "out of range"),
+        (lambda ring: ring.set_key(bytes(16), -1), "out of range"),
+        (lambda ring: ring.set_passphrase("a passphrase", 1 << 64), "out of range"),
+        (lambda ring: ring.set_key(bytes(16), counter=-1), "out of range"),
+        (lambda ring: ring.usage(-1), "out of range"),
+        (lambda ring: ring.fingerprint(-1), "out of range"),
+        (lambda ring: setattr(ring, "sending_key_id", -1), "out of range"),
+        (lambda ring: frameseal.Decryptor(ring, replay_window=-1), "out of range"),
+        (lambda ring: frameseal.DataCryptor(ring, replay_window=-1), "out of range"),
+        (lambda ring: frameseal.DataCryptor(ring).open(bytes(12), -1, bytes(16)), "out of range"),
+        (lambda ring: frameseal.Encryptor(ring).encrypt_batch(b"x", b"", threads=-1), "out of range"),
     ],
 )
 def test_a_mistake_of_the_caller_is_a_value_error_that_says_which(
@@ -153,6 +167,20 @@ def test_a_mistake_of_the_caller_is_a_value_error_that_says_which(
 ) -> None:
     with pytest.raises(ValueError, match=hint):
         mistake(ring_with())
+
+
+@pytest.mark.parametrize(
+    "frame", ["text", None, 7, [1, 2], memoryview(bytes(8)).cast("I")], ids=["str", "None", "int", "list", "uint32"]
+)
+def test_what_is_no_bytes_is_a_type_error(frame: object) -> None:
+    for takes_bytes in (
+        frameseal.Encryptor(RING).encrypt,
+        frameseal.Decryptor(RING).decrypt,
+        frameseal.DataCryptor(RING).seal_packet,
+        ring_with().set_key,
+    ):
+        with pytest.raises(TypeError, match="bytes"):
+            takes_bytes(frame)
 
 
 def test_a_passphrase_given_as_a_raw_key_is_told_apart() -> None:

@@ -250,7 +250,7 @@ async def test_a_manager_with_a_replay_window_opens_each_frame_once():
 
 @pytest.mark.parametrize("options", [{"replay_window": 65537}, {"replay_window": -1}, {"sif_trailer": b"short"}])
 def test_options_that_no_track_could_have_are_refused_at_once(options):
-    with pytest.raises((ValueError, OverflowError)):
+    with pytest.raises(ValueError):
         E2EEManager(provider(KEY), "livekit", **options)
 
 

@@ -2,7 +2,7 @@
 //! another thread could.
 
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -37,7 +37,18 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Input<'a, 'py> {
 
 #[cold]
 fn copied<'a, 'py>(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Input<'a, 'py>> {
-    PyBuffer::<u8>::get(&object)?.to_vec(object.py()).map(Input::Copied)
+    bytes_of(&object)?.to_vec(object.py()).map(Input::Copied)
+}
+
+/// The buffer of an object, if it is one of bytes.
+fn bytes_of(object: &Bound<'_, PyAny>) -> PyResult<PyBuffer<u8>> {
+    PyBuffer::<u8>::get(object).map_err(|error| {
+        if error.is_instance_of::<PyBufferError>(object.py()) {
+            PyTypeError::new_err("expected bytes, or a buffer whose items are bytes (uint8)")
+        } else {
+            error
+        }
+    })
 }
 
 /// A new `bytes` of `len`, written by `fill`, without the zeros that would be written first (at 100 kB they cost a
@@ -68,5 +79,5 @@ pub(crate) fn secret_bytes(object: &Bound<'_, PyAny>) -> PyResult<Zeroizing<Vec<
     if object.is_instance_of::<PyString>() {
         return Err(PyTypeError::new_err("raw key material is bytes; a str is a passphrase: use set_passphrase"));
     }
-    Ok(Zeroizing::new(PyBuffer::<u8>::get(object)?.to_vec(object.py())?))
+    Ok(Zeroizing::new(bytes_of(object)?.to_vec(object.py())?))
 }

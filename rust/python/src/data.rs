@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::buffers::Input;
 use crate::errors::{decrypt_error, encrypt_error, key_error};
 use crate::keys::KeyRing;
+use crate::numbers::{whole, whole_or_none};
 use crate::{maybe_detach, stats};
 
 #[pyclass(frozen, module = "frameseal", name = "DataCryptor")]
@@ -38,7 +39,11 @@ impl DataCryptor {
 impl DataCryptor {
     #[new]
     #[pyo3(signature = (ring, bind_context=false, *, replay_window=None))]
-    fn new(ring: &Bound<'_, KeyRing>, bind_context: bool, replay_window: Option<usize>) -> PyResult<Self> {
+    fn new(
+        ring: &Bound<'_, KeyRing>,
+        bind_context: bool,
+        #[pyo3(from_py_with = whole_or_none)] replay_window: Option<usize>,
+    ) -> PyResult<Self> {
         let ring = Arc::clone(&ring.get().ring);
         frameseal::DataCryptor::new(ring, bind_context, replay_window).map(Self).map_err(key_error)
     }
@@ -70,7 +75,7 @@ impl DataCryptor {
         &self,
         py: Python<'py>,
         iv: Input<'_, 'py>,
-        key_index: u64,
+        #[pyo3(from_py_with = whole)] key_index: u64,
         ciphertext: Input<'_, 'py>,
         context: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {

@@ -9,6 +9,7 @@ use pyo3::types::{PyBytes, PyString};
 
 use crate::buffers::secret_bytes;
 use crate::errors::key_error;
+use crate::numbers::{whole, whole_or_none};
 
 #[pyclass(frozen, module = "frameseal", name = "Secret")]
 pub(crate) struct Secret(frameseal::Secret);
@@ -63,15 +64,15 @@ impl KeyRing {
     #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
     fn new(
         profile: &str,
-        suite: Option<u16>,
+        #[pyo3(from_py_with = whole_or_none)] suite: Option<u16>,
         allow_draft: bool,
-        key_size: Option<u16>,
-        ring_size: u16,
-        ratchet_window: u16,
-        ratchet_bits: u8,
+        #[pyo3(from_py_with = whole_or_none)] key_size: Option<u16>,
+        #[pyo3(from_py_with = whole)] ring_size: u16,
+        #[pyo3(from_py_with = whole)] ratchet_window: u16,
+        #[pyo3(from_py_with = whole)] ratchet_bits: u8,
         shared: bool,
-        failure_tolerance: i32,
-        usage_limit: Option<u64>,
+        #[pyo3(from_py_with = whole)] failure_tolerance: i32,
+        #[pyo3(from_py_with = whole_or_none)] usage_limit: Option<u64>,
         exportable: bool,
         fallback: Option<&Bound<'_, Self>>,
     ) -> PyResult<Self> {
@@ -106,7 +107,12 @@ impl KeyRing {
     }
 
     #[pyo3(signature = (passphrase, key_id=0))]
-    fn set_passphrase(&self, py: Python<'_>, passphrase: &Bound<'_, PyAny>, key_id: u64) -> PyResult<()> {
+    fn set_passphrase(
+        &self,
+        py: Python<'_>,
+        passphrase: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = whole)] key_id: u64,
+    ) -> PyResult<()> {
         let secret = match passphrase.cast::<PyString>() {
             Ok(text) => passphrase_secret(text)?,
             Err(_) => frameseal::Secret::passphrase(&secret_bytes(passphrase)?).map_err(key_error)?,
@@ -115,7 +121,13 @@ impl KeyRing {
     }
 
     #[pyo3(signature = (key, key_id=0, *, counter=None))]
-    fn set_key(&self, py: Python<'_>, key: &Bound<'_, PyAny>, key_id: u64, counter: Option<u64>) -> PyResult<()> {
+    fn set_key(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = whole)] key_id: u64,
+        #[pyo3(from_py_with = whole_or_none)] counter: Option<u64>,
+    ) -> PyResult<()> {
         let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
         py.detach(|| self.ring.set_from(key_id, &secret, counter)).map_err(key_error)
     }
@@ -124,13 +136,13 @@ impl KeyRing {
     #[allow(clippy::too_many_arguments)] // the fields of a KID
     fn set_epoch(
         &self,
-        epoch: u64,
+        #[pyo3(from_py_with = whole)] epoch: u64,
         exported_secret: &Bound<'_, PyAny>,
-        epoch_bits: u8,
-        sender_bits: u8,
-        sender_index: u64,
-        context: u64,
-        retain: usize,
+        #[pyo3(from_py_with = whole)] epoch_bits: u8,
+        #[pyo3(from_py_with = whole)] sender_bits: u8,
+        #[pyo3(from_py_with = whole)] sender_index: u64,
+        #[pyo3(from_py_with = whole)] context: u64,
+        #[pyo3(from_py_with = whole)] retain: usize,
     ) -> PyResult<u64> {
         let secret = frameseal::Secret::key(&secret_bytes(exported_secret)?).map_err(key_error)?;
         let kid = MlsKid { epoch, epoch_bits, sender_index, sender_bits, context };
@@ -138,20 +150,25 @@ impl KeyRing {
     }
 
     #[pyo3(signature = (secret, key_id=0))]
-    fn set_secret(&self, py: Python<'_>, secret: &Bound<'_, Secret>, key_id: u64) -> PyResult<()> {
+    fn set_secret(
+        &self,
+        py: Python<'_>,
+        secret: &Bound<'_, Secret>,
+        #[pyo3(from_py_with = whole)] key_id: u64,
+    ) -> PyResult<()> {
         self.set(py, key_id, &secret.get().0)
     }
 
     #[pyo3(signature = (key_id=0))]
-    fn ratchet(&self, py: Python<'_>, key_id: u64) -> PyResult<u64> {
+    fn ratchet(&self, py: Python<'_>, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<u64> {
         py.detach(|| self.ring.ratchet(key_id)).map_err(key_error)
     }
 
-    fn remove_key(&self, key_id: u64) {
+    fn remove_key(&self, #[pyo3(from_py_with = whole)] key_id: u64) {
         self.ring.remove(key_id);
     }
 
-    fn derive_ahead(&self, py: Python<'_>, key_id: u64) -> PyResult<bool> {
+    fn derive_ahead(&self, py: Python<'_>, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<bool> {
         py.detach(|| self.ring.derive_ahead(key_id)).map_err(key_error)
     }
 
@@ -161,7 +178,7 @@ impl KeyRing {
     }
 
     #[pyo3(signature = (key_id=0))]
-    fn usage(&self, key_id: u64) -> PyResult<u64> {
+    fn usage(&self, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<u64> {
         self.ring.usage(key_id).map_err(key_error)
     }
 
@@ -176,12 +193,20 @@ impl KeyRing {
     }
 
     #[pyo3(signature = (key_id=None))]
-    fn fingerprint<'py>(&self, py: Python<'py>, key_id: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
+    fn fingerprint<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = whole_or_none)] key_id: Option<u64>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         self.ring.fingerprint(key_id).map(|fingerprint| PyBytes::new(py, &fingerprint)).map_err(key_error)
     }
 
     #[pyo3(signature = (key_id=None))]
-    fn export_key<'py>(&self, py: Python<'py>, key_id: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
+    fn export_key<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = whole_or_none)] key_id: Option<u64>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         self.ring.export(key_id).map(|material| PyBytes::new(py, &material)).map_err(key_error)
     }
 
@@ -206,7 +231,7 @@ impl KeyRing {
     }
 
     #[setter]
-    fn set_sending_key_id(&self, key_id: u64) -> PyResult<()> {
+    fn set_sending_key_id(&self, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<()> {
         self.ring.set_sending_key_id(key_id).map_err(key_error)
     }
 
