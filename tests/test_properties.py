@@ -146,6 +146,8 @@ def test_no_repr_shows_a_key() -> None:
         (lambda _: frameseal.KeyRing("livekit", ring_size=0), "1 to 256"),
         (lambda _: frameseal.KeyRing("livekit", ratchet_window=17), "0 to 16"),
         (lambda _: frameseal.KeyRing("livekit", failure_tolerance=-2), "failure_tolerance"),
+        (lambda _: frameseal.KeyRing("videosdk", key_size=256), "no keys of 256 bits: leave the size out for its 128"),
+        (lambda _: frameseal.KeyRing("livekit", key_size=192), "livekit has no keys of 192 bits"),
         (lambda _: frameseal.KeyRing("livekit", ring_size=-1), "the number -1 is out of range"),
         (lambda _: frameseal.KeyRing("livekit", ratchet_window=1 << 16), "the number 65536 is out of range"),
         (lambda _: frameseal.KeyRing("livekit", usage_limit=-1), "out of range"),

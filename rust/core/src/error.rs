@@ -87,6 +87,10 @@ pub enum KeyError {
     KeySize {
         /// The size given, in bits.
         given: u16,
+        /// The profile's own.
+        default: usize,
+        /// The profile's name.
+        profile: &'static str,
     },
     /// A replay window beyond the bound.
     ReplayWindow {
@@ -182,7 +186,9 @@ impl fmt::Display for KeyError {
             Self::NotExportable => write!(f, "this ring gives no keys back: make it exportable"),
             Self::RingSize { given } => write!(f, "a ring has 1 to 256 slots, not {given}"),
             Self::RatchetWindow { given, most } => write!(f, "the ratchet window is 0 to {most} steps, not {given}"),
-            Self::KeySize { given } => write!(f, "this profile's keys have 128 or 256 bits, not {given}"),
+            Self::KeySize { given, default, profile } => {
+                write!(f, "profile {profile} has no keys of {given} bits: leave the size out for its {default}")
+            }
             Self::ReplayWindow { given, most } => write!(f, "the replay window is 0 to {most} frames, not {given}"),
             Self::UnsupportedCodec { codec, profile } => {
                 write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")

@@ -146,7 +146,10 @@ impl Profile {
         match (self.suites.iter().find(fits), asked) {
             (Some(suite), _) => Ok(suite),
             (None, Some(asked)) => Err(KeyError::UnsupportedSuite { suite: asked.name, profile: self.name }),
-            (None, None) => Err(KeyError::KeySize { given: key_size.unwrap_or_default() }),
+            (None, None) => {
+                let default = self.suites.first().map_or(0, |suite| suite.key_len * 8);
+                Err(KeyError::KeySize { given: key_size.unwrap_or_default(), default, profile: self.name })
+            }
         }
     }
 
