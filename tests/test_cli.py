@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import frameseal
 from frameseal.cli import main
 from frameseal.e2ee import ExternalE2EEKeyProvider
 
@@ -59,6 +60,13 @@ def test_a_module_that_is_no_extra_is_not_explained_away():
 def test_keygen_needs_no_extra():
     missing = "import sys\nfor name in ('rich', 'aiortc', 'av', 'numpy', 'PIL'): sys.modules[name] = None"
     assert run("keygen", code=missing).returncode == 0
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"frameseal {frameseal.__version__}\n"
 
 
 def test_python_m_frameseal_is_the_command():
