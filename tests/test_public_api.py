@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import frameseal
+import typed_api
 
 CALL_MODEL = [
     "ExternalE2EEKeyProvider",
@@ -48,6 +49,11 @@ def test_the_names_that_must_not_move_are_public():
     fixed = """KeyRing Encryptor Decryptor Profile ExternalE2EEKeyProvider E2EEManager E2EEState
     FrameError MalformedFrame UnknownKey AuthenticationFailed ReplayedFrame KeyExhausted"""
     assert set(fixed.split()) <= set(frameseal.__all__)
+
+
+async def test_the_names_that_must_not_move_do_what_they_did():
+    typed_api.seal_and_open()
+    await typed_api.hold_a_call()
 
 
 def test_importing_the_package_drags_in_neither_an_event_loop_nor_any_third_party():

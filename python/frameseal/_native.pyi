@@ -4,7 +4,7 @@ Everything here is thread-safe, knows neither transport nor event loop, and hold
 when they go. Nothing of it can be pickled or copied.
 """
 
-from typing import Any, Protocol, final, type_check_only
+from typing import Any, Protocol, TypeAlias, final, type_check_only
 
 import numpy as np
 from typing_extensions import Buffer
@@ -12,6 +12,9 @@ from typing_extensions import Buffer
 __all__ = ["DataCryptor", "Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
 
 __version__: str
+
+# numpy's arrays are buffers, but say so to type checkers only from Python 3.12 on.
+_Buffer: TypeAlias = Buffer | np.ndarray[Any, Any]
 
 @type_check_only
 class _BinaryArray(Protocol):
@@ -253,7 +256,7 @@ class Encryptor:
     """
 
     def __new__(cls, ring: KeyRing, codec: str | None = None) -> Encryptor: ...
-    def encrypt(self, frame: Buffer, metadata: Buffer = b"") -> bytes:
+    def encrypt(self, frame: _Buffer, metadata: _Buffer = b"") -> bytes:
         """Seal one whole encoded frame, as it is before packetising; return it as it is to be packetised.
 
         An empty frame comes back empty. In the trailer profiles, an H.264 or H.265 access unit without a slice
@@ -273,11 +276,11 @@ class Encryptor:
 
     def encrypt_batch(
         self,
-        data: Buffer | _BinaryArray,
-        offsets: Buffer | None = None,
+        data: _Buffer | _BinaryArray,
+        offsets: _Buffer | None = None,
         threads: int | None = None,
         *,
-        out: Buffer | None = None,
+        out: _Buffer | None = None,
     ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]]]:
         """Seal many frames of the track in one call, without the GIL, in order.
 
@@ -326,7 +329,7 @@ class Decryptor:
         *,
         sif_trailer: Buffer | None = None,
     ) -> Decryptor: ...
-    def decrypt(self, sealed: Buffer, metadata: Buffer = b"") -> bytes:
+    def decrypt(self, sealed: _Buffer, metadata: _Buffer = b"") -> bytes:
         """Open one whole sealed frame, as it is after depacketising. An empty frame comes back empty.
 
         With a `sif_trailer`, a blank frame that the server put in comes back without its trailer. Nothing about it is
@@ -343,11 +346,11 @@ class Decryptor:
 
     def decrypt_batch(
         self,
-        data: Buffer | _BinaryArray,
-        offsets: Buffer | None = None,
+        data: _Buffer | _BinaryArray,
+        offsets: _Buffer | None = None,
         threads: int | None = None,
         *,
-        out: Buffer | None = None,
+        out: _Buffer | None = None,
     ) -> tuple[
         np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.bool_]]
     ]:
