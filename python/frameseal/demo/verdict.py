@@ -21,6 +21,7 @@ SOUND_RIGHT = 0.7
 SOUND_LEAKED = 0.2
 FREQUENCY_TOLERANCE = 2.0  # Hz
 ENOUGH_FRAMES = 20  # fewer prove nothing, about Bob or about Eve
+LONGER = "hold a longer call (--seconds), or use a less busy machine"
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,12 @@ def failures(sent: Sent, forwarder: Eavesdropper, bob: Witness, eve: Witness, ev
             wrong.append(f"{name} could hear Alice")
     frames = len(sent.thumbnails)
     if frames < ENOUGH_FRAMES:
-        wrong.append(f"Alice sent only {frames} frames")
+        wrong.append(f"Alice sent only {frames} frames: {LONGER}")
     if forwarder.frames_tried < ENOUGH_FRAMES or forwarder.sounds_tried < ENOUGH_FRAMES:
-        wrong.append(f"only {forwarder.frames_tried} frames passed through the forwarder: nothing is proved")
+        passed = forwarder.frames_tried
+        wrong.append(f"only {passed} frames passed through the forwarder, which proves nothing: {LONGER}")
     if eve_was_sent < ENOUGH_FRAMES:
-        wrong.append(f"only {eve_was_sent} frames reached Eve: nothing is proved")
+        wrong.append(f"only {eve_was_sent} frames reached Eve, which proves nothing: {LONGER}")
     if not bob.frames:
         wrong.append("Bob saw nothing")
     elif bob.right < FRAMES_RIGHT * bob.frames:
