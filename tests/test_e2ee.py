@@ -37,12 +37,6 @@ def test_videosdk_is_the_default_and_an_unknown_profile_is_refused():
         E2EEManager(provider(), "zoom")
 
 
-def test_what_has_no_keys_is_no_provider():
-    for mistake in (None, KEY, provider):
-        with pytest.raises(TypeError, match="the provider has no ring_for"):
-            E2EEManager(mistake, "livekit")
-
-
 @pytest.mark.parametrize("direction", ["sender_transform", "receiver_transform"])
 def test_a_codec_that_cannot_be_sealed_and_an_unknown_kind_are_refused_when_attaching(direction):
     manager = E2EEManager(provider())

@@ -65,7 +65,6 @@ class E2EEManager(LoopEmitter):
         moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
         as listening to ``"e2ee-missing-key"``.
     :raises ValueError: for an unknown profile or a number out of its range.
-    :raises TypeError: *provider* is none.
 
     Emits, each with one object:
 
@@ -99,8 +98,6 @@ class E2EEManager(LoopEmitter):
             raise ValueError(f"unknown profile {profile!r}: expected one of {', '.join(Profile)}") from None
         if not 0 <= hold_frames <= MOST_HELD:
             raise ValueError(f"hold_frames must be between 0 and {MOST_HELD}, not {hold_frames}")
-        if not callable(getattr(provider, "ring_for", None)):
-            raise TypeError(f"the provider has no ring_for(), as KeyProvider has; it is a {type(provider).__name__}")
         # Refused here rather than with the first frame of each track.
         Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
         self._provider = provider
