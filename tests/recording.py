@@ -28,10 +28,22 @@ class Recorded:
 def recorded(e2ee: E2EEManager) -> list[tuple[bytes, bytes | None]]:
     """Have the transforms that a manager makes from now on recorded: each frame, and what it became."""
     record: list[tuple[bytes, bytes | None]] = []
-    sender, receiver = e2ee.sender_transform, e2ee.receiver_transform
-    e2ee.sender_transform = lambda *args, **kwargs: Recorded(sender(*args, **kwargs), record)
-    e2ee.receiver_transform = lambda *args, **kwargs: Recorded(receiver(*args, **kwargs), record)
+    _record_into(e2ee, record, record)
     return record
+
+
+def recorded_apart(e2ee: E2EEManager) -> tuple[list[tuple[bytes, bytes | None]], list[tuple[bytes, bytes | None]]]:
+    """The same for a manager that both sends and receives: a record of each."""
+    sent: list[tuple[bytes, bytes | None]] = []
+    received: list[tuple[bytes, bytes | None]] = []
+    _record_into(e2ee, sent, received)
+    return sent, received
+
+
+def _record_into(e2ee: E2EEManager, sent: list, received: list) -> None:
+    sender, receiver = e2ee.sender_transform, e2ee.receiver_transform
+    e2ee.sender_transform = lambda *args, **kwargs: Recorded(sender(*args, **kwargs), sent)
+    e2ee.receiver_transform = lambda *args, **kwargs: Recorded(receiver(*args, **kwargs), received)
 
 
 def not_opened(sent: list[tuple[bytes, bytes | None]], received: list[tuple[bytes, bytes | None]]) -> list[int]:
