@@ -8,35 +8,20 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from browsers import CHROMIUM, launch
 from calls import PASSPHRASE, until
 from frameseal.meet import MeetOptions, meeting
 from frameseal.meet.worker import load_worker
 
-CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.async_api", reason="needs playwright: make interop")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: make interop")
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-    "--allow-loopback-in-peer-connection",
-    "--disable-features=WebRtcHideLocalIpsWithMdns",
-]
 PATIENCE = 60_000  # milliseconds; the limit is for a meeting that is broken, not a measurement
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
@@ -53,7 +38,7 @@ async def served():
 @pytest.fixture
 async def browser():
     async with playwright.async_playwright() as driver:
-        made = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        made = await launch(driver)
         yield made
         await made.close()
 
