@@ -35,10 +35,8 @@ FLAGS = [
 PREFERENCES = {
     "media.autoplay.default": 0,
     "media.autoplay.blocking_policy": 0,
-    # Without a sound card there is no AudioContext: the fake microphone stands in, which gives one tone.
     "media.navigator.streams.fake": True,
     "media.navigator.permission.disabled": True,
-    "media.navigator.audio.fake_frequency": 660,
     "media.peerconnection.ice.obfuscate_host_addresses": False,
     "app.update.disabledForTesting": True,
     "datareporting.policy.dataSubmissionEnabled": False,
@@ -77,9 +75,13 @@ async def chromium():
 
 
 @contextlib.asynccontextmanager
-async def firefox(profile: Path):
-    """Start Firefox with a folder of its own."""
-    lines = [f'user_pref("{name}", {json.dumps(value)});' for name, value in PREFERENCES.items()]
+async def firefox(profile: Path, hertz: int):
+    """Start Firefox, with a folder of its own and a fake microphone that gives this tone.
+
+    On a machine without a sound card it has no AudioContext that runs.
+    """
+    preferences = PREFERENCES | {"media.navigator.audio.fake_frequency": hertz}
+    lines = [f'user_pref("{name}", {json.dumps(value)});' for name, value in preferences.items()]
     (profile / "user.js").write_text("\n".join(lines))
     arguments = ["--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0"]
     said = profile / "said"

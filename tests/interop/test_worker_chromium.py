@@ -60,10 +60,12 @@ async def test_each_side_opens_what_the_other_sealed_byte_for_byte(calling, api,
         await call.agrees_on_frames()
 
 
-@pytest.mark.parametrize("key", [PASSPHRASE, RAW], ids=["passphrase", "raw"])
-async def test_videosdks_salt_makes_videosdks_profile(calling, key):
+@pytest.mark.parametrize(
+    ("stack", "key"), [("vsaiortc", PASSPHRASE), ("aiortc", RAW)], ids=["vsaiortc-passphrase", "aiortc-raw"]
+)
+async def test_videosdks_salt_makes_videosdks_profile(calling, stack, key):
     e2ee = manager(key, "videosdk", failure_tolerance=0)
-    async with calling(e2ee, ratchetSalt=SALTS["videosdk"]) as call:
+    async with calling(e2ee, stack=stack, ratchetSalt=SALTS["videosdk"]) as call:
         await call.page.set_key(key)
         await call.connect(api=ENCODED_STREAMS)
         await call.plays()

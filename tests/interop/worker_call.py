@@ -16,9 +16,8 @@ from pathlib import Path
 import av
 import numpy as np
 from aiohttp import WSMsgType, web
-from aiortc import RTCSessionDescription
 
-from calls import Picture, assert_shown, peers, picture_track, record, tone, tone_track, until
+from calls import Picture, assert_shown, part, peers, picture_track, record, tone, tone_track, until
 from frameseal import Decryptor, E2EEState
 from frameseal.aiortc import attach
 from frameseal.meet.worker import Worker
@@ -30,6 +29,7 @@ KINDS = ("audio", "video")
 SCRIPT_TRANSFORM, ENCODED_STREAMS = "script-transform", "encoded-streams"
 START_CODE = b"\0\0\0\1"
 ENOUGH = 20  # pictures
+TONE = 660  # hertz; what the page sends
 RATE = 48000  # of the sound that the page records
 PATIENCE = 60  # seconds; the limit is for a call that is broken, not a measurement
 
@@ -157,12 +157,12 @@ class Call:
         return [sealed for sealed, _ in self.received if sealed]
 
     async def connect(self, codec: str = "vp8", api: str = SCRIPT_TRANSFORM) -> None:
-        sends = {"hertz": 660, "microphone": self._microphone, "colour": "rgb(22, 26, 255)"}
+        sends = {"hertz": TONE, "microphone": self._microphone, "colour": "rgb(22, 26, 255)"}
         offer = await self.page.ask("offer", api=api, codec=codec, **sends)
         pc = self.peer.pc
-        await pc.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
-        pc.addTrack(tone_track("aiortc", 440))
-        pc.addTrack(picture_track("aiortc", "red"))
+        await pc.setRemoteDescription(part(self.peer.stack).RTCSessionDescription(sdp=offer, type="offer"))
+        pc.addTrack(tone_track(self.peer.stack, 440))
+        pc.addTrack(picture_track(self.peer.stack, "red"))
         await pc.setLocalDescription(await pc.createAnswer())
         await self.page.ask("accept", sdp=pc.localDescription.sdp)
         await until(lambda: pc.connectionState == "connected", PATIENCE)
@@ -180,7 +180,7 @@ class Call:
             await until(lambda: len(without_repeats(self.sinks["video"].pictures)) >= ENOUGH, PATIENCE)
             assert_shown(without_repeats(self.sinks["video"].pictures), "blue", ENOUGH)
             sink = self.sinks["audio"]
-            await until(lambda: sink.samples and is_tone(np.concatenate(sink.samples), sink.rate, 660), PATIENCE)
+            await until(lambda: sink.samples and is_tone(np.concatenate(sink.samples), sink.rate, TONE), PATIENCE)
 
     async def opens_nothing(self, why: E2EEState = E2EEState.InvalidKey) -> None:
         """Wait until plenty has arrived on both sides and each says why, and see that nobody made anything of it."""
@@ -233,9 +233,10 @@ def digest(frame: bytes) -> str:
 
 
 @contextlib.asynccontextmanager
-async def worker_call(open_page, worker: Worker, e2ee, *, tapped=False, microphone=False, **options):
+async def worker_call(open_page, worker: Worker, e2ee, *, stack="aiortc", tapped=False, microphone=False, **options):
     """A call that is not connected yet: set keys, then `Call.connect`.
 
+    :param stack: aiortc, or its fork vsaiortc.
     :param tapped: have the page tell the hashes of the worker's plaintext frames.
     :param microphone: send what the browser's fake microphone gives, and not a tone of the page's own.
     :param options: of the worker, other than `OPTIONS`.
@@ -257,7 +258,7 @@ async def worker_call(open_page, worker: Worker, e2ee, *, tapped=False, micropho
         async with open_page(f"http://127.0.0.1:{runner.addresses[0][1]}/page/index.html"):
             identities = {"local": PAGE, "remote": AIORTC}
             await page.ask("start", options=OPTIONS | options, identities=identities, tapped=tapped)
-            async with peers("aiortc") as (peer,):
+            async with peers(stack) as (peer,):
                 attach(peer.pc, e2ee, local_id=AIORTC, remote_id=PAGE)
                 yield Call(page, peer, e2ee, microphone)
     finally:

@@ -10,7 +10,7 @@ from browsers import firefox
 from calls import PASSPHRASE, manager, until
 from frameseal import E2EEManager, KeyProvider
 from frameseal.meet.worker import load_worker
-from worker_call import AIORTC, PAGE, key_ids, worker_call
+from worker_call import AIORTC, PAGE, TONE, key_ids, worker_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,7 +20,7 @@ RAW = bytes(range(32))
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def calling(tmp_path_factory):
     """Makes calls with pages in one Firefox."""
-    async with firefox(tmp_path_factory.mktemp("firefox")) as open_page:
+    async with firefox(tmp_path_factory.mktemp("firefox"), TONE) as open_page:
         yield partial(worker_call, open_page, load_worker(), microphone=True)
 
 
