@@ -35,13 +35,13 @@ demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.pn
 
 test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, then the package's in Python
 	cargo test --locked --package frameseal --features hazmat
-	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Janus)"
+	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus)"
 	$(BIN)/pytest $(ARGS)
 
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/test_aiortc*.py $(ARGS)
 
-interop: .stamps/build .stamps/interop ## a meeting in Chromium and through Janus; as root on Debian it installs both
+interop: .stamps/build .stamps/interop ## calls with Chromium, Firefox and Janus; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 $(BIN)/pytest tests/interop $(ARGS)
 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
@@ -90,7 +90,7 @@ clean: ## remove what was made here, the environments too
 
 # What is not there is installed where that may be done, and named where not.
 .stamps/interop: requirements/interop.txt .stamps/build
-	@missing=; for pair in chromium:chromium janus:janus npm:npm ip:iproute2; do \
+	@missing=; for pair in chromium:chromium firefox-esr:firefox-esr janus:janus npm:npm ip:iproute2; do \
 		command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
