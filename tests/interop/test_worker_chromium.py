@@ -14,7 +14,18 @@ from browsers import CHROMIUM, chromium
 from calls import PASSPHRASE, manager, until
 from frameseal import E2EEManager, E2EEState, KeyProvider
 from frameseal.meet.worker import load_worker
-from worker_call import AIORTC, ENCODED_STREAMS, PAGE, SALTS, SCRIPT_TRANSFORM, key_ids, worker_call
+from worker_call import (
+    AIORTC,
+    EMPTYING,
+    ENCODED_STREAMS,
+    PAGE,
+    SALTS,
+    SCRIPT_TRANSFORM,
+    TAPPED,
+    digest,
+    key_ids,
+    worker_call,
+)
 
 pytest.importorskip("playwright", reason="needs playwright: make interop")
 pytestmark = [
@@ -53,11 +64,23 @@ async def test_both_sides_see_and_hear_each_other(calling, api, codec, key, key_
 @BOTH_APIS
 @pytest.mark.parametrize("codec", ["vp8", "h264"])
 async def test_each_side_opens_what_the_other_sealed_byte_for_byte(calling, api, codec):
-    async with calling(manager(), tapped=True) as call:
+    async with calling(manager(), script=TAPPED) as call:
         await call.page.set_key(PASSPHRASE)
         await call.connect(codec, api)
         await call.plays()
         await call.agrees_on_frames()
+
+
+async def test_an_empty_frame_passes_unsealed_and_is_no_failure(calling):
+    async with calling(manager(failure_tolerance=0), script=EMPTYING) as call:
+        await call.page.set_key(PASSPHRASE)
+        await call.connect()
+        await until(lambda: call.page.frames["encode", "audio"].count(digest(b"")) >= 10)
+        heard = len(call.received)
+        await until(lambda: len(call.received) > heard + 50)
+        assert all(opened for _, opened in call.received)
+        assert call.states == ALL_WELL
+        assert call.page.failures == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +98,7 @@ async def test_videosdks_salt_makes_videosdks_profile(calling, stack, key):
 
 @BOTH_APIS
 async def test_with_a_wrong_key_nobody_sees_or_hears_anything_until_the_right_one_comes(calling, api):
-    async with calling(manager(failure_tolerance=10), tapped=True) as call:
+    async with calling(manager(failure_tolerance=10)) as call:
         await call.page.set_key("a wrong one")
         await call.connect(api=api)
         await call.opens_nothing()

@@ -27,6 +27,7 @@ PAGE, AIORTC = "ada", "bob"  # the participants
 FOLDER = Path(__file__).with_name("page")
 KINDS = ("audio", "video")
 SCRIPT_TRANSFORM, ENCODED_STREAMS = "script-transform", "encoded-streams"
+WORKER, TAPPED, EMPTYING = "e2ee.worker.mjs", "tapped.js", "tapped.js?empty=5"
 START_CODE = b"\0\0\0\1"
 ENOUGH = 20  # pictures
 TONE = 660  # hertz; what the page sends
@@ -233,22 +234,23 @@ def digest(frame: bytes) -> str:
 
 
 @contextlib.asynccontextmanager
-async def worker_call(open_page, worker: Worker, e2ee, *, stack="aiortc", tapped=False, microphone=False, **options):
+async def worker_call(open_page, worker: Worker, e2ee, *, stack="aiortc", script=WORKER, microphone=False, **options):
     """A call that is not connected yet: set keys, then `Call.connect`.
 
     :param stack: aiortc, or its fork vsaiortc.
-    :param tapped: have the page tell the hashes of the worker's plaintext frames.
+    :param script: WORKER; or TAPPED, which tells the hashes of the worker's plaintext frames; or EMPTYING, which also
+        empties one frame of sound in five.
     :param microphone: send what the browser's fake microphone gives, and not a tone of the page's own.
     :param options: of the worker, other than `OPTIONS`.
     """
     page = Page()
 
-    async def script(_: web.Request) -> web.Response:
+    async def published(_: web.Request) -> web.Response:
         return web.Response(body=worker.script, content_type="text/javascript")
 
     app = web.Application()
     app.add_routes(
-        [web.get("/socket", page.serve), web.get("/page/e2ee.worker.mjs", script), web.static("/page/", FOLDER)]
+        [web.get("/socket", page.serve), web.get(f"/page/{WORKER}", published), web.static("/page/", FOLDER)]
     )
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
@@ -257,7 +259,7 @@ async def worker_call(open_page, worker: Worker, e2ee, *, stack="aiortc", tapped
         await site.start()
         async with open_page(f"http://127.0.0.1:{runner.addresses[0][1]}/page/index.html"):
             identities = {"local": PAGE, "remote": AIORTC}
-            await page.ask("start", options=OPTIONS | options, identities=identities, tapped=tapped)
+            await page.ask("start", script=script, options=OPTIONS | options, identities=identities)
             async with peers(stack) as (peer,):
                 attach(peer.pc, e2ee, local_id=AIORTC, remote_id=PAGE)
                 yield Call(page, peer, e2ee, microphone)

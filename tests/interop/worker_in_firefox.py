@@ -10,7 +10,7 @@ from browsers import firefox
 from calls import PASSPHRASE, manager, until
 from frameseal import E2EEManager, KeyProvider
 from frameseal.meet.worker import load_worker
-from worker_call import AIORTC, PAGE, TONE, key_ids, worker_call
+from worker_call import AIORTC, PAGE, TAPPED, TONE, key_ids, worker_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -41,7 +41,7 @@ async def test_both_sides_see_and_hear_each_other(calling, key, key_id):
 
 
 async def test_each_side_opens_what_the_other_sealed_byte_for_byte(calling):
-    async with calling(manager(), tapped=True) as call:
+    async with calling(manager(), script=TAPPED) as call:
         await call.page.set_key(PASSPHRASE)
         await call.connect()
         await call.plays()

@@ -17,10 +17,10 @@ export class Encryption {
   #worker;
   #waiting = new Map();
 
-  constructor({ options, identities, tapped, tell }) {
+  constructor({ script, options, identities, tell }) {
     this.#options = options;
     this.#identities = identities; // {local, remote}
-    this.#worker = new Worker(tapped ? 'tapped.js' : 'e2ee.worker.mjs', { type: 'module' });
+    this.#worker = new Worker(script, { type: 'module' });
     this.#worker.onerror = ({ message }) => tell({ event: 'fault', text: `worker: ${message}` });
     this.#worker.onmessage = ({ data: { kind, data } }) => {
       this.#waiting.get(kind)?.();

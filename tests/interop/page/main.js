@@ -12,8 +12,8 @@ let encryption;
 let pc;
 
 const methods = {
-  async start({ options, identities, tapped }) {
-    encryption = new Encryption({ options, identities, tapped, tell });
+  async start({ script, options, identities }) {
+    encryption = new Encryption({ script, options, identities, tell });
     await encryption.start();
   },
 
