@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from e2ee_helpers import AUDIO, EMPTY, KEY, NO_FRAME, OTHER_KEY, VIDEO, Failing, Recorder, sealer
-from frameseal import E2EEState, FrameError, KeyExhausted, MalformedFrame, ReplayedFrame
+from e2ee_helpers import AUDIO, EMPTY, KEY, NO_FRAME, OTHER_KEY, VIDEO, Failing, Recorder, delivered, provider, sealer
+from frameseal import E2EEManager, E2EEState, FrameError, KeyExhausted, MalformedFrame, ReplayedFrame
 from frameseal.transforms import _REASONS, QUIET_FRAMES
 
 S = E2EEState
@@ -79,6 +79,28 @@ async def test_opening_reports_success_once_and_gives_the_frame_back():
     assert [receiver.decrypt(seal(AUDIO)) for _ in range(20)] == [AUDIO] * 20
     assert await call.states() == [S.DecryptionSuccess]
     assert (call.changes[0].participant_id, call.changes[0].direction) == ("bob", "receive")
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize(("kind", "codec"), [("audio", "opus"), ("video", "vp8"), ("video", "h264"), ("video", None)])
+async def test_each_change_names_the_key_id_a_success_too(profile, kind, codec):
+    frame = b"\0\0\0\1\x65\x88" + bytes(range(1, 90)) if codec == "h264" else VIDEO
+    far, keys = provider(None), provider(None)
+    far.set_shared_key(KEY, 9)
+    e2ee = E2EEManager(keys, profile)
+    heard: list = []
+    e2ee.on("e2ee-state-change", heard.append)
+    sealing = E2EEManager(far, profile).sender_transform("bob", kind, codec)
+    receiver = e2ee.receiver_transform("bob", kind, codec)
+    for key in (None, OTHER_KEY, KEY):
+        if key is not None:
+            keys.set_shared_key(key, 9)
+        receiver.decrypt(sealing.encrypt(frame))
+    await delivered()
+    assert [change.state for change in heard] == [S.MissingKey, S.DecryptionFailed, S.DecryptionSuccess]
+    # In SFrame the other bits of a KID tell the senders of one shared key apart.
+    assert [change.key_id & 0xFF for change in heard] == [9] * 3
+    assert len({change.key_id for change in heard}) == 1
 
 
 async def test_a_missing_key_is_reported_with_its_id_and_remembered_until_it_comes():

@@ -166,7 +166,8 @@ async def test_frames_that_native_receivers_cannot_open_are_warned_of_once_a_tra
 
 async def test_listeners_of_the_provider_hear_that_a_sender_has_ratcheted(clock):
     keys, far = KeyProvider(ratchet_window_size=4), provider(KEY)
-    keys.set_shared_key(KEY)
+    for each in (keys, far):
+        each.set_shared_key(KEY, 3)
     ratcheted: list = []
     keys.on("key-ratcheted", ratcheted.append)
     call = Watched(keys, clock)
@@ -177,7 +178,7 @@ async def test_listeners_of_the_provider_hear_that_a_sender_has_ratcheted(clock)
     far.ratchet()
     assert bob.decrypt(seal(AUDIO)) == AUDIO
     await call.after(1)
-    assert ratcheted == [KeyEvent("bob", 0)]
+    assert ratcheted == [KeyEvent("bob", 3)]
 
 
 async def test_a_passphrase_that_was_ratcheted_is_followed_beside_the_frames():

@@ -172,6 +172,10 @@ class KeyRing:
         `derive_ahead` is due for them. Empty at once when the steps are there, so a forger cannot refill it.
         """
 
+    @property
+    def followed_key_id(self) -> int | None:
+        """The id of the key to which a sender that had ratcheted was followed last; None: none was yet."""
+
     def remove_key(self, key_id: int) -> None:
         """Forget a key, which clears it; without effect where there is none."""
 

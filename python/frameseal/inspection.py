@@ -57,6 +57,14 @@ def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
     return sorted(found, key=lambda reading: not reading.likely)
 
 
+def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
+    """Return the key id that a frame of *profile* names; None if it is no such frame."""
+    if profile != Profile.SFRAME:
+        return sealed[-1] if len(sealed) >= TRAILER_LEN else None
+    parts = (part for reading in _sframe(sealed, codec) for part in reading.parts)
+    return next((int(part.note) for part in parts if part.name == "KID"), None)
+
+
 def plaintext_signs(frame: bytes) -> list[str]:
     """Say what makes a frame look as if it had never been sealed."""
     signs = []

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from frameseal import inspection
 from frameseal.enums import E2EEState
 from frameseal.exceptions import (
     AuthenticationFailed,
@@ -206,7 +207,7 @@ class ReceiverTransform(Transform):
                 if self._injected and self._was_injected():
                     return opened
                 if not self._clean or self.track.state is not _OPENED:
-                    self._succeeded()
+                    self._succeeded(frame)
                 return opened
         except BaseException as error:
             self._clean = self.missing_key = False
@@ -251,12 +252,13 @@ class ReceiverTransform(Transform):
         self._clean, self._injected_before = False, injected
         return True
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, frame: bytes) -> None:
         self._clean = self._opened = True
         self.missing_key = False
         self._passed_over = 0
         self._invalid_keys.clear()
-        self._report(E2EEState.DecryptionSuccess, None)
+        key_id = inspection.key_id(bytes(frame), self._ring.profile, self.codec)
+        self._report(E2EEState.DecryptionSuccess, key_id)
 
     def _failed(self, frame: bytes, error: FrameError) -> None:
         if isinstance(error, AuthenticationFailed):

@@ -188,8 +188,9 @@ class Watch:
         failed = sum(counters.get(name, 0) for name in ("malformed", "unknown_key", "authentication_failed"))
         ratchets = counters.get("ratchets", 0)
         if ratchets > progress.ratchets and isinstance(manager.provider, KeyProvider):
-            # Where several ring slots ratchet between two looks, the last one that opened a frame is named.
-            manager.provider.note_ratcheted(track.participant_id, track.key_id or 0)
+            # Where several keys ratchet between two looks, the last of them is named.
+            followed = (transform.ring.followed_key_id for transform in list(track.transforms))
+            manager.provider.note_ratcheted(track.participant_id, next((i for i in followed if i is not None), 0))
         now = monotonic()
         if opened > progress.opened:
             progress.failing_since, progress.stalled = None, False

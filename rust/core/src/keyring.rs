@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) slots: BTreeMap<u64, Slot>,
     pub(crate) families: Vec<Family>,
     pub(crate) sending: u64,
+    /// The id under which a sender that had ratcheted was followed last.
+    pub(crate) followed: Option<u64>,
     /// Whether `sending` was chosen; until then the first key that is set becomes it.
     chosen: bool,
 }

@@ -57,6 +57,12 @@ impl KeyRing {
         self.current().read().slots.iter().filter(|(_, slot)| slot.wanted).map(|(&key_id, _)| key_id).collect()
     }
 
+    /// The id that the key has to which a sender that had ratcheted was followed last.
+    #[must_use]
+    pub fn followed_key_id(&self) -> Option<u64> {
+        self.current().read().followed
+    }
+
     /// Derives one further step ahead of the key under `key_id`, for frames to come. False: there is no further one in
     /// the window. Called early, it finds the steps ready when a sender takes them. One at a time, whichever threads call.
     ///
@@ -159,6 +165,7 @@ impl KeyRing {
         slot.ahead.clear();
         let Ok(nonces) = self.nonces(kid, &material, None) else { return };
         let next = Slot { ahead: rest, ..Slot::new(material, key, nonces) };
+        state.followed = Some(kid);
         self.replace(&mut state, from, kid, next);
     }
 

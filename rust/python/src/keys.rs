@@ -177,6 +177,11 @@ impl KeyRing {
         self.ring.wanted_ahead()
     }
 
+    #[getter]
+    fn followed_key_id(&self) -> Option<u64> {
+        self.ring.followed_key_id()
+    }
+
     #[pyo3(signature = (key_id=0))]
     fn usage(&self, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<u64> {
         self.ring.usage(key_id).map_err(key_error)
