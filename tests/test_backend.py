@@ -2,11 +2,12 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import entry_points
 
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, provider
-from frameseal import E2EEState
+from frameseal import E2EEState, MissingKey
 from frameseal.backend import CallCryptor, FrameCryptor
 
 ALICES_MIC = {"participant_id": "alice", "kind": "audio", "codec": "opus"}
@@ -50,6 +51,58 @@ def test_states_are_told_at_once_in_the_frames_own_thread_and_a_bad_listener_har
     assert "of a listener" in caplog.text
 
 
+def test_every_one_of_the_seven_states_is_told():
+    told = []
+    keys = provider(None, failure_tolerance=1)
+    cryptor = CallCryptor(keys, on_state_change=told.append)
+    right, wrong = CallCryptor(provider()), CallCryptor(provider(OTHER_KEY))
+    assert cryptor.encrypt(VIDEO, **ALICES_CAMERA) is None
+    keys.set_shared_key(KEY)
+    assert cryptor.encrypt(VIDEO, **ALICES_CAMERA)
+    assert cryptor.encrypt(b"\x01", **ALICES_CAMERA) is None
+    assert cryptor.encrypt(None, **ALICES_CAMERA) is None
+    for _ in range(2):
+        assert cryptor.decrypt(wrong.encrypt(AUDIO, **ALICES_MIC), **ALICES_MIC) is None
+    assert cryptor.decrypt(right.encrypt(AUDIO, **ALICES_MIC), **ALICES_MIC) == AUDIO
+    assert [(change.direction, change.state) for change in told] == [
+        ("send", S.MissingKey),
+        ("send", S.EncryptionSuccess),
+        ("send", S.EncryptionFailed),
+        ("send", S.InternalError),
+        ("receive", S.DecryptionFailed),
+        ("receive", S.InvalidKey),
+        ("receive", S.DecryptionSuccess),
+    ]
+    assert {change.state for change in told} == set(E2EEState)
+    assert {change.track_id for change in told} == {"camera", "audio opus"}
+
+
+def test_a_missing_key_can_be_asked_for_where_it_is_missed():
+    keys, asked = provider(None), []
+
+    def fetch(missing):
+        asked.append(missing)
+        keys.set_shared_key(KEY, missing.key_id)
+
+    far = provider(None)
+    far.set_shared_key(KEY, 3)
+    there, here = CallCryptor(far), CallCryptor(keys, on_missing_key=fetch)
+    sealed = [there.encrypt(AUDIO, **ALICES_MIC) for _ in range(3)]
+    assert [here.decrypt(frame, **ALICES_MIC) for frame in sealed] == [None, AUDIO, AUDIO]
+    assert asked == [MissingKey("alice", "audio", 3)]
+
+
+def test_what_a_server_repeats_opens_once_where_a_window_was_asked_for():
+    here, there = CallCryptor(provider()), CallCryptor(provider(), replay_window=64)
+    sealed = here.encrypt(AUDIO, **ALICES_MIC)
+    assert [there.decrypt(sealed, **ALICES_MIC) for _ in range(2)] == [AUDIO, None]
+
+
+def test_an_sdk_finds_it_without_naming_the_package():
+    (found,) = entry_points(group="webrtc.frame_cryptors", name="frameseal")
+    assert found.load() is CallCryptor
+
+
 async def test_a_running_loop_changes_nothing():
     told = []
     cryptor = CallCryptor(provider(), on_state_change=told.append)
@@ -84,3 +137,6 @@ def test_what_the_caller_got_wrong_is_an_error():
         cryptor.decrypt(AUDIO, participant_id="alice", kind="video", codec="av1")
     with pytest.raises(ValueError, match="profile"):
         CallCryptor(provider(), "none")
+    for option in ("hold_frames", "loop", "no_such_option"):
+        with pytest.raises(TypeError, match=option):
+            CallCryptor(provider(), **{option: 1})

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from frameseal.e2ee import STATE_CHANGE, E2EEManager, E2EEStateChange
+from frameseal.e2ee import MISSING_KEY, STATE_CHANGE, E2EEManager, E2EEStateChange
 from frameseal.enums import Profile
 from frameseal.keyrings import KeyRings
 from frameseal.transforms import ReceiverTransform, SenderTransform
+from frameseal.watch import MissingKey
 
 __all__ = ["CallCryptor", "FrameCryptor"]
 
@@ -51,7 +52,8 @@ class CallCryptor:
     :param profile: the wire format, for all tracks.
     :param on_state_change: called with each `E2EEStateChange`, in the thread that handled the frame: be quick, and do
         not call back into the cryptor. What it raises is logged.
-    :param options: as for `E2EEManager`: ``replay_window``, ``sif_trailer``.
+    :param on_missing_key: called in the same way with each `MissingKey`: at once, and then every 5 s while it lasts.
+    :param replay_window: as for `E2EEManager`, and so is *sif_trailer*.
     :raises ValueError: for an unknown profile or an option out of range; and by both methods for an unknown kind, or a
         codec that the profile refuses (AV1 in the trailer profiles).
 
@@ -65,10 +67,13 @@ class CallCryptor:
         profile: Profile | str = Profile.VIDEOSDK,
         *,
         on_state_change: Callable[[E2EEStateChange], object] | None = None,
-        **options: Any,
+        on_missing_key: Callable[[MissingKey], object] | None = None,
+        replay_window: int | None = None,
+        sif_trailer: bytes | None = None,
     ) -> None:
         """Make a cryptor; it knows no track yet."""
-        self._manager = _WithoutLoop(provider, profile, on_state_change, options)
+        listeners = {STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key}
+        self._manager = _WithoutLoop(provider, profile, listeners, replay_window, sif_trailer)
         self._lock = threading.Lock()
         self._senders: dict[tuple[str, str, str, str | None], SenderTransform] = {}
         self._receivers: dict[tuple[str, str, str, str | None], ReceiverTransform] = {}
@@ -111,25 +116,27 @@ class CallCryptor:
 
 
 class _WithoutLoop(E2EEManager):
-    """A manager that tells its one listener at once, on whatever thread it is."""
+    """A manager that calls its listeners at once, on whatever thread it is."""
 
     def __init__(
         self,
         provider: KeyRings,
         profile: Profile | str,
-        listener: Callable[[E2EEStateChange], object] | None,
-        options: dict[str, Any],
+        listeners: Mapping[str, Callable[[Any], object] | None],
+        replay_window: int | None,
+        sif_trailer: bytes | None,
     ) -> None:
-        self._listener = listener
-        super().__init__(provider, profile, **options)
+        self._told_at_once = listeners
+        super().__init__(provider, profile, replay_window=replay_window, sif_trailer=sif_trailer)
 
     def bind_loop(self, loop: object) -> None:
         """Stay without one, though one may be running."""
 
     def deliver(self, event: str, value: object) -> None:
-        """Call the listener."""
-        if event == STATE_CHANGE and self._listener is not None and isinstance(value, E2EEStateChange):
+        """Call the listener, if there is one."""
+        listener = self._told_at_once.get(event)
+        if listener is not None:
             try:
-                self._listener(value)
+                listener(value)
             except Exception:
                 _logger.exception("the listener of %r failed", self)
