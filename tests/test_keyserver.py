@@ -98,8 +98,8 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def keyserver(folder: Path, certificate: tuple[Path, Path], limiter: Limiter | None = None):
-    storage = Storage(f"sqlite+aiosqlite:///{folder / 'keys.db'}", SECRET)
+async def keyserver(folder: Path, certificate: tuple[Path, Path], limiter: Limiter | None = None, database: str = ""):
+    storage = Storage(database or f"sqlite+aiosqlite:///{folder / 'keys.db'}", SECRET)
     await storage.open()
     try:
         app = make_app(storage, Tokens(TOKEN_SECRET), APPLICATION_KEY, limiter or Limiter(burst=1000))
@@ -214,6 +214,43 @@ async def test_a_rotated_key_is_another_under_the_next_id_and_an_ended_meeting_h
             assert status == 404
 
 
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ({"data": b"not json"}, "expected JSON"),
+        ({"data": b"\xff"}, "expected JSON"),
+        ({"data": b"[" * 60_000}, "expected JSON"),
+        ({"data": b"{}", "headers": {"Content-Type": "application/json; charset=none"}}, "expected JSON"),
+        ({"json": []}, "expected participant_id"),
+        ({"json": {}}, "expected participant_id"),
+        ({"json": {"participant_id": ""}}, "expected participant_id"),
+        ({"json": {"participant_id": 5}}, "expected participant_id"),
+        ({"json": {"participant_id": "x" * 65}}, "expected participant_id"),
+        ({"json": {"participant_id": "a\0b"}}, "expected participant_id"),
+        ({"data": b'{"participant_id": "\\ud800"}'}, "expected participant_id"),
+        ({"json": {"participant_id": "bob", "key": "besides"}}, 'expected "beside"'),
+        ({"json": {"participant_id": "bob", "client_jwk": []}}, "expected a public JWK"),
+        ({"json": {"participant_id": "bob", "client_jwk": {"kty": "oct", "k": "AAAA"}}}, "expected a public JWK"),
+    ],
+    ids=lambda part: str(part)[:40],
+)
+async def test_what_is_no_request_is_told_so_and_makes_no_token(tmp_path, certificate, asked, answer):
+    async with keyserver(tmp_path, certificate) as server:
+        meeting = (await server.meeting())["meeting_id"]
+        headers = {"Authorization": f"Bearer {APPLICATION_KEY}", **asked.pop("headers", {})}
+        path = f"{server.url}/meetings/{meeting}/tokens"
+        trust = ssl.create_default_context(cafile=certificate[0])
+        async with aiohttp.ClientSession() as session, session.post(path, headers=headers, ssl=trust, **asked) as told:
+            assert told.status == 400 and answer in await told.text()
+        assert [row.what for row in await server.storage.audited()] == ["create"]
+
+
+async def test_rotations_at_the_same_time_give_each_key_an_id_of_its_own(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        meeting = (await server.meeting())["meeting_id"]
+        assert sorted(await asyncio.gather(*(server.storage.rotate(meeting) for _ in range(8)))) == list(range(1, 9))
+
+
 # --- at rest ---------------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +302,24 @@ async def test_everything_is_audited_and_no_row_has_a_key_or_token(tmp_path, cer
         assert meeting["key"] not in str(rows) and token not in str(rows)
 
 
+async def test_what_is_not_there_is_audited_too(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate) as server:
+        for method, path in (("POST", "/tokens"), ("POST", "/rotate"), ("DELETE", "")):
+            body = {"participant_id": "bob"}
+            assert (await server.ask(method, f"/meetings/none{path}", json=body))[0] == 404
+        assert [(row.what, row.meeting_id, row.outcome) for row in await server.storage.audited()] == [
+            (what, "none", "no such meeting") for what in ("admit", "rotate", "end")
+        ]
+
+
+async def test_a_flood_of_requests_is_one_row_of_the_audit_trail(tmp_path, certificate):
+    async with keyserver(tmp_path, certificate, Limiter(burst=4, seconds_each=3600)) as server:
+        statuses = [(await server.ask("GET", "/meetings/x/key", "no token"))[0] for _ in range(30)]
+        assert statuses == [401] * 4 + [429] * 26
+        outcomes = [row.outcome for row in await server.storage.audited()]
+        assert outcomes == ["refused: DecodeError"] * 4 + ["too many requests"]
+
+
 async def test_who_asks_too_often_has_to_wait_and_the_client_does(tmp_path, certificate):
     async with keyserver(tmp_path, certificate, Limiter(burst=4, seconds_each=0.2)) as server:
         meeting = await server.meeting()
@@ -280,7 +335,7 @@ async def test_who_asks_too_often_has_to_wait_and_the_client_does(tmp_path, cert
 def test_the_clients_that_a_limiter_remembers_are_bounded(monkeypatch):
     monkeypatch.setattr("keyserver.app.MOST_CLIENTS", 100)
     limiter = Limiter()
-    assert all(limiter.wait_for(str(client)) == 0 for client in range(1000))
+    assert all(limiter.wait_for(str(client)) == (0, False) for client in range(1000))
     assert len(limiter._clients) == 100
 
 
@@ -302,6 +357,13 @@ def answering(*answers: Any) -> tuple[web.Application, list[str]]:
             return web.Response(status=given, headers={"Retry-After": "0.3"} if given == 429 else {})
         if isinstance(given, bytes):
             return web.Response(body=given)
+        if isinstance(given, list):
+            slow = web.StreamResponse()
+            await slow.prepare(request)
+            for part in given:
+                await slow.write(part)
+                await asyncio.sleep(0.05)
+            return slow
         if given == "elsewhere":
             raise web.HTTPFound("https://127.0.0.1:1/key")
         assert request.transport is not None
@@ -349,9 +411,19 @@ async def test_what_passes_is_tried_again_and_what_does_not_is_told_at_once(cert
         await fetch_shared_key("https://127.0.0.1:1/key", "token", ca=certificate[0], attempts=2)
 
 
+async def test_an_answer_in_several_pieces_is_put_together(certificate):
+    whole = json.dumps(KEY).encode()
+    app, asked = answering([whole[:5], whole[5:20], whole[20:]])
+    async with serving(app, certificate) as url:
+        assert await fetch_shared_key(f"{url}/key", "token", ca=certificate[0]) == SharedKey(bytes(32), 3)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     "answer",
     [
+        b"[" * 16_000,
+        [b"x" * 9_000] * 3,
         b"not json",
         b"[]",
         b"{}",
@@ -366,7 +438,7 @@ async def test_what_passes_is_tried_again_and_what_does_not_is_told_at_once(cert
         {**KEY, "key_id": None},
         "elsewhere",
     ],
-    ids=str,
+    ids=lambda answer: str(answer)[:40],
 )
 async def test_an_answer_that_is_no_key_is_refused_without_showing_it(certificate, answer):
     app, asked = answering(answer)
@@ -390,7 +462,7 @@ async def test_a_certificate_that_is_not_trusted_is_never_accepted_and_gets_no_t
 
 
 async def test_what_is_not_https_is_refused(certificate):
-    for url in ("http://127.0.0.1/key", "ftp://x", "key", ""):
+    for url in ("http://127.0.0.1/key", "ftp://x", "key", "", "https://", "https:///key"):
         with pytest.raises(ValueError, match="https only"):
             await fetch_shared_key(url, "token")
     with pytest.raises(ValueError, match="attempts"):

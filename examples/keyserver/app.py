@@ -16,6 +16,7 @@ from .tokens import Admission, BadToken, Tokens, key_for_client
 # Per client address: so many requests at once, then one each so many seconds.
 BURST, SECONDS_EACH = 20, 0.5
 MOST_CLIENTS = 10_000
+MOST_NAME = 64  # characters of a participant's id
 
 STORAGE: Final = web.AppKey("storage", Storage)
 TOKENS: Final = web.AppKey("tokens", Tokens)
@@ -29,18 +30,18 @@ class Limiter:
 
     def __init__(self, burst: float = BURST, seconds_each: float = SECONDS_EACH) -> None:
         self._burst, self._each = burst, seconds_each
-        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._clients: OrderedDict[str, tuple[float, float, bool]] = OrderedDict()
 
-    def wait_for(self, client: str) -> float:
-        """Return 0 if the client may ask now, or in how many seconds."""
+    def wait_for(self, client: str) -> tuple[float, bool]:
+        """Return 0 if the client may ask now, or in how many seconds; and whether it was refused the last time too."""
         now = time.monotonic()
-        left, since = self._clients.pop(client, (self._burst, now))
+        left, since, refused_before = self._clients.pop(client, (self._burst, now, False))
         left = min(self._burst, left + (now - since) / self._each)
         may = left >= 1
-        self._clients[client] = (left - 1 if may else left, now)
+        self._clients[client] = (left - 1 if may else left, now, not may)
         if len(self._clients) > MOST_CLIENTS:
             self._clients.popitem(last=False)
-        return 0.0 if may else (1 - left) * self._each
+        return 0.0 if may else (1 - left) * self._each, refused_before
 
 
 def make_app(storage: Storage, tokens: Tokens, application_key: str, limiter: Limiter | None = None) -> web.Application:
@@ -49,9 +50,10 @@ def make_app(storage: Storage, tokens: Tokens, application_key: str, limiter: Li
 
     @web.middleware
     async def limited(request: web.Request, handler: Handler) -> web.StreamResponse:
-        wait = limit.wait_for(request.remote or "")
+        wait, refused_before = limit.wait_for(request.remote or "")
         if wait:
-            await storage.audit(request.remote or "", request.method, request.path[:64], "too many requests")
+            if not refused_before:  # one row for a run of them: a flood must not fill the database
+                await storage.audit(request.remote or "", request.method, request.path, "too many requests")
             raise web.HTTPTooManyRequests(headers={"Retry-After": str(math.ceil(wait))})
         response = await handler(request)
         response.headers["Cache-Control"] = "no-store"
@@ -82,11 +84,12 @@ async def admit(request: web.Request) -> web.Response:
     """
     meeting_id = request.match_info["meeting_id"]
     await _application(request, "admit", meeting_id)
-    storage, body = request.app[STORAGE], await request.json()
+    storage, body = request.app[STORAGE], await _asked(request)
     found = await storage.key(meeting_id)
     if found is None:
+        await storage.audit("application", "admit", meeting_id, "no such meeting")
         raise web.HTTPNotFound
-    participant_id = str(body["participant_id"])
+    participant_id: str = body["participant_id"]
     claims: dict[str, Any] = {}
     if "client_jwk" in body:
         try:
@@ -96,7 +99,7 @@ async def admit(request: web.Request) -> web.Response:
     answer: dict[str, object] = {"token": request.app[TOKENS].make(participant_id, meeting_id, **claims)}
     if body.get("key") == "beside":
         answer |= _shown(found)
-    await storage.audit("application", "admit", meeting_id, participant_id[:64])
+    await storage.audit("application", "admit", meeting_id, participant_id)
     return web.json_response(answer, status=201)
 
 
@@ -136,6 +139,21 @@ async def end(request: web.Request) -> web.Response:
     if not ended:
         raise web.HTTPNotFound
     return web.Response(status=204)
+
+
+async def _asked(request: web.Request) -> dict[str, Any]:
+    """Return what a token is asked for with, or tell what is wrong with it."""
+    try:
+        body = await request.json()
+    except (ValueError, LookupError, RecursionError):  # LookupError: a charset that nobody knows
+        raise web.HTTPBadRequest(text="expected JSON") from None
+    name = body.get("participant_id") if isinstance(body, dict) else None
+    if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.isprintable():
+        raise web.HTTPBadRequest(text=f"expected participant_id: 1 to {MOST_NAME} printable characters")
+    if body.get("key") not in (None, "beside"):
+        raise web.HTTPBadRequest(text='expected "beside" for key, if anything')
+    asked: dict[str, Any] = body
+    return asked
 
 
 def _bearer(request: web.Request) -> str:

@@ -1,5 +1,6 @@
 """Meetings, their keys (encrypted), and the audit trail, in any database that SQLAlchemy speaks to asynchronously."""
 
+import asyncio
 import secrets
 from datetime import UTC, datetime
 
@@ -65,6 +66,7 @@ class Storage:
         self._engine = create_async_engine(url)
         self._session = async_sessionmaker(self._engine, expire_on_commit=False)
         self._aead = AESGCM(secret)
+        self._rotating = asyncio.Lock()
 
     async def open(self) -> None:
         """Make the tables where there are none, and see whether this secret is the one that they were written under."""
@@ -96,7 +98,10 @@ class Storage:
 
     async def rotate(self, meeting_id: str) -> int | None:
         """Make a fresh key under the next key id, and return that; None: no such meeting."""
-        async with self._session.begin() as session:
+        # One at a time, or two keys would have one id. The row is locked for servers that share a database; SQLite has
+        # one server, and no such lock.
+        async with self._rotating, self._session.begin() as session:
+            await session.get(Meeting, meeting_id, with_for_update=True)
             row = await session.scalar(self._newest(meeting_id))
             if row is None:
                 return None
@@ -107,7 +112,7 @@ class Storage:
     async def end(self, meeting_id: str) -> bool:
         """End a meeting and erase its keys."""
         async with self._session.begin() as session:
-            meeting = await session.get(Meeting, meeting_id)
+            meeting = await session.get(Meeting, meeting_id, with_for_update=True)
             if meeting is None or meeting.ended:
                 return False
             meeting.ended = True
@@ -120,10 +125,10 @@ class Storage:
             session.add(
                 AuditEntry(
                     time=datetime.now(UTC).replace(tzinfo=None),
-                    who=who[:128],
-                    what=what,
-                    meeting_id=meeting_id[:64],
-                    outcome=outcome,
+                    who=_fitting(who, 128),
+                    what=_fitting(what, 32),
+                    meeting_id=_fitting(meeting_id, 64),
+                    outcome=_fitting(outcome, 64),
                 )
             )
 
@@ -152,6 +157,11 @@ class Storage:
             return self._aead.decrypt(nonce, ciphertext, _place(row.meeting_id, row.key_id))
         except InvalidTag:
             raise WrongServerSecret("this database was written under another server secret") from None
+
+
+def _fitting(text: str, most: int) -> str:
+    """Cut what a client sent to what a column takes; PostgreSQL has no NUL in text."""
+    return text.replace("\0", "\ufffd")[:most]
 
 
 def _place(meeting_id: str, key_id: int) -> bytes:

@@ -93,8 +93,8 @@ async def fetch_shared_key(
     :raises KeyFetchError: one of its subclasses.
     :raises ValueError: for a URL that is not https, or *attempts* below 1.
     """
-    if urlsplit(url).scheme != "https":
-        raise ValueError("a key is fetched over https only")
+    if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
+        raise ValueError("a key is fetched over https only, from https://host/...")
     if attempts < 1:
         raise ValueError(f"attempts must be 1 or more, not {attempts}")
     trust = ssl.create_default_context(cafile=ca)
@@ -107,7 +107,7 @@ async def fetch_shared_key(
                     url, headers={"Authorization": f"Bearer {token}"}, ssl=trust, allow_redirects=False
                 ) as response:
                     if response.status == 200:
-                        return _key(await response.content.read(MOST_ANSWER + 1))
+                        return _key(await _body(response.content))
                     _give_up(response.status)
                     reason = f"the server answered {response.status}"
                     wait = _asked_to_wait(response.headers.get("Retry-After"), wait)
@@ -118,6 +118,13 @@ async def fetch_shared_key(
             if attempt + 1 < attempts:
                 await asyncio.sleep(wait)
     raise ServerUnavailable(f"no key after {attempts} attempts: {reason}")
+
+
+async def _body(content: aiohttp.StreamReader) -> bytes:
+    body = b""
+    while len(body) <= MOST_ANSWER and (part := await content.read(MOST_ANSWER + 1 - len(body))):
+        body += part  # a read ends where a packet did
+    return body
 
 
 def _give_up(status: int) -> None:
@@ -145,7 +152,7 @@ def _key(body: bytes) -> SharedKey:
         key, key_id = base64.b64decode(answer["key"], validate=True), answer["key_id"]
         if len(key) < LEAST_KEY or isinstance(key_id, bool) or not 0 <= int(key_id) < 256 or int(key_id) != key_id:
             raise ValueError
-    except (ValueError, KeyError, TypeError, binascii.Error):
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         # Not chained: what came may be most of a key.
         raise BadAnswer('expected {"key": base64 of 16 bytes or more, "key_id": 0 to 255}') from None
     return SharedKey(key, int(key_id))
