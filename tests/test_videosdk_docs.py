@@ -1,0 +1,125 @@
+"""What the pages about SDKs show, run against the SDKs: the first program, and each line of the migration table."""
+
+import ast
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymediasoup import AiortcHandler, Device
+from pymediasoup.rtp_parameters import RtpCapabilities
+from videosdk import VideoSDK
+
+import frameseal
+from calls import until
+from frameseal import E2EEState, ExternalE2EEKeyProvider
+from frameseal.videosdk import set_key_provider
+from sfu import CAPABILITIES, Endpoint
+from test_videosdk import meeting_place
+
+DOCS = Path(__file__).parents[1] / "docs"
+S = E2EEState
+
+
+def first_block(document: str) -> str:
+    found = re.search(r"^```python no-run\n(.*?)^```$", (DOCS / document).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def migration_table() -> list[tuple[str, str]]:
+    """Each line of JavaScript, and the first code that stands across from it; "" where it has no counterpart."""
+    text = (DOCS / "videosdk.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", text[text.index("| JavaScript | Python |") :], re.MULTILINE)
+    return [(left, code[1] if (code := re.match(r"`([^`]+)`", right)) else "") for left, right in rows]
+
+
+async def run(source: str, names: dict[str, Any]) -> Any:
+    try:
+        made = eval(compile(source, "docs", "eval", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    except SyntaxError:
+        made = eval(compile(source, "docs", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    return await made if asyncio.iscoroutine(made) else made
+
+
+@pytest.fixture(autouse=True)
+def no_default_provider():
+    yield
+    set_key_provider(None)
+
+
+async def test_the_first_program_of_the_videosdk_page_sends_sealed_media(monkeypatch):
+    async with meeting_place(monkeypatch) as (room, enter):
+        names: dict[str, Any] = {}
+        await run(first_block("videosdk.md"), names)
+        try:
+            same = ExternalE2EEKeyProvider()
+            same.set_shared_key("<SECRET_KEY>")
+            set_key_provider(None)
+            bob = await enter("bob", None, same)
+            bot = names["meeting"].local_participant.id
+            await until(
+                lambda: {("audio", S.DecryptionSuccess), ("video", S.DecryptionSuccess)} <= {*bob.states.get(bot, [])}
+            )
+            assert {producer.app_data["isEncrypted"] for producer in room.peers[bot].produced} == {True}
+        finally:
+            names["meeting"].leave()
+            await asyncio.sleep(0.3)
+
+
+async def test_each_line_of_the_migration_table_runs_and_does_what_it_says(monkeypatch):
+    key, told = bytes(range(32)), []
+    names: dict[str, Any] = {
+        "frameseal": frameseal,
+        "VideoSDK": VideoSDK,
+        "meeting_id": "room",
+        "token": "a-token",
+        "some_bytes": key,
+        "handler": lambda data: told.append((data.kind, data.state)),
+    }
+    seen: dict[str, Any] = {}
+    async with meeting_place(monkeypatch) as (_, enter):
+        try:
+            for javascript, python in migration_table():
+                if "getKeys" in javascript:
+                    assert python == ""
+                    with pytest.raises(PermissionError):
+                        names["provider"].export_key()
+                    continue
+                if "participant.on" in javascript:
+                    names["participant"] = names["meeting"].local_participant
+                seen[javascript] = await run(python, names)
+            assert sum(javascript in seen for javascript, _ in migration_table()) == 10
+            for javascript, made in seen.items():
+                if javascript.startswith(("new External", "{ ratchet")):
+                    assert isinstance(made, ExternalE2EEKeyProvider)
+            assert seen["meeting.isE2EEEnabled"] is True
+            same = ExternalE2EEKeyProvider()
+            same.set_shared_key(key)
+            set_key_provider(None)
+            bob = await enter("bob", None, same)
+            name = names["participant"].id
+            await until(lambda: {state for _, state in bob.states.get(name, [])} == {S.DecryptionSuccess})
+            await until(lambda: {("audio", "EncryptionSuccess"), ("video", "EncryptionSuccess")} == {*told})
+        finally:
+            names["meeting"].leave()
+            await asyncio.sleep(0.3)
+
+
+async def test_the_first_program_of_the_pymediasoup_page_attaches_both_transports():
+    endpoints = Endpoint(), Endpoint()
+    device = Device(handlerFactory=AiortcHandler.createFactory(tracks=[]))
+    await device.load(RtpCapabilities(**CAPABILITIES))
+    names: dict[str, Any] = {"device": device}
+    names["of_sending"], names["of_receiving"] = [await endpoint.parameters() for endpoint in endpoints]
+    await run(first_block("pymediasoup.md"), names)
+    try:
+        for transport in (names["sending"], names["receiving"]):
+            with pytest.raises(RuntimeError, match="attached already"):
+                frameseal.pymediasoup.attach(transport, names["e2ee"], "alice")
+    finally:
+        for transport in (names["sending"], names["receiving"]):
+            await transport.close()
+        for endpoint in endpoints:
+            await endpoint.close()
