@@ -16,8 +16,8 @@ class Recorded:
         self._record.append((bytes(frame), sealed))
         return sealed
 
-    def open(self, sealed: bytes, tag: Any = None) -> list[tuple[bytes, Any]]:
-        opened = self._transform.open(sealed, tag)
+    def open(self, sealed: bytes, tag: Any = None, **options: Any) -> list[tuple[bytes, Any]]:
+        opened = self._transform.open(sealed, tag, **options)
         self._record.append((bytes(sealed), opened[0][0] if opened else None))
         return opened
 

@@ -122,7 +122,7 @@ class Receiving:
         self.slot.attachment = SimpleNamespace(detached=False, transform=lambda slot, codec: self)
         self.decoder = OpeningDecoder(SimpleNamespace(decode=self._decode), SimpleNamespace(mimeType=mime), self.slot)
 
-    def open(self, sealed: bytes, tag: object) -> list:
+    def open(self, sealed: bytes, tag: object, *, whole: bool) -> list:
         if isinstance(self.opens, BaseException):
             raise self.opens
         return [(self.opens, tag)] if self.opens else []

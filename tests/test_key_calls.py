@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import os
+from itertools import count
 
 import pytest
 
-from calls import assert_pictures, assert_tone, connect, peers, picture_track, record, tone_track, until
+from calls import assert_pictures, assert_tone, connect, part, peers, picture_track, record, tone_track, until
 from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider, KeyRotator
 from frameseal.aiortc import attach
 from frameseal.forwarder import Forwarder
@@ -211,6 +212,38 @@ async def test_a_call_in_which_text_meets_bytes_is_explained_and_recovers():
         (E2EEState.DecryptionFailed, None),
         (E2EEState.DecryptionSuccess, "recovered"),
     ]
+
+
+@pytest.mark.parametrize(("profile", "codec"), [("livekit", "vp8"), ("livekit", "h264"), ("sframe", "vp8")])
+async def test_frames_whose_head_was_lost_say_nothing_about_the_key(monkeypatch, stack, profile, codec):
+    """What a jitter buffer that overflows delivers: the tail of a frame, with a trailer that looks right."""
+    buffer, frames, beheaded = part(stack, "jitterbuffer").JitterBuffer, count(1), []
+    add = buffer.add
+
+    def overflowing(this, packet):
+        pli, frame = add(this, packet)
+        if frame is not None and this._is_video and next(frames) % 5 == 0:
+            frame.data = frame.data[len(frame.data) // 2 :]
+            beheaded.append(frame.data)
+        return pli, frame
+
+    monkeypatch.setattr(buffer, "add", overflowing)
+    ours = E2EEManager(provided(KEYS["alice"]), profile)
+    theirs = E2EEManager(provided(KEYS["alice"], failure_tolerance=0), profile)
+    sent, received, changes, told = recorded(ours), recorded(theirs), record(theirs), []
+    for event in ("e2ee-missing-key", "e2ee-diagnosis"):
+        theirs.on(event, told.append)
+    async with peers(stack, stack) as (alice, bob):
+        attach(alice.pc, ours, local_id="alice", remote_id="bob")
+        attach(bob.pc, theirs, local_id="bob", remote_id="alice")
+        alice.send(picture_track(stack), codec)
+        await connect(alice, bob)
+        await until(lambda: len(beheaded) > 15)
+    whole = {sealed for _, sealed in sent}
+    assert sum(opened is None for _, opened in received) >= 15
+    assert all((opened is not None) == (sealed in whole) for sealed, opened in received)
+    assert [change.state for _, change in changes] == [E2EEState.DecryptionSuccess]
+    assert told == []
 
 
 @pytest.mark.parametrize(("profile", "codec", "own"), [("livekit", "vp8", True), ("sframe", "h264", False)])

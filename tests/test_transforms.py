@@ -195,6 +195,45 @@ async def test_a_frame_damaged_by_loss_is_a_failure_that_the_next_frame_heals():
     assert await call.states() == [S.DecryptionFailed, S.DecryptionSuccess] * 3
 
 
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("tolerance", [0, 2])
+async def test_frames_that_are_known_to_have_lost_a_part_never_count(profile, tolerance):
+    keys, far, heard = provider(failure_tolerance=tolerance), provider(), []
+    e2ee = E2EEManager(keys, profile)
+    e2ee.on("e2ee-state-change", heard.append)
+    seal = E2EEManager(far, profile).sender_transform("bob", "video", "vp8").encrypt
+    receiver = e2ee.receiver_transform("bob", "video", "vp8")
+    assert receiver.decrypt(seal(VIDEO)) == VIDEO
+    for _ in range(3):
+        lost = [receiver.decrypt(seal(VIDEO)[20:], whole=False) for _ in range(QUIET_FRAMES - 1)]
+        assert lost == [None] * len(lost)
+        assert receiver.decrypt(seal(VIDEO)) == VIDEO
+    await delivered()
+    assert [change.state for change in heard] == [S.DecryptionSuccess], "no flapping, and no InvalidKey"
+
+    # Failures among them are as many as without them.
+    for _ in range(tolerance):
+        receiver.decrypt(damaged(seal(VIDEO)))
+        receiver.decrypt(damaged(seal(VIDEO)), whole=False)
+    assert e2ee.state("bob", "video") is (S.DecryptionFailed if tolerance else S.DecryptionSuccess)
+    receiver.decrypt(damaged(seal(VIDEO)))
+    assert e2ee.state("bob", "video") is S.InvalidKey
+    keys.set_shared_key(KEY)
+    assert receiver.decrypt(seal(VIDEO)) == VIDEO
+
+    # Nothing else coming is told all the same.
+    for _ in range(QUIET_FRAMES):
+        receiver.decrypt(damaged(seal(VIDEO)), whole=False)
+    assert e2ee.state("bob", "video") is S.DecryptionFailed
+
+
+async def test_a_whole_frame_of_a_sender_that_says_otherwise_still_opens():
+    call, seal = Recorder(), sealer(kind="video")
+    receiver = call.manager.receiver_transform("bob", "video", "vp8")
+    assert receiver.decrypt(seal(VIDEO), whole=False) == VIDEO
+    assert await call.states() == [S.DecryptionSuccess]
+
+
 async def test_bandwidth_probes_before_the_first_video_frame_are_dropped_without_a_word():
     call, seal = Recorder(failure_tolerance=0), sealer(kind="video")
     receiver = call.manager.receiver_transform("bob", "video", "vp8")

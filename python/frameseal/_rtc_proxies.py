@@ -93,7 +93,8 @@ class OpeningDecoder:
         transform = attachment.transform(slot, self._codec)
         if transform is None or self._inner is None:
             return self._drop()
-        opened = transform.open(encoded_frame.data, encoded_frame)
+        whole = slot.is_whole(self._name, encoded_frame.data)
+        opened = transform.open(encoded_frame.data, encoded_frame, whole=whole)
         if not opened and transform.held:
             return []  # not lost: what follows may still refer to it
         if not opened:

@@ -28,6 +28,8 @@ __all__ = ["CLOCK", "ReceiverSlot", "SealedPayload", "SenderSlot", "Slot", "Trac
 CLOCK = Fraction(1, 90000)  # any valid time base: the timestamp that a packer returns is not used
 PLI_INTERVAL = 0.5  # seconds
 PLI_BACKED_OFF = 5.0  # seconds
+STARTS_KEPT = 1024  # frames whose beginning is remembered: more than a jitter buffer holds packets
+START_LEN = 16  # bytes, 6 of which are sealed at the least
 
 _logger = logging.getLogger("frameseal")
 
@@ -233,16 +235,35 @@ class SenderSlot(Slot):
 
 
 class ReceiverSlot(Slot):
-    """One receiver: asks for keyframes."""
+    """One receiver: asks for keyframes, and knows frames that lost their head.
+
+    A jitter buffer that overflows delivers what it has of a frame, in which only the first packets can be missing.
+    """
 
     sends = False
 
     def __init__(self, owner: Any, stack: Stack) -> None:
         super().__init__(owner, stack)
         self.ssrcs: frozenset[int] = frozenset()
+        self._starts: dict[bytes, None] = {}
         self._last_request = float("-inf")
         self._unanswered = 0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def note_packet(self, codec: Any, payload: bytes, data: bytes) -> None:
+        """Remember how a frame begins whose first packet this is, where packets tell; on the event loop."""
+        if (
+            codec.mimeType.lower() == "video/vp8" and payload[0] & 0x17 == 0x10
+        ):  # S, and partition 0: RFC 7741 section 4.2
+            self._starts[data[:START_LEN]] = None
+            if len(self._starts) > STARTS_KEPT:
+                del self._starts[next(iter(self._starts))]
+
+    def is_whole(self, codec: str, frame: bytes) -> bool:
+        """Whether *frame* begins where a frame of its codec does, as far as that can be told."""
+        if codec == "h264":
+            return frame.startswith(b"\0\0\0\1")  # as every NAL unit does after depacketising
+        return codec != "vp8" or not self._starts or frame[:START_LEN] in self._starts
 
     def request_keyframe(self, *, undecryptable: bool) -> None:
         """Ask the sender for a keyframe, at most every half second.

@@ -197,7 +197,7 @@ class Stack:
 
     def __init__(self, package: str) -> None:
         """Test the stack's seams, then put the hook in. :raises UnsupportedStack: if one is not there."""
-        self._factories: dict[str, Callable[[Any], Any]] = {}
+        self._wrapped: dict[str, Callable[..., Any]] = {}
         try:
             self._senders = importlib.import_module(f"{package}.rtcrtpsender")
             self._receivers = importlib.import_module(f"{package}.rtcrtpreceiver")
@@ -248,6 +248,7 @@ class Stack:
         with _lock:
             self._wrap_factory(self._senders, "get_encoder", _sealing_encoder)
             self._wrap_factory(self._receivers, "get_decoder", _opening_decoder)
+            self._watch_packets()
             sender_class = sender_class or self._senders.RTCRtpSender
             method = inspect.getattr_static(sender_class, NEXT_FRAME)
             if not isinstance(method, Guard):
@@ -255,7 +256,7 @@ class Stack:
 
     def _wrap_factory(self, module: ModuleType, name: str, wrap: Callable[[Any, Any, Any], Any]) -> None:
         inner = getattr(module, name)
-        if inner is self._factories.get(name):
+        if inner is self._wrapped.get(name):
             return
 
         @functools.wraps(inner)
@@ -263,8 +264,25 @@ class Stack:
             slot = getattr(codec, _SLOT, None)
             return inner(codec) if slot is None else wrap(inner, codec, slot)
 
-        self._factories[name] = factory
+        self._wrapped[name] = factory
         setattr(module, name, factory)
+
+    def _watch_packets(self) -> None:
+        module, name = self._receivers, "depayload"
+        inner = getattr(module, name)
+        if inner is self._wrapped.get(name):
+            return
+
+        @functools.wraps(inner)
+        def depayload(codec: Any, payload: bytes) -> bytes:
+            data: bytes = inner(codec, payload)
+            slot = getattr(codec, _SLOT, None)
+            if slot is not None and not slot.sends:
+                slot.note_packet(codec, payload, data)
+            return data
+
+        self._wrapped[name] = depayload
+        setattr(module, name, depayload)
 
     def _hook(self, cls: Any, start: str) -> None:
         original_init, original_start = cls.__init__, getattr(cls, start)

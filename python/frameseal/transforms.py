@@ -137,6 +137,7 @@ class ReceiverTransform(Transform):
         "_changes",
         "_clean",
         "_held",
+        "_incomplete",
         "_injected",
         "_injected_before",
         "_invalid_keys",
@@ -176,33 +177,35 @@ class ReceiverTransform(Transform):
         self._opened = False  # a frame has been opened, ever
         self._clean = False  # nothing has failed since the last frame that was opened
         self._passed_over = 0  # quiet drops in a row
+        self._incomplete = 0  # of the cipher's failures in a row, those that say nothing about the key
         self._invalid_keys: set[int | None] = set()  # key ids reported as InvalidKey
         self.held = False
         self._most_held = hold
-        self._held: deque[tuple[bytes, Any]] | None = deque(maxlen=hold) if hold else None
+        self._held: deque[tuple[bytes, Any, bool]] | None = deque(maxlen=hold) if hold else None
         self._changes = 0  # the ring's, when the held frames were last tried
         self._injected = injected  # a server may inject blank frames
         self._injected_before = 0
 
-    def decrypt(self, frame: bytes) -> bytes | None:
+    def decrypt(self, frame: bytes, *, whole: bool = True) -> bytes | None:
         """Open one whole sealed frame and report the track's state if it changed.
 
         Thread-safe, and never raises. Returns the encoded frame, or None for one that must not reach a decoder. An
-        empty frame is never a failure: it comes back empty, or as None if the provider discards those.
+        empty frame is never a failure: it comes back empty, or as None if the provider discards those. *whole* is False
+        if a part is known to be lost: such a frame does not open, and says nothing about the key.
         """
         try:
             if len(frame) == 0:
                 return None if self._discard_empty else b""
             try:
                 opened = self._cipher.decrypt(frame)
-            except UnknownKey as error:
-                self._clean = False
-                self.missing_key = True
-                self._manager._key_is_missing(self, error.kid)
-                self._report(E2EEState.MissingKey, error.kid, _reason(error))
             except FrameError as error:
-                self._clean = self.missing_key = False
-                self._failed(frame, error)
+                self._clean = False
+                self.missing_key = whole and isinstance(error, UnknownKey)
+                if self.missing_key:
+                    self._manager._key_is_missing(self, error.kid)
+                    self._report(E2EEState.MissingKey, error.kid, _reason(error))
+                else:
+                    self._failed(frame, error, whole)
             else:
                 if self._injected and self._was_injected():
                     return opened
@@ -214,32 +217,32 @@ class ReceiverTransform(Transform):
             self._internal_error(error)
         return None
 
-    def open(self, frame: bytes, tag: Any = None) -> list[tuple[bytes, Any]]:
+    def open(self, frame: bytes, tag: Any = None, *, whole: bool = True) -> list[tuple[bytes, Any]]:
         """Open a frame, and those before it that were held for their key (``E2EEManager(hold_frames=...)``), in order.
 
         For one thread at a time; never raises. Returns each encoded frame with the *tag* that came with it; none for a
         frame that must not reach a decoder, or has to wait.
         """
         if self._held is None:
-            alone = self.decrypt(frame)
+            alone = self.decrypt(frame, whole=whole)
             return [(alone, tag)] if alone else []
         changes = self._ring.changes  # asked before trying: a key that is set meanwhile counts as new
-        waiting: list[tuple[bytes, Any]] = []
+        waiting: list[tuple[bytes, Any, bool]] = []
         if self._held and changes != self._changes:
             waiting = list(self._held)
             self._held.clear()
-        opened = [part for each in [*waiting, (frame, tag)] for part in self._open_or_hold(*each)]
+        opened = [part for each in [*waiting, (frame, tag, whole)] for part in self._open_or_hold(*each)]
         self._changes = changes
         return opened
 
-    def _open_or_hold(self, frame: bytes, tag: Any) -> list[tuple[bytes, Any]]:
-        opened = self.decrypt(frame)
+    def _open_or_hold(self, frame: bytes, tag: Any, whole: bool) -> list[tuple[bytes, Any]]:
+        opened = self.decrypt(frame, whole=whole)
         if opened:
             return [(opened, tag)]
         self.held = False
         if self.missing_key and len(frame) and self._held is not None:
             self.held = len(self._held) < self._most_held
-            self._held.append((frame, tag))
+            self._held.append((frame, tag, whole))
         return []
 
     def _was_injected(self) -> bool:
@@ -255,29 +258,32 @@ class ReceiverTransform(Transform):
     def _succeeded(self, frame: bytes) -> None:
         self._clean = self._opened = True
         self.missing_key = False
-        self._passed_over = 0
+        self._passed_over = self._incomplete = 0
         self._invalid_keys.clear()
         key_id = inspection.key_id(bytes(frame), self._ring.profile, self.codec)
         self._report(E2EEState.DecryptionSuccess, key_id)
 
-    def _failed(self, frame: bytes, error: FrameError) -> None:
-        if isinstance(error, AuthenticationFailed):
-            self._not_authenticated(error.kid, _reason(error))
+    def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
+        failures = self._cipher.consecutive_failures if isinstance(error, AuthenticationFailed) else 0
+        if failures == 1:
+            self._incomplete = 0
+        if failures and whole:
+            self._not_authenticated(error.kid, _reason(error), failures - self._incomplete)
             self._manager._undecryptable(self, frame, error.kid)
             return
-        # A replay says nothing about the key, and nor does what an SFU sends before the first real video frame.
-        # Only a run of them is a state of its own.
+        # A replay says nothing about the key, nor does what lost a part, nor what an SFU sends before the first real
+        # video frame. Only a run of them is a state of its own.
+        self._incomplete += failures > 0
         probing = isinstance(error, MalformedFrame) and self.track.kind == "video" and not self._opened
         self._passed_over += 1
-        if (probing or isinstance(error, ReplayedFrame)) and self._passed_over < QUIET_FRAMES:
+        if (probing or not whole or isinstance(error, ReplayedFrame)) and self._passed_over < QUIET_FRAMES:
             return
         if not self._invalid_keys:
             self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))
         if isinstance(error, MalformedFrame):
             self._manager._undecryptable(self, frame, error.kid)
 
-    def _not_authenticated(self, kid: int | None, reason: str) -> None:
-        failures = self._cipher.consecutive_failures
+    def _not_authenticated(self, kid: int | None, reason: str, failures: int) -> None:
         if failures <= 1:  # a new run: after a success, or after a new key was set
             self._invalid_keys.discard(kid)
         if 0 <= self._ring.failure_tolerance < failures:
