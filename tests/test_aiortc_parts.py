@@ -16,7 +16,7 @@ from calls import (
 )
 from frameseal._rtc_media import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
 from frameseal._rtc_proxies import OpeningDecoder, SealingEncoder
-from frameseal._rtc_track import ReceiverSlot, SealedPayload
+from frameseal._rtc_track import STARTS_KEPT, ReceiverSlot, SealedPayload
 from frameseal.aiortc import UnsupportedStack, attach
 
 VP8_KEY, VP8_DELTA = b"\x10key", b"\x11delta"
@@ -145,6 +145,40 @@ class Receiving:
 @pytest.fixture
 def receiving(monkeypatch) -> Receiving:
     return Receiving(monkeypatch)
+
+
+def test_a_receiver_knows_which_frames_begin_where_a_frame_begins(receiving):
+    slot, vp8 = receiving.slot, SimpleNamespace(mimeType="video/VP8")
+    frame, other = bytes(range(60)), bytes(range(100, 160))
+    assert slot.is_whole("vp8", frame), "as long as no packet has told"
+    slot.note_packet(vp8, b"\x90\x80\x01", frame[:30])
+    slot.note_packet(vp8, b"\x80\x80\x01", frame[30:])  # goes on: no S
+    slot.note_packet(vp8, b"\x91\x80\x01", other)  # begins a partition, and no frame
+    assert slot.is_whole("vp8", frame) and slot.is_whole("vp8", frame[:17])
+    assert not any(slot.is_whole("vp8", tail) for tail in (frame[1:], frame[30:], other, frame[:15]))
+    for number in range(3000):
+        slot.note_packet(vp8, b"\x10", number.to_bytes(20, "little"))
+    assert len(slot._starts) == STARTS_KEPT
+    assert slot.is_whole("vp8", (2999).to_bytes(20, "little")) and not slot.is_whole("vp8", frame)
+    assert slot.is_whole("h264", b"\0\0\0\1\x65\x88") and not slot.is_whole("h264", b"\x88\0\0\0\1\x65")
+    assert slot.is_whole("opus", frame)
+
+
+def test_packets_are_watched_again_when_other_code_has_registered_a_codec(monkeypatch, stack):
+    receivers, noted = part(stack, "rtcrtpreceiver"), []
+    before = receivers.depayload
+    monkeypatch.setattr(receivers, "depayload", lambda codec, payload: payload[1:])
+    frameseal.aiortc._stacks[stack].arm()
+    codec = SimpleNamespace(mimeType="video/VP8")
+    slot = SimpleNamespace(sends=False, note_packet=lambda *packet: noted.append(packet))
+    setattr(codec, frameseal.aiortc._SLOT, slot)
+    assert receivers.depayload(codec, b"\x10data") == b"data"
+    assert noted == [(codec, b"\x10data", b"data")]
+    slot.sends = True
+    assert receivers.depayload(codec, b"\x10data") == b"data" and len(noted) == 1
+    monkeypatch.undo()
+    frameseal.aiortc._stacks[stack].arm()
+    assert receivers.depayload.__wrapped__ in (before, getattr(before, "__wrapped__", None))
 
 
 def test_a_frame_that_waits_for_its_key_is_not_lost_and_asks_for_nothing(receiving):
