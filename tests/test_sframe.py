@@ -1,6 +1,7 @@
 """SFrame (RFC 9605) through the wheel: the working group's vectors, keys and their lives; docs/sframe.md explains."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,34 @@ def test_a_base_key_seals_once_under_a_key_id_unless_the_counter_is_given() -> N
     again.set_key(b"used up by the first", 5, counter=1)
     assert Encryptor(again).encrypt(b"x")[0] == 0x51
     assert again.usage(5) == 1
+
+
+def in_a_forked_child(encryptor: Encryptor) -> bytes:
+    """What a fork of this process seals; empty where it may not."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, encryptor.encrypt(b"x"))
+        except frameseal.KeyExhausted:
+            pass
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        return pipe.read()
+
+
+def test_a_forked_child_repeats_no_counter_it_gets_none_or_a_key_id_of_its_own() -> None:
+    own, shared = Encryptor(ring_with(5, b"of a parent and its child")), Encryptor(shared_ring("forked"))
+    assert own.encrypt(b"x")[0] == 0x50
+    parents = kid_of(shared.encrypt(b"x"))
+    assert in_a_forked_child(own) == b""
+    childs = kid_of(in_a_forked_child(shared))
+    assert childs != parents and childs & 0xFF == parents & 0xFF == 3
+    assert own.encrypt(b"x")[0] == 0x51, "the parent goes on"
+    assert kid_of(shared.encrypt(b"x")) == parents
 
 
 def test_replays_are_refused_by_default_and_reordering_is_not() -> None:
