@@ -37,6 +37,14 @@ def test_videosdk_is_the_default_and_an_unknown_profile_is_refused():
         E2EEManager(provider(), "zoom")
 
 
+@pytest.mark.parametrize("what", ["the key itself", KEY, None])
+def test_what_is_no_provider_is_refused_without_showing_it(what):
+    with pytest.raises(
+        TypeError, match=f"^expected a provider of keys, such as KeyProvider, not {type(what).__name__}$"
+    ):
+        E2EEManager(what)
+
+
 @pytest.mark.parametrize("direction", ["sender_transform", "receiver_transform"])
 def test_a_codec_that_cannot_be_sealed_and_an_unknown_kind_are_refused_when_attaching(direction):
     manager = E2EEManager(provider())

@@ -164,6 +164,29 @@ async def test_a_provider_that_is_set_encrypts_the_meetings_made_afterwards(monk
         assert not Guest("carol").meeting.is_e2ee_enabled
 
 
+async def test_a_meeting_has_the_options_of_every_call(monkeypatch):
+    keys, asked = provider(None), []
+
+    def fetch(missing):
+        asked.append(missing)
+        keys.set_shared_key(KEY)
+
+    async with meeting_place(monkeypatch) as (_, enter):
+        set_key_provider(keys, on_missing_key=fetch, hold_frames=32, replay_window=64)
+        bob = await enter("bob")
+        set_key_provider(None)
+        await enter("alice", "red", provider())
+        await until(lambda: bob.sees("alice"))
+        assert_pictures(bob.sinks["alice", "video"])
+        assert asked[0].participant_id == "alice" and bob.states["alice"][-1][1] is S.DecryptionSuccess
+    for wrong, error in (({"hold_frames": 257}, ValueError), ({"profile": "zoom"}, ValueError), ({"no": 1}, TypeError)):
+        with pytest.raises(error):
+            set_key_provider(provider(), **wrong)
+    with pytest.raises(TypeError, match="provider of keys"):
+        set_key_provider("the key itself")
+    assert not Guest("carol").meeting.is_e2ee_enabled, "what was refused is not set"
+
+
 async def test_it_is_too_late_once_a_meeting_has_been_joined(monkeypatch):
     async with meeting_place(monkeypatch) as (_, enter):
         alice = await enter("alice")

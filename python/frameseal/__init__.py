@@ -86,17 +86,18 @@ _LAZY = frozenset(
 )
 
 
-def set_key_provider(provider: "KeyRings | None", *, profile: str = "videosdk") -> None:
+def set_key_provider(provider: "KeyRings | None", *, profile: str = "videosdk", **options: object) -> None:
     """Encrypt every meeting of VideoSDK's Python SDK that is made from now on; None: no further one.
 
-    See `frameseal.videosdk`, which needs the package ``videosdk``.
+    See `frameseal.videosdk`, which needs the package ``videosdk``. *options* are those of `E2EEManager`:
+    ``hold_frames``, ``on_missing_key``, ``replay_window``.
 
     :raises frameseal.videosdk.E2EEError: a meeting has started without end-to-end encryption.
     :raises ImportError: ``videosdk`` is not installed.
     """
     from frameseal import videosdk  # noqa: PLC0415 - only those who call this have the SDK
 
-    videosdk.set_key_provider(provider, profile=profile)
+    videosdk.set_key_provider(provider, profile=profile, **options)
 
 
 def __getattr__(name: str) -> object:

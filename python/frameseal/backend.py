@@ -57,8 +57,8 @@ class CallCryptor:
     :raises ValueError: for an unknown profile or an option out of range; and by both methods for an unknown kind, or a
         codec that the profile refuses (AV1 in the trailer profiles).
 
-    What an event loop is for elsewhere is not here: stalls, diagnoses, and the ratchet steps of passphrases, which
-    `KeyRing.derive_ahead` derives.
+    What an event loop is for elsewhere is not here: stalls, diagnoses, the warning of a worn key (look at
+    `KeyProvider.frames_sealed`), and the ratchet steps of passphrases, which `KeyRing.derive_ahead` derives.
     """
 
     def __init__(

@@ -65,6 +65,7 @@ class E2EEManager(LoopEmitter):
         moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
         as listening to ``"e2ee-missing-key"``.
     :raises ValueError: for an unknown profile or a number out of its range.
+    :raises TypeError: for a provider that is none, such as the key itself.
 
     Emits, each with one object:
 
@@ -92,6 +93,8 @@ class E2EEManager(LoopEmitter):
         on_missing_key: Callable[[MissingKey], Any] | None = None,
     ) -> None:
         """Make a manager; it knows no participant yet."""
+        if not hasattr(provider, "ring_for"):
+            raise TypeError(f"expected a provider of keys, such as KeyProvider, not {type(provider).__name__}")
         try:
             self._profile = Profile(profile)
         except ValueError:

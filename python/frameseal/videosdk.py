@@ -10,8 +10,9 @@ import functools
 import gc
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from videosdk import Meeting, Participant, VideoSDK
@@ -53,14 +54,16 @@ class StateData:
 class MeetingE2EE:
     """The encryption of one meeting, made by `enable_e2ee` or, where a provider is set, with the meeting."""
 
-    def __init__(self, meeting: Meeting, provider: KeyRings, profile: Profile | str) -> None:
+    def __init__(
+        self, meeting: Meeting, provider: KeyRings, profile: Profile | str, options: Mapping[str, Any]
+    ) -> None:
         """Use `enable_e2ee`."""
         self._room: Any = _only(meeting, RoomClient)
         self._meeting = weakref.ref(meeting)
         self._local_id: str = meeting.local_participant.id
         self._kinds: dict[str, str] = {}
         self._covered: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.manager: Final = E2EEManager(provider, profile)
+        self.manager: Final = E2EEManager(provider, profile, **options)
         self.manager.on(STATE_CHANGE, self._changed)
         # Where transports are made: what they will send starts later, inside produce().
         for maker in ("handle_send_transport", "handle_recv_transport"):
@@ -120,25 +123,31 @@ class MeetingE2EE:
         _logger.warning("%s in an encrypted meeting: the server has no key and gets noise (%s)", event.name, data)
 
 
-def enable_e2ee(meeting: Meeting, provider: KeyRings, *, profile: Profile | str = Profile.VIDEOSDK) -> MeetingE2EE:
+def enable_e2ee(
+    meeting: Meeting, provider: KeyRings, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any
+) -> MeetingE2EE:
     """Encrypt a meeting that has not been joined yet. From then on nothing of it leaves unsealed.
 
+    :param options: as for `E2EEManager`: ``hold_frames``, ``on_missing_key``, ``replay_window``.
     :raises E2EEError: the meeting has been joined, or is encrypted already.
     """
     if _only(meeting, RoomClient)._joined:
         raise E2EEError("this meeting has been joined: enable end-to-end encryption before join()")
     if meeting in _sessions:
         raise E2EEError("this meeting is end-to-end encrypted already")
-    made = _sessions[meeting] = MeetingE2EE(meeting, provider, profile)
+    made = _sessions[meeting] = MeetingE2EE(meeting, provider, profile, options)
     return made
 
 
-def set_key_provider(provider: KeyRings | None, *, profile: Profile | str = Profile.VIDEOSDK) -> None:
+def set_key_provider(provider: KeyRings | None, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any) -> None:
     """Encrypt every meeting that is made from now on with ``VideoSDK.init_meeting``; None: no further one.
 
+    :param options: as for `enable_e2ee`.
     :raises E2EEError: a meeting was made before that is not encrypted, joined or not. It would stay so: leave it first,
         and make it anew.
     """
+    if provider is not None:
+        E2EEManager(provider, profile, **options)  # what is wrong with these is told here, and not by the meeting
     if provider is not None and _plain_meetings():
         gc.collect()  # a meeting that was made and given up lives in a cycle
         if _plain_meetings():
@@ -146,7 +155,7 @@ def set_key_provider(provider: KeyRings | None, *, profile: Profile | str = Prof
                 "a meeting was made without end-to-end encryption: set the key provider before init_meeting(), "
                 "or leave that meeting first"
             )
-    _default.provider, _default.profile = provider, profile
+    _default.provider, _default.profile, _default.options = provider, profile, options
 
 
 def _plain_meetings() -> list[Meeting]:
@@ -162,6 +171,7 @@ def _is_over(meeting: Meeting) -> bool:
 class _Default:
     provider: KeyRings | None = None
     profile: Profile | str = Profile.VIDEOSDK
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 _default = _Default()
@@ -221,7 +231,7 @@ def _install() -> None:
         make(meeting, *args, **options)
         _note_failure(meeting)
         if _default.provider is not None:
-            enable_e2ee(meeting, _default.provider, profile=_default.profile)
+            enable_e2ee(meeting, _default.provider, profile=_default.profile, **_default.options)
 
     Meeting.__init__ = made
     for cls, name, value in (
