@@ -120,6 +120,26 @@ async def test_a_call_whose_sides_mean_text_and_bytes_hears_what_to_do(caplog):
     assert "pass bytes, not str" in caplog.text and TEXT not in caplog.text
 
 
+@pytest.mark.parametrize("codec", ["vp8", "h264"])
+async def test_a_picture_in_the_clear_is_remembered_from_its_key_frame(codec):
+    key_frame = {
+        "vp8": b"\x10\x02\x00\x9d\x01\x2a\x40\x01\xf0\x00" + bytes(range(60)),
+        "h264": b"\0\0\0\1\x67\x42" + b"\0\0\0\1\x65" + b"\x88" * 40 + b"\0\0\0\1\x65" + b"\x99" * 40,
+    }[codec]
+    delta = {"vp8": b"\x31" + bytes(range(60)), "h264": b"\0\0\0\1\x41" + b"\x9a" * 60}[codec]
+    (found,) = await heard(E2EEManager(provider(KEY), "livekit"), [key_frame, *[delta] * 40], codec)
+    assert (found.cause, found.proven) == ("not_sealed", False)
+    (found,) = await heard(E2EEManager(provider(KEY), "livekit"), [delta] * 40, codec)
+    assert found.cause != "not_sealed"
+
+
+async def test_what_a_key_proves_is_not_outdone_by_what_a_frame_looks_like():
+    e2ee = E2EEManager(provider(TEXT), "livekit")
+    plain = b"\x10\x02\x00\x9d\x01\x2a\x40\x01\xf0\x00" + bytes(range(60))
+    (found,) = await heard(e2ee, [plain, *[sealed("videosdk", TEXT, frame=VIDEO, codec="vp8")] * 40], "vp8")
+    assert (found.cause, found.proven) == ("other_salt", True)
+
+
 async def test_a_frame_or_two_that_fail_are_no_case_for_a_diagnosis():
     e2ee = E2EEManager(provider(KEY), "livekit")
     assert FAILURES_BEFORE == 3

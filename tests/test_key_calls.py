@@ -214,6 +214,30 @@ async def test_a_call_in_which_text_meets_bytes_is_explained_and_recovers():
     ]
 
 
+@pytest.mark.parametrize(
+    ("profile", "causes"),
+    [
+        (None, {"video": {"not_sealed"}, "audio": {"unknown_format"}}),  # short plain audio looks like nothing
+        ("videosdk", {"video": {"other_salt"}, "audio": {"other_salt"}}),
+        ("sframe", {"video": {"other_profile"}, "audio": {"other_profile"}}),
+    ],
+    ids=["in the clear", "another vendor's salt", "another profile"],
+)
+async def test_a_call_in_which_the_sender_seals_otherwise_is_explained_and_nothing_is_played(profile, causes):
+    theirs = E2EEManager(provided("a passphrase"), "livekit")
+    told: dict[str, set[str]] = {"audio": set(), "video": set()}
+    theirs.on("e2ee-diagnosis", lambda found: told[found.kind].add(found.cause))
+    async with peers("aiortc", "aiortc") as (alice, bob):
+        if profile is not None:
+            attach(alice.pc, E2EEManager(provided("a passphrase"), profile), local_id="alice", remote_id="bob")
+        attach(bob.pc, theirs, local_id="bob", remote_id="alice")
+        alice.send(picture_track("aiortc"), "vp8")
+        alice.send(tone_track("aiortc"))
+        await connect(alice, bob)
+        await until(lambda: all(causes[kind] <= told[kind] for kind in causes))
+        assert all(sink.empty for sink in bob.sinks.values())
+
+
 @pytest.mark.parametrize(("profile", "codec"), [("livekit", "vp8"), ("livekit", "h264"), ("sframe", "vp8")])
 async def test_frames_whose_head_was_lost_say_nothing_about_the_key(monkeypatch, stack, profile, codec):
     """What a jitter buffer that overflows delivers: the tail of a frame, with a trailer that looks right."""

@@ -34,6 +34,10 @@ AGAIN_AFTER: Final = 10.0  # seconds
 # From so many failures in a row on: one may be a frame that lost a packet.
 FAILURES_BEFORE: Final = 3
 
+# How a key frame begins that may have been sent in the clear: VP8's start code, and H.264's parameter set.
+VP8_START: Final = b"\x9d\x01\x2a"
+H264_SPS: Final = (b"\x67", b"\x27", b"\x47")
+
 _logger = logging.getLogger("frameseal")
 
 ADVICE: Final = {
@@ -44,7 +48,7 @@ ADVICE: Final = {
     "pbkdf2": "the sender derives with PBKDF2, from a passphrase: pass str, not bytes (or use set_passphrase)",
     "other_key_id": "the sender has this key under the key id {key_id}: set it under that id here too",
     "wrong_key": "no key at hand opens it: the sender has another key, or the frames are altered on the way",
-    "unknown_format": "no format that is known here: the sender encrypts with something else",
+    "unknown_format": "no format that is known here: the sender encrypts with something else, or not at all",
 }
 
 
@@ -80,8 +84,16 @@ class Diagnostician:
         self._manager = weakref.ref(manager)
         self._lock = threading.Lock()
         self._runs: weakref.WeakKeyDictionary[Track, tuple[int, float]] = weakref.WeakKeyDictionary()
+        self._plain: weakref.WeakSet[Track] = weakref.WeakSet()
         self._causes: weakref.WeakKeyDictionary[Track, str] = weakref.WeakKeyDictionary()
         self._busy = False
+
+    def note(self, transform: ReceiverTransform, frame: bytes) -> None:
+        """Remember a frame that failed and is plainly a picture: only key frames show it, and few are looked into."""
+        vp8 = transform.codec == "vp8" and frame[3:6] == VP8_START
+        h264 = transform.codec == "h264" and frame[4:5] in H264_SPS
+        if (vp8 or h264) and inspection.plaintext_signs(frame):
+            self._plain.add(transform.track)
 
     def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
         """Look into *frame*, which failed, if it is time to. From any thread; returns at once."""
@@ -119,6 +131,9 @@ class Diagnostician:
             provider = manager.provider
             secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
             cause, advice, proven = diagnose(frame, manager.profile, transform.codec, secrets, key_id)
+            if track in self._plain and not proven:
+                cause, advice = "not_sealed", ADVICE["not_sealed"]
+            self._plain.discard(track)
             if self._causes.get(track) != cause:
                 self._causes[track] = cause
                 _logger.warning("%s of %r does not open: %s", track.kind, track.participant_id, advice)

@@ -278,6 +278,9 @@ class E2EEManager(LoopEmitter):
             self.deliver(STATE_CHANGE, track.told(counters, detail))
         return True
 
+    def _failed_frame(self, transform: ReceiverTransform, frame: bytes) -> None:
+        self._diagnostician.note(transform, frame)
+
     def _undecryptable(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
         """A frame has failed: look into it, and derive the ratchet steps that may open the next one."""
         self._diagnostician.consider(transform, frame, key_id)

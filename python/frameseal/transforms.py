@@ -264,6 +264,7 @@ class ReceiverTransform(Transform):
         self._report(E2EEState.DecryptionSuccess, key_id)
 
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
+        self._manager._failed_frame(self, frame)
         failures = self._cipher.consecutive_failures if isinstance(error, AuthenticationFailed) else 0
         if failures == 1:
             self._incomplete = 0
