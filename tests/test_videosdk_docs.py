@@ -4,9 +4,11 @@ import ast
 import asyncio
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyee.asyncio import AsyncIOEventEmitter
 from pymediasoup import AiortcHandler, Device
 from pymediasoup.rtp_parameters import RtpCapabilities
 from videosdk import VideoSDK
@@ -22,10 +24,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 S = E2EEState
 
 
-def first_block(document: str) -> str:
-    found = re.search(r"^```python no-run\n(.*?)^```$", (DOCS / document).read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+def blocks(document: str) -> list[str]:
+    text = (DOCS / document).read_text("utf-8")
+    return re.findall(r"^```python no-run\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def migration_table() -> list[tuple[str, str]]:
@@ -52,7 +53,7 @@ def no_default_provider():
 async def test_the_first_program_of_the_videosdk_page_sends_sealed_media(monkeypatch):
     async with meeting_place(monkeypatch) as (room, enter):
         names: dict[str, Any] = {}
-        await run(first_block("videosdk.md"), names)
+        await run(blocks("videosdk.md")[0], names)
         try:
             same = ExternalE2EEKeyProvider()
             same.set_shared_key("<SECRET_KEY>")
@@ -107,13 +108,50 @@ async def test_each_line_of_the_migration_table_runs_and_does_what_it_says(monke
             await asyncio.sleep(0.3)
 
 
+async def test_a_message_of_the_videosdk_page_is_sealed_on_its_way_and_opened(monkeypatch):
+    """The room has no data channels: what the SDK hands to its producer is given to the other's consumer."""
+    carried: list[Any] = []
+    heard: dict[str, list[Any]] = {}
+    async with meeting_place(monkeypatch) as (_, enter):
+        guests = {}
+        for name, colour in (("alice", "red"), ("bob", "blue")):
+            keys = ExternalE2EEKeyProvider()
+            keys.set_shared_key("<SECRET_KEY>")
+            guest = guests[name] = await enter(name, colour, keys)
+            transport = next(v for v in vars(guest.room_client).values() if getattr(v, "direction", "") == "send")
+            await until(lambda: transport.connectionState == "connected")  # noqa: B023 - awaited here
+            producer = SimpleNamespace(send=carried.append, bufferedAmount=0, bufferedAmountLowThreshold=0)
+            guest.room_client._reliable_data_producer, guest.room_client._data_producer_initialized = producer, True
+            heard[name] = []
+            told = heard[name]
+            names = {"provider": keys, "meeting": guest.meeting, "frameseal": frameseal}
+            await run(blocks("videosdk.md")[1], {**names, "print": lambda *what, told=told: told.append(what)})
+        sealed = list(carried)
+        assert len(sealed) == 2 and not any(b"hello" in packet for packet in sealed)
+
+        consumer = AsyncIOEventEmitter()
+        consumer.label, consumer.id, consumer.observer = "reliable_data_producer", "1", AsyncIOEventEmitter()
+        consumer.sctpStreamParameters = SimpleNamespace(streamId=1)
+
+        async def consume(**options: Any) -> AsyncIOEventEmitter:
+            return consumer
+
+        receiving = next(v for v in vars(guests["bob"].room_client).values() if getattr(v, "direction", "") == "recv")
+        monkeypatch.setattr(receiving, "consumeData", consume)
+        await guests["bob"].room_client.handleDataConsume("1", "2", None, consumer.label, "", {}, "alice")
+        for message in (sealed[0], "in the clear"):
+            consumer.emit("message", message)
+        await until(lambda: heard["bob"])
+    assert heard == {"alice": [], "bob": [("alice", b"hello")]}
+
+
 async def test_the_first_program_of_the_pymediasoup_page_attaches_both_transports():
     endpoints = Endpoint(), Endpoint()
     device = Device(handlerFactory=AiortcHandler.createFactory(tracks=[]))
     await device.load(RtpCapabilities(**CAPABILITIES))
     names: dict[str, Any] = {"device": device}
     names["of_sending"], names["of_receiving"] = [await endpoint.parameters() for endpoint in endpoints]
-    await run(first_block("pymediasoup.md"), names)
+    await run(blocks("pymediasoup.md")[0], names)
     try:
         for transport in (names["sending"], names["receiving"]):
             with pytest.raises(RuntimeError, match="attached already"):
