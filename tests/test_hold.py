@@ -1,10 +1,12 @@
 """Frames that arrive before their key: held, bounded, opened in order when it comes; and who is told of it."""
 
+import os
+
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
 from frameseal import E2EEManager, MissingKey
-from frameseal.watch import ASK_AGAIN_AFTER, MOST_MISSING
+from frameseal.watch import ASK_AGAIN_AFTER, BURST_OF_QUESTIONS, MOST_MISSING
 
 
 def receiving(keys, **options):
@@ -106,6 +108,28 @@ async def test_a_coroutine_function_that_fetches_the_key_ends_the_silence():
 
 async def test_the_key_ids_that_are_remembered_as_missing_are_bounded():
     e2ee, _ = receiving(provider(None))
-    assert all(e2ee._watch.may_ask("bob", key_id) for key_id in range(MOST_MISSING + 50))
-    assert len(e2ee._watch._asked) == MOST_MISSING
-    assert e2ee._watch.may_ask("bob", 0) and not e2ee._watch.may_ask("bob", MOST_MISSING + 49)
+    assert all(e2ee._watch.may_ask(str(name), 0) for name in range(MOST_MISSING + 50))
+    assert len(e2ee._watch._asked) == len(e2ee._watch._questions) == MOST_MISSING
+    assert e2ee._watch.may_ask("0", 0) and not e2ee._watch.may_ask(str(MOST_MISSING + 49), 0)
+
+
+async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once_a_second(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("frameseal.watch.monotonic", lambda: clock[0])
+    asked: list[MissingKey] = []
+    _, bob = receiving(provider(), profile="sframe", on_missing_key=asked.append)
+
+    async def storm() -> int:
+        before = len(asked)
+        for _ in range(1000):
+            bob.decrypt(b"\xf0\x01" + os.urandom(6) + b"\x07" + os.urandom(60))  # 2^48 key ids
+        await delivered()
+        return len(asked) - before
+
+    assert await storm() == BURST_OF_QUESTIONS
+    assert await storm() == 0
+    for _ in range(3):
+        clock[0] += 1
+        assert await storm() == 1
+    clock[0] += 1000
+    assert await storm() == BURST_OF_QUESTIONS

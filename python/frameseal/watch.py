@@ -31,9 +31,14 @@ ASK_AGAIN_AFTER: Final = 5.0  # seconds between two events about one missing key
 # than the ratchet window has steps, since each is derived once.
 BURST_OF_DERIVATIONS: Final = 4
 DERIVATIONS_PER_SECOND: Final = 1.0
+DERIVATIONS: Final = (BURST_OF_DERIVATIONS, DERIVATIONS_PER_SECOND)
 
-# Missing keys that are remembered: key ids are what frames claim, so there can be any number of them.
+# Missing keys that are remembered: key ids are what frames claim, so there can be any number of them. Nor may a forger
+# who claims a new one with each frame make the application ask at frame rate: so many at once per participant, then one
+# a second.
 MOST_MISSING: Final = 1024
+BURST_OF_QUESTIONS: Final = 16
+QUESTIONS_PER_SECOND: Final = 1.0
 
 STALLED: Final = "e2ee-stalled"
 KEY_USAGE: Final = "e2ee-key-usage"
@@ -85,16 +90,18 @@ class _Progress:
 
 @dataclass(eq=False, slots=True)
 class _Bucket:
-    """The derivations that one ring may still have."""
+    """The derivations that one ring may still have, or the questions that one participant may still cause."""
 
     refilled: float
-    allowance: float = BURST_OF_DERIVATIONS
+    burst: int
+    each_second: float
+    allowance: float = 1e9  # as much as the burst
     busy: bool = False
 
     def take(self) -> bool:
         now = monotonic()
-        grown = self.allowance + (now - self.refilled) * DERIVATIONS_PER_SECOND
-        self.allowance, self.refilled = min(BURST_OF_DERIVATIONS, grown), now
+        grown = self.allowance + (now - self.refilled) * self.each_second
+        self.allowance, self.refilled = min(self.burst, grown), now
         if self.busy or self.allowance < 1:
             return False
         self.allowance -= 1
@@ -112,6 +119,7 @@ class Watch:
         self._progress: weakref.WeakKeyDictionary[Track, _Progress] = weakref.WeakKeyDictionary()
         self._derivations: dict[int, _Bucket] = {}
         self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._questions: OrderedDict[str, _Bucket] = OrderedDict()
         self._warned: dict[str, int] = {}
         self._long_headers: weakref.WeakSet[Track] = weakref.WeakSet()
 
@@ -129,6 +137,13 @@ class Watch:
             asked = self._asked.get((participant_id, key_id))
             if asked is not None and now - asked < ASK_AGAIN_AFTER:
                 return False
+            bucket = self._questions.pop(participant_id, None)
+            bucket = bucket or _Bucket(now, BURST_OF_QUESTIONS, QUESTIONS_PER_SECOND)
+            self._questions[participant_id] = bucket
+            if len(self._questions) > MOST_MISSING:
+                self._questions.popitem(last=False)
+            if not bucket.take():
+                return False
             self._asked[participant_id, key_id] = now
             self._asked.move_to_end((participant_id, key_id))
             if len(self._asked) > MOST_MISSING:
@@ -142,7 +157,7 @@ class Watch:
         if not wanted:
             return
         with self._lock:
-            bucket = self._derivations.setdefault(id(ring), _Bucket(monotonic()))
+            bucket = self._derivations.setdefault(id(ring), _Bucket(monotonic(), *DERIVATIONS))
             if self._loop is None or not bucket.take():
                 return
             bucket.busy = True
