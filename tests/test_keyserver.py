@@ -10,6 +10,7 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -459,6 +460,20 @@ async def test_a_certificate_that_is_not_trusted_is_never_accepted_and_gets_no_t
         with pytest.raises(ServerNotTrusted):
             await fetch_shared_key(f"{url}/key", "token", ca=certificate[0])
     assert asked == []
+
+
+def test_a_certificate_of_its_own_making_is_kept_while_it_lasts_and_then_made_anew(tmp_path, monkeypatch):
+    first = fingerprint(development_certificate(tmp_path)[0])
+    assert fingerprint(development_certificate(tmp_path)[0]) == first
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=89.5)
+
+    monkeypatch.setattr("keyserver.tls.datetime", Later)
+    assert fingerprint(development_certificate(tmp_path)[0]) != first
+    assert (tmp_path / "localhost.key").stat().st_mode & 0o777 == 0o600
 
 
 async def test_what_is_not_https_is_refused(certificate):

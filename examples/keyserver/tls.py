@@ -21,9 +21,12 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def development_certificate(folder: Path) -> tuple[Path, Path]:
-    """Return a certificate for localhost and its key, made where there is none: clients have to be given the former."""
+    """Return a certificate for localhost and its key, made where there is none that is valid for another day.
+
+    Clients have to be given the former.
+    """
     certificate, key = folder / "localhost.pem", folder / "localhost.key"
-    if not (certificate.exists() and key.exists()):
+    if not (certificate.exists() and key.exists() and _lasts(certificate)):
         private = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
         now = datetime.now(UTC)
@@ -51,6 +54,11 @@ def development_certificate(folder: Path) -> tuple[Path, Path]:
             )
         certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     return certificate, key
+
+
+def _lasts(certificate: Path) -> bool:
+    made = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return made.not_valid_after_utc > datetime.now(UTC) + timedelta(days=1)
 
 
 def fingerprint(certificate: Path) -> str:
