@@ -8,6 +8,7 @@ import sys
 import textwrap
 import weakref
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -32,7 +33,7 @@ from calls import (
     tone_track,
     until,
 )
-from frameseal import Decryptor, E2EEState
+from frameseal import Decryptor, E2EEState, KeyProvider
 from frameseal.aiortc import attach
 
 
@@ -485,3 +486,5 @@ def test_a_call_that_started_before_the_import_is_refused(stack):
 def test_only_peer_connections_can_be_attached():
     with pytest.raises(TypeError, match="RTCPeerConnection"):
         attach(Peer, manager())
+    with pytest.raises(TypeError, match="expected an E2EEManager, made with a provider of keys, got KeyProvider"):
+        attach(SimpleNamespace(), KeyProvider())

@@ -37,6 +37,13 @@ def test_videosdk_is_the_default_and_an_unknown_profile_is_refused():
         E2EEManager(provider(), "zoom")
 
 
+@pytest.mark.parametrize("options", [{"hold_frames": 2.5}, {"hold_frames": "8"}, {"on_missing_key": 5}])
+def test_options_of_another_type_are_refused_at_once(options):
+    (name,) = options
+    with pytest.raises(TypeError, match=name):
+        E2EEManager(provider(), **options)
+
+
 @pytest.mark.parametrize("what", ["the key itself", KEY, None])
 def test_what_is_no_provider_is_refused_without_showing_it(what):
     with pytest.raises(

@@ -227,6 +227,14 @@ def test_the_provider_of_one_key_for_all_takes_no_other():
         ExternalE2EEKeyProvider().set_key("bob", KEY)
 
 
+def test_nobody_in_particular_has_no_key_of_their_own():
+    made = KeyProvider()
+    for nobody, error in ((None, TypeError), (5, TypeError), ("", ValueError)):
+        with pytest.raises(error, match="participant_id"):
+            made.set_key(nobody, KEY)
+    assert repr(made) == "KeyProvider(key_ids=[], sending_key_id=0)", "and above all, not everybody"
+
+
 def test_repr_names_participants_and_key_ids_and_no_key():
     made = keyed(shared=KEY, bob=OTHER_KEY)
     assert repr(made) == "KeyProvider(key_ids=[0], sending_key_id=0, participants={'bob': [0]})"

@@ -68,8 +68,10 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
         quietly, and it is asked again.
     :raises RuntimeError: *pc* is attached already; or its media started before ``frameseal.aiortc`` was imported.
     :raises UnsupportedStack: the hook does not know this version of the stack.
-    :raises TypeError: *pc* is not a peer connection.
+    :raises TypeError: *pc* is not a peer connection, or *e2ee* no manager, such as the provider of its keys.
     """
+    if not hasattr(e2ee, "receiver_transform"):
+        raise TypeError(f"expected an E2EEManager, made with a provider of keys, got {type(e2ee).__name__}")
     stack = _install(_package_of(pc))
     stack.arm()
     attachment = Attachment(e2ee, local_id, remote_id)

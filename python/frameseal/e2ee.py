@@ -19,7 +19,7 @@ from frameseal._native import Decryptor, Encryptor, KeyRing
 from frameseal.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.enums import E2EEState, Profile
 from frameseal.events import LoopEmitter
-from frameseal.keyrings import KeyEvent, KeyRings
+from frameseal.keyrings import KeyEvent, KeyRings, bounded
 from frameseal.providers import ExternalE2EEKeyProvider, KeyProvider
 from frameseal.rotation import KeyRotator
 from frameseal.tracks import GRAVITY, Direction, E2EEStateChange, Kind, Track, kind_of
@@ -99,13 +99,13 @@ class E2EEManager(LoopEmitter):
             self._profile = Profile(profile)
         except ValueError:
             raise ValueError(f"unknown profile {profile!r}: expected one of {', '.join(Profile)}") from None
-        if not 0 <= hold_frames <= MOST_HELD:
-            raise ValueError(f"hold_frames must be between 0 and {MOST_HELD}, not {hold_frames}")
+        if on_missing_key is not None and not callable(on_missing_key):
+            raise TypeError("on_missing_key must be a function or coroutine function")
         # Refused here rather than with the first frame of each track.
         Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
         self._provider = provider
         self._replay_window = replay_window
-        self._hold_frames = hold_frames
+        self._hold_frames = bounded("hold_frames", hold_frames, 0, MOST_HELD)
         self._sif_trailer = sif_trailer
         self._local_id = ""
         self._state_lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Where a manager finds keys: the protocol of every provider, and what providers tell."""
+"""Where a manager finds keys: the protocol of every provider, what providers tell, and what numbers they are given."""
 
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -38,3 +38,12 @@ class KeyEvent:
 
     key_id: int
     """Under which id."""
+
+
+def bounded(name: str, value: int, low: int, high: int) -> int:
+    """Return *value*. :raises TypeError: if it is no int. :raises ValueError: if it is out of its range."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+    return value

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from frameseal._native import KeyRing, Secret
 from frameseal.enums import Profile
 from frameseal.events import LoopEmitter
-from frameseal.keyrings import KEY_RATCHETED, KEY_SET, KeyEvent
+from frameseal.keyrings import KEY_RATCHETED, KEY_SET, KeyEvent, bounded
 
 Key = str | bytes | bytearray | memoryview
 
@@ -66,9 +66,9 @@ class KeyProvider(LoopEmitter):
     ) -> None:
         """Make a provider without keys."""
         super().__init__(loop)
-        self.ratchet_window_size: Final = _bounded("ratchet_window_size", ratchet_window_size, 0, 16)
-        self.failure_tolerance: Final = _bounded("failure_tolerance", failure_tolerance, -1, 2**31 - 1)
-        self.key_ring_size: Final = _bounded("key_ring_size", key_ring_size, 1, 256)
+        self.ratchet_window_size: Final = bounded("ratchet_window_size", ratchet_window_size, 0, 16)
+        self.failure_tolerance: Final = bounded("failure_tolerance", failure_tolerance, -1, 2**31 - 1)
+        self.key_ring_size: Final = bounded("key_ring_size", key_ring_size, 1, 256)
         self.allow_export: Final = bool(allow_export)
         self._discard = bool(discard_frame_when_cryptor_not_ready)
         self._shared = _Keys()
@@ -112,8 +112,12 @@ class KeyProvider(LoopEmitter):
         """Set a participant's own key under *key_id*, as `set_shared_key` does for all. May precede their arrival.
 
         :param send: the key id to seal with, where this is the local participant; without meaning for others.
-        :raises ValueError: for an empty or too short key, or a key id out of range.
+        :raises ValueError: for an empty or too short key, a key id out of range, or a participant without a name.
         """
+        if not isinstance(participant_id, str):  # None would be everybody
+            raise TypeError(f"participant_id must be a str, not {type(participant_id).__name__}")
+        if not participant_id:
+            raise ValueError("participant_id is empty")
         self._set(participant_id, key, key_id, send)
 
     def set_sending_key_id(self, key_id: int, participant_id: str | None = None) -> None:
@@ -135,7 +139,7 @@ class KeyProvider(LoopEmitter):
         :raises ValueError: for a key id out of range, and for the sending key: set another one first. Forgetting a key
             that is not there is no error.
         """
-        _bounded("key_id", key_id, 0, self.key_ring_size - 1)
+        bounded("key_id", key_id, 0, self.key_ring_size - 1)
         with self._lock:
             if key_id == self._shared.sending and key_id in self._shared.secrets:
                 raise ValueError(f"key {key_id} is the sending key: set another one first")
@@ -215,7 +219,7 @@ class KeyProvider(LoopEmitter):
         self.deliver(KEY_RATCHETED, KeyEvent(participant_id, key_id))
 
     def _set(self, participant_id: str | None, key: Key, key_id: int, send: bool) -> None:
-        _bounded("key_id", key_id, 0, self.key_ring_size - 1)
+        bounded("key_id", key_id, 0, self.key_ring_size - 1)
         secret = Secret(key)
         if isinstance(key, str) and not key.isascii():
             # Logged and not a warnings.warn, which would print the caller's source line, perhaps with the key in it.
@@ -290,11 +294,3 @@ class ExternalE2EEKeyProvider(KeyProvider):
         if participant_id is not None:
             raise ValueError("this provider has one key for all: use a KeyProvider for keys per participant")
         super()._set(None, key, key_id, send)
-
-
-def _bounded(name: str, value: int, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, not {value}")
-    return value

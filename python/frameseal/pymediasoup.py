@@ -34,12 +34,15 @@ def attach(
     :param remote_id: names the participant behind a ``Consumer``; by default ``appData["peerId"]``. Frames of one
         without a name are dropped, and so are the bandwidth probes that mediasoup sends to a receiver of their own.
     :raises RuntimeError: the transport is attached already.
+    :raises TypeError: no transport, or *e2ee* no manager.
     :raises UnsupportedStack: the hook does not know the version of aiortc under it.
 
     Producers are marked ``isEncrypted`` in their appData. A consumer whose appData says that it is not encrypted is in
     the state InternalError (reason ``sender_not_encrypted``) until a frame of it opens after all; nothing of it is
     played in the clear.
     """
+    if not hasattr(transport, "produce"):
+        raise TypeError(f"expected a Transport of pymediasoup, got {type(transport).__name__}")
     consumers: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def named(receiver: Any) -> str | None:

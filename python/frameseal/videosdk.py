@@ -130,7 +130,10 @@ def enable_e2ee(
 
     :param options: as for `E2EEManager`: ``hold_frames``, ``on_missing_key``, ``replay_window``.
     :raises E2EEError: the meeting has been joined, or is encrypted already.
+    :raises TypeError: it is no meeting, or *provider* no provider.
     """
+    if not isinstance(meeting, Meeting):
+        raise TypeError(f"expected a Meeting of the package videosdk, got {type(meeting).__name__}")
     if _only(meeting, RoomClient)._joined:
         raise E2EEError("this meeting has been joined: enable end-to-end encryption before join()")
     if meeting in _sessions:
