@@ -165,6 +165,20 @@ async def test_who_has_the_key_sees_and_hears_and_nobody_else_does(round_trip):
     assert leaks(secret, [*payloads, max(secret, key=len)[:1000]]) > 0, "a leak would be found"
 
 
+async def test_a_sender_whose_key_is_late_sends_nothing_before_it_comes():
+    late = shared(None)
+    async with router_with_guests() as router:
+        bob = await Guest(router, "bob", shared()).enter()
+        alice = await Guest(router, "alice", late).enter("red")
+        await until(lambda: alice.states.get("alice") and len(alice.states["alice"]) == 2)
+        await asyncio.sleep(0.5)
+        assert alice.states_of("alice") == {S.MissingKey} and alice.sending_endpoint.payloads == []
+        late.set_shared_key(KEY)
+        await until(lambda: bob.sees("alice"))
+        assert_pictures(bob.sinks["alice", "video"], "red")
+        assert alice.states_of("alice") == {S.MissingKey, S.EncryptionSuccess}
+
+
 class WornKeys:
     """Rings whose key is exhausted after some frames."""
 

@@ -150,6 +150,22 @@ async def test_who_has_the_key_sees_and_hears_and_nobody_else_does(monkeypatch, 
     assert leaks(secret, [*payloads, max(secret, key=len)[:1000]]) > 0, "a leak would be found"
 
 
+async def test_a_sender_whose_key_is_late_sends_nothing_before_it_comes(monkeypatch):
+    late = provider(None)
+    async with meeting_place(monkeypatch) as (room, enter):
+        bob = await enter("bob", None, provider())
+        alice = await enter("alice", "red", late)
+        await until(lambda: len(alice.states["alice"]) == 2)
+        await until(lambda: ("alice", "video") in bob.sinks)
+        await asyncio.sleep(0.5)
+        assert room.payloads("alice") == []
+        late.set_shared_key(KEY)
+        await until(lambda: bob.sees("alice"))
+        assert_pictures(bob.sinks["alice", "video"], "red")
+        told = [[state for kind, state in alice.states["alice"] if kind == which] for which in ("audio", "video")]
+        assert told == [[S.MissingKey, S.EncryptionSuccess]] * 2
+
+
 async def test_a_provider_that_is_set_encrypts_the_meetings_made_afterwards(monkeypatch):
     async with meeting_place(monkeypatch) as (room, enter):
         VideoSDK.set_key_provider(provider())

@@ -9,6 +9,8 @@ How it gets between codec and packetizer without touching a private attribute of
 * *guard*: other libraries put in encoders of their own. What a sender's ``_next_encoded_frame`` returns is sealed
   there, or dropped, unless the proxy sealed it.
 
+``depayload`` is wrapped too, to note how received frames begin: one that has lost its head is no sign of a wrong key.
+
 The IV travels in the frame and never comes from RTP: a sender does not know the RTP timestamp that goes out, and a
 receiver re-bases it.
 """
