@@ -87,6 +87,14 @@ async def test_a_missing_key_stalls_too(clock):
     assert [what.state for event, what in heard if event == "e2ee-stalled"] == [E2EEState.MissingKey]
 
 
+async def test_what_is_only_ever_repeated_stalls_too(clock):
+    call = Watched(provider(KEY), clock, replay_window=64)
+    bob = call.e2ee.receiver_transform("bob", "audio", "opus")
+    frame = sealer()(AUDIO)
+    heard = await call.after(STALLED_AFTER + 2, lambda: bob.decrypt(frame))
+    assert [event for event, _ in heard].count("e2ee-stalled") == 1
+
+
 async def test_silence_and_single_losses_are_no_stall(clock):
     call, seal, wrong = Watched(provider(KEY), clock), sealer(), sealer(OTHER_KEY)
     bob = call.e2ee.receiver_transform("bob", "audio", "opus")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PERIOD: Final = 0.5  # seconds
 STALLED_AFTER: Final = 2.0  # seconds
+FAILURES: Final = ("malformed", "unknown_key", "authentication_failed", "replayed")  # counters of a Decryptor
 ASK_AGAIN_AFTER: Final = 5.0  # seconds between two events about one missing key
 
 # A forger who makes receivers search gets so many derivations at once and then one a second, per ring; and never more
@@ -200,7 +201,7 @@ class Watch:
             for name, value in transform.stats().items():
                 counters[name] = counters.get(name, 0) + value
         opened = counters.get("frames", 0)
-        failed = sum(counters.get(name, 0) for name in ("malformed", "unknown_key", "authentication_failed"))
+        failed = sum(counters.get(name, 0) for name in FAILURES)
         ratchets = counters.get("ratchets", 0)
         if ratchets > progress.ratchets and isinstance(manager.provider, KeyProvider):
             # Where several keys ratchet between two looks, the last of them is named.
