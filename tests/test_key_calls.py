@@ -128,6 +128,29 @@ async def test_a_sender_who_ratchets_in_mid_call_is_followed(key):
     assert failed == 0 if isinstance(key, bytes) else failed < 100
 
 
+async def test_a_call_rotates_by_itself_by_count_and_when_somebody_leaves_and_loses_nothing():
+    sending, receiving = provided(KEYS["alice"]), provided(KEYS["alice"])
+    ours, theirs = E2EEManager(sending, "livekit"), E2EEManager(receiving, "livekit")
+    sent, received = recorded(ours), recorded(theirs)
+
+    async def hand_out(key: bytes, key_id: int) -> None:
+        receiving.set_shared_key(key, key_id)
+
+    def used() -> set[int]:
+        return {sealed[-1] for sealed, _ in received}
+
+    async with sealed_tone(ours, theirs) as sink:
+        await until(lambda: sink.seconds > 0.3)
+        async with KeyRotator(sending, hand_out, delay=0.1, overlap=1.0, after_frames=50):
+            await until(lambda: used() >= {0, 1})
+        before = sending.sending_key_id()
+        async with KeyRotator(sending, hand_out, delay=0.1, overlap=1.0) as rotator:
+            rotator.participant_left()
+            await until(lambda: before + 1 in used())
+    assert 0 not in sending.key_ids and before not in sending.key_ids, "what sealed before is forgotten"
+    assert not_opened(sent, received) == [] and all(sealed is not None for _, sealed in sent)
+
+
 class Doctored:
     """A sender's transform whose frames are replaced on their way: what an SFU can do."""
 
