@@ -149,8 +149,10 @@ def test_a_ratchet_step_moves_the_rings_that_are_there_and_those_to_come(key, pa
 def test_a_room_with_sframe_sets_a_fresh_key_and_does_not_ratchet():
     made = keyed(shared=KEY)
     made.ring_for(Profile.SFRAME, "alice")
-    with pytest.raises(ValueError, match="ratchet"):
+    livekit = made.ring_for(Profile.LIVEKIT, "alice").fingerprint()
+    with pytest.raises(ValueError, match="no ratchet in a room of the profile sframe"):
         made.ratchet()
+    assert made.ring_for(Profile.LIVEKIT, "alice").fingerprint() == livekit, "no ring has taken the step"
 
 
 def test_a_native_ratchet_chain_comes_out_as_livekit_makes_it():

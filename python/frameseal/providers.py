@@ -169,6 +169,8 @@ class KeyProvider(LoopEmitter):
             key_id = keys.sending if key_id is None else key_id
             if key_id not in keys.secrets:
                 raise ValueError(f"there is no key {key_id} to ratchet")
+            if Profile.SFRAME in keys.rings:  # before any other ring has taken the step
+                raise ValueError("there is no ratchet in a room of the profile sframe: set a fresh key")
             for ring in keys.rings.values():
                 ring.ratchet(key_id)
             keys.steps[key_id] = keys.steps.get(key_id, 0) + 1
