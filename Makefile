@@ -13,6 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
+WERIFT := .stamps/werift/node_modules/.package-lock.json
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -41,7 +42,7 @@ test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, th
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/test_aiortc*.py $(ARGS)
 
-interop: .stamps/build .stamps/interop ## calls with Chromium, Firefox and Janus; as root on Debian it installs them
+interop: .stamps/build .stamps/interop $(WERIFT) ## calls with Chromium, Firefox, Janus and werift; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 $(BIN)/pytest tests/interop $(ARGS)
 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
@@ -97,6 +98,13 @@ clean: ## remove what was made here, the environments too
 			{ echo "make interop needs Debian's packages$$missing: install them, or run it as root" >&2; exit 1; }; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
 	$(BIN)/python $(PIP_INSTALL) -r requirements/interop.txt
+	@touch $@
+
+# An RTP stack for Node, of the versions and hashes in its lock file, and out of the way of what is committed.
+$(WERIFT): tests/interop/werift/package-lock.json .stamps/interop
+	@mkdir -p .stamps/werift
+	cp $(addprefix tests/interop/werift/,package.json package-lock.json) .stamps/werift
+	npm ci --prefix .stamps/werift --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 # The bare AEAD as an extension module, to measure against.

@@ -85,6 +85,7 @@ def files() -> list[tuple[str, str]]:
                 "requirements/dev.txt",
                 "requirements/oldest.txt",
                 "requirements/interop.txt",
+                "tests/interop/werift/package-lock.json",
             )
             # A worktree has a file named .git that says where the clone is.
             if not locked and path.suffix not in (".so", ".pyd", ".png") and path.name != ".git":
