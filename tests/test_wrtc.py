@@ -10,6 +10,7 @@ import wrtc
 from calls import STACKS, Tap, assert_pictures, assert_tone, peers, picture_track, record, tone_track, until
 from frameseal import (
     AuthenticationFailed,
+    CipherSuite,
     Decryptor,
     E2EEManager,
     E2EEState,
@@ -28,7 +29,7 @@ OURS, WRTC_VIDEO, WRTC_AUDIO = 1, 2, 3  # the KIDs of a call
 
 
 def ring(suite: int, base_key: bytes, kid: int, **options) -> KeyRing:
-    made = KeyRing("sframe", suite=suite)
+    made = KeyRing("sframe", suite=suite, allow_draft=True)
     made.set_key(base_key, key_id=kid, **options)
     return made
 
@@ -110,7 +111,7 @@ class Keys:
     discard_frame_when_cryptor_not_ready = True
 
     def __init__(self, suite: int, base_keys: dict[int, bytes]) -> None:
-        self.ring = KeyRing("sframe", suite=suite, failure_tolerance=5)
+        self.ring = KeyRing("sframe", suite=suite, failure_tolerance=5, allow_draft=True)
         for kid, base_key in base_keys.items():
             self.ring.set_key(base_key, key_id=kid)
         self.ring.sending_key_id = OURS
@@ -161,6 +162,10 @@ def assert_content(ours: dict, theirs: dict) -> None:
 def kid_of(sealed: bytes) -> int:
     kid, _counter, _length = wrtc._sframeParseHeader(sealed)
     return kid
+
+
+def test_wrtc_knows_the_suites_that_frameseal_knows() -> None:
+    assert {number: name.value for number, name in SUITES.items()} == {suite.value: suite.name for suite in CipherSuite}
 
 
 @pytest.mark.parametrize("negotiate", [wrtc_answers, wrtc_offers])
