@@ -1,12 +1,5 @@
-"""The meeting through Janus, for test_meet_janus.py, which runs this with pytest in a network namespace of its own."""
+"""`frameseal meet --sfu janus=...`: the meeting through Janus. test_janus.py runs this in a namespace of its own."""
 
-import shutil
-import subprocess
-import time
-from itertools import count
-from pathlib import Path
-
-import aioice.ice
 import pytest
 
 from calls import PASSPHRASE, assert_pictures, until
@@ -14,8 +7,7 @@ from frameseal.meet import MeetOptions, meeting, worker
 from frameseal.meet.janus import Janus, JanusError
 from meet_page import Page
 
-ADDRESS = "127.0.0.2"
-PORTS = count(8188)  # one each: a Janus that was killed leaves its port unusable for a while
+pytest_plugins = ["gateway"]
 STAND_IN = worker.Worker(b"// a stand-in for the worker", b"its licence")
 
 OFFER = "\r\n".join(
@@ -37,39 +29,6 @@ OFFER = "\r\n".join(
         "",
     ]
 )
-
-
-@pytest.fixture
-def janus(tmp_path, monkeypatch):
-    """A Janus with its web sockets, at `url`."""
-    port = next(PORTS)
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: [ADDRESS])
-    # Of its parts only those that are needed: some of the others bring Janus down, now and then.
-    for part in ("plugins/libjanus_videoroom.so", "transports/libjanus_websockets.so"):
-        (tmp_path / part).parent.mkdir()
-        (tmp_path / part).symlink_to(next(Path("/usr/lib").glob(f"*/janus/{part}")))
-    log = tmp_path / "log"
-    (tmp_path / "janus.jcfg").write_text(
-        f'general: {{ configs_folder = "{tmp_path}" plugins_folder = "{tmp_path}/plugins" '
-        f'transports_folder = "{tmp_path}/transports" }}'
-    )
-    (tmp_path / "janus.transport.websockets.jcfg").write_text(
-        f'general: {{ ws = true ws_port = {port} ws_ip = "{ADDRESS}" }}'
-    )
-    command = [shutil.which("janus"), "-C", str(tmp_path / "janus.jcfg"), "-F", str(tmp_path)]
-    with (
-        log.open("wb") as written,
-        subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, cwd=tmp_path) as process,
-    ):
-        try:
-            deadline = time.monotonic() + 30
-            while "WebSockets thread started" not in log.read_text(errors="replace"):
-                assert time.monotonic() < deadline and process.poll() is None, log.read_text(errors="replace")
-                time.sleep(0.1)
-            process.url = f"ws://{ADDRESS}:{port}"
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("codec", ["vp8", "h264"])
@@ -107,10 +66,10 @@ async def test_the_room_at_janus_refuses_media_that_are_not_said_to_be_sealed(ja
         await gateway.close()
 
 
-async def test_when_janus_dies_whoever_joins_is_told(janus):
-    async with meeting(MeetOptions(port=0, passphrase=PASSPHRASE, janus=janus.url), STAND_IN) as served:
+async def test_when_janus_dies_whoever_joins_is_told(mortal_janus):
+    async with meeting(MeetOptions(port=0, passphrase=PASSPHRASE, janus=mortal_janus.url), STAND_IN) as served:
         await until(lambda: served.bot.publishes)
-        janus.kill()
+        mortal_janus.kill()
         async with Page(served, PASSPHRASE) as ada:
             await until(lambda: ada.heard("problem"), 40)
             assert "Janus" in ada.heard("problem")[0]["message"]
