@@ -100,6 +100,22 @@ class Tab:
         )
         return np.array(flat, dtype=float).reshape(90, 160, 4)[..., :3]
 
+    async def hears(self, name: str) -> None:
+        """Wait until a participant is loud."""
+        loud = """video => new Promise(resolve => {
+            const context = new AudioContext();
+            const analyser = context.createAnalyser();
+            context.createMediaStreamSource(video.srcObject).connect(analyser);
+            const samples = new Float32Array(analyser.fftSize);
+            const look = () => {
+                analyser.getFloatTimeDomainData(samples);
+                Math.max(...samples.map(Math.abs)) > 0.02 ? resolve() : setTimeout(look, 10);
+            };
+            look();
+        })"""
+        async with asyncio.timeout(PATIENCE / 1000):
+            await self.tile(name).locator("video").evaluate(loud)
+
     async def press(self, button: str) -> None:
         await self.page.get_by_role("button", name=button, exact=True).click()
 
@@ -151,20 +167,7 @@ async def test_a_browser_and_the_bot_see_and_hear_each_other(served, tabs, artef
     assert is_the_bot(await ada.pixels("Bot"))
     await until(lambda: is_the_fake_camera(bots_picture_of(served, "Ada")))
     # Chromium's microphone beeps; the bot gives the beeps back, which the page hears.
-    loudest = """video => new Promise(resolve => {
-        const context = new AudioContext();
-        const analyser = context.createAnalyser();
-        context.createMediaStreamSource(video.srcObject).connect(analyser);
-        const samples = new Float32Array(analyser.fftSize);
-        const look = () => {
-            analyser.getFloatTimeDomainData(samples);
-            const most = Math.max(...samples.map(Math.abs));
-            most > 0.02 ? resolve(most) : setTimeout(look, 10);
-        };
-        look();
-    })"""
-    async with asyncio.timeout(PATIENCE / 1000):
-        assert await ada.tile("Bot").locator("video").evaluate(loudest) > 0.02
+    await ada.hears("Bot")
     meeting_shot = artefacts / "meeting.png"
     await ada.page.screenshot(path=meeting_shot)
 
