@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2ee_helpers import AUDIO, EMPTY, KEY, NO_FRAME, OTHER_KEY, VIDEO, Failing, Recorder, delivered, provider, sealer
-from frameseal import E2EEManager, E2EEState, FrameError, KeyExhausted, MalformedFrame, ReplayedFrame
+from frameseal import E2EEManager, E2EEState, FrameError, KeyExhausted, KeyProvider, MalformedFrame, ReplayedFrame
 from frameseal.transforms import _REASONS, QUIET_FRAMES
 
 S = E2EEState
@@ -241,6 +241,29 @@ async def test_bandwidth_probes_before_the_first_video_frame_are_dropped_without
     assert not receiver.missing_key
     assert receiver.decrypt(seal(VIDEO)) == VIDEO
     assert await call.states() == [S.DecryptionSuccess]
+
+
+@pytest.mark.parametrize("key_id", [0, 5])
+async def test_probes_of_nothing_but_zeros_are_no_frames_under_a_wrong_or_a_missing_key(key_id):
+    """As SFrame they parse: KID 0, CTR 0, no ciphertext to speak of, a tag of zeros."""
+    keys, changes = KeyProvider(failure_tolerance=2), []
+    keys.set_key("bob", KEY, key_id=key_id)
+    call = E2EEManager(keys, profile="sframe")
+    call.on("e2ee-state-change", changes.append)
+    call.on("e2ee-missing-key", changes.append)
+    receiver = call.receiver_transform("bob", "video", "vp8")
+    assert [receiver.decrypt(bytes(200)) for _ in range(QUIET_FRAMES - 1)] == [None] * (QUIET_FRAMES - 1)
+    await delivered()
+    assert changes == []
+    # And under a key that is wrong indeed the count begins with the first real frame.
+    far = KeyProvider()
+    far.set_key("bob", OTHER_KEY, key_id=key_id)
+    sealed = E2EEManager(far, profile="sframe").sender_transform("bob", "video", "vp8").encrypt(VIDEO)
+    states = []
+    for _ in range(3):
+        receiver.decrypt(sealed)
+        states.append(call.state("bob", "video"))
+    assert states == [S.DecryptionFailed, S.DecryptionFailed, S.InvalidKey]
 
 
 async def test_video_that_is_never_a_sealed_frame_is_reported_after_a_run_of_them():

@@ -200,6 +200,7 @@ class ReceiverTransform(Transform):
                 opened = self._cipher.decrypt(frame)
             except FrameError as error:
                 self._clean = False
+                whole = whole and not self._is_a_probe(frame)
                 self.missing_key = whole and isinstance(error, UnknownKey)
                 if self.missing_key:
                     self._manager._key_is_missing(self, error.kid)
@@ -283,6 +284,10 @@ class ReceiverTransform(Transform):
             self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))
         if isinstance(error, MalformedFrame):
             self._manager._undecryptable(self, frame, error.kid)
+
+    def _is_a_probe(self, frame: bytes) -> bool:
+        # Zeros, before the first real video frame: what an SFU fills padding with. Under SFrame they parse.
+        return self.track.kind == "video" and not self._opened and not any(frame)
 
     def _not_authenticated(self, kid: int | None, reason: str, failures: int) -> None:
         if failures <= 1:  # a new run: after a success, or after a new key was set
