@@ -36,7 +36,7 @@ demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.pn
 
 test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, then the package's in Python
 	cargo test --locked --package frameseal --features hazmat
-	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus)"
+	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift)"
 	$(BIN)/pytest $(ARGS)
 
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
