@@ -225,6 +225,24 @@ def assert_shown(pictures: list[Picture], colour: str, at_least: int) -> None:
     assert numbers == sorted(set(numbers))
 
 
+def shows(sink: Sink, colour: str = "red", run: int = 20) -> bool:
+    """Whether the latest pictures are all readable, of the colour and in order: for stacks that lose some to a busy
+    machine, and go on damaged until the next keyframe.
+    """
+    latest = sink.pictures[-run:]
+    numbers = [picture.number for picture in latest]
+    good = None not in numbers and numbers == sorted(set(numbers)) and {p.colour for p in latest} == {colour}
+    return len(latest) == run and good
+
+
+def plays(sink: Sink, hertz: float = 440) -> bool:
+    """Whether the latest second is this tone, likewise."""
+    if sink.seconds < 1.2:
+        return False
+    heard, purity, rms = tone(np.concatenate(sink.samples)[-sink.rate :].astype(float), sink.rate)
+    return abs(heard - hertz) < 6 and purity > 0.97 and 3800 < rms < 6200
+
+
 def assert_tone(sink: Sink, hertz: float = 440, seconds: float = 0.5) -> None:
     """At least so many seconds of one clean tone, without gaps or noise."""
     assert sink.seconds >= seconds

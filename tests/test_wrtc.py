@@ -4,12 +4,11 @@ import asyncio
 import os
 from itertools import product
 
-import numpy as np
 import pytest
 import webrtc
 import wrtc
 
-from calls import STACKS, Tap, peers, picture_track, record, tone, tone_track, until
+from calls import STACKS, Tap, peers, picture_track, plays, record, shows, tone_track, until
 from frameseal import (
     AuthenticationFailed,
     CipherSuite,
@@ -28,7 +27,6 @@ from wrtc_peer import SUITES, WrtcPeer, wrtc_answers, wrtc_offers, wrtc_peer
 EDGES = [0, 7, 8, 0xFF, 0x100, 0xFFFF, 0x10000, 0xFFFFFFFF, 2**32, 2**56, 2**64 - 1]
 FRAMES = [b"x", bytes(15), bytes(range(256)) * 5]
 OURS, WRTC_VIDEO, WRTC_AUDIO = 1, 2, 3  # the KIDs of a call
-RUN = 20  # pictures
 
 
 def ring(suite: int, base_key: bytes, kid: int, **options) -> KeyRing:
@@ -143,14 +141,8 @@ async def call(negotiate, alice, bob: WrtcPeer, e2ee: E2EEManager) -> dict:
     return {sink.track.kind: sink for sink in alice.sinks.values()}
 
 
-def shows(sink) -> bool:
-    """Whether the latest pictures can all be made out, and are in order."""
-    numbers = [picture.number for picture in sink.pictures[-RUN:]]
-    return len(numbers) == RUN and None not in numbers and numbers == sorted(set(numbers))
-
-
 async def settled(alice, ours: dict, theirs: dict) -> None:
-    """Wait for the other side's tone, and for a run of good pictures, with which the sinks then begin.
+    """Wait for the other side's tone, and for a run of its pictures.
 
     Of a sealed VP8 frame libwebrtc reads the frame type off the SFrame header. So when a busy machine makes it skip a
     picture, it goes on with the next as if that were a keyframe, damaged, and asks for none: hence some unasked.
@@ -164,24 +156,9 @@ async def settled(alice, ours: dict, theirs: dict) -> None:
     sending = asyncio.create_task(keyframes())
     try:
         await until(lambda: plays(ours["audio"], 880) and plays(theirs["audio"], 440), 60)
-        await until(lambda: shows(ours["video"]) and shows(theirs["video"]), 60)
+        await until(lambda: shows(ours["video"], "blue") and shows(theirs["video"], "red"), 60)
     finally:
         sending.cancel()
-    for sinks in (ours, theirs):
-        del sinks["video"].pictures[:-RUN]
-
-
-def plays(sink, hertz: float) -> bool:
-    """Whether the latest second is this tone; before that a busy machine may have made libwebrtc fill gaps."""
-    if sink.seconds < 1.2:
-        return False
-    heard, purity, rms = tone(np.concatenate(sink.samples)[-sink.rate :].astype(float), sink.rate)
-    return abs(heard - hertz) < 6 and purity > 0.97 and 3800 < rms < 6200
-
-
-def assert_content(ours: dict, theirs: dict) -> None:
-    for sinks, colour in ((theirs, "red"), (ours, "blue")):
-        assert {picture.colour for picture in sinks["video"].pictures[:RUN]} == {colour}
 
 
 def kid_of(sealed: bytes) -> int:
@@ -212,7 +189,6 @@ async def call_both_ways(stack: str, suite: int, negotiate) -> None:
         async with peers(stack) as (alice,), wrtc_side(suite, keys) as bob:
             sinks = await call(negotiate, alice, bob, e2ee)
             await settled(alice, sinks, bob.sinks)
-    assert_content(sinks, bob.sinks)
     assert bob.errors == []
     # Once for each kind: nothing ever failed.
     states = [change.state for _, change in changes]
@@ -243,7 +219,6 @@ async def test_a_wrong_key_gives_nothing_either_way_and_the_right_one_later_ever
         await bob.also_opens(keys[OURS], OURS)
         clear(sinks, bob.sinks)
         await settled(alice, sinks, bob.sinks)
-    assert_content(sinks, bob.sinks)
 
 
 async def test_a_missing_key_gives_nothing_either_way_until_it_is_there(loopback) -> None:
@@ -262,7 +237,6 @@ async def test_a_missing_key_gives_nothing_either_way_until_it_is_there(loopback
         await bob.also_opens(keys[OURS], OURS)
         clear(sinks, bob.sinks)
         await settled(alice, sinks, bob.sinks)
-    assert_content(sinks, bob.sinks)
 
 
 async def test_keys_that_change_in_mid_call_are_followed_both_ways(loopback) -> None:
@@ -287,7 +261,6 @@ async def test_keys_that_change_in_mid_call_are_followed_both_ways(loopback) -> 
             await bob.seals("audio", base_keys[2], kid + 2)
         clear(sinks, bob.sinks)
         await settled(alice, sinks, bob.sinks)
-    assert_content(sinks, bob.sinks)
     assert bob.errors == []
     assert {change.state for _, change in changes} == {E2EEState.EncryptionSuccess, E2EEState.DecryptionSuccess}
 
