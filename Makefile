@@ -36,13 +36,13 @@ demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.pn
 
 test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, then the package's in Python
 	cargo test --locked --package frameseal --features hazmat
-	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift)"
+	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift, PostgreSQL)"
 	$(BIN)/pytest $(ARGS)
 
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/test_aiortc*.py $(ARGS)
 
-interop: .stamps/build .stamps/interop $(WERIFT) ## calls with Chromium, Firefox, Janus and werift; as root on Debian it installs them
+interop: .stamps/build .stamps/interop $(WERIFT) ## calls with Chromium, Firefox, Janus, werift; keys in PostgreSQL; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 $(BIN)/pytest tests/interop $(ARGS)
 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
@@ -93,6 +93,7 @@ clean: ## remove what was made here, the environments too
 .stamps/interop: requirements/interop.txt .stamps/build
 	@missing=; for pair in chromium:chromium firefox-esr:firefox-esr janus:janus npm:npm ip:iproute2; do \
 		command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	if [ -n "$$missing" ]; then \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
 			{ echo "make interop needs Debian's packages$$missing: install them, or run it as root" >&2; exit 1; }; \

@@ -20,8 +20,7 @@ PATH = os.pathsep.join([os.environ.get("PATH", ""), *map(str, INSTALLED)])
 
 def program(name: str) -> str:
     found = shutil.which(name, path=PATH)
-    if found is None:
-        pytest.skip(f"PostgreSQL's {name} is not on this machine (Debian's package postgresql)")
+    assert found, f"PostgreSQL's {name} is not on this machine: make interop installs it (Debian's package postgresql)"
     return found
 
 
