@@ -335,12 +335,16 @@ async def peers(*stacks: str):
             yield made
             watch.count_threads(made)
         finally:
-            await asyncio.gather(*(peer.pc.close() for peer in made))
-            for peer in made:
-                for transceiver in peer.pc.getTransceivers():
-                    if transceiver.sender.track is not None:
-                        transceiver.sender.track.stop()
+            await hang_up(*made)
             await asyncio.sleep(0.05)
+
+
+async def hang_up(*made: Peer) -> None:
+    await asyncio.gather(*(peer.pc.close() for peer in made))
+    for peer in made:
+        for transceiver in peer.pc.getTransceivers():
+            if transceiver.sender.track is not None:
+                transceiver.sender.track.stop()
 
 
 async def until(condition, seconds: float = 20) -> None:
@@ -411,7 +415,7 @@ class Tap:
 
         async def tapped(this, data: bytes) -> None:
             if not rtp.is_rtcp(data):
-                self.packets.append(rtp.RtpPacket.parse(data))
+                self.keep(rtp.RtpPacket.parse(data))
                 if next(self._lost):
                     return
             await send_rtp(this, data)
@@ -425,6 +429,12 @@ class Tap:
     def __exit__(self, *exc) -> None:
         self._undo.close()
 
+    def keep(self, packet) -> None:
+        self.packets.append(packet)
+
+    def keep_made(self, codec: str, frames: list[bytes]) -> None:
+        self.made[codec] += frames
+
     def _patch(self, owner, name: str, value) -> None:
         self._undo.callback(setattr, owner, name, getattr(owner, name))
         setattr(owner, name, value)
@@ -435,7 +445,7 @@ class Tap:
         def recorded(this, frame, force_keyframe=False):
             payloads, timestamp = encode(this, frame, force_keyframe)
             pieces = [self.depayload(codec, payload) for payload in payloads]
-            self.made[codec] += [b"".join(pieces)] if codec in ("vp8", "h264") else pieces
+            self.keep_made(codec, [b"".join(pieces)] if codec in ("vp8", "h264") else pieces)
             return payloads, timestamp
 
         self._patch(encoder, "encode", recorded)
