@@ -1,10 +1,14 @@
 """Keys per participant beside a shared key: who is opened with what, and what becomes of keys over a call."""
 
+import gc
+import weakref
+
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered
 from frameseal import (
     AuthenticationFailed,
+    DataCryptor,
     Decryptor,
     E2EEManager,
     Encryptor,
@@ -258,3 +262,60 @@ def test_five_hundred_participants_share_a_passphrase_that_is_derived_once(profi
     frame = sealed(made, "participant 0", profile)
     assert Decryptor(rings[499], "opus").decrypt(frame) == AUDIO
     assert len(set(map(id, rings))) == 500
+
+
+# --- who has gone ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_of_participants_who_have_gone_nothing_is_kept(profile):
+    made = keyed(shared=KEY)
+    rings = []
+    for number in range(50):
+        name = f"guest {number}"
+        if number % 2:
+            made.set_key(name, BOBS_KEY)
+        decryptor = Decryptor(made.ring_for(profile, name), "opus")
+        rings.append(weakref.ref(made.ring_for(profile, name)))
+        assert rings[-1]() is not None
+        made.remove(name)
+        del decryptor
+    assert [ring for ring in rings if ring() is not None] == []
+    assert len(made._own) <= 1
+
+
+@pytest.mark.parametrize(
+    "cipher",
+    [lambda ring: Encryptor(ring, "opus"), lambda ring: Decryptor(ring, "opus"), DataCryptor],
+    ids=["Encryptor", "Decryptor", "DataCryptor"],
+)
+def test_a_ring_lives_as_long_as_a_cipher_has_it_and_gets_the_keys_that_come_later(cipher):
+    made = KeyProvider()
+    using = cipher(made.ring_for(Profile.LIVEKIT, "bob"))
+    made.ring_for(Profile.LIVEKIT, "carol")
+    ring = weakref.ref(made.ring_for(Profile.LIVEKIT, "bob"))
+    assert ring() is not None
+    made.set_key("bob", BOBS_KEY)
+    assert ring().key_ids == [0]
+    made.remove("bob")
+    made.set_key("bob", KEY)
+    assert made.ring_for(Profile.LIVEKIT, "bob") is ring()
+    del using
+    assert ring().key_ids == [0], "a ring that has a key is kept, for its counters"
+    made.remove("bob")
+    assert ring() is None
+
+
+def test_a_sender_who_starts_again_with_the_same_key_does_not_count_from_the_start():
+    made, there = keyed(alice=KEY), keyed(alice=KEY)
+    decryptor = Decryptor(there.ring_for(Profile.SFRAME, "alice"), "opus")
+    for _ in range(3):
+        assert decryptor.decrypt(sealed(made, "alice", Profile.SFRAME)) == AUDIO  # or it would be a replay
+
+
+def test_a_shared_key_that_comes_late_reaches_the_tracks_that_are_there():
+    made = KeyProvider()
+    encryptor = Encryptor(made.ring_for(Profile.LIVEKIT, "alice"), "opus")
+    gc.collect()
+    made.set_shared_key(KEY)
+    assert opened(keyed(shared=KEY), "alice", encryptor.encrypt(AUDIO)) == AUDIO

@@ -1,9 +1,10 @@
-"""Where a manager finds keys: the protocol of every provider, what providers tell, and what numbers they are given."""
+"""Where a manager finds keys: the protocol of every provider, what providers tell, and what ours hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
-from frameseal._native import KeyRing
+from frameseal._native import KeyRing, Secret
 from frameseal.enums import Profile
 
 KEY_SET: Final = "key-set"
@@ -24,7 +25,7 @@ class KeyRings(Protocol):
     def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
         """Return the ring that seals what *participant_id* sends (and opens it on the other side).
 
-        The same arguments give the same ring for the life of the provider. Called from any thread. Before this side
+        The same arguments give the same ring for as long as anybody has it. Called from any thread. Before this side
         sends anything, the manager asks for the participant "" to learn whether there is a key at all.
         """
 
@@ -47,3 +48,22 @@ def bounded(name: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, not {value}")
     return value
+
+
+@dataclass(eq=False, slots=True)
+class HeldKeys:
+    """The keys of one participant, or the shared ones, and their rings. For a provider, under its lock."""
+
+    shared: bool = False
+    secrets: dict[int, Secret] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
+    sending: int = 0
+    rings: WeakValueDictionary[Profile, KeyRing] = field(default_factory=WeakValueDictionary)
+    kept: list[KeyRing] = field(default_factory=list)
+
+    def keep(self) -> None:
+        """Keep the rings that may not go even where no cipher has them.
+
+        Those with a key: made anew they would count from the start. And the shared ones, to which others turn.
+        """
+        self.kept = list(self.rings.values()) if self.secrets or self.shared else []

@@ -8,27 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from frameseal._native import KeyRing, Secret
 from frameseal.enums import Profile
 from frameseal.events import LoopEmitter
-from frameseal.keyrings import KEY_RATCHETED, KEY_SET, KeyEvent, bounded
+from frameseal.keyrings import KEY_RATCHETED, KEY_SET, HeldKeys, KeyEvent, bounded
 
 Key = str | bytes | bytearray | memoryview
 
 _logger = logging.getLogger("frameseal")
-
-
-@dataclass(eq=False, slots=True)
-class _Keys:
-    """The keys of one participant, or the shared ones, and the rings that they are in."""
-
-    secrets: dict[int, Secret] = field(default_factory=dict)
-    steps: dict[int, int] = field(default_factory=dict)
-    sending: int = 0
-    rings: dict[Profile, KeyRing] = field(default_factory=dict)
 
 
 class KeyProvider(LoopEmitter):
@@ -50,8 +39,8 @@ class KeyProvider(LoopEmitter):
 
     Emits ``"key-set"`` and ``"key-ratcheted"`` (by `ratchet`, or because a sender went ahead) with one `KeyEvent`. All
     methods may be called from any thread. Keys are held by the native module, which clears them when they are replaced;
-    no Python object keeps one. The string or buffer that the caller passed in remains the caller's to forget. A ring is
-    kept for each participant who was ever there, without keys once they are removed.
+    no Python object keeps one. The string or buffer that the caller passed in remains the caller's to forget. Of a
+    participant whose keys are removed, and whom no track or channel is left of, nothing is kept.
     """
 
     def __init__(
@@ -71,8 +60,8 @@ class KeyProvider(LoopEmitter):
         self.key_ring_size: Final = bounded("key_ring_size", key_ring_size, 1, 256)
         self.allow_export: Final = bool(allow_export)
         self._discard = bool(discard_frame_when_cryptor_not_ready)
-        self._shared = _Keys()
-        self._own: dict[str, _Keys] = {}
+        self._shared = HeldKeys(shared=True)
+        self._own: dict[str, HeldKeys] = {}
         self._lock = threading.Lock()
 
     @property
@@ -197,8 +186,7 @@ class KeyProvider(LoopEmitter):
     def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
         """Return the ring of a participant, which turns to the shared keys while they have none of their own."""
         with self._lock:
-            keys = self._own.setdefault(participant_id, _Keys())
-            return self._ring(keys, profile, self._ring(self._shared, profile))
+            return self._ring(self._own_keys(participant_id), profile, self._ring(self._shared, profile))
 
     def frames_sealed(self, participant_id: str | None = None) -> int:
         """Return how many frames this side has sealed with the sending key of a participant (None: the shared one).
@@ -227,7 +215,7 @@ class KeyProvider(LoopEmitter):
             # Logged and not a warnings.warn, which would print the caller's source line, perhaps with the key in it.
             _logger.warning("a key has non-ASCII characters, which some SDKs encode differently: use ASCII")
         with self._lock:
-            keys = self._shared if participant_id is None else self._own.setdefault(participant_id, _Keys())
+            keys = self._shared if participant_id is None else self._own_keys(participant_id)
             # The first key is the one to send with, whatever was asked: there is no other.
             sending = key_id if send or not keys.secrets else keys.sending
             for ring in keys.rings.values():
@@ -235,12 +223,21 @@ class KeyProvider(LoopEmitter):
                 ring.sending_key_id = sending
             keys.secrets[key_id], keys.sending = secret, sending
             keys.steps.pop(key_id, None)
+            keys.keep()
         self.deliver(KEY_SET, KeyEvent(participant_id, key_id))
 
-    def _keys(self, participant_id: str | None) -> _Keys:
-        return self._shared if participant_id is None else self._own.get(participant_id, _Keys())
+    def _keys(self, participant_id: str | None) -> HeldKeys:
+        return self._shared if participant_id is None else self._own.get(participant_id, HeldKeys())
 
-    def _ring(self, keys: _Keys, profile: Profile, fallback: KeyRing | None = None) -> KeyRing:
+    def _own_keys(self, participant_id: str) -> HeldKeys:
+        keys = self._own.get(participant_id)
+        if keys is None:
+            # When somebody comes is the time to forget those who have gone: there are as many as are here, or one more.
+            self._own = {name: held for name, held in self._own.items() if held.secrets or held.rings}
+            keys = self._own[participant_id] = HeldKeys()
+        return keys
+
+    def _ring(self, keys: HeldKeys, profile: Profile, fallback: KeyRing | None = None) -> KeyRing:
         ring = keys.rings.get(profile)
         if ring is None:
             ring = KeyRing(
@@ -259,14 +256,16 @@ class KeyProvider(LoopEmitter):
                     ring.ratchet(key_id)
             ring.sending_key_id = keys.sending
             keys.rings[profile] = ring
+            keys.keep()
         return ring
 
     @staticmethod
-    def _forget(keys: _Keys, key_id: int) -> None:
+    def _forget(keys: HeldKeys, key_id: int) -> None:
         keys.steps.pop(key_id, None)
         if keys.secrets.pop(key_id, None) is not None:
             for ring in keys.rings.values():
                 ring.remove_key(key_id)
+            keys.keep()
 
     def __repr__(self) -> str:
         """Show the key ids, never a key."""

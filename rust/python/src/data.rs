@@ -14,13 +14,16 @@ use crate::numbers::{whole, whole_or_none};
 use crate::{maybe_detach, stats};
 
 #[pyclass(frozen, module = "frameseal", name = "DataCryptor")]
-pub(crate) struct DataCryptor(frameseal::DataCryptor);
+pub(crate) struct DataCryptor {
+    cipher: frameseal::DataCryptor,
+    _ring: Py<KeyRing>,
+}
 
 impl DataCryptor {
     /// A context that would not be looked at is a mistake, and not one to find out about from an attacker.
     fn context<'a>(&self, context: Option<&'a Input<'_, '_>>) -> PyResult<&'a [u8]> {
         match context.map(Input::as_slice) {
-            Some(context) if !context.is_empty() && !self.0.binds_context() => {
+            Some(context) if !context.is_empty() && !self.cipher.binds_context() => {
                 Err(PyValueError::new_err("a context has no effect without bind_context=True"))
             }
             context => Ok(context.unwrap_or_default()),
@@ -28,7 +31,7 @@ impl DataCryptor {
     }
 
     fn check_parts(&self) -> PyResult<()> {
-        if self.0.has_parts() {
+        if self.cipher.has_parts() {
             return Ok(());
         }
         Err(PyValueError::new_err("an SFrame packet is in one piece: use seal_packet and open_packet"))
@@ -44,13 +47,14 @@ impl DataCryptor {
         bind_context: bool,
         #[pyo3(from_py_with = whole_or_none)] replay_window: Option<usize>,
     ) -> PyResult<Self> {
-        let ring = Arc::clone(&ring.get().ring);
-        frameseal::DataCryptor::new(ring, bind_context, replay_window).map(Self).map_err(key_error)
+        let core = Arc::clone(&ring.get().ring);
+        let cipher = frameseal::DataCryptor::new(core, bind_context, replay_window).map_err(key_error)?;
+        Ok(Self { cipher, _ring: ring.clone().unbind() })
     }
 
     #[getter]
     fn bind_context(&self) -> bool {
-        self.0.binds_context()
+        self.cipher.binds_context()
     }
 
     #[pyo3(signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
@@ -62,7 +66,7 @@ impl DataCryptor {
     ) -> PyResult<(Bound<'py, PyBytes>, u8, Bound<'py, PyBytes>)> {
         self.check_parts()?;
         let (payload, context) = (payload.as_slice(), self.context(context.as_ref())?);
-        let sealed = maybe_detach(py, payload.len(), || self.0.seal(payload, context)).map_err(encrypt_error)?;
+        let sealed = maybe_detach(py, payload.len(), || self.cipher.seal(payload, context)).map_err(encrypt_error)?;
         let SealedData { iv, key_index, ciphertext } = sealed;
         Ok((PyBytes::new(py, &iv), key_index, PyBytes::new(py, &ciphertext)))
     }
@@ -81,7 +85,7 @@ impl DataCryptor {
     ) -> PyResult<Bound<'py, PyBytes>> {
         self.check_parts()?;
         let (iv, sealed, context) = (iv.as_slice(), ciphertext.as_slice(), self.context(context.as_ref())?);
-        let payload = maybe_detach(py, sealed.len(), || self.0.open(iv, key_index, sealed, context));
+        let payload = maybe_detach(py, sealed.len(), || self.cipher.open(iv, key_index, sealed, context));
         Ok(PyBytes::new(py, &payload.map_err(decrypt_error)?))
     }
 
@@ -93,7 +97,7 @@ impl DataCryptor {
         context: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let (payload, context) = (payload.as_slice(), self.context(context.as_ref())?);
-        let packet = maybe_detach(py, payload.len(), || self.0.seal_packet(payload, context));
+        let packet = maybe_detach(py, payload.len(), || self.cipher.seal_packet(payload, context));
         Ok(PyBytes::new(py, &packet.map_err(encrypt_error)?))
     }
 
@@ -105,11 +109,11 @@ impl DataCryptor {
         context: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let (packet, context) = (packet.as_slice(), self.context(context.as_ref())?);
-        let payload = maybe_detach(py, packet.len(), || self.0.open_packet(packet, context));
+        let payload = maybe_detach(py, packet.len(), || self.cipher.open_packet(packet, context));
         Ok(PyBytes::new(py, &payload.map_err(decrypt_error)?))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        stats(py, self.0.stats().entries())
+        stats(py, self.cipher.stats().entries())
     }
 }

@@ -39,7 +39,8 @@ fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Se
     frameseal::Secret::passphrase(passphrase.to_str()?.as_bytes()).map_err(key_error)
 }
 
-#[pyclass(frozen, module = "frameseal", name = "KeyRing")]
+/// Ciphers hold this object and not just the core's ring: then a weak reference to it tells whether any of them is left.
+#[pyclass(frozen, weakref, module = "frameseal", name = "KeyRing")]
 pub(crate) struct KeyRing {
     pub(crate) ring: Arc<frameseal::KeyRing>,
     failure_tolerance: i32,

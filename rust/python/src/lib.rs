@@ -52,7 +52,10 @@ fn stats<'py>(py: Python<'py>, entries: Vec<(&'static str, u64)>) -> PyResult<Bo
 }
 
 #[pyclass(frozen, module = "frameseal", name = "Encryptor")]
-struct Encryptor(frameseal::Encryptor);
+struct Encryptor {
+    cipher: frameseal::Encryptor,
+    _ring: Py<KeyRing>,
+}
 
 #[pymethods]
 impl Encryptor {
@@ -60,7 +63,8 @@ impl Encryptor {
     #[pyo3(signature = (ring, codec=None))]
     fn new(ring: &Bound<'_, KeyRing>, codec: Option<&str>) -> PyResult<Self> {
         let codec = self::codec(codec)?;
-        frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map(Self).map_err(key_error)
+        let cipher = frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map_err(key_error)?;
+        Ok(Self { cipher, _ring: ring.clone().unbind() })
     }
 
     #[pyo3(signature = (frame, metadata=None), text_signature = "($self, frame, metadata=b'')")]
@@ -71,11 +75,11 @@ impl Encryptor {
         metadata: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
-        if !metadata.is_empty() && !self.0.takes_metadata() {
+        if !metadata.is_empty() && !self.cipher.takes_metadata() {
             return Err(no_metadata());
         }
         // Borrowed where it stands: moving a plan costs as much as a lock.
-        let planned = self.0.plan(frame.as_slice(), metadata);
+        let planned = self.cipher.plan(frame.as_slice(), metadata);
         let plan = match &planned {
             Ok(Some(plan)) => plan,
             Ok(None) => return Ok(PyBytes::new(py, b"")),
@@ -102,16 +106,19 @@ impl Encryptor {
         #[pyo3(from_py_with = whole_or_none)] threads: Option<usize>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        batch::encrypt(py, &self.0, data, offsets, batch::threads(threads)?, out)
+        batch::encrypt(py, &self.cipher, data, offsets, batch::threads(threads)?, out)
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        stats(py, self.0.stats().entries())
+        stats(py, self.cipher.stats().entries())
     }
 }
 
 #[pyclass(frozen, module = "frameseal", name = "Decryptor")]
-struct Decryptor(frameseal::Decryptor);
+struct Decryptor {
+    cipher: frameseal::Decryptor,
+    _ring: Py<KeyRing>,
+}
 
 #[pymethods]
 impl Decryptor {
@@ -125,12 +132,12 @@ impl Decryptor {
     ) -> PyResult<Self> {
         let codec = self::codec(codec)?;
         let decryptor = frameseal::Decryptor::new(Arc::clone(&ring.get().ring), codec, replay_window);
-        match sif_trailer {
+        let cipher = match sif_trailer {
             Some(trailer) => decryptor.and_then(|decryptor| decryptor.with_injected(trailer.as_slice())),
             None => decryptor,
         }
-        .map(Self)
-        .map_err(key_error)
+        .map_err(key_error)?;
+        Ok(Self { cipher, _ring: ring.clone().unbind() })
     }
 
     #[pyo3(signature = (sealed, metadata=None), text_signature = "($self, sealed, metadata=b'')")]
@@ -141,13 +148,13 @@ impl Decryptor {
         metadata: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
-        if !metadata.is_empty() && !self.0.takes_metadata() {
+        if !metadata.is_empty() && !self.cipher.takes_metadata() {
             return Err(no_metadata());
         }
-        if let Some(payload) = self.0.injected(sealed.as_slice()).map_err(decrypt_error)? {
+        if let Some(payload) = self.cipher.injected(sealed.as_slice()).map_err(decrypt_error)? {
             return Ok(PyBytes::new(py, payload));
         }
-        let opened = self.0.with_plan(sealed.as_slice(), metadata, |plan| {
+        let opened = self.cipher.with_plan(sealed.as_slice(), metadata, |plan| {
             written(py, plan.frame_len(), |out| {
                 maybe_detach(py, out.len(), || plan.open_into(out)).map_err(decrypt_error)
             })
@@ -168,21 +175,21 @@ impl Decryptor {
         #[pyo3(from_py_with = whole_or_none)] threads: Option<usize>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        batch::decrypt(py, &self.0, data, offsets, batch::threads(threads)?, out)
+        batch::decrypt(py, &self.cipher, data, offsets, batch::threads(threads)?, out)
     }
 
     #[getter]
     fn consecutive_failures(&self) -> u32 {
-        self.0.consecutive_failures()
+        self.cipher.consecutive_failures()
     }
 
     #[getter]
     fn injected(&self) -> u64 {
-        self.0.injected_so_far()
+        self.cipher.injected_so_far()
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        stats(py, self.0.stats().entries())
+        stats(py, self.cipher.stats().entries())
     }
 }
 
