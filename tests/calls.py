@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -356,7 +357,7 @@ async def until(condition, seconds: float = 20) -> None:
 
 
 class Watch:
-    """Fails a call for exceptions in the loop, in threads and in the stack's tasks, and for dead decoder threads."""
+    """Fails a call for exceptions in the loop, in threads, finalizers and the stack's tasks, and for dead decoders."""
 
     def __init__(self, stacks) -> None:
         self.faults: list[str] = []
@@ -368,6 +369,7 @@ class Watch:
     def __enter__(self) -> "Watch":
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.faults.append(repr(context)))
         self._excepthook, threading.excepthook = threading.excepthook, lambda args: self.faults.append(repr(args))
+        self._unraisablehook, sys.unraisablehook = sys.unraisablehook, lambda args: self.faults.append(repr(args))
         for logger in self._loggers:
             logger.addHandler(self._handler)
         return self
@@ -383,7 +385,7 @@ class Watch:
             self.faults.append(f"{started} receivers, {len(alive)} decoder threads alive")
 
     def __exit__(self, kind, *rest) -> None:
-        threading.excepthook = self._excepthook
+        threading.excepthook, sys.unraisablehook = self._excepthook, self._unraisablehook
         asyncio.get_running_loop().set_exception_handler(None)
         for logger in self._loggers:
             logger.removeHandler(self._handler)
