@@ -14,6 +14,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 WERIFT := .stamps/werift/node_modules/.package-lock.json
+SECONDS := 1800
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -26,7 +27,7 @@ NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 $(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest interop check bench bench-guard docs lock clean
+.PHONY: help demo test test-oldest interop soak check bench bench-guard docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +38,7 @@ demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.pn
 test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, then the package's in Python
 	cargo test --locked --package frameseal --features hazmat
 	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift, PostgreSQL)"
+	@echo "left to make soak, which takes half an hour: tests/soak"
 	$(BIN)/pytest $(ARGS)
 
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
@@ -44,6 +46,9 @@ test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that 
 
 interop: .stamps/build .stamps/interop $(WERIFT) ## calls with Chromium, Firefox, Janus, werift; keys in PostgreSQL; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 $(BIN)/pytest tests/interop $(ARGS)
+
+soak: .stamps/build ## half an hour of meetings in one process, in which nothing may grow; SECONDS=180 for less
+	FRAMESEAL_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest tests/soak -s $(ARGS)
 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
 # the Python module: features of a workspace build are united.

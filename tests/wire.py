@@ -16,9 +16,9 @@ def windows(pieces):
     return np.concatenate(hashes)
 
 
-def leaks(secret, wire):
-    """How many runs of WINDOW bytes on the wire are in what should be secret."""
-    return int(np.isin(windows(wire), np.unique(windows(secret))).sum())
+def leaks(secret, wire, shown=()):
+    """How many runs of WINDOW bytes on the wire are in what should be secret, and not in what is shown by design."""
+    return int(np.isin(windows(wire), np.setdiff1d(windows(secret), windows(shown))).sum())
 
 
 def beyond_clear_bytes(frame, sealed):
