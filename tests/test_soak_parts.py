@@ -23,6 +23,7 @@ from soak.gauges import (
     more_objects,
     table,
     trends,
+    weight_of,
 )
 from soak.ledger import KEPT, Ledger, LedgerTap
 
@@ -215,13 +216,12 @@ def test_what_comes_and_goes_is_flat(rounds):
     assert "not flat" not in table(soaked(Reading(0, 0, 0), rounds))
 
 
-@pytest.mark.parametrize("rounds", [9, 120])
 @pytest.mark.parametrize(
-    ("leak", "shown_by"),
+    ("leak", "shown_by", "rounds"),
     [
-        (Reading(16, 0, 1), {"Python, blocks"}),  # the smallest of Python's objects
-        (Reading(32, 32, 0), {"malloc, MB"}),  # and of malloc's chunks
-        (Reading(600, 600, 0), {"malloc, MB"}),  # a sealed frame
+        (Reading(16, 0, 1), {"Python, blocks"}, 9),  # the smallest of Python's objects
+        (Reading(32, 32, 0), {"malloc, MB"}, 120),  # and of malloc's chunks
+        (Reading(600, 600, 0), {"malloc, MB"}, 9),  # a sealed frame
     ],
     ids=["an object", "a chunk", "a frame"],
 )
@@ -261,6 +261,14 @@ def test_the_gauges_show_what_is_leaked(traced):
         free(chunk)
     kept.clear()
     assert (Reading.take() - before).native < 5000 * 100
+
+
+def test_what_the_ledger_holds_is_weighed(cipher):
+    ledger = Ledger()
+    ledger.left(seal(ledger, cipher, FRAME[:100]))
+    seal(ledger, cipher, FRAME)
+    weight = weight_of(ledger.held())
+    assert (weight.blocks, weight.native > 3 * len(FRAME), weight.native < 4 * len(FRAME)) == (4, True, True)
 
 
 def test_what_pyav_leaks_is_known():

@@ -83,6 +83,11 @@ class Ledger:
             if frame is not None:
                 self._faults.append(f"{len(frame)} bytes were opened without the key")
 
+    def held(self) -> list[bytes]:
+        """Everything that is in the books now."""
+        with self._lock:
+            return [*self._sealed, *self._sealed.values(), *self._made, *self._left, *self._withheld]
+
     # --- what it comes to --------------------------------------------------------------------------------------------
 
     def close_round(self, last: bool = False) -> Audit:

@@ -32,6 +32,7 @@ from soak.gauges import (
     more_objects,
     table,
     trends,
+    weight_of,
 )
 from soak.ledger import Ledger, LedgerTap
 from soak.meeting import LOSS, PATIENCE, REORDER, STACK, Meeting, keys
@@ -128,7 +129,7 @@ class Soak:
     async def _read(self, number: int) -> Reading:
         for sink in self._bob.peer.sinks.values():
             sink.clear()
-        reading = await Reading.quiet()
+        reading = await Reading.quiet() - weight_of(self.ledger.held())
         if self._warm is not None:
             self.rounds.append(Round(self._frames, reading - self._stacks_own * self._made["opus"]))
             more = await more_objects(self._warm)
