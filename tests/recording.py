@@ -5,6 +5,8 @@ from typing import Any
 
 from frameseal import E2EEManager
 
+START_CODE = b"\0\0\0\1"
+
 Note = Callable[[bytes, bytes | None], object]
 
 
@@ -60,5 +62,11 @@ def _into(record: Record) -> Note:
 
 def not_opened(sent: list[tuple[bytes, bytes | None]], received: list[tuple[bytes, bytes | None]]) -> list[int]:
     """The lengths of the frames that arrived whole and were not opened to what they had been."""
-    frames = {sealed: frame for frame, sealed in sent}
-    return [len(sealed) for sealed, frame in received if sealed in frames and frame != frames[sealed]]
+    frames = {sealed: (frame, without_sei(frame)) for frame, sealed in sent}
+    return [len(sealed) for sealed, frame in received if sealed in frames and frame not in frames[sealed]]
+
+
+def without_sei(frame: bytes) -> bytes:
+    """An H.264 access unit as it is sent: without what x264 says of itself in a SEI, type 6."""
+    start, *units = frame.split(START_CODE)
+    return start + b"".join(START_CODE + unit for unit in units if not unit or unit[0] & 0x1F != 6)

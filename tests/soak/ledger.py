@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import islice
 
 from calls import Tap
+from recording import without_sei
 from wire import WINDOW, beyond_clear_bytes, leaks
 
 # Sealed frames that are remembered beyond the round they were sealed in, because a bad line holds up what is on its
 # way: a jitter buffer has room for 512 packets. Always as many, so that the ledger itself does not come and go.
 KEPT = 4096
-START_CODE = b"\0\0\0\1"
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,6 @@ class Ledger:
         if found:
             faults.append(f"{found} runs of {WINDOW} bytes of plaintext are on the wire")
         return Audit(made_by, counts["sealed"], counts["opened"], len(left), sum(map(len, secret)), faults)
-
-
-def without_sei(frame: bytes) -> bytes:
-    """An H.264 access unit as it is sent: without what x264 says of itself in a SEI, type 6."""
-    start, *units = frame.split(START_CODE)
-    return start + b"".join(START_CODE + unit for unit in units if not unit or unit[0] & 0x1F != 6)
 
 
 class LedgerTap(Tap):
