@@ -45,7 +45,7 @@ test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that 
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/test_aiortc*.py $(ARGS)
 
 interop: .stamps/build .stamps/interop $(WERIFT) ## calls with Chromium, Firefox, Janus, werift; keys in PostgreSQL; as root on Debian it installs them
-	FRAMESEAL_INTEROP=1 $(BIN)/pytest tests/interop $(ARGS)
+	FRAMESEAL_INTEROP=1 FRAMESEAL_ARTEFACTS="$(CURDIR)/target/interop" $(BIN)/pytest tests/interop $(ARGS)
 
 soak: .stamps/build ## half an hour of meetings in one process, in which nothing may grow; SECONDS=180 for less
 	FRAMESEAL_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest tests/soak -s $(ARGS)

@@ -1,7 +1,7 @@
 """`frameseal meet` in headless Chromium, with its camera that is none: the page, LiveKit's worker, the bot, the SFU.
 
-`make interop` installs what this needs (Chromium, playwright, npm). FRAMESEAL_ARTEFACTS names a folder for the
-screenshots; docs/images/meet.png is one of them.
+`make interop` installs what this needs (Chromium, playwright, npm), and keeps the screenshots in target/interop:
+FRAMESEAL_ARTEFACTS names the folder. docs/images/meet.png is one of them.
 """
 
 import asyncio
