@@ -175,6 +175,23 @@ async def test_who_leaves_is_gone_and_leaves_nothing_behind(served):
     await until(lambda: len(asyncio.all_tasks()) <= before)
 
 
+@pytest.mark.parametrize("lost", ["publish", "bot"])
+async def test_a_connection_that_is_lost_is_made_anew(served, lost):
+    async with Page(served, PASSPHRASE) as ada, Page(served, PASSPHRASE, "Bob", tracks=()) as bob:
+        await until(lambda: bob.opens(ada.id) == ada.opens("bot") == "DecryptionSuccess", 60)
+        before, calls = dict(ada.sinks if lost == "bot" else bob.sinks), len(ada.heard("call"))
+        # As a browser says it, after some seconds in which nothing came back.
+        await ada.send({"type": "connection", "peer": lost, "state": "disconnected"})
+        await ada.send({"type": "connection", "peer": lost, "state": "failed"})
+        await until(lambda: len(ada.heard("call")) > calls, 60)
+        who, whose = (ada, "bot") if lost == "bot" else (bob, ada.id)
+        await until(lambda: who.sinks[whose, "video"] is not before[whose, "video"], 60)
+        await until(lambda: len(who.sinks[whose, "video"].pictures) >= 10)
+        if lost == "publish":
+            assert_pictures(bob.sinks[ada.id, "video"])
+        assert ada.heard("problem") == bob.heard("problem") == []
+
+
 async def test_somebody_who_leaves_while_connecting_does_not_hold_the_room_up(served):
     async with Page(served, PASSPHRASE) as hasty:
         await until(lambda: hasty.heard("call"))

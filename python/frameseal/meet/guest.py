@@ -94,9 +94,7 @@ class Guest:
                     else:
                         waiting.set_result(str(message["sdp"]))
             case "connection":
-                peer = self._peers.get(message["peer"])
-                if peer is not None:
-                    peer.report(message["state"])
+                self._connection_is(message["peer"], message["state"])
             case "keyframe" if self.id in self._room.members:
                 await self._room.request_keyframe(str(message["participant"]))
             case "rotate" if self.id in self._room.members:
@@ -106,6 +104,15 @@ class Guest:
             case _:
                 return False
         return True
+
+    def _connection_is(self, peer: str, state: object) -> None:
+        remote = self._peers.get(peer)
+        if remote is None:
+            return
+        worked = remote.connectionState in ("connected", "disconnected")
+        remote.report(state)
+        if worked and remote.connectionState == "failed":
+            self._room.reconnect(self, peer)
 
     def _rotate(self, sealed: str) -> None:
         now = asyncio.get_running_loop().time()

@@ -110,19 +110,21 @@ class Room:
             return
         for key in [key for key in self._states if member_id in key]:
             del self._states[key]
-        for other in self.members.values():
-            other.hang_up(member_id)
+        self._hang_up_on(member_id)
         self.broadcast({"type": "left", "id": member_id})
         tasks = [task for task, about in self._tasks.items() if member_id in about]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        outsider, own = self.outsiders.pop(member_id, None), self._forwarders.pop(member_id, None)
-        if outsider is not None:
-            outsider.close()
-        closing = [own.close()] if own is not None else []
-        closing += [forwarder.disconnect_subscriber(member_id) for forwarder in self._forwarders.values()]
-        await asyncio.gather(*(_bounded(close) for close in closing))
+        closing = [forwarder.disconnect_subscriber(member_id) for forwarder in self._forwarders.values()]
+        await asyncio.gather(self._end_stream(member_id), *(_bounded(close) for close in closing))
+
+    def reconnect(self, member: Member, peer: str) -> None:
+        """Make a connection anew that was lost: `PUBLISH`, or the one for what the member of this id publishes."""
+        if peer == PUBLISH and member.id in self._forwarders:
+            self._start(self._publish_again(member), member.id)
+        elif peer in self._forwarders:
+            self._start(self._subscribe_again(peer, member), peer, member.id)
 
     async def close(self) -> None:
         """Let everybody go."""
@@ -147,6 +149,29 @@ class Room:
         task = asyncio.create_task(connecting)
         self._tasks[task] = frozenset(about)
         task.add_done_callback(lambda task: self._tasks.pop(task, None))
+
+    def _hang_up_on(self, publisher: str) -> None:
+        for member in self.members.values():
+            member.hang_up(publisher)
+
+    async def _end_stream(self, publisher: str) -> None:
+        outsider, forwarder = self.outsiders.pop(publisher, None), self._forwarders.pop(publisher, None)
+        if outsider is not None:
+            outsider.close()
+        if forwarder is not None:
+            await _bounded(forwarder.close())
+
+    async def _publish_again(self, member: Member) -> None:
+        self._hang_up_on(member.id)
+        member.hang_up(PUBLISH)
+        await self._end_stream(member.id)
+        await self._publish(member)
+
+    async def _subscribe_again(self, publisher: str, member: Member) -> None:
+        forwarder = self._forwarders[publisher]
+        member.hang_up(publisher)
+        await _bounded(forwarder.disconnect_subscriber(member.id))
+        await self._subscribe(publisher, forwarder, member)
 
     async def _publish(self, member: Member) -> None:
         forwarder: Stream
