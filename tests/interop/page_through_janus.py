@@ -10,7 +10,7 @@ import pytest
 from calls import PASSPHRASE, until
 from frameseal.meet import MeetOptions, meeting
 from frameseal.meet.worker import load_worker
-from test_meet_browser import NO_SCRIPT_TRANSFORM, bots_picture_of, is_the_bot, is_the_fake_camera
+from test_meet_browser import NO_SCRIPT_TRANSFORM, is_the_fake_camera, see_and_hear_each_other
 
 pytest_plugins = ["gateway", "test_meet_browser"]
 
@@ -25,15 +25,7 @@ async def test_a_browser_and_the_bot_see_and_hear_each_other_through_janus(janus
         eve = await (await tabs(script=script)).join(
             f"{served.origin}/#key=a+wrong+one", "Eve", "Only watch and listen"
         )
-        await ada.badges("Bot", "here", "DecryptionSuccess")
-        await ada.badges("Bot", "bot", "EncryptionSuccess")
-        await ada.badges("Ada", "here", "EncryptionSuccess")
-        await ada.badges("Ada", "bot", "DecryptionSuccess")
-        await ada.plays("Bot")
-        assert is_the_bot(await ada.pixels("Bot"))
-        await until(lambda: is_the_fake_camera(bots_picture_of(served, "Ada")))
-        # Chromium's microphone beeps, and the bot gives the beeps back.
-        await ada.hears("Bot")
+        await see_and_hear_each_other(ada, served)
         await eve.badges("Bot", "here", "InvalidKey")
         await eve.badges("Ada", "here", "InvalidKey")
         await ada.page.screenshot(path=artefacts / f"janus-{codec}.png")

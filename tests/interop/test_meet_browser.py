@@ -156,9 +156,8 @@ def is_the_bot(image) -> bool:
     return bool(middle[2] > middle[0] and bar.mean() < middle.mean() < 90 and image.max() > 150)
 
 
-@pytest.mark.parametrize("script", [None, NO_SCRIPT_TRANSFORM], ids=["script-transform", "encoded-streams"])
-async def test_a_browser_and_the_bot_see_and_hear_each_other(served, tabs, artefacts, script):
-    ada = await (await tabs(script=script)).join(served.link, "Ada")
+async def see_and_hear_each_other(ada: Tab, served) -> None:
+    """Wait until Ada and the bot do."""
     await ada.badges("Bot", "here", "DecryptionSuccess")
     await ada.badges("Bot", "bot", "EncryptionSuccess")
     await ada.badges("Ada", "here", "EncryptionSuccess")
@@ -168,6 +167,12 @@ async def test_a_browser_and_the_bot_see_and_hear_each_other(served, tabs, artef
     await until(lambda: is_the_fake_camera(bots_picture_of(served, "Ada")))
     # Chromium's microphone beeps; the bot gives the beeps back, which the page hears.
     await ada.hears("Bot")
+
+
+@pytest.mark.parametrize("script", [None, NO_SCRIPT_TRANSFORM], ids=["script-transform", "encoded-streams"])
+async def test_a_browser_and_the_bot_see_and_hear_each_other(served, tabs, artefacts, script):
+    ada = await (await tabs(script=script)).join(served.link, "Ada")
+    await see_and_hear_each_other(ada, served)
     meeting_shot = artefacts / "meeting.png"
     await ada.page.screenshot(path=meeting_shot)
 
