@@ -38,10 +38,11 @@ async def test_a_codec_that_cannot_be_sealed_is_dropped_and_reported_once(stack)
 
 async def test_payloads_are_taken_apart_by_whatever_function_the_stack_has_now(stack, monkeypatch):
     """Code that registers a codec replaces the function, perhaps long after the hook was put in."""
-    pc, _, encoder = media_of(stack, "audio/opus", manager())
-    monkeypatch.setattr(part(stack, "rtcrtpreceiver"), "depayload", lambda codec, payload: b"\x78" + payload)
+    pc, _, encoder = media_of(stack, "video/H264", manager())
+    slice_of = b"\0\0\0\1\x65\x88".__add__
+    monkeypatch.setattr(part(stack, "rtcrtpreceiver"), "depayload", lambda codec, payload: slice_of(payload))
     (sealed,) = encoder.encode("frame", False)[0]
-    assert Decryptor(key_ring(), "opus").decrypt(sealed) == b"\x78made by the encoder"
+    assert Decryptor(key_ring(), "h264").decrypt(b"\0\0\0\1" + sealed) == slice_of(b"made by the encoder")
     await pc.close()
 
 
