@@ -173,13 +173,12 @@ class ReceiverTransform(Transform):
         """Start a track that has opened nothing yet."""
         super().__init__(manager, cipher, ring, discard_empty)
         self.codec = codec
-        self.missing_key = False
+        self.held = self.missing_key = False
         self._opened = False  # a frame has been opened, ever
         self._clean = False  # nothing has failed since the last frame that was opened
         self._passed_over = 0  # quiet drops in a row
         self._incomplete = 0  # of the cipher's failures in a row, those that say nothing about the key
         self._invalid_keys: set[int | None] = set()  # key ids reported as InvalidKey
-        self.held = False
         self._most_held = hold
         self._held: deque[tuple[bytes, Any, bool]] | None = deque(maxlen=hold) if hold else None
         self._changes = 0  # the ring's, when the held frames were last tried
@@ -200,7 +199,7 @@ class ReceiverTransform(Transform):
                 opened = self._cipher.decrypt(frame)
             except FrameError as error:
                 self._clean = False
-                whole = whole and not self._is_a_probe(frame)
+                whole = whole and not self._is_a_probe(frame, error)
                 self.missing_key = whole and isinstance(error, UnknownKey)
                 if self.missing_key:
                     self._manager._key_is_missing(self, error.kid)
@@ -267,27 +266,25 @@ class ReceiverTransform(Transform):
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
         self._manager._failed_frame(self, frame)
         failures = self._cipher.consecutive_failures if isinstance(error, AuthenticationFailed) else 0
-        if failures == 1:
-            self._incomplete = 0
+        self._incomplete = 0 if failures == 1 else self._incomplete
         if failures and whole:
             self._not_authenticated(error.kid, _reason(error), failures - self._incomplete)
             self._manager._undecryptable(self, frame, error.kid)
             return
-        # A replay says nothing about the key, nor does what lost a part, nor what an SFU sends before the first real
-        # video frame. Only a run of them is a state of its own.
+        # A replay says nothing about the key, nor does what is not whole: only a run of them is a state of its own.
         self._incomplete += failures > 0
-        probing = isinstance(error, MalformedFrame) and self.track.kind == "video" and not self._opened
         self._passed_over += 1
-        if (probing or not whole or isinstance(error, ReplayedFrame)) and self._passed_over < QUIET_FRAMES:
+        if (not whole or isinstance(error, ReplayedFrame)) and self._passed_over < QUIET_FRAMES:
             return
         if not self._invalid_keys:
             self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))
         if isinstance(error, MalformedFrame):
             self._manager._undecryptable(self, frame, error.kid)
 
-    def _is_a_probe(self, frame: bytes) -> bool:
-        # Zeros, before the first real video frame: what an SFU fills padding with. Under SFrame they parse.
-        return self.track.kind == "video" and not self._opened and not any(frame)
+    def _is_a_probe(self, frame: bytes, error: FrameError) -> bool:
+        # What an SFU sends before the first real video frame; of zeros, too, which parse under SFrame.
+        may_be = self.track.kind == "video" and not self._opened
+        return may_be and (isinstance(error, MalformedFrame) or not any(frame))
 
     def _not_authenticated(self, kid: int | None, reason: str, failures: int) -> None:
         if failures <= 1:  # a new run: after a success, or after a new key was set
