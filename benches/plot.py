@@ -11,14 +11,22 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from contenders import ALONE, FLOOR, OURS, PURE
+from contenders import ALONE, DAVE_PY, FLOOR, OURS, PURE, SFRAME_RS, WRTC
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 SCALE = 2  # drawn at twice its size and scaled down, which smooths every edge
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, GUTTER = 1180, 420, 70, 86, 64, 330
-TICKS = (1, 1.5, 2, 3, 5, 8)
+TICKS = (1, 1.5, 2, 3, 5, 8, 12)
 INK, DIM, FAINT, PAPER = (28, 33, 43), (105, 114, 130), (222, 226, 233), (255, 255, 255)
-COLOURS = {OURS: (20, 110, 220), PURE: (214, 84, 60), ALONE: (140, 120, 40)}
+# davey is not drawn: at 10 to 90 times the floor it would leave the others no room.
+COLOURS = {
+    OURS: (20, 110, 220),
+    PURE: (214, 84, 60),
+    ALONE: (140, 120, 40),
+    SFRAME_RS: (30, 150, 110),
+    WRTC: (130, 80, 190),
+    DAVE_PY: (120, 130, 140),
+}
 
 Point = tuple[float, float]
 
@@ -60,6 +68,8 @@ def draw(results: dict) -> Image.Image:
             for step, size in enumerate(by_size):
                 text((left + step * steps, HEIGHT - BOTTOM + 16), f"{int(size):,} B", 11, DIM, "mm")
             for name, colour in COLOURS.items():
+                if any(name not in medians for medians in by_size.values()):
+                    continue  # of the other race, or not installed where this was measured
                 points = [(left + n * steps, at_ratio(ratio)) for n, ratio in enumerate(ratios(by_size, name))]
                 for from_, to in itertools.pairwise(points):
                     pieces = 1 if profile == "livekit" else 12
