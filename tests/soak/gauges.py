@@ -204,7 +204,8 @@ def trends(rounds: list[Round]) -> list[Trend]:
     minutes). A leak per participant is far above them, since a peer connection
     alone has thousands of blocks and its transports some 100 kB of OpenSSL's; what is smaller than that is counted
     one by one, by `count_objects`. RSS is what the system sees: the two, and what neither has (mapped files, stacks).
-    It was seen to rise by 20 MB in ten minutes while both were flat: fragments, some of them around what PyAV leaks.
+    It was seen to rise by 20 MB in ten minutes while both were flat: fragments, some of them around what PyAV leaks
+    (and by twice that where each thread had an arena of malloc's: `make soak` gives them two).
     """
     third = len(rounds) // 3
     assert third, "three rounds are the least that can be compared"
