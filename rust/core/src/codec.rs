@@ -59,6 +59,23 @@ impl<'a> Prepared<'a> {
     pub(crate) fn as_it_is(frame: &'a [u8], clear_len: usize) -> Self {
         Self { frame: Cow::Borrowed(frame), clear_len, escaped: false }
     }
+
+    /// Brings an access unit into its sealed form; `overhead` bytes will follow it on the wire. None: it has no slice, and
+    /// receivers do not agree on such.
+    pub(crate) fn access_unit(
+        frame: &'a [u8],
+        signalled: Standard,
+        overhead: usize,
+    ) -> Result<Option<Self>, NotOfCodec> {
+        match annexb::first_slice(frame, overhead) {
+            Err(NotAnnexB) => Err(NotOfCodec),
+            Ok(None) => Ok(None),
+            Ok(Some(slice)) => {
+                let (frame, slice) = annexb::normalize(frame, slice, signalled);
+                Ok(Some(Self { frame, clear_len: slice.clear_len(), escaped: true }))
+            }
+        }
+    }
 }
 
 const VP8_KEY: usize = 10;
@@ -136,24 +153,6 @@ impl Clear {
             Self::First(clear_len) => Some(clear_len),
             Self::Vp8 => Some(vp8_clear_len(frame)),
             Self::AnnexB(_) => None,
-        }
-    }
-
-    /// Brings a frame into its sealed form; `overhead` bytes will follow it on the wire. None: an access unit without
-    /// a slice, which receivers do not agree on.
-    #[inline(always)]
-    pub(crate) fn prepare(self, frame: &[u8], overhead: usize) -> Result<Option<Prepared<'_>>, NotOfCodec> {
-        let Self::AnnexB(signalled) = self else {
-            let clear_len = self.first(frame).filter(|&clear_len| clear_len <= frame.len()).ok_or(NotOfCodec)?;
-            return Ok(Some(Prepared::as_it_is(frame, clear_len)));
-        };
-        match annexb::first_slice(frame, overhead) {
-            Err(NotAnnexB) => Err(NotOfCodec),
-            Ok(None) => Ok(None),
-            Ok(Some(slice)) => {
-                let (frame, slice) = annexb::normalize(frame, slice, signalled);
-                Ok(Some(Prepared { frame, clear_len: slice.clear_len(), escaped: true }))
-            }
         }
     }
 

@@ -79,14 +79,14 @@ impl Encryptor {
             self.counters.empty.add(1);
             return Ok(None);
         }
-        let frame = match self.clear.first(frame) {
-            Some(clear_len) if clear_len <= frame.len() => Prepared::as_it_is(frame, clear_len),
-            Some(_) => return Err(self.refused()),
-            None => match self.prepare(frame) {
+        let frame = match (self.clear, self.clear.first(frame)) {
+            (_, Some(clear_len)) if clear_len <= frame.len() => Prepared::as_it_is(frame, clear_len),
+            (Clear::AnnexB(signalled), _) => match self.prepare(signalled, frame) {
                 Ok(Some(prepared)) => prepared,
                 Ok(None) => return Ok(None),
                 Err(NotOfCodec) => return Err(self.refused()),
             },
+            _ => return Err(self.refused()),
         };
         if wire == Wire::Trailer {
             return Ok(Some(SealPlan { encryptor: self, frame, layout: Layout::Trailer, sealing: None }));
@@ -183,15 +183,15 @@ impl Encryptor {
     }
 
     /// The access unit in the form in which it is sealed, with what was held back in front of it. None: held back.
-    fn prepare<'a>(&self, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, NotOfCodec> {
+    fn prepare<'a>(&self, signalled: Standard, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, NotOfCodec> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(prepared) = self.clear.prepare(frame, trailer::OVERHEAD)? {
+        if let Some(prepared) = Prepared::access_unit(frame, signalled, trailer::OVERHEAD)? {
             if held.is_empty() {
                 return Ok(Some(prepared));
             }
             let whole = [held.as_slice(), frame].concat();
             held.clear();
-            let whole = self.clear.prepare(&whole, trailer::OVERHEAD)?;
+            let whole = Prepared::access_unit(&whole, signalled, trailer::OVERHEAD)?;
             return Ok(whole.map(|Prepared { frame, clear_len, escaped }| Prepared {
                 frame: Cow::Owned(frame.into_owned()),
                 clear_len,
