@@ -83,7 +83,7 @@ class Room:
         self.members: dict[str, Member] = {}
         self.outsiders: dict[str, Outsider] = {}  # by publisher
         self._forwarders: dict[str, Stream] = {}  # by publisher, once media can flow
-        self._tasks: dict[asyncio.Task[None], frozenset[str]] = {}  # and whom each is about
+        self._tasks: dict[asyncio.Task[None], tuple[str, ...]] = {}  # and whom each is about: publisher, subscriber
         self._states: dict[tuple[str, ...], Message] = {}
 
     def join(self, member: Member) -> None:
@@ -112,10 +112,7 @@ class Room:
             del self._states[key]
         self._hang_up_on(member_id)
         self.broadcast({"type": "left", "id": member_id})
-        tasks = [task for task, about in self._tasks.items() if member_id in about]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancelled([task for task, about in self._tasks.items() if member_id in about])
         closing = [forwarder.disconnect_subscriber(member_id) for forwarder in self._forwarders.values()]
         await asyncio.gather(self._end_stream(member_id), *(_bounded(close) for close in closing))
 
@@ -124,7 +121,7 @@ class Room:
         if peer == PUBLISH and member.id in self._forwarders:
             self._start(self._publish_again(member), member.id)
         elif peer in self._forwarders:
-            self._start(self._subscribe_again(peer, member), peer, member.id)
+            self._start(self._subscribe_again(peer, self._forwarders[peer], member), peer, member.id)
 
     async def close(self) -> None:
         """Let everybody go."""
@@ -147,7 +144,7 @@ class Room:
 
     def _start(self, connecting: Coroutine[Any, Any, None], *about: str) -> None:
         task = asyncio.create_task(connecting)
-        self._tasks[task] = frozenset(about)
+        self._tasks[task] = about
         task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
     def _hang_up_on(self, publisher: str) -> None:
@@ -162,13 +159,14 @@ class Room:
             await _bounded(forwarder.close())
 
     async def _publish_again(self, member: Member) -> None:
+        # Who is subscribing just now would fail at the old stream, and then hang up on the new one.
+        await _cancelled([task for task, about in self._tasks.items() if about[0] == member.id and len(about) > 1])
         self._hang_up_on(member.id)
         member.hang_up(PUBLISH)
         await self._end_stream(member.id)
         await self._publish(member)
 
-    async def _subscribe_again(self, publisher: str, member: Member) -> None:
-        forwarder = self._forwarders[publisher]
+    async def _subscribe_again(self, publisher: str, forwarder: Stream, member: Member) -> None:
         member.hang_up(publisher)
         await _bounded(forwarder.disconnect_subscriber(member.id))
         await self._subscribe(publisher, forwarder, member)
@@ -213,6 +211,12 @@ class Room:
 def described(member: Member) -> Message:
     """What the others are told about somebody."""
     return {"id": member.id, "name": member.name, "tracks": member.tracks}
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _bounded(closing: Coroutine[Any, Any, None]) -> None:
