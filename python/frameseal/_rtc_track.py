@@ -252,9 +252,8 @@ class ReceiverSlot(Slot):
 
     def note_packet(self, codec: Any, payload: bytes, data: bytes) -> None:
         """Remember how a frame begins whose first packet this is, where packets tell; on the event loop."""
-        if (
-            codec.mimeType.lower() == "video/vp8" and payload[0] & 0x17 == 0x10
-        ):  # S, and partition 0: RFC 7741 section 4.2
+        # S, and partition 0: RFC 7741 section 4.2.
+        if codec.mimeType.lower() == "video/vp8" and payload[0] & 0x17 == 0x10:
             self._starts[data[:START_LEN]] = None
             if len(self._starts) > STARTS_KEPT:
                 del self._starts[next(iter(self._starts))]

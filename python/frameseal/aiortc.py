@@ -258,35 +258,35 @@ class Stack:
             if not isinstance(method, Guard):
                 setattr(sender_class, NEXT_FRAME, Guard(method, self))
 
-    def _wrap_factory(self, module: ModuleType, name: str, wrap: Callable[[Any, Any, Any], Any]) -> None:
+    def _wrap(self, module: ModuleType, name: str, wrap: Callable[[Any], Callable[..., Any]]) -> None:
+        """Replace a function of the stack, unless it is ours already."""
         inner = getattr(module, name)
-        if inner is self._wrapped.get(name):
-            return
+        if inner is not self._wrapped.get(name):
+            self._wrapped[name] = functools.wraps(inner)(wrap(inner))
+            setattr(module, name, self._wrapped[name])
 
-        @functools.wraps(inner)
-        def factory(codec: Any) -> Any:
-            slot = getattr(codec, _SLOT, None)
-            return inner(codec) if slot is None else wrap(inner, codec, slot)
+    def _wrap_factory(self, module: ModuleType, name: str, proxy: Callable[[Any, Any, Any], Any]) -> None:
+        def wrap(inner: Any) -> Callable[[Any], Any]:
+            def factory(codec: Any) -> Any:
+                slot = getattr(codec, _SLOT, None)
+                return inner(codec) if slot is None else proxy(inner, codec, slot)
 
-        self._wrapped[name] = factory
-        setattr(module, name, factory)
+            return factory
+
+        self._wrap(module, name, wrap)
 
     def _watch_packets(self) -> None:
-        module, name = self._receivers, "depayload"
-        inner = getattr(module, name)
-        if inner is self._wrapped.get(name):
-            return
+        def wrap(inner: Any) -> Callable[[Any, bytes], bytes]:
+            def depayload(codec: Any, payload: bytes) -> bytes:
+                data: bytes = inner(codec, payload)
+                slot = getattr(codec, _SLOT, None)
+                if slot is not None and not slot.sends:
+                    slot.note_packet(codec, payload, data)
+                return data
 
-        @functools.wraps(inner)
-        def depayload(codec: Any, payload: bytes) -> bytes:
-            data: bytes = inner(codec, payload)
-            slot = getattr(codec, _SLOT, None)
-            if slot is not None and not slot.sends:
-                slot.note_packet(codec, payload, data)
-            return data
+            return depayload
 
-        self._wrapped[name] = depayload
-        setattr(module, name, depayload)
+        self._wrap(self._receivers, "depayload", wrap)
 
     def _hook(self, cls: Any, start: str) -> None:
         original_init, original_start = cls.__init__, getattr(cls, start)
