@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class _Bucket:
     refilled: float
     burst: int
     each_second: float
-    allowance: float = 1e9  # as much as the burst
+    allowance: float = math.inf  # whatever the burst is
     busy: bool = False
 
     def take(self) -> bool:

@@ -201,9 +201,9 @@ def trends(rounds: list[Round]) -> list[Trend]:
 
     Every leak that there can be per frame is above the bounds, which grow with the frames: a Python object is a block,
     a chunk of malloc's has 32 bytes (it takes half an hour to rise above the packets kept; a whole frame takes two
-    minutes). A leak per participant is far above them, since a peer connection
-    alone has thousands of blocks and its transports some 100 kB of OpenSSL's; what is smaller than that is counted
-    one by one, by `count_objects`. RSS is what the system sees: the two, and what neither has (mapped files, stacks).
+    minutes). A leak per participant is far above them, since a peer connection alone has thousands of blocks and its
+    transports some 100 kB of OpenSSL's; what is smaller than that is counted one by one, by `count_objects`. RSS is
+    what the system sees: the two, and what neither has (mapped files, stacks).
     It was seen to rise by 20 MB in ten minutes while both were flat: fragments, some of them around what PyAV leaks
     (and by twice that where each thread had an arena of malloc's: `make soak` gives them two).
     """
