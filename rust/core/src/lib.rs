@@ -29,6 +29,7 @@ mod error;
 mod fallback;
 mod family;
 mod fingerprint;
+mod fork;
 #[cfg(feature = "hazmat")]
 pub mod hazmat;
 mod injected;

@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::KeyError;
+use crate::fork;
 use crate::suite::{NONCE_LEN, random};
 
 const PREFIX_LEN: usize = 8;
@@ -241,41 +242,6 @@ impl IvSource {
 /// rule costs 0.4 % of the IVs, so it holds for every codec.)
 fn survives_escaping(iv: &[u8]) -> bool {
     iv.first() != Some(&0) && iv.windows(2).all(|pair| pair != [0, 0])
-}
-
-#[cfg(unix)]
-mod fork {
-    //! Tells a forked child from its parent, for the price of one relaxed load per frame.
-
-    use crate::error::KeyError;
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    static GENERATION: AtomicU32 = AtomicU32::new(0);
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-
-    extern "C" fn in_child() {
-        GENERATION.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many forks lie between this process and the one that loaded the library.
-    pub(super) fn generation() -> Result<u32, KeyError> {
-        // SAFETY: the handler touches one atomic, which is async-signal-safe, and lives as long as the program.
-        #[allow(unsafe_code)]
-        let watched = *REGISTERED.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(in_child)) } == 0);
-        if watched { Ok(GENERATION.load(Ordering::Relaxed)) } else { Err(KeyError::Unavailable) }
-    }
-}
-
-#[cfg(not(unix))]
-mod fork {
-    //! No `fork` on this platform.
-
-    use crate::error::KeyError;
-
-    pub(super) fn generation() -> Result<u32, KeyError> {
-        Ok(0)
-    }
 }
 
 #[cfg(test)]
