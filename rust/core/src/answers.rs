@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use zeroize::Zeroizing;
 
 use crate::error::KeyError;
-use crate::family::Family;
 use crate::fingerprint::Fingerprint;
-use crate::keyring::KeyRing;
+use crate::key::Key;
+use crate::keyring::{Held, KeyRing, State};
+use crate::secret::Secret;
 
 impl KeyRing {
     /// Whether a frame can be sealed now: the sending key is there.
@@ -30,8 +31,8 @@ impl KeyRing {
     /// [`KeyError::NoSuchKey`].
     pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
         let state = self.current().read();
-        let slot = state.slots.get(&key_id).map(|slot| slot.nonces.issued());
-        slot.or_else(|| state.family(key_id).map(Family::issued)).ok_or(KeyError::NoSuchKey { key_id })
+        let held = state.newest(key_id).ok_or(KeyError::NoSuchKey { key_id })?;
+        Ok(state.sealed_with(held.identity()))
     }
 
     /// Frames at which a key is exhausted.
@@ -54,10 +55,7 @@ impl KeyRing {
     pub fn fingerprint(&self, key_id: Option<u64>) -> Result<Fingerprint, KeyError> {
         let state = self.current().read();
         let key_id = key_id.unwrap_or(state.sending);
-        let (material, key) = match state.slots.get(&key_id) {
-            Some(slot) => (&slot.material, Some(&*slot.key)),
-            None => (&state.family(key_id).ok_or(KeyError::NoSuchKey { key_id })?.material, None),
-        };
+        let (material, key) = state.material(key_id)?;
         self.maker.fingerprint(key_id, material, key)
     }
 
@@ -72,8 +70,17 @@ impl KeyRing {
         }
         let state = ring.read();
         let key_id = key_id.unwrap_or(state.sending);
-        let slot = state.slots.get(&key_id).map(|slot| &slot.material);
-        let material = slot.or_else(|| state.family(key_id).map(|family| &family.material));
-        material.map(|material| Zeroizing::new(material.bytes().to_vec())).ok_or(KeyError::NoSuchKey { key_id })
+        state.material(key_id).map(|(material, _)| Zeroizing::new(material.bytes().to_vec()))
+    }
+}
+
+impl State {
+    /// The material of what goes by this id and, where it gives one key, the key.
+    fn material(&self, key_id: u64) -> Result<(&Secret, Option<&Key>), KeyError> {
+        match self.newest(key_id) {
+            Some(Held::Slot(slot)) => Ok((&slot.material, Some(&*slot.key))),
+            Some(Held::Family(family)) => Ok((&family.material, None)),
+            None => Err(KeyError::NoSuchKey { key_id }),
+        }
     }
 }

@@ -9,6 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{DecryptError, EncryptError, KeyError};
+use crate::key::Key;
 use crate::keyring::KeyRing;
 use crate::lookup::Sealing;
 use crate::nonce::Unique;
@@ -196,15 +197,22 @@ impl DataCryptor {
     fn open_parts(&self, parts: Option<Parts<'_>>) -> Result<Vec<u8>, DecryptError> {
         let Parts { kid, unique, aad, ciphertext, tag } = parts.ok_or(DecryptError::Malformed)?;
         let found = self.ring.find(kid)?;
-        if self.replay().is_some_and(|window| window.has((found.origin, kid), unique)) {
+        let is_replayed = |key: &Key| self.replay().is_some_and(|window| window.has(key.identity, unique));
+        let first = is_replayed(&found.key);
+        if first && found.is_alone {
             return Err(DecryptError::Replayed { kid });
         }
-        let mut payload = vec![0; ciphertext.len()];
-        let opened = self
-            .ring
-            .open(kid, &found, |key| key.aead.open(key.nonce(unique), &aad, ciphertext, tag, &mut payload).is_ok())
-            .ok_or(DecryptError::AuthenticationFailed { kid })?;
-        if self.replay().is_some_and(|mut window| !window.mark((opened.origin, kid), unique)) {
+        let (mut payload, mut seen) = (vec![0; ciphertext.len()], first);
+        let opened = self.ring.open(kid, &found, |key| {
+            // A packet that was seen opens nothing, and takes no ratchet step.
+            let replayed = if key.serial == found.key.serial { first } else { is_replayed(key) };
+            seen |= replayed;
+            !replayed && key.aead.open(key.nonce(unique), &aad, ciphertext, tag, &mut payload).is_ok()
+        });
+        let Some(opened) = opened else {
+            return Err(if seen { DecryptError::Replayed { kid } } else { DecryptError::AuthenticationFailed { kid } });
+        };
+        if self.replay().is_some_and(|mut window| !window.mark(opened.identity, unique)) {
             return Err(DecryptError::Replayed { kid });
         }
         Ok(payload)

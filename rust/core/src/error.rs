@@ -69,6 +69,25 @@ pub enum KeyError {
         /// The key id given.
         key_id: u64,
     },
+    /// A counter to go on from that this process has used under the key, or one below it.
+    CounterUsed {
+        /// The counter given.
+        given: u64,
+        /// The least that is unused; none where all are used.
+        least: Option<u64>,
+    },
+    /// More epochs to retain than a ring may hold.
+    Retain {
+        /// The number given.
+        given: usize,
+        /// The largest allowed.
+        most: usize,
+    },
+    /// A chain of rings that turn to each other, longer than the bound.
+    FallbackDepth {
+        /// The longest allowed, in rings behind the first.
+        most: usize,
+    },
     /// The ring was not made to give keys back.
     NotExportable,
     /// A ring of no slots, or of more than a one-byte key id can name.
@@ -175,21 +194,33 @@ impl fmt::Display for KeyError {
                 "a raw key needs at least {least} bytes, got {given}; a passphrase is given as a passphrase (str)"
             ),
             Self::NoPassphrases => f.write_str("this profile has no password KDF: give it a raw key (bytes)"),
-            Self::UsageLimit { given, most } => write!(f, "a key seals 1 to {most} frames, not {given}"),
+            Self::UsageLimit { given, most } => write!(f, "usage_limit must be 1 to {most} frames, not {given}"),
             Self::ShortTrailer { given, least } => {
                 write!(f, "the trailer of injected frames needs at least {least} bytes, got {given}")
             }
             Self::KeyIdOutOfRange { key_id, ring_size } => {
-                write!(f, "key id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
+                write!(f, "key_id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
             }
-            Self::NoSuchKey { key_id } => write!(f, "no key is set under id {key_id}"),
+            Self::NoSuchKey { key_id } => write!(f, "no key is set under key_id {key_id}"),
+            Self::CounterUsed { given, least: Some(least) } => write!(
+                f,
+                "counter {given} was used in this process under this key and key_id: the least allowed is {least}"
+            ),
+            Self::CounterUsed { given, least: None } => write!(
+                f,
+                "counter {given} was used in this process under this key and key_id, and there is none above: set a new key"
+            ),
+            Self::Retain { given, most } => write!(f, "retain must be 0 to {most} epochs, not {given}"),
+            Self::FallbackDepth { most } => {
+                write!(f, "fallback: at most {most} rings may stand behind each other, make the chain shorter")
+            }
             Self::NotExportable => write!(f, "this ring gives no keys back: make it exportable"),
-            Self::RingSize { given } => write!(f, "a ring has 1 to 256 slots, not {given}"),
-            Self::RatchetWindow { given, most } => write!(f, "the ratchet window is 0 to {most} steps, not {given}"),
+            Self::RingSize { given } => write!(f, "ring_size must be 1 to 256, not {given}"),
+            Self::RatchetWindow { given, most } => write!(f, "ratchet_window must be 0 to {most} steps, not {given}"),
             Self::KeySize { given, default, profile } => {
-                write!(f, "profile {profile} has no keys of {given} bits: leave the size out for its {default}")
+                write!(f, "key_size: profile {profile} has no keys of {given} bits, leave it out for its {default}")
             }
-            Self::ReplayWindow { given, most } => write!(f, "the replay window is 0 to {most} frames, not {given}"),
+            Self::ReplayWindow { given, most } => write!(f, "replay_window must be 0 to {most} frames, not {given}"),
             Self::UnsupportedCodec { codec, profile } => {
                 write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")
             }

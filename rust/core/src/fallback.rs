@@ -10,15 +10,26 @@ use std::sync::atomic::Ordering;
 use crate::error::KeyError;
 use crate::keyring::{KeyRing, State};
 
+/// Rings that may stand behind a ring: a participant's, a group's and a room's are three in all.
+const MAX_DEPTH: usize = 16;
+
 impl KeyRing {
     /// This ring, turning to `shared` while it has no keys.
     ///
     /// # Errors
-    /// [`KeyError::NotOfProfile`]: the other ring has another profile or suite.
+    /// [`KeyError::NotOfProfile`]: the other ring has another profile or suite. [`KeyError::FallbackDepth`]: too many
+    /// rings stand behind it.
     pub fn with_fallback(mut self, shared: Arc<Self>) -> Result<Self, KeyError> {
         let (ours, theirs) = (&self.maker, &shared.maker);
         if ours.profile.name != theirs.profile.name || ours.suite.id != theirs.suite.id {
-            return Err(KeyError::NotOfProfile { option: "a fallback of another profile", profile: ours.profile.name });
+            return Err(KeyError::NotOfProfile {
+                option: "fallback of another profile or suite",
+                profile: ours.profile.name,
+            });
+        }
+        let behind = std::iter::successors(Some(&shared), |ring| ring.fallback.as_ref());
+        if behind.take(MAX_DEPTH + 1).count() > MAX_DEPTH {
+            return Err(KeyError::FallbackDepth { most: MAX_DEPTH });
         }
         self.fallback = Some(shared);
         Ok(self)

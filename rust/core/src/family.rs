@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::counter::CtrSource;
 use crate::error::{EncryptError, KeyError};
-use crate::key::{Key, Maker, serial};
+use crate::key::{Identity, Key, Maker, serial};
 use crate::lookup::Sending;
-use crate::nonce::{CtrSource, NonceSource};
+use crate::nonce::NonceSource;
 use crate::secret::Secret;
 use crate::suite::random;
 
@@ -39,11 +40,15 @@ pub(crate) struct Family {
     pub(crate) material: Secret,
     /// Stands for the base key, whose senders' keys come and go.
     pub(crate) serial: u64,
-    /// The serial of the first family in its place with the same base key.
-    pub(crate) origin: u64,
+    /// Its place in the order in which the ring's keys were set.
+    pub(crate) set: u64,
+    /// What this side's frames are counted under: its own key, or the shared key, whichever KIDs it draws.
+    pub(crate) identity: Identity,
     /// The KID that was assigned to this side; none draws one.
     own: Option<u64>,
     sending: Option<Sender>,
+    /// Frames that this side has sealed under KIDs that it has no more.
+    used: u64,
     /// Senders of whom a frame has authenticated: forged KIDs cost a derivation each and no memory.
     senders: BTreeMap<u64, Known>,
 }
@@ -62,14 +67,29 @@ struct Sender {
 
 impl Family {
     /// A shared key: this side's KID is drawn when it first seals.
-    pub(crate) fn drawing(field: Field, material: Secret) -> Self {
-        let serial = serial();
-        Self { field, material, serial, origin: serial, own: None, sending: None, senders: BTreeMap::new() }
+    pub(crate) fn drawing(field: Field, material: Secret, identity: Identity) -> Self {
+        let (serial, senders) = (serial(), BTreeMap::new());
+        Self { field, material, serial, set: 0, identity, own: None, sending: None, used: 0, senders }
     }
 
-    /// An epoch in which this side has the KID `own`.
-    pub(crate) fn member(field: Field, material: Secret, own: u64) -> Self {
-        Self { own: Some(own), ..Self::drawing(field, material) }
+    /// An epoch in which this side has the KID `own`. Its counter is there from now on: a fork may come before a frame.
+    pub(crate) fn member(field: Field, material: Secret, own: u64, maker: &Maker) -> Result<Self, KeyError> {
+        let sender = Sender::new(own, &material, maker)?;
+        let identity = sender.key.identity;
+        Ok(Self { own: Some(own), sending: Some(sender), ..Self::drawing(field, material, identity) })
+    }
+
+    /// Whether both give the same keys to the same senders.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.field == other.field && self.own == other.own && self.material.same(&other.material)
+    }
+
+    /// Counts on from what the ring has sealed with this key.
+    pub(crate) fn count_from(&mut self, sealed: u64) {
+        self.used = sealed;
+        if let Some(sender) = &mut self.sending {
+            sender.nonces.count_from(sealed);
+        }
     }
 
     pub(crate) fn sender(&self, kid: u64) -> Option<&Arc<Key>> {
@@ -88,9 +108,9 @@ impl Family {
         self.senders.insert(kid, Known { key: Arc::clone(key), met: key.serial });
     }
 
-    /// Frames sealed by this side under the KID that it has now.
+    /// Frames sealed by this side.
     pub(crate) fn issued(&self) -> u64 {
-        self.sending.as_ref().map_or(0, |sender| sender.nonces.issued())
+        self.sending.as_ref().map_or(self.used, |sender| sender.nonces.issued())
     }
 
     /// What this side seals with: an assigned KID, or one that is drawn now.
@@ -98,32 +118,35 @@ impl Family {
         let named = self.own.unwrap_or(self.field.value);
         // An assigned KID stays what it is; its counter refuses to be used in a forked child.
         if self.own.is_none() && self.sending.as_ref().is_some_and(|sender| sender.nonces.is_forked()) {
+            self.used = self.issued();
             self.sending = None;
         }
         let Sender { kid, key, nonces } = match &mut self.sending {
             Some(sender) => sender,
             none => none.insert(
-                Self::start(self.own, self.field, &self.material, maker)
+                Sender::drawn(self.field, &self.material, maker, self.used)
                     .map_err(|_| EncryptError::KeyExhausted { kid: named })?,
             ),
         };
         Ok(Sending { key, kid: *kid, nonces, named })
     }
+}
 
-    fn start(own: Option<u64>, field: Field, material: &Secret, maker: &Maker) -> Result<Sender, KeyError> {
-        let kid = match own {
-            Some(kid) => kid,
-            None => {
-                let mut drawn = [0; 8];
-                random(&mut drawn)?;
-                u64::from_be_bytes(drawn) & !Field::mask(field.bits) | field.value
-            }
-        };
-        Ok(Sender {
-            kid,
-            key: Arc::new(maker.key(kid, material)?),
-            nonces: NonceSource::Ctr(CtrSource::new(maker.identity(kid, material))?),
-        })
+impl Sender {
+    fn new(kid: u64, material: &Secret, maker: &Maker) -> Result<Self, KeyError> {
+        let key = Arc::new(maker.key(kid, material)?);
+        let nonces = NonceSource::Ctr(CtrSource::new(key.identity, maker.ring, None)?);
+        Ok(Self { kid, key, nonces })
+    }
+
+    /// A sender whose KID is drawn: all bits outside of `field`.
+    fn drawn(field: Field, material: &Secret, maker: &Maker, used: u64) -> Result<Self, KeyError> {
+        let mut drawn = [0; 8];
+        random(&mut drawn)?;
+        let kid = u64::from_be_bytes(drawn) & !Field::mask(field.bits) | field.value;
+        let mut sender = Self::new(kid, material, maker)?;
+        sender.nonces.count_from(used);
+        Ok(sender)
     }
 }
 
@@ -136,8 +159,10 @@ mod tests {
 
     #[test]
     fn the_senders_remembered_are_bounded_and_the_one_met_longest_ago_goes_first() {
-        let maker = Maker { profile: &SFRAME, suite: SFRAME.suite(None, None).unwrap() };
-        let mut family = Family::drawing(Field { bits: 8, value: 0 }, Secret::new(&[1; 16], Kdf::Random));
+        let maker = Maker { profile: &SFRAME, suite: SFRAME.suite(None, None).unwrap(), ring: serial() };
+        let material = Secret::new(&[1; 16], Kdf::Random);
+        let identity = maker.shared_identity(0, &material);
+        let mut family = Family::drawing(Field { bits: 8, value: 0 }, material, identity);
         for kid in 0..=MOST_SENDERS as u64 {
             let key = Arc::new(maker.key(kid << 8, &family.material).unwrap());
             family.remember(kid << 8, &key);

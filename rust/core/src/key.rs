@@ -19,6 +19,7 @@ use crate::wire::Wire;
 pub(crate) struct Key {
     pub(crate) aead: AeadKey,
     pub(crate) serial: u64,
+    pub(crate) identity: Identity,
     salt: Nonce,
     /// Of the key itself; none in SFrame, where it is of the base key.
     fingerprint: Option<Fingerprint>,
@@ -35,6 +36,21 @@ impl Key {
     }
 }
 
+/// Stands for a key wherever it comes from, in memories that outlast the key: nonces must not come twice under it.
+///
+/// A digest of the key itself. It tells keys apart that one base key gives under several KIDs, and none that two key ids
+/// of a ring hold alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity(u64, u64);
+
+impl Identity {
+    /// The first 128 bits of a digest over `parts`.
+    pub(crate) fn of(parts: &[&[u8]]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = digest(parts);
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+    }
+}
+
 /// A number that no other key or family of keys in this process has.
 pub(crate) fn serial() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -46,18 +62,21 @@ pub(crate) fn serial() -> u64 {
 pub(crate) struct Maker {
     pub(crate) profile: &'static Profile,
     pub(crate) suite: &'static CipherSuite,
+    /// A number that no other ring has.
+    pub(crate) ring: u64,
 }
 
 impl Maker {
     /// Derives and expands the key that `material` gives under `kid`.
     pub(crate) fn key(&self, kid: u64, material: &Secret) -> Result<Key, KeyError> {
         let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
-        let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?.into();
+        let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?;
+        let identity = Identity::of(&[b"frameseal key", &bytes, &salt]);
         let fingerprint = match self.profile.wire {
             Wire::Trailer => Some(fingerprint::of_key(&bytes)?),
             Wire::Sframe => None,
         };
-        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: serial(), salt, fingerprint })
+        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: serial(), identity, salt: salt.into(), fingerprint })
     }
 
     /// What the holders of `material` under `key_id` can compare. `key` is what it gives there, where that is one key.
@@ -73,9 +92,10 @@ impl Maker {
         }
     }
 
-    /// What stands for a base key and KID where the pair must not come twice.
-    pub(crate) fn identity(&self, kid: u64, material: &Secret) -> [u8; 32] {
-        digest(&[b"frameseal sender", &self.suite.id.to_be_bytes(), &kid.to_be_bytes(), material.bytes()])
+    /// Stands for a base key that many senders share, by its key id.
+    pub(crate) fn shared_identity(&self, key_id: u64, material: &Secret) -> Identity {
+        let ids = [&self.suite.id.to_be_bytes()[..], &key_id.to_be_bytes()].concat();
+        Identity::of(&[b"frameseal shared key", &ids, material.bytes()])
     }
 
     /// The material one ratchet step on. Nothing else ratchets.

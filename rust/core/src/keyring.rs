@@ -4,16 +4,18 @@
 //! and the nonce. It is kept during the AEAD of a [short](crate::lookup::SHORT) frame, never of a long one, nor in a slow
 //! derivation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::counter::CtrSource;
 use crate::error::KeyError;
 use crate::family::{Family, Field};
-use crate::key::{Key, Maker};
-use crate::mls::MlsKid;
-use crate::nonce::{CtrSource, IvSource, NonceSource};
+use crate::key::{Identity, Key, Maker, serial};
+use crate::lookup::Sending;
+use crate::mls::{MAX_RETAINED, MlsKid};
+use crate::nonce::{IvSource, NonceSource};
 use crate::options::Options;
 use crate::profile::Profile;
 use crate::secret::Secret;
@@ -27,8 +29,8 @@ pub(crate) struct Slot {
     pub(crate) material: Secret,
     pub(crate) key: Arc<Key>,
     pub(crate) nonces: NonceSource,
-    /// The serial of the first key in this place from the same material.
-    pub(crate) origin: u64,
+    /// Its place in the order in which the ring's keys were set.
+    pub(crate) set: u64,
     /// Steps ahead that a search has derived already: a forged frame buys no second derivation.
     pub(crate) ahead: Vec<(Secret, Arc<Key>)>,
     /// A frame failed that a further step, too slow for the frame's own path, might open.
@@ -39,20 +41,46 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) fn new(material: Secret, key: Arc<Key>, nonces: NonceSource) -> Self {
-        let origin = key.serial;
-        Self { material, key, nonces, origin, ahead: Vec::new(), wanted: false, old: false }
+        Self { material, key, nonces, set: 0, ahead: Vec::new(), wanted: false, old: false }
+    }
+
+    #[inline(always)]
+    pub(crate) fn sending(&mut self, kid: u64) -> Sending<'_> {
+        let Self { key, nonces, .. } = self;
+        Sending { key, kid, nonces, named: kid }
+    }
+}
+
+/// What a key id stands for: a base key has a KID of its own, a shared key or epoch the low bits of many.
+pub(crate) enum Held<'s> {
+    Slot(&'s Slot),
+    Family(&'s Family),
+}
+
+impl Held<'_> {
+    pub(crate) fn identity(&self) -> Identity {
+        match self {
+            Self::Slot(slot) => slot.key.identity,
+            Self::Family(family) => family.identity,
+        }
     }
 }
 
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) slots: BTreeMap<u64, Slot>,
+    /// In the order in which they were set.
     pub(crate) families: Vec<Family>,
+    /// The id of what seals. Where several keys go by one id, the newest of them does.
     pub(crate) sending: u64,
     /// The id under which a sender that had ratcheted was followed last.
     pub(crate) followed: Option<u64>,
     /// Whether `sending` was chosen; until then the first key that is set becomes it.
     chosen: bool,
+    /// How many keys were set.
+    sets: u64,
+    /// Frames sealed with keys that are here no more: a key that is set again counts on from there.
+    used: HashMap<Identity, u64>,
 }
 
 /// Aligned away from its neighbours, which other cores read while this one changes (two lines: they are fetched in pairs).
@@ -82,7 +110,7 @@ impl KeyRing {
     pub fn new(profile: &'static Profile, options: Options) -> Result<Self, KeyError> {
         let suite = options.check(profile)?;
         Ok(Self {
-            maker: Maker { profile, suite },
+            maker: Maker { profile, suite, ring: serial() },
             options,
             state: Apart::default(),
             deriving: Mutex::default(),
@@ -93,7 +121,8 @@ impl KeyRing {
     }
 
     /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key. The key that is there
-    /// already is as good as new for receiving; what it has sealed and opened still counts.
+    /// already is as good as new for receiving; what it has sealed and opened still counts, and an SFrame sender goes on
+    /// counting.
     ///
     /// # Errors
     /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
@@ -105,7 +134,8 @@ impl KeyRing {
     /// KID, in this process or any other.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NotOfProfile`], [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
+    /// [`KeyError::CounterUsed`]: this process has used it. [`KeyError::KeyIdOutOfRange`], [`KeyError::NotOfProfile`],
+    /// [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
     pub fn set_from(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<(), KeyError> {
         self.check(key_id)?;
         if counter.is_some() && (self.maker.profile.wire != Wire::Sframe || self.options.shared) {
@@ -113,18 +143,21 @@ impl KeyRing {
         }
         let material = self.maker.profile.schedule.material(secret);
         if self.options.shared {
-            let family = Family::drawing(Field { bits: SHARED_BITS, value: key_id }, material);
-            self.add(family, key_id);
+            let identity = self.maker.shared_identity(key_id, &material);
+            let family = Family::drawing(Field { bits: SHARED_BITS, value: key_id }, material, identity);
+            let mut state = self.lock();
+            state.add(family);
+            state.choose_first(key_id);
+            self.changed(&state);
             return Ok(());
         }
-        let mut slot = self.slot(key_id, material, counter)?;
+        let key = Arc::new(self.maker.key(key_id, &material)?);
+        let nonces = match self.maker.profile.wire {
+            Wire::Trailer => NonceSource::Iv(IvSource::new()?),
+            Wire::Sframe => NonceSource::Ctr(CtrSource::new(key.identity, self.maker.ring, counter)?),
+        };
         let mut state = self.lock();
-        if let Some(before) = state.slots.remove(&key_id).filter(|before| before.material.same(&slot.material)) {
-            slot.origin = before.origin;
-            slot.ahead = before.ahead;
-            slot.nonces = slot.nonces.after(before.nonces);
-        }
-        state.slots.insert(key_id, slot);
+        state.insert(key_id, Slot::new(material, key, nonces));
         state.choose_first(key_id);
         self.changed(&state);
         Ok(())
@@ -134,29 +167,31 @@ impl KeyRing {
     /// `retain` epochs before it still open frames; older ones are erased. This side then seals with its own KID.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdField`], [`KeyError::NotOfProfile`].
+    /// [`KeyError::KeyIdField`], [`KeyError::NotOfProfile`], [`KeyError::Retain`], [`KeyError::Unavailable`].
     pub fn set_epoch(&self, secret: &Secret, kid: &MlsKid, retain: usize) -> Result<u64, KeyError> {
         if self.maker.profile.wire != Wire::Sframe || self.options.shared || self.options.ratchet_bits != 0 {
             return Err(KeyError::NotOfProfile { option: "MLS epochs", profile: self.maker.profile.name });
         }
+        if retain > MAX_RETAINED {
+            return Err(KeyError::Retain { given: retain, most: MAX_RETAINED });
+        }
         let value = kid.value()?;
         let material = self.maker.profile.schedule.material(secret);
         let field = Field { bits: kid.epoch_bits, value: value & Field::mask(kid.epoch_bits) };
-        self.add(Family::member(field, material, value), field.value);
+        let family = Family::member(field, material, value, &self.maker)?;
         let mut state = self.lock();
-        state.sending = field.value;
-        state.chosen = true;
-        let epochs = state.families.len();
-        state.families.drain(..epochs.saturating_sub(retain + 1));
+        state.add(family);
+        state.keep_newest(retain + 1);
+        state.choose(field.value);
         self.changed(&state);
         Ok(value)
     }
 
-    /// Forgets the key under `key_id`, if there is one. Forgetting is zeroing.
+    /// Forgets every key under `key_id`, if there is one. Forgetting is zeroing.
     pub fn remove(&self, key_id: u64) {
         let mut state = self.lock();
-        state.slots.remove(&key_id);
-        state.families.retain(|family| family.field.value != key_id);
+        state.remove_slot(key_id);
+        state.remove_families(|family| family.field.value == key_id);
         self.changed(&state);
     }
 
@@ -167,6 +202,7 @@ impl KeyRing {
         let mut ids: Vec<u64> = state.slots.keys().copied().collect();
         ids.extend(state.families.iter().map(|family| family.field.value));
         ids.sort_unstable();
+        ids.dedup();
         ids
     }
 
@@ -176,15 +212,15 @@ impl KeyRing {
         self.current().read().sending
     }
 
-    /// Chooses the key that this ring's encryptors use. It may be set later; until then nothing is sealed.
+    /// Chooses the key that this ring's encryptors use: the newest that goes by this id. It may be set later; until then
+    /// nothing is sealed.
     ///
     /// # Errors
     /// [`KeyError::KeyIdOutOfRange`].
     pub fn set_sending_key_id(&self, key_id: u64) -> Result<(), KeyError> {
         self.check(key_id)?;
         let mut state = self.lock();
-        state.sending = key_id;
-        state.chosen = true;
+        state.choose(key_id);
         self.changed(&state);
         Ok(())
     }
@@ -210,32 +246,6 @@ impl KeyRing {
         if key_id < u64::from(ring_size) { Ok(()) } else { Err(KeyError::KeyIdOutOfRange { key_id, ring_size }) }
     }
 
-    pub(crate) fn slot(&self, kid: u64, material: Secret, counter: Option<u64>) -> Result<Slot, KeyError> {
-        let key = Arc::new(self.maker.key(kid, &material)?);
-        let nonces = self.nonces(kid, &material, counter)?;
-        Ok(Slot::new(material, key, nonces))
-    }
-
-    pub(crate) fn nonces(&self, kid: u64, material: &Secret, counter: Option<u64>) -> Result<NonceSource, KeyError> {
-        Ok(match (self.maker.profile.wire, counter) {
-            (Wire::Trailer, _) => NonceSource::Iv(IvSource::new()?),
-            (Wire::Sframe, Some(counter)) => NonceSource::Ctr(CtrSource::continue_from(counter)?),
-            (Wire::Sframe, None) => NonceSource::Ctr(CtrSource::new(self.maker.identity(kid, material))?),
-        })
-    }
-
-    fn add(&self, mut family: Family, key_id: u64) {
-        let mut state = self.lock();
-        let before = state.families.iter().find(|known| known.field == family.field);
-        if let Some(before) = before.filter(|before| before.material.same(&family.material)) {
-            family.origin = before.origin;
-        }
-        state.families.retain(|known| known.field != family.field);
-        state.families.push(family);
-        state.choose_first(key_id);
-        self.changed(&state);
-    }
-
     #[inline(always)]
     pub(crate) fn lock(&self) -> RwLockWriteGuard<'_, State> {
         // No invariant spans two writes, so a thread that died here leaves nothing half done.
@@ -253,16 +263,114 @@ impl State {
         self.slots.is_empty() && self.families.is_empty()
     }
 
-    /// The shared base key or epoch that goes by this id.
-    pub(crate) fn family(&self, key_id: u64) -> Option<&Family> {
-        self.families.iter().find(|family| family.field.value == key_id)
+    /// What goes by this id and was set last.
+    pub(crate) fn newest(&self, key_id: u64) -> Option<Held<'_>> {
+        let slot = self.slots.get(&key_id);
+        let family = self.families.iter().rev().find(|family| family.field.value == key_id);
+        match (slot, family) {
+            (Some(slot), Some(family)) if slot.set < family.set => Some(Held::Family(family)),
+            (Some(slot), _) => Some(Held::Slot(slot)),
+            (None, family) => family.map(Held::Family),
+        }
+    }
+
+    pub(crate) fn choose(&mut self, key_id: u64) {
+        self.sending = key_id;
+        self.chosen = true;
+        self.count_on(key_id);
     }
 
     fn choose_first(&mut self, key_id: u64) {
         if !self.chosen {
-            self.sending = key_id;
-            self.chosen = true;
+            self.choose(key_id);
         }
+    }
+
+    /// Puts a key under `key_id`, in the place of the one that is there. Where that is the same, what it knows goes on.
+    pub(crate) fn insert(&mut self, key_id: u64, mut slot: Slot) {
+        if let Some(before) = self.remove_slot(key_id).filter(|before| before.material.same(&slot.material)) {
+            slot.ahead = before.ahead;
+            slot.nonces = slot.nonces.after(before.nonces);
+        }
+        slot.set = self.next_set();
+        self.slots.insert(key_id, slot);
+        self.count_on(key_id);
+    }
+
+    /// Adds a shared key or an epoch as the newest, in the place of the one with the same field. The same one stays.
+    fn add(&mut self, family: Family) {
+        let known = self.families.iter().position(|known| known.field == family.field);
+        let known = known.map(|at| self.families.remove(at));
+        let mut family = match known {
+            Some(known) if known.is_same(&family) => known,
+            other => {
+                other.iter().for_each(|other| note(&mut self.used, other.identity, other.issued()));
+                family
+            }
+        };
+        family.set = self.next_set();
+        let key_id = family.field.value;
+        self.families.push(family);
+        self.count_on(key_id);
+    }
+
+    pub(crate) fn remove_slot(&mut self, key_id: u64) -> Option<Slot> {
+        let slot = self.slots.remove(&key_id)?;
+        note(&mut self.used, slot.key.identity, slot.nonces.issued());
+        Some(slot)
+    }
+
+    fn remove_families(&mut self, mut is_removed: impl FnMut(&Family) -> bool) {
+        let Self { families, used, .. } = self;
+        families.retain(|family| {
+            let removed = is_removed(family);
+            if removed {
+                note(used, family.identity, family.issued());
+            }
+            !removed
+        });
+    }
+
+    /// Keeps so many shared keys or epochs, the newest.
+    fn keep_newest(&mut self, count: usize) {
+        let mut older = self.families.len().saturating_sub(count);
+        self.remove_families(|_| {
+            let is_older = older > 0;
+            older = older.saturating_sub(1);
+            is_older
+        });
+    }
+
+    /// Frames that this ring has sealed with a key, under whichever ids it has or had.
+    pub(crate) fn sealed_with(&self, identity: Identity) -> u64 {
+        let gone = self.used.get(&identity).copied();
+        let slots = self.slots.values().filter(|slot| slot.key.identity == identity).map(|slot| slot.nonces.issued());
+        let families = self.families.iter().filter(|family| family.identity == identity).map(Family::issued);
+        gone.into_iter().chain(slots).chain(families).max().unwrap_or_default()
+    }
+
+    /// Lets the key under `key_id` count on from there, if it is the one that seals.
+    fn count_on(&mut self, key_id: u64) {
+        let held = self.newest(key_id).filter(|_| key_id == self.sending);
+        let Some(identity) = held.map(|held| held.identity()) else { return };
+        let sealed = self.sealed_with(identity);
+        let slot = self.slots.get_mut(&key_id).filter(|slot| slot.key.identity == identity);
+        slot.into_iter().for_each(|slot| slot.nonces.count_from(sealed));
+        let families = self.families.iter_mut().filter(|family| family.identity == identity);
+        families.for_each(|family| family.count_from(sealed));
+    }
+
+    fn next_set(&mut self) -> u64 {
+        self.sets += 1;
+        self.sets
+    }
+}
+
+/// Notes what a key has sealed that goes now.
+fn note(used: &mut HashMap<Identity, u64>, identity: Identity, issued: u64) {
+    if issued > 0 {
+        let sealed = used.entry(identity).or_default();
+        *sealed = issued.max(*sealed);
     }
 }
 

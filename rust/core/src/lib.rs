@@ -22,6 +22,7 @@ mod annexb;
 mod answers;
 mod batch;
 mod codec;
+mod counter;
 mod data;
 mod decryptor;
 mod encryptor;

@@ -3,9 +3,11 @@
 use std::sync::{Arc, RwLockReadGuard};
 
 use crate::error::{DecryptError, EncryptError};
-use crate::key::Key;
-use crate::keyring::{KeyRing, Slot, State};
+use crate::family::Family;
+use crate::key::{Identity, Key, Maker};
+use crate::keyring::{KeyRing, State};
 use crate::nonce::{NonceSource, Unique};
+use crate::secret::Secret;
 
 /// Bytes below which a frame's AEAD is done before the lock is given back: a quarter of a microsecond at the most.
 /// Becoming an owner of the key and ceasing to be one would cost a short frame a tenth of its time. Receivers share the
@@ -42,15 +44,15 @@ pub(crate) struct Found {
     pub(crate) key: Arc<Key>,
     /// Tells what was set from what will be set in its place: a key's serial, or its family's.
     pub(crate) serial: u64,
-    /// The same, but it outlasts that the same is set again: what was opened before stays known.
-    pub(crate) origin: u64,
     candidate: Candidate,
+    /// Whether no other key of the ring goes by the frame's KID.
+    pub(crate) is_alone: bool,
 }
 
 /// What it took to open a frame.
 pub(crate) struct Opened {
-    /// As in [`Found`], of the key that opened it.
-    pub(crate) origin: u64,
+    /// The key that opened it.
+    pub(crate) identity: Identity,
     /// Ratchet steps.
     pub(crate) steps: usize,
 }
@@ -63,15 +65,40 @@ enum Candidate {
     Sender,
 }
 
+/// A sender under a shared base key or an epoch, taken out of the ring's lock.
+enum Sender {
+    Known(Arc<Key>),
+    /// What its key is to be derived from.
+    New(Secret),
+}
+
+impl Sender {
+    fn of(family: &Family, kid: u64) -> (Self, u64) {
+        let sender = match family.sender(kid) {
+            Some(key) => Self::Known(Arc::clone(key)),
+            None => Self::New(family.material.clone()),
+        };
+        (sender, family.serial)
+    }
+
+    fn found(self, serial: u64, maker: &Maker, kid: u64, is_alone: bool) -> Option<Found> {
+        let (key, candidate) = match self {
+            Self::Known(key) => (key, Candidate::No),
+            Self::New(material) => (Arc::new(maker.key(kid, &material).ok()?), Candidate::Sender),
+        };
+        Some(Found { key, serial, candidate, is_alone })
+    }
+}
+
 impl AtHand<'_> {
-    /// The key that a frame names, and its origin (see [`Found`]). None: [`KeyRing::find`] may know more.
+    /// The key that a frame names first. None, or it opens nothing: [`KeyRing::find`] may know more.
     #[inline(always)]
-    pub(crate) fn find(&self, kid: u64) -> Option<(&Key, u64)> {
+    pub(crate) fn find(&self, kid: u64) -> Option<&Key> {
         if let Some(slot) = self.0.slots.get(&kid) {
-            return Some((&slot.key, slot.origin));
+            return Some(&slot.key);
         }
         let family = self.0.families.iter().rev().find(|family| family.field.holds(kid))?;
-        family.sender(kid).map(|key| (&**key, family.origin))
+        family.sender(kid).map(|key| &**key)
     }
 }
 
@@ -98,10 +125,12 @@ impl KeyRing {
     /// of them there was nothing left.
     pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, (usize, EncryptError)> {
         let run = self.sending(|Sending { key, kid, nonces, named }, most| {
-            for place in 0..count {
-                uniques.push(nonces.next(most).ok_or((place, EncryptError::KeyExhausted { kid: named }))?);
+            let before = uniques.len();
+            nonces.fill(count, most, uniques);
+            match uniques.len() - before {
+                filled if filled < count => Err((filled, EncryptError::KeyExhausted { kid: named })),
+                _ => Ok(Run { key: Arc::clone(key), kid }),
             }
-            Ok(Run { key: Arc::clone(key), kid })
         });
         run.map_err(|error| (0, error))?
     }
@@ -113,12 +142,12 @@ impl KeyRing {
         let mut state = ring.lock();
         let State { slots, families, sending: kid, .. } = &mut *state;
         let kid = *kid;
-        let sending = match slots.get_mut(&kid) {
-            Some(Slot { key, nonces, .. }) => Sending { key, kid, nonces, named: kid },
-            None => {
-                let family = families.iter_mut().find(|family| family.field.value == kid);
-                family.ok_or(EncryptError::UnknownKey { kid })?.sending(&ring.maker)?
-            }
+        let family = families.iter_mut().rev().find(|family| family.field.value == kid);
+        let sending = match (slots.get_mut(&kid), family) {
+            (Some(slot), None) => slot.sending(kid),
+            (Some(slot), Some(family)) if slot.set > family.set => slot.sending(kid),
+            (_, Some(family)) => family.sending(&ring.maker)?,
+            (None, None) => return Err(EncryptError::UnknownKey { kid }),
         };
         Ok(take(sending, ring.options.usage_limit))
     }
@@ -130,7 +159,7 @@ impl KeyRing {
         AtHand(self.current().read())
     }
 
-    /// The key that a received frame names.
+    /// The key that a received frame names. Where several go by its KID, one of them: [`Self::open`] tries the others.
     #[inline(always)]
     pub(crate) fn find(&self, kid: u64) -> Result<Found, DecryptError> {
         self.current().find_own(kid)
@@ -140,37 +169,63 @@ impl KeyRing {
     fn find_own(&self, kid: u64) -> Result<Found, DecryptError> {
         let unknown = DecryptError::UnknownKey { kid };
         let state = self.read();
+        let mut families = state.families.iter().rev().filter(|family| family.field.holds(kid));
         if let Some(slot) = state.slots.get(&kid) {
-            let (key, origin) = (Arc::clone(&slot.key), slot.origin);
-            return Ok(Found { serial: key.serial, key, origin, candidate: Candidate::No });
+            let (key, is_alone) = (Arc::clone(&slot.key), !slot.old && families.next().is_none());
+            return Ok(Found { serial: key.serial, key, candidate: Candidate::No, is_alone });
         }
-        if let Some(family) = state.families.iter().rev().find(|family| family.field.holds(kid)) {
-            let (serial, origin) = (family.serial, family.origin);
-            if let Some(key) = family.sender(kid) {
-                return Ok(Found { key: Arc::clone(key), serial, origin, candidate: Candidate::No });
-            }
-            let material = family.material.clone();
+        if let Some(family) = families.next() {
+            let ((sender, serial), is_alone) = (Sender::of(family, kid), families.next().is_none());
+            drop(families);
             drop(state);
-            let key = self.maker.key(kid, &material).map_err(|_| unknown)?;
-            return Ok(Found { key: Arc::new(key), serial, origin, candidate: Candidate::Sender });
+            return sender.found(serial, &self.maker, kid, is_alone).ok_or(unknown);
         }
-        let (from, steps) = self.behind(&state, kid).ok_or(unknown)?;
-        let base = state.slots.get(&from).map(|slot| Arc::clone(&slot.key)).ok_or(unknown)?;
+        drop(families);
+        let step = self.step_of(&state, kid).ok_or(unknown)?;
         drop(state);
-        let key = self.ahead(from, &base, steps).ok_or(unknown)?;
-        Ok(Found { serial: key.serial, origin: key.serial, key, candidate: Candidate::Ahead(from, steps) })
+        self.found_ahead(step, true).ok_or(unknown)
     }
 
-    /// Opens a frame with the key that was found for it or, where key ids do not tell ratchet steps, one ahead of it. None:
-    /// nothing in the window opens it, and nothing has changed.
+    /// The other keys that go by a frame's KID: base keys and epochs whose fields overlap, and a step one turn of its
+    /// bits on. Few, since a ring has one epoch for each length and value of the field.
+    #[cold]
+    fn rivals(&self, kid: u64, found: &Found) -> Vec<Found> {
+        let state = self.read();
+        let families = state.families.iter().rev().filter(|family| family.field.holds(kid));
+        let others: Vec<_> =
+            families.filter(|family| family.serial != found.serial).map(|family| Sender::of(family, kid)).collect();
+        let step = state.slots.get(&kid).filter(|slot| slot.old).and_then(|_| self.step_of(&state, kid));
+        drop(state);
+        let senders = others.into_iter().filter_map(|(sender, serial)| sender.found(serial, &self.maker, kid, false));
+        senders.chain(step.and_then(|step| self.found_ahead(step, false))).collect()
+    }
+
+    /// Where a ratchet step starts from that `kid` names, and how far ahead it is.
+    fn step_of(&self, state: &State, kid: u64) -> Option<(u64, Arc<Key>, usize)> {
+        let (from, steps) = self.behind(state, kid)?;
+        Some((from, Arc::clone(&state.slots.get(&from)?.key), steps))
+    }
+
+    fn found_ahead(&self, (from, base, steps): (u64, Arc<Key>, usize), is_alone: bool) -> Option<Found> {
+        let key = self.ahead(from, &base, steps)?;
+        Some(Found { serial: key.serial, key, candidate: Candidate::Ahead(from, steps), is_alone })
+    }
+
+    /// Opens a frame with the key that was found for it, another one that goes by its KID or, where key ids do not tell
+    /// ratchet steps, one ahead of it. None: nothing opens it, and nothing has changed.
     #[inline(always)]
     pub(crate) fn open(&self, kid: u64, found: &Found, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
         let ring = self.current();
         if opens(&found.key) {
-            return Some(Opened { origin: found.origin, steps: ring.confirm(kid, found) });
+            return Some(Opened { identity: found.key.identity, steps: ring.confirm(kid, found) });
+        }
+        if !found.is_alone
+            && let Some(rival) = ring.rivals(kid, found).into_iter().find(|rival| opens(&rival.key))
+        {
+            return Some(Opened { identity: rival.key.identity, steps: ring.confirm(kid, &rival) });
         }
         let (key, steps) = ring.search(kid, &found.key, opens)?;
-        Some(Opened { origin: key.serial, steps })
+        Some(Opened { identity: key.identity, steps })
     }
 
     /// A frame authenticated with a key that [`Self::find`] gave: now it belongs to the ring. Returns the ratchet steps

@@ -3,6 +3,9 @@
 use crate::error::KeyError;
 use crate::family::Field;
 
+/// Epochs before the newest that a ring may retain: each holds the keys of its senders.
+pub(crate) const MAX_RETAINED: usize = 255;
+
 /// The fields of a KID under MLS (RFC 9605, section 5.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MlsKid {

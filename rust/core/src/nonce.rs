@@ -7,13 +7,9 @@
 //! a child never repeats its parent. Neither RTP timestamps nor SSRCs take part: a sender that restarts may see both
 //! again.
 //!
-//! An SFrame counter (CTR) is never transmitted at random: it counts from 0, so it is bound to one (base key, KID), and
-//! whoever seals under the same pair a second time must say where to go on from. This process remembers the pairs it
-//! has sealed under; a restart it cannot see, and a forked child gets no counter at all.
+//! An SFrame counter (CTR) is never transmitted at random: see [`crate::counter`].
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
-
+use crate::counter::CtrSource;
 use crate::error::KeyError;
 use crate::fork;
 use crate::suite::{NONCE_LEN, random};
@@ -92,13 +88,35 @@ impl NonceSource {
         }
     }
 
-    /// What there is to give where the same key is set again. IVs go on. A counter does not, since it is the caller who
-    /// knows from where; what it has sealed counts all the same.
+    /// Pushes up to `count` of them, each for one frame, to `uniques`. Fewer: `most` have been given, or there are no more.
+    pub(crate) fn fill(&mut self, count: usize, most: u64, uniques: &mut Vec<Unique>) {
+        if let Self::Ctr(counter) = self {
+            // In one go: all frames of a batch have one key.
+            let allowed = most.saturating_sub(counter.issued()).min(count as u64);
+            if allowed > 0
+                && let Ok(Some(first)) = counter.take(allowed)
+            {
+                uniques.extend((first..first + allowed).map(Unique::Ctr));
+                return;
+            }
+        }
+        uniques.extend((0..count).map_while(|_| self.next(most)));
+    }
+
+    /// Carries over what `before` holds where the same key is set again. IVs go on. A counter goes on by itself.
     pub(crate) fn after(self, before: Self) -> Self {
         match (self, before) {
             (Self::Iv(_), before @ Self::Iv(_)) => before,
-            (Self::Ctr(counter), Self::Ctr(before)) => Self::Ctr(CtrSource { left: before.left, ..counter }),
+            (Self::Ctr(counter), Self::Ctr(before)) => Self::Ctr(counter.after(&before)),
             (new, _) => new,
+        }
+    }
+
+    /// Counts on from what the ring has sealed with this key.
+    pub(crate) fn count_from(&mut self, issued: u64) {
+        match self {
+            Self::Iv(ivs) => ivs.issued = issued,
+            Self::Ctr(counter) => counter.count_from(issued),
         }
     }
 
@@ -107,64 +125,21 @@ impl NonceSource {
     pub(crate) fn issued(&self) -> u64 {
         match self {
             Self::Iv(ivs) => ivs.issued,
-            Self::Ctr(counter) => LIMIT - counter.left,
+            Self::Ctr(counter) => counter.issued(),
+        }
+    }
+
+    /// The fork generation that the source was made for.
+    pub(crate) fn generation(&self) -> u32 {
+        match self {
+            Self::Iv(ivs) => ivs.generation,
+            Self::Ctr(counter) => counter.generation(),
         }
     }
 
     /// Whether the process was forked since the source was made.
     pub(crate) fn is_forked(&self) -> bool {
-        let made = match self {
-            Self::Iv(ivs) => ivs.generation,
-            Self::Ctr(counter) => counter.generation,
-        };
-        fork::generation() != Ok(made)
-    }
-}
-
-/// The counter of one (base key, KID).
-pub(crate) struct CtrSource {
-    next: Option<u64>,
-    left: u64,
-    generation: u32,
-    /// What stands for base key and KID in the memory of this process, until the first frame claims it; none where the
-    /// caller has taken the responsibility.
-    unclaimed: Option<[u8; 32]>,
-}
-
-/// The pairs of base key and KID that this process has sealed under.
-static CLAIMED: Mutex<Option<HashSet<[u8; 32]>>> = Mutex::new(None);
-
-impl CtrSource {
-    /// Counts from 0, if nobody in this process has under this `identity` (see [`crate::suite::digest`]).
-    pub(crate) fn new(identity: [u8; 32]) -> Result<Self, KeyError> {
-        Ok(Self { next: Some(0), left: LIMIT, generation: fork::generation()?, unclaimed: Some(identity) })
-    }
-
-    /// Goes on from a counter that the caller knows to be unused.
-    pub(crate) fn continue_from(counter: u64) -> Result<Self, KeyError> {
-        Ok(Self { next: Some(counter), left: LIMIT, generation: fork::generation()?, unclaimed: None })
-    }
-
-    #[inline(always)]
-    fn next(&mut self) -> Result<Option<u64>, KeyError> {
-        if fork::generation()? != self.generation || self.unclaimed.is_some() && !self.claim() {
-            return Ok(None);
-        }
-        let Some(counter) = self.next.filter(|_| self.left > 0) else { return Ok(None) };
-        self.left -= 1;
-        self.next = counter.checked_add(1);
-        Ok(Some(counter))
-    }
-
-    /// Whether this one may count for its base key and KID: the first that asks may.
-    #[cold]
-    fn claim(&mut self) -> bool {
-        let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = self.unclaimed.is_none_or(|identity| claimed.get_or_insert_default().insert(identity));
-        if first {
-            self.unclaimed = None;
-        }
-        first
+        fork::generation() != Ok(self.generation())
     }
 }
 
@@ -248,6 +223,7 @@ fn survives_escaping(iv: &[u8]) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::key::Identity;
     use std::collections::HashSet;
 
     #[test]
@@ -283,7 +259,8 @@ mod tests {
         let mut ivs = IvSource::new().unwrap();
         // 01 00 00 xx are passed over: two zeros touch.
         ivs.counter = 0x0100_0002;
-        let counter = CtrSource::continue_from(7).unwrap();
+        let identity = Identity::of(&[b"nonce.rs"]);
+        let counter = CtrSource::new(identity, 1, Some(7)).unwrap();
         for mut source in [NonceSource::Iv(ivs), NonceSource::Ctr(counter)] {
             for issued in 1..=3 {
                 assert!(source.next(3).is_some());
@@ -291,27 +268,6 @@ mod tests {
             }
             assert_eq!((source.next(3), source.issued()), (None, 3));
         }
-    }
-
-    #[test]
-    fn a_base_key_and_kid_count_once_in_a_process_unless_told_from_where() {
-        let identity = crate::suite::digest(&[b"a_base_key_and_kid_count_once"]);
-        let (mut first, mut second) = (CtrSource::new(identity).unwrap(), CtrSource::new(identity).unwrap());
-        assert_eq!((first.next(), first.next()), (Ok(Some(0)), Ok(Some(1))));
-        assert_eq!(second.next(), Ok(None));
-        assert_eq!(CtrSource::continue_from(2).unwrap().next(), Ok(Some(2)));
-    }
-
-    #[test]
-    fn a_counter_ends_at_its_largest_value_at_the_ceiling_and_at_a_fork() {
-        let mut last = CtrSource::continue_from(u64::MAX).unwrap();
-        assert_eq!((last.next(), last.next()), (Ok(Some(u64::MAX)), Ok(None)));
-        let mut used_up = CtrSource::continue_from(0).unwrap();
-        used_up.left = 1;
-        assert_eq!((used_up.next(), used_up.next()), (Ok(Some(0)), Ok(None)));
-        let mut child = CtrSource::continue_from(0).unwrap();
-        child.generation = child.generation.wrapping_sub(1);
-        assert_eq!(child.next(), Ok(None));
     }
 
     #[test]

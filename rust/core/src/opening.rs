@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::codec::copy_clear;
 use crate::decryptor::Decryptor;
 use crate::error::DecryptError;
-use crate::key::Key;
+use crate::key::{Identity, Key};
 use crate::lookup::{AtHand, Found, Opened, SHORT};
 use crate::nonce::Unique;
 
@@ -34,7 +34,8 @@ pub(crate) struct Unsettled {
     opened: Result<Opened, DecryptError>,
     /// Of the key that was tried, as in [`Found`].
     serial: u64,
-    origin: u64,
+    /// The key that opened it, or one under which it was seen.
+    identity: Identity,
 }
 
 impl OpenPlan<'_> {
@@ -62,8 +63,9 @@ impl OpenPlan<'_> {
     /// False: nothing has happened, and [`Self::open_long`] finds out what there is to say.
     #[inline(always)]
     pub(crate) fn open_with(&self, keys: &AtHand<'_>, out: &mut [u8]) -> bool {
-        let Some((key, origin)) = keys.find(self.parts.kid) else { return false };
-        let opened = !self.is_replayed(origin) && self.opens(key, out) && self.mark(origin);
+        let Some(key) = keys.find(self.parts.kid) else { return false };
+        let identity = key.identity;
+        let opened = !self.is_replayed(identity) && self.opens(key, out) && self.mark(identity);
         if opened {
             self.decryptor.settled_well();
         }
@@ -72,9 +74,24 @@ impl OpenPlan<'_> {
 
     #[inline(never)]
     pub(crate) fn open_long(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        let unsettled = self.find().map(|found| match self.is_replayed(found.origin) {
-            true => Unsettled::refused(DecryptError::Replayed { kid: self.parts.kid }, &found),
-            false => self.open_found(&found, out),
+        let unsettled = self.find().map(|found| {
+            let first = self.is_replayed(found.key.identity);
+            if first && found.is_alone {
+                return Unsettled::refused(DecryptError::Replayed { kid: self.parts.kid }, &found);
+            }
+            let mut seen = first.then_some(found.key.identity);
+            let unsettled = self.open_found(&found, |key| {
+                // A frame that was seen opens nothing, and takes no ratchet step.
+                let replayed = if key.serial == found.key.serial { first } else { self.is_replayed(key.identity) };
+                if replayed {
+                    seen = Some(key.identity);
+                }
+                !replayed && self.opens(key, out)
+            });
+            match (&unsettled.opened, seen) {
+                (Err(_), Some(identity)) => Unsettled { identity, ..unsettled },
+                _ => unsettled,
+            }
         });
         let result = self.settle(unsettled);
         match result {
@@ -87,9 +104,9 @@ impl OpenPlan<'_> {
     /// Writes the opened frame, of which it is not known yet whether it was opened before.
     #[inline(always)]
     pub(crate) fn open_unsettled(&self, keys: &AtHand<'_>, out: &mut [u8]) -> Option<Unsettled> {
-        let (key, origin) = keys.find(self.parts.kid)?;
-        let opened = Opened { origin, steps: 0 };
-        self.opens(key, out).then_some(Unsettled { opened: Ok(opened), serial: key.serial, origin })
+        let key = keys.find(self.parts.kid)?;
+        let (serial, identity) = (key.serial, key.identity);
+        self.opens(key, out).then_some(Unsettled { opened: Ok(Opened { identity, steps: 0 }), serial, identity })
     }
 
     /// As [`Self::open_unsettled`], with keys too that are to be derived.
@@ -97,32 +114,30 @@ impl OpenPlan<'_> {
     /// # Errors
     /// [`DecryptError::UnknownKey`].
     pub(crate) fn open_unsettled_long(&self, out: &mut [u8]) -> Result<Unsettled, DecryptError> {
-        Ok(self.open_found(&self.find()?, out))
+        Ok(self.open_found(&self.find()?, |key| self.opens(key, out)))
     }
 
     fn find(&self) -> Result<Found, DecryptError> {
         self.decryptor.ring.find(self.parts.kid)
     }
 
-    fn open_found(&self, found: &Found, out: &mut [u8]) -> Unsettled {
+    fn open_found(&self, found: &Found, opens: impl FnMut(&Key) -> bool) -> Unsettled {
         let kid = self.parts.kid;
-        match self.decryptor.ring.open(kid, found, |key| self.opens(key, out)) {
-            Some(opened) => Unsettled { opened: Ok(opened), serial: found.serial, origin: found.origin },
+        match self.decryptor.ring.open(kid, found, opens) {
+            Some(opened) => Unsettled { identity: opened.identity, opened: Ok(opened), serial: found.serial },
             None => Unsettled::refused(DecryptError::AuthenticationFailed { kid }, found),
         }
     }
 
     #[inline(always)]
-    fn is_replayed(&self, origin: u64) -> bool {
-        let Parts { kid, unique, .. } = &self.parts;
-        self.decryptor.replay().is_some_and(|window| window.has((origin, *kid), *unique))
+    fn is_replayed(&self, key: Identity) -> bool {
+        self.decryptor.replay().is_some_and(|window| window.has(key, self.parts.unique))
     }
 
     /// Marks an authentic frame. False: another thread was first with the same one.
     #[inline(always)]
-    fn mark(&self, origin: u64) -> bool {
-        let Parts { kid, unique, .. } = &self.parts;
-        self.decryptor.replay().is_none_or(|mut window| window.mark((origin, *kid), *unique))
+    fn mark(&self, key: Identity) -> bool {
+        self.decryptor.replay().is_none_or(|mut window| window.mark(key, self.parts.unique))
     }
 
     /// Writes the frame, if `key` opens it; what is in `out` otherwise is nobody's.
@@ -147,10 +162,10 @@ impl OpenPlan<'_> {
                 if opened.steps > 0 {
                     decryptor.counters.ratchets.add(opened.steps);
                 }
-                if self.mark(opened.origin) { Ok(()) } else { Err(DecryptError::Replayed { kid }) }
+                if self.mark(opened.identity) { Ok(()) } else { Err(DecryptError::Replayed { kid }) }
             }
             // A frame that was seen is refused as that, forged or not.
-            Ok(Unsettled { origin, .. }) if self.is_replayed(origin) => Err(DecryptError::Replayed { kid }),
+            Ok(Unsettled { identity, .. }) if self.is_replayed(identity) => Err(DecryptError::Replayed { kid }),
             Ok(Unsettled { opened: Err(error), serial, .. }) => {
                 decryptor.failed(serial);
                 Err(error)
@@ -166,7 +181,7 @@ impl OpenPlan<'_> {
 
 impl Unsettled {
     fn refused(error: DecryptError, found: &Found) -> Self {
-        Self { opened: Err(error), serial: found.serial, origin: found.origin }
+        Self { opened: Err(error), serial: found.serial, identity: found.key.identity }
     }
 }
 
@@ -200,7 +215,7 @@ mod tests {
         let plan = decryptor.plan(&before, &[]).unwrap().unwrap();
         let found = plan.find().unwrap();
         set(10);
-        assert!(plan.open_found(&found, &mut [0; 6]).opened.is_ok());
+        assert!(plan.open_found(&found, |key| plan.opens(key, &mut [0; 6])).opened.is_ok());
         assert_eq!(decryptor.decrypt(&encryptor.encrypt(b"after").unwrap()).unwrap(), b"after");
     }
 }

@@ -8,10 +8,12 @@
 
 use std::sync::{Arc, PoisonError};
 
+use crate::counter::CtrSource;
 use crate::error::KeyError;
 use crate::family::Field;
 use crate::key::Key;
 use crate::keyring::{KeyRing, Slot, State};
+use crate::nonce::{IvSource, NonceSource};
 use crate::secret::{Kdf, Secret};
 use crate::wire::Wire;
 
@@ -35,12 +37,15 @@ impl KeyRing {
         self.check(key_id)?;
         let next_id = self.stepped(key_id, 1)?;
         loop {
-            let (material, serial) = {
+            let (material, serial, generation) = {
                 let state = self.read();
                 let slot = state.slots.get(&key_id).ok_or(KeyError::NoSuchKey { key_id })?;
-                (slot.material.clone(), slot.key.serial)
+                (slot.material.clone(), slot.key.serial, slot.nonces.generation())
             };
-            let next = self.slot(next_id, self.maker.step(&material)?, None)?;
+            let material = self.maker.step(&material)?;
+            let key = Arc::new(self.maker.key(next_id, &material)?);
+            let nonces = self.stepped_nonces(&key, generation)?;
+            let next = Slot::new(material, key, nonces);
             let mut state = self.lock();
             // Replaced meanwhile? Then the step belongs to the key that is there now.
             if state.slots.get(&key_id).is_some_and(|slot| slot.key.serial == serial) {
@@ -77,7 +82,7 @@ impl KeyRing {
         let (serial, known, material) = {
             let state = self.read();
             let Some(slot) = state.slots.get(&key_id) else {
-                return state.family(key_id).map(|_| false).ok_or(KeyError::NoSuchKey { key_id });
+                return state.newest(key_id).map(|_| false).ok_or(KeyError::NoSuchKey { key_id });
             };
             if slot.old || slot.ahead.len() >= self.window() {
                 return Ok(false);
@@ -163,7 +168,7 @@ impl KeyRing {
         let rest = slot.ahead.split_off(step + 1);
         let Some((material, key)) = slot.ahead.pop() else { return };
         slot.ahead.clear();
-        let Ok(nonces) = self.nonces(kid, &material, None) else { return };
+        let Ok(nonces) = self.stepped_nonces(&key, slot.nonces.generation()) else { return };
         let next = Slot { ahead: rest, ..Slot::new(material, key, nonces) };
         state.followed = Some(kid);
         self.replace(&mut state, from, kid, next);
@@ -173,17 +178,28 @@ impl KeyRing {
     fn replace(&self, state: &mut State, key_id: u64, next_id: u64, next: Slot) {
         if next_id != key_id {
             let bits = self.options.ratchet_bits;
-            state.slots.retain(|id, slot| id >> bits != key_id >> bits || !slot.old);
+            let of_generation = state.slots.range(key_id & !Field::mask(bits)..=key_id | Field::mask(bits));
+            let old: Vec<u64> = of_generation.filter(|(_, slot)| slot.old).map(|(&id, _)| id).collect();
+            old.into_iter().for_each(|id| drop(state.remove_slot(id)));
             if let Some(slot) = state.slots.get_mut(&key_id) {
                 slot.old = true;
                 slot.ahead.clear();
             }
-            if state.sending == key_id {
-                state.sending = next_id;
-            }
         }
-        state.slots.insert(next_id, next);
+        let seals = state.sending == key_id;
+        state.insert(next_id, next);
+        if seals {
+            state.choose(next_id);
+        }
         self.changed(state);
+    }
+
+    /// Where the nonces of a step come from whose key before it has a source of this `generation`.
+    fn stepped_nonces(&self, key: &Key, generation: u32) -> Result<NonceSource, KeyError> {
+        Ok(match self.maker.profile.wire {
+            Wire::Trailer => NonceSource::Iv(IvSource::new()?),
+            Wire::Sframe => NonceSource::Ctr(CtrSource::step(key.identity, self.maker.ring, generation)?),
+        })
     }
 
     /// The key id so many ratchet steps on: the same where steps have no place in it.

@@ -1,70 +1,104 @@
 //! What a receiver has opened before.
 //!
-//! Looked at before authentication, marked only after it: a forger cannot make an honest frame look replayed.
+//! Looked at before authentication, marked only after it: a forger cannot make an honest frame look replayed. A key goes
+//! by its [`Identity`] here, so removing it, setting it again or stepping past it forgets nothing.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
+use crate::key::Identity;
 use crate::nonce::{Nonce, Unique};
 
 /// The largest window: 64 Ki frames cost about 4 MiB.
 pub(crate) const MOST: usize = 1 << 16;
 
-/// Keys whose counters are remembered at once; the one that was new longest ago goes first.
-const MOST_KEYS: usize = 64;
+/// Keys whose counters have a window at once. The one whose last frame is the oldest gives its window up and keeps its
+/// highest counter.
+const MAX_WINDOWS: usize = 64;
 
-/// The serial of a key or family of keys, and the key id: what nonces must not repeat under.
-type Source = (u64, u64);
+/// Keys whose counters are remembered, in a window or by the highest: 3 MiB. Frames under any further key are refused.
+const MAX_KEYS: usize = 1 << 16;
 
 /// The last frames, by the key that they were sealed with.
 pub(crate) struct ReplayWindow {
     ivs: SeenIvs,
-    counters: VecDeque<(Source, SeenCounters)>,
+    counters: Vec<(Identity, SeenCounters)>,
+    /// The highest counter under keys without a window.
+    highest: HashMap<Identity, u64>,
+    /// Frames under counters that were marked.
+    marked: u64,
     size: usize,
 }
 
 impl ReplayWindow {
     pub(crate) fn new(size: usize) -> Self {
-        Self { ivs: SeenIvs::default(), counters: VecDeque::new(), size }
+        Self { ivs: SeenIvs::default(), counters: Vec::new(), highest: HashMap::new(), marked: 0, size }
     }
 
-    pub(crate) fn has(&self, key: Source, unique: Unique) -> bool {
+    /// Whether a frame was opened, or is so old or under so new a key that nobody can tell.
+    pub(crate) fn has(&self, key: Identity, unique: Unique) -> bool {
         match unique {
             Unique::Iv(iv) => self.ivs.seen.contains(&(key, iv)),
-            Unique::Ctr(ctr) => self.counters(key).is_some_and(|counters| counters.has(ctr)),
+            Unique::Ctr(ctr) => match self.counters.iter().find(|(known, _)| *known == key) {
+                Some((_, counters)) => counters.has(ctr),
+                None => self.is_below_highest(key, ctr),
+            },
         }
     }
 
-    /// Marks an authentic frame. False: another thread was first with the same one.
-    pub(crate) fn mark(&mut self, key: Source, unique: Unique) -> bool {
-        match unique {
-            Unique::Iv(iv) => self.ivs.mark((key, iv), self.size),
-            Unique::Ctr(ctr) => {
-                if self.counters(key).is_none() {
-                    if self.counters.len() == MOST_KEYS {
-                        self.counters.pop_front();
-                    }
-                    self.counters.push_back((key, SeenCounters::new(self.size)));
-                }
-                let known = self.counters.iter_mut().find(|(source, _)| *source == key);
-                known.is_some_and(|(_, counters)| counters.mark(ctr))
+    /// Marks an authentic frame. False: [`Self::has`] has become true, because another thread was first.
+    pub(crate) fn mark(&mut self, key: Identity, unique: Unique) -> bool {
+        let ctr = match unique {
+            Unique::Iv(iv) => return self.ivs.mark((key, iv), self.size),
+            Unique::Ctr(ctr) => ctr,
+        };
+        self.marked += 1;
+        if let Some((_, counters)) = self.counters.iter_mut().find(|(known, _)| *known == key) {
+            return counters.mark(ctr, self.marked);
+        }
+        if self.is_below_highest(key, ctr) {
+            return false;
+        }
+        self.mark_first(key, ctr)
+    }
+
+    /// Whether a key without a window has this counter behind it, or can be given no window any more.
+    #[cold]
+    fn is_below_highest(&self, key: Identity, ctr: u64) -> bool {
+        match self.highest.get(&key) {
+            Some(highest) => ctr <= *highest,
+            None => self.counters.len() + self.highest.len() >= MAX_KEYS,
+        }
+    }
+
+    /// Marks a frame under a key without a window, and gives the key one.
+    #[cold]
+    fn mark_first(&mut self, key: Identity, ctr: u64) -> bool {
+        let mut window = match self.highest.remove(&key) {
+            Some(highest) => SeenCounters::above(highest, self.size),
+            None => SeenCounters::new(self.size),
+        };
+        let is_new = window.mark(ctr, self.marked);
+        if self.counters.len() >= MAX_WINDOWS {
+            let oldest = self.counters.iter().enumerate().min_by_key(|(_, (_, counters))| counters.last);
+            if let Some((at, _)) = oldest {
+                let (idle, counters) = self.counters.swap_remove(at);
+                self.highest.insert(idle, counters.highest());
             }
         }
-    }
-
-    fn counters(&self, key: Source) -> Option<&SeenCounters> {
-        self.counters.iter().find(|(source, _)| *source == key).map(|(_, counters)| counters)
+        self.counters.push((key, window));
+        is_new
     }
 }
 
-/// A transmitted IV has no order: the last ones are remembered, and "too old" cannot be told.
+/// Remembers the last transmitted IVs. They have no order, so "too old" cannot be told.
 #[derive(Default)]
 struct SeenIvs {
-    seen: HashSet<(Source, Nonce)>,
-    order: VecDeque<(Source, Nonce)>,
+    seen: HashSet<(Identity, Nonce)>,
+    order: VecDeque<(Identity, Nonce)>,
 }
 
 impl SeenIvs {
-    fn mark(&mut self, frame: (Source, Nonce), size: usize) -> bool {
+    fn mark(&mut self, frame: (Identity, Nonce), size: usize) -> bool {
         if !self.seen.insert(frame) {
             return false;
         }
@@ -84,11 +118,23 @@ struct SeenCounters {
     top: u128,
     bits: Vec<u64>,
     size: u64,
+    /// Which frame of the track was the last under this key.
+    last: u64,
 }
 
 impl SeenCounters {
     fn new(size: usize) -> Self {
-        Self { top: 0, bits: vec![0; size.div_ceil(64)], size: size as u64 }
+        Self { top: 0, bits: vec![0; size.div_ceil(64)], size: size as u64, last: 0 }
+    }
+
+    /// A window in which everything up to `highest` was seen.
+    fn above(highest: u64, size: usize) -> Self {
+        Self { top: u128::from(highest) + 1, bits: vec![u64::MAX; size.div_ceil(64)], ..Self::new(size) }
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // one more than a u64
+    fn highest(&self) -> u64 {
+        self.top.saturating_sub(1) as u64
     }
 
     fn has(&self, ctr: u64) -> bool {
@@ -99,7 +145,8 @@ impl SeenCounters {
         ctr128 + u128::from(self.size) < self.top || self.bit(ctr).is_some_and(|(word, bit)| self.is_set(word, bit))
     }
 
-    fn mark(&mut self, ctr: u64) -> bool {
+    fn mark(&mut self, ctr: u64, marked: u64) -> bool {
+        self.last = marked;
         if self.has(ctr) {
             return false;
         }
@@ -140,26 +187,30 @@ impl SeenCounters {
 mod tests {
     use super::*;
 
+    fn key(number: usize) -> Identity {
+        Identity::of(&[b"replay.rs", &number.to_be_bytes()])
+    }
+
     #[test]
     fn a_marked_frame_is_known_until_the_window_has_moved_on() {
         let mut window = ReplayWindow::new(3);
         for n in 0..3 {
-            assert!(window.mark((0, 0), Unique::Iv([n; 12].into())));
+            assert!(window.mark(key(0), Unique::Iv([n; 12].into())));
         }
-        assert!(window.has((0, 0), Unique::Iv([0; 12].into())));
-        assert!(!window.mark((0, 0), Unique::Iv([0; 12].into())));
-        assert!(window.mark((0, 0), Unique::Iv([3; 12].into())));
-        assert!(!window.has((0, 0), Unique::Iv([0; 12].into())));
-        assert!(window.has((0, 0), Unique::Iv([1; 12].into())));
+        assert!(window.has(key(0), Unique::Iv([0; 12].into())));
+        assert!(!window.mark(key(0), Unique::Iv([0; 12].into())));
+        assert!(window.mark(key(0), Unique::Iv([3; 12].into())));
+        assert!(!window.has(key(0), Unique::Iv([0; 12].into())));
+        assert!(window.has(key(0), Unique::Iv([1; 12].into())));
     }
 
     #[test]
     fn the_same_nonce_under_another_key_is_another_frame() {
         for unique in [Unique::Iv([9; 12].into()), Unique::Ctr(9)] {
             let mut window = ReplayWindow::new(3);
-            assert!(window.mark((0, 0), unique));
-            assert!(!window.has((1, 0), unique));
-            assert!(window.mark((1, 0), unique));
+            assert!(window.mark(key(0), unique));
+            assert!(!window.has(key(1), unique));
+            assert!(window.mark(key(1), unique));
         }
     }
 
@@ -167,31 +218,52 @@ mod tests {
     fn counters_may_come_in_any_order_inside_the_window_and_once() {
         let mut window = ReplayWindow::new(100);
         for ctr in [5, 3, 104, 90, 6] {
-            assert!(window.mark((0, 0), Unique::Ctr(ctr)), "{ctr}");
-            assert!(!window.mark((0, 0), Unique::Ctr(ctr)), "{ctr}");
+            assert!(window.mark(key(0), Unique::Ctr(ctr)), "{ctr}");
+            assert!(!window.mark(key(0), Unique::Ctr(ctr)), "{ctr}");
         }
         // The window now holds 5 to 104.
-        assert!(window.has((0, 0), Unique::Ctr(4)));
-        assert!(window.has((0, 0), Unique::Ctr(5)));
-        assert!(!window.has((0, 0), Unique::Ctr(7)));
+        assert!(window.has(key(0), Unique::Ctr(4)));
+        assert!(window.has(key(0), Unique::Ctr(5)));
+        assert!(!window.has(key(0), Unique::Ctr(7)));
     }
 
     #[test]
     fn a_jump_leaves_nothing_of_the_last_turn() {
         let mut window = ReplayWindow::new(64);
-        assert!((0..64).all(|ctr| window.mark((0, 0), Unique::Ctr(ctr))));
-        assert!(window.mark((0, 0), Unique::Ctr(100)));
-        assert!((64..100).all(|ctr| !window.has((0, 0), Unique::Ctr(ctr))));
-        assert!(window.has((0, 0), Unique::Ctr(36)));
-        assert!(window.has((0, 0), Unique::Ctr(37)));
-        assert!(window.mark((0, 0), Unique::Ctr(u64::MAX)));
-        assert!(window.has((0, 0), Unique::Ctr(u64::MAX)) && !window.has((0, 0), Unique::Ctr(u64::MAX - 1)));
+        assert!((0..64).all(|ctr| window.mark(key(0), Unique::Ctr(ctr))));
+        assert!(window.mark(key(0), Unique::Ctr(100)));
+        assert!((64..100).all(|ctr| !window.has(key(0), Unique::Ctr(ctr))));
+        assert!(window.has(key(0), Unique::Ctr(36)));
+        assert!(window.has(key(0), Unique::Ctr(37)));
+        assert!(window.mark(key(0), Unique::Ctr(u64::MAX)));
+        assert!(window.has(key(0), Unique::Ctr(u64::MAX)) && !window.has(key(0), Unique::Ctr(u64::MAX - 1)));
     }
 
     #[test]
-    fn the_keys_remembered_are_bounded() {
+    fn a_key_that_loses_its_window_keeps_its_highest_counter_and_goes_on_above_it() {
+        let mut window = ReplayWindow::new(100);
+        assert!(window.mark(key(0), Unique::Ctr(90)) && window.mark(key(0), Unique::Ctr(70)));
+        for number in 1..=MAX_WINDOWS {
+            assert!(window.mark(key(number), Unique::Ctr(u64::MAX)));
+        }
+        assert_eq!((window.counters.len(), window.highest.len()), (MAX_WINDOWS, 1));
+        assert!((0..=90).all(|ctr| window.has(key(0), Unique::Ctr(ctr)) && !window.mark(key(0), Unique::Ctr(ctr))));
+        for ctr in [120, 95, 91] {
+            assert!(window.mark(key(0), Unique::Ctr(ctr)) && !window.mark(key(0), Unique::Ctr(ctr)), "{ctr}");
+        }
+        assert!((0..=90).all(|ctr| window.has(key(0), Unique::Ctr(ctr))), "its window holds 21 to 120");
+        assert!(window.has(key(1), Unique::Ctr(u64::MAX)), "the key whose last frame is the oldest went");
+        assert_eq!((window.counters.len(), window.highest.len()), (MAX_WINDOWS, 1));
+    }
+
+    #[test]
+    fn the_keys_remembered_are_bounded_and_a_further_one_is_refused() {
         let mut window = ReplayWindow::new(8);
-        assert!((0..1000).all(|key| window.mark((key, 0), Unique::Ctr(1))));
-        assert_eq!(window.counters.len(), MOST_KEYS);
+        assert!((0..MAX_KEYS).all(|number| window.mark(key(number), Unique::Ctr(1))));
+        let further = key(MAX_KEYS);
+        assert!(window.has(further, Unique::Ctr(1)) && !window.mark(further, Unique::Ctr(1)));
+        assert_eq!((window.counters.len(), window.highest.len()), (MAX_WINDOWS, MAX_KEYS - MAX_WINDOWS));
+        assert!((0..MAX_KEYS).all(|number| window.has(key(number), Unique::Ctr(1))));
+        assert!(window.mark(key(0), Unique::Ctr(2)) && !window.mark(further, Unique::Ctr(9)), "who is known goes on");
     }
 }

@@ -1,10 +1,11 @@
 //! What must hold for any bytes. The first byte of an input chooses a ring (high half) and a codec (low half); the others
 //! are the frame, so a corpus can hold frames of other implementations as they are.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use frameseal::profile::{JITSI, LIVEKIT, SFRAME};
-use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyRing, Options, Profile, Secret};
+use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyError, KeyRing, Options, Profile, Secret};
 
 /// The passphrase under which most frames in tests/vectors/livekit*.json are sealed. Its derivation is slow, so one ring
 /// serves all inputs; without a ratchet window none changes it.
@@ -15,6 +16,9 @@ static PASSPHRASE: LazyLock<Arc<KeyRing>> = LazyLock::new(|| {
     }
     Arc::new(ring)
 });
+
+/// Where the next ring goes on from.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// One ring for each way in which keys are found: as it is, ahead of a search, under a KID, a step of one, a sender.
 fn ring(number: u8) -> Option<Arc<KeyRing>> {
@@ -32,9 +36,11 @@ fn ring(number: u8) -> Option<Arc<KeyRing>> {
     };
     let ring = KeyRing::new(profile, options).expect("options that fit");
     let secret = Secret::key(&(0..32).collect::<Vec<u8>>()).expect("it is long enough");
-    // Each input is a run of its own: counters may start again.
-    let counter = (profile.name == "sframe" && !options.shared).then_some(0);
-    ring.set_from(key_id, &secret, counter).expect("it is in range");
+    // Every input has a ring of its own with the same key, and the core lets no counter come twice in a process.
+    let counted = profile.name == "sframe" && !options.shared;
+    while let Err(error) = ring.set_from(key_id, &secret, counted.then(|| COUNTER.fetch_add(16, Ordering::Relaxed))) {
+        assert!(matches!(error, KeyError::CounterUsed { .. }), "another thread has gone further: {error}");
+    }
     Some(Arc::new(ring))
 }
 

@@ -1,0 +1,378 @@
+//! The counters of SFrame (RFC 9605, section 4.4.3): one for each key in this process, whoever seals with it.
+//!
+//! A key here is what a base key and a KID give. Its counter is never transmitted at random, so it must never start
+//! twice. Every source of counters therefore draws from the one counter of its key, and no order of setting, sealing,
+//! removing and setting again repeats one.
+//!
+//! A ring seals with a key if it was the first to do so, or if its caller said where to go on from. Any other ring is
+//! refused: two senders under one key are a mistake. A forked child is refused likewise, for every key that was set
+//! before the fork and for the ratchet steps that follow from it: its siblings hold the same key. A restart is out of
+//! sight.
+//!
+//! A key that has sealed is remembered as long as the process lives. A key that has not is remembered while a ring holds
+//! it, and among the last [`MAX_UNUSED`] that were dropped.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::KeyError;
+use crate::fork;
+use crate::key::Identity;
+
+/// Keys remembered that were set, sealed nothing and were dropped: a fork may still come. About 2 MiB.
+const MAX_UNUSED: usize = 16 * 1024;
+
+/// The counter of one key. All operations are relaxed: they order nothing but themselves.
+#[derive(Default)]
+struct Counter {
+    next: AtomicU64,
+    /// Whether the largest counter was issued too.
+    ended: AtomicBool,
+}
+
+impl Counter {
+    /// Takes `count` counters in a row and returns the first. None: there are not so many left.
+    #[inline(always)]
+    fn take(&self, count: u64) -> Option<u64> {
+        let mut first = self.next.load(Ordering::Relaxed);
+        while let Some(next) = first.checked_add(count) {
+            match self.next.compare_exchange_weak(first, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(first),
+                Err(newer) => first = newer,
+            }
+        }
+        self.take_last(count)
+    }
+
+    #[cold]
+    fn take_last(&self, count: u64) -> Option<u64> {
+        let is_last = count == 1 && !self.ended.swap(true, Ordering::Relaxed);
+        is_last.then_some(u64::MAX)
+    }
+
+    /// The least counter that was not issued yet. None: all were.
+    fn least(&self) -> Option<u64> {
+        (!self.ended.load(Ordering::Relaxed)).then(|| self.next.load(Ordering::Relaxed))
+    }
+}
+
+/// What the process knows about one key.
+struct Entry {
+    counter: Arc<Counter>,
+    /// The fork generation that may seal with it: where it was set first, or where a caller continued its counter.
+    generation: u32,
+    /// Where the last caller who said so wanted to go on from.
+    told: Option<u64>,
+    /// The rings that seal with it. None has before its first frame.
+    rings: Vec<u64>,
+    /// Sources that hold it now.
+    sources: usize,
+    /// Whether it stands in [`Registry::unused`].
+    is_queued: bool,
+}
+
+impl Entry {
+    fn new(generation: u32) -> Self {
+        Self { counter: Arc::default(), generation, told: None, rings: Vec::new(), sources: 0, is_queued: false }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.sources == 0 && self.rings.is_empty() && self.told.is_none()
+    }
+}
+
+#[derive(Default)]
+struct Registry {
+    entries: HashMap<Identity, Entry>,
+    /// Keys without a source that have sealed nothing, the one dropped longest ago first.
+    unused: VecDeque<Identity>,
+}
+
+impl Registry {
+    /// Notes that a source is gone, and forgets the oldest unused key where there are too many.
+    fn leave(&mut self, identity: Identity) {
+        let Some(entry) = self.entries.get_mut(&identity) else { return };
+        entry.sources -= 1;
+        if !entry.is_unused() || entry.is_queued {
+            return;
+        }
+        entry.is_queued = true;
+        self.unused.push_back(identity);
+        if self.unused.len() > MAX_UNUSED
+            && let Some(oldest) = self.unused.pop_front()
+            && let Some(entry) = self.entries.get_mut(&oldest)
+        {
+            entry.is_queued = false;
+            // What came through a fork stays: a sibling may hold it.
+            if entry.is_unused() && fork::generation() == Ok(entry.generation) {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+}
+
+static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
+
+/// Runs `work` on the registry, under its lock. No other lock is taken inside.
+fn with_registry<R>(work: impl FnOnce(&mut Registry) -> R) -> R {
+    let mut registry: MutexGuard<'_, Option<Registry>> = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
+    work(registry.get_or_insert_default())
+}
+
+/// A source's place in the registry, given up when it is dropped.
+struct Place {
+    identity: Identity,
+    counter: Arc<Counter>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        with_registry(|registry| registry.leave(self.identity));
+    }
+}
+
+/// What one ring draws counters of a key from.
+pub(crate) struct CtrSource {
+    place: Place,
+    ring: u64,
+    /// The fork generation in which alone it gives counters.
+    generation: u32,
+    /// Where a caller said to go on from, if one did.
+    start: u64,
+    /// Whether it was this source's caller.
+    is_told: bool,
+    /// Whether the ring was found to seal with this key.
+    is_claimed: bool,
+    issued: u64,
+}
+
+impl CtrSource {
+    /// A source for a key that was set in `ring`. Its caller takes the responsibility for `start`, if it says one.
+    ///
+    /// # Errors
+    /// [`KeyError::CounterUsed`]: this process has sealed under `start`, or beyond it.
+    pub(crate) fn new(identity: Identity, ring: u64, start: Option<u64>) -> Result<Self, KeyError> {
+        Self::register(identity, ring, start, fork::generation()?)
+    }
+
+    /// A source for the next ratchet step of a key whose source has this `generation`: whoever is refused that key is
+    /// refused the step.
+    ///
+    /// # Errors
+    /// [`KeyError::Unavailable`].
+    pub(crate) fn step(identity: Identity, ring: u64, generation: u32) -> Result<Self, KeyError> {
+        Self::register(identity, ring, None, generation)
+    }
+
+    /// Remembers the key when it is set, and not when it seals: a fork may lie between.
+    fn register(identity: Identity, ring: u64, start: Option<u64>, made: u32) -> Result<Self, KeyError> {
+        let current = fork::generation()?;
+        with_registry(|registry| {
+            let entry = registry.entries.entry(identity).or_insert_with(|| Entry::new(made));
+            if let Some(given) = start {
+                let least = entry.counter.least();
+                if least.is_none_or(|least| given < least) {
+                    return Err(KeyError::CounterUsed { given, least });
+                }
+                entry.told = start;
+            }
+            entry.sources += 1;
+            let generation = match start {
+                Some(_) => current,
+                None if made != current => made,
+                None => entry.generation,
+            };
+            let place = Place { identity, counter: Arc::clone(&entry.counter) };
+            let (start, is_told) = (entry.told.unwrap_or_default(), start.is_some());
+            Ok(Self { place, ring, generation, start, is_told, is_claimed: false, issued: 0 })
+        })
+    }
+
+    /// The next counter. None: there is none left, or none that is known to be unused.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Result<Option<u64>, KeyError> {
+        self.take(1)
+    }
+
+    /// As [`Self::next`], `count` counters in a row: the first of them.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, count: u64) -> Result<Option<u64>, KeyError> {
+        if fork::generation()? != self.generation || !self.is_claimed && !self.claim() {
+            return Ok(None);
+        }
+        let first = self.place.counter.take(count);
+        if first.is_some() {
+            self.issued += count;
+        }
+        Ok(first)
+    }
+
+    /// Whether this ring may seal with the key: the first that asks may, and whose caller said from where.
+    #[cold]
+    fn claim(&mut self) -> bool {
+        with_registry(|registry| {
+            let Some(entry) = registry.entries.get_mut(&self.place.identity) else { return false };
+            if self.is_told && entry.generation != self.generation {
+                entry.generation = self.generation;
+                entry.rings.clear();
+            }
+            if !self.is_told && !entry.rings.is_empty() && !entry.rings.contains(&self.ring) {
+                return false;
+            }
+            entry.counter.next.fetch_max(self.start, Ordering::Relaxed);
+            if !entry.rings.contains(&self.ring) {
+                entry.rings.push(self.ring);
+            }
+            self.is_claimed = true;
+            true
+        })
+    }
+
+    /// Carries over what the caller said when the same key was set in this ring before, and has not said again.
+    pub(crate) fn after(self, before: &Self) -> Self {
+        if self.is_told || !before.is_told {
+            return self;
+        }
+        Self { start: before.start, is_told: true, generation: before.generation, ..self }
+    }
+
+    /// How many were issued, with those that it counts on from.
+    #[inline(always)]
+    pub(crate) fn issued(&self) -> u64 {
+        self.issued
+    }
+
+    /// Counts on from what the ring has sealed with this key.
+    pub(crate) fn count_from(&mut self, issued: u64) {
+        self.issued = issued;
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// An identity that no other test has.
+    fn identity(name: &str) -> Identity {
+        Identity::of(&[b"counter.rs", name.as_bytes()])
+    }
+
+    fn source(name: &str, ring: u64, start: Option<u64>) -> CtrSource {
+        CtrSource::new(identity(name), ring, start).unwrap()
+    }
+
+    fn drawn(source: &mut CtrSource, count: usize) -> Vec<u64> {
+        (0..count).filter_map(|_| source.next().unwrap()).collect()
+    }
+
+    #[test]
+    fn one_ring_counts_on_and_another_is_refused_until_it_is_told_from_where() {
+        let mut first = source("one ring", 1, None);
+        assert_eq!(drawn(&mut first, 2), [0, 1]);
+        assert_eq!(drawn(&mut source("one ring", 1, None), 2), [2, 3], "set again");
+        let mut second = source("one ring", 2, None);
+        assert_eq!(drawn(&mut second, 2), []);
+        drop(first);
+        assert_eq!(drawn(&mut source("one ring", 2, None), 2), [], "the first is gone and remembered");
+        assert_eq!(drawn(&mut source("one ring", 2, Some(4)), 2), [4, 5]);
+        assert_eq!(drawn(&mut source("one ring", 2, None), 1), [6], "it has become one of its rings");
+        assert_eq!(drawn(&mut second, 2), [7, 8]);
+    }
+
+    #[test]
+    fn a_counter_that_was_used_is_refused_and_the_least_allowed_is_said() {
+        for start in [None, Some(0)] {
+            let name = format!("used {start:?}");
+            assert_eq!(drawn(&mut source(&name, 1, start), 5), [0, 1, 2, 3, 4]);
+            for given in 0..5 {
+                let refused = CtrSource::new(identity(&name), 2, Some(given)).err();
+                assert_eq!(refused, Some(KeyError::CounterUsed { given, least: Some(5) }));
+            }
+            assert_eq!(drawn(&mut source(&name, 2, Some(9)), 1), [9]);
+        }
+    }
+
+    #[test]
+    fn where_to_go_on_from_is_remembered_before_the_first_frame_and_can_be_corrected() {
+        drop(source("told", 1, Some(2000)));
+        drop(source("told", 1, Some(1000)));
+        assert_eq!(drawn(&mut source("told", 1, None), 1), [1000]);
+        drop(source("told", 1, Some(3000)));
+        assert_eq!(drawn(&mut source("told", 1, None), 1), [3000]);
+        assert_eq!(drawn(&mut source("told", 1, None), 1), [3001]);
+    }
+
+    #[test]
+    fn what_the_caller_said_goes_on_where_the_key_is_set_again_in_its_ring() {
+        assert_eq!(drawn(&mut source("said again", 1, None), 5), [0, 1, 2, 3, 4]);
+        let told = source("said again", 2, Some(100));
+        assert_eq!(drawn(&mut source("said again", 2, None), 1), [], "without what was said");
+        assert_eq!(drawn(&mut source("said again", 2, None).after(&told), 2), [100, 101]);
+        assert_eq!(drawn(&mut source("said again", 2, Some(200)).after(&told), 1), [200]);
+    }
+
+    #[test]
+    fn rings_that_were_all_told_from_where_never_meet() {
+        let (mut a, mut b) = (source("interleaved", 1, Some(0)), source("interleaved", 2, Some(5)));
+        assert_eq!(drawn(&mut a, 5), [0, 1, 2, 3, 4]);
+        assert_eq!(drawn(&mut b, 2), [5, 6]);
+        assert_eq!(drawn(&mut a, 2), [7, 8]);
+        assert_eq!(b.take(10), Ok(Some(9)));
+        assert_eq!(drawn(&mut a, 1), [19]);
+    }
+
+    #[test]
+    fn a_counter_ends_at_its_largest_value_for_everybody() {
+        let mut last = source("the end", 1, Some(u64::MAX - 1));
+        assert_eq!(last.take(3), Ok(None));
+        assert_eq!(drawn(&mut last, 4), [u64::MAX - 1, u64::MAX]);
+        let refused = CtrSource::new(identity("the end"), 2, Some(u64::MAX)).err();
+        assert_eq!(refused, Some(KeyError::CounterUsed { given: u64::MAX, least: None }));
+        assert_eq!(drawn(&mut source("the end", 1, None), 1), []);
+    }
+
+    /// A source as a process has it whose parent has set the key.
+    fn inherited(name: &str) -> CtrSource {
+        let parents = fork::generation().unwrap().wrapping_sub(1);
+        CtrSource::register(identity(name), 1, None, parents).unwrap()
+    }
+
+    #[test]
+    fn what_was_set_before_a_fork_is_refused_with_its_steps_until_its_counter_is_given() {
+        let mut parents = inherited("forked");
+        assert_eq!(drawn(&mut parents, 1), []);
+        for ring in [1, 2] {
+            assert_eq!(drawn(&mut source("forked", ring, None), 1), [], "set again in ring {ring}");
+        }
+        let generation = source("forked", 2, None).generation();
+        let mut step = CtrSource::step(identity("forked step"), 2, generation).unwrap();
+        assert_eq!(drawn(&mut step, 1), []);
+        assert_eq!(drawn(&mut source("forked step", 3, None), 1), [], "the step, set as a key");
+        assert_eq!(drawn(&mut source("forked", 2, Some(100)), 1), [100]);
+        assert_eq!(drawn(&mut source("forked", 2, None), 1), [101]);
+        assert_eq!(drawn(&mut source("forked", 1, None), 1), [], "the parent's ring has no right of its own here");
+        assert_eq!(drawn(&mut parents, 1), []);
+    }
+
+    #[test]
+    fn keys_that_seal_nothing_cost_nothing_for_long_and_those_from_before_a_fork_stay() {
+        drop(inherited("unused and inherited"));
+        drop(source("unused", 1, None));
+        assert_eq!(drawn(&mut source("sealed", 1, None), 1), [0]);
+        let knows = |name: &str| with_registry(|registry| registry.entries.contains_key(&identity(name)));
+        assert!(knows("unused"));
+        for number in 0..=2 * MAX_UNUSED {
+            drop(source(&number.to_string(), 1, None));
+        }
+        assert!(!knows("unused") && knows("unused and inherited") && knows("sealed"));
+        let of_these = |range: std::ops::Range<usize>| range.filter(|number| knows(&number.to_string())).count();
+        assert_eq!(of_these(0..MAX_UNUSED), 0);
+        assert!(with_registry(|registry| registry.unused.len()) <= MAX_UNUSED);
+    }
+}
