@@ -87,6 +87,11 @@ impl Decryptor {
         }
     }
 
+    /// Whether [`Self::injected`] decides about a frame, and not the ring.
+    pub(crate) fn is_injected(&self, sealed: &[u8]) -> bool {
+        self.injected.as_ref().is_some_and(|injected| injected.has_trailer(sealed))
+    }
+
     /// How many injected frames have passed.
     #[must_use]
     pub fn injected_so_far(&self) -> u64 {
@@ -202,12 +207,14 @@ impl Decryptor {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// What a frame that opens was longer by at the least.
-    pub(crate) fn least_overhead(&self) -> usize {
-        match self.ring.profile().wire {
+    /// Returns the length that a frame may have at the most once it is open.
+    pub(crate) fn max_opened_len(&self, sealed: &[u8]) -> usize {
+        let least_overhead = match self.ring.profile().wire {
+            _ if self.is_injected(sealed) => 0,
             Wire::Trailer => trailer::OVERHEAD,
             Wire::Sframe => 1 + self.ring.suite().tag_len,
-        }
+        };
+        sealed.len().saturating_sub(least_overhead)
     }
 
     /// Whether the profile has a place for metadata.

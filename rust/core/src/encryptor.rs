@@ -117,8 +117,8 @@ impl Encryptor {
     }
 
     /// See [`KeyRing::next_run`].
-    pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, (usize, EncryptError)> {
-        self.ring.next_run(count, uniques).inspect_err(|(_, error)| self.count(*error))
+    pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, EncryptError> {
+        self.ring.next_run(count, uniques).inspect_err(|error| self.count(*error))
     }
 
     #[cold]

@@ -52,6 +52,11 @@ impl Injected {
         Ok(Self { trailer: trailer.to_vec(), codec, in_a_row: AtomicU32::new(0) })
     }
 
+    /// Whether the frame ends as injected frames do.
+    pub(crate) fn has_trailer(&self, frame: &[u8]) -> bool {
+        frame.ends_with(&self.trailer)
+    }
+
     /// The payload of an injected frame. None: the frame is none.
     pub(crate) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], Refused>> {
         let payload = frame.strip_suffix(self.trailer.as_slice())?;

@@ -8,6 +8,7 @@ use crate::key::{Identity, Key, Maker};
 use crate::keyring::{KeyRing, State};
 use crate::nonce::{NonceSource, Unique};
 use crate::secret::Secret;
+use crate::wire::Wire;
 
 /// Bytes below which a frame's AEAD is done before the lock is given back: a quarter of a microsecond at the most.
 /// Becoming an owner of the key and ceasing to be one would cost a short frame a tenth of its time. Receivers share the
@@ -102,7 +103,38 @@ impl AtHand<'_> {
     }
 }
 
+/// The key that a key id names now.
+pub(crate) struct Named<'r> {
+    /// None for a sender whose key is still to be derived.
+    pub(crate) key: Option<&'r Key>,
+    /// As in [`Found`].
+    pub(crate) serial: u64,
+    /// As in [`Found`].
+    pub(crate) is_alone: bool,
+}
+
+impl AtHand<'_> {
+    /// Returns the key that a key id names, without a derivation. Returns None for an unknown key id, and for a key that a
+    /// sender may have ratcheted to.
+    pub(crate) fn named(&self, kid: u64) -> Option<Named<'_>> {
+        let mut families = self.0.families.iter().rev().filter(|family| family.field.holds(kid));
+        if let Some(slot) = self.0.slots.get(&kid) {
+            let is_alone = !slot.old && families.next().is_none();
+            return Some(Named { key: Some(&slot.key), serial: slot.key.serial, is_alone });
+        }
+        let family = families.next()?;
+        let key = family.sender(kid).map(|key| &**key);
+        Some(Named { key, serial: family.serial, is_alone: families.next().is_none() })
+    }
+}
+
 impl KeyRing {
+    /// Whether a frame that the named key does not open may open with one ahead of it.
+    pub(crate) fn searches(&self) -> bool {
+        let ring = self.current();
+        ring.maker.profile.wire == Wire::Trailer && ring.options.ratchet_window > 0
+    }
+
     /// The sending key and what nobody else gets.
     #[inline(always)]
     pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
@@ -121,18 +153,16 @@ impl KeyRing {
         })?
     }
 
-    /// The sending key, and into `uniques` what `count` frames get that nobody else does: one look-up for all. Or at which
-    /// of them there was nothing left.
-    pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, (usize, EncryptError)> {
-        let run = self.sending(|Sending { key, kid, nonces, named }, most| {
-            let before = uniques.len();
+    /// Looks the sending key up once and pushes what up to `count` frames get to `uniques`, for each what no other gets. There
+    /// are fewer of them where the key is used up: the next call says so.
+    pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, EncryptError> {
+        self.sending(|Sending { key, kid, nonces, named }, most| {
             nonces.fill(count, most, uniques);
-            match uniques.len() - before {
-                filled if filled < count => Err((filled, EncryptError::KeyExhausted { kid: named })),
-                _ => Ok(Run { key: Arc::clone(key), kid }),
+            if uniques.is_empty() {
+                return Err(EncryptError::KeyExhausted { kid: named });
             }
-        });
-        run.map_err(|error| (0, error))?
+            Ok(Run { key: Arc::clone(key), kid })
+        })?
     }
 
     /// Runs `take` with what this ring seals with, and how many frames that may seal, under the lock.

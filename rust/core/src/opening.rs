@@ -7,7 +7,7 @@ use crate::codec::copy_clear;
 use crate::decryptor::Decryptor;
 use crate::error::DecryptError;
 use crate::key::{Identity, Key};
-use crate::lookup::{AtHand, Found, Opened, SHORT};
+use crate::lookup::{AtHand, Found, Named, Opened, SHORT};
 use crate::nonce::Unique;
 
 /// Where the parts of a frame lie, before any key is looked at.
@@ -29,8 +29,15 @@ pub struct OpenPlan<'a> {
     pub(crate) parts: Parts<'a>,
 }
 
-/// What came of a frame before its turn: it is neither marked nor counted.
-pub(crate) struct Unsettled {
+/// The outcome of one key on a frame whose turn has not come. Nothing is marked, counted or ratcheted by it.
+pub(crate) struct Attempt {
+    /// Of the key, as in [`Found`].
+    serial: u64,
+    opened: bool,
+}
+
+/// The outcome of a frame that is neither marked nor counted yet.
+struct Unsettled {
     opened: Result<Opened, DecryptError>,
     /// Of the key that was tried, as in [`Found`].
     serial: u64,
@@ -74,6 +81,16 @@ impl OpenPlan<'_> {
 
     #[inline(never)]
     pub(crate) fn open_long(&self, out: &mut [u8]) -> Result<(), DecryptError> {
+        let result = self.open_uncounted(None, out);
+        if result.is_ok() {
+            self.decryptor.count_opened(1, out.len());
+        }
+        result
+    }
+
+    /// Opens as [`Self::open_long`] does; the caller counts a frame that opens. The key with the serial `failed` is not
+    /// tried again.
+    fn open_uncounted(&self, failed: Option<u64>, out: &mut [u8]) -> Result<(), DecryptError> {
         let unsettled = self.find().map(|found| {
             let first = self.is_replayed(found.key.identity);
             if first && found.is_alone {
@@ -81,40 +98,20 @@ impl OpenPlan<'_> {
             }
             let mut seen = first.then_some(found.key.identity);
             let unsettled = self.open_found(&found, |key| {
+                let is_first = key.serial == found.key.serial;
                 // A frame that was seen opens nothing, and takes no ratchet step.
-                let replayed = if key.serial == found.key.serial { first } else { self.is_replayed(key.identity) };
+                let replayed = if is_first { first } else { self.is_replayed(key.identity) };
                 if replayed {
                     seen = Some(key.identity);
                 }
-                !replayed && self.opens(key, out)
+                !replayed && !(is_first && failed == Some(found.serial)) && self.opens(key, out)
             });
             match (&unsettled.opened, seen) {
                 (Err(_), Some(identity)) => Unsettled { identity, ..unsettled },
                 _ => unsettled,
             }
         });
-        let result = self.settle(unsettled);
-        match result {
-            Ok(()) => self.decryptor.count_opened(1, out.len()),
-            Err(_) => out.fill(0),
-        }
-        result
-    }
-
-    /// Writes the opened frame, of which it is not known yet whether it was opened before.
-    #[inline(always)]
-    pub(crate) fn open_unsettled(&self, keys: &AtHand<'_>, out: &mut [u8]) -> Option<Unsettled> {
-        let key = keys.find(self.parts.kid)?;
-        let (serial, identity) = (key.serial, key.identity);
-        self.opens(key, out).then_some(Unsettled { opened: Ok(Opened { identity, steps: 0 }), serial, identity })
-    }
-
-    /// As [`Self::open_unsettled`], with keys too that are to be derived.
-    ///
-    /// # Errors
-    /// [`DecryptError::UnknownKey`].
-    pub(crate) fn open_unsettled_long(&self, out: &mut [u8]) -> Result<Unsettled, DecryptError> {
-        Ok(self.open_found(&self.find()?, |key| self.opens(key, out)))
+        self.settle(unsettled).inspect_err(|_| out.fill(0))
     }
 
     fn find(&self) -> Result<Found, DecryptError> {
@@ -152,9 +149,9 @@ impl OpenPlan<'_> {
         key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok()
     }
 
-    /// Marks an opened frame as seen, or counts why there is none: the caller counts those that opened. The frames of a
+    /// Marks an opened frame as seen, or counts why there is none. The caller counts frames that opened. The frames of a
     /// track are settled in order.
-    pub(crate) fn settle(&self, unsettled: Result<Unsettled, DecryptError>) -> Result<(), DecryptError> {
+    fn settle(&self, unsettled: Result<Unsettled, DecryptError>) -> Result<(), DecryptError> {
         let (decryptor, kid) = (self.decryptor, self.parts.kid);
         let result = match unsettled {
             Err(error) => Err(error),
@@ -182,6 +179,58 @@ impl OpenPlan<'_> {
 impl Unsettled {
     fn refused(error: DecryptError, found: &Found) -> Self {
         Self { opened: Err(error), serial: found.serial, identity: found.key.identity }
+    }
+}
+
+impl<'a> OpenPlan<'a> {
+    /// Tries the frame ahead of its turn, with the key that it names now. Returns None if that key is still to be derived.
+    pub(crate) fn attempt(&self, keys: &AtHand<'_>, out: &mut [u8]) -> Option<Attempt> {
+        let Named { key, serial, .. } = keys.named(self.parts.kid)?;
+        Some(Attempt { serial, opened: self.opens(key?, out) })
+    }
+
+    /// Tries the frame ahead of its turn without a lock, with a key that may have to be derived. `met` keeps the key for
+    /// the next frame of the same sender.
+    pub(crate) fn attempt_long(&self, met: &mut Option<(u64, Found)>, out: &mut [u8]) -> Option<Attempt> {
+        let kid = self.parts.kid;
+        if met.as_ref().is_none_or(|(known, _)| *known != kid) {
+            *met = self.find().ok().map(|found| (kid, found));
+        }
+        let (_, found) = met.as_ref()?;
+        Some(Attempt { serial: found.serial, opened: self.opens(&found.key, out) })
+    }
+
+    /// Opens the frame in its turn, as a single call does. An `attempt` counts if the frame names the same key now as it did
+    /// then. The caller counts a frame that opens. `keys` is cleared where the ring is needed beyond them.
+    pub(crate) fn finish(
+        &self,
+        attempt: Option<Attempt>,
+        keys: &mut Option<AtHand<'a>>,
+        out: &mut [u8],
+    ) -> Result<(), DecryptError> {
+        let (ring, kid) = (&self.decryptor.ring, self.parts.kid);
+        let named = keys.get_or_insert_with(|| ring.at_hand()).named(kid);
+        let unsettled = match (&attempt, named) {
+            (Some(attempt), Some(Named { key: Some(key), serial, is_alone })) if attempt.serial == serial => {
+                let identity = key.identity;
+                match attempt.opened {
+                    true => Some(Unsettled { opened: Ok(Opened { identity, steps: 0 }), serial, identity }),
+                    false if is_alone && !ring.searches() => {
+                        let error = DecryptError::AuthenticationFailed { kid };
+                        Some(Unsettled { opened: Err(error), serial, identity })
+                    }
+                    false => None,
+                }
+            }
+            _ => None,
+        };
+        match unsettled {
+            Some(unsettled) => self.settle(Ok(unsettled)).inspect_err(|_| out.fill(0)),
+            None => {
+                *keys = None;
+                self.open_uncounted(attempt.filter(|attempt| !attempt.opened).map(|attempt| attempt.serial), out)
+            }
+        }
     }
 }
 

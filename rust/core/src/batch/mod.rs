@@ -1,9 +1,9 @@
 //! Many frames of one track in one call, on as many threads as pay.
 //!
-//! What depends on the order of frames (nonces, what H.264 holds back, the replay window, failures in a row) happens in
-//! the order of the batch, whatever the number of threads, so a batch comes to what single calls would have come to.
-//! Threads take the next stretch of frames under one lock, plan it there, and seal or open it outside. A stretch is so
-//! short that its plans stay in the cache: planning a whole batch first costs as much as its AEAD does.
+//! What depends on the order of frames (nonces, what H.264 holds back, ratchets, the replay window, failures in a row)
+//! happens in the order of the batch, whatever the number of threads, so a batch comes to what single calls would have
+//! come to. Threads take the next stretch of frames under one lock, plan it there, and seal or open it outside. A stretch
+//! is so short that its plans stay in the cache: planning a whole batch first costs as much as its AEAD does.
 #![deny(clippy::indexing_slicing)]
 
 mod open;

@@ -9,7 +9,7 @@ use super::{STRETCH, locked, side_by_side, stretch_of, workers};
 use crate::decryptor::Decryptor;
 use crate::error::DecryptError;
 use crate::lookup::SHORT;
-use crate::opening::{OpenPlan, Unsettled};
+use crate::opening::{Attempt, OpenPlan};
 
 /// A batch about to be opened.
 pub struct OpenBatch<'a> {
@@ -17,50 +17,74 @@ pub struct OpenBatch<'a> {
     sealed: Vec<&'a [u8]>,
 }
 
-/// Frames that are not opened yet, where they go, and what became of those before them.
+/// Frames that are not opened yet, their places, and the results of the frames before them.
 struct Unopened<'a, 'o> {
     sealed: Iter<'a, &'a [u8]>,
     out: &'o mut [u8],
-    /// What was planned for each.
+    /// The length that was planned for each frame.
     lens: Vec<usize>,
     stretches: usize,
     results: Vec<Result<usize, DecryptError>>,
     settled: usize,
-    /// Stretches whose turn it is not, by their number.
+    /// Stretches whose turn has not come, by their number.
     waiting: BTreeMap<usize, Vec<Opening<'a, 'o>>>,
 }
 
 struct Opening<'a, 'o> {
-    plan: Result<Option<OpenPlan<'a>>, DecryptError>,
+    plan: Result<Plan<'a>, DecryptError>,
     place: &'o mut [u8],
-    unsettled: Option<Result<Unsettled, DecryptError>>,
+    attempt: Option<Attempt>,
+}
+
+enum Plan<'a> {
+    Empty,
+    /// A frame that a server put in, with its trailer.
+    Injected(&'a [u8]),
+    Sealed(OpenPlan<'a>),
+}
+
+impl<'a> Plan<'a> {
+    fn of(decryptor: &'a Decryptor, sealed: &'a [u8]) -> Result<Self, DecryptError> {
+        if decryptor.is_injected(sealed) {
+            return Ok(Self::Injected(sealed));
+        }
+        Ok(decryptor.plan(sealed, &[])?.map_or(Self::Empty, Self::Sealed))
+    }
+
+    fn len(&self, decryptor: &Decryptor) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Injected(sealed) => decryptor.max_opened_len(sealed),
+            Self::Sealed(plan) => plan.frame_len(),
+        }
+    }
 }
 
 impl<'a, 'o> Unopened<'a, 'o> {
-    /// Marks and counts in order what was opened in any.
-    fn settle(&mut self, decryptor: &Decryptor, stretch: &mut Vec<Opening<'_, '_>>) {
-        let (mut frames, mut bytes) = (0, 0);
-        for Opening { plan, place, unsettled } in stretch.drain(..) {
-            let result = match (plan, unsettled) {
-                (Ok(Some(plan)), Some(unsettled)) => plan.settle(unsettled).map(|()| {
+    /// Opens in order what was tried in any order.
+    fn settle(&mut self, decryptor: &'a Decryptor, stretch: &mut Vec<Opening<'a, '_>>) {
+        let (mut frames, mut bytes, mut keys) = (0, 0, None);
+        for Opening { plan, place, attempt } in stretch.drain(..) {
+            self.results.push(match plan {
+                Ok(Plan::Sealed(plan)) => plan.finish(attempt, &mut keys, place).map(|()| {
                     frames += 1;
                     bytes += place.len();
                     place.len()
                 }),
-                (Ok(_), _) => Ok(0),
-                (Err(error), _) => Err(error), // counted when it was planned
-            };
-            self.results.push(result);
+                Ok(Plan::Injected(sealed)) => pass_on(decryptor, sealed, place),
+                Ok(Plan::Empty) => Ok(0),
+                Err(error) => Err(error), // counted when it was planned
+            });
         }
         decryptor.count_opened(frames, bytes);
         self.settled += 1;
     }
 
-    /// Takes the next frames, at most so many, to pieces.
+    /// Plans the next frames, `most` of them at the most.
     fn take(&mut self, decryptor: &'a Decryptor, most: usize, stretch: &mut Vec<Opening<'a, 'o>>) {
         for sealed in self.sealed.by_ref().take(most) {
-            let mut plan = decryptor.plan(sealed, &[]);
-            let len = plan.as_ref().ok().and_then(Option::as_ref).map_or(0, OpenPlan::frame_len);
+            let mut plan = Plan::of(decryptor, sealed);
+            let len = plan.as_ref().map_or(0, |plan| plan.len(decryptor));
             let place = match mem::take(&mut self.out).split_at_mut_checked(len) {
                 Some((place, behind)) => {
                     self.out = behind;
@@ -72,9 +96,16 @@ impl<'a, 'o> Unopened<'a, 'o> {
                 }
             };
             self.lens.push(place.len());
-            stretch.push(Opening { plan, place, unsettled: None });
+            stretch.push(Opening { plan, place, attempt: None });
         }
     }
+}
+
+/// Writes the payload of a frame that a server put in.
+fn pass_on(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
+    let payload = decryptor.injected(sealed)?.unwrap_or_default();
+    place.get_mut(..payload.len()).ok_or(DecryptError::Malformed)?.copy_from_slice(payload);
+    Ok(payload.len())
 }
 
 impl Decryptor {
@@ -88,8 +119,7 @@ impl OpenBatch<'_> {
     /// Bytes that [`Self::open_into`] needs at the most: no frame is longer than it was sealed.
     #[must_use]
     pub fn room(&self) -> usize {
-        let least = self.decryptor.least_overhead();
-        self.sealed.iter().map(|sealed| sealed.len().saturating_sub(least)).sum()
+        self.sealed.iter().map(|sealed| self.decryptor.max_opened_len(sealed)).sum()
     }
 
     /// Writes the frames that open, one behind the other; one that does not is empty. Returns, for each, its bytes or why
@@ -113,13 +143,20 @@ impl OpenBatch<'_> {
         results
     }
 
-    /// One frame after the other, as single calls do, but with one look at the keys for many.
+    /// Opens one frame after the other, as single calls do, but with one look at the keys for many.
     fn open_in_turn(&self, mut out: &mut [u8]) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
         let (decryptor, count) = (self.decryptor, self.sealed.len());
         let (mut lens, mut results) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for stretch in self.sealed.chunks(STRETCH) {
             let (mut frames, mut bytes, mut keys) = (0, 0, None);
             results.extend(stretch.iter().map(|sealed| {
+                if decryptor.is_injected(sealed) {
+                    let len = decryptor.max_opened_len(sealed).min(out.len());
+                    lens.push(len);
+                    let (place, behind) = mem::take(&mut out).split_at_mut(len);
+                    out = behind;
+                    return pass_on(decryptor, sealed, place);
+                }
                 let planned = decryptor.with_plan(sealed, &[], |plan| {
                     let len = plan.frame_len();
                     lens.push(len);
@@ -147,7 +184,7 @@ impl OpenBatch<'_> {
         (lens, results)
     }
 
-    /// On several threads, and settled in order all the same.
+    /// Tries the frames on several threads, and opens them in order all the same.
     fn open_beside(&self, out: &mut [u8], workers: usize) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
         let count = self.sealed.len();
         let unopened = Mutex::new(Unopened {
@@ -192,18 +229,21 @@ impl OpenBatch<'_> {
             rest.take(self.decryptor, most, &mut stretch);
             drop(rest);
             for openings in stretch.chunks_mut(STRETCH) {
-                let mut keys = None;
-                for Opening { plan, place, unsettled } in openings {
-                    let Ok(Some(plan)) = plan else { continue };
-                    if place.len() < SHORT {
-                        let at_hand = keys.get_or_insert_with(|| self.decryptor.ring.at_hand());
-                        *unsettled = plan.open_unsettled(at_hand, place).map(Ok);
-                    }
-                    if unsettled.is_none() {
-                        keys = None; // this turns to the ring
-                        *unsettled = Some(plan.open_unsettled_long(place));
-                    }
-                }
+                self.try_ahead(openings);
+            }
+        }
+    }
+
+    fn try_ahead(&self, openings: &mut [Opening<'_, '_>]) {
+        let (mut keys, mut met) = (None, None);
+        for Opening { plan, place, attempt } in openings {
+            let Ok(Plan::Sealed(plan)) = plan else { continue };
+            if place.len() < SHORT {
+                *attempt = plan.attempt(keys.get_or_insert_with(|| self.decryptor.ring.at_hand()), place);
+            }
+            if attempt.is_none() {
+                keys = None; // this turns to the ring
+                *attempt = plan.attempt_long(&mut met, place);
             }
         }
     }

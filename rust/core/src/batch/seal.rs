@@ -62,12 +62,22 @@ impl Encryptor {
     }
 
     fn seal_all(&self, frames: &[&[u8]], threads: usize) -> Result<Vec<Vec<u8>>, Failed> {
-        let plans: Result<Vec<_>, _> = frames
-            .iter()
-            .enumerate()
-            .map(|(place, frame)| self.plan_keyed(frame).map_err(|error| (place, error)))
-            .collect();
-        let plans = plans?;
+        let (mut plans, mut refused) = (Vec::with_capacity(frames.len()), None);
+        for stretch in frames.chunks(STRETCH) {
+            for frame in stretch {
+                match self.plan_keyed(frame) {
+                    Ok(plan) => plans.push(plan),
+                    Err(error) => {
+                        refused = Some((plans.len(), error));
+                        break;
+                    }
+                }
+            }
+            if refused.is_some() {
+                break;
+            }
+        }
+        // The frames before a refused one are sealed and counted, as single calls would have done.
         let mut sealed: Vec<Result<Vec<u8>, EncryptError>> = plans.iter().map(|_| Ok(Vec::new())).collect();
         let jobs = Mutex::new(plans.chunks(STRETCH).zip(sealed.chunks_mut(STRETCH)));
         side_by_side(workers(threads, frames), || {
@@ -80,7 +90,9 @@ impl Encryptor {
                 }
             }
         });
-        sealed.into_iter().enumerate().map(|(place, sealed)| sealed.map_err(|error| (place, error))).collect()
+        let sealed = sealed.into_iter().enumerate().map(|(place, sealed)| sealed.map_err(|error| (place, error)));
+        let sealed = sealed.collect::<Result<_, _>>()?;
+        refused.map_or(Ok(sealed), Err)
     }
 }
 
@@ -158,8 +170,8 @@ impl SealBatch<'_> {
 }
 
 impl<'a, 'o> Unsealed<'a, 'o> {
-    /// The next frames, at most so many; their places; and, under one look-up for all, the key and what each of them that
-    /// is not empty gets alone.
+    /// Takes the next frames, `most` of them at the most, and their places. Under one look-up for all it takes the key, and
+    /// what each frame that is not empty gets alone. A frame without such is left for the next call, which fails there.
     fn take(
         &mut self,
         most: usize,
@@ -172,19 +184,19 @@ impl<'a, 'o> Unsealed<'a, 'o> {
         if fitting == 0 {
             return Err((first, encryptor.refused()));
         }
-        let (frames, behind) = all.split_at(fitting);
-        let filled = || frames.iter().enumerate().filter(|(_, frame)| !frame.is_empty());
-        let count = filled().count();
+        let filled = || all.iter().enumerate().take(fitting).filter(|(_, frame)| !frame.is_empty());
+        let place_of = |n| filled().nth(n).map_or(fitting, |(place, _)| place);
         uniques.clear();
-        let run = match count {
+        let run = match filled().count() {
             0 => None,
-            count => Some(
-                encryptor
-                    .next_run(count, uniques)
-                    .map_err(|(n, error)| (first + filled().nth(n).map_or(0, |(place, _)| place), error))?,
-            ),
+            count => Some(encryptor.next_run(count, uniques).map_err(|error| {
+                let empty = place_of(0);
+                encryptor.counters.empty.add(empty);
+                (first + empty, error)
+            })?),
         };
-        encryptor.counters.empty.add(frames.len() - count);
+        let (frames, behind) = all.split_at(place_of(uniques.len()));
+        encryptor.counters.empty.add(frames.len() - uniques.len());
         let (kid, mut nonces, mut len) = (run.as_ref().map_or(0, |run| run.kid), uniques.iter(), 0);
         self.lens.extend(frames.iter().map(|frame| {
             let overhead = |unique: &Unique| straight.overhead(kid, *unique);
