@@ -30,7 +30,7 @@ mod error;
 mod fallback;
 mod family;
 mod fingerprint;
-mod fork;
+pub mod fork;
 #[cfg(feature = "hazmat")]
 pub mod hazmat;
 mod injected;

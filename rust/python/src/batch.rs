@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyDict};
 
 use crate::arrow;
+use crate::detach_batch;
 use crate::errors::encrypt_error;
 
 /// Frames in a buffer, and where each begins and ends.
@@ -181,11 +182,11 @@ pub(crate) fn encrypt<'py>(
         error
     };
     let pieces = frames.cut(py)?;
-    let batch = py.detach(|| encryptor.plan_batch(pieces, threads)).map_err(failed)?;
+    let batch = detach_batch(py, || encryptor.plan_batch(pieces, threads)).map_err(failed)?;
     let most = batch.room();
     let mut room = new_room(py, most, out, &frames.data)?;
     let place = room.bytes(most);
-    let lens = py.detach(|| batch.seal_into(place, threads)).map_err(failed)?;
+    let lens = detach_batch(py, || batch.seal_into(place, threads)).map_err(failed)?;
     let len = lens.iter().sum();
     Ok((head(&room.array, len)?, offsets_of(py, lens.into_iter())?))
 }
@@ -203,7 +204,7 @@ pub(crate) fn decrypt<'py>(
     let len = batch.room();
     let mut room = new_room(py, len, out, &frames.data)?;
     let place = room.bytes(len);
-    let opened = py.detach(|| batch.open_into(place, threads));
+    let opened = detach_batch(py, || batch.open_into(place, threads));
     let lens = opened.iter().map(|frame| frame.unwrap_or_default());
     let ok: Vec<u8> = opened.iter().map(|frame| u8::from(frame.is_ok())).collect();
     let ok = array(py, PyByteArray::new(py, &ok), "bool")?;

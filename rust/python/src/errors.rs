@@ -2,13 +2,26 @@
 
 use frameseal::{DecryptError, EncryptError, KeyError};
 use pyo3::exceptions::{PyPermissionError, PyRuntimeError, PyValueError};
-use pyo3::{PyErr, import_exception};
+use pyo3::{PyErr, PyResult, PyTypeInfo, Python, import_exception};
 
 import_exception!(frameseal.exceptions, MalformedFrame);
 import_exception!(frameseal.exceptions, UnknownKey);
 import_exception!(frameseal.exceptions, AuthenticationFailed);
 import_exception!(frameseal.exceptions, ReplayedFrame);
 import_exception!(frameseal.exceptions, KeyExhausted);
+
+/// Imports the exceptions. Left for the first that is raised, a forked child could wait for ever for another thread's import.
+pub(crate) fn import(py: Python<'_>) -> PyResult<()> {
+    py.import("frameseal.exceptions")?; // an error and not a panic, where it cannot be found
+    let _ = [
+        MalformedFrame::type_object(py),
+        UnknownKey::type_object(py),
+        AuthenticationFailed::type_object(py),
+        ReplayedFrame::type_object(py),
+        KeyExhausted::type_object(py),
+    ];
+    Ok(())
+}
 
 pub(crate) fn encrypt_error(error: EncryptError) -> PyErr {
     let message = error.to_string();

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::buffers::secret_bytes;
+use crate::detach;
 use crate::errors::key_error;
 use crate::numbers::{whole, whole_or_none};
 
@@ -49,7 +50,7 @@ pub(crate) struct KeyRing {
 impl KeyRing {
     /// A password KDF takes milliseconds: not with the GIL.
     fn set(&self, py: Python<'_>, key_id: u64, secret: &frameseal::Secret) -> PyResult<()> {
-        py.detach(|| self.ring.set(key_id, secret)).map_err(key_error)
+        detach(py, || self.ring.set(key_id, secret)).map_err(key_error)
     }
 }
 
@@ -130,7 +131,7 @@ impl KeyRing {
         #[pyo3(from_py_with = whole_or_none)] counter: Option<u64>,
     ) -> PyResult<()> {
         let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
-        py.detach(|| self.ring.set_from(key_id, &secret, counter)).map_err(key_error)
+        detach(py, || self.ring.set_from(key_id, &secret, counter)).map_err(key_error)
     }
 
     #[pyo3(signature = (epoch, exported_secret, *, epoch_bits, sender_bits, sender_index, context=0, retain=1))]
@@ -162,7 +163,7 @@ impl KeyRing {
 
     #[pyo3(signature = (key_id=0))]
     fn ratchet(&self, py: Python<'_>, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<u64> {
-        py.detach(|| self.ring.ratchet(key_id)).map_err(key_error)
+        detach(py, || self.ring.ratchet(key_id)).map_err(key_error)
     }
 
     fn remove_key(&self, #[pyo3(from_py_with = whole)] key_id: u64) {
@@ -170,7 +171,7 @@ impl KeyRing {
     }
 
     fn derive_ahead(&self, py: Python<'_>, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<bool> {
-        py.detach(|| self.ring.derive_ahead(key_id)).map_err(key_error)
+        detach(py, || self.ring.derive_ahead(key_id)).map_err(key_error)
     }
 
     #[getter]

@@ -12,7 +12,7 @@ mod numbers;
 
 use std::sync::Arc;
 
-use frameseal::Codec;
+use frameseal::{Codec, fork};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -26,9 +26,26 @@ use numbers::whole_or_none;
 /// the GIL to come back, 5 ms at the worst beside a busy thread (benches/latency.py measures both).
 const DETACH_FROM: usize = 64 * 1024;
 
-/// The only place that decides whether a frame's work is done without the GIL.
+/// Decides whether a frame's work is done without the GIL. Nothing else does.
 fn maybe_detach<T: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> T + Send) -> T {
-    if len < DETACH_FROM { work() } else { py.detach(work) }
+    if len < DETACH_FROM { work() } else { detach(py, work) }
+}
+
+/// Works without the GIL, and keeps `os.fork` waiting meanwhile. The guard goes before the GIL is taken back: the thread that
+/// forks has it.
+///
+/// What is done with the GIL needs no guard, since `os.fork` has the GIL then. In a build without one `os.fork` stops all
+/// other threads first, and those that are attached stop in Python alone.
+fn detach<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+    py.detach(|| {
+        let _inside = fork::enter();
+        work()
+    })
+}
+
+/// Works on a batch without the GIL. It enters by itself, and lets `os.fork` pass between stretches of its frames.
+fn detach_batch<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+    py.detach(work)
 }
 
 fn codec(name: Option<&str>) -> PyResult<Codec> {
@@ -195,10 +212,19 @@ impl Decryptor {
 
 #[pymodule(gil_used = false)]
 mod _native {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use super::{Decryptor, Encryptor, data::DataCryptor, keys::KeyRing, keys::Secret};
 
     #[allow(non_upper_case_globals)]
     #[pymodule_export]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// Does what is done once per process, before a fork could catch another thread at it.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        drop(frameseal::fork::enter()); // registers its handlers
+        super::errors::import(module.py())
+    }
 }

@@ -4,6 +4,9 @@
 //! happens in the order of the batch, whatever the number of threads, so a batch comes to what single calls would have
 //! come to. Threads take the next stretch of frames under one lock, plan it there, and seal or open it outside. A stretch
 //! is so short that its plans stay in the cache: planning a whole batch first costs as much as its AEAD does.
+//!
+//! A batch lets a `fork` pass between stretches. Whoever takes the batch's lock has [entered](fork::enter) before: a thread
+//! that waited for a fork with that lock would keep those waiting for whom the fork waits.
 #![deny(clippy::indexing_slicing)]
 
 mod open;
@@ -15,6 +18,8 @@ pub use seal::SealBatch;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+use crate::fork;
 
 /// Frames planned in one go by one thread alone, and the fewest that a thread is worth.
 const STRETCH: usize = 64;
@@ -49,9 +54,14 @@ fn stretch_of(workers: usize, frames: usize) -> usize {
 
 /// Runs `work` on so many threads, this one among them. Where no more are to be had, those there are do it all.
 fn side_by_side(threads: usize, work: impl Fn() + Sync) {
+    let caller_is_inside = fork::is_inside();
+    let beside = || {
+        let _inside = caller_is_inside.then(fork::join);
+        work();
+    };
     thread::scope(|scope| {
         for _ in 1..threads {
-            if thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+            if thread::Builder::new().spawn_scoped(scope, beside).is_err() {
                 break;
             }
         }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{STRETCH, locked, side_by_side, stretch_of, workers};
 use crate::decryptor::Decryptor;
 use crate::error::DecryptError;
+use crate::fork;
 use crate::lookup::SHORT;
 use crate::opening::{Attempt, OpenPlan};
 
@@ -148,6 +149,7 @@ impl OpenBatch<'_> {
         let (decryptor, count) = (self.decryptor, self.sealed.len());
         let (mut lens, mut results) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for stretch in self.sealed.chunks(STRETCH) {
+            let _inside = fork::enter();
             let (mut frames, mut bytes, mut keys) = (0, 0, None);
             results.extend(stretch.iter().map(|sealed| {
                 if decryptor.is_injected(sealed) {
@@ -205,6 +207,7 @@ impl OpenBatch<'_> {
         let mut number = None;
         let mut stretch: Vec<Opening<'a, 'o>> = Vec::with_capacity(most);
         loop {
+            let inside = fork::enter();
             let mut rest = locked(unopened);
             match number {
                 Some(number) if number == rest.settled => {
@@ -227,8 +230,9 @@ impl OpenBatch<'_> {
             number = Some(rest.stretches);
             rest.stretches += 1;
             rest.take(self.decryptor, most, &mut stretch);
-            drop(rest);
+            drop((rest, inside));
             for openings in stretch.chunks_mut(STRETCH) {
+                let _inside = fork::enter();
                 self.try_ahead(openings);
             }
         }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{STRETCH, locked, side_by_side, stretch_of, workers};
 use crate::encryptor::Encryptor;
 use crate::error::EncryptError;
+use crate::fork;
 use crate::lookup::Run;
 use crate::nonce::Unique;
 use crate::sealing::Straight;
@@ -64,6 +65,7 @@ impl Encryptor {
     fn seal_all(&self, frames: &[&[u8]], threads: usize) -> Result<Vec<Vec<u8>>, Failed> {
         let (mut plans, mut refused) = (Vec::with_capacity(frames.len()), None);
         for stretch in frames.chunks(STRETCH) {
+            let _inside = fork::enter();
             for frame in stretch {
                 match self.plan_keyed(frame) {
                     Ok(plan) => plans.push(plan),
@@ -82,6 +84,7 @@ impl Encryptor {
         let jobs = Mutex::new(plans.chunks(STRETCH).zip(sealed.chunks_mut(STRETCH)));
         side_by_side(workers(threads, frames), || {
             loop {
+                let _inside = fork::enter();
                 let Some((plans, places)) = locked(&jobs).next() else { return };
                 for (plan, place) in plans.iter().zip(places) {
                     if let Some(plan) = plan {
@@ -149,6 +152,7 @@ impl SealBatch<'_> {
     fn seal_stretches(&self, straight: Straight, unsealed: &Mutex<Unsealed<'_, '_>>, most: usize) {
         let mut uniques = Vec::with_capacity(most);
         loop {
+            let _inside = fork::enter();
             let mut rest = locked(unsealed);
             if rest.failed.is_some() || rest.frames.len() == 0 {
                 return;

@@ -1,0 +1,195 @@
+//! A child that was forked while other threads were inside can use everything that they used.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::thread;
+
+use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyRing, Options, Profile, Secret, fork};
+
+const CHILDREN: usize = 50;
+/// Seconds after which a child that hangs is killed: far more than it needs on any machine.
+const MAX_SECONDS: u32 = 60;
+/// One fork at a time: a test's threads are its own, but a fork copies the locks of all.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Forks, and returns what the child wrote. Fails unless it came to its end by itself.
+#[allow(unsafe_code)]
+fn in_a_child(work: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    let mut ends = [0; 2];
+    // SAFETY: `pipe` writes two descriptors that nobody else has; each is closed by the one `File` that gets it. The child
+    // ends with `_exit`, and so runs nothing of this process after `work`.
+    unsafe {
+        assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            libc::alarm(MAX_SECONDS);
+            let done = catch_unwind(AssertUnwindSafe(|| File::from_raw_fd(ends[1]).write_all(&work()).unwrap()));
+            libc::_exit(i32::from(done.is_err()));
+        }
+        drop(File::from_raw_fd(ends[1]));
+        let mut written = Vec::new();
+        File::from_raw_fd(ends[0]).read_to_end(&mut written).unwrap();
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+        assert_eq!(status, 0, "the child came to no end of its own");
+        written
+    }
+}
+
+struct Call {
+    ring: Arc<KeyRing>,
+    encryptor: Encryptor,
+    decryptor: Decryptor,
+    data: DataCryptor,
+    /// Every IV that this process has sealed under.
+    ivs: Mutex<Vec<u8>>,
+}
+
+impl Call {
+    fn new() -> Self {
+        let options = Options { ratchet_window: 2, ..Options::default() };
+        let ring = Arc::new(KeyRing::new(Profile::by_name("livekit").unwrap(), options).unwrap());
+        ring.set(0, &Secret::key(&[7; 32]).unwrap()).unwrap();
+        let (encryptor, decryptor) = (
+            Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap(),
+            Decryptor::new(Arc::clone(&ring), Codec::Opus, Some(1_000)).unwrap(),
+        );
+        let data = DataCryptor::new(Arc::clone(&ring), false, None).unwrap();
+        Self { ring, encryptor, decryptor, data, ivs: Mutex::default() }
+    }
+
+    fn note(&self, sealed: &[u8]) {
+        let iv = sealed.len() - 14..sealed.len() - 2;
+        self.ivs.lock().unwrap().extend_from_slice(sealed.get(iv).unwrap());
+    }
+
+    fn batch(&self, threads: usize) {
+        let frames = vec![[0x78; 900].as_slice(); 600];
+        let batch = self.encryptor.plan_batch(frames, threads).unwrap();
+        let mut sealed = vec![0; batch.room()];
+        batch.seal_into(&mut sealed, threads).unwrap();
+        let mut sealed: Vec<Vec<u8>> = sealed.chunks(930).map(<[u8]>::to_vec).collect();
+        sealed.iter().for_each(|sealed| self.note(sealed));
+        // Some that fail: they leave something of the crypto library's in the thread that tried them.
+        sealed.iter_mut().step_by(50).for_each(|sealed| sealed[900] ^= 1);
+        let batch = self.decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
+        let mut opened = vec![0; batch.room()];
+        batch.open_into(&mut opened, threads);
+    }
+
+    fn singly(&self) {
+        let _inside = fork::enter();
+        self.ring.set(1, &Secret::key(&[8; 32]).unwrap()).unwrap();
+        // Another thread may have removed it.
+        let _ = self.ring.ratchet(1).and_then(|_| self.ring.derive_ahead(1));
+        for len in [100, 200_000] {
+            let sealed = self.encryptor.encrypt(&vec![0x78; len]).unwrap();
+            self.note(&sealed);
+            self.decryptor.decrypt(&sealed).unwrap();
+        }
+        self.data.open_packet(&self.data.seal_packet(b"message", b"").unwrap(), b"").unwrap();
+        self.ring.remove(1);
+    }
+
+    /// What a child does with the same objects. Returns its IVs.
+    fn go_on(&self) -> Vec<u8> {
+        // The lock of the test itself may be another thread's.
+        let call = Self {
+            ring: Arc::clone(&self.ring),
+            encryptor: Encryptor::new(Arc::clone(&self.ring), Codec::Opus).unwrap(),
+            decryptor: Decryptor::new(Arc::clone(&self.ring), Codec::Opus, Some(1_000)).unwrap(),
+            data: DataCryptor::new(Arc::clone(&self.ring), false, None).unwrap(),
+            ivs: Mutex::default(),
+        };
+        call.batch(3);
+        call.singly();
+        // The tracks that were in use in the parent.
+        let sealed = self.encryptor.encrypt(b"\x78 mine").unwrap();
+        assert_eq!(self.decryptor.decrypt(&sealed).unwrap(), b"\x78 mine");
+        self.data.open_packet(&self.data.seal_packet(b"message", b"").unwrap(), b"").unwrap();
+        assert!(self.ring.usage(0).unwrap() > 0 && self.ring.key_ids().contains(&0));
+        assert!(self.encryptor.stats().frames > 0 && self.decryptor.stats().frames > 0);
+        call.note(&sealed);
+        call.ivs.into_inner().unwrap()
+    }
+}
+
+#[test]
+fn a_child_forked_while_threads_are_inside_goes_on_and_repeats_no_nonce() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let (call, stop) = (Call::new(), AtomicBool::new(false));
+    let begun = Barrier::new(4);
+    let childrens: Vec<Vec<u8>> = thread::scope(|scope| {
+        let busy: [fn(&Call); 3] = [|call| call.batch(4), |call| call.batch(1), Call::singly];
+        for work in busy {
+            let (call, begun, stop) = (&call, &begun, &stop);
+            scope.spawn(move || {
+                work(call);
+                begun.wait();
+                while !stop.load(Ordering::Relaxed) {
+                    work(call);
+                }
+            });
+        }
+        begun.wait();
+        let made = catch_unwind(AssertUnwindSafe(|| (0..CHILDREN).map(|_| in_a_child(|| call.go_on())).collect()));
+        stop.store(true, Ordering::Relaxed);
+        made.unwrap()
+    });
+    let parents = call.ivs.into_inner().unwrap();
+    let all: Vec<&[u8]> = childrens.iter().chain([&parents]).flat_map(|ivs| ivs.chunks(12)).collect();
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+}
+
+#[test]
+fn a_thread_that_forks_waits_neither_for_its_own_guard_nor_for_a_batch_under_one() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let call = Call::new();
+    let held = fork::enter();
+    assert_eq!(in_a_child(|| vec![u8::from(!call.go_on().is_empty())]), [1]);
+    let nested = fork::enter();
+    drop(held);
+    drop(nested);
+    assert_eq!(in_a_child(|| vec![u8::from(!call.go_on().is_empty())]), [1]);
+    // A fork waits for the guard, and the batch under it for nothing.
+    let begun = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _inside = fork::enter();
+            begun.wait();
+            (0..20).for_each(|_| call.batch(4));
+        });
+        begun.wait();
+        in_a_child(|| call.go_on());
+    });
+}
+
+#[test]
+fn whoever_arrives_while_a_fork_waits_goes_in_after_it() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let call = Call::new();
+    let begun = Barrier::new(3);
+    let forked = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                begun.wait();
+                while !forked.load(Ordering::Relaxed) {
+                    call.singly(); // without a pause in which nobody would be inside
+                }
+            });
+        }
+        begun.wait();
+        let made = catch_unwind(AssertUnwindSafe(|| in_a_child(|| call.go_on())));
+        forked.store(true, Ordering::Relaxed);
+        made.unwrap();
+    });
+}
