@@ -195,6 +195,10 @@ def test_what_the_worker_finds_no_slice_in_is_held_back_or_refused(case: dict[st
     elif named(case) == "h264 AUD only":
         # Too near the end to be seen, but not once it is sealed: receivers take it for a slice of H.265, and so do we.
         assert frameseal.Decryptor(ring, "h264").decrypt(encryptor.encrypt(frame)) == frame
+    elif named(case).startswith("data partition"):
+        # No slice to the worker, but a part of a picture: nobody may see it, in front of the next slice or elsewhere.
+        with pytest.raises(frameseal.MalformedFrame):
+            encryptor.encrypt(frame)
     else:
         assert encryptor.encrypt(frame) == b""
 

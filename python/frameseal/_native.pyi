@@ -264,9 +264,10 @@ class Encryptor:
         """Seal one whole encoded frame, as it is before packetising; return it as it is to be packetised.
 
         An empty frame comes back empty. In the trailer profiles, an H.264 or H.265 access unit without a slice
-        (parameter sets alone) is held back, b"" is returned, and it goes out in front of the next frame; H.264 loses
-        its SEI before the first slice. In SFrame nothing of a frame stays clear, and with these two codecs the sealed
-        frame comes as one NAL unit, which their packetisers carry (docs/sframe.md).
+        (parameter sets alone) is held back, b"" is returned, and it goes out in front of the next frame; SEI before
+        the first slice is left out, and any other unit there that may carry a picture makes the frame malformed
+        (docs/profiles.md). In SFrame nothing of a frame stays clear, and with these two codecs the sealed frame comes
+        as one NAL unit, which their packetisers carry (docs/sframe.md).
 
         :param metadata: SFrame: authenticated with the frame and not sent; the receiver must give the same.
 
@@ -274,7 +275,7 @@ class Encryptor:
 
         :raises UnknownKey: the sending key has not been set.
         :raises KeyExhausted: the sending key has no nonces left.
-        :raises MalformedFrame: not a frame of the codec.
+        :raises MalformedFrame: not a frame of the codec, or one that would show a picture.
         :raises ValueError: metadata in another profile than sframe.
         """
 

@@ -30,6 +30,9 @@ _LONGEST_VP8 = 1300  # as the stacks have it: see libsrtp, above
 _H264_IDR = 5
 _H264_SPS = 7
 
+# RFC 6184 section 5.8: the type of a payload that is a fragment, and the bits of its second octet.
+_FU_A, _FU_START, _FU_END = 28, 0x80, 0x40
+
 
 def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes]]:
     """The frames that an encoder's payloads for one call add up to, each with its offset in RTP clock ticks.
@@ -51,6 +54,26 @@ def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes
             offset += opus_ticks(payload)
     else:
         yield 0, b"".join(payloads)
+
+
+def check_h264_payloads(payloads: list[bytes]) -> None:
+    """Raise ValueError unless fragments add up to whole NAL units (RFC 6184 section 5.8).
+
+    An encoder's own unit of a type that RTP has for fragments would otherwise be joined to the unit before it.
+    """
+    following = None  # the second octet of a fragment that goes on
+    for payload in payloads:
+        if len(payload) < 2 or payload[0] & 0x1F != _FU_A:
+            if following is not None:
+                raise ValueError("a fragmented NAL unit of H264 has no end: pass all payloads of a picture, in order")
+            continue
+        begins, ends = payload[1] & _FU_START, payload[1] & _FU_END
+        number = payload[1] & 0x1F
+        if bool(begins) is (following is not None) or (begins and ends) or following not in (None, number):
+            raise ValueError("a fragment of H264 belongs to no NAL unit: pass all payloads of a picture, in order")
+        following = None if ends else number
+    if following is not None:
+        raise ValueError("a fragmented NAL unit of H264 has no end: pass all payloads of a picture, in order")
 
 
 def vp8_descriptor(payloads: list[bytes]) -> bytes:

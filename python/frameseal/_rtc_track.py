@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from frameseal._rtc_media import PAYLOAD_IS_FRAME, access_units, vp8_descriptor, vp8_payloads
+from frameseal._rtc_media import PAYLOAD_IS_FRAME, access_units, check_h264_payloads, vp8_descriptor, vp8_payloads
 
 if TYPE_CHECKING:
     from frameseal.aiortc import Attachment, Stack
@@ -174,6 +174,8 @@ class SenderSlot(Slot):
         if self.counters.codec == "vp8" and (descriptor := vp8_descriptor(payloads)):
             length = len(descriptor)
             return [payload[length:] for payload in payloads], descriptor
+        if self.counters.codec == "h264":
+            check_h264_payloads(payloads)
         return [self.stack.depayload(codec, payload) for payload in payloads], b""
 
     def _pack(self, codec: Any, frame: bytes, descriptor: bytes, picture_id: int | None) -> list[bytes]:

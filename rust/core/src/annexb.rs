@@ -7,6 +7,8 @@
 use memchr::memmem;
 use std::borrow::Cow;
 
+use crate::codec::nal::Class;
+
 const START_CODE: [u8; 3] = [0, 0, 1];
 const LONG_START_CODE: [u8; 4] = [0, 0, 0, 1];
 const ESCAPE: u8 = 3;
@@ -14,8 +16,6 @@ const ESCAPE: u8 = 3;
 const BLIND_TAIL: usize = 3;
 /// Clear bytes of the first slice: all of H.265's NAL header; H.264's and one byte of the slice header.
 const SLICE_CLEAR: usize = 2;
-
-const H264_SEI: u8 = 6;
 
 /// What stands in front of the ciphertext, and whether it can be sent as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,36 +111,42 @@ pub(crate) fn has_unit(data: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
     Units::new(data).is_ok_and(|mut units| units.any(|(start, _)| data.get(start).copied().is_some_and(&is_such)))
 }
 
-/// Rewrites what stands before the first slice into the form that every depacketiser rebuilds: four-byte start codes,
-/// no zero bytes between the units, and (H.264) no SEI, so that the clear header stays below 256 bytes for receivers
-/// that keep its length in one byte. What follows the slice's two clear bytes is ciphertext on the wire: no
-/// depacketiser rewrites it, so neither do we.
-pub(crate) fn normalize(frame: &[u8], slice: Slice, signalled: Standard) -> (Cow<'_, [u8]>, Slice) {
-    let (Some(before), Some(rest)) = (frame.get(..slice.start), frame.get(slice.start..)) else {
-        return (Cow::Borrowed(frame), slice);
-    };
-    // Nothing is dropped on the word of the bytes alone.
-    let header = clean_units(before, signalled == Standard::H264 && slice.standard == Standard::H264);
-    if header == before {
-        return (Cow::Borrowed(frame), slice);
-    }
-    let slice = Slice { start: header.len(), ..slice };
-    (Cow::Owned([&header, rest].concat()), slice)
-}
-
-/// The units of `data` that are to be sent, and behind them the start code of what follows.
-fn clean_units(data: &[u8], without_sei: bool) -> Vec<u8> {
+/// Rewrites the units of `data` into the form that every depacketiser rebuilds: four-byte start codes, no zero bytes
+/// between the units, and no SEI. Returns `None` if a unit may carry a picture: it may not be sent as it is.
+pub(crate) fn readable_units(data: &[u8], standard: Standard) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(data.len() + LONG_START_CODE.len());
     for (start, end) in Units::new(data).into_iter().flatten() {
         let unit = data.get(start..end).unwrap_or_default();
-        let Some(&header) = unit.first() else { continue };
-        if !(without_sei && h264_type(header) == H264_SEI) {
-            out.extend_from_slice(&LONG_START_CODE);
-            out.extend_from_slice(unit);
+        if unit.is_empty() {
+            continue;
+        }
+        match standard.class(unit) {
+            Class::ParameterSet | Class::Separator => {
+                out.extend_from_slice(&LONG_START_CODE);
+                out.extend_from_slice(unit);
+            }
+            Class::Sei => {}
+            Class::Slice | Class::Refused => return None,
         }
     }
-    out.extend_from_slice(&LONG_START_CODE);
-    out
+    Some(out)
+}
+
+/// Brings an access unit into the form in which it is sealed: [`readable_units`] in front of the first slice. What follows
+/// the slice's two clear bytes is ciphertext on the wire, and no depacketiser rewrites that, so neither do we. Returns
+/// `None` if a unit in front of the slice may carry a picture.
+pub(crate) fn normalize(frame: &[u8], slice: Slice) -> Option<(Cow<'_, [u8]>, Slice)> {
+    let (before, rest) = frame.split_at_checked(slice.start)?;
+    if before == LONG_START_CODE {
+        return Some((Cow::Borrowed(frame), slice));
+    }
+    let mut front = readable_units(before, slice.standard)?;
+    front.extend_from_slice(&LONG_START_CODE);
+    if front == before {
+        return Some((Cow::Borrowed(frame), slice));
+    }
+    let slice = Slice { start: front.len(), ..slice };
+    Some((Cow::Owned([&front, rest].concat()), slice))
 }
 
 /// How many bytes [`escape`] will add.

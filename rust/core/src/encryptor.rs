@@ -3,11 +3,11 @@
 //! Bytes in, plan (clear bytes, key, nonce), AEAD, bytes out. A plan knows the exact length of what it will write, so
 //! that a caller allocates once.
 
-use std::borrow::Cow;
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::annexb::Standard;
-use crate::codec::{Clear, Codec, NotOfCodec, Prepared};
+use crate::codec::{AccessUnit, Clear, Codec, NotOfCodec, Prepared};
 use crate::error::{EncryptError, KeyError};
 use crate::keyring::KeyRing;
 use crate::lookup::{Run, Sealing};
@@ -18,8 +18,8 @@ use crate::wire::envelope::{Envelope, is_key_frame};
 use crate::wire::sframe::Header;
 use crate::wire::{Wire, trailer};
 
-/// Parameter sets that may wait for their slice; real ones have some hundred bytes.
-const MOST_HELD: usize = 16 * 1024;
+/// Bytes of units that may wait for their slice; real parameter sets have some hundred.
+const MAX_HELD: usize = 16 * 1024;
 
 /// Seals the frames of one outgoing track.
 pub struct Encryptor {
@@ -52,7 +52,8 @@ impl Encryptor {
 
     /// Seals one frame. An empty frame stays empty. In the trailer layout an H.264 or H.265 access unit without a slice
     /// (parameter sets alone) comes out empty too: it is held back and goes out in front of the next frame, since
-    /// receivers do not agree on how to open it.
+    /// receivers do not agree on how to open it. There and in front of a slice nothing is left readable that may carry a
+    /// picture: an access unit that has such a unit is malformed.
     ///
     /// # Errors
     /// [`EncryptError`]; nothing of the frame may be sent then.
@@ -182,28 +183,29 @@ impl Encryptor {
         }
     }
 
-    /// The access unit in the form in which it is sealed, with what was held back in front of it. None: held back.
+    /// Returns the access unit in the form in which it is sealed, with what was held back in front of it, or `None` if it
+    /// has no slice and is held back itself.
     fn prepare<'a>(&self, signalled: Standard, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, NotOfCodec> {
+        let unit = AccessUnit::new(frame, signalled, trailer::OVERHEAD)?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(prepared) = Prepared::access_unit(frame, signalled, trailer::OVERHEAD)? {
-            if held.is_empty() {
-                return Ok(Some(prepared));
+        match unit {
+            AccessUnit::Sealable(prepared) if held.is_empty() => Ok(Some(prepared)),
+            AccessUnit::Sealable(_) => {
+                let whole = [mem::take(&mut *held).as_slice(), frame].concat();
+                match AccessUnit::new(&whole, signalled, trailer::OVERHEAD)? {
+                    AccessUnit::Sealable(prepared) => Ok(Some(prepared.into_owned())),
+                    AccessUnit::Waiting(_) => Err(NotOfCodec),
+                }
             }
-            let whole = [held.as_slice(), frame].concat();
-            held.clear();
-            let whole = Prepared::access_unit(&whole, signalled, trailer::OVERHEAD)?;
-            return Ok(whole.map(|Prepared { frame, clear_len, escaped }| Prepared {
-                frame: Cow::Owned(frame.into_owned()),
-                clear_len,
-                escaped,
-            }));
+            AccessUnit::Waiting(units) => {
+                if held.len() + units.len() > MAX_HELD {
+                    held.clear();
+                    return Err(NotOfCodec);
+                }
+                held.extend_from_slice(&units);
+                self.counters.held.add(1);
+                Ok(None)
+            }
         }
-        if held.len() + frame.len() > MOST_HELD {
-            held.clear();
-            return Err(NotOfCodec);
-        }
-        held.extend_from_slice(frame);
-        self.counters.held.add(1);
-        Ok(None)
     }
 }

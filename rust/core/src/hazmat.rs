@@ -1,6 +1,7 @@
 //! Inner workings laid open for this crate's own vector tests. Off in every build that ships.
 
 use crate::annexb;
+use crate::codec::nal;
 use crate::error::KeyError;
 use crate::profile::Profile;
 use crate::secret::Secret;
@@ -87,6 +88,13 @@ pub fn scan(data: &[u8]) -> Scan {
         Ok(None) => Scan::NoSlice,
         Err(annexb::NotAnnexB) => Scan::NotAnnexB,
     }
+}
+
+/// Lists the NAL unit types of H.264 (32) and of H.265 (64): the name of each, and what becomes of it.
+#[must_use]
+pub fn nal_types() -> [Vec<(&'static str, String)>; 2] {
+    [&nal::H264[..], &nal::H265[..]]
+        .map(|table| table.iter().map(|(name, class)| (*name, format!("{class:?}"))).collect())
 }
 
 /// Inserts emulation prevention bytes.

@@ -3,6 +3,8 @@
 //! Forwarders look for key frames and packetisers for start codes: what they read stays clear and is authenticated.
 #![deny(clippy::indexing_slicing)]
 
+pub(crate) mod nal;
+
 use std::borrow::Cow;
 
 use crate::annexb::{self, NotAnnexB, Standard};
@@ -55,26 +57,38 @@ pub(crate) struct Prepared<'a> {
     pub(crate) escaped: bool,
 }
 
+/// An access unit of H.264 or H.265, before it is sealed.
+pub(crate) enum AccessUnit<'a> {
+    /// Has a slice, in which the sealed part begins.
+    Sealable(Prepared<'a>),
+    /// Has no slice, and receivers do not agree on such. Holds the units that may wait for one.
+    Waiting(Vec<u8>),
+}
+
 impl<'a> Prepared<'a> {
     pub(crate) fn as_it_is(frame: &'a [u8], clear_len: usize) -> Self {
         Self { frame: Cow::Borrowed(frame), clear_len, escaped: false }
     }
 
-    /// Brings an access unit into its sealed form; `overhead` bytes will follow it on the wire. None: it has no slice, and
-    /// receivers do not agree on such.
-    pub(crate) fn access_unit(
-        frame: &'a [u8],
-        signalled: Standard,
-        overhead: usize,
-    ) -> Result<Option<Self>, NotOfCodec> {
-        match annexb::first_slice(frame, overhead) {
-            Err(NotAnnexB) => Err(NotOfCodec),
-            Ok(None) => Ok(None),
-            Ok(Some(slice)) => {
-                let (frame, slice) = annexb::normalize(frame, slice, signalled);
-                Ok(Some(Self { frame, clear_len: slice.clear_len(), escaped: true }))
-            }
+    pub(crate) fn into_owned(self) -> Prepared<'static> {
+        Prepared { frame: Cow::Owned(self.frame.into_owned()), ..self }
+    }
+}
+
+impl<'a> AccessUnit<'a> {
+    /// Finds out what becomes of `frame`, which `overhead` bytes will follow on the wire.
+    ///
+    /// The bytes say where the slice lies and of which standard it is, since receivers look at nothing else. What was
+    /// signalled decides only where no slice can be sealed in.
+    pub(crate) fn new(frame: &'a [u8], signalled: Standard, overhead: usize) -> Result<Self, NotOfCodec> {
+        let slice = annexb::first_slice(frame, overhead).map_err(|NotAnnexB| NotOfCodec)?;
+        if let Some((frame, slice)) = slice.and_then(|slice| annexb::normalize(frame, slice)) {
+            return Ok(Self::Sealable(Prepared { frame, clear_len: slice.clear_len(), escaped: true }));
         }
+        if slice.is_some_and(|slice| slice.standard == signalled) {
+            return Err(NotOfCodec);
+        }
+        annexb::readable_units(frame, signalled).map(Self::Waiting).ok_or(NotOfCodec)
     }
 }
 

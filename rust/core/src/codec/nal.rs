@@ -1,0 +1,174 @@
+//! Every NAL unit type of H.264 (ITU-T H.264, table 7-1) and H.265 (ITU-T H.265, table 7-1), and what becomes of it.
+//!
+//! The sealed part of an access unit begins inside its first slice, so whatever lies before that is readable on the way.
+//! Only units that are known to carry no picture may lie there, or wait for a slice. A type that is reserved,
+//! unspecified, or a slice of another kind is refused: nobody knows what it carries.
+#![deny(clippy::indexing_slicing)]
+
+use crate::annexb::{Standard, h264_type, h265_type};
+
+/// What becomes of a NAL unit that does not lie behind the first slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Carries a picture. The sealed part begins in it.
+    Slice,
+    /// Describes pictures: stays readable, and waits for a slice where there is none.
+    ParameterSet,
+    /// Separates or pads, in a form that leaves no place for a picture: treated as a parameter set.
+    Separator,
+    /// Is not sent: a clear header stays below 256 bytes, and captions do not leave in the clear.
+    Sei,
+    /// Makes the access unit malformed.
+    Refused,
+}
+
+use Class::{ParameterSet, Refused, Sei, Separator, Slice};
+
+/// The types of H.264, 0 to 31.
+pub(crate) static H264: [(&str, Class); 32] = [
+    ("unspecified 0", Refused),
+    ("slice", Slice),
+    ("data partition A", Refused),
+    ("data partition B", Refused),
+    ("data partition C", Refused),
+    ("IDR slice", Slice),
+    ("SEI", Sei),
+    ("sequence parameter set", ParameterSet),
+    ("picture parameter set", ParameterSet),
+    ("access unit delimiter", Separator),
+    ("end of sequence", Separator),
+    ("end of stream", Separator),
+    ("filler data", Separator),
+    ("sequence parameter set extension", ParameterSet),
+    ("prefix", Refused),
+    ("subset sequence parameter set", ParameterSet),
+    ("depth parameter set", ParameterSet),
+    ("reserved 17", Refused),
+    ("reserved 18", Refused),
+    ("auxiliary slice", Refused),
+    ("slice extension", Refused),
+    ("depth slice extension", Refused),
+    ("reserved 22", Refused),
+    ("reserved 23", Refused),
+    ("unspecified 24", Refused),
+    ("unspecified 25", Refused),
+    ("unspecified 26", Refused),
+    ("unspecified 27", Refused),
+    ("unspecified 28", Refused),
+    ("unspecified 29", Refused),
+    ("unspecified 30", Refused),
+    ("unspecified 31", Refused),
+];
+
+/// The types of H.265, 0 to 63.
+pub(crate) static H265: [(&str, Class); 64] = [
+    ("TRAIL_N", Slice),
+    ("TRAIL_R", Slice),
+    ("TSA_N", Slice),
+    ("TSA_R", Slice),
+    ("STSA_N", Slice),
+    ("STSA_R", Slice),
+    ("RADL_N", Slice),
+    ("RADL_R", Slice),
+    ("RASL_N", Slice),
+    ("RASL_R", Slice),
+    ("RSV_VCL_N10", Refused),
+    ("RSV_VCL_R11", Refused),
+    ("RSV_VCL_N12", Refused),
+    ("RSV_VCL_R13", Refused),
+    ("RSV_VCL_N14", Refused),
+    ("RSV_VCL_R15", Refused),
+    ("BLA_W_LP", Slice),
+    ("BLA_W_RADL", Slice),
+    ("BLA_N_LP", Slice),
+    ("IDR_W_RADL", Slice),
+    ("IDR_N_LP", Slice),
+    ("CRA_NUT", Slice),
+    ("RSV_IRAP_VCL22", Refused),
+    ("RSV_IRAP_VCL23", Refused),
+    ("RSV_VCL24", Refused),
+    ("RSV_VCL25", Refused),
+    ("RSV_VCL26", Refused),
+    ("RSV_VCL27", Refused),
+    ("RSV_VCL28", Refused),
+    ("RSV_VCL29", Refused),
+    ("RSV_VCL30", Refused),
+    ("RSV_VCL31", Refused),
+    ("VPS_NUT", ParameterSet),
+    ("SPS_NUT", ParameterSet),
+    ("PPS_NUT", ParameterSet),
+    ("AUD_NUT", Separator),
+    ("EOS_NUT", Separator),
+    ("EOB_NUT", Separator),
+    ("FD_NUT", Separator),
+    ("PREFIX_SEI_NUT", Sei),
+    ("SUFFIX_SEI_NUT", Sei),
+    ("RSV_NVCL41", Refused),
+    ("RSV_NVCL42", Refused),
+    ("RSV_NVCL43", Refused),
+    ("RSV_NVCL44", Refused),
+    ("RSV_NVCL45", Refused),
+    ("RSV_NVCL46", Refused),
+    ("RSV_NVCL47", Refused),
+    ("UNSPEC48", Refused),
+    ("UNSPEC49", Refused),
+    ("UNSPEC50", Refused),
+    ("UNSPEC51", Refused),
+    ("UNSPEC52", Refused),
+    ("UNSPEC53", Refused),
+    ("UNSPEC54", Refused),
+    ("UNSPEC55", Refused),
+    ("UNSPEC56", Refused),
+    ("UNSPEC57", Refused),
+    ("UNSPEC58", Refused),
+    ("UNSPEC59", Refused),
+    ("UNSPEC60", Refused),
+    ("UNSPEC61", Refused),
+    ("UNSPEC62", Refused),
+    ("UNSPEC63", Refused),
+];
+
+const FORBIDDEN_ZERO_BIT: u8 = 0x80;
+
+impl Standard {
+    /// Returns the class of a NAL unit that is not empty. The type alone is not believed: a unit whose form contradicts
+    /// its class is refused, since the bytes may be of the other standard.
+    pub(crate) fn class(self, unit: &[u8]) -> Class {
+        let Some(&header) = unit.first() else { return Refused };
+        let (table, number, header_len): (&[_], _, _) = match self {
+            Self::H264 => (&H264, h264_type(header), 1),
+            Self::H265 => (&H265, h265_type(header), 2),
+        };
+        let class = table.get(usize::from(number)).map_or(Refused, |&(_, class)| class);
+        let as_it_says = header & FORBIDDEN_ZERO_BIT == 0
+            && match class {
+                Separator => unit.get(header_len..).is_some_and(is_separator),
+                ParameterSet | Sei => self.is_no_picture_of_the_other(header, unit.get(1).copied(), class),
+                Slice | Refused => true,
+            };
+        if as_it_says { class } else { Refused }
+    }
+
+    /// Whether the NAL header of a parameter set or SEI cannot be that of a picture of the other standard.
+    fn is_no_picture_of_the_other(self, header: u8, second: Option<u8>, class: Class) -> bool {
+        match (self, header >> 5) {
+            // H.264 gives each parameter set a nal_ref_idc, and SEI none.
+            (Self::H264, 0) => class == Sei,
+            // With a nal_ref_idc of 1 the type may be that of a picture of H.265: up to 0x2F, of a random access point.
+            // Such a picture has a TemporalId of 0, or lies in the base layer. No profile_idc reads as either.
+            (Self::H264, 1) => header < 0x30 && second.is_none_or(|second| second & 7 != 1 && second >= 8),
+            (Self::H264, _) => true,
+            // In the base layer, with a TemporalId of 0: no data partition of H.264 begins a picture so.
+            (Self::H265, _) => class == Sei || header & 1 == 0 && second == Some(1),
+        }
+    }
+}
+
+/// Whether this is the payload of a delimiter (one byte), of an end (none), or of filler data (ones).
+fn is_separator(payload: &[u8]) -> bool {
+    match payload {
+        [] | [_] => true,
+        [ones @ .., 0x80] => ones.iter().all(|&byte| byte == 0xFF),
+        _ => false,
+    }
+}

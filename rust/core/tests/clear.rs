@@ -1,0 +1,282 @@
+//! What an encryptor leaves readable of H.264 and H.265: never a byte of a unit that may carry a picture.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+use std::sync::{Arc, LazyLock};
+
+use frameseal::{Codec, Decryptor, EncryptError, Encryptor, KeyRing, Options, Secret, hazmat};
+use proptest::prelude::*;
+
+static RING: LazyLock<Arc<KeyRing>> = LazyLock::new(|| {
+    let ring = KeyRing::new(&frameseal::profile::LIVEKIT, Options::default()).unwrap();
+    ring.set(0, &Secret::key(&[7; 32]).unwrap()).unwrap();
+    Arc::new(ring)
+});
+
+const CODECS: [Codec; 2] = [Codec::H264, Codec::H265];
+
+/// What an encoder of each codec sends at the start: parameter sets, and a picture.
+const SETS: [&[u8]; 2] = [
+    b"\0\0\0\x01\x67\x42\xc0\x1f\0\0\0\x01\x68\xce",
+    b"\0\0\0\x01\x40\x01\x0c\x01\xff\xff\0\0\0\x01\x42\x01\x01\x01\0\0\0\x01\x44\x01\xc1",
+];
+const PICTURES: [&[u8]; 2] = [b"\0\0\0\x01\x65\x88\x84 a picture", b"\0\0\0\x01\x26\x01\xaf a picture"];
+
+/// Parameter sets by each standard's table 7-1: the only units whose content may be read on the way.
+fn is_parameter_set(standard: usize, number: u8) -> bool {
+    [&[7, 8, 13, 15, 16][..], &[32, 33, 34]][standard].contains(&number)
+}
+
+/// Whether the standard's table 7-1 leaves it open that a unit carries a picture, or part of one.
+fn may_carry_a_picture(standard: usize, number: u8) -> bool {
+    match standard {
+        0 => !matches!(number, 6..=13 | 15 | 16),
+        _ => number < 32,
+    }
+}
+
+/// A NAL header: `extra` is the `nal_ref_idc`, or the layer (high) and the TemporalId (low).
+fn header(standard: usize, number: u8, extra: u8) -> Vec<u8> {
+    match standard {
+        0 => vec![(extra & 3) << 5 | number],
+        _ => {
+            let (layer, temporal_id) = (extra >> 3, extra & 7);
+            vec![number << 1 | layer >> 5, layer << 3 | (temporal_id + 1) & 7]
+        }
+    }
+}
+
+fn extras(standard: usize) -> &'static [u8] {
+    // Layer 0 to 2 with TemporalId 0 and 1, and the highest layers, whose bit lies where H.264 has its type.
+    [&[0, 1, 2, 3][..], &[0, 1, 2 << 3, 31 << 3]][standard]
+}
+
+/// The encryptor of one codec, and all that it has sent.
+struct Sender {
+    encryptor: Encryptor,
+    decryptor: Decryptor,
+    sent: Vec<Vec<u8>>,
+}
+
+impl Sender {
+    fn new(codec: Codec) -> Self {
+        let encryptor = Encryptor::new(Arc::clone(&RING), codec).unwrap();
+        Self { encryptor, decryptor: Decryptor::new(Arc::clone(&RING), codec, None).unwrap(), sent: Vec::new() }
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Result<(), EncryptError> {
+        let sealed = self.encryptor.encrypt(frame)?;
+        if !sealed.is_empty() {
+            assert!(self.decryptor.decrypt(&sealed).is_ok(), "receivers look for the slice elsewhere: {frame:02x?}");
+            self.sent.push(sealed);
+        }
+        Ok(())
+    }
+
+    fn shows(&self, content: &[u8]) -> bool {
+        self.sent.iter().any(|sealed| sealed.windows(content.len()).any(|bytes| bytes == content))
+    }
+}
+
+fn unit(start_code: &[u8], header: &[u8], content: &[u8]) -> Vec<u8> {
+    [start_code, header, content].concat()
+}
+
+#[test]
+fn the_table_names_every_type_once() {
+    let tables = hazmat::nal_types();
+    for (standard, (table, count)) in tables.iter().zip([32, 64]).enumerate() {
+        assert_eq!(table.len(), count);
+        for (number, (name, class)) in table.iter().enumerate() {
+            assert!(table.iter().filter(|(other, _)| other == name).count() == 1, "{name} stands there twice");
+            let number = u8::try_from(number).unwrap();
+            assert_eq!(class == "ParameterSet", is_parameter_set(standard, number), "{name}");
+            let readable = matches!(class.as_str(), "ParameterSet" | "Separator");
+            assert!(!(readable && may_carry_a_picture(standard, number)), "{name} is {class}");
+        }
+    }
+}
+
+/// Every type of both standards, in every place of an access unit, whichever of both codecs was signalled.
+#[test]
+fn no_unit_that_may_carry_a_picture_is_ever_readable_whatever_its_type_and_place() {
+    // As a slice begins (macroblock 0; later ones), as a parameter set does, and with a zero.
+    let seconds: [&[u8]; 5] = [b"\x88", b"\x42", b"\x09", b"\xf9", b"\x00\x88"];
+    let content = b"\xa5 what the picture shows \x5a";
+    let mut readable = [0, 0];
+    for (standard, numbers) in [(0, 0..32_u8), (1, 0..64)] {
+        for number in numbers {
+            for (&extra, forbidden) in extras(standard).iter().flat_map(|extra| [(extra, 0), (extra, 0x80)]) {
+                for second in seconds {
+                    let mut head = header(standard, number, extra);
+                    head[0] |= forbidden;
+                    for (signalled, codec) in CODECS.into_iter().enumerate() {
+                        for place in 0..7 {
+                            let mut sender = Sender::new(codec);
+                            let start_code: &[u8] = if place % 2 == 0 { b"\0\0\0\x01" } else { b"\0\0\x01" };
+                            let tested = unit(start_code, &head, &[second, content].concat());
+                            let (sets, picture) = (SETS[standard], PICTURES[standard]);
+                            let frame = match place {
+                                0 | 1 => tested,
+                                2 => [&tested, sets, picture].concat(),
+                                3 => [sets, &tested, picture].concat(),
+                                4 => [sets, &tested].concat(),
+                                5 => [sets, &tested, b"\0\0\0", picture, &tested].concat(),
+                                _ => [sets, picture, &tested].concat(),
+                            };
+                            // What is held back goes out with what comes next, of either standard.
+                            let _ = sender.send(&frame);
+                            let _ = sender.send(PICTURES[signalled]);
+                            let _ = sender.send(PICTURES[1 - signalled]);
+                            let shown = sender.shows(content);
+                            readable[standard] += usize::from(shown && signalled == standard);
+                            assert!(
+                                !shown
+                                    || !may_carry_a_picture(standard, number)
+                                        && (signalled != standard || is_parameter_set(standard, number)),
+                                "type {number} ({head:02x?}) of {:?} signalled as {codec:?}, place {place}, {second:02x?}",
+                                CODECS[standard],
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(readable.iter().all(|count| *count > 50), "parameter sets are readable, or the test looks at nothing");
+}
+
+/// A unit after the first slice is sealed with it, whatever it is; one before it is refused and nothing else is.
+#[test]
+fn what_is_refused_before_the_first_slice_is_sealed_behind_it() {
+    for (standard, numbers) in [(0, 0..32_u8), (1, 0..64)] {
+        for number in numbers.filter(|number| may_carry_a_picture(standard, *number)) {
+            let tested =
+                unit(b"\0\0\0\x01", &header(standard, number, if standard == 0 { 3 } else { 0 }), b"\x88 content");
+            let picture = PICTURES[standard];
+            let mut sender = Sender::new(CODECS[standard]);
+            assert_eq!(sender.send(&[picture, &tested].concat()), Ok(()), "type {number}");
+            let begins_it = if standard == 0 { matches!(number, 1 | 5) } else { matches!(number, 0..=9 | 16..=21) };
+            let expected = if begins_it { Ok(()) } else { Err(EncryptError::Malformed) };
+            assert_eq!(sender.send(&[&tested, picture].concat()), expected, "type {number}");
+            assert_eq!(sender.send(&tested), expected, "type {number}");
+            // What was refused is not remembered, and holds nothing up.
+            assert_eq!(sender.send(picture), Ok(()));
+            assert!(!sender.shows(b" content"));
+            assert_eq!(sender.encryptor.stats().malformed, if begins_it { 0 } else { 2 });
+        }
+    }
+}
+
+/// What encoders put in front of their pictures.
+#[test]
+fn units_that_carry_no_picture_stay_readable_or_wait() {
+    // Some read as a slice of the other standard when they come alone. Receivers take them for one, so they are sealed.
+    let readable: [&[(&[u8], bool)]; 2] = [
+        &[
+            (b"\x67\x42\xc0\x1f", true),
+            (b"\x27\x64\x00\x1f\xac", false),
+            (b"\x47\x4d\x40", true),
+            (b"\x68\xce\x3c\x80", true),
+            (b"\x68", true),
+            (b"\x28\xee\x3c\xb0", false),
+            (b"\x6d\xd0", true),
+            (b"\x6f\x53\x01", true),
+            (b"\x70\x80", true),
+            (b"\x09\x10", false),
+            (b"\x09\xf0", false),
+            (b"\x0a", false),
+            (b"\x0b", false),
+            (b"\x0c\xff\xff\x80", false),
+        ],
+        &[
+            (b"\x40\x01\x0c\x01\xff\xff", true),
+            (b"\x42\x01\x01\x01\x60", true),
+            (b"\x44\x01\xc1\x72", true),
+            (b"\x46\x01\x10", true),
+            (b"\x48\x01", true),
+            (b"\x4a\x01", true),
+            (b"\x4c\x01\xff\x80", true),
+        ],
+    ];
+    for standard in [0, 1] {
+        for (tested, waits) in readable[standard] {
+            let (picture, sets) = (PICTURES[standard], SETS[standard]);
+            let long = unit(b"\0\0\0\x01", &[], tested);
+            for written in [long.clone(), unit(b"\0\0\x01", &[], tested), [&long[..], b"\0\0"].concat()] {
+                let mut sender = Sender::new(CODECS[standard]);
+                sender.send(&[&written, picture].concat()).unwrap();
+                assert!(sender.sent[0].starts_with(&[&long[..], &picture[..6]].concat()), "{tested:02x?}");
+                if *waits {
+                    sender.send(&written).unwrap();
+                }
+                sender.send(&[sets, &written].concat()).unwrap();
+                assert_eq!(sender.sent.len(), 1, "{tested:02x?} alone waits");
+                sender.send(picture).unwrap();
+                let front = [if *waits { &long[..] } else { b"" }, sets, &long, &picture[..6]].concat();
+                assert!(sender.sent[1].starts_with(&front), "{tested:02x?}: {:02x?}", sender.sent[1]);
+            }
+        }
+    }
+}
+
+#[test]
+fn sei_is_never_sent_in_front_of_a_slice_and_waits_for_none() {
+    for (standard, sei) in [
+        (0, &b"\0\0\x01\x06\x05 captions"[..]),
+        (0, b"\0\0\x01\x66\x04 captions"),
+        (1, b"\0\0\x01\x4e\x01\x04 captions"),
+        (1, b"\0\0\x01\x50\x01\x84 captions"),
+    ] {
+        let mut sender = Sender::new(CODECS[standard]);
+        sender.send(&[SETS[standard], sei, PICTURES[standard]].concat()).unwrap();
+        sender.send(&[SETS[standard], sei].concat()).unwrap();
+        assert_eq!(sender.sent.len(), 1);
+        sender.send(PICTURES[standard]).unwrap();
+        assert!(sender.sent.iter().all(|sealed| sealed.starts_with(SETS[standard])));
+        sender.send(sei).unwrap();
+        assert!(!sender.shows(b" captions"));
+    }
+}
+
+/// Units of both standards, of any type, in streams that may be of neither.
+fn units() -> impl Strategy<Value = (usize, u8, Vec<u8>)> {
+    let standard_and_number = prop_oneof![(Just(0_usize), 0..32_u8), (Just(1_usize), 0..64_u8)];
+    let zeros = proptest::collection::vec(Just(0_u8), 0..4);
+    let lengths = prop_oneof![4 => 0..40_usize, 1 => Just(0)];
+    (standard_and_number, any::<u8>(), any::<[u8; 2]>(), lengths, zeros, any::<bool>()).prop_map(
+        |((standard, number), extra, second, len, zeros, long)| {
+            // A random access point of H.265 has a TemporalId of 0.
+            let highest = if matches!(number, 16..=23) { 1 } else { 3 };
+            let extra = if standard == 0 { extra } else { (extra & !7) | ((extra & 7) % highest) };
+            // Of a data partition of H.264, no more than its first macroblocks: later ones read as H.265's own sets.
+            let second = if standard == 0 { [second[0] | 0x80, second[1]] } else { second };
+            let start_code: &[u8] = if long { b"\0\0\0\x01" } else { b"\0\0\x01" };
+            let content = [&second[..], &b"content, content, content, content, content"[..len]].concat();
+            (standard, number, [unit(start_code, &header(standard, number, extra), &content), zeros].concat())
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #[test]
+    fn no_sequence_of_units_brings_a_picture_into_the_clear(
+        signalled in 0..2_usize,
+        mut access_units in proptest::collection::vec(proptest::collection::vec(units(), 1..5), 1..4),
+        at in any::<(prop::sample::Index, prop::sample::Index)>(),
+        mark in any::<[u8; 12]>(),
+    ) {
+        let access_unit = { let len = access_units.len(); &mut access_units[at.0.index(len)] };
+        let unit = { let len = access_unit.len(); &mut access_unit[at.1.index(len)] };
+        let mark = mark.map(|byte| byte | 0x04); // no start code, no escape
+        let (standard, number) = (unit.0, unit.1);
+        let end = unit.2.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        unit.2.splice(end..end, mark);
+        let mut sender = Sender::new(CODECS[signalled]);
+        for units in &access_units {
+            let _ = sender.send(&units.iter().flat_map(|(_, _, unit)| unit.clone()).collect::<Vec<_>>());
+        }
+        let _ = sender.send(PICTURES[signalled]);
+        prop_assert!(!(may_carry_a_picture(standard, number) && sender.shows(&mark)), "type {} of {:?}", number, CODECS[standard]);
+    }
+}
