@@ -86,3 +86,23 @@ async def test_a_frame_that_comes_with_the_next_codec_of_its_receiver_is_dropped
     assert E2EEState.InvalidKey not in {change.state for _, change in changes}
     assert opening.state("alice", "video") is E2EEState.DecryptionSuccess
     await pc.close()
+
+
+async def test_a_picture_that_was_sealed_empty_is_no_loss(stack):
+    """SFrame: nothing is decoded for it, nothing is asked for, and what refers to earlier pictures is shown."""
+    pc = part(stack).RTCPeerConnection()
+    receiver = pc.addTransceiver("video").receiver
+    attach(pc, manager(profile="sframe"), remote_id="alice")
+    slot = vars(receiver)["_frameseal_slot"]
+    slot.start()
+    decoded: list[bytes] = []
+    inner = SimpleNamespace(decode=lambda frame: decoded.append(frame.data) or ["picture"])
+    codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters("video/VP8", 90000, payloadType=97)
+    decoder = OpeningDecoder(inner, codec, slot)
+    seal = manager(profile="sframe").sender_transform("alice", "video", "vp8")._cipher.encrypt
+    key, delta = b"\x10a key frame of VP8", b"\x11a delta frame"
+    shown = [decoder.decode(SimpleNamespace(data=seal(frame), timestamp=0)) for frame in (key, b"", delta)]
+    assert shown == [["picture"], [], ["picture"]]
+    assert decoded == [key, delta]
+    assert (slot.counters.dropped, slot.counters.keyframe_requests) == (0, 0)
+    await pc.close()

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 import frameseal
-from frameseal import CipherSuite, Decryptor, Encryptor, KeyRing
+from frameseal import (
+    AuthenticationFailed,
+    CipherSuite,
+    Decryptor,
+    Encryptor,
+    KeyRing,
+    MalformedFrame,
+    ReplayedFrame,
+    UnknownKey,
+)
 
 VECTORS = Path(__file__).parent / "vectors"
 RFC = json.loads((VECTORS / "sframe-rfc9605.json").read_text())
@@ -185,7 +194,7 @@ def test_suites_have_the_names_and_numbers_of_the_registry(suite: CipherSuite) -
     assert ring.suite == suite
     tag = {"80": 10, "64": 8, "32": 4, "128": 16}[suite.name.rsplit("_", 1)[1]]
     ring.set_key(b"a name and a number", 1)
-    assert len(Encryptor(ring).encrypt(b"")) == 0
+    assert len(Encryptor(ring).encrypt(b"")) == 1 + tag
     assert len(Encryptor(ring).encrypt(b"x")) == 1 + 1 + tag
 
 
@@ -212,3 +221,33 @@ def test_suites_have_the_names_and_numbers_of_the_registry(suite: CipherSuite) -
 def test_a_mistake_of_the_caller_is_a_value_error_that_says_which(mistake: Any, hint: str) -> None:
     with pytest.raises(ValueError, match=hint):
         mistake()
+
+
+# --- frames of no bytes (RFC 9605, section 4.4.3) --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["opus", "vp8", "vp9", "h264", "h265", "av1", None])
+@pytest.mark.parametrize("metadata", [b"", b"metadata"])
+def test_an_empty_frame_is_sealed_like_any_other(codec: str | None, metadata: bytes) -> None:
+    ring = ring_with(1, b"frames of no bytes, %s, %b" % (str(codec).encode(), metadata))
+    encryptor, decryptor = Encryptor(ring, codec), Decryptor(ring, codec)
+    sealed = encryptor.encrypt(b"", metadata)
+    assert len(sealed) > 16
+    assert decryptor.decrypt(sealed, metadata) == b""
+    with pytest.raises(ReplayedFrame):
+        decryptor.decrypt(sealed, metadata)
+    with pytest.raises(AuthenticationFailed):
+        Decryptor(ring, codec).decrypt(encryptor.encrypt(b"", metadata), b"other metadata")
+    for missing in (b"", bytearray(), memoryview(b"")):
+        with pytest.raises(MalformedFrame):
+            decryptor.decrypt(missing, metadata)
+    assert (encryptor.stats()["frames"], encryptor.stats()["empty"]) == (2, 0)
+    assert (decryptor.stats()["frames"], decryptor.stats()["empty"], decryptor.stats()["malformed"]) == (1, 0, 3)
+
+
+def test_an_empty_frame_takes_a_counter_and_needs_a_key() -> None:
+    ring = ring_with(1, b"an empty frame counts")
+    encryptor = Encryptor(ring, "opus")
+    assert [encryptor.encrypt(frame)[0] & 0x0F for frame in (b"", b"x", b"", b"y")] == [0, 1, 2, 3]
+    with pytest.raises(UnknownKey):
+        Encryptor(KeyRing("sframe"), "opus").encrypt(b"")

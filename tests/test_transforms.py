@@ -358,6 +358,27 @@ async def test_the_flag_decides_about_empty_frames_and_nothing_else(discard):
     assert without_key.manager.sender_transform("alice", "audio", "opus").encrypt(AUDIO) is None
 
 
+@pytest.mark.parametrize("discard", [True, False])
+@pytest.mark.parametrize("hold_frames", [0, 8])
+async def test_a_frame_that_was_sealed_empty_is_a_success_and_holds_nothing_to_decode(discard, hold_frames):
+    """SFrame only: another sender may seal one, though the transforms of this package never do."""
+    sender = E2EEManager(provider(), "sframe").sender_transform("bob", "audio", "opus")
+    keys = provider(discard_frame_when_cryptor_not_ready=discard)
+    manager = E2EEManager(keys, "sframe", hold_frames=hold_frames)
+    receiver = manager.receiver_transform("bob", "audio", "opus")
+    assert not sender.encrypt(EMPTY)
+    seal = sender._cipher.encrypt
+    assert receiver.decrypt(seal(EMPTY)) == (None if discard else b"")
+    assert manager.state("bob", "audio") is S.DecryptionSuccess
+    assert receiver.open(seal(EMPTY), "tag") == [(b"", "tag")]
+    assert receiver.open(seal(AUDIO), "tag") == [(AUDIO, "tag")]
+    assert receiver.open(EMPTY, "tag") == receiver.open(seal(EMPTY)[:-1], "tag") == []
+    assert not receiver.held
+    assert manager.state("bob", "audio") is S.DecryptionFailed
+    assert receiver.open(seal(EMPTY), "tag") == [(b"", "tag")]
+    assert manager.state("bob", "audio") is S.DecryptionSuccess
+
+
 @pytest.mark.parametrize("frame", [None, 5, "text", object()])
 async def test_what_is_no_frame_at_all_is_an_internal_error_and_no_exception(frame):
     call = Recorder()

@@ -263,11 +263,13 @@ class Encryptor:
     def encrypt(self, frame: _Buffer, metadata: _Buffer = b"") -> bytes:
         """Seal one whole encoded frame, as it is before packetising; return it as it is to be packetised.
 
-        An empty frame comes back empty. In the trailer profiles, an H.264 or H.265 access unit without a slice
-        (parameter sets alone) is held back, b"" is returned, and it goes out in front of the next frame; SEI before
-        the first slice is left out, and any other unit there that may carry a picture makes the frame malformed
-        (docs/profiles.md). In SFrame nothing of a frame stays clear, and with these two codecs the sealed frame comes
-        as one NAL unit, which their packetisers carry (docs/sframe.md).
+        In the trailer profiles an empty frame comes back empty. An H.264 or H.265 access unit without a slice
+        (parameter sets alone) is held back there: b"" is returned, and it goes out in front of the next frame. SEI
+        before the first slice is left out, and any other unit there that may carry a picture makes the frame malformed
+        (docs/profiles.md).
+
+        In SFrame nothing of a frame stays clear, and an empty one is sealed like any other. The sealed frame of these
+        two codecs comes as one NAL unit, which their packetisers carry (docs/sframe.md).
 
         :param metadata: SFrame: authenticated with the frame and not sent; the receiver must give the same.
 
@@ -335,7 +337,10 @@ class Decryptor:
         sif_trailer: Buffer | None = None,
     ) -> Decryptor: ...
     def decrypt(self, sealed: _Buffer, metadata: _Buffer = b"") -> bytes:
-        """Open one whole sealed frame, as it is after depacketising. An empty frame comes back empty.
+        """Open one whole sealed frame, as it is after depacketising.
+
+        In the trailer profiles an empty frame comes back empty. In SFrame it is malformed, and a frame that was sealed
+        empty opens to b"".
 
         With a `sif_trailer`, a blank frame that the server put in comes back without its trailer. Nothing about it is
         authentic: it is no success of decryption, and `injected` has moved.

@@ -105,7 +105,8 @@ class OpeningDecoder:
         frames: list[Any] = []
         for data, encoded in opened:  # more than one where frames were held for their key
             encoded.data = data
-            frames += self._decode_opened(encoded)
+            if data:
+                frames += self._decode_opened(encoded)
         return frames
 
     def _decode_opened(self, encoded_frame: Any) -> list[Any]:

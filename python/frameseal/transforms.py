@@ -142,6 +142,7 @@ class ReceiverTransform(Transform):
         "_injected_before",
         "_invalid_keys",
         "_most_held",
+        "_nothing",
         "_opened",
         "_passed_over",
         "codec",
@@ -176,6 +177,7 @@ class ReceiverTransform(Transform):
         self.held = self.missing_key = False
         self._opened = False  # a frame has been opened, ever
         self._clean = False  # nothing has failed since the last frame that was opened
+        self._nothing = False  # the last frame is no loss, though nothing of it is for a decoder
         self._passed_over = 0  # quiet drops in a row
         self._incomplete = 0  # of the cipher's failures in a row, those that say nothing about the key
         self._invalid_keys: set[int | None] = set()  # key ids reported as InvalidKey
@@ -189,8 +191,9 @@ class ReceiverTransform(Transform):
         """Open one whole sealed frame and report the track's state if it changed.
 
         Thread-safe, and never raises. Returns the encoded frame, or None for one that must not reach a decoder. An
-        empty frame is never a failure: it comes back empty, or as None if the provider discards those. *whole* is False
-        if a part is known to be lost: such a frame does not open, and says nothing about the key.
+        empty frame is never a failure: it comes back empty, or as None if the provider discards those. So does one that
+        was sealed empty (SFrame), which is a success. *whole* is False if a part is known to be lost: such a frame does
+        not open, and says nothing about the key.
         """
         try:
             if len(frame) == 0:
@@ -198,7 +201,7 @@ class ReceiverTransform(Transform):
             try:
                 opened = self._cipher.decrypt(frame)
             except FrameError as error:
-                self._clean = False
+                self._clean = self._nothing = False
                 whole = whole and not self._is_a_probe(frame, error)
                 self.missing_key = whole and isinstance(error, UnknownKey)
                 if self.missing_key:
@@ -211,9 +214,12 @@ class ReceiverTransform(Transform):
                     return opened
                 if not self._clean or self.track.state is not _OPENED:
                     self._succeeded(frame)
-                return opened
+                if opened:
+                    return opened
+                self._nothing = True
+                return None if self._discard_empty else opened
         except BaseException as error:
-            self._clean = self.missing_key = False
+            self._clean = self._nothing = self.missing_key = False
             self._internal_error(error)
         return None
 
@@ -221,11 +227,12 @@ class ReceiverTransform(Transform):
         """Open a frame, and those before it that were held for their key (``E2EEManager(hold_frames=...)``), in order.
 
         For one thread at a time; never raises. Returns each encoded frame with the *tag* that came with it; none for a
-        frame that must not reach a decoder, or has to wait.
+        frame that must not reach a decoder, or has to wait. A frame that was sealed empty comes back as that: it is not
+        lost, and there is nothing to decode.
         """
         if self._held is None:
             alone = self.decrypt(frame, whole=whole)
-            return [(alone, tag)] if alone else []
+            return [(alone, tag)] if alone else self._without_content(frame, tag)
         changes = self._ring.changes  # asked before trying: a key that is set meanwhile counts as new
         waiting: list[tuple[bytes, Any, bool]] = []
         if self._held and changes != self._changes:
@@ -240,10 +247,15 @@ class ReceiverTransform(Transform):
         if opened:
             return [(opened, tag)]
         self.held = False
+        if nothing := self._without_content(frame, tag):
+            return nothing
         if self.missing_key and len(frame) and self._held is not None:
             self.held = len(self._held) < self._most_held
             self._held.append((frame, tag, whole))
         return []
+
+    def _without_content(self, frame: bytes, tag: Any) -> list[tuple[bytes, Any]]:
+        return [(b"", tag)] if self._nothing and len(frame) else []
 
     def _was_injected(self) -> bool:
         """Whether the frame just passed is a server's: no proof that any key is right."""

@@ -50,10 +50,12 @@ impl Encryptor {
         })
     }
 
-    /// Seals one frame. An empty frame stays empty. In the trailer layout an H.264 or H.265 access unit without a slice
-    /// (parameter sets alone) comes out empty too: it is held back and goes out in front of the next frame, since
-    /// receivers do not agree on how to open it. There and in front of a slice nothing is left readable that may carry a
-    /// picture: an access unit that has such a unit is malformed.
+    /// Seals one frame. In the trailer layout an empty frame stays empty; in SFrame it is sealed like any other.
+    ///
+    /// In the trailer layout an H.264 or H.265 access unit without a slice (parameter sets alone) comes out empty too: it
+    /// is held back and goes out in front of the next frame, since receivers do not agree on how to open it. There and in
+    /// front of a slice nothing is left readable that may carry a picture: an access unit that has such a unit is
+    /// malformed.
     ///
     /// # Errors
     /// [`EncryptError`]; nothing of the frame may be sent then.
@@ -76,7 +78,7 @@ impl Encryptor {
         if wire == Wire::Trailer && !metadata.is_empty() {
             return Err(EncryptError::Malformed);
         }
-        if frame.is_empty() {
+        if frame.is_empty() && wire == Wire::Trailer {
             self.counters.empty.add(1);
             return Ok(None);
         }

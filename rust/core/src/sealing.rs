@@ -49,6 +49,12 @@ impl Straight {
         }
     }
 
+    /// Whether the layout has a sealed form of the frame: the trailer has none of an empty one.
+    #[inline(always)]
+    pub(crate) fn seals(self, frame: &[u8]) -> bool {
+        matches!(self, Self::Sframe { .. }) || !frame.is_empty()
+    }
+
     /// What sealing adds to a frame.
     #[inline(always)]
     pub(crate) fn overhead(self, kid: u64, unique: Unique) -> usize {

@@ -112,7 +112,7 @@ counters! {
         bytes,
     }
     and counted {
-        /// Empty frames, passed on as they were.
+        /// Empty frames, passed on as they were (trailer layout).
         empty,
         /// Access units without a slice, held back for the next one.
         held,
@@ -145,7 +145,7 @@ counters! {
         bytes,
     }
     and counted {
-        /// Empty frames, passed on as they were.
+        /// Empty frames, passed on as they were (trailer layout).
         empty,
         /// Frames refused: not of the profile.
         malformed,

@@ -158,17 +158,42 @@ fn where_a_key_is_used_up_the_batch_names_the_frame_and_nothing_of_it_is_written
 }
 
 #[test]
-fn empty_frames_need_no_key() {
-    for profile in ["livekit", "sframe"] {
-        for threads in THREADS {
-            let keyless = KeyRing::new(Profile::by_name(profile).unwrap(), Options::default()).unwrap();
-            let encryptor = Encryptor::new(Arc::new(keyless), Codec::Opus).unwrap();
-            assert_eq!(seal(&encryptor, &vec![vec![]; 200], threads), vec![vec![0_u8; 0]; 200]);
-            assert_eq!((encryptor.stats().empty, encryptor.stats().unknown_key), (200, 0));
-            let frames = [vec![vec![]; 70], vec![b"x".to_vec()]].concat();
-            let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
-            let refused = batch.seal_into(&mut vec![0; batch.room()], threads);
-            assert!(matches!(refused, Err((70, EncryptError::UnknownKey { .. }))), "{refused:?}");
+fn empty_frames_need_no_key_where_the_layout_has_no_place_for_them() {
+    for threads in THREADS {
+        let keyless = KeyRing::new(Profile::by_name("livekit").unwrap(), Options::default()).unwrap();
+        let encryptor = Encryptor::new(Arc::new(keyless), Codec::Opus).unwrap();
+        assert_eq!(seal(&encryptor, &vec![vec![]; 200], threads), vec![vec![0_u8; 0]; 200]);
+        assert_eq!((encryptor.stats().empty, encryptor.stats().unknown_key), (200, 0));
+        let frames = [vec![vec![]; 70], vec![b"x".to_vec()]].concat();
+        let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
+        let refused = batch.seal_into(&mut vec![0; batch.room()], threads);
+        assert!(matches!(refused, Err((70, EncryptError::UnknownKey { .. }))), "{refused:?}");
+    }
+}
+
+#[test]
+fn empty_frames_of_an_sframe_batch_are_sealed_and_empty_sealed_ones_are_malformed() {
+    for (threads, codec) in THREADS.into_iter().flat_map(|threads| [(threads, Codec::Opus), (threads, Codec::H264)]) {
+        let encryptor = Encryptor::new(ring("sframe", 1), codec).unwrap();
+        let decryptor = Decryptor::new(ring("sframe", 1), codec, None).unwrap();
+        let frames: Vec<Vec<u8>> = (0..300).map(|n| if n % 3 == 0 { vec![] } else { vec![7; 40] }).collect();
+        let mut sealed = seal(&encryptor, &frames, threads);
+        assert!(sealed.iter().all(|frame| frame.len() > 16));
+        assert_eq!((encryptor.stats().frames, encryptor.stats().empty), (300, 0));
+        sealed[7].clear();
+        let (opened, errors) = open(&decryptor, &sealed, threads);
+        for (at, error) in errors.into_iter().enumerate() {
+            assert_eq!(error, (at == 7).then_some(DecryptError::Malformed));
+            assert_eq!(opened[at], if at == 7 { &[][..] } else { &frames[at] });
         }
+        assert_eq!((decryptor.stats().frames, decryptor.stats().malformed, decryptor.stats().empty), (299, 1, 0));
+        let keyless = KeyRing::new(Profile::by_name("sframe").unwrap(), Options::default()).unwrap();
+        let encryptor = Encryptor::new(Arc::new(keyless), codec).unwrap();
+        let empty = vec![vec![]; 5];
+        let refused = encryptor.plan_batch(slices(&empty), threads).and_then(|batch| {
+            let mut out = vec![0; batch.room()];
+            batch.seal_into(&mut out, threads)
+        });
+        assert!(matches!(refused, Err((0, EncryptError::UnknownKey { .. }))), "{refused:?}");
     }
 }

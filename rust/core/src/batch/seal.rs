@@ -41,7 +41,7 @@ struct Stretch<'a, 'o> {
     first: usize,
     frames: &'a [&'a [u8]],
     out: &'o mut [u8],
-    /// None where all are empty: they need no key.
+    /// None where none of them is sealed: they need no key.
     run: Option<Run>,
 }
 
@@ -107,7 +107,7 @@ impl SealBatch<'_> {
             Frames::Sealed(sealed) => sealed.iter().map(Vec::len).sum(),
             Frames::Straight(straight, frames) => {
                 let overhead = straight.most_overhead();
-                frames.iter().map(|frame| if frame.is_empty() { 0 } else { frame.len() + overhead }).sum()
+                frames.iter().map(|frame| if straight.seals(frame) { frame.len() + overhead } else { 0 }).sum()
             }
         }
     }
@@ -175,7 +175,7 @@ impl SealBatch<'_> {
 
 impl<'a, 'o> Unsealed<'a, 'o> {
     /// Takes the next frames, `most` of them at the most, and their places. Under one look-up for all it takes the key, and
-    /// what each frame that is not empty gets alone. A frame without such is left for the next call, which fails there.
+    /// what each frame that is sealed gets alone. A frame without such is left for the next call, which fails there.
     fn take(
         &mut self,
         most: usize,
@@ -184,11 +184,11 @@ impl<'a, 'o> Unsealed<'a, 'o> {
         uniques: &mut Vec<Unique>,
     ) -> Result<Stretch<'a, 'o>, Failed> {
         let (all, first) = (self.frames.as_slice(), self.lens.len());
-        let fitting = all.iter().take(most).take_while(|frame| frame.is_empty() || straight.fits(frame)).count();
+        let fitting = all.iter().take(most).take_while(|frame| !straight.seals(frame) || straight.fits(frame)).count();
         if fitting == 0 {
             return Err((first, encryptor.refused()));
         }
-        let filled = || all.iter().enumerate().take(fitting).filter(|(_, frame)| !frame.is_empty());
+        let filled = || all.iter().enumerate().take(fitting).filter(|(_, frame)| straight.seals(frame));
         let place_of = |n| filled().nth(n).map_or(fitting, |(place, _)| place);
         uniques.clear();
         let run = match filled().count() {
@@ -204,7 +204,7 @@ impl<'a, 'o> Unsealed<'a, 'o> {
         let (kid, mut nonces, mut len) = (run.as_ref().map_or(0, |run| run.kid), uniques.iter(), 0);
         self.lens.extend(frames.iter().map(|frame| {
             let overhead = |unique: &Unique| straight.overhead(kid, *unique);
-            let sealed = if frame.is_empty() { 0 } else { frame.len() + nonces.next().map_or(0, overhead) };
+            let sealed = if straight.seals(frame) { frame.len() + nonces.next().map_or(0, overhead) } else { 0 };
             len += sealed;
             sealed
         }));
@@ -221,7 +221,7 @@ impl Stretch<'_, '_> {
         let Self { first, frames, mut out, run } = self;
         let Some(Run { key, kid }) = run else { return Ok(0) };
         let mut bytes = 0;
-        let filled = frames.iter().enumerate().filter(|(_, frame)| !frame.is_empty());
+        let filled = frames.iter().enumerate().filter(|(_, frame)| straight.seals(frame));
         for ((place, frame), unique) in filled.zip(uniques) {
             let len = frame.len() + straight.overhead(kid, *unique);
             let sealed = mem::take(&mut out).split_at_mut_checked(len).and_then(|(sealed, behind)| {

@@ -75,6 +75,52 @@ fn a_frame_of_no_bytes_that_somebody_sealed_opens_to_no_bytes() {
     }
 }
 
+/// RFC 9605, section 4.4.3 makes no exception for a plaintext of no bytes.
+#[test]
+fn a_frame_of_no_bytes_is_sealed_like_any_other() {
+    for suite in SUITES {
+        let secret = Secret::key(b"a frame of no bytes is sealed").unwrap();
+        let (key, nonce) = hazmat::derive(&profile::SFRAME, suite, 9, &secret).unwrap();
+        let header = hazmat::header(9, 0);
+        for metadata in [&b""[..], b"metadata"] {
+            let ring = ring(Options { suite: Some(suite.id), allow_draft: true, ..Options::default() });
+            ring.set_from(9, &secret, Some(0)).unwrap();
+            let (encryptor, decryptor) = (encryptor(&ring), decryptor(&ring));
+            let sealed = seal_with(&encryptor, b"", metadata);
+            let tag = hazmat::seal(suite, &key, nonce, &[&header, metadata].concat(), b"").unwrap();
+            assert_eq!(sealed, [&header[..], &tag].concat(), "{}", suite.name);
+            assert_eq!(open_with(&decryptor, &sealed, metadata), Ok(Vec::new()));
+            assert_eq!(open_with(&decryptor, &sealed, metadata), Err(DecryptError::Replayed { kid: 9 }));
+            let mut forged = sealed;
+            forged[header.len()] ^= 1;
+            assert_eq!(
+                open_with(&self::decryptor(&ring), &forged, metadata),
+                Err(DecryptError::AuthenticationFailed { kid: 9 })
+            );
+            let (sent, received) = (encryptor.stats(), decryptor.stats());
+            assert_eq!((sent.frames, sent.bytes, sent.empty, sent.key_frames), (1, 0, 0, 1));
+            assert_eq!((received.frames, received.bytes, received.empty), (1, 0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_sealed_frame_of_no_bytes_is_malformed_whatever_the_codec() {
+    let ring = keyed(1, b"no bytes at all, sealed", Options::default());
+    for (_, codec) in Codec::NAMED {
+        let encryptor = Encryptor::new(Arc::clone(&ring), codec).unwrap();
+        let decryptor = Decryptor::new(Arc::clone(&ring), codec, None).unwrap();
+        let sealed = encryptor.encrypt(b"").unwrap();
+        assert!(sealed.len() > 16, "{codec:?}");
+        assert_eq!(decryptor.decrypt(&sealed), Ok(Vec::new()), "{codec:?}");
+        assert_eq!(decryptor.decrypt(b""), Err(DecryptError::Malformed), "{codec:?}");
+        assert_eq!(open_with(&decryptor, b"", b"metadata"), Err(DecryptError::Malformed));
+        assert!(matches!(decryptor.with_plan(b"", b"", |_| ()), Err(DecryptError::Malformed)));
+        let stats = decryptor.stats();
+        assert_eq!((stats.malformed, stats.empty, stats.frames), (3, 0, 1));
+    }
+}
+
 #[test]
 fn metadata_may_be_empty_or_long_and_must_be_the_same_to_the_last_byte() {
     let ring = keyed(1, b"metadata of any length", Options::default());
