@@ -172,6 +172,21 @@ async def test_frames_that_native_receivers_cannot_open_are_warned_of_once_a_tra
     assert "video of 'alice' has more than 255 bytes" in message
 
 
+async def test_slice_headers_that_cannot_be_kept_readable_are_warned_of_once_a_track(clock, caplog):
+    call = Watched(provider(KEY), clock)
+    alice = call.e2ee.sender_transform("alice", "video", "h264", track_id="camera")
+    assert alice.encrypt(b"\0\0\0\1\x65\x88\x84 a keyframe of x264, with id 0")
+    await call.after(1)
+    assert caplog.messages == []
+    # An id of 200, of which 17 bits are sealed.
+    while not alice.stats()["misread"]:
+        assert alice.encrypt(b"\0\0\0\1\x65\x88\x01\x93 a keyframe")
+    for _ in range(3):
+        await call.after(1)
+    (message,) = caplog.messages
+    assert "video of 'alice' has slice headers that cannot be kept readable" in message
+
+
 async def test_listeners_of_the_provider_hear_that_a_sender_has_ratcheted(clock):
     keys, far = KeyProvider(ratchet_window_size=4), provider(KEY)
     for each in (keys, far):

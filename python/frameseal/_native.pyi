@@ -182,8 +182,9 @@ class KeyRing:
     def usage(self, key_id: int = 0) -> int:
         """How many frames and data packets this ring has sealed under the key that has this id now.
 
-        Setting the same key again does not reset it. What others seal with the same key is not in it: where a key of a
-        trailer profile is shared, divide the limits by the number of senders. In SFrame senders never share one: with
+        A sealing that was thrown away counts as well (``redrawn`` in `Encryptor.stats`): it has used a nonce. Setting
+        the same key again does not reset it. What others seal with the same key is not in it: where a key of a trailer
+        profile is shared, divide the limits by the number of senders. In SFrame senders never share one: with
         ``shared=True`` or `set_epoch` it is the key of this side's KID, and a new KID starts at 0.
 
         :raises ValueError: for a key id that has no key.
@@ -309,9 +310,11 @@ class Encryptor:
         """Return the counters, and how far the ring's sending key is used up.
 
         frames, bytes, empty, held, malformed, unknown_key, key_exhausted of this track; long_headers: frames that
-        LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/profiles.md). key_frames: frames that the ring has
-        sealed under its sending key so far, over all tracks (`KeyRing.usage`). key_limit: at how many that key is
-        exhausted. key_warning: from how many on a new key is due. These three are 0 when there is no sending key.
+        LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/profiles.md). redrawn: sealings of H.264 and H.265
+        frames thrown away, since libwebrtc would have read another slice header from them. misread: frames that were
+        sent although it does, after 128 draws: it may drop these. key_frames: frames that the ring has sealed under its
+        sending key so far, over all tracks, and sealings thrown away (`KeyRing.usage`). key_limit: at how many that key
+        is exhausted. key_warning: from how many on a new key is due. These three are 0 when there is no sending key.
         """
 
 @final

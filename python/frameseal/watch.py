@@ -42,6 +42,14 @@ MOST_MISSING: Final = 1024
 BURST_OF_QUESTIONS: Final = 16
 QUESTIONS_PER_SECOND: Final = 1.0
 
+# What an encryptor counts that some receivers cannot show, and what is logged of it, once a track.
+NOT_SHOWN: Final = {
+    "long_headers": "video of %r has more than 255 bytes in front of its first slice: native receivers of the LiveKit "
+    "family (libwebrtc m144 and before) cannot open such frames; have the encoder write shorter ones",
+    "misread": "video of %r has slice headers that cannot be kept readable (docs/profiles.md): receivers built on "
+    "libwebrtc may drop keyframes; have the encoder write pic_parameter_set_id 0",
+}
+
 STALLED: Final = "e2ee-stalled"
 KEY_USAGE: Final = "e2ee-key-usage"
 
@@ -123,7 +131,7 @@ class Watch:
         self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._questions: OrderedDict[str, _Bucket] = OrderedDict()
         self._warned: dict[str, int] = {}
-        self._long_headers: weakref.WeakSet[Track] = weakref.WeakSet()
+        self._not_shown: dict[str, weakref.WeakSet[Track]] = {counter: weakref.WeakSet() for counter in NOT_SHOWN}
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look after the manager's tracks on *loop*, from any thread; without effect while another loop does."""
@@ -224,13 +232,10 @@ class Watch:
     def _count(self, manager: E2EEManager, track: Track) -> None:
         for transform in list(track.transforms):
             stats = transform.stats()
-            if stats["long_headers"] and track not in self._long_headers:
-                self._long_headers.add(track)
-                _logger.warning(
-                    "video of %r has more than 255 bytes in front of its first slice: native receivers of the LiveKit "
-                    "family (libwebrtc m144 and before) cannot open such frames; have the encoder write shorter ones",
-                    track.participant_id,
-                )
+            for counter, warning in NOT_SHOWN.items():
+                if stats[counter] and track not in self._not_shown[counter]:
+                    self._not_shown[counter].add(track)
+                    _logger.warning(warning, track.participant_id)
             used, key_id = stats["key_frames"], transform.ring.sending_key_id
             if used < stats["key_warning"] or not used:
                 if self._warned.get(track.participant_id) == key_id:

@@ -141,6 +141,7 @@ impl Encryptor {
     pub fn encrypt_with_iv(&self, frame: &[u8], iv: [u8; 12]) -> Result<Vec<u8>, EncryptError> {
         let Some(mut plan) = self.plan(frame, &[])? else { return Ok(Vec::new()) };
         plan.sealing = Some(Sealing { unique: Unique::Iv(iv.into()), ..self.next()? });
+        plan.frame.kept = None;
         plan.seal()
     }
 

@@ -124,9 +124,14 @@ counters! {
         key_exhausted,
         /// Sealed H.264 frames whose clear header exceeds 255 bytes: receivers up to libwebrtc m144 cannot open these.
         long_headers,
+        /// Sealings of H.264 and H.265 frames thrown away, since libwebrtc would have read another slice header.
+        redrawn,
+        /// Sealed frames whose slice header reads otherwise all the same: libwebrtc may drop these.
+        misread,
     }
     and looked up {
-        /// Frames that the ring has sealed under its sending key, over all tracks; 0 when there is none.
+        /// Frames that the ring has sealed under its sending key, over all tracks, and sealings thrown away; 0 when there
+        /// is none.
         key_frames,
         /// Frames at which that key is exhausted; 0 when there is none.
         key_limit,

@@ -4,10 +4,12 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod nal;
+mod slice_header;
 
 use std::borrow::Cow;
 
-use crate::annexb::{self, NotAnnexB, Standard};
+use self::slice_header::SliceHeader;
+use crate::annexb::{self, NotAnnexB, Slice, Standard};
 
 /// What a track carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,14 @@ pub(crate) struct Prepared<'a> {
     pub(crate) clear_len: usize,
     /// Whether the sealed part has to be free of start codes.
     pub(crate) escaped: bool,
+    /// What receivers have to read from the sealed frame as from the plain one, though some of it is ciphertext.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// The header of the first slice, and where that slice begins.
+pub(crate) struct Kept {
+    header: SliceHeader,
+    start: usize,
 }
 
 /// An access unit of H.264 or H.265, before it is sealed.
@@ -67,11 +77,24 @@ pub(crate) enum AccessUnit<'a> {
 
 impl<'a> Prepared<'a> {
     pub(crate) fn as_it_is(frame: &'a [u8], clear_len: usize) -> Self {
-        Self { frame: Cow::Borrowed(frame), clear_len, escaped: false }
+        Self { frame: Cow::Borrowed(frame), clear_len, escaped: false, kept: None }
+    }
+
+    fn access_unit(frame: Cow<'a, [u8]>, slice: Slice) -> Self {
+        let (start, clear_len) = (slice.start, slice.clear_len());
+        let header = SliceHeader::hidden(&frame, start, clear_len, slice.standard);
+        let kept = header.map(|header| Kept { header, start });
+        Self { frame, clear_len, escaped: true, kept }
     }
 
     pub(crate) fn into_owned(self) -> Prepared<'static> {
         Prepared { frame: Cow::Owned(self.frame.into_owned()), ..self }
+    }
+
+    /// Whether receivers read the first slice of the sealed frame as that of the plain one.
+    #[inline(always)]
+    pub(crate) fn is_kept(&self, sealed: &[u8]) -> bool {
+        self.kept.as_ref().is_none_or(|Kept { header, start }| header.is_kept(sealed, *start, self.clear_len))
     }
 }
 
@@ -83,7 +106,7 @@ impl<'a> AccessUnit<'a> {
     pub(crate) fn new(frame: &'a [u8], signalled: Standard, overhead: usize) -> Result<Self, NotOfCodec> {
         let slice = annexb::first_slice(frame, overhead).map_err(|NotAnnexB| NotOfCodec)?;
         if let Some((frame, slice)) = slice.and_then(|slice| annexb::normalize(frame, slice)) {
-            return Ok(Self::Sealable(Prepared { frame, clear_len: slice.clear_len(), escaped: true }));
+            return Ok(Self::Sealable(Prepared::access_unit(frame, slice)));
         }
         if slice.is_some_and(|slice| slice.standard == signalled) {
             return Err(NotOfCodec);

@@ -1,0 +1,142 @@
+//! The start of a slice header (ITU-T H.264, section 7.3.3; ITU-T H.265, section 7.3.6.1), which receivers read although
+//! it is sealed.
+//!
+//! libwebrtc looks for a picture parameter set under the id in a key frame's first slice, before it decrypts, and drops
+//! the frame if it knows none. The layout leaves one byte of the header readable in H.264, and none in H.265, so what
+//! stands behind that byte is read from ciphertext. A sender therefore draws nonces until ciphertext reads as plaintext
+//! does: one draw in two where one bit counts, one in 2^n where n bits do.
+#![deny(clippy::indexing_slicing)]
+
+use memchr::memmem;
+use std::borrow::Cow;
+
+use crate::annexb::{self, Standard, h264_type, h265_type};
+
+/// Bytes that are looked at behind the NAL header: three numbers of 63 bits each, and their escapes.
+const WINDOW: usize = 40;
+
+/// Bytes of a NAL header.
+const fn header_len(standard: Standard) -> usize {
+    match standard {
+        Standard::H264 => 1,
+        Standard::H265 => 2,
+    }
+}
+
+/// What receivers read of the first slice, at the place where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SliceHeader {
+    standard: Standard,
+    /// `first_mb_in_slice`, or `first_slice_segment_in_pic_flag`.
+    first: u32,
+    /// H.264 only.
+    slice_type: u32,
+    pps_id: u32,
+}
+
+impl SliceHeader {
+    /// Reads the header of the slice at `start` in a plain frame, `clear_len` bytes of which stay readable. Returns `None`
+    /// if nothing of it depends on ciphertext, nobody looks at it, or it is no slice header.
+    pub(crate) fn hidden(frame: &[u8], start: usize, clear_len: usize, standard: Standard) -> Option<Self> {
+        let unit = frame.get(start..)?;
+        let unit = unit.get(..header_len(standard) + WINDOW).unwrap_or(unit);
+        let end = memmem::find(unit, &[0, 0, 1]).unwrap_or(unit.len());
+        let (header, bits) = Self::read(unit.get(..end)?, standard)?;
+        (start + header_len(standard) + bits.div_ceil(8) > clear_len).then_some(header)
+    }
+
+    /// Whether a receiver reads the same from the sealed frame, whose first `clear_len` bytes are readable.
+    pub(crate) fn is_kept(&self, sealed: &[u8], start: usize, clear_len: usize) -> bool {
+        let (Some(clear), Some(tail)) = (sealed.get(start..clear_len), sealed.get(clear_len..)) else { return false };
+        let tail = tail.get(..WINDOW).unwrap_or(tail);
+        let mut wire = vec![0; clear.len() + tail.len() + annexb::escapes(tail)];
+        let Some((clear_place, tail_place)) = wire.split_at_mut_checked(clear.len()) else { return false };
+        clear_place.copy_from_slice(clear);
+        let written = annexb::escape(tail, tail_place);
+        // The format escapes the sealed part as a run of its own, so with a zero before it there may be a start code.
+        written.is_some()
+            && memmem::find(&wire, &[0, 0, 1]).is_none()
+            && Self::read(&wire, self.standard).is_some_and(|(header, _)| header == *self)
+    }
+
+    /// Reads a slice from its NAL header on, and returns the bits behind that header that this took.
+    fn read(unit: &[u8], standard: Standard) -> Option<(Self, usize)> {
+        let (&[number, ..], payload) = unit.split_at_checked(header_len(standard))? else { return None };
+        let rbsp: Cow<'_, [u8]> = annexb::unescape(payload);
+        let mut bits = Bits { bytes: &rbsp, at: 0 };
+        let header = match standard {
+            Standard::H264 if matches!(h264_type(number), 1 | 5) => {
+                Self { standard, first: bits.number()?, slice_type: bits.number()?, pps_id: bits.number()? }
+            }
+            // Of other slices receivers read no more than the first bit, and do without it.
+            Standard::H265 if matches!(h265_type(number), 16..=21) => {
+                let first = u32::from(bits.next()?);
+                bits.next()?; // no_output_of_prior_pics_flag
+                Self { standard, first, slice_type: 0, pps_id: bits.number()? }
+            }
+            Standard::H264 | Standard::H265 => return None,
+        };
+        Some((header, bits.at))
+    }
+}
+
+/// Reads bits, the highest of a byte first.
+struct Bits<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Bits<'_> {
+    fn next(&mut self) -> Option<bool> {
+        let byte = self.bytes.get(self.at / 8)?;
+        let bit = byte >> (7 - self.at % 8) & 1 == 1;
+        self.at += 1;
+        Some(bit)
+    }
+
+    /// Reads an unsigned number in Exp-Golomb code (section 9.1 of H.264): as many bits behind the first one as there
+    /// are zeros before it. Returns `None` if it has more than 32 bits.
+    fn number(&mut self) -> Option<u32> {
+        let mut zeros = 0;
+        while !self.next()? {
+            zeros += 1;
+        }
+        if zeros > 31 {
+            return None;
+        }
+        let mut value: u32 = 1;
+        for _ in 0..zeros {
+            value = value << 1 | u32::from(self.next()?);
+        }
+        Some(value - 1)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_they_are_written() {
+        let read = |unit: &[u8], standard| SliceHeader::read(unit, standard).unwrap();
+        let h264 = |first, slice_type, pps_id| SliceHeader { standard: Standard::H264, first, slice_type, pps_id };
+        assert_eq!(read(b"\x65\x88\x84", Standard::H264), (h264(0, 7, 0), 9));
+        assert_eq!(read(b"\x65\xb8\x00", Standard::H264), (h264(0, 2, 0), 5));
+        assert_eq!(read(b"\x41\x9a\x01", Standard::H264), (h264(0, 5, 0), 7));
+        assert_eq!(read(b"\x65\x88\x4f", Standard::H264), (h264(0, 7, 1), 11));
+        let large = read(b"\x41\x00\x00\x03\x01\xff\xff\xff\xff", Standard::H264);
+        assert_eq!(large, (h264((1 << 24) - 2, 0, 0), 49));
+        let idr = SliceHeader { standard: Standard::H265, first: 1, slice_type: 0, pps_id: 0 };
+        assert_eq!(read(b"\x26\x01\xaf", Standard::H265), (idr, 3));
+        for (unit, standard) in [
+            (&b"\x65"[..], Standard::H264),
+            (b"\x65\x88", Standard::H264),
+            (b"\x67\x42\xff", Standard::H264),
+            (b"\x02\x01\xd0", Standard::H265),
+            (b"\x65\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff", Standard::H264),
+        ] {
+            assert_eq!(SliceHeader::read(unit, standard), None, "{unit:02x?}");
+        }
+    }
+}
