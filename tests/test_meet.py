@@ -5,6 +5,7 @@ The page's part is played by meet_page.py. tests/interop/test_meet_browser.py ha
 
 import asyncio
 import base64
+import hashlib
 import io
 import re
 import signal
@@ -12,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import aiohttp
@@ -21,12 +23,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import frameseal
 from calls import PASSPHRASE, Picture, Sink, assert_pictures, until
 from frameseal.cli import main
+from frameseal.fingerprint import short_code
 from frameseal.meet import Meeting, MeetOptions, NoWorker, Unusable, meeting, worker
+from frameseal.meet import bot as bot_module
 from frameseal.meet import page as page_module
 from frameseal.meet.echo import GAIN, Echo
-from frameseal.meet.face import Painter, Seen, View
+from frameseal.meet.face import WIDTH, Painter, Seen, View
 from frameseal.meet.room import MOST_PARTICIPANTS
 from frameseal.meet.rotation import Key, RotationRefused, next_key, open_rotation, seal_rotation
 from meet_page import Page
@@ -103,6 +108,59 @@ async def test_a_wrong_passphrase_shows_on_both_sides_and_the_right_one_brings_e
         await until(lambda: eve.bot_says(None, "DecryptionSuccess"))
         await until(lambda: eve.opens("bot") == eve.opens("bot", "audio") == "DecryptionSuccess")
         await until(lambda: not any(sink.empty for sink in eve.sinks.values()))
+
+
+def code_of(keys: dict[int, str]) -> str:
+    ring = frameseal.KeyRing("livekit")
+    for key_id, passphrase in keys.items():
+        ring.set_passphrase(passphrase, key_id)
+    return short_code(ring)
+
+
+async def test_the_bots_code_covers_every_key_that_opens_frames_and_keeps_the_loop_waiting_for_none(
+    served, monkeypatch
+):
+    bot, old = served.bot, served.bot.key
+    threads, derive = [], hashlib.pbkdf2_hmac
+
+    def seen(*arguments):
+        threads.append(threading.current_thread())
+        return derive(*arguments)
+
+    monkeypatch.setattr(bot_module, "FORGET_AFTER", 3600)
+    await until(lambda: bot.code is not None)
+    assert bot.code == await asyncio.to_thread(code_of, {0: PASSPHRASE})
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", seen)
+    async with Page(served, PASSPHRASE) as ada:
+        coming = await ada.rotate()
+        await until(lambda: bot.key == coming and bot.code is not None, 60)
+        assert bot.code == await asyncio.to_thread(code_of, {0: PASSPHRASE, 1: coming.passphrase})
+    bot._forget(old)
+    assert bot.code is None, "a code that is no longer true is not shown"
+    await until(lambda: bot.code is not None)
+    assert bot.code == await asyncio.to_thread(code_of, {1: coming.passphrase})
+    assert threads and threading.current_thread() not in threads
+
+
+async def test_keys_that_change_a_hundred_times_make_the_bot_derive_one_code_at_a_time(served, monkeypatch):
+    bot, going, gate, derive = served.bot, [], threading.Event(), hashlib.pbkdf2_hmac
+
+    def held_up(*arguments):
+        going.append(threading.current_thread())
+        assert gate.wait(60)
+        return derive(*arguments)
+
+    await until(lambda: bot.code is not None)
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", held_up)
+    bot.provider.set_shared_key("the first", 2)
+    bot._keys_changed()
+    await until(lambda: going)
+    for number in range(100):
+        bot.provider.set_shared_key(f"number {number}".encode().ljust(16), 2)
+        bot._keys_changed()
+    gate.set()
+    await until(lambda: bot.code is not None)
+    assert len(going) == 2, "the one that was under way, and the last"
 
 
 async def test_a_rotation_takes_those_along_who_have_the_key_and_nobody_else():
@@ -387,12 +445,23 @@ def test_an_echo_of_more_than_fits_does_not_overtake_itself():
     assert (said == 600).sum() == 3 * 48000
 
 
+CODE = "v2 82233 72827 31690 14388 68277 76259 05085 27087"
+
+
+def test_the_whole_code_is_in_the_bots_picture():
+    def right_end(code):
+        drawn = np.asarray(Painter().draw(View(15, code, {}, []), 0))[326:]
+        return int(np.flatnonzero((drawn.max(axis=2) > 150).any(axis=0)).max())
+
+    assert right_end(CODE[:-6]) < right_end(CODE) < WIDTH - 10
+
+
 def test_the_bots_picture_changes_with_states_and_code():
     painter = Painter()
     good = Seen("Ada", None, {"video": "DecryptionSuccess"})
     views = [
         View(0, None, {}, []),
-        View(0, "59626 46224 27971 44451 81617 04924", {}, []),
+        View(0, CODE, {}, []),
         View(1, None, {}, []),
         View(0, None, {}, [good]),
         View(0, None, {}, [Seen("Ada", None, {"video": "InvalidKey"})]),

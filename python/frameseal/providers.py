@@ -74,6 +74,12 @@ class KeyProvider(LoopEmitter):
         """The key ids that have a shared key, ascending."""
         return self.key_ids_of(None)
 
+    @property
+    def participant_ids(self) -> list[str]:
+        """The participants who have a key of their own, in order."""
+        with self._lock:
+            return sorted(name for name, keys in self._own.items() if keys.secrets)
+
     def key_ids_of(self, participant_id: str | None) -> list[int]:
         """Return the key ids under which a participant has a key of their own, ascending; None: of the shared keys."""
         with self._lock:

@@ -21,7 +21,6 @@ from frameseal.aiortc import attach
 from frameseal.demo.media import mono
 from frameseal.e2ee import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
 from frameseal.enums import Profile
-from frameseal.fingerprint import short_code
 from frameseal.forwarder import PeerConnection
 from frameseal.meet.echo import Echo, EchoTrack
 from frameseal.meet.face import FaceTrack, Seen, View
@@ -38,7 +37,10 @@ class Bot:
     name: Final = "Bot"
 
     def __init__(self, room: Room, key: Key, codec: str, rotated: Callable[[Key], None]) -> None:
-        """Take *key*; *rotated* is told when somebody brings another."""
+        """Take *key*, on the event loop; *rotated* is told when somebody brings another.
+
+        ``code`` is what people compare to see that they hold the same keys, None while it is derived.
+        """
         self.tracks = ["audio", "video"]
         self.key = key
         self._room, self._codec, self._rotated = room, codec, rotated
@@ -46,13 +48,15 @@ class Bot:
         self.provider.set_shared_key(key.passphrase, key.key_id)
         self._e2ee = E2EEManager(self.provider, profile=Profile.LIVEKIT)
         self._e2ee.on("e2ee-state-change", self._changed)
-        self._code = safety_code(self.provider)
+        self.code: str | None = None
+        self._derived, self._deriving = True, False
         self._echo = Echo()
         self._published: list[MediaStreamTrack] = []
         self._connections: dict[str, RTCPeerConnection] = {}
         self._pictures: dict[str, Any] = {}
         self._states: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keys_changed()
 
     def connection(self, peer: str) -> PeerConnection:
         """Make a connection, sealed before it has any track."""
@@ -107,7 +111,7 @@ class Bot:
             return
         old, self.key = self.key, coming
         self.provider.set_shared_key(coming.passphrase, coming.key_id)
-        self._code = safety_code(self.provider)
+        self._keys_changed()
         asyncio.get_running_loop().call_later(FORGET_AFTER, self._forget, old)
         self._room.broadcast({"type": "rotated", "by": self.id, "from": message["from"], "keyId": coming.key_id})
         self._rotated(coming)
@@ -115,6 +119,24 @@ class Bot:
     def _forget(self, old: Key) -> None:
         if old.key_id != self.key.key_id:
             self.provider.remove_shared_key(old.key_id)
+            self._keys_changed()
+
+    def _keys_changed(self) -> None:
+        """Show no code until that of the present keys is derived, in one thread however often they change."""
+        self.code, self._derived = None, False
+        if not self._deriving:
+            self._deriving = True
+            self._start(self._derive_code())
+
+    async def _derive_code(self) -> None:
+        try:
+            code = None
+            while not self._derived:
+                self._derived = True
+                code = await asyncio.to_thread(self._e2ee.short_code)
+            self.code = code
+        finally:
+            self._deriving = False
 
     def _changed(self, change: E2EEStateChange) -> None:
         self._states[change.participant_id][change.kind] = change.state
@@ -143,17 +165,12 @@ class Bot:
     def _view(self) -> View:
         others = [member for member in self._room.members.values() if member.id != self.id]
         seen = [Seen(m.name, self._pictures.get(m.id), dict(self._states.get(m.id, {}))) for m in others]
-        return View(self.key.key_id, self._code, dict(self._states.get(self.id, {})), seen)
+        return View(self.key.key_id, self.code, dict(self._states.get(self.id, {})), seen)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def safety_code(provider: ExternalE2EEKeyProvider) -> str:
-    """Return what people compare to see that they hold the same key."""
-    return short_code(provider.ring_for(Profile.LIVEKIT, Bot.id).fingerprint())
 
 
 def prefer(pc: RTCPeerConnection, codec: str) -> None:

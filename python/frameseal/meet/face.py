@@ -1,4 +1,4 @@
-"""The bot's picture: whom it can see and hear, as which state, and the fingerprint of the key that it holds."""
+"""The bot's picture: whom it can see and hear, as which state, and the safety code of the keys that it holds."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Painter:
             draw.text((620, 318), f"and {len(view.seen) - _ROWS} more", font=self._small, fill=_QUIET, anchor="rs")
         draw.rectangle([0, 326, WIDTH, HEIGHT], fill=(12, 15, 28))
         key = f"key {view.key_id}" + (f"   {view.code}" if view.code else "")
-        draw.text((20, 350), key, font=self._medium, fill=_KEY, anchor="ls")
+        draw.text((20, 350), key, font=self._small, fill=_KEY, anchor="ls")
         return image
 
     def _states(

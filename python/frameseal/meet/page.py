@@ -44,7 +44,7 @@ _TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript"
 def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collection[str]) -> web.Application:
     """Make the web application.
 
-    :param facts: what the page is told at ``/facts``: codec, whether the bot shows a fingerprint.
+    :param facts: what the page is told at ``/facts``: codec, whether the forwarder can be looked into.
     :param hosts: the names and addresses under which it may be asked for: any other is a name that somebody else made
         point here (DNS rebinding).
     """

@@ -59,6 +59,23 @@ impl KeyRing {
         self.maker.fingerprint(key_id, material, key)
     }
 
+    /// Returns the fingerprint of every key that may open a frame, with its key id, in ascending order: one snapshot.
+    /// Two epochs may stand under one id.
+    ///
+    /// # Errors
+    /// [`KeyError::Unavailable`].
+    pub fn fingerprints(&self) -> Result<Vec<(u64, Fingerprint)>, KeyError> {
+        let state = self.current().read();
+        let slots = state.slots.iter().map(|(&key_id, slot)| (key_id, &slot.material, Some(&*slot.key)));
+        let families = state.families.iter().map(|family| (family.field.value, &family.material, None));
+        let mut all = slots
+            .chain(families)
+            .map(|(key_id, material, key)| Ok((key_id, self.maker.fingerprint(key_id, material, key)?)))
+            .collect::<Result<Vec<_>, KeyError>>()?;
+        all.sort_unstable();
+        Ok(all)
+    }
+
     /// The material of the key under `key_id` (none: the sending key) as it is now, for a ring that was made for it.
     ///
     /// # Errors

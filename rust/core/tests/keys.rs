@@ -168,6 +168,38 @@ fn a_fingerprint_follows_the_sending_key_and_its_ratchet() {
     assert_ne!(ring.fingerprint(Some(0)), Ok(first));
 }
 
+#[test]
+fn the_fingerprints_of_a_ring_are_those_of_all_its_keys_and_of_its_fallbacks_while_it_has_none() {
+    let shared = ring(&raw(), 0);
+    shared.set(3, &passphrase()).unwrap();
+    let both = shared.fingerprints().unwrap();
+    let expected: Vec<_> = [0, 3].map(|key_id| (key_id, shared.fingerprint(Some(key_id)).unwrap())).into();
+    assert_eq!(both, expected);
+    shared.set_sending_key_id(3).unwrap();
+    assert_eq!(shared.fingerprints(), Ok(both.clone()), "which of them seals makes no difference");
+    let own = KeyRing::new(&LIVEKIT, Options::default()).unwrap().with_fallback(Arc::clone(&shared)).unwrap();
+    assert_eq!(own.fingerprints(), Ok(both.clone()));
+    own.set(0, &raw()).unwrap();
+    assert_eq!(own.fingerprints().unwrap(), [both[0]]);
+    shared.ratchet(0).unwrap();
+    assert_ne!(shared.fingerprints().unwrap()[0], both[0]);
+    shared.remove(3);
+    assert_eq!(shared.fingerprints().unwrap().len(), 1);
+    assert_eq!(KeyRing::new(&LIVEKIT, Options::default()).unwrap().fingerprints(), Ok(Vec::new()));
+}
+
+#[test]
+fn the_fingerprints_of_epochs_are_those_of_all_that_are_retained_even_two_under_one_id() {
+    let ring = sframe(Options::default());
+    for (epoch, epoch_bits) in [(1, 4), (2, 4), (2, 5)] {
+        let kid = MlsKid { epoch, epoch_bits, sender_index: 1, sender_bits: 2, context: 0 };
+        ring.set_epoch(&own(40 + u8::try_from(epoch).unwrap() + epoch_bits), &kid, 2).unwrap();
+    }
+    let all = ring.fingerprints().unwrap();
+    assert_eq!(all.iter().map(|&(key_id, _)| key_id).collect::<Vec<_>>(), [1, 2, 2]);
+    assert_ne!(all[1], all[2]);
+}
+
 fn sframe(options: Options) -> Arc<KeyRing> {
     Arc::new(KeyRing::new(&SFRAME, options).unwrap())
 }

@@ -208,6 +208,11 @@ impl KeyRing {
         self.ring.fingerprint(key_id).map(|fingerprint| PyBytes::new(py, &fingerprint)).map_err(key_error)
     }
 
+    fn fingerprints<'py>(&self, py: Python<'py>) -> PyResult<Vec<(u64, Bound<'py, PyBytes>)>> {
+        let all = self.ring.fingerprints().map_err(key_error)?;
+        Ok(all.into_iter().map(|(key_id, fingerprint)| (key_id, PyBytes::new(py, &fingerprint))).collect())
+    }
+
     #[pyo3(signature = (key_id=None))]
     fn export_key<'py>(
         &self,

@@ -12,6 +12,7 @@ const OPTIONS = {
 };
 const REASONS = ['InvalidKey', 'MissingKey', 'InternalError'];
 const ACKNOWLEDGED_WITHIN = 10_000; // milliseconds
+const FORGET_AFTER = 10_000; // milliseconds for which frames under the key before still open, as the bot has it
 
 export const scriptTransforms = () => typeof RTCRtpScriptTransform !== 'undefined';
 export const supported = () =>
@@ -20,9 +21,16 @@ export const supported = () =>
 export class Encryption {
   #worker = new Worker('/vendor/e2ee.worker.mjs', { type: 'module' });
   #waiting = new Map();
+  #keys = new Map();
+  #sending = null;
+  #onKeys;
 
-  /** `onFailure(identity, reason)` is called for what the worker reports: InvalidKey, MissingKey, InternalError. */
-  constructor(onFailure) {
+  /**
+   * `onFailure(identity, reason)` is called for what the worker reports: InvalidKey, MissingKey, InternalError.
+   * `onKeys()` is called when `keys` has changed.
+   */
+  constructor(onFailure, onKeys) {
+    this.#onKeys = onKeys;
     this.#worker.onmessage = ({ data: { kind, data } }) => {
       if (kind === 'error') {
         const reason = REASONS.find((name) => String(data.error?.message).startsWith(name)) ?? 'InternalError';
@@ -39,10 +47,27 @@ export class Encryption {
     await this.setKey(key);
   }
 
+  /** Every key that may open a frame here: key id to passphrase. */
+  get keys() {
+    return new Map(this.#keys);
+  }
+
   async setKey({ passphrase, keyId }) {
-    this.#post('setKey', {
-      key: await material(passphrase), keyIndex: keyId, isPublisher: true, updateCurrentKeyIndex: true,
-    });
+    const key = await material(passphrase);
+    for (const old of this.#keys.entries()) setTimeout(() => this.#forget(...old), FORGET_AFTER);
+    this.#sending = keyId;
+    this.#keys.set(keyId, passphrase);
+    this.#post('setKey', { key, keyIndex: keyId, isPublisher: true, updateCurrentKeyIndex: true });
+    this.#onKeys();
+  }
+
+  /** The worker cannot remove a key: it is given one that nobody has in its place. */
+  async #forget(keyId, passphrase) {
+    const key = await material(crypto.randomUUID());
+    if (this.#sending === keyId || this.#keys.get(keyId) !== passphrase) return;
+    this.#keys.delete(keyId);
+    this.#post('setKey', { key, keyIndex: keyId, isPublisher: true, updateCurrentKeyIndex: false });
+    this.#onKeys();
   }
 
   /** Say that this participant's media are sealed. Until this has returned, there must be no transform: the worker

@@ -1,9 +1,13 @@
-// What is made from the meeting's passphrase, all of it in this browser: the key that people compare, and the sealing
+// What is made from the meeting's passphrase, all of it in this browser: the code that people compare, and the sealing
 // of a rotation (frameseal/meet/rotation.py is the other half).
 
 const utf8 = (text) => new TextEncoder().encode(text);
 const SALT = utf8('LKFrameEncryptionKey'); // LiveKit's, of all keys of this profile
 const ROUNDS = 100_000;
+const CODE_VERSION = 2; // of frameseal.fingerprint, whose derivation this is
+const CODE_ROUNDS = 2 ** 18;
+const CODE_GROUPS = 8;
+const GROUP_BYTES = 5;
 const KEY_IDS = 16;
 const ROTATION = 'frameseal meet rotation v1\n';
 const IV_BYTES = 12;
@@ -18,13 +22,40 @@ const frameKey = async (passphrase) =>
     { name: 'PBKDF2', hash: 'SHA-256', salt: SALT, iterations: ROUNDS }, await material(passphrase), 128,
   );
 
-/** Six groups of five digits, the same for all who have the key (frameseal.fingerprint.short_code). */
-export async function safetyCode(passphrase) {
-  const key = await crypto.subtle.importKey('raw', await frameKey(passphrase), 'HKDF', false, ['deriveBits']);
-  const parameters = { name: 'HKDF', hash: 'SHA-256', salt: new Uint8Array(), info: utf8('frameseal fingerprint v1') };
-  const bytes = new Uint8Array(await crypto.subtle.deriveBits(parameters, key, 256));
-  const group = (n) => bytes.slice(n * 5, n * 5 + 5).reduce((sum, byte) => sum * 256 + byte, 0) % 100_000;
-  return [0, 1, 2, 3, 4, 5].map((n) => String(group(n)).padStart(5, '0')).join(' ');
+const derive = async (algorithm, secret, bits) => {
+  const key = await crypto.subtle.importKey('raw', secret, algorithm.name, false, ['deriveBits']);
+  return new Uint8Array(await crypto.subtle.deriveBits(algorithm, key, bits));
+};
+
+const fingerprint = async (passphrase) => derive(
+  { name: 'HKDF', hash: 'SHA-256', salt: new Uint8Array(), info: utf8('frameseal fingerprint v1') },
+  await frameKey(passphrase), 256,
+);
+
+/** Returns `value` as so many bytes, big-endian. */
+const number = (value, length) => {
+  const bytes = new Uint8Array(length);
+  new DataView(bytes.buffer).setUint32(length - 4, value);
+  return bytes;
+};
+
+/**
+ * Returns the short code (frameseal.fingerprint.short_code) of a meeting's shared keys, a Map of key id to passphrase:
+ * the same for all who open frames with the same keys.
+ */
+export async function safetyCode(keys) {
+  const places = [...keys].sort(([one], [other]) => one - other);
+  const parts = [utf8(`frameseal keys v${CODE_VERSION}`), new Uint8Array(1), number(places.length, 4)];
+  for (const [keyId, passphrase] of places) parts.push(number(keyId, 8), await fingerprint(passphrase));
+  const digest = await crypto.subtle.digest('SHA-256', await new Blob(parts).arrayBuffer());
+  const salt = utf8(`frameseal short code v${CODE_VERSION}`);
+  const stretching = { name: 'PBKDF2', hash: 'SHA-512', salt, iterations: CODE_ROUNDS };
+  const bytes = await derive(stretching, digest, CODE_GROUPS * GROUP_BYTES * 8);
+  const groups = Array.from({ length: CODE_GROUPS }, (_, n) => {
+    const group = bytes.slice(n * GROUP_BYTES, (n + 1) * GROUP_BYTES);
+    return String(group.reduce((sum, byte) => sum * 256 + byte, 0) % 100_000).padStart(5, '0');
+  });
+  return `v${CODE_VERSION} ${groups.join(' ')}`;
 }
 
 const rotationKey = async (passphrase) =>

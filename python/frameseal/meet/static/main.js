@@ -14,13 +14,16 @@ let meeting = null;
 class Meeting {
   #tiles = new Map();
   #right = null; // the key to go back to after a wrong one
+  #shown = null; // what asked for the code last
   #turn = Promise.resolve(); // rotations are followed one after the other
 
   constructor(key, facts, stream) {
     this.key = key;
     this.facts = facts;
     this.stream = stream;
-    this.encryption = new Encryption((identity, reason) => this.states?.failed(identity, reason));
+    this.encryption = new Encryption(
+      (identity, reason) => this.states?.failed(identity, reason), () => this.#showCode(),
+    );
   }
 
   async join(name) {
@@ -34,7 +37,7 @@ class Meeting {
     this.socket.onmessage = ({ data }) => this.#take(JSON.parse(data));
     this.socket.onclose = () => { if (meeting === this) { leave(); problem('The connection to the server is gone. Join again.'); } };
     this.send({ type: 'join', name, tracks: this.#kinds() });
-    await this.#showKey();
+    this.#showKey();
   }
 
   send(message) {
@@ -45,7 +48,7 @@ class Meeting {
     await this.encryption.setKey(key);
     this.key = key;
     this.states?.reset();
-    await this.#showKey();
+    this.#showKey();
     log(line);
     // A decoder that has missed pictures cannot go on before the next whole one.
     for (const id of this.#tiles.keys()) this.send({ type: 'keyframe', participant: id });
@@ -164,12 +167,18 @@ class Meeting {
     history.replaceState(null, '', `#${fragment}`); // so that the link, copied or loaded again, has the new key
   }
 
-  async #showKey() {
+  #showKey() {
     $('key').value = this.key.passphrase;
     $('key-id').textContent = this.key.keyId;
     $('right').disabled = !this.astray;
-    $('code').textContent = await safetyCode(this.key.passphrase);
-    $('code').title = this.facts.fingerprint ? 'The bot shows its own in its picture: compare them.' : '';
+  }
+
+  /** Show no code until that of the present keys is derived. */
+  async #showCode() {
+    const turn = this.#shown = {};
+    $('code').textContent = '';
+    const code = await safetyCode(this.encryption.keys);
+    if (meeting === this && turn === this.#shown) $('code').textContent = code;
   }
 
   #summary() {

@@ -80,22 +80,23 @@ fn a_frame_of_no_bytes_that_somebody_sealed_opens_to_no_bytes() {
 fn a_frame_of_no_bytes_is_sealed_like_any_other() {
     for suite in SUITES {
         let secret = Secret::key(b"a frame of no bytes is sealed").unwrap();
-        let (key, nonce) = hazmat::derive(&profile::SFRAME, suite, 9, &secret).unwrap();
-        let header = hazmat::header(9, 0);
-        for metadata in [&b""[..], b"metadata"] {
+        // A counter starts once for each key id.
+        for (kid, metadata) in [(9, &b""[..]), (10, b"metadata")] {
+            let (key, nonce) = hazmat::derive(&profile::SFRAME, suite, kid, &secret).unwrap();
+            let header = hazmat::header(kid, 0);
             let ring = ring(Options { suite: Some(suite.id), allow_draft: true, ..Options::default() });
-            ring.set_from(9, &secret, Some(0)).unwrap();
+            ring.set_from(kid, &secret, Some(0)).unwrap();
             let (encryptor, decryptor) = (encryptor(&ring), decryptor(&ring));
             let sealed = seal_with(&encryptor, b"", metadata);
             let tag = hazmat::seal(suite, &key, nonce, &[&header, metadata].concat(), b"").unwrap();
             assert_eq!(sealed, [&header[..], &tag].concat(), "{}", suite.name);
             assert_eq!(open_with(&decryptor, &sealed, metadata), Ok(Vec::new()));
-            assert_eq!(open_with(&decryptor, &sealed, metadata), Err(DecryptError::Replayed { kid: 9 }));
+            assert_eq!(open_with(&decryptor, &sealed, metadata), Err(DecryptError::Replayed { kid }));
             let mut forged = sealed;
             forged[header.len()] ^= 1;
             assert_eq!(
                 open_with(&self::decryptor(&ring), &forged, metadata),
-                Err(DecryptError::AuthenticationFailed { kid: 9 })
+                Err(DecryptError::AuthenticationFailed { kid })
             );
             let (sent, received) = (encryptor.stats(), decryptor.stats());
             assert_eq!((sent.frames, sent.bytes, sent.empty, sent.key_frames), (1, 0, 0, 1));
