@@ -84,16 +84,20 @@ class Diagnostician:
         self._manager = weakref.ref(manager)
         self._lock = threading.Lock()
         self._runs: weakref.WeakKeyDictionary[Track, tuple[int, float]] = weakref.WeakKeyDictionary()
-        self._plain: weakref.WeakSet[Track] = weakref.WeakSet()
+        self._key_frames: weakref.WeakKeyDictionary[Track, bytes] = weakref.WeakKeyDictionary()
         self._causes: weakref.WeakKeyDictionary[Track, str] = weakref.WeakKeyDictionary()
         self._busy = False
 
     def note(self, transform: ReceiverTransform, frame: bytes) -> None:
-        """Remember a frame that failed and is plainly a picture: only key frames show it, and few are looked into."""
+        """Remember how a frame that failed begins and ends, if it may be a key frame in the clear.
+
+        Only key frames show it, and few frames are looked into. Runs in the decoder's thread: what the bytes say is
+        found out elsewhere.
+        """
         vp8 = transform.codec == "vp8" and frame[3:6] == VP8_START
         h264 = transform.codec == "h264" and frame[4:5] in H264_SPS
-        if (vp8 or h264) and inspection.plaintext_signs(frame):
-            self._plain.add(transform.track)
+        if vp8 or h264:
+            self._key_frames[transform.track] = inspection.excerpt(frame)
 
     def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
         """Look into *frame*, which failed, if it is time to. From any thread; returns at once."""
@@ -131,9 +135,8 @@ class Diagnostician:
             provider = manager.provider
             secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
             cause, advice, proven = diagnose(frame, manager.profile, transform.codec, secrets, key_id)
-            if track in self._plain and not proven:
+            if inspection.plaintext_signs(self._key_frames.pop(track, b"")) and not proven:
                 cause, advice = "not_sealed", ADVICE["not_sealed"]
-            self._plain.discard(track)
             if self._causes.get(track) != cause:
                 self._causes[track] = cause
                 _logger.warning("%s of %r does not open: %s", track.kind, track.participant_id, advice)

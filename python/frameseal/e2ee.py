@@ -19,11 +19,12 @@ from frameseal._native import Decryptor, Encryptor, KeyRing
 from frameseal.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.enums import E2EEState, Profile
 from frameseal.events import LoopEmitter
+from frameseal.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES, MAX_HOLD_FRAMES
 from frameseal.keyrings import KeyEvent, KeyRings, bounded
 from frameseal.providers import ExternalE2EEKeyProvider, KeyProvider
 from frameseal.rotation import KeyRotator
 from frameseal.tracks import GRAVITY, Direction, E2EEStateChange, Kind, Track, kind_of
-from frameseal.transforms import MOST_HELD, ReceiverTransform, SenderTransform, Transform
+from frameseal.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.watch import KeyUsage, MissingKey, Watch
 
 __all__ = [
@@ -59,6 +60,8 @@ class E2EEManager(LoopEmitter):
         the profile's default: 1,024 in sframe, off in the others, where no other implementation has it.
     :param hold_frames: frames per incoming track, 0 to 256, that are kept while their key is missing, and opened when
         it comes: for keys that travel beside the media and may lose the race. Audio that was held is late by as much.
+    :param hold_bytes: bytes of these frames per incoming track, 1 to 268,435,456; by default 4 MiB. Where they would be
+        more, the oldest are dropped. `ReceiverTransform.stats` counts what waits and what was lost.
     :param sif_trailer: what a LiveKit server ends the blank frames with that it injects when a track pauses
         (``JoinResponse.sif_trailer``). None lets none of them pass.
     :param on_missing_key: called on the event loop with one `MissingKey` when frames name a key that is not there: the
@@ -89,6 +92,7 @@ class E2EEManager(LoopEmitter):
         loop: asyncio.AbstractEventLoop | None = None,
         replay_window: int | None = None,
         hold_frames: int = 0,
+        hold_bytes: int = DEFAULT_HOLD_BYTES,
         sif_trailer: bytes | None = None,
         on_missing_key: Callable[[MissingKey], Any] | None = None,
     ) -> None:
@@ -105,7 +109,8 @@ class E2EEManager(LoopEmitter):
         Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
         self._provider = provider
         self._replay_window = replay_window
-        self._hold_frames = bounded("hold_frames", hold_frames, 0, MOST_HELD)
+        self._hold_frames = bounded("hold_frames", hold_frames, 0, MAX_HOLD_FRAMES)
+        self._hold_bytes = bounded("hold_bytes", hold_bytes, 1, MAX_HOLD_BYTES)
         self._sif_trailer = sif_trailer
         self._local_id = ""
         self._state_lock = threading.Lock()
@@ -185,6 +190,7 @@ class E2EEManager(LoopEmitter):
             self._provider.discard_frame_when_cryptor_not_ready,
             codec=codec,
             hold=self._hold_frames,
+            hold_bytes=self._hold_bytes,
             injected=self._sif_trailer is not None,
         )
         self._adopt(transform, participant_id, kind, "receive", track_id)

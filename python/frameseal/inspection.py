@@ -18,6 +18,9 @@ from frameseal.exceptions import FrameError
 TRAILER_LEN = 14  # IV, its length, key index
 IV_LEN = 12
 TAG_LEN = 16
+MAX_HEADER_LEN = 17  # of an SFrame
+ENVELOPE = {"h264": 5, "h265": 6}  # start code and NAL header in front of an SFrame
+EXCERPT_HEAD, EXCERPT_LEN = 1024, 1088
 CODECS = ("opus", "vp8", "vp9", "h264", "h265")
 JITSI_LACKS = ("vp9", "h264", "h265")
 _START_CODE = re.compile(rb"\x00\x00\x01")
@@ -58,11 +61,19 @@ def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
 
 
 def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
-    """Return the key id that a frame of *profile* names; None if it is no such frame."""
+    """Return the key id that a frame of *profile* names; None if it is no such frame. Reads a few bytes of it."""
     if profile != Profile.SFRAME:
         return sealed[-1] if len(sealed) >= TRAILER_LEN else None
-    parts = (part for reading in _sframe(sealed, codec) for part in reading.parts)
-    return next((int(part.note) for part in parts if part.name == "KID"), None)
+    front = ENVELOPE.get(codec or "", 0)
+    # Two bytes may have become three by an escape.
+    start = bytes(sealed[front : front + MAX_HEADER_LEN * 3 // 2 + 1])
+    header = _header(start.replace(b"\0\0\3", b"\0\0") if front else start)
+    return None if header is None else header[0]
+
+
+def excerpt(frame: bytes) -> bytes:
+    """Return the head and the tail of a frame, `EXCERPT_LEN` bytes at the most: enough to tell formats apart."""
+    return frame if len(frame) <= EXCERPT_LEN else frame[:EXCERPT_HEAD] + frame[EXCERPT_HEAD - EXCERPT_LEN :]
 
 
 def plaintext_signs(frame: bytes) -> list[str]:
@@ -187,7 +198,7 @@ _H265_SLICES = frozenset([*range(10), *range(16, 22)])
 
 def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
     for name in (codec,) if codec else ("vp8", "h264", "h265"):
-        front = {"h264": 5, "h265": 6}.get(name, 0)
+        front = ENVELOPE.get(name, 0)
         inside, remarks, parts = sealed, [], []
         if front:
             if not sealed.startswith(b"\0\0\0\1") or sealed[-1] != 0x80 or len(sealed) <= front:

@@ -9,7 +9,6 @@ Trust: until a frame is authenticated, nothing that it says may do more than cha
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +22,7 @@ from frameseal.exceptions import (
     ReplayedFrame,
     UnknownKey,
 )
+from frameseal.hold import DEFAULT_HOLD_BYTES, HeldFrames
 
 if TYPE_CHECKING:
     from frameseal._native import Decryptor, Encryptor, KeyRing
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 # of them in a row, less one, are dropped without a word; 8 frames of real but unsealed video are a quarter of a second.
 QUIET_FRAMES: Final = 8
 
-# Frames of one track that may wait for their key: 5 s of audio, or of video at 50 frames a second.
-MOST_HELD: Final = 256
+# A probe of nothing but zeros is known by its first bytes: what is sealed has no such run.
+PROBE_PREFIX: Final = 64
+
+# Key ids that a track remembers as reported, the latest ones. They are what frames claim, so there is no end of them.
+MAX_INVALID_KEYS: Final = 16
 
 _REASONS: Final[Mapping[type[FrameError], str]] = {
     MalformedFrame: "malformed_frame",
@@ -79,8 +82,10 @@ class Transform:
         return self._cipher.stats()
 
     def _report(self, state: E2EEState, key_id: int | None, reason: str | None = None) -> bool:
+        if self.track.state is state:  # as of most frames that fail: no counters for what is no news
+            return True
         try:
-            return self._manager._report(self.track, state, key_id, reason, self._cipher.stats())
+            return self._manager._report(self.track, state, key_id, reason, self.stats())
         except Exception:
             _logger.exception("could not report %s of %s", state, self)
             return True
@@ -141,7 +146,6 @@ class ReceiverTransform(Transform):
         "_injected",
         "_injected_before",
         "_invalid_keys",
-        "_most_held",
         "_nothing",
         "_opened",
         "_passed_over",
@@ -169,6 +173,7 @@ class ReceiverTransform(Transform):
         *,
         codec: str | None = None,
         hold: int = 0,
+        hold_bytes: int = DEFAULT_HOLD_BYTES,
         injected: bool = False,
     ) -> None:
         """Start a track that has opened nothing yet."""
@@ -180,9 +185,8 @@ class ReceiverTransform(Transform):
         self._nothing = False  # the last frame is no loss, though nothing of it is for a decoder
         self._passed_over = 0  # quiet drops in a row
         self._incomplete = 0  # of the cipher's failures in a row, those that say nothing about the key
-        self._invalid_keys: set[int | None] = set()  # key ids reported as InvalidKey
-        self._most_held = hold
-        self._held: deque[tuple[bytes, Any, bool]] | None = deque(maxlen=hold) if hold else None
+        self._invalid_keys: dict[int | None, None] = {}  # key ids reported as InvalidKey, in order
+        self._held = HeldFrames(hold, hold_bytes) if hold else None
         self._changes = 0  # the ring's, when the held frames were last tried
         self._injected = injected  # a server may inject blank frames
         self._injected_before = 0
@@ -234,10 +238,7 @@ class ReceiverTransform(Transform):
             alone = self.decrypt(frame, whole=whole)
             return [(alone, tag)] if alone else self._without_content(frame, tag)
         changes = self._ring.changes  # asked before trying: a key that is set meanwhile counts as new
-        waiting: list[tuple[bytes, Any, bool]] = []
-        if self._held and changes != self._changes:
-            waiting = list(self._held)
-            self._held.clear()
+        waiting = self._held.take() if changes != self._changes else []
         opened = [part for each in [*waiting, (frame, tag, whole)] for part in self._open_or_hold(*each)]
         self._changes = changes
         return opened
@@ -250,12 +251,28 @@ class ReceiverTransform(Transform):
         if nothing := self._without_content(frame, tag):
             return nothing
         if self.missing_key and len(frame) and self._held is not None:
-            self.held = len(self._held) < self._most_held
-            self._held.append((frame, tag, whole))
+            unlost = self._held.lost == 0
+            self.held = self._held.add(frame, tag, whole)
+            if unlost and not self.held:  # once a track: there may be many
+                _logger.warning(
+                    "%s of %r: a frame that waited for its key was lost to make room; "
+                    "the key comes too late, or hold_frames or hold_bytes is too low",
+                    self.track.kind,
+                    self.track.participant_id,
+                )
         return []
 
     def _without_content(self, frame: bytes, tag: Any) -> list[tuple[bytes, Any]]:
         return [(b"", tag)] if self._nothing and len(frame) else []
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters of the track's `Decryptor`, and of the frames that wait for their key.
+
+        ``held_frames`` and ``held_bytes`` wait now; ``held_lost`` were dropped to make room.
+        """
+        held = self._held
+        counts = (len(held), held.size, held.lost) if held is not None else (0, 0, 0)
+        return self._cipher.stats() | dict(zip(("held_frames", "held_bytes", "held_lost"), counts, strict=True))
 
     def _was_injected(self) -> bool:
         """Whether the frame just passed is a server's: no proof that any key is right."""
@@ -272,7 +289,7 @@ class ReceiverTransform(Transform):
         self.missing_key = False
         self._passed_over = self._incomplete = 0
         self._invalid_keys.clear()
-        key_id = inspection.key_id(bytes(frame), self._ring.profile, self.codec)
+        key_id = inspection.key_id(frame, self._ring.profile, self.codec)
         self._report(E2EEState.DecryptionSuccess, key_id)
 
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
@@ -296,14 +313,16 @@ class ReceiverTransform(Transform):
     def _is_a_probe(self, frame: bytes, error: FrameError) -> bool:
         # What an SFU sends before the first real video frame; of zeros, too, which parse under SFrame.
         may_be = self.track.kind == "video" and not self._opened
-        return may_be and (isinstance(error, MalformedFrame) or not any(frame))
+        return may_be and (isinstance(error, MalformedFrame) or not any(bytes(frame[:PROBE_PREFIX])))
 
     def _not_authenticated(self, kid: int | None, reason: str, failures: int) -> None:
         if failures <= 1:  # a new run: after a success, or after a new key was set
-            self._invalid_keys.discard(kid)
+            self._invalid_keys.pop(kid, None)
         if 0 <= self._ring.failure_tolerance < failures:
             if kid not in self._invalid_keys and self._report(E2EEState.InvalidKey, kid, reason):
-                self._invalid_keys.add(kid)
+                self._invalid_keys[kid] = None
+                if len(self._invalid_keys) > MAX_INVALID_KEYS:
+                    del self._invalid_keys[next(iter(self._invalid_keys))]
         else:
             self._report(E2EEState.DecryptionFailed, kid, reason)
 
