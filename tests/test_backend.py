@@ -116,7 +116,7 @@ def test_many_threads_make_one_cipher_per_track_and_no_frame_twice():
         sealed = list(pool.map(lambda number: here.encrypt(AUDIO, **ALICES_MIC), range(800)))
         opened = list(pool.map(lambda frame: there.decrypt(frame, **ALICES_MIC), sealed))
     assert len(set(sealed)) == 800 and opened == [AUDIO] * 800
-    assert len(here._senders) == len(there._receivers) == 1
+    assert len(here._senders["alice"]) == len(there._receivers["alice"]) == 1
 
 
 def test_a_participant_who_left_is_forgotten_and_may_come_back():

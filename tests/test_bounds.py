@@ -6,10 +6,15 @@ import sys
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider, sealer
-from frameseal import E2EEManager, E2EEState
+from frameseal import E2EEManager, E2EEState, KeyProvider, KeyRing
+from frameseal.backend import MAX_TRACKS, CallCryptor
 from frameseal.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES
+from frameseal.tracks import BURST_OF_CHANGES
 from frameseal.transforms import MAX_INVALID_KEYS
+from frameseal.watch import Watch
 
+TRAILER = b"a trailer that a server tells"
+SILENCE = b"\xf8\xff\xfe" + bytes(77)
 S = E2EEState
 
 
@@ -29,6 +34,76 @@ async def test_key_ids_that_were_reported_as_invalid_are_remembered_up_to_a_boun
         assert len(bob._invalid_keys) <= MAX_INVALID_KEYS
     assert e2ee.state("bob", "audio") is S.InvalidKey
     assert len(bob._invalid_keys) == MAX_INVALID_KEYS
+
+
+async def test_a_storm_of_blank_frames_between_sealed_ones_makes_no_storm_of_events():
+    """Whoever knows the server's trailer, and each participant does, can send them at frame rate."""
+    heard, seal = [], sealer()
+    e2ee, bob = receiving(None, "videosdk", "audio", "opus", sif_trailer=TRAILER)
+    e2ee.on("e2ee-injected-frame", heard.append)
+    for _ in range(500):
+        bob.decrypt(seal(AUDIO))
+        bob.decrypt(SILENCE + TRAILER)
+    await delivered()
+    assert 0 < len(heard) <= BURST_OF_CHANGES
+
+
+# ---- what is remembered of rings, participants and tracks
+
+
+def test_rings_that_ask_for_ratchet_steps_are_forgotten_where_nobody_derives_them():
+    """Without a loop there is no watch, which would let go of them."""
+    cryptor, forged = CallCryptor(KeyProvider(ratchet_window_size=4)), sealer(OTHER_KEY)
+    for number in range(50):
+        name = f"bob-{number}"
+        cryptor._manager.provider.set_key(name, "a passphrase")
+        assert cryptor.decrypt(forged(AUDIO), participant_id=name, kind="audio", codec="opus") is None
+        cryptor.remove_participant(name)
+    assert cryptor._manager._watch._derivations == {}
+
+
+async def test_worn_keys_of_ids_that_this_side_had_are_forgotten(monkeypatch):
+    monkeypatch.setattr(Watch, "start", lambda watch, loop: setattr(watch, "_loop", loop))
+    heard, ring = [], KeyRing("videosdk", usage_limit=100)
+
+    class Worn:
+        discard_frame_when_cryptor_not_ready = True
+
+        def ring_for(self, profile, participant_id):
+            return ring
+
+    e2ee = E2EEManager(Worn())
+    e2ee.on("e2ee-key-usage", heard.append)
+    for number in range(20):
+        ring.set_key(os.urandom(16))
+        alice = e2ee.sender_transform(f"alice-{number}", "audio", "opus")
+        for _ in range(90):
+            alice.encrypt(AUDIO)
+        e2ee._watch._tick()
+        e2ee.remove_participant(f"alice-{number}")
+        e2ee._watch._tick()
+        assert e2ee._watch._warned == {}
+    await delivered()
+    assert len(heard) == 20
+
+
+@pytest.mark.parametrize("direction", ["encrypt", "decrypt"])
+def test_tracks_that_a_participant_may_have_are_bounded(direction, caplog):
+    """Codec and track id may be what a peer says; each would have a cipher of its own."""
+    cryptor, sealed = CallCryptor(provider()), sealer()(AUDIO)
+    handle = getattr(cryptor, direction)
+    frame = AUDIO if direction == "encrypt" else sealed
+    made = [
+        handle(frame, participant_id="bob", kind="audio", codec="opus", track_id=str(number)) is not None
+        for number in range(MAX_TRACKS + 40)
+    ]
+    assert made == [True] * MAX_TRACKS + [False] * 40
+    assert len(cryptor._manager.tracks()) == MAX_TRACKS
+    assert caplog.text.count("tracks") == 1
+    assert handle(frame, participant_id="carol", kind="audio", codec="opus")
+    assert handle(frame, participant_id="bob", kind="audio", codec="opus", track_id="0")
+    cryptor.remove_participant("bob")
+    assert handle(frame, participant_id="bob", kind="audio", codec="opus", track_id="new")
 
 
 # ---- frames that wait for their key

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from frameseal.e2ee import MISSING_KEY, STATE_CHANGE, E2EEManager, E2EEStateChange
 from frameseal.enums import Profile
@@ -18,6 +18,12 @@ from frameseal.transforms import ReceiverTransform, SenderTransform
 from frameseal.watch import MissingKey
 
 __all__ = ["CallCryptor", "FrameCryptor"]
+
+# Tracks of one participant in one direction, each with a cipher: codec and track id may be what a peer says.
+MAX_TRACKS: Final = 64
+
+_Transform = TypeVar("_Transform", SenderTransform, ReceiverTransform)
+_Tracks = dict[str, dict[tuple[str, str, str | None], _Transform]]
 
 _logger = logging.getLogger("frameseal")
 
@@ -57,6 +63,9 @@ class CallCryptor:
     :raises ValueError: for an unknown profile or an option out of range; and by both methods for an unknown kind, or a
         codec that the profile refuses (AV1 in the trailer profiles).
 
+    A participant has at most 64 tracks in each direction: frames of further ones are dropped, until
+    `remove_participant`.
+
     What an event loop is for elsewhere is not here: stalls, diagnoses, the warning of a worn key (look at
     `KeyProvider.frames_sealed`), and the ratchet steps of passphrases, which `KeyRing.derive_ahead` derives.
     """
@@ -75,43 +84,56 @@ class CallCryptor:
         listeners = {STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key}
         self._manager = _WithoutLoop(provider, profile, listeners, replay_window, sif_trailer)
         self._lock = threading.Lock()
-        self._senders: dict[tuple[str, str, str, str | None], SenderTransform] = {}
-        self._receivers: dict[tuple[str, str, str, str | None], ReceiverTransform] = {}
+        self._senders: _Tracks[SenderTransform] = {}
+        self._receivers: _Tracks[ReceiverTransform] = {}
+        self._warned = False
 
     def encrypt(
         self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
     ) -> bytes | None:
         """Seal one frame, as `FrameCryptor` says."""
-        track = (participant_id, kind, codec, track_id)
-        transform = self._senders.get(track)
+        tracks, track = self._senders.get(participant_id), (kind, codec, track_id)
+        transform = tracks.get(track) if tracks is not None else None
         if transform is None:
-            with self._lock:
-                transform = self._senders.get(track) or self._manager.sender_transform(
-                    participant_id, kind, codec, track_id=track_id or f"{kind} {codec}"
-                )
-                self._senders[track] = transform
-        return transform.encrypt(frame) or None
+            transform = self._make(self._senders, self._manager.sender_transform, participant_id, track)
+        return transform.encrypt(frame) or None if transform is not None else None
 
     def decrypt(
         self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
     ) -> bytes | None:
         """Open one frame, as `FrameCryptor` says."""
-        track = (participant_id, kind, codec, track_id)
-        transform = self._receivers.get(track)
+        tracks, track = self._receivers.get(participant_id), (kind, codec, track_id)
+        transform = tracks.get(track) if tracks is not None else None
         if transform is None:
-            with self._lock:
-                transform = self._receivers.get(track) or self._manager.receiver_transform(
-                    participant_id, kind, codec, track_id=track_id or f"{kind} {codec}"
-                )
-                self._receivers[track] = transform
-        return transform.decrypt(frame) or None
+            transform = self._make(self._receivers, self._manager.receiver_transform, participant_id, track)
+        return transform.decrypt(frame) or None if transform is not None else None
+
+    def _make(
+        self,
+        transforms: _Tracks[_Transform],
+        make: Callable[..., _Transform],
+        participant_id: str,
+        track: tuple[str, str, str | None],
+    ) -> _Transform | None:
+        """Make the transform of a new track. None: the participant has as many as there may be."""
+        with self._lock:
+            tracks, (kind, codec, track_id) = transforms.get(participant_id, {}), track
+            transform = tracks.get(track)
+            if transform is not None:
+                return transform
+            if len(tracks) < MAX_TRACKS:
+                transform = make(participant_id, kind, codec, track_id=track_id or f"{kind} {codec}")
+                transforms.setdefault(participant_id, tracks)[track] = transform
+            elif not self._warned:
+                self._warned = True
+                _logger.warning("%r has %d tracks: frames of further ones are dropped", participant_id, MAX_TRACKS)
+            return transform
 
     def remove_participant(self, participant_id: str) -> None:
         """Forget the tracks of a participant who left."""
         with self._lock:
-            for tracks in (self._senders, self._receivers):
-                for track in [track for track in tracks if track[0] == participant_id]:
-                    del tracks[track]
+            self._senders.pop(participant_id, None)
+            self._receivers.pop(participant_id, None)
         self._manager.remove_participant(participant_id)
 
 

@@ -300,5 +300,6 @@ class E2EEManager(LoopEmitter):
             self.deliver(MISSING_KEY, MissingKey(track.participant_id, track.kind, key_id))
 
     def _injected(self, track: Track, counters: Mapping[str, int]) -> None:
-        if not track.forgotten and track.state is not None:
-            self.deliver(INJECTED, track.told(counters, "injected"))
+        with self._state_lock:
+            if not track.forgotten and track.state is not None and track.may_change():
+                self.deliver(INJECTED, track.told(counters, "injected"))

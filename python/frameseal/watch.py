@@ -167,8 +167,10 @@ class Watch:
         if not wanted:
             return
         with self._lock:
+            if self._loop is None:  # nobody derives, and nobody would let go of the bucket
+                return
             bucket = self._derivations.setdefault(id(ring), _Bucket(monotonic(), *DERIVATIONS))
-            if self._loop is None or not bucket.take():
+            if not bucket.take():
                 return
             bucket.busy = True
         try:
@@ -199,6 +201,8 @@ class Watch:
                 elif track.direction == "send":
                     self._count(manager, track)
             self._search_on(manager)
+            sending = {track.participant_id for track in manager.tracks() if track.direction == "send"}
+            self._warned = {name: key_id for name, key_id in self._warned.items() if name in sending}
         except Exception:
             _logger.exception("the watch of %r failed", manager)
         self._loop.call_later(PERIOD, self._tick)
