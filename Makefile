@@ -14,6 +14,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 WERIFT := .stamps/werift/node_modules/.package-lock.json
+LIVEKIT := .stamps/livekit/livekit-server
 SECONDS := 1800
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
@@ -37,14 +38,14 @@ demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.pn
 
 test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, then the package's in Python
 	cargo test --locked --package frameseal --features hazmat
-	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift, PostgreSQL)"
+	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift, LiveKit, PostgreSQL)"
 	@echo "left to make soak, which takes half an hour: tests/soak"
 	$(BIN)/pytest $(ARGS)
 
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/test_aiortc*.py $(ARGS)
 
-interop: .stamps/build .stamps/interop $(WERIFT) ## calls with Chromium, Firefox, Janus, werift; keys in PostgreSQL; as root on Debian it installs them
+interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 FRAMESEAL_ARTEFACTS="$(CURDIR)/target/interop" $(BIN)/pytest tests/interop $(ARGS)
 
 # Two arenas for all threads: with one for each, what codecs' threads leave behind in them looks like a leak for long.
@@ -112,6 +113,13 @@ $(WERIFT): tests/interop/werift/package-lock.json .stamps/interop
 	@mkdir -p .stamps/werift
 	cp $(addprefix tests/interop/werift/,package.json package-lock.json) .stamps/werift
 	npm ci --prefix .stamps/werift --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+# LiveKit's server, of the versions and hashes in its lock files, from the Go module proxy. Go's cache makes it quick anew.
+$(LIVEKIT): tests/interop/livekit-server/go.mod tests/interop/livekit-server/go.sum .stamps/interop
+	@mkdir -p .stamps/livekit
+	cd tests/interop/livekit-server && "$(abspath $(BIN))/go" build -mod=readonly -trimpath -ldflags "-s -w" \
+		-o "$(CURDIR)/$@" github.com/livekit/livekit-server/cmd/server
 	@touch $@
 
 # The bare AEAD as an extension module, to measure against.

@@ -85,6 +85,7 @@ def files() -> list[tuple[str, str]]:
                 "requirements/dev.txt",
                 "requirements/oldest.txt",
                 "requirements/interop.txt",
+                "tests/interop/livekit-server/go.sum",
                 "tests/interop/werift/package-lock.json",
             )
             # A worktree has a file named .git that says where the clone is.

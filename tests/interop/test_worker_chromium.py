@@ -11,14 +11,16 @@ import pytest
 import pytest_asyncio
 
 from browsers import CHROMIUM, chromium
-from calls import PASSPHRASE, manager, until
+from calls import PASSPHRASE, STACKS, manager, until
 from frameseal import E2EEManager, E2EEState, KeyProvider
 from frameseal.meet.worker import load_worker
+from keyframes import KEYFRAMES, keyframe_track
 from worker_call import (
     AIORTC,
     EMPTYING,
     ENCODED_STREAMS,
     PAGE,
+    PATIENCE,
     SALTS,
     SCRIPT_TRANSFORM,
     TAPPED,
@@ -69,6 +71,18 @@ async def test_each_side_opens_what_the_other_sealed_byte_for_byte(calling, api,
         await call.connect(codec, api)
         await call.plays()
         await call.agrees_on_frames()
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp8"])
+@pytest.mark.parametrize("stack", STACKS)
+async def test_every_one_of_100_keyframes_in_a_row_is_shown(calling, stack, codec):
+    async with calling(manager(), stack=stack) as call:
+        await call.page.set_key(PASSPHRASE)
+        track = keyframe_track(stack, lambda: call.page.pictures)
+        await call.connect(codec, video=track)
+        track.sender = next(sender for sender in call.peer.pc.getSenders() if sender.track is track)
+        await until(lambda: track.shown >= KEYFRAMES, PATIENCE)
+        assert {picture.colour for picture in call.page.pictures} == {"red"}
 
 
 async def test_an_empty_frame_passes_unsealed_and_is_no_failure(calling):

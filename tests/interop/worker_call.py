@@ -157,13 +157,17 @@ class Call:
     def sealed_there(self) -> list[bytes]:
         return [sealed for sealed, _ in self.received if sealed]
 
-    async def connect(self, codec: str = "vp8", api: str = SCRIPT_TRANSFORM) -> None:
+    async def connect(self, codec: str = "vp8", api: str = SCRIPT_TRANSFORM, *, video=None) -> None:
+        """Offer from the page, answer from aiortc.
+
+        :param video: what aiortc sends, instead of red pictures, 30 a second.
+        """
         sends = {"hertz": TONE, "microphone": self._microphone, "colour": "rgb(22, 26, 255)"}
         offer = await self.page.ask("offer", api=api, codec=codec, **sends)
         pc = self.peer.pc
         await pc.setRemoteDescription(part(self.peer.stack).RTCSessionDescription(sdp=offer, type="offer"))
         pc.addTrack(tone_track(self.peer.stack, 440))
-        pc.addTrack(picture_track(self.peer.stack, "red"))
+        pc.addTrack(video or picture_track(self.peer.stack, "red"))
         await pc.setLocalDescription(await pc.createAnswer())
         await self.page.ask("accept", sdp=pc.localDescription.sdp)
         await until(lambda: pc.connectionState == "connected", PATIENCE)
