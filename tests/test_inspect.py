@@ -63,7 +63,7 @@ def test_each_value_of_an_sframe_header_has_its_own_range_small_ones_in_the_conf
         assert any(f"a header of {len(header) // 2} byte" in remark for remark in reading.remarks)
     for codec, front in (("h264", 5), ("h265", 6)):
         ring = KeyRing("sframe")
-        ring.set_key(bytes(16), 0x123, counter=0)
+        ring.set_key(codec.encode() * 4, 0x123, counter=0)
         sealed = Encryptor(ring, codec).encrypt(b"\0\0\0\1\x65\x88" + bytes(range(40)))
         reading = readings(sealed, codec)[0]
         assert (part(reading, "KID").start, part(reading, "KID").end) == (front + 1, front + 3)

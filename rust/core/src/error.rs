@@ -194,14 +194,14 @@ impl fmt::Display for KeyError {
                 "a raw key needs at least {least} bytes, got {given}; a passphrase is given as a passphrase (str)"
             ),
             Self::NoPassphrases => f.write_str("this profile has no password KDF: give it a raw key (bytes)"),
-            Self::UsageLimit { given, most } => write!(f, "usage_limit must be 1 to {most} frames, not {given}"),
+            Self::UsageLimit { given, most } => write!(f, "usage_limit: a key seals 1 to {most} frames, not {given}"),
             Self::ShortTrailer { given, least } => {
                 write!(f, "the trailer of injected frames needs at least {least} bytes, got {given}")
             }
             Self::KeyIdOutOfRange { key_id, ring_size } => {
                 write!(f, "key_id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
             }
-            Self::NoSuchKey { key_id } => write!(f, "no key is set under key_id {key_id}"),
+            Self::NoSuchKey { key_id } => write!(f, "key_id: no key is set under id {key_id}"),
             Self::CounterUsed { given, least: Some(least) } => write!(
                 f,
                 "counter {given} was used in this process under this key and key_id: the least allowed is {least}"
@@ -210,17 +210,24 @@ impl fmt::Display for KeyError {
                 f,
                 "counter {given} was used in this process under this key and key_id, and there is none above: set a new key"
             ),
-            Self::Retain { given, most } => write!(f, "retain must be 0 to {most} epochs, not {given}"),
+            Self::Retain { given, most } => write!(f, "retain: a ring retains 0 to {most} epochs, not {given}"),
             Self::FallbackDepth { most } => {
                 write!(f, "fallback: at most {most} rings may stand behind each other, make the chain shorter")
             }
             Self::NotExportable => write!(f, "this ring gives no keys back: make it exportable"),
-            Self::RingSize { given } => write!(f, "ring_size must be 1 to 256, not {given}"),
-            Self::RatchetWindow { given, most } => write!(f, "ratchet_window must be 0 to {most} steps, not {given}"),
-            Self::KeySize { given, default, profile } => {
-                write!(f, "key_size: profile {profile} has no keys of {given} bits, leave it out for its {default}")
+            Self::RingSize { given } => write!(f, "ring_size: a ring has 1 to 256 slots, not {given}"),
+            Self::RatchetWindow { given, most } => {
+                write!(f, "ratchet_window: the ratchet window is 0 to {most} steps, not {given}")
             }
-            Self::ReplayWindow { given, most } => write!(f, "replay_window must be 0 to {most} frames, not {given}"),
+            Self::KeySize { given, default, profile } => {
+                write!(
+                    f,
+                    "key_size: profile {profile} has no keys of {given} bits: leave the size out for its {default}"
+                )
+            }
+            Self::ReplayWindow { given, most } => {
+                write!(f, "replay_window: the replay window is 0 to {most} frames, not {given}")
+            }
             Self::UnsupportedCodec { codec, profile } => {
                 write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")
             }

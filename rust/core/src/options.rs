@@ -69,10 +69,13 @@ impl Options {
             return Err(KeyError::KeyIdField { field: "ratchet_bits" });
         }
         if profile.wire != Wire::Sframe && (self.ratchet_bits != 0 || self.shared) {
-            return Err(KeyError::NotOfProfile { option: "KID fields", profile: profile.name });
+            return Err(KeyError::NotOfProfile { option: "KID fields (ratchet_bits, shared)", profile: profile.name });
         }
         if self.shared && self.ratchet_bits != 0 {
-            return Err(KeyError::NotOfProfile { option: "ratchet of shared base keys", profile: profile.name });
+            return Err(KeyError::NotOfProfile {
+                option: "ratchet of shared base keys (ratchet_bits)",
+                profile: profile.name,
+            });
         }
         let asked = match self.suite {
             None => None,

@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::buffers::Input;
 use crate::errors::{decrypt_error, encrypt_error, key_error};
 use crate::keys::KeyRing;
-use crate::numbers::{whole, whole_or_none};
+use crate::numbers;
 use crate::{maybe_detach, stats};
 
 #[pyclass(frozen, module = "frameseal", name = "DataCryptor")]
@@ -45,7 +45,7 @@ impl DataCryptor {
     fn new(
         ring: &Bound<'_, KeyRing>,
         bind_context: bool,
-        #[pyo3(from_py_with = whole_or_none)] replay_window: Option<usize>,
+        #[pyo3(from_py_with = numbers::or_none::replay_window)] replay_window: Option<usize>,
     ) -> PyResult<Self> {
         let core = Arc::clone(&ring.get().ring);
         let cipher = frameseal::DataCryptor::new(core, bind_context, replay_window).map_err(key_error)?;
@@ -79,7 +79,7 @@ impl DataCryptor {
         &self,
         py: Python<'py>,
         iv: Input<'_, 'py>,
-        #[pyo3(from_py_with = whole)] key_index: u64,
+        #[pyo3(from_py_with = numbers::key_index)] key_index: u64,
         ciphertext: Input<'_, 'py>,
         context: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {

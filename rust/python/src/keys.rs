@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyString};
 use crate::buffers::secret_bytes;
 use crate::detach;
 use crate::errors::key_error;
-use crate::numbers::{whole, whole_or_none};
+use crate::numbers;
 
 #[pyclass(frozen, module = "frameseal", name = "Secret")]
 pub(crate) struct Secret(frameseal::Secret);
@@ -66,15 +66,15 @@ impl KeyRing {
     #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
     fn new(
         profile: &str,
-        #[pyo3(from_py_with = whole_or_none)] suite: Option<u16>,
+        #[pyo3(from_py_with = numbers::or_none::suite)] suite: Option<u16>,
         allow_draft: bool,
-        #[pyo3(from_py_with = whole_or_none)] key_size: Option<u16>,
-        #[pyo3(from_py_with = whole)] ring_size: u16,
-        #[pyo3(from_py_with = whole)] ratchet_window: u16,
-        #[pyo3(from_py_with = whole)] ratchet_bits: u8,
+        #[pyo3(from_py_with = numbers::or_none::key_size)] key_size: Option<u16>,
+        #[pyo3(from_py_with = numbers::ring_size)] ring_size: u16,
+        #[pyo3(from_py_with = numbers::ratchet_window)] ratchet_window: u16,
+        #[pyo3(from_py_with = numbers::ratchet_bits)] ratchet_bits: u8,
         shared: bool,
-        #[pyo3(from_py_with = whole)] failure_tolerance: i32,
-        #[pyo3(from_py_with = whole_or_none)] usage_limit: Option<u64>,
+        #[pyo3(from_py_with = numbers::failure_tolerance)] failure_tolerance: i32,
+        #[pyo3(from_py_with = numbers::or_none::usage_limit)] usage_limit: Option<u64>,
         exportable: bool,
         fallback: Option<&Bound<'_, Self>>,
     ) -> PyResult<Self> {
@@ -83,7 +83,7 @@ impl KeyRing {
             PyValueError::new_err(format!("no profile {profile:?}; there are {}", known.join(", ")))
         })?;
         if let Some(id) = suite.filter(|&id| CipherSuite::by_id(id).is_none()) {
-            return Err(PyValueError::new_err(format!("no cipher suite has the number {id}: see CipherSuite")));
+            return Err(PyValueError::new_err(format!("suite: no cipher suite has the number {id}, see CipherSuite")));
         }
         if failure_tolerance < -1 {
             return Err(PyValueError::new_err("failure_tolerance is -1 (never report) or the failures to tolerate"));
@@ -113,7 +113,7 @@ impl KeyRing {
         &self,
         py: Python<'_>,
         passphrase: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = whole)] key_id: u64,
+        #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
     ) -> PyResult<()> {
         let secret = match passphrase.cast::<PyString>() {
             Ok(text) => passphrase_secret(text)?,
@@ -127,8 +127,8 @@ impl KeyRing {
         &self,
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = whole)] key_id: u64,
-        #[pyo3(from_py_with = whole_or_none)] counter: Option<u64>,
+        #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
+        #[pyo3(from_py_with = numbers::or_none::counter)] counter: Option<u64>,
     ) -> PyResult<()> {
         let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
         detach(py, || self.ring.set_from(key_id, &secret, counter)).map_err(key_error)
@@ -138,13 +138,13 @@ impl KeyRing {
     #[allow(clippy::too_many_arguments)] // the fields of a KID
     fn set_epoch(
         &self,
-        #[pyo3(from_py_with = whole)] epoch: u64,
+        #[pyo3(from_py_with = numbers::epoch)] epoch: u64,
         exported_secret: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = whole)] epoch_bits: u8,
-        #[pyo3(from_py_with = whole)] sender_bits: u8,
-        #[pyo3(from_py_with = whole)] sender_index: u64,
-        #[pyo3(from_py_with = whole)] context: u64,
-        #[pyo3(from_py_with = whole)] retain: usize,
+        #[pyo3(from_py_with = numbers::epoch_bits)] epoch_bits: u8,
+        #[pyo3(from_py_with = numbers::sender_bits)] sender_bits: u8,
+        #[pyo3(from_py_with = numbers::sender_index)] sender_index: u64,
+        #[pyo3(from_py_with = numbers::context)] context: u64,
+        #[pyo3(from_py_with = numbers::retain)] retain: usize,
     ) -> PyResult<u64> {
         let secret = frameseal::Secret::key(&secret_bytes(exported_secret)?).map_err(key_error)?;
         let kid = MlsKid { epoch, epoch_bits, sender_index, sender_bits, context };
@@ -156,21 +156,21 @@ impl KeyRing {
         &self,
         py: Python<'_>,
         secret: &Bound<'_, Secret>,
-        #[pyo3(from_py_with = whole)] key_id: u64,
+        #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
     ) -> PyResult<()> {
         self.set(py, key_id, &secret.get().0)
     }
 
     #[pyo3(signature = (key_id=0))]
-    fn ratchet(&self, py: Python<'_>, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<u64> {
+    fn ratchet(&self, py: Python<'_>, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<u64> {
         detach(py, || self.ring.ratchet(key_id)).map_err(key_error)
     }
 
-    fn remove_key(&self, #[pyo3(from_py_with = whole)] key_id: u64) {
+    fn remove_key(&self, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) {
         self.ring.remove(key_id);
     }
 
-    fn derive_ahead(&self, py: Python<'_>, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<bool> {
+    fn derive_ahead(&self, py: Python<'_>, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<bool> {
         detach(py, || self.ring.derive_ahead(key_id)).map_err(key_error)
     }
 
@@ -185,7 +185,7 @@ impl KeyRing {
     }
 
     #[pyo3(signature = (key_id=0))]
-    fn usage(&self, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<u64> {
+    fn usage(&self, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<u64> {
         self.ring.usage(key_id).map_err(key_error)
     }
 
@@ -203,7 +203,7 @@ impl KeyRing {
     fn fingerprint<'py>(
         &self,
         py: Python<'py>,
-        #[pyo3(from_py_with = whole_or_none)] key_id: Option<u64>,
+        #[pyo3(from_py_with = numbers::or_none::key_id)] key_id: Option<u64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         self.ring.fingerprint(key_id).map(|fingerprint| PyBytes::new(py, &fingerprint)).map_err(key_error)
     }
@@ -217,7 +217,7 @@ impl KeyRing {
     fn export_key<'py>(
         &self,
         py: Python<'py>,
-        #[pyo3(from_py_with = whole_or_none)] key_id: Option<u64>,
+        #[pyo3(from_py_with = numbers::or_none::key_id)] key_id: Option<u64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         self.ring.export(key_id).map(|material| PyBytes::new(py, &material)).map_err(key_error)
     }
@@ -243,7 +243,7 @@ impl KeyRing {
     }
 
     #[setter]
-    fn set_sending_key_id(&self, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<()> {
+    fn set_sending_key_id(&self, #[pyo3(from_py_with = numbers::sending_key_id)] key_id: u64) -> PyResult<()> {
         self.ring.set_sending_key_id(key_id).map_err(key_error)
     }
 

@@ -20,7 +20,6 @@ use pyo3::types::{PyBytes, PyDict};
 use buffers::{Input, written};
 use errors::{decrypt_error, encrypt_error, key_error};
 use keys::KeyRing;
-use numbers::whole_or_none;
 
 /// From this size on a second thread doubles the throughput of frames; at 40 kB it adds nothing, and each frame waits for
 /// the GIL to come back, 5 ms at the worst beside a busy thread (benches/latency.py measures both).
@@ -120,7 +119,7 @@ impl Encryptor {
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
         offsets: Option<&Bound<'py, PyAny>>,
-        #[pyo3(from_py_with = whole_or_none)] threads: Option<usize>,
+        #[pyo3(from_py_with = numbers::or_none::threads)] threads: Option<usize>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         batch::encrypt(py, &self.cipher, data, offsets, batch::threads(threads)?, out)
@@ -144,7 +143,7 @@ impl Decryptor {
     fn new(
         ring: &Bound<'_, KeyRing>,
         codec: Option<&str>,
-        #[pyo3(from_py_with = whole_or_none)] replay_window: Option<usize>,
+        #[pyo3(from_py_with = numbers::or_none::replay_window)] replay_window: Option<usize>,
         sif_trailer: Option<Input<'_, '_>>,
     ) -> PyResult<Self> {
         let codec = self::codec(codec)?;
@@ -189,7 +188,7 @@ impl Decryptor {
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
         offsets: Option<&Bound<'py, PyAny>>,
-        #[pyo3(from_py_with = whole_or_none)] threads: Option<usize>,
+        #[pyo3(from_py_with = numbers::or_none::threads)] threads: Option<usize>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         batch::decrypt(py, &self.cipher, data, offsets, batch::threads(threads)?, out)

@@ -1,26 +1,83 @@
-//! Whole numbers. One that its type does not hold is out of range as any other is: a `ValueError`, not an `OverflowError`.
+//! Whole numbers, each with the name of its argument. One that its type does not hold is out of range as any other is: a
+//! `ValueError`, not an `OverflowError`.
 
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
-/// Any whole number, for `#[pyo3(from_py_with = whole)]`.
-pub(crate) fn whole<'py, T>(object: &Bound<'py, PyAny>) -> PyResult<T>
+fn whole<'py, T>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
 {
+    let of_another_type = || match object.get_type().name() {
+        Ok(found) => PyTypeError::new_err(format!("{name} must be an int, not {found}")),
+        Err(error) => error,
+    };
+    if object.is_instance_of::<PyBool>() {
+        return Err(of_another_type());
+    }
     object.extract().map_err(|error: PyErr| {
         if error.is_instance_of::<PyOverflowError>(object.py()) {
-            PyValueError::new_err(format!("the number {object} is out of range"))
+            // Python itself refuses to write out a number of some thousand digits.
+            let number = object.str().map_or_else(|_| "given".to_owned(), |number| number.to_string());
+            PyValueError::new_err(format!("{name}: the number {number} is out of range"))
+        } else if error.is_instance_of::<PyTypeError>(object.py()) {
+            of_another_type()
         } else {
             error
         }
     })
 }
 
+/// A function for each argument, for `#[pyo3(from_py_with = ...)]`.
+macro_rules! arguments {
+    ($($name:ident: $number:ty),* $(,)?) => {
+        $(
+            pub(crate) fn $name(object: &Bound<'_, PyAny>) -> PyResult<$number> {
+                whole(stringify!($name), object)
+            }
+        )*
+    };
+}
+
+arguments! {
+    context: u64,
+    epoch: u64,
+    epoch_bits: u8,
+    failure_tolerance: i32,
+    key_id: u64,
+    key_index: u64,
+    ratchet_bits: u8,
+    ratchet_window: u16,
+    retain: usize,
+    ring_size: u16,
+    sender_bits: u8,
+    sender_index: u64,
+    sending_key_id: u64,
+}
+
 /// The same, or None.
-pub(crate) fn whole_or_none<'py, T>(object: &Bound<'py, PyAny>) -> PyResult<Option<T>>
-where
-    T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
-{
-    if object.is_none() { Ok(None) } else { whole(object).map(Some) }
+pub(crate) mod or_none {
+    use super::whole;
+    use pyo3::prelude::*;
+
+    macro_rules! arguments {
+        ($($name:ident: $number:ty),* $(,)?) => {
+            $(
+                pub(crate) fn $name(object: &Bound<'_, PyAny>) -> PyResult<Option<$number>> {
+                    if object.is_none() { Ok(None) } else { whole(stringify!($name), object).map(Some) }
+                }
+            )*
+        };
+    }
+
+    arguments! {
+        counter: u64,
+        key_id: u64,
+        key_size: u16,
+        replay_window: usize,
+        suite: u16,
+        threads: usize,
+        usage_limit: u64,
+    }
 }
