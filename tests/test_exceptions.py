@@ -9,7 +9,7 @@ import frameseal
 from frameseal import exceptions
 from frameseal.exceptions import FrameError
 
-LEAVES = ["MalformedFrame", "UnknownKey", "AuthenticationFailed", "ReplayedFrame", "KeyExhausted"]
+LEAVES = ["MalformedFrame", "UnknownKey", "AuthenticationFailed", "ReplayedFrame", "SenderMismatch", "KeyExhausted"]
 
 
 def test_every_failure_is_a_direct_kind_of_frame_error_and_there_are_no_others():

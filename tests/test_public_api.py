@@ -47,7 +47,7 @@ def test_star_import_gives_exactly_the_public_names():
 
 def test_the_names_that_must_not_move_are_public():
     fixed = """KeyRing Encryptor Decryptor Profile ExternalE2EEKeyProvider E2EEManager E2EEState
-    FrameError MalformedFrame UnknownKey AuthenticationFailed ReplayedFrame KeyExhausted"""
+    FrameError MalformedFrame UnknownKey AuthenticationFailed ReplayedFrame SenderMismatch KeyExhausted"""
     assert set(fixed.split()) <= set(frameseal.__all__)
 
 

@@ -13,6 +13,7 @@ from frameseal.exceptions import (
     KeyExhausted,
     MalformedFrame,
     ReplayedFrame,
+    SenderMismatch,
     UnknownKey,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "UnknownKey",
     "AuthenticationFailed",
     "ReplayedFrame",
+    "SenderMismatch",
     "KeyExhausted",
     # a call
     "ExternalE2EEKeyProvider",

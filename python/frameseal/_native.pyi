@@ -326,6 +326,19 @@ class Encryptor:
         """
 
 @final
+class SenderBindings:
+    """Remembers which participant each sender's key belongs to: the one for whom it opened a frame first.
+
+    One for all decryptors of a call. Thread-safe. It remembers 4,096 keys; the oldest goes first, those of participants
+    who left before all others.
+    """
+
+    def __new__(cls) -> SenderBindings: ...
+    def release(self, participant_id: str) -> None:
+        """Note that a participant has left: a participant who has no key yet may take up theirs, under any id."""
+
+
+@final
 class Decryptor:
     """Opens the frames of one incoming track.
 
@@ -336,7 +349,11 @@ class Decryptor:
         (`JoinResponse.sif_trailer`), at least 8 bytes. None: no such frame passes. Otherwise the blank frames of the
         codec that such servers send do (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), at most 100 without a sealed
         frame between them; nothing else in the clear does.
-    :raises ValueError: for an unknown or unsupported codec, a window out of range, or a short trailer.
+    :param senders: SFrame: which participant each sender's key belongs to, for all decryptors of a call. Then a frame
+        opens only if its key belongs to *participant_id*, or to nobody yet, and if this ring has not sealed with it.
+    :param participant_id: who sends this track; goes with *senders*.
+    :raises ValueError: for an unknown or unsupported codec, a window out of range, a short trailer, or *senders* in
+        another profile than sframe.
     """
 
     def __new__(
@@ -346,6 +363,8 @@ class Decryptor:
         replay_window: int | None = None,
         *,
         sif_trailer: Buffer | None = None,
+        senders: SenderBindings | None = None,
+        participant_id: str | None = None,
     ) -> Decryptor: ...
     def decrypt(self, sealed: _Buffer, metadata: _Buffer = b"") -> bytes:
         """Open one whole sealed frame, as it is after depacketising.
@@ -362,6 +381,7 @@ class Decryptor:
         :raises UnknownKey: no key under the key id that the frame names.
         :raises AuthenticationFailed: no key in the ratchet window opens it.
         :raises ReplayedFrame: it was opened before, or is too old to tell (only with a replay window).
+        :raises SenderMismatch: it is authentic, and from another participant (only with *senders*).
         :raises ValueError: metadata in another profile than sframe.
         """
 

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any, Final
 
 from frameseal import fingerprint
-from frameseal._native import Decryptor, Encryptor, KeyRing
+from frameseal._native import Decryptor, Encryptor, KeyRing, SenderBindings
 from frameseal.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.enums import E2EEState, Profile
 from frameseal.events import LoopEmitter
@@ -67,7 +67,10 @@ class E2EEManager(LoopEmitter):
     :param on_missing_key: called on the event loop with one `MissingKey` when frames name a key that is not there: the
         moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
         as listening to ``"e2ee-missing-key"``.
-    :raises ValueError: for an unknown profile or a number out of its range.
+    :param bind_media: the profile sframe only: authenticate each frame together with the kind and codec of its track, so
+        that a forwarder cannot pass off sound as pictures, nor one codec as another. All participants must have it, and
+        other implementations do not: off by default.
+    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* in another profile than sframe.
     :raises TypeError: for a provider that is none, such as the key itself.
 
     Emits, each with one object:
@@ -95,6 +98,7 @@ class E2EEManager(LoopEmitter):
         hold_bytes: int = DEFAULT_HOLD_BYTES,
         sif_trailer: bytes | None = None,
         on_missing_key: Callable[[MissingKey], Any] | None = None,
+        bind_media: bool = False,
     ) -> None:
         """Make a manager; it knows no participant yet."""
         if not hasattr(provider, "ring_for"):
@@ -107,7 +111,12 @@ class E2EEManager(LoopEmitter):
             raise TypeError("on_missing_key must be a function or coroutine function")
         # Refused here rather than with the first frame of each track.
         Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
+        if bind_media and self._profile is not Profile.SFRAME:
+            raise ValueError(f"bind_media: only the profile sframe has a place for it, not {self._profile}")
         self._provider = provider
+        self._bind_media = bool(bind_media)
+        # Of the trailer profiles a frame does not say who sent it.
+        self._senders = SenderBindings() if self._profile is Profile.SFRAME else None
         self._replay_window = replay_window
         self._hold_frames = bounded("hold_frames", hold_frames, 0, MAX_HOLD_FRAMES)
         self._hold_bytes = bounded("hold_bytes", hold_bytes, 1, MAX_HOLD_BYTES)
@@ -169,7 +178,8 @@ class E2EEManager(LoopEmitter):
         """
         ring = self._provider.ring_for(self._profile, participant_id)
         encryptor = Encryptor(ring, codec)
-        transform = SenderTransform(self, encryptor, ring, self._provider.discard_frame_when_cryptor_not_ready)
+        discard = self._provider.discard_frame_when_cryptor_not_ready
+        transform = SenderTransform(self, encryptor, ring, discard, self._metadata(kind, codec))
         self._adopt(transform, participant_id, kind, "send", track_id)
         self._local_id = participant_id
         return transform
@@ -182,12 +192,20 @@ class E2EEManager(LoopEmitter):
         :raises ValueError: for a kind other than audio and video, or a codec that the profile refuses (AV1).
         """
         ring = self._provider.ring_for(self._profile, participant_id)
-        decryptor = Decryptor(ring, codec, self._replay_window, sif_trailer=self._sif_trailer)
+        decryptor = Decryptor(
+            ring,
+            codec,
+            self._replay_window,
+            sif_trailer=self._sif_trailer,
+            senders=self._senders,
+            participant_id=None if self._senders is None else participant_id,
+        )
         transform = ReceiverTransform(
             self,
             decryptor,
             ring,
             self._provider.discard_frame_when_cryptor_not_ready,
+            self._metadata(kind, codec),
             codec=codec,
             hold=self._hold_frames,
             hold_bytes=self._hold_bytes,
@@ -225,6 +243,8 @@ class E2EEManager(LoopEmitter):
 
         Their keys are the provider's: `KeyProvider.remove` forgets those.
         """
+        if self._senders is not None:
+            self._senders.release(participant_id)
         with self._state_lock:
             for key in [key for key, track in self._tracks.items() if track.participant_id == participant_id]:
                 self._tracks.pop(key).forgotten = True
@@ -237,6 +257,10 @@ class E2EEManager(LoopEmitter):
     def __repr__(self) -> str:
         """Name the profile and the provider, which shows no keys."""
         return f"{type(self).__name__}({self._provider!r}, profile={self._profile.value!r})"
+
+    def _metadata(self, kind: str, codec: str | None) -> bytes:
+        """Return what frames of this kind and codec are authenticated with, beside themselves."""
+        return f"frameseal media v1 {kind}/{codec or ''}".encode() if self._bind_media else b""
 
     def _adopt(
         self, transform: Transform, participant_id: str, kind: str, direction: Direction, track_id: str | None

@@ -7,6 +7,7 @@
     ├── UnknownKey                no key for this key id                 (wait or ask)
     ├── AuthenticationFailed      no key in the window opens it          (drop; maybe ask for a keyframe)
     ├── ReplayedFrame             counter seen or too old                (drop)
+    ├── SenderMismatch            another participant's frame              (drop)
     └── KeyExhausted              counter at its limit                   (ours; rotate)
     ValueError / TypeError        the caller's mistake: key length, key id range, window
 
@@ -56,6 +57,14 @@ class AuthenticationFailed(FrameError):
 
 class ReplayedFrame(FrameError):
     """This frame, or one too far before it to tell, was opened already. Drop it; the key is fine."""
+
+
+class SenderMismatch(FrameError):
+    """The frame is authentic, and its key belongs to another participant than the one whose track this is.
+
+    Somebody between the participants moved or reflected it, or the application names the wrong participant for this
+    track. Drop the frame; the key is fine. Raised only where a decryptor was given a participant.
+    """
 
 
 class KeyExhausted(FrameError):

@@ -20,6 +20,7 @@ from frameseal.exceptions import (
     KeyExhausted,
     MalformedFrame,
     ReplayedFrame,
+    SenderMismatch,
     UnknownKey,
 )
 from frameseal.hold import DEFAULT_HOLD_BYTES, HeldFrames
@@ -44,6 +45,7 @@ _REASONS: Final[Mapping[type[FrameError], str]] = {
     UnknownKey: "unknown_key",
     AuthenticationFailed: "authentication_failed",
     ReplayedFrame: "replayed_frame",
+    SenderMismatch: "sender_mismatch",
     KeyExhausted: "key_exhausted",
 }
 
@@ -57,20 +59,29 @@ _logger = logging.getLogger("frameseal")
 class Transform:
     """What both directions share: the track, and reporting that cannot raise.
 
-    *ring* is the cipher's own ring, *discard_empty* the provider's ``discard_frame_when_cryptor_not_ready``. The
+    *ring* is the cipher's own ring, *discard_empty* the provider's ``discard_frame_when_cryptor_not_ready``. Frames are
+    authenticated together with *metadata*, if there is some (RFC 9605, section 4.4.2). The
     manager gives the transform its track before anybody else sees it.
     """
 
-    __slots__ = ("__weakref__", "_cipher", "_discard_empty", "_manager", "_ring", "track")
+    __slots__ = ("__weakref__", "_cipher", "_discard_empty", "_manager", "_metadata", "_ring", "track")
 
     track: Track
 
-    def __init__(self, manager: E2EEManager, cipher: Encryptor | Decryptor, ring: KeyRing, discard_empty: bool) -> None:
+    def __init__(
+        self,
+        manager: E2EEManager,
+        cipher: Encryptor | Decryptor,
+        ring: KeyRing,
+        discard_empty: bool,
+        metadata: bytes = b"",
+    ) -> None:
         """Bind the transform to its manager and its cipher."""
         self._manager = manager
         self._cipher = cipher
         self._ring = ring
         self._discard_empty = discard_empty
+        self._metadata = metadata
 
     @property
     def ring(self) -> KeyRing:
@@ -121,7 +132,8 @@ class SenderTransform(Transform):
             if len(frame) == 0:
                 return None if self._discard_empty else b""
             try:
-                sealed = self._cipher.encrypt(frame)
+                cipher, metadata = self._cipher, self._metadata
+                sealed = cipher.encrypt(frame, metadata) if metadata else cipher.encrypt(frame)
             except UnknownKey as error:
                 self._report(E2EEState.MissingKey, error.kid, _reason(error))
             except FrameError as error:
@@ -170,6 +182,7 @@ class ReceiverTransform(Transform):
         cipher: Decryptor,
         ring: KeyRing,
         discard_empty: bool,
+        metadata: bytes = b"",
         *,
         codec: str | None = None,
         hold: int = 0,
@@ -177,7 +190,7 @@ class ReceiverTransform(Transform):
         injected: bool = False,
     ) -> None:
         """Start a track that has opened nothing yet."""
-        super().__init__(manager, cipher, ring, discard_empty)
+        super().__init__(manager, cipher, ring, discard_empty, metadata)
         self.codec = codec
         self.held = self.missing_key = False
         self._opened = False  # a frame has been opened, ever
@@ -203,7 +216,8 @@ class ReceiverTransform(Transform):
             if len(frame) == 0:
                 return None if self._discard_empty else b""
             try:
-                opened = self._cipher.decrypt(frame)
+                cipher, metadata = self._cipher, self._metadata
+                opened = cipher.decrypt(frame, metadata) if metadata else cipher.decrypt(frame)
             except FrameError as error:
                 self._clean = self._nothing = False
                 whole = whole and not self._is_a_probe(frame, error)
@@ -300,10 +314,11 @@ class ReceiverTransform(Transform):
             self._not_authenticated(error.kid, _reason(error), failures - self._incomplete)
             self._manager._undecryptable(self, frame, error.kid)
             return
-        # A replay says nothing about the key, nor does what is not whole: only a run of them is a state of its own.
+        # A replay says nothing about the key, nor do another participant's frame and what is not whole: only a run of
+        # them is a state of its own.
         self._incomplete += failures > 0
         self._passed_over += 1
-        if (not whole or isinstance(error, ReplayedFrame)) and self._passed_over < QUIET_FRAMES:
+        if (not whole or isinstance(error, ReplayedFrame | SenderMismatch)) and self._passed_over < QUIET_FRAMES:
             return
         if not self._invalid_keys:
             self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PERIOD: Final = 0.5  # seconds
 STALLED_AFTER: Final = 2.0  # seconds
-FAILURES: Final = ("malformed", "unknown_key", "authentication_failed", "replayed")  # counters of a Decryptor
+FAILURES: Final = ("malformed", "unknown_key", "authentication_failed", "replayed", "sender_mismatch")  # counters of a Decryptor
 ASK_AGAIN_AFTER: Final = 5.0  # seconds between two events about one missing key
 
 # A forger who makes receivers search gets so many derivations at once and then one a second, per ring; and never more

@@ -236,6 +236,8 @@ impl DataCryptor {
             Err(DecryptError::UnknownKey { .. }) => self.counters.unknown_key.add(1),
             Err(DecryptError::AuthenticationFailed { .. }) => self.counters.authentication_failed.add(1),
             Err(DecryptError::Replayed { .. }) => self.counters.replayed.add(1),
+            // Packets are not bound to senders: their context is.
+            Err(DecryptError::SenderMismatch { .. }) => {}
         }
         opened
     }

@@ -10,10 +10,12 @@ use crate::annexb::{self, Standard};
 use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
 use crate::injected::{Injected, Refused};
+use crate::key::Identity;
 use crate::keyring::KeyRing;
 use crate::nonce::Unique;
 use crate::opening::{OpenPlan, Parts};
 use crate::replay::{self, ReplayWindow};
+use crate::senders::{Sender, SenderBindings};
 use crate::stats::{DecryptCounters, DecryptStats, Tally};
 use crate::wire::envelope::Envelope;
 use crate::wire::{Wire, sframe, trailer};
@@ -26,6 +28,7 @@ pub struct Decryptor {
     /// Where the depacketiser hands over NAL units.
     annexb: Option<Standard>,
     injected: Option<Injected>,
+    sender: Option<Sender>,
     replay: Option<Mutex<ReplayWindow>>,
     tally: Tally,
     pub(crate) counters: DecryptCounters,
@@ -51,6 +54,7 @@ impl Decryptor {
             clear,
             annexb: codec.annexb(),
             injected: None,
+            sender: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
             tally: Tally::default(),
             counters: DecryptCounters::default(),
@@ -66,6 +70,25 @@ impl Decryptor {
     pub fn with_injected(mut self, trailer: &[u8]) -> Result<Self, KeyError> {
         self.injected = Some(Injected::new(self.codec, trailer)?);
         Ok(self)
+    }
+
+    /// Opens only what this participant sent: see [`SenderBindings`].
+    ///
+    /// # Errors
+    /// [`KeyError::NotOfProfile`]: the senders of this layout have no keys of their own under one base key.
+    pub fn with_sender(mut self, bindings: Arc<SenderBindings>, participant: &str) -> Result<Self, KeyError> {
+        let profile = self.ring.profile();
+        if profile.wire != Wire::Sframe {
+            return Err(KeyError::NotOfProfile { option: "bindings of keys to senders", profile: profile.name });
+        }
+        self.sender = Some(Sender::new(bindings, participant));
+        Ok(self)
+    }
+
+    /// Whether a frame that opened with this key may be from the participant whose track this is.
+    #[inline(always)]
+    pub(crate) fn is_of_sender(&self, key: Identity) -> bool {
+        self.sender.as_ref().is_none_or(|sender| sender.has(key, &self.ring))
     }
 
     /// The payload of a frame that a server put in: one of few blank ones, of this codec, at most 100 without a sealed
@@ -251,6 +274,7 @@ impl Decryptor {
             DecryptError::UnknownKey { .. } => self.counters.unknown_key.add(1),
             DecryptError::AuthenticationFailed { .. } => self.counters.authentication_failed.add(1),
             DecryptError::Replayed { .. } => self.counters.replayed.add(1),
+            DecryptError::SenderMismatch { .. } => self.counters.sender_mismatch.add(1),
         }
     }
 

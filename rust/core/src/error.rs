@@ -41,6 +41,11 @@ pub enum DecryptError {
         /// The key id in the frame.
         kid: u64,
     },
+    /// Authentic, but not from the participant whose track this is.
+    SenderMismatch {
+        /// The key id in the frame.
+        kid: u64,
+    },
 }
 
 /// A mistake of the caller: in a key, a key id, a codec or an option.
@@ -181,6 +186,7 @@ impl fmt::Display for DecryptError {
             Self::UnknownKey { kid } => write!(f, "no key {kid} to open this frame with"),
             Self::AuthenticationFailed { kid } => write!(f, "key {kid} does not open this frame"),
             Self::Replayed { kid } => write!(f, "a frame under key {kid} came a second time"),
+            Self::SenderMismatch { kid } => write!(f, "key {kid} belongs to another participant than this track"),
         }
     }
 }

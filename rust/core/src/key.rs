@@ -49,6 +49,12 @@ impl Identity {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = digest(parts);
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
     }
+
+    /// As much of it as one atomic holds.
+    #[inline(always)]
+    pub(crate) fn tag(self) -> u64 {
+        self.0
+    }
 }
 
 /// A number that no other key or family of keys in this process has.

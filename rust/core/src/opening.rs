@@ -72,7 +72,10 @@ impl OpenPlan<'_> {
     pub(crate) fn open_with(&self, keys: &AtHand<'_>, out: &mut [u8]) -> bool {
         let Some(key) = keys.find(self.parts.kid) else { return false };
         let identity = key.identity;
-        let opened = !self.is_replayed(identity) && self.opens(key, out) && self.mark(identity);
+        let opened = !self.is_replayed(identity)
+            && self.opens(key, out)
+            && self.decryptor.is_of_sender(identity)
+            && self.mark(identity);
         if opened {
             self.decryptor.settled_well();
         }
@@ -159,7 +162,11 @@ impl OpenPlan<'_> {
                 if opened.steps > 0 {
                     decryptor.counters.ratchets.add(opened.steps);
                 }
-                if self.mark(opened.identity) { Ok(()) } else { Err(DecryptError::Replayed { kid }) }
+                match decryptor.is_of_sender(opened.identity) {
+                    false => Err(DecryptError::SenderMismatch { kid }),
+                    true if self.mark(opened.identity) => Ok(()),
+                    true => Err(DecryptError::Replayed { kid }),
+                }
             }
             // A frame that was seen is refused as that, forged or not.
             Ok(Unsettled { identity, .. }) if self.is_replayed(identity) => Err(DecryptError::Replayed { kid }),

@@ -160,6 +160,8 @@ counters! {
         authentication_failed,
         /// Frames refused: seen before.
         replayed,
+        /// Frames refused: from another participant.
+        sender_mismatch,
         /// Ratchet steps that frames led to.
         ratchets,
         /// Frames that a server put in, in the clear, and that passed.

@@ -8,6 +8,7 @@ import_exception!(frameseal.exceptions, MalformedFrame);
 import_exception!(frameseal.exceptions, UnknownKey);
 import_exception!(frameseal.exceptions, AuthenticationFailed);
 import_exception!(frameseal.exceptions, ReplayedFrame);
+import_exception!(frameseal.exceptions, SenderMismatch);
 import_exception!(frameseal.exceptions, KeyExhausted);
 
 /// Imports the exceptions. Left for the first that is raised, a forked child could wait for ever for another thread's import.
@@ -18,6 +19,7 @@ pub(crate) fn import(py: Python<'_>) -> PyResult<()> {
         UnknownKey::type_object(py),
         AuthenticationFailed::type_object(py),
         ReplayedFrame::type_object(py),
+        SenderMismatch::type_object(py),
         KeyExhausted::type_object(py),
     ];
     Ok(())
@@ -39,6 +41,7 @@ pub(crate) fn decrypt_error(error: DecryptError) -> PyErr {
         DecryptError::UnknownKey { kid } => UnknownKey::new_err((message, kid)),
         DecryptError::AuthenticationFailed { kid } => AuthenticationFailed::new_err((message, kid)),
         DecryptError::Replayed { kid } => ReplayedFrame::new_err((message, kid)),
+        DecryptError::SenderMismatch { kid } => SenderMismatch::new_err((message, kid)),
     }
 }
 

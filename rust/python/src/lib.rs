@@ -130,6 +130,21 @@ impl Encryptor {
     }
 }
 
+#[pyclass(frozen, module = "frameseal", name = "SenderBindings")]
+struct SenderBindings(Arc<frameseal::SenderBindings>);
+
+#[pymethods]
+impl SenderBindings {
+    #[new]
+    fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    fn release(&self, participant_id: &str) {
+        self.0.release(participant_id);
+    }
+}
+
 #[pyclass(frozen, module = "frameseal", name = "Decryptor")]
 struct Decryptor {
     cipher: frameseal::Decryptor,
@@ -139,15 +154,25 @@ struct Decryptor {
 #[pymethods]
 impl Decryptor {
     #[new]
-    #[pyo3(signature = (ring, codec=None, replay_window=None, *, sif_trailer=None))]
+    #[pyo3(signature = (ring, codec=None, replay_window=None, *, sif_trailer=None, senders=None, participant_id=None))]
     fn new(
         ring: &Bound<'_, KeyRing>,
         codec: Option<&str>,
         #[pyo3(from_py_with = numbers::or_none::replay_window)] replay_window: Option<usize>,
         sif_trailer: Option<Input<'_, '_>>,
+        senders: Option<&Bound<'_, SenderBindings>>,
+        participant_id: Option<&str>,
     ) -> PyResult<Self> {
         let codec = self::codec(codec)?;
         let decryptor = frameseal::Decryptor::new(Arc::clone(&ring.get().ring), codec, replay_window);
+        let decryptor = match (senders, participant_id) {
+            (Some(senders), Some(participant)) => {
+                let bindings = Arc::clone(&senders.get().0);
+                decryptor.and_then(|decryptor| decryptor.with_sender(bindings, participant))
+            }
+            (None, None) => decryptor,
+            _ => return Err(PyValueError::new_err("senders and participant_id go together: give both, or none")),
+        };
         let cipher = match sif_trailer {
             Some(trailer) => decryptor.and_then(|decryptor| decryptor.with_injected(trailer.as_slice())),
             None => decryptor,
@@ -214,7 +239,7 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::{Decryptor, Encryptor, data::DataCryptor, keys::KeyRing, keys::Secret};
+    use super::{Decryptor, Encryptor, SenderBindings, data::DataCryptor, keys::KeyRing, keys::Secret};
 
     #[allow(non_upper_case_globals)]
     #[pymodule_export]

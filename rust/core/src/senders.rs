@@ -1,0 +1,149 @@
+//! Binds each sender's key to the participant for whom it opened a frame first.
+//!
+//! Under a base key that a room shares, each sender has a KID and a key of its own (RFC 9605, section 5), and every
+//! receiver can derive all of them. A forwarder needs no key to put Carol's frames on Bob's track, or to send Alice's own
+//! back to her. They would open. A receiver that knows whose track it has therefore refuses a key that belongs to
+//! somebody else, and every key that this ring has sealed with.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::counter;
+use crate::key::Identity;
+use crate::keyring::KeyRing;
+
+/// Keys whose participant is remembered. The oldest goes first, those of participants who left before all others.
+const MAX_BOUND: usize = 4096;
+
+/// Which participant each sender's key belongs to, in one call.
+#[derive(Default)]
+pub struct SenderBindings(Mutex<Bindings>);
+
+#[derive(Default)]
+struct Bindings {
+    owners: HashMap<Identity, Owner>,
+    order: VecDeque<Identity>,
+}
+
+struct Owner {
+    participant: Arc<str>,
+    has_left: bool,
+}
+
+impl SenderBindings {
+    /// Notes that a participant has left. Somebody who has no key yet may take up theirs: it may be the same person under
+    /// another name.
+    pub fn release(&self, participant: &str) {
+        for owner in self.lock().owners.values_mut().filter(|owner| *owner.participant == *participant) {
+            owner.has_left = true;
+        }
+    }
+
+    /// Whether the key with this `identity` is the participant's. A key that is nobody's becomes theirs.
+    fn bind(&self, identity: Identity, participant: &Arc<str>) -> bool {
+        let mut bindings = self.lock();
+        let Bindings { owners, order } = &mut *bindings;
+        if let Some(owner) = owners.get(&identity) {
+            let is_theirs = owner.participant == *participant;
+            let is_newcomer = || !owners.values().any(|other| other.participant == *participant);
+            if !is_theirs && !(owner.has_left && is_newcomer()) {
+                return false;
+            }
+        } else {
+            order.push_back(identity);
+        }
+        owners.insert(identity, Owner { participant: Arc::clone(participant), has_left: false });
+        if order.len() > MAX_BOUND {
+            let gone = order.iter().position(|known| owners.get(known).is_none_or(|owner| owner.has_left));
+            if let Some(oldest) = order.remove(gone.unwrap_or_default()) {
+                owners.remove(&oldest);
+            }
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bindings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The participant whose track a decryptor has.
+pub(crate) struct Sender {
+    bindings: Arc<SenderBindings>,
+    participant: Arc<str>,
+    /// The key that was found to be theirs last, so that a frame costs one comparison.
+    bound: AtomicU64,
+}
+
+impl Sender {
+    pub(crate) fn new(bindings: Arc<SenderBindings>, participant: &str) -> Self {
+        Self { bindings, participant: participant.into(), bound: AtomicU64::default() }
+    }
+
+    /// Whether a frame that opened with this key is one of the participant's.
+    #[inline(always)]
+    pub(crate) fn has(&self, identity: Identity, ring: &KeyRing) -> bool {
+        self.bound.load(Ordering::Relaxed) == identity.tag() || self.bind(identity, ring)
+    }
+
+    #[cold]
+    fn bind(&self, identity: Identity, ring: &KeyRing) -> bool {
+        let is_own = counter::has_sealed(identity, ring.current().maker.ring);
+        let is_theirs = !is_own && self.bindings.bind(identity, &self.participant);
+        if is_theirs {
+            self.bound.store(identity.tag(), Ordering::Relaxed);
+        }
+        is_theirs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(number: usize) -> Identity {
+        Identity::of(&[b"senders.rs", &number.to_be_bytes()])
+    }
+
+    #[test]
+    fn a_key_belongs_to_the_participant_who_had_it_first() {
+        let (bindings, alice, bob) = (SenderBindings::default(), "alice".into(), "bob".into());
+        assert!(bindings.bind(identity(1), &alice) && bindings.bind(identity(2), &bob));
+        assert!(bindings.bind(identity(3), &alice), "a participant may have several");
+        for (number, other) in [(1, &bob), (2, &alice), (3, &bob)] {
+            assert!(!bindings.bind(identity(number), other));
+        }
+        assert!(bindings.bind(identity(1), &alice));
+    }
+
+    #[test]
+    fn the_key_of_who_left_goes_to_a_newcomer_and_to_nobody_who_has_one() {
+        let (bindings, alice, bob) = (SenderBindings::default(), "alice".into(), "bob".into());
+        assert!(bindings.bind(identity(1), &alice) && bindings.bind(identity(2), &bob));
+        bindings.release("alice");
+        assert!(!bindings.bind(identity(1), &bob));
+        assert!(bindings.bind(identity(1), &"alice again".into()));
+        assert!(!bindings.bind(identity(1), &alice));
+    }
+
+    #[test]
+    fn who_comes_back_has_the_same_keys_as_before() {
+        let (bindings, alice) = (SenderBindings::default(), "alice".into());
+        assert!(bindings.bind(identity(1), &alice));
+        bindings.release("alice");
+        assert!(bindings.bind(identity(1), &alice));
+        assert!(!bindings.bind(identity(1), &"bob".into()));
+    }
+
+    #[test]
+    fn the_keys_remembered_are_bounded_and_those_of_who_left_go_first() {
+        let (bindings, alice, bob) = (SenderBindings::default(), "alice".into(), "bob".into());
+        assert!(bindings.bind(identity(0), &alice) && bindings.bind(identity(1), &bob));
+        bindings.release("bob");
+        assert!((2..=MAX_BOUND).all(|number| bindings.bind(identity(number), &alice)));
+        let bound = bindings.lock();
+        assert_eq!((bound.owners.len(), bound.order.len()), (MAX_BOUND, MAX_BOUND));
+        assert!(bound.owners.contains_key(&identity(0)) && !bound.owners.contains_key(&identity(1)));
+    }
+}
