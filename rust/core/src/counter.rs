@@ -23,6 +23,10 @@ use crate::key::Identity;
 /// Keys remembered that were set, sealed nothing and were dropped: a fork may still come. About 2 MiB.
 const MAX_UNUSED: usize = 16 * 1024;
 
+/// Rings beside the first that are remembered to seal with one key. Any further one takes the place of the oldest, which
+/// has to be told again where to go on from.
+const MAX_RINGS: usize = 64;
+
 /// The counter of one key. All operations are relaxed: they order nothing but themselves.
 #[derive(Default)]
 struct Counter {
@@ -63,22 +67,29 @@ struct Entry {
     /// The fork generation that may seal with it: where it was set first, or where a caller continued its counter.
     generation: u32,
     /// Where the last caller who said so wanted to go on from.
-    told: Option<u64>,
-    /// The rings that seal with it. None has before its first frame.
-    rings: Vec<u64>,
+    told: u64,
+    /// The ring that sealed with it first. 0: none has.
+    ring: u64,
+    /// Further rings, whose callers said where to go on from.
+    more_rings: Vec<u64>,
     /// Sources that hold it now.
-    sources: usize,
+    sources: u32,
     /// Whether it stands in [`Registry::unused`].
     is_queued: bool,
 }
 
 impl Entry {
     fn new(generation: u32) -> Self {
-        Self { counter: Arc::default(), generation, told: None, rings: Vec::new(), sources: 0, is_queued: false }
+        let (told, ring, more_rings) = (0, 0, Vec::new());
+        Self { counter: Arc::default(), generation, told, ring, more_rings, sources: 0, is_queued: false }
     }
 
     fn is_unused(&self) -> bool {
-        self.sources == 0 && self.rings.is_empty() && self.told.is_none()
+        self.sources == 0 && self.ring == 0 && self.told == 0
+    }
+
+    fn is_sealed_with_in(&self, ring: u64) -> bool {
+        self.ring == ring || self.more_rings.contains(&ring)
     }
 }
 
@@ -93,7 +104,7 @@ impl Registry {
     /// Notes that a source is gone, and forgets the oldest unused key where there are too many.
     fn leave(&mut self, identity: Identity) {
         let Some(entry) = self.entries.get_mut(&identity) else { return };
-        entry.sources -= 1;
+        entry.sources = entry.sources.saturating_sub(1);
         if !entry.is_unused() || entry.is_queued {
             return;
         }
@@ -180,7 +191,7 @@ impl CtrSource {
                 if least.is_none_or(|least| given < least) {
                     return Err(KeyError::CounterUsed { given, least });
                 }
-                entry.told = start;
+                entry.told = given;
             }
             entry.sources += 1;
             let generation = match start {
@@ -189,7 +200,7 @@ impl CtrSource {
                 None => entry.generation,
             };
             let place = Place { identity, counter: Arc::clone(&entry.counter) };
-            let (start, is_told) = (entry.told.unwrap_or_default(), start.is_some());
+            let (start, is_told) = (entry.told, start.is_some());
             Ok(Self { place, ring, generation, start, is_told, is_claimed: false, issued: 0 })
         })
     }
@@ -220,15 +231,21 @@ impl CtrSource {
             let Some(entry) = registry.entries.get_mut(&self.place.identity) else { return false };
             if self.is_told && entry.generation != self.generation {
                 entry.generation = self.generation;
-                entry.rings.clear();
+                entry.ring = 0;
+                entry.more_rings.clear();
             }
-            if !self.is_told && !entry.rings.is_empty() && !entry.rings.contains(&self.ring) {
-                return false;
+            if entry.ring == 0 {
+                entry.ring = self.ring;
+            } else if !entry.is_sealed_with_in(self.ring) {
+                if !self.is_told {
+                    return false;
+                }
+                if entry.more_rings.len() == MAX_RINGS {
+                    entry.more_rings.remove(0);
+                }
+                entry.more_rings.push(self.ring);
             }
             entry.counter.next.fetch_max(self.start, Ordering::Relaxed);
-            if !entry.rings.contains(&self.ring) {
-                entry.rings.push(self.ring);
-            }
             self.is_claimed = true;
             true
         })
@@ -330,6 +347,21 @@ mod tests {
         assert_eq!(drawn(&mut a, 2), [7, 8]);
         assert_eq!(b.take(10), Ok(Some(9)));
         assert_eq!(drawn(&mut a, 1), [19]);
+    }
+
+    #[test]
+    fn the_rings_of_one_key_are_bounded_and_none_of_them_repeats_a_counter() {
+        for ring in 0..=2 + MAX_RINGS as u64 {
+            assert_eq!(drawn(&mut source("many rings", ring + 1, Some(ring)), 1), [ring]);
+        }
+        with_registry(|registry| {
+            assert_eq!(
+                registry.entries.get(&identity("many rings")).map(|entry| entry.more_rings.len()),
+                Some(MAX_RINGS)
+            );
+        });
+        assert_eq!(drawn(&mut source("many rings", 2, None), 1), [], "the oldest beside the first");
+        assert_eq!(drawn(&mut source("many rings", 1, None), 1), [3 + MAX_RINGS as u64]);
     }
 
     #[test]
