@@ -14,7 +14,7 @@ CORE = ROOT / "rust/core"
 PACKAGE = ROOT / "python/frameseal"
 
 # From here on a shipped file smells of two ideas. Tests grow with the cases, so they are not counted.
-RUST_LINES, PYTHON_LINES = 400, 400
+RUST_LINES, PYTHON_LINES = 450, 400
 LONG = {
     "python/frameseal/_native.pyi": "the one stub of the one native module: half of it is what `help()` shows",
     "python/frameseal/aiortc.py": "every seam of the stack in one place, so that its self-test can be held against it",

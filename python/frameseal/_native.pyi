@@ -71,7 +71,7 @@ class KeyRing:
     :param exportable: whether `export_key` gives key material back. Off, nothing does.
     :param fallback: a ring of the same profile and suite whose keys are used while this one has none: a participant's
         ring, and the one with the room's shared key. What is asked about keys is then answered by it; setting, choosing
-        and removing concern this ring.
+        and removing concern this ring. At most 16 rings stand behind each other.
     :raises ValueError: for an unknown profile or suite, a number out of its range, an option that is not the profile's.
     """
 
@@ -106,12 +106,14 @@ class KeyRing:
         """Set or replace a key from random key material of at least 16 bytes, through the profile's KDF for such keys.
 
         HKDF-SHA256 in the trailer profiles, as LiveKit's JavaScript client treats byte keys. In SFrame it is the base
-        key of the KID *key_id* (RFC 9605, section 4.4.2), and a base key and KID may be used for sealing once: where
-        this process has sealed under them before, sealing raises `KeyExhausted`.
+        key of the KID *key_id* (RFC 9605, section 4.4.2). One ring of the process seals under both: set again in that
+        ring, the key goes on counting. In another ring, or in a forked child, sealing raises `KeyExhausted`
+        (docs/sframe.md).
 
         :param counter: SFrame: go on sealing from this CTR, which was never used under this base key and KID, here or
-            anywhere. For senders that keep their counter over a restart.
-        :raises ValueError: for a shorter key, a key id outside the ring, or a counter where the profile has none.
+            anywhere. For senders that keep their counter over a restart, and for a second ring or a forked child.
+        :raises ValueError: for a shorter key, a key id outside the ring, a counter where the profile has none, or one
+            that this process has used.
         :raises TypeError: for a str, which is a passphrase.
         """
 
@@ -132,7 +134,7 @@ class KeyRing:
         :param epoch_bits: E: so many low bits of the epoch go into a KID; an epoch with the same ones replaces another.
         :param sender_bits: S: the least with group size <= 2^S; *sender_index* is this member's place in the group.
         :param context: tells uncoordinated streams of one sender apart; 0 gives the shortest KID.
-        :param retain: how many epochs before this one still open frames; older ones are erased.
+        :param retain: how many epochs before this one still open frames, 0 to 255; older ones are erased.
         :raises ValueError: for fields that do not fit 64 bits, or a profile other than sframe.
         """
 
@@ -177,15 +179,16 @@ class KeyRing:
         """The id of the key to which a sender that had ratcheted was followed last; None: none was yet."""
 
     def remove_key(self, key_id: int) -> None:
-        """Forget a key, which clears it; without effect where there is none."""
+        """Forget every key under *key_id*, which clears it; without effect where there is none."""
 
     def usage(self, key_id: int = 0) -> int:
         """How many frames and data packets this ring has sealed under the key that has this id now.
 
         A sealing that was thrown away counts as well (``redrawn`` in `Encryptor.stats`): it has used a nonce. Setting
-        the same key again does not reset it. What others seal with the same key is not in it: where a key of a trailer
-        profile is shared, divide the limits by the number of senders. In SFrame senders never share one: with
-        ``shared=True`` or `set_epoch` it is the key of this side's KID, and a new KID starts at 0.
+        the same key again does not reset it, nor does removing it. What others seal with the same key is not in
+        it: where a key of a trailer profile is shared, divide the limits by the number of senders. In SFrame senders
+        never share one: with `set_epoch` it is the key of this side's KID. With ``shared=True`` the frames under every
+        KID that this ring has drawn count together.
 
         :raises ValueError: for a key id that has no key.
         """
@@ -239,7 +242,7 @@ class KeyRing:
 
     @property
     def sending_key_id(self) -> int:
-        """The key id that this ring's encryptors use: at first that of the first key set.
+        """The key id that this ring's encryptors use: at first that of the first key set. Its newest key seals.
 
         Setting it to an id without a key is allowed; encryptors raise `UnknownKey` until the key is there.
 

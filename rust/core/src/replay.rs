@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use crate::key::Identity;
 use crate::nonce::{Nonce, Unique};
 
-/// The largest window: 64 Ki frames cost about 4 MiB.
+/// The largest window: 64 Ki frames cost about 6 MiB.
 pub(crate) const MOST: usize = 1 << 16;
 
 /// Keys whose counters have a window at once. The one whose last frame is the oldest gives its window up and keeps its
