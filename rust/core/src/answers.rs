@@ -14,7 +14,8 @@ impl KeyRing {
     /// Whether a frame can be sealed now: the sending key is there.
     #[must_use]
     pub fn can_seal(&self) -> bool {
-        self.usage(self.sending_key_id()).is_ok()
+        let state = self.current().read();
+        state.newest(state.sending).is_some()
     }
 
     /// Counts the times that keys were set, chosen or removed, here or in the fallback: another number, another try.

@@ -185,7 +185,7 @@ impl fmt::Display for DecryptError {
             Self::Malformed => f.write_str("not a sealed frame of this profile"),
             Self::UnknownKey { kid } => write!(f, "no key {kid} to open this frame with"),
             Self::AuthenticationFailed { kid } => write!(f, "key {kid} does not open this frame"),
-            Self::Replayed { kid } => write!(f, "a frame under key {kid} came a second time"),
+            Self::Replayed { kid } => write!(f, "a frame under key {kid} came a second time, or too late to tell"),
             Self::SenderMismatch { kid } => write!(f, "key {kid} belongs to another participant than this track"),
         }
     }

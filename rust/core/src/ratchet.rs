@@ -217,17 +217,18 @@ impl KeyRing {
         }
     }
 
-    /// The current key of the generation that `kid` belongs to, and how many steps `kid` is ahead of it, if that is
-    /// within the window. Steps wrap: they are a distance.
+    /// The nearest key that `kid` is ahead of in its generation, and by how many steps, if these are within the window.
+    /// Steps wrap: they are a distance.
     pub(crate) fn behind(&self, state: &State, kid: u64) -> Option<(u64, usize)> {
         let bits = self.options.ratchet_bits;
         if bits == 0 {
             return None;
         }
         let mask = Field::mask(bits);
-        let mut generation = state.slots.range(kid & !mask..=kid | mask);
-        let (&from, _) = generation.find(|(_, slot)| !slot.old)?;
-        let steps = kid.wrapping_sub(from) & mask;
-        (1..=self.window() as u64).contains(&steps).then_some((from, usize::try_from(steps).ok()?))
+        let window = 1..=self.window() as u64;
+        let generation = state.slots.range(kid & !mask..=kid | mask).filter(|(_, slot)| !slot.old);
+        let ahead = generation.map(|(&from, _)| (kid.wrapping_sub(from) & mask, from));
+        let (steps, from) = ahead.filter(|(steps, _)| window.contains(steps)).min()?;
+        Some((from, usize::try_from(steps).ok()?))
     }
 }

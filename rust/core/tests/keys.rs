@@ -470,3 +470,50 @@ fn a_profile_without_a_password_kdf_says_so() {
     assert_eq!(ring.key_ids(), []);
     assert!(ring.set(0, &raw()).is_ok());
 }
+
+#[test]
+fn a_chain_of_fallbacks_ends_at_its_bound_and_works_up_to_there() {
+    let first = ring(&raw(), 0);
+    let mut last = Arc::clone(&first);
+    let mut refused = 0;
+    for _ in 0..300_000 {
+        let next = KeyRing::new(&LIVEKIT, Options::default()).unwrap().with_fallback(Arc::clone(&last));
+        match next {
+            Ok(next) => last = Arc::new(next),
+            Err(error) => {
+                assert_eq!(error, KeyError::FallbackDepth { most: 16 });
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 300_000 - 16);
+    assert_eq!((last.key_ids(), last.can_seal(), last.changes()), (vec![0], true, 1));
+    let sealed = Encryptor::new(Arc::clone(&last), Codec::Opus).unwrap().encrypt(b"\x78frame").unwrap();
+    assert_eq!(Decryptor::new(first, Codec::Opus, None).unwrap().decrypt(&sealed).unwrap(), b"\x78frame");
+}
+
+#[test]
+fn epochs_are_retained_up_to_a_bound_and_fields_of_any_size_are_taken_or_refused() {
+    let ring = sframe(Options::default());
+    let kid = MlsKid { epoch: 1, epoch_bits: 4, sender_index: 0, sender_bits: 1, context: 0 };
+    for given in [256, usize::MAX - 1, usize::MAX] {
+        assert_eq!(ring.set_epoch(&own(11), &kid, given), Err(KeyError::Retain { given, most: 255 }));
+    }
+    assert_eq!(ring.set_epoch(&own(11), &kid, 255), Ok(1));
+    let edges = [0, 1, 1 << 31, 1 << 63, u64::MAX];
+    let mut taken = 0;
+    for (epoch_bits, sender_bits) in (0..=u8::MAX).flat_map(|bits| [0, 1, 62, 63, 64, 255].map(|other| (bits, other))) {
+        for [epoch, sender_index, context] in edges
+            .map(|edge| [edge, 0, 0])
+            .into_iter()
+            .chain(edges.map(|edge| [0, edge, 0]).into_iter().chain(edges.map(|edge| [edge, 0, edge])))
+        {
+            let kid = MlsKid { epoch, epoch_bits, sender_index, sender_bits, context };
+            match kid.value() {
+                Ok(_) => taken += 1,
+                Err(error) => assert!(matches!(error, KeyError::KeyIdField { .. }), "{kid:?}"),
+            }
+        }
+    }
+    assert!(taken > 500, "{taken}");
+}

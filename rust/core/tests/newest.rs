@@ -178,6 +178,24 @@ fn a_step_that_has_the_key_id_of_an_old_one_is_followed() {
 }
 
 #[test]
+fn a_step_is_looked_for_from_the_nearest_key_of_its_generation() {
+    let options = Options { ratchet_bits: 4, ratchet_window: 2, ..Options::default() };
+    let (sender, receiver, secret) = (ring(options), ring(options), own("nearest", 0));
+    for ring in [&sender, &receiver] {
+        ring.set(0, &secret).unwrap();
+    }
+    let (encryptor, decryptor) = (encryptor(&sender), decryptor(&receiver));
+    for step in 0..4 {
+        if step == 3 {
+            // Set again by a receiver who has followed already.
+            receiver.set(0, &secret).unwrap();
+        }
+        assert_eq!(decryptor.decrypt(&encryptor.encrypt(b"step").unwrap()).unwrap(), b"step", "{step}");
+        sender.ratchet(step).unwrap();
+    }
+}
+
+#[test]
 fn honest_frames_of_a_base_key_and_of_an_epoch_under_one_kid_all_open_once() {
     let (base, member, receiver) = (ring(Options::default()), ring(Options::default()), ring(Options::default()));
     let kid = |sender_index| MlsKid { epoch: 1, epoch_bits: 2, sender_index, sender_bits: 1, context: 0 };
