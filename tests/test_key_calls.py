@@ -188,7 +188,8 @@ async def test_a_frame_that_an_sfu_repeats_is_played_once():
     assert all(opened is not None for sealed, opened in received if sealed != first[0])
 
 
-async def test_a_servers_blank_frames_in_a_pause_are_played_and_reported():
+@pytest.mark.parametrize("pass_injected", [False, True])
+async def test_a_servers_blank_frames_in_a_pause_are_reported_and_played_if_that_was_asked_for(pass_injected):
     trailer, silence = b"a trailer that a server tells", b"\xf8\xff\xfe" + bytes(77)
     sent: list[bytes] = []
 
@@ -198,7 +199,7 @@ async def test_a_servers_blank_frames_in_a_pause_are_played_and_reported():
         return sent[-1]
 
     ours = E2EEManager(provided("a key"), "livekit")
-    theirs = E2EEManager(provided("a key"), "livekit", sif_trailer=trailer)
+    theirs = E2EEManager(provided("a key"), "livekit", sif_trailer=trailer, pass_injected=pass_injected)
     told: list = []
     theirs.on("e2ee-injected-frame", told.append)
     changes = record(theirs)
@@ -208,7 +209,7 @@ async def test_a_servers_blank_frames_in_a_pause_are_played_and_reported():
         await until(lambda: len(received) > 130)
         await until(lambda: sink.seconds > 2)
     blank = [opened for sealed, opened in received if sealed == silence + trailer]
-    assert len(blank) >= 45 and set(blank) == {silence}
+    assert len(blank) >= 45 and set(blank) == {silence if pass_injected else b""}
     assert [(change.participant_id, change.detail) for change in told] == [("alice", "injected")]
     assert [change.state for _, change in changes] == [E2EEState.DecryptionSuccess], "neither a failure nor a success"
 

@@ -351,7 +351,7 @@ class Decryptor:
     :param sif_trailer: what a LiveKit server ends the blank frames with that it puts into paused tracks, in the clear
         (`JoinResponse.sif_trailer`), at least 8 bytes. None: no such frame passes. Otherwise the blank frames of the
         codec that such servers send do (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), at most 100 without a sealed
-        frame between them; nothing else in the clear does.
+        frame between them; nothing else in the clear does. It may be set later, as the property of this name.
     :param senders: SFrame: which participant each sender's key belongs to, for all decryptors of a call. Then a frame
         opens only if its key belongs to *participant_id*, or to nobody yet, and if this ring has not sealed with it.
     :param participant_id: who sends this track; goes with *senders*.
@@ -376,7 +376,8 @@ class Decryptor:
         empty opens to b"".
 
         With a `sif_trailer`, a blank frame that the server put in comes back without its trailer. Nothing about it is
-        authentic: it is no success of decryption, and `injected` has moved.
+        authentic: it is no success of decryption, and `injected` has moved. A sealed frame to which a jitter buffer has
+        joined blank ones, since they had its RTP timestamp, opens without them.
 
         :param metadata: SFrame: what the sender gave with the frame.
 
@@ -401,7 +402,8 @@ class Decryptor:
         """Open many frames of the track in one call, without the GIL, in order. Parameters as for `encrypt_batch`.
 
         Return the frames, their offsets, and for each whether it opened: one that did not is empty, and the others do
-        not notice. A server's injected frames do not pass in a batch.
+        not notice. A server's injected frames do not pass in a batch; from sealed ones that have them joined to them
+        they are cut off.
 
         :raises ValueError, TypeError: as there.
         """
@@ -414,11 +416,30 @@ class Decryptor:
     def injected(self) -> int:
         """How many frames that a server put in have passed (see `sif_trailer`)."""
 
+    @property
+    def sif_trailer(self) -> bytes | None:
+        """The trailer of frames that a server puts in; None lets none of them pass. May be set at any time.
+
+        :raises ValueError: for fewer than 8 bytes. The one before stays.
+        """
+
+    @sif_trailer.setter
+    def sif_trailer(self, trailer: Buffer | None) -> None: ...
+    def without_injected(self, frame: _Buffer) -> bytes:
+        """Return a frame without the blank ones that were joined to it (see `decrypt`). Opens and counts nothing."""
+
+    @staticmethod
+    def holds_blank(codec: str | None, frame: _Buffer) -> bool:
+        """Return whether a frame holds a blank one as servers put in (of the codec), and then what may be a trailer.
+
+        A hint for whoever has set no `sif_trailer`: anybody can make such a frame.
+        """
+
     def stats(self) -> dict[str, int]:
         """Return the counters.
 
         frames, bytes, empty, malformed, unknown_key, authentication_failed, replayed, ratchets, injected,
-        injected_refused.
+        injected_refused, injected_cut (frames to which a server's were joined, which were cut off).
         """
 
 @final

@@ -59,7 +59,7 @@ class CallCryptor:
     :param on_state_change: called with each `E2EEStateChange`, in the thread that handled the frame: be quick, and do
         not call back into the cryptor. What it raises is logged.
     :param on_missing_key: called in the same way with each `MissingKey`: at once, and then every 5 s while it lasts.
-    :param replay_window: as for `E2EEManager`, and so is *sif_trailer*.
+    :param replay_window: as for `E2EEManager`, and so is *sif_trailer*. A server's blank frames are returned as frames.
     :raises ValueError: for an unknown profile or an option out of range; and by both methods for an unknown kind, or a
         codec that the profile refuses (AV1 in the trailer profiles).
 
@@ -87,6 +87,15 @@ class CallCryptor:
         self._senders: _Tracks[SenderTransform] = {}
         self._receivers: _Tracks[ReceiverTransform] = {}
         self._warned = False
+
+    @property
+    def sif_trailer(self) -> bytes | None:
+        """What a LiveKit server ends its blank frames with, as for `E2EEManager`; it may be set at any time."""
+        return self._manager.sif_trailer
+
+    @sif_trailer.setter
+    def sif_trailer(self, trailer: bytes | None) -> None:
+        self._manager.sif_trailer = trailer
 
     def encrypt(
         self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None

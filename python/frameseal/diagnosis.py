@@ -48,6 +48,8 @@ ADVICE: Final = {
     "pbkdf2": "the sender derives with PBKDF2, from a passphrase: pass str, not bytes (or use set_passphrase)",
     "other_key_id": "the sender has this key under the key id {key_id}: set it under that id here too",
     "wrong_key": "no key at hand opens it: the sender has another key, or the frames are altered on the way",
+    "injected": "a server puts blank frames in while the track pauses: pass sif_trailer, what the room's "
+    "JoinResponse.sif_trailer has now (E2EEManager.sif_trailer may be set at any time)",
     "unknown_format": "no format that is known here: the sender encrypts with something else, or not at all",
 }
 
@@ -67,7 +69,7 @@ class E2EEDiagnosis:
 
     cause: str
     """Machine-readable: ``not_sealed``, ``other_profile``, ``other_salt``, ``hkdf``, ``pbkdf2``, ``other_key_id``,
-    ``wrong_key`` or ``unknown_format``."""
+    ``wrong_key``, ``injected`` or ``unknown_format``."""
 
     advice: str
     """What it means and what to do, in a sentence."""
@@ -96,7 +98,7 @@ class Diagnostician:
         """
         vp8 = transform.codec == "vp8" and frame[3:6] == VP8_START
         h264 = transform.codec == "h264" and frame[4:5] in H264_SPS
-        if vp8 or h264:
+        if (vp8 or h264) and not Decryptor.holds_blank(transform.codec, frame):
             self._key_frames[transform.track] = inspection.excerpt(frame)
 
     def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
@@ -135,7 +137,8 @@ class Diagnostician:
             provider = manager.provider
             secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
             cause, advice, proven = diagnose(frame, manager.profile, transform.codec, secrets, key_id)
-            if inspection.plaintext_signs(self._key_frames.pop(track, b"")) and not proven:
+            shown = inspection.plaintext_signs(self._key_frames.pop(track, b""))
+            if shown and not proven and cause != "injected":
                 cause, advice = "not_sealed", ADVICE["not_sealed"]
             if self._causes.get(track) != cause:
                 self._causes[track] = cause
@@ -162,6 +165,8 @@ def diagnose(
         if found is not None:
             cause, other = found
             return cause, ADVICE[cause].format(profile=other, key_id=claimed), True
+    if Decryptor.holds_blank(codec, frame):
+        return "injected", ADVICE["injected"], False
     readings = inspection.readings(frame, codec)
     likely = {reading.layout for reading in readings if reading.likely}
     ours = {reading.layout for reading in readings if profile in reading.layout.split("/")}

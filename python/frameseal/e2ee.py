@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any, Final
@@ -63,7 +64,10 @@ class E2EEManager(LoopEmitter):
     :param hold_bytes: bytes of these frames per incoming track, 1 to 268,435,456; by default 4 MiB. Where they would be
         more, the oldest are dropped. `ReceiverTransform.stats` counts what waits and what was lost.
     :param sif_trailer: what a LiveKit server ends the blank frames with that it injects when a track pauses
-        (``JoinResponse.sif_trailer``). None lets none of them pass.
+        (``JoinResponse.sif_trailer``), at least 8 bytes. None takes such frames for failures. It may be set later, as
+        the property of this name.
+    :param pass_injected: whether `frameseal.aiortc` gives these blank frames to the decoder: silence, and pictures of
+        8x8 pixels. By default they end there. Who calls `ReceiverTransform.decrypt` gets them either way.
     :param on_missing_key: called on the event loop with one `MissingKey` when frames name a key that is not there: the
         moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
         as listening to ``"e2ee-missing-key"``.
@@ -80,7 +84,7 @@ class E2EEManager(LoopEmitter):
     * ``"e2ee-diagnosis"``, `E2EEDiagnosis`: why frames do not open, where their bytes tell.
     * ``"e2ee-missing-key"``, `MissingKey`.
     * ``"e2ee-key-usage"``, `KeyUsage`: this side has sealed so many frames with a key that a new one is due.
-    * ``"e2ee-injected-frame"``, `E2EEStateChange`: a server's blank frame has passed, the first since a sealed one.
+    * ``"e2ee-injected-frame"``, `E2EEStateChange`: a server's blank frame has come, the first since a sealed one.
 
     Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and its
     exception is emitted as ``"error"`` for whoever listens; media and other listeners do not notice. All methods but
@@ -97,6 +101,7 @@ class E2EEManager(LoopEmitter):
         hold_frames: int = 0,
         hold_bytes: int = DEFAULT_HOLD_BYTES,
         sif_trailer: bytes | None = None,
+        pass_injected: bool = False,
         on_missing_key: Callable[[MissingKey], Any] | None = None,
         bind_media: bool = False,
     ) -> None:
@@ -110,6 +115,7 @@ class E2EEManager(LoopEmitter):
         if on_missing_key is not None and not callable(on_missing_key):
             raise TypeError("on_missing_key must be a function or coroutine function")
         # Refused here rather than with the first frame of each track.
+        sif_trailer = _checked(sif_trailer)
         Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
         if bind_media and self._profile is not Profile.SFRAME:
             raise ValueError(f"bind_media: only the profile sframe has a place for it, not {self._profile}")
@@ -121,6 +127,8 @@ class E2EEManager(LoopEmitter):
         self._hold_frames = bounded("hold_frames", hold_frames, 0, MAX_HOLD_FRAMES)
         self._hold_bytes = bounded("hold_bytes", hold_bytes, 1, MAX_HOLD_BYTES)
         self._sif_trailer = sif_trailer
+        self._pass_injected = pass_injected
+        self._receivers: weakref.WeakSet[ReceiverTransform] = weakref.WeakSet()
         self._local_id = ""
         self._state_lock = threading.Lock()
         self._tracks: dict[tuple[str, str, str | None, str | int], Track] = {}
@@ -140,6 +148,27 @@ class E2EEManager(LoopEmitter):
     def provider(self) -> KeyRings:
         """Where the keys come from."""
         return self._provider
+
+    @property
+    def sif_trailer(self) -> bytes | None:
+        """What a LiveKit server ends its blank frames with; None takes them for failures.
+
+        It may be set at any time and from any thread, since it is known only after joining, and another one in a room
+        that is made anew: tracks that are there already follow.
+
+        :raises ValueError: for fewer than 8 bytes. The one before stays.
+        :raises TypeError: for anything but bytes and None.
+        """
+        return self._sif_trailer
+
+    @sif_trailer.setter
+    def sif_trailer(self, trailer: bytes | None) -> None:
+        trailer = _checked(trailer)
+        Decryptor(KeyRing(self._profile), sif_trailer=trailer)  # refused before any track has it
+        with self._state_lock:
+            self._sif_trailer = trailer
+            for transform in list(self._receivers):
+                transform.set_sif_trailer(trailer)
 
     @property
     def is_e2ee_enabled(self) -> bool:
@@ -196,7 +225,6 @@ class E2EEManager(LoopEmitter):
             ring,
             codec,
             self._replay_window,
-            sif_trailer=self._sif_trailer,
             senders=self._senders,
             participant_id=None if self._senders is None else participant_id,
         )
@@ -209,9 +237,12 @@ class E2EEManager(LoopEmitter):
             codec=codec,
             hold=self._hold_frames,
             hold_bytes=self._hold_bytes,
-            injected=self._sif_trailer is not None,
+            pass_injected=self._pass_injected,
         )
         self._adopt(transform, participant_id, kind, "receive", track_id)
+        with self._state_lock:  # after this it hears of each change
+            self._receivers.add(transform)
+            transform.set_sif_trailer(self._sif_trailer)
         return transform
 
     def report_internal_error(self, participant_id: str, kind: str, reason: str) -> None:
@@ -327,3 +358,13 @@ class E2EEManager(LoopEmitter):
         with self._state_lock:
             if not track.forgotten and track.state is not None and track.may_change():
                 self.deliver(INJECTED, track.told(counters, "injected"))
+
+
+def _checked(trailer: object) -> bytes | None:
+    if trailer is None:
+        return None
+    if isinstance(trailer, bytes | bytearray | memoryview):
+        return bytes(trailer)
+    raise TypeError(
+        f"sif_trailer must be bytes or None, not {type(trailer).__name__}: pass JoinResponse.sif_trailer as it came"
+    )

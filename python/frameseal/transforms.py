@@ -160,6 +160,7 @@ class ReceiverTransform(Transform):
         "_invalid_keys",
         "_nothing",
         "_opened",
+        "_pass_injected",
         "_passed_over",
         "codec",
         "held",
@@ -187,7 +188,7 @@ class ReceiverTransform(Transform):
         codec: str | None = None,
         hold: int = 0,
         hold_bytes: int = DEFAULT_HOLD_BYTES,
-        injected: bool = False,
+        pass_injected: bool = False,
     ) -> None:
         """Start a track that has opened nothing yet."""
         super().__init__(manager, cipher, ring, discard_empty, metadata)
@@ -201,8 +202,18 @@ class ReceiverTransform(Transform):
         self._invalid_keys: dict[int | None, None] = {}  # key ids reported as InvalidKey, in order
         self._held = HeldFrames(hold, hold_bytes) if hold else None
         self._changes = 0  # the ring's, when the held frames were last tried
-        self._injected = injected  # a server may inject blank frames
+        self._injected = False  # a server may inject blank frames
         self._injected_before = 0
+        self._pass_injected = pass_injected
+
+    def set_sif_trailer(self, trailer: bytes | None) -> None:
+        """Take what a server ends its blank frames with from now on; None lets none of them pass. For the manager.
+
+        :raises ValueError: for fewer than 8 bytes.
+        """
+        # First: no blank frame may be taken for one that was opened.
+        self._injected = self._injected or trailer is not None
+        self._cipher.sif_trailer = trailer
 
     def decrypt(self, frame: bytes, *, whole: bool = True) -> bytes | None:
         """Open one whole sealed frame and report the track's state if it changed.
@@ -245,12 +256,12 @@ class ReceiverTransform(Transform):
         """Open a frame, and those before it that were held for their key (``E2EEManager(hold_frames=...)``), in order.
 
         For one thread at a time; never raises. Returns each encoded frame with the *tag* that came with it; none for a
-        frame that must not reach a decoder, or has to wait. A frame that was sealed empty comes back as that: it is not
-        lost, and there is nothing to decode.
+        frame that must not reach a decoder, or has to wait. An empty frame comes back where none was lost and there is
+        nothing to decode: for one that was sealed empty, and for a server's blank frame (unless the manager has
+        ``pass_injected``).
         """
         if self._held is None:
-            alone = self.decrypt(frame, whole=whole)
-            return [(alone, tag)] if alone else self._without_content(frame, tag)
+            return self._to_decode(frame, tag, whole)
         changes = self._ring.changes  # asked before trying: a key that is set meanwhile counts as new
         waiting = self._held.take() if changes != self._changes else []
         opened = [part for each in [*waiting, (frame, tag, whole)] for part in self._open_or_hold(*each)]
@@ -258,12 +269,9 @@ class ReceiverTransform(Transform):
         return opened
 
     def _open_or_hold(self, frame: bytes, tag: Any, whole: bool) -> list[tuple[bytes, Any]]:
-        opened = self.decrypt(frame, whole=whole)
-        if opened:
-            return [(opened, tag)]
+        if opened := self._to_decode(frame, tag, whole):
+            return opened
         self.held = False
-        if nothing := self._without_content(frame, tag):
-            return nothing
         if self.missing_key and len(frame) and self._held is not None:
             unlost = self._held.lost == 0
             self.held = self._held.add(frame, tag, whole)
@@ -276,7 +284,13 @@ class ReceiverTransform(Transform):
                 )
         return []
 
-    def _without_content(self, frame: bytes, tag: Any) -> list[tuple[bytes, Any]]:
+    def _to_decode(self, frame: bytes, tag: Any, whole: bool) -> list[tuple[bytes, Any]]:
+        injected_before = self._injected_before
+        opened = self.decrypt(frame, whole=whole)
+        if self._injected_before != injected_before and not self._pass_injected:
+            return [(b"", tag)]
+        if opened:
+            return [(opened, tag)]
         return [(b"", tag)] if self._nothing and len(frame) else []
 
     def stats(self) -> dict[str, int]:
@@ -303,7 +317,8 @@ class ReceiverTransform(Transform):
         self.missing_key = False
         self._passed_over = self._incomplete = 0
         self._invalid_keys.clear()
-        key_id = inspection.key_id(frame, self._ring.profile, self.codec)
+        sealed = self._cipher.without_injected(frame) if self._injected else frame
+        key_id = inspection.key_id(sealed, self._ring.profile, self.codec)
         self._report(E2EEState.DecryptionSuccess, key_id)
 
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:

@@ -133,7 +133,7 @@ fn with_registry<R>(work: impl FnOnce(&mut Registry) -> R) -> R {
 
 /// Whether a ring has sealed with the key with this identity, in this process or in one that it was forked from.
 pub(crate) fn has_sealed(identity: Identity, ring: u64) -> bool {
-    with_registry(|registry| registry.entries.get(&identity).is_some_and(|entry| entry.rings.contains(&ring)))
+    with_registry(|registry| registry.entries.get(&identity).is_some_and(|entry| entry.is_sealed_with_in(ring)))
 }
 
 /// A source's place in the registry, given up when it is dropped.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::annexb::{self, Standard};
 use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
-use crate::injected::{Injected, Refused};
+use crate::injected::{self, Injected, Refused};
 use crate::key::Identity;
 use crate::keyring::KeyRing;
 use crate::nonce::Unique;
@@ -23,11 +23,10 @@ use crate::wire::{Wire, sframe, trailer};
 /// Opens the frames of one incoming track.
 pub struct Decryptor {
     pub(crate) ring: Arc<KeyRing>,
-    codec: Codec,
     clear: Clear,
     /// Where the depacketiser hands over NAL units.
     annexb: Option<Standard>,
-    injected: Option<Injected>,
+    injected: Injected,
     sender: Option<Sender>,
     replay: Option<Mutex<ReplayWindow>>,
     tally: Tally,
@@ -50,10 +49,9 @@ impl Decryptor {
         }
         Ok(Self {
             ring,
-            codec,
             clear,
             annexb: codec.annexb(),
-            injected: None,
+            injected: Injected::new(codec),
             sender: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
             tally: Tally::default(),
@@ -67,8 +65,8 @@ impl Decryptor {
     ///
     /// # Errors
     /// [`KeyError::ShortTrailer`] below 8 bytes.
-    pub fn with_injected(mut self, trailer: &[u8]) -> Result<Self, KeyError> {
-        self.injected = Some(Injected::new(self.codec, trailer)?);
+    pub fn with_injected(self, trailer: &[u8]) -> Result<Self, KeyError> {
+        self.injected.set_trailer(Some(trailer))?;
         Ok(self)
     }
 
@@ -91,13 +89,53 @@ impl Decryptor {
         self.sender.as_ref().is_none_or(|sender| sender.has(key, &self.ring))
     }
 
+    /// Lets blank frames pass from now on that a server puts in with this trailer, or none: at any time, from any thread.
+    ///
+    /// # Errors
+    /// [`KeyError::ShortTrailer`] below 8 bytes; the one before stays then.
+    pub fn set_injected(&self, trailer: Option<&[u8]>) -> Result<(), KeyError> {
+        self.injected.set_trailer(trailer)
+    }
+
+    /// The trailer of the frames that a server puts in, as it was set.
+    #[must_use]
+    pub fn injected_trailer(&self) -> Option<Vec<u8>> {
+        self.injected.trailer()
+    }
+
+    /// Returns a frame without the injected ones that a jitter buffer joined to it, since they had the same RTP timestamp.
+    /// Frames are passed through this before they are looked at.
+    #[must_use]
+    #[inline(always)]
+    pub fn without_injected<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        self.injected.cut(frame)
+    }
+
+    /// As [`Self::without_injected`], and counts what it cuts off.
+    #[must_use]
+    #[inline(always)]
+    pub fn cut_injected<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        let rest = self.injected.cut(frame);
+        if rest.len() != frame.len() {
+            self.counters.injected_cut.add(1);
+        }
+        rest
+    }
+
+    /// Whether a frame of this codec holds a blank one that a server may have put in, with something behind it that may be
+    /// a trailer. It is a hint for people: anybody can make such a frame.
+    #[must_use]
+    pub fn holds_blank(codec: Codec, frame: &[u8]) -> bool {
+        injected::holds_blank(codec, frame)
+    }
+
     /// The payload of a frame that a server put in: one of few blank ones, of this codec, at most 100 without a sealed
     /// frame between them. It is not authentic: anybody in the room can send it. None: not such a frame, open it.
     ///
     /// # Errors
     /// [`DecryptError::Malformed`]: it has the trailer and nothing else that lets it pass.
     pub fn injected<'a>(&self, sealed: &'a [u8]) -> Result<Option<&'a [u8]>, DecryptError> {
-        match self.injected.as_ref().and_then(|injected| injected.payload(sealed)) {
+        match self.injected.payload(sealed) {
             None => Ok(None),
             Some(Ok(payload)) => {
                 self.counters.injected.add(1);
@@ -112,7 +150,7 @@ impl Decryptor {
 
     /// Whether [`Self::injected`] decides about a frame, and not the ring.
     pub(crate) fn is_injected(&self, sealed: &[u8]) -> bool {
-        self.injected.as_ref().is_some_and(|injected| injected.has_trailer(sealed))
+        self.injected.has_trailer(sealed)
     }
 
     /// How many injected frames have passed.
@@ -126,6 +164,7 @@ impl Decryptor {
     /// # Errors
     /// [`DecryptError`]; nothing of the frame may reach a decoder then.
     pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, DecryptError> {
+        let sealed = self.cut_injected(sealed);
         if let Some(payload) = self.injected(sealed)? {
             return Ok(payload.to_vec());
         }
@@ -281,9 +320,7 @@ impl Decryptor {
     /// A frame opened that is new.
     #[inline(always)]
     pub(crate) fn settled_well(&self) {
-        if let Some(injected) = &self.injected {
-            injected.resumed();
-        }
+        self.injected.resumed();
         if self.consecutive_failures() != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }

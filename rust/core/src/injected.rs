@@ -3,15 +3,26 @@
 //!
 //! Everybody in the room knows the trailer, so it proves nothing: what passes is one of a few known payloads, of the
 //! track's codec, and only so many in a row. It is never a frame that was opened.
+//!
+//! The first of them has the RTP timestamp of the last sealed frame, so jitter buffers join the two. The sealed frame is
+//! authentic by itself: what a server put behind it, or in front of it, is cut off.
 #![deny(clippy::indexing_slicing)]
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use memchr::memmem;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use crate::codec::Codec;
 use crate::error::KeyError;
 
 /// The least bytes of a trailer: chance brings it about once in 2^64 frames.
-const LEAST_TRAILER: usize = 8;
+const MIN_TRAILER: usize = 8;
+
+/// The least bytes of a sealed frame: an SFrame's header, and its shortest tag.
+const MIN_SEALED: usize = 1 + 4;
+
+/// Bytes at either end of a frame in which a blank one is looked for that no trailer tells apart.
+const SEARCHED: usize = 1024;
 
 /// Injected frames that pass without a sealed one between them.
 const MOST_IN_A_ROW: u32 = 100;
@@ -33,11 +44,18 @@ const OPUS_LEN: usize = 80;
 
 /// 20 ms of silence in G.711.
 const G711_LEN: usize = 160;
+const MU_LAW_SILENCE: u8 = 0xFF;
+const A_LAW_SILENCE: u8 = 0xD5;
+
+const NO_TRAILER: u16 = u16::MAX;
 
 /// What passes on one track.
 pub(crate) struct Injected {
-    trailer: Vec<u8>,
     codec: Codec,
+    /// Known only once a room was joined, and another one in each room.
+    trailer: RwLock<Vec<u8>>,
+    /// The trailer's last byte, or [`NO_TRAILER`]. A frame that does not end in it takes no lock.
+    ends_in: AtomicU16,
     in_a_row: AtomicU32,
 }
 
@@ -45,21 +63,51 @@ pub(crate) struct Injected {
 pub(crate) struct Refused;
 
 impl Injected {
-    pub(crate) fn new(codec: Codec, trailer: &[u8]) -> Result<Self, KeyError> {
-        if trailer.len() < LEAST_TRAILER {
-            return Err(KeyError::ShortTrailer { given: trailer.len(), least: LEAST_TRAILER });
+    /// Lets nothing pass until there is a trailer.
+    pub(crate) fn new(codec: Codec) -> Self {
+        Self { codec, trailer: RwLock::default(), ends_in: AtomicU16::new(NO_TRAILER), in_a_row: AtomicU32::new(0) }
+    }
+
+    /// Lets frames with this trailer pass from now on, or none.
+    pub(crate) fn set_trailer(&self, trailer: Option<&[u8]>) -> Result<(), KeyError> {
+        let bytes = trailer.unwrap_or_default();
+        if trailer.is_some() && bytes.len() < MIN_TRAILER {
+            return Err(KeyError::ShortTrailer { given: bytes.len(), least: MIN_TRAILER });
         }
-        Ok(Self { trailer: trailer.to_vec(), codec, in_a_row: AtomicU32::new(0) })
+        let mut current = self.trailer.write().unwrap_or_else(PoisonError::into_inner);
+        *current = bytes.to_vec();
+        self.ends_in.store(bytes.last().map_or(NO_TRAILER, |byte| u16::from(*byte)), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The trailer of now.
+    pub(crate) fn trailer(&self) -> Option<Vec<u8>> {
+        self.with_trailer(<[u8]>::to_vec)
+    }
+
+    fn with_trailer<R>(&self, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let trailer = self.trailer.read().unwrap_or_else(PoisonError::into_inner);
+        (!trailer.is_empty()).then(|| look(&trailer))
+    }
+
+    /// Whether a frame may end in the trailer.
+    #[inline(always)]
+    fn may_end(&self, frame: &[u8]) -> bool {
+        frame.last().is_some_and(|byte| u16::from(*byte) == self.ends_in.load(Ordering::Relaxed))
     }
 
     /// Whether the frame ends as injected frames do.
     pub(crate) fn has_trailer(&self, frame: &[u8]) -> bool {
-        frame.ends_with(&self.trailer)
+        self.may_end(frame) && self.with_trailer(|trailer| frame.ends_with(trailer)).unwrap_or_default()
     }
 
     /// The payload of an injected frame. None: the frame is none.
+    #[inline(always)]
     pub(crate) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], Refused>> {
-        let payload = frame.strip_suffix(self.trailer.as_slice())?;
+        if !self.may_end(frame) {
+            return None;
+        }
+        let payload = self.with_trailer(|trailer| frame.strip_suffix(trailer))??;
         if self.in_a_row.load(Ordering::Relaxed) >= MOST_IN_A_ROW || !is_blank(self.codec, payload) {
             return Some(Err(Refused));
         }
@@ -67,11 +115,108 @@ impl Injected {
         Some(Ok(payload))
     }
 
+    /// Returns a frame without the injected ones that a jitter buffer joined to it, at its end or its start. Of several
+    /// injected frames that were joined one is left.
+    #[inline(always)]
+    pub(crate) fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        if self.ends_in.load(Ordering::Relaxed) == NO_TRAILER
+            || !self.may_end(frame) && without_blank_start(self.codec, frame).is_none()
+        {
+            return frame;
+        }
+        self.with_trailer(|trailer| self.cut_at(frame, trailer)).unwrap_or(frame)
+    }
+
+    #[cold]
+    fn cut_at<'a>(&self, frame: &'a [u8], trailer: &[u8]) -> &'a [u8] {
+        let mut rest = frame;
+        while let Some(before) = rest.strip_suffix(trailer).and_then(|front| without_blank_end(self.codec, front)) {
+            if before.len() < MIN_SEALED {
+                return rest;
+            }
+            rest = before;
+        }
+        while let Some(behind) = without_blank_start(self.codec, rest).and_then(|rest| rest.strip_prefix(trailer)) {
+            if behind.len() < MIN_SEALED {
+                return rest;
+            }
+            rest = behind;
+        }
+        rest
+    }
+
     /// A sealed frame was opened.
+    #[inline(always)]
     pub(crate) fn resumed(&self) {
         if self.in_a_row.load(Ordering::Relaxed) != 0 {
             self.in_a_row.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+/// Whether a blank frame that a server injects lies in a frame, with something behind it that may be a trailer: for people
+/// who did not say what the trailer is. Anybody can make such a frame.
+pub(crate) fn holds_blank(codec: Codec, frame: &[u8]) -> bool {
+    let start = frame.get(..SEARCHED).unwrap_or(frame);
+    let end = frame.get(frame.len().saturating_sub(SEARCHED)..).unwrap_or_default();
+    [start, end].into_iter().any(|part| {
+        let Some(known) = known_blank(codec) else { return false };
+        memmem::rfind(part, &known).and_then(|at| part.get(at + known.len()..)).is_some_and(|behind| {
+            // What goes on as silence is silence of a sender that does not seal.
+            behind.len() >= MIN_TRAILER && known.last() != behind.first()
+        })
+    })
+}
+
+/// What every blank frame of a codec holds.
+fn known_blank(codec: Codec) -> Option<Vec<u8>> {
+    let [.., picture] = H264_UNITS;
+    match codec {
+        Codec::Opus => Some([OPUS_SILENCE, &[0; OPUS_LEN - OPUS_SILENCE.len()]].concat()),
+        Codec::Pcmu => Some(vec![MU_LAW_SILENCE; G711_LEN]),
+        Codec::Pcma => Some(vec![A_LAW_SILENCE; G711_LEN]),
+        Codec::Vp8 => Some(VP8_BLANK.to_vec()),
+        Codec::H264 => Some(picture.to_vec()),
+        Codec::G722 | Codec::Vp9 | Codec::H265 | Codec::Av1 | Codec::Unknown => None,
+    }
+}
+
+/// Returns what lies before a blank frame at the end of `frame`, or `None` if there is none at its end.
+fn without_blank_end(codec: Codec, frame: &[u8]) -> Option<&[u8]> {
+    if codec == Codec::H264 {
+        let strip =
+            |frame| H264_UNITS.iter().find_map(|unit| without_start_code_end(<[u8]>::strip_suffix(frame, *unit)?));
+        return std::iter::successors(strip(frame), |rest| strip(rest)).last();
+    }
+    let (front, blank) = frame.split_at_checked(frame.len().checked_sub(blank_len(codec)?)?)?;
+    is_blank(codec, blank).then_some(front)
+}
+
+/// Returns what lies behind a blank frame at the start of `frame`, or `None` if there is none at its start.
+fn without_blank_start(codec: Codec, frame: &[u8]) -> Option<&[u8]> {
+    if codec == Codec::H264 {
+        let strip = |frame| H264_UNITS.iter().find_map(|unit| without_start_code(frame)?.strip_prefix(*unit));
+        return std::iter::successors(strip(frame), |rest| strip(rest)).last();
+    }
+    let (blank, behind) = frame.split_at_checked(blank_len(codec)?)?;
+    is_blank(codec, blank).then_some(behind)
+}
+
+fn without_start_code_end(frame: &[u8]) -> Option<&[u8]> {
+    frame.strip_suffix(&[0, 0, 0, 1]).or_else(|| frame.strip_suffix(&[0, 0, 1]))
+}
+
+fn without_start_code(frame: &[u8]) -> Option<&[u8]> {
+    frame.strip_prefix(&[0, 0, 0, 1]).or_else(|| frame.strip_prefix(&[0, 0, 1]))
+}
+
+/// Bytes of a blank frame, for codecs that have one of fixed length.
+fn blank_len(codec: Codec) -> Option<usize> {
+    match codec {
+        Codec::Opus => Some(OPUS_LEN),
+        Codec::Pcmu | Codec::Pcma => Some(G711_LEN),
+        Codec::Vp8 => Some(VP8_BLANK.len()),
+        Codec::H264 | Codec::G722 | Codec::Vp9 | Codec::H265 | Codec::Av1 | Codec::Unknown => None,
     }
 }
 
@@ -82,8 +227,8 @@ fn is_blank(codec: Codec, payload: &[u8]) -> bool {
             payload.len() == OPUS_LEN
                 && payload.strip_prefix(OPUS_SILENCE).is_some_and(|padding| padding.iter().all(|byte| *byte == 0))
         }
-        Codec::Pcmu => g711(0xFF),
-        Codec::Pcma => g711(0xD5),
+        Codec::Pcmu => g711(MU_LAW_SILENCE),
+        Codec::Pcma => g711(A_LAW_SILENCE),
         Codec::Vp8 => payload == VP8_BLANK,
         Codec::H264 => H264_UNITS.contains(&payload) || is_blank_annexb(payload),
         Codec::G722 | Codec::Vp9 | Codec::H265 | Codec::Av1 | Codec::Unknown => false,
@@ -91,15 +236,51 @@ fn is_blank(codec: Codec, payload: &[u8]) -> bool {
 }
 
 /// Known units behind start codes of three or four bytes, at least one.
-fn is_blank_annexb(mut payload: &[u8]) -> bool {
-    loop {
-        let Some(unit) = payload.strip_prefix(&[0, 0, 0, 1]).or_else(|| payload.strip_prefix(&[0, 0, 1])) else {
-            return false;
-        };
-        let Some(rest) = H264_UNITS.iter().find_map(|known| unit.strip_prefix(*known)) else { return false };
-        if rest.is_empty() {
-            return true;
+fn is_blank_annexb(payload: &[u8]) -> bool {
+    without_blank_start(Codec::H264, payload).is_some_and(<[u8]>::is_empty)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Whole and damaged pieces of what servers send, in any order.
+    fn pieces() -> impl Strategy<Value = Vec<u8>> {
+        let units = H264_UNITS.iter().map(|unit| [&[0, 0, 0, 1], *unit].concat());
+        let known = CODECS.iter().filter_map(|codec| known_blank(*codec)).chain(units);
+        let whole: Vec<Vec<u8>> = known.chain([b"LK-ROCKS".to_vec(), vec![], vec![0x0C; 40]]).collect();
+        let piece = (prop::sample::select(whole), any::<prop::sample::Index>(), 0..6_u8);
+        let damaged = piece.prop_map(|(piece, at, kind)| match kind {
+            0 => piece.get(at.index(piece.len() + 1)..).unwrap_or_default().to_vec(),
+            1 => piece.get(..at.index(piece.len() + 1)).unwrap_or_default().to_vec(),
+            _ => piece,
+        });
+        prop::collection::vec(damaged, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    const CODECS: [Codec; 7] =
+        [Codec::Opus, Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Vp8, Codec::H264, Codec::Unknown];
+
+    proptest! {
+        #[test]
+        fn whatever_is_joined_is_cut_at_blank_frames_and_nowhere_else(
+            frame in pieces(), codec in prop::sample::select(&CODECS[..])
+        ) {
+            let injected = Injected::new(codec);
+            prop_assert_eq!(injected.cut(&frame), &frame[..]);
+            injected.set_trailer(Some(b"LK-ROCKS")).unwrap();
+            let rest = injected.cut(&frame);
+            prop_assert_eq!(injected.cut(rest), rest, "all at once");
+            let at = rest.as_ptr().addr() - frame.as_ptr().addr();
+            let (before, behind) = (frame.get(..at).unwrap(), frame.get(at + rest.len()..).unwrap());
+            for cut_off in [before, behind].into_iter().filter(|part| !part.is_empty()) {
+                prop_assert!(cut_off.ends_with(b"LK-ROCKS"));
+                let payload = cut_off.strip_suffix(b"LK-ROCKS").unwrap();
+                prop_assert!(is_blank(codec, injected.cut(payload)) || memmem::find(payload, b"LK-ROCKS").is_some());
+            }
+            holds_blank(codec, &frame);
         }
-        payload = rest;
     }
 }

@@ -168,6 +168,8 @@ counters! {
         injected,
         /// Frames with the server's trailer that did not pass.
         injected_refused,
+        /// Frames to which a server's were joined, which were cut off.
+        injected_cut,
     }
 }
 

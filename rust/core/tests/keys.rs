@@ -455,6 +455,42 @@ fn a_hundred_injected_frames_pass_until_a_sealed_one_comes() {
 }
 
 #[test]
+fn what_a_jitter_buffer_joined_to_a_sealed_frame_is_cut_off_and_nothing_else() {
+    let (decryptor, blank) = injected(Codec::Opus, &silence());
+    let sealed = seal_after(0, &raw());
+    for (before, after) in [(0, 1), (1, 0), (2, 3)] {
+        let joined = [blank.repeat(before), sealed.clone(), blank.repeat(after)].concat();
+        assert_eq!(decryptor.without_injected(&joined), sealed);
+        assert_eq!(decryptor.decrypt(&joined).unwrap(), b"\x78frame");
+        for cut in [&joined[1..], &joined[..joined.len() - 1]] {
+            assert!(decryptor.decrypt(cut).is_err());
+        }
+    }
+    assert_eq!(decryptor.without_injected(&blank.repeat(3)), blank, "one of several is left");
+    for alone in [&sealed[..], &blank, &silence(), b"LK-ROCKS", b""] {
+        assert_eq!(decryptor.without_injected(alone), alone);
+    }
+    let stats = decryptor.stats();
+    assert_eq!((stats.frames, stats.injected), (3, 0));
+}
+
+#[test]
+fn a_trailer_may_be_set_at_any_time_and_taken_away() {
+    let decryptor = Decryptor::new(ring(&raw(), 0), Codec::Opus, None).unwrap();
+    for trailer in [&b"LK-ROCKS"[..], b"of a room made anew"] {
+        assert_eq!(decryptor.set_injected(Some(trailer)), Ok(()));
+        assert_eq!(decryptor.injected_trailer().as_deref(), Some(trailer));
+        assert_eq!(decryptor.decrypt(&[silence(), trailer.to_vec()].concat()), Ok(silence()));
+    }
+    let refused = decryptor.set_injected(Some(b"LK-ROCK"));
+    assert_eq!(refused, Err(KeyError::ShortTrailer { given: 7, least: 8 }));
+    let frame = [silence(), b"of a room made anew".to_vec()].concat();
+    assert_eq!(decryptor.decrypt(&frame), Ok(silence()), "the one before stays");
+    assert_eq!(decryptor.set_injected(None), Ok(()));
+    assert_eq!((decryptor.injected_trailer(), decryptor.decrypt(&frame)), (None, Err(DecryptError::Malformed)));
+}
+
+#[test]
 fn a_trailer_has_eight_bytes_and_without_one_nothing_passes() {
     let decryptor = || Decryptor::new(ring(&raw(), 0), Codec::Opus, None).unwrap();
     let refused = decryptor().with_injected(b"LK-ROCK").err();

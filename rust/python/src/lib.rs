@@ -192,10 +192,11 @@ impl Decryptor {
         if !metadata.is_empty() && !self.cipher.takes_metadata() {
             return Err(no_metadata());
         }
-        if let Some(payload) = self.cipher.injected(sealed.as_slice()).map_err(decrypt_error)? {
+        let sealed = self.cipher.cut_injected(sealed.as_slice());
+        if let Some(payload) = self.cipher.injected(sealed).map_err(decrypt_error)? {
             return Ok(PyBytes::new(py, payload));
         }
-        let opened = self.cipher.with_plan(sealed.as_slice(), metadata, |plan| {
+        let opened = self.cipher.with_plan(sealed, metadata, |plan| {
             written(py, plan.frame_len(), |out| {
                 maybe_detach(py, out.len(), || plan.open_into(out)).map_err(decrypt_error)
             })
@@ -227,6 +228,26 @@ impl Decryptor {
     #[getter]
     fn injected(&self) -> u64 {
         self.cipher.injected_so_far()
+    }
+
+    #[getter]
+    fn sif_trailer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.cipher.injected_trailer().map(|trailer| PyBytes::new(py, &trailer))
+    }
+
+    #[setter]
+    fn set_sif_trailer(&self, trailer: Option<Input<'_, '_>>) -> PyResult<()> {
+        self.cipher.set_injected(trailer.as_ref().map(Input::as_slice)).map_err(key_error)
+    }
+
+    fn without_injected<'py>(&self, py: Python<'py>, frame: Input<'_, 'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.cipher.without_injected(frame.as_slice()))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (codec, frame))]
+    fn holds_blank(codec: Option<&str>, frame: Input<'_, '_>) -> PyResult<bool> {
+        Ok(frameseal::Decryptor::holds_blank(self::codec(codec)?, frame.as_slice()))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -112,6 +112,7 @@ fn pass_on(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usi
 impl Decryptor {
     /// Looks at a batch.
     pub fn plan_batch<'a>(&'a self, sealed: Vec<&'a [u8]>) -> OpenBatch<'a> {
+        let sealed = sealed.into_iter().map(|frame| self.cut_injected(frame)).collect();
         OpenBatch { decryptor: self, sealed }
     }
 }
