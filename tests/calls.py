@@ -328,13 +328,16 @@ async def connect(caller: Peer, callee: Peer) -> None:
 
 
 @contextlib.asynccontextmanager
-async def peers(*stacks: str):
-    """Peers that are closed at the end, with a watch over exceptions that nobody sees and threads that die."""
+async def peers(*stacks: str, tracks_end: bool = False):
+    """Peers that are closed at the end, with a watch over exceptions that nobody sees, and threads that die unless the
+    call is one in which tracks end.
+    """
     made = [Peer(stack) for stack in stacks]
     with Watch(stacks) as watch:
         try:
             yield made
-            watch.count_threads(made)
+            if not tracks_end:
+                watch.count_threads(made)
         finally:
             await hang_up(*made)
             await asyncio.sleep(0.05)
@@ -394,6 +397,30 @@ class Watch:
 
 
 # --- the wire --------------------------------------------------------------------------------------------------------
+
+
+class Arrived:
+    """The RTP packets that arrive, as SRTP gives them to the far end: what a forwarder has, whatever was patched where
+    they left. A context manager.
+    """
+
+    def __init__(self, stack: str) -> None:
+        self._stack = stack
+        self.packets: list = []
+
+    def __enter__(self) -> "Arrived":
+        transport, parse = part(self._stack, "rtcdtlstransport").RTCDtlsTransport, part(self._stack, "rtp").RtpPacket
+        handle = self._handle = transport._handle_rtp_data
+
+        async def noted(this, data: bytes, arrival_time_ms: int) -> None:
+            self.packets.append(parse.parse(data))
+            await handle(this, data, arrival_time_ms=arrival_time_ms)
+
+        transport._handle_rtp_data = noted
+        return self
+
+    def __exit__(self, *exc) -> None:
+        part(self._stack, "rtcdtlstransport").RTCDtlsTransport._handle_rtp_data = self._handle
 
 
 class Tap:

@@ -1,22 +1,25 @@
 """The parts of the hook without a call: frames and keyframes, the gate before a decoder, what an encoder is owed."""
 
 import importlib
+import inspect
 import sys
 from itertools import pairwise
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 
 import pytest
 
-import frameseal._rtc_track
+import frameseal._rtc_receiver
 import frameseal.aiortc
 from calls import (
     manager,
     part,
     picture_track,
 )
+from frameseal._rtc_gates import Gated
 from frameseal._rtc_media import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
-from frameseal._rtc_proxies import OpeningDecoder, SealingEncoder
-from frameseal._rtc_track import STARTS_KEPT, ReceiverSlot, SealedPayload
+from frameseal._rtc_proxies import Guard, OpeningDecoder, SealingEncoder
+from frameseal._rtc_receiver import STARTS_KEPT, ReceiverSlot
+from frameseal._rtc_track import SealedPayload
 from frameseal.aiortc import UnsupportedStack, attach
 
 VP8_KEY, VP8_DELTA = b"\x10key", b"\x11delta"
@@ -117,7 +120,7 @@ class Receiving:
         self.decoded: list[bytes] = []
         self.fault: Exception | None = None
         self.held = False
-        monkeypatch.setattr(frameseal._rtc_track.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(frameseal._rtc_receiver.time, "monotonic", lambda: self.now)
         self.slot = ReceiverSlot(self, None)
         self.slot.attachment = SimpleNamespace(detached=False, transform=lambda slot, codec: self)
         self.decoder = OpeningDecoder(SimpleNamespace(decode=self._decode), SimpleNamespace(mimeType=mime), self.slot)
@@ -162,6 +165,17 @@ def test_a_receiver_knows_which_frames_begin_where_a_frame_begins(receiving):
     assert slot.is_whole("vp8", (2999).to_bytes(20, "little")) and not slot.is_whole("vp8", frame)
     assert slot.is_whole("h264", b"\0\0\0\1\x65\x88") and not slot.is_whole("h264", b"\x88\0\0\0\1\x65")
     assert slot.is_whole("opus", frame)
+
+
+def test_when_packets_are_no_longer_noted_no_frame_counts_as_one_that_lost_its_head(receiving):
+    """Other code replaces `depayload` in mid-call: what is remembered says nothing of the frames from then on."""
+    slot, vp8 = receiving.slot, SimpleNamespace(mimeType="video/VP8")
+    frame = bytes(range(60))
+    slot.note_packet(vp8, b"\x90\x80\x01", frame[:30])
+    assert slot.arrives((vp8, frame))
+    assert slot.is_whole("vp8", frame) and not slot.is_whole("vp8", frame[30:])
+    assert slot.arrives((vp8, frame))
+    assert slot.is_whole("vp8", b"of a frame that nobody has noted")
 
 
 def test_packets_are_watched_again_when_other_code_has_registered_a_codec(monkeypatch, stack):
@@ -387,51 +401,98 @@ async def test_an_assignment_to_the_senders_frame_source_can_be_taken_back(stack
 # --- stacks ----------------------------------------------------------------------------------------------------------
 
 
+def first_shape(cls):
+    """A class of the stack as it was before the hook was put in: the hook in the classes is shared with aiortc."""
+    members = {}
+    for name, value in vars(cls).items():
+        if isinstance(value, Guard):
+            members[name] = value._method
+        elif not isinstance(value, Gated) and name not in ("__dict__", "__weakref__"):
+            members[name] = inspect.unwrap(value) if inspect.isfunction(value) else value
+    return type(cls.__name__, (), members)
+
+
 @pytest.fixture
 def stranger(monkeypatch):
     """A copy of aiortc under another name, for a test to break; returns a function that gets a part of it."""
-    names = ("", ".codecs", ".rtcrtpparameters", ".rtcrtpsender", ".rtcrtpreceiver", ".rtcpeerconnection")
-    for name in names:
+    names = ["codecs", "rtcrtpparameters", *(f"rtc{n}" for n in ("rtpsender", "rtpreceiver", "dtlstransport"))]
+    for name in ["", *(f".{name}" for name in (*names, "rtcdatachannel", "rtcpeerconnection"))]:
         original = importlib.import_module(f"aiortc{name}")
         copied = ModuleType(f"stranger{name}")
         vars(copied).update({k: v for k, v in vars(original).items() if not k.startswith("__")}, __version__="9.9")
         monkeypatch.setitem(sys.modules, f"stranger{name}", copied)
+    for module, name in (
+        ("rtcrtpsender", "RTCRtpSender"),
+        ("rtcrtpreceiver", "RTCRtpReceiver"),
+        ("rtcdtlstransport", "RTCDtlsTransport"),
+        ("rtcdatachannel", "RTCDataChannel"),
+    ):
+        copied = sys.modules[f"stranger.{module}"]
+        setattr(copied, name, first_shape(getattr(copied, name)))
     connection = type("RTCPeerConnection", (), {"__module__": "stranger.rtcpeerconnection"})
     return lambda name: sys.modules[f"stranger.{name}"], connection
 
 
-class OldSender:
-    """As in aiortc before 1.4: no packets, no factory in the method."""
+OF_SENDER = ("_next_encoded_frame", "_run_rtp", "_retransmit", "send", "stop", "_send_keyframe")
+OF_RECEIVER = ("receive", "stop", "_handle_rtp_packet", "_send_rtcp_pli", "getSynchronizationSources")
+SEAMS = [
+    *(("rtcrtpsender", "RTCRtpSender", name) for name in OF_SENDER),
+    ("rtcrtpsender", None, "RTCEncodedFrame"),
+    *(("rtcrtpreceiver", "RTCRtpReceiver", name) for name in OF_RECEIVER),
+    ("rtcrtpreceiver", None, "decoder_worker"),
+    ("rtcdtlstransport", "RTCDtlsTransport", "_send_rtp"),
+    ("rtcpeerconnection", "RTCPeerConnection", "getSenders"),
+    ("rtcpeerconnection", "RTCPeerConnection", "getReceivers"),
+]
 
-    async def _next_encoded_frame(self, codec):
-        return None
+
+def test_a_stack_that_has_every_seam_is_hooked(stranger):
+    frameseal.aiortc.Stack("stranger")
+
+
+@pytest.mark.parametrize("change", ["gone", "of another shape"])
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam[2])
+def test_a_stack_that_lacks_a_seam_is_refused_by_name_and_left_alone(stranger, monkeypatch, seam, change):
+    (get, connection), (module, cls, name) = stranger, seam
+    owner = getattr(get(module), cls) if cls else get(module)
+    if change == "gone":
+        monkeypatch.delattr(owner, name)
+    else:
+        monkeypatch.setattr(owner, name, lambda *, nothing: None)
+    parts = [get(f"rtc{part}") for part in ("rtpsender", "rtpreceiver", "dtlstransport", "datachannel")]
+    shapes = [vars(each) for each in parts]
+    shapes += [vars(each) for shape in shapes for each in shape.values() if isinstance(each, type)]
+    before = [dict(shape) for shape in shapes]
+    with pytest.raises(UnsupportedStack, match=name if change == "gone" else "does not (take|use)") as refusal:
+        attach(connection(), manager())
+    assert str(refusal.value).startswith("stranger 9.9 is not built the way")
+    assert [dict(shape) for shape in shapes] == before
+    assert "stranger" not in frameseal.aiortc._stacks
+
+
+def test_a_stack_whose_payloads_do_not_add_up_is_refused(stranger, monkeypatch):
+    get, connection = stranger
+    monkeypatch.setattr(get("rtcrtpreceiver"), "depayload", lambda codec, payload: payload)
+    with pytest.raises(UnsupportedStack, match="do not add up"):
+        attach(connection(), manager())
 
 
 @pytest.mark.parametrize(
-    ("broken", "complaint"),
+    "seam",
     [
-        (("rtcrtpsender", "RTCRtpSender", OldSender), "does not call get_encoder"),
-        (("rtcrtpreceiver", "decoder_worker", lambda *args: None), "does not call get_decoder"),
-        (("rtcrtpsender", "RTCEncodedFrame", lambda payloads: None), "does not take"),
-        (("rtcrtpreceiver", "depayload", lambda codec, payload: payload), "do not add up"),
-        (("rtcrtpreceiver", "RTCRtpReceiver", object), "AttributeError"),
+        ("rtcrtpsender", "RTCRtpSender", "_run_rtp", "_RTCRtpSender__rtp_history"),
+        ("rtcrtpsender", "RTCRtpSender", "_retransmit", "_RTCRtpSender__rtp_history"),
+        ("rtcrtpreceiver", "RTCRtpReceiver", "receive", "_RTCRtpReceiver__decoder_queue"),
+        ("rtcrtpreceiver", "RTCRtpReceiver", "_handle_rtp_packet", "_RTCRtpReceiver__decoder_queue"),
+        ("rtcdtlstransport", "RTCDtlsTransport", "_send_rtp", "_tx_srtp"),
     ],
 )
-def test_an_unknown_stack_is_refused_by_name_and_left_alone(stranger, monkeypatch, broken, complaint):
-    module, name, value = broken
-    get, connection = stranger
-    # The hook in the classes is shared with the real aiortc, so the seams are given back their first shape.
-    sender = type("RTCRtpSender", (), {"send": lambda self, parameters: None, "_send_keyframe": lambda self: None})
-
-    async def next_encoded_frame(self, codec):
-        return get_encoder(codec)  # noqa: F821 - only its name is looked at
-
-    sender._next_encoded_frame = next_encoded_frame
-    get("rtcrtpsender").RTCRtpSender = sender
-    monkeypatch.setattr(get(module), name, value)
-    before = dict(vars(get("rtcrtpsender"))), dict(vars(get("rtcrtpreceiver")))
-    with pytest.raises(UnsupportedStack, match=complaint) as refusal:
+def test_a_stack_that_keeps_things_under_other_names_is_refused(stranger, monkeypatch, seam):
+    """What the gates are put around is named in the methods that use it, and nowhere before a call starts."""
+    (get, connection), (module, cls, name, private) = stranger, seam
+    method = vars(getattr(get(module), cls))[name]
+    code = method.__code__
+    renamed = code.replace(co_names=tuple("renamed" if each == private else each for each in code.co_names))
+    monkeypatch.setattr(getattr(get(module), cls), name, FunctionType(renamed, method.__globals__))
+    with pytest.raises(UnsupportedStack, match=f"does not use {private}"):
         attach(connection(), manager())
-    assert str(refusal.value).startswith("stranger 9.9 is not built the way")
-    assert (dict(vars(get("rtcrtpsender"))), dict(vars(get("rtcrtpreceiver")))) == before
-    assert "stranger" not in frameseal.aiortc._stacks

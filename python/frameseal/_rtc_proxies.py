@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from frameseal._rtc_gates import SealedFrame
 from frameseal._rtc_media import is_keyframe
 
 if TYPE_CHECKING:
-    from frameseal._rtc_track import ReceiverSlot, SenderSlot
+    from frameseal._rtc_receiver import ReceiverSlot
+    from frameseal._rtc_track import SenderSlot
     from frameseal.aiortc import Attachment, Stack
 
 __all__ = ["NEXT_FRAME", "Guard", "OpeningDecoder", "SealingEncoder"]
@@ -33,7 +35,7 @@ class SealingEncoder:
     def encode(self, frame: Any, force_keyframe: bool = False) -> tuple[list[bytes], Any]:
         """Encode and seal, in an executor thread; ``([], ...)`` if nothing may leave."""
         slot, attachment = self._slot, self._slot.attachment
-        if attachment is not None and attachment.detached:
+        if attachment is not None and (attachment.detached or slot.closed):
             slot.drop()
             return [], None
         force_keyframe, slot.keyframe_owed = force_keyframe or slot.keyframe_owed, False
@@ -66,12 +68,15 @@ class OpeningDecoder:
         self._is_video = kind == "video"
         # Some decoders swallow the error of a missing reference: then only this gate asks for a keyframe.
         self._awaiting_keyframe = self._is_video
+        slot.proxied(codec.mimeType.lower())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_inner"], name)
 
     def decode(self, encoded_frame: Any) -> list[Any]:
         """Open and decode one frame, in the decoder thread."""
+        if isinstance(encoded_frame, SealedFrame):
+            encoded_frame = encoded_frame.unwrap()
         attachment = self._slot.attachment
         if attachment is None:
             self._awaiting_keyframe = False

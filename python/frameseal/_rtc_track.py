@@ -1,5 +1,7 @@
 """What the hook in ``aiortc.py`` knows of one sender or receiver: whose media it is, what became of it, what is owed.
 
+Senders are here, receivers in ``_rtc_receiver.py``.
+
 A slot hangs on its owner and refers to it weakly, so nothing here outlives the call.
 """
 
@@ -10,10 +12,9 @@ import contextlib
 import copy
 import itertools
 import logging
-import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,10 @@ from frameseal._rtc_media import PAYLOAD_IS_FRAME, access_units, check_h264_payl
 if TYPE_CHECKING:
     from frameseal.aiortc import Attachment, Stack
 
-__all__ = ["CLOCK", "ReceiverSlot", "SealedPayload", "SenderSlot", "Slot", "TrackCounters"]
+__all__ = ["CLOCK", "SealedPayload", "SenderSlot", "Slot", "TrackCounters"]
 
 CLOCK = Fraction(1, 90000)  # any valid time base: the timestamp that a packer returns is not used
-PLI_INTERVAL = 0.5  # seconds
-PLI_BACKED_OFF = 5.0  # seconds
-STARTS_KEPT = 1024  # frames whose beginning is remembered: more than a jitter buffer holds packets
-START_LEN = 16  # bytes, 6 of which are sealed at the least
+MAX_SEALED_PAYLOADS = 256  # besides those of the latest frame: twice what the stacks keep to send again
 
 _logger = logging.getLogger("frameseal")
 
@@ -82,6 +80,9 @@ class Slot:
         self.counters = TrackCounters("send" if self.sends else "receive")
         self.loop: asyncio.AbstractEventLoop | None = None
         self.identifying = False
+        self.running = False  # media may have flowed already, when an attachment is new
+        self.closed = False  # a seam of the stack was replaced: nothing of this track passes any more
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def started(self) -> bool:
@@ -94,6 +95,51 @@ class Slot:
         attachment = self.attachment or self.stack.attachment_of(self)
         if attachment is not None:
             attachment.adopt(self)
+        self.running = True
+
+    def covered(self) -> Attachment | None:
+        """Return the attachment; look for it again while there is none; on the event loop."""
+        if not self.started or self.attachment is None:  # somebody got past send() or receive()
+            self.start()
+        return self.attachment
+
+    def taken_over(self) -> None:
+        """Note that the attachment is new; on the event loop."""
+
+    def close(self) -> None:
+        """Close the track for good, because something got past the hook. From any thread."""
+        if self.closed or self.attachment is None:
+            return
+        self.closed = True
+        self.on_loop(self._close, self.attachment)
+
+    def _close(self, attachment: Attachment) -> None:
+        attachment.report_gap(self)
+        owner = self.owner()
+        if owner is not None:
+            self._run(self.stack.stop(owner))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        async def quietly() -> None:
+            try:
+                await work
+            except Exception as error:
+                self.failed(error)
+
+        task = asyncio.ensure_future(quietly())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def kind(self) -> str:
+        """``"audio"`` or ``"video"``, from the codec where one is known."""
+        kind = self.counters.kind or getattr(self.owner(), "kind", None)
+        return "audio" if kind == "audio" else "video"
+
+    @property
+    def track_id(self) -> str | None:
+        """The id of the track that is sent or received."""
+        return getattr(getattr(self.owner(), "track", None), "id", None)
 
     def failed(self, error: BaseException) -> None:
         """Note what went wrong, and log it unless it is the same as before."""
@@ -118,8 +164,29 @@ class SenderSlot(Slot):
     def __init__(self, owner: Any, stack: Stack) -> None:
         super().__init__(owner, stack)
         self.keyframe_owed = False
+        self.sealed: dict[bytes, None] = {}  # the latest payloads, in the order of sealing
         self._packer: Any = None
         self._pending: deque[Any] = deque()
+        self._may_be_under_way = False  # one frame in the clear, from before the attachment
+        self._was_under_way: int | None = None  # its RTP timestamp
+
+    def taken_over(self) -> None:
+        """Forget what was sent before, so that no NACK gets it; in mid-call one more frame may be on its way."""
+        self._may_be_under_way = self.running
+        owner = self.owner()
+        if owner is not None:
+            self.stack.history(owner).clear()
+
+    def excuses(self, timestamp: int) -> bool:
+        """Whether a packet that was not sealed is from before the attachment. If not, close the track; on the loop."""
+        self.covered()
+        if self._may_be_under_way:
+            self._may_be_under_way, self._was_under_way = False, timestamp
+        if timestamp == self._was_under_way:
+            return True
+        self.sealed.clear()
+        self.close()
+        return False
 
     def drop(self) -> None:
         """Count a frame that does not leave."""
@@ -154,6 +221,8 @@ class SenderSlot(Slot):
         if transform is None:
             return None
         sealed_payloads: list[bytes] = []
+        while len(self.sealed) > MAX_SEALED_PAYLOADS:
+            del self.sealed[next(iter(self.sealed))]
         frames, descriptor = self._depayload(codec, payloads)
         for offset, frame in access_units(str(self.counters.codec), frames):
             sealed = transform.encrypt(frame) if frame else b""
@@ -163,6 +232,8 @@ class SenderSlot(Slot):
                 marked = SealedPayload(payload)
                 if offset:  # seldom, and an attribute of its own costs more than the mark
                     marked.offset = offset
+                self.sealed.pop(marked, None)  # to the end of the order
+                self.sealed[marked] = None
                 sealed_payloads.append(marked)
         return sealed_payloads
 
@@ -196,14 +267,12 @@ class SenderSlot(Slot):
 
     async def next_frame(self, inner: Callable[[Any], Awaitable[Any]], codec: Any) -> Any:
         """Guard `inner`: its encoded frame, sealed, or None (which the stack skips) if it must not leave."""
-        if self.attachment is not None and self.attachment.detached:
+        if self.closed or (self.attachment is not None and self.attachment.detached):
             self._pending.clear()
         if self._pending:
             return self._pending.popleft()
         frame = await inner(codec)
-        if not self.started:  # somebody got past send()
-            self.start()
-        attachment = self.attachment
+        attachment = self.covered()
         if attachment is None or frame is None:
             return frame
         payloads = frame.payloads
@@ -213,8 +282,9 @@ class SenderSlot(Slot):
                 None, self.seal, attachment, codec, list(payloads)
             )
             self._pass_on_owed_keyframe()
-        if attachment.detached or not payloads:
+        if attachment.detached or self.closed or not payloads:
             return None
+        self._may_be_under_way = False
         if payloads is frame.payloads and not any(payload.offset for payload in payloads):
             return frame
         # Several packets of one long audio frame: the stack knows one timestamp per frame, so each becomes its own.
@@ -234,68 +304,3 @@ class SenderSlot(Slot):
         if self.keyframe_owed and sender is not None:
             sender._send_keyframe()
             self.keyframe_owed = False
-
-
-class ReceiverSlot(Slot):
-    """One receiver: asks for keyframes, and knows frames that lost their head.
-
-    A jitter buffer that overflows delivers what it has of a frame, in which only the first packets can be missing.
-    """
-
-    sends = False
-
-    def __init__(self, owner: Any, stack: Stack) -> None:
-        super().__init__(owner, stack)
-        self.ssrcs: frozenset[int] = frozenset()
-        self._starts: dict[bytes, None] = {}
-        self._last_request = float("-inf")
-        self._unanswered = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def note_packet(self, codec: Any, payload: bytes, data: bytes) -> None:
-        """Remember how a frame begins whose first packet this is, where packets tell; on the event loop."""
-        # S, and partition 0: RFC 7741 section 4.2.
-        if codec.mimeType.lower() == "video/vp8" and payload[0] & 0x17 == 0x10:
-            self._starts[data[:START_LEN]] = None
-            if len(self._starts) > STARTS_KEPT:
-                del self._starts[next(iter(self._starts))]
-
-    def is_whole(self, codec: str, frame: bytes) -> bool:
-        """Whether *frame* begins where a frame of its codec does, as far as that can be told."""
-        if codec == "h264":
-            return frame.startswith(b"\0\0\0\1")  # as every NAL unit does after depacketising
-        return codec != "vp8" or not self._starts or frame[:START_LEN] in self._starts
-
-    def request_keyframe(self, *, undecryptable: bool) -> None:
-        """Ask the sender for a keyframe, at most every half second.
-
-        While nothing at all can be opened the interval doubles up to 5 s: a keyframe does not help who lacks the
-        key, and everybody else in the call pays for it.
-        """
-        if not undecryptable:
-            self._unanswered = 0
-        wait = min(PLI_INTERVAL * 2 ** max(min(self._unanswered, 8) - 1, 0), PLI_BACKED_OFF)
-        now = time.monotonic()
-        if now - self._last_request >= wait:
-            self._last_request = now
-            self._unanswered += undecryptable
-            self.counters.keyframe_requests += 1
-            self.on_loop(self._send_plis)
-
-    def _send_plis(self) -> None:
-        receiver = self.owner()
-        if receiver is None:
-            return
-        sources = {source.source for source in receiver.getSynchronizationSources()}
-        # Those that were negotiated, as the sources include retransmission; all of them when an SFU sends under
-        # an SSRC which it never announced.
-        for ssrc in sources & self.ssrcs or sources:
-            task = asyncio.ensure_future(self._send_pli(receiver, ssrc))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _send_pli(self, receiver: Any, ssrc: int) -> None:
-        try:
-            await receiver._send_rtcp_pli(ssrc)
-        except Exception as error:
-            self.failed(error)

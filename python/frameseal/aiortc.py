@@ -1,6 +1,6 @@
 """The hook: end-to-end encryption for the calls of aiortc (1.9 and later) and of its fork vsaiortc.
 
-How it gets between codec and packetizer without touching a private attribute of the stack:
+How it gets between codec and packetizer:
 
 * *factories*: a stack makes encoders and decoders through one module-level function each, ``get_encoder`` and
   ``get_decoder``. These are wrapped to return proxies that seal after encoding and open before decoding.
@@ -8,6 +8,9 @@ How it gets between codec and packetizer without touching a private attribute of
   copies of the codecs that carry a reference to the sender's or receiver's slot.
 * *guard*: other libraries put in encoders of their own. What a sender's ``_next_encoded_frame`` returns is sealed
   there, or dropped, unless the proxy sealed it.
+* *gates*: other libraries replace all of these, in mid-call too. A transport's SRTP session and a receiver's decoder
+  queue are wrapped when they are made (``_rtc_gates.py``): what comes there past the hook goes no further, its track is
+  closed, and the state is InternalError (``seam_replaced:`` and the name of what was replaced).
 
 ``depayload`` is wrapped too, to note how received frames begin: one that has lost its head is no sign of a wrong key.
 
@@ -24,17 +27,21 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 from frameseal._native import DataCryptor
+from frameseal._rtc_gates import SLOT as _SLOT
+from frameseal._rtc_gates import Gated, IncomingGate, OutgoingGate
 from frameseal._rtc_proxies import NEXT_FRAME, Guard, OpeningDecoder, SealingEncoder
-from frameseal._rtc_track import CLOCK, ReceiverSlot, SenderSlot, Slot, TrackCounters
+from frameseal._rtc_receiver import ReceiverSlot
+from frameseal._rtc_track import CLOCK, SenderSlot, Slot, TrackCounters
 from frameseal.datachannel import DataChannel, SealedDataChannel, wrap
 from frameseal.e2ee import E2EEManager, ReceiverTransform, SenderTransform
 
@@ -42,12 +49,15 @@ __all__ = ["attach", "seal_data_channel", "Attachment", "TrackCounters", "Unsupp
 
 RemoteId = str | Callable[[Any], str | None]
 
-_SLOT = "_frameseal_slot"  # set on senders, receivers and our copies of codecs
 _ATTACHMENT = "_frameseal_attachment"  # set on peer connections
+_HISTORY = "_RTCRtpSender__rtp_history"  # packets that a sender keeps, to send them again on a NACK
+_DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
 
-# Weak, and the attachment hangs on its connection: a `remote_id` callable may well refer to the connection, and a
-# registry that owned both would keep the call alive for ever.
-_attached: weakref.WeakSet[Any] = weakref.WeakSet()
+SEAM_REPLACED = "seam_replaced"  # how the reason of an InternalError begins
+MAX_STRAYS = 16  # SSRCs of no sender that are reported, per connection
+
+_logger = logging.getLogger("frameseal")
+
 _stacks: dict[str, Stack] = {}
 _lock = threading.RLock()
 
@@ -81,7 +91,7 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
         present: Attachment | None = getattr(pc, _ATTACHMENT, None)
         if present is not None and not present.detached:
             raise RuntimeError("this peer connection is attached already; detach it first")
-        members = [*pc.getSenders(), *pc.getReceivers()]
+        members = stack.members(pc)
         for member in members:
             if _SLOT not in vars(member) and member.transport.state not in ("new", "connecting"):
                 raise RuntimeError(
@@ -89,7 +99,7 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
                     "be sealed: import frameseal.aiortc before the call starts"
                 )
         setattr(pc, _ATTACHMENT, attachment)
-        _attached.add(pc)
+        stack.cover(pc)
     for member in members:
         attachment.adopt(stack.slot(member))
     return attachment
@@ -122,6 +132,8 @@ class Attachment:
         self._remote_id = remote_id
         self._detached = False
         self._slots: list[Slot] = []
+        self._senders: list[SenderSlot] = []
+        self._strays: set[int] = set()
         self._transforms: dict[tuple[Slot, str], SenderTransform | ReceiverTransform | None] = {}
         with contextlib.suppress(RuntimeError):  # no loop is running yet: send() or receive() will be inside one
             e2ee.bind_loop(asyncio.get_running_loop())
@@ -151,6 +163,9 @@ class Attachment:
                 slot.counters.participant_id = None
                 slot.attachment = self
                 self._slots.append(slot)
+                if isinstance(slot, SenderSlot):
+                    self._senders.append(slot)
+                slot.taken_over()
         if slot.loop is not None:
             self._e2ee.bind_loop(slot.loop)
             self._identify(slot)
@@ -160,7 +175,7 @@ class Attachment:
         kind, _, name = codec.mimeType.lower().partition("/")
         slot.counters.kind, slot.counters.codec = kind, name
         participant_id = slot.counters.participant_id
-        if self._detached:
+        if self._detached or slot.closed:
             return None
         if participant_id is None:
             if not slot.identifying:
@@ -171,9 +186,8 @@ class Attachment:
             # Made with the first frame, so that a receiver which never gets one (the bandwidth probe of a
             # mediasoup client is such a receiver) has no state.
             make = self._e2ee.sender_transform if slot.sends else self._e2ee.receiver_transform
-            track = getattr(slot.owner(), "track", None)
             try:
-                self._transforms[slot, name] = make(participant_id, kind, name, track_id=getattr(track, "id", None))
+                self._transforms[slot, name] = make(participant_id, kind, name, track_id=slot.track_id)
             except Exception as error:
                 self._transforms[slot, name] = None
                 self.refuse(slot, kind, error, "unsupported_codec")
@@ -182,7 +196,38 @@ class Attachment:
     def refuse(self, slot: Slot, kind: str, error: Exception, reason: str) -> None:
         """Note and report that nothing can be done for this codec. For the hook itself."""
         slot.failed(error)
-        self._e2ee.report_internal_error(slot.counters.participant_id or "", kind, reason)
+        self._e2ee.report_internal_error(slot.counters.participant_id or "", kind, reason, track_id=slot.track_id)
+
+    def has_sealed(self, payload: bytes) -> bool:
+        """Whether a sender of this connection has sealed *payload*, lately. For the outgoing gate."""
+        for slot in self._senders:  # a loop, as this runs for each packet and a generator takes twice as long
+            if payload in slot.sealed:
+                return not self._detached
+        return False
+
+    def excuses(self, data: bytes) -> bool:
+        """Whether an RTP packet that nobody has sealed is from before the attachment. If not, close its track.
+
+        For the outgoing gate, which lets nothing of its payload out.
+        """
+        timestamp, ssrc = (int.from_bytes(data[start : start + 4], "big") for start in (4, 8))
+        for slot in self._senders:
+            owner = slot.owner()
+            if owner is not None and ssrc in (owner._ssrc, owner._rtx_ssrc):
+                return not self._detached and slot.excuses(timestamp)
+        if not self._detached and ssrc not in self._strays and len(self._strays) < MAX_STRAYS:
+            self._strays.add(ssrc)
+            _logger.warning("RTP packets of SSRC %d, which no sender of the connection has, are refused", ssrc)
+            for kind in {slot.kind for slot in self._senders if slot.started} or {"video"}:
+                self._e2ee.report_internal_error(self._local_id, kind, f"{SEAM_REPLACED}:_send_rtp")
+        return False
+
+    def report_gap(self, slot: Slot) -> None:
+        """Report that a seam of the stack was replaced, so that frames got past the hook; on the event loop."""
+        self._identify(slot)
+        seams = slot.stack.replaced(slot)
+        error = RuntimeError(f"other code replaced {seams}, and frames got past the hook: the track is closed")
+        self.refuse(slot, slot.kind, error, f"{SEAM_REPLACED}:{seams}")
 
     def _identify(self, slot: Slot) -> None:
         slot.identifying = False
@@ -202,9 +247,16 @@ class Stack:
     def __init__(self, package: str) -> None:
         """Test the stack's seams, then put the hook in. :raises UnsupportedStack: if one is not there."""
         self._wrapped: dict[str, Callable[..., Any]] = {}
+        self._stops: dict[bool, Callable[[Any], Coroutine[Any, Any, None]]] = {}
+        # Weak, and the attachment hangs on its connection: a `remote_id` callable may well refer to the connection,
+        # and a registry that owned both would keep the call alive for ever.
+        self._attached: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.generation = 0  # of attachments: what is known of who has none is good until the next one
         try:
             self._senders = importlib.import_module(f"{package}.rtcrtpsender")
             self._receivers = importlib.import_module(f"{package}.rtcrtpreceiver")
+            self._transports = importlib.import_module(f"{package}.rtcdtlstransport")
+            self._connections = importlib.import_module(f"{package}.rtcpeerconnection")
             self._codecs = importlib.import_module(f"{package}.codecs")
             self._parameters = importlib.import_module(f"{package}.rtcrtpparameters")
             self.av = importlib.import_module("av")
@@ -215,9 +267,16 @@ class Stack:
                 f"{package} {version} is not built the way frameseal's hook needs ({type(error).__name__}: {error}). "
                 "Nothing was changed in it, and none of its connections can be attached"
             ) from error
+        connection, transport = self._connections.RTCPeerConnection, self._transports.RTCDtlsTransport
+        # The stack's own: a subclass may show its user fewer than there are.
+        self._members_of = (connection.getSenders, connection.getReceivers)
+        self.is_rtcp: Callable[[bytes], bool] = self._transports.is_rtcp
         self._hook(self._senders.RTCRtpSender, "send")
         self._hook(self._receivers.RTCRtpReceiver, "receive")
+        transport._tx_srtp = Gated("_tx_srtp", lambda owner, session: OutgoingGate.around(session, owner, self))
+        setattr(self._receivers.RTCRtpReceiver, _DECODER_QUEUE, Gated(_DECODER_QUEUE, self._incoming_gate))
         self.arm()
+        self._as_hooked = self._seams(self._senders.RTCRtpSender) | self._seams(self._receivers.RTCRtpReceiver)
 
     def depayload(self, codec: Any, payload: bytes) -> bytes:
         """Strip the RTP payload descriptor."""
@@ -229,6 +288,19 @@ class Stack:
         """Make an encoder that will only ever pack."""
         return self._codecs.get_encoder(codec)
 
+    def history(self, sender: Any) -> dict[int, Any]:
+        """Return the packets that a sender may send again."""
+        history: dict[int, Any] = vars(sender)[_HISTORY]
+        return history
+
+    async def stop(self, owner: Any) -> None:
+        """Stop a sender or receiver for good, and the track that a receiver feeds."""
+        sends = isinstance(owner, self._senders.RTCRtpSender)
+        await self._stops[sends](owner)
+        if not sends and owner.track is not None:
+            owner.track.stop()
+            owner.track._queue.put_nowait(None)  # for who waits: the decoder thread may have died of other code
+
     def slot(self, owner: Any) -> Any:
         """Return the slot of a sender or receiver."""
         slot = vars(owner).get(_SLOT)
@@ -237,15 +309,39 @@ class Stack:
             slot = vars(owner).setdefault(_SLOT, make(owner, self))
         return slot
 
+    def cover(self, pc: Any) -> None:
+        """Note that a connection is attached, and put gates where it was made before the hook was in."""
+        self._attached.add(pc)
+        self.generation += 1
+        for member in self.members(pc):
+            for gated, name in ((member.transport, "_tx_srtp"), (member, _DECODER_QUEUE)):
+                if name in vars(gated):
+                    setattr(gated, name, vars(gated)[name])
+
+    def members(self, pc: Any) -> list[Any]:
+        """Return all senders and receivers of a connection."""
+        return [member for members_of in self._members_of for member in members_of(pc)]
+
     def attachment_of(self, slot: Slot) -> Attachment | None:
         """Find the attachment of the connection that the slot's owner belongs to."""
         owner = slot.owner()
+        pc = self._attached_with(lambda member: member is owner)
+        return None if pc is None else getattr(pc, _ATTACHMENT)
+
+    def attachment_over(self, transport: Any) -> Attachment | None:
+        """Find the attachment of the connection that a transport belongs to."""
+        pc = self._attached_with(lambda member: member.transport is transport)
+        return None if pc is None else getattr(pc, _ATTACHMENT)
+
+    def adopt_over(self, transport: Any) -> None:
+        """Cover what other code started past `send` and `receive`, on a transport's connection; on the event loop."""
+        pc = self._attached_with(lambda member: member.transport is transport)
+        for member in self.members(pc) if pc is not None else ():
+            getattr(pc, _ATTACHMENT).adopt(self.slot(member))
+
+    def _attached_with(self, has: Callable[[Any], bool]) -> Any:
         with _lock:
-            for pc in list(_attached):
-                if any(member is owner for member in (pc.getSenders() if slot.sends else pc.getReceivers())):
-                    attachment: Attachment = getattr(pc, _ATTACHMENT)
-                    return attachment
-        return None
+            return next((pc for pc in self._attached if any(map(has, self.members(pc)))), None)
 
     def arm(self, sender_class: Any = None) -> None:
         """Wrap what is not wrapped: other code may have replaced a factory or the method since the last time."""
@@ -257,6 +353,29 @@ class Stack:
             method = inspect.getattr_static(sender_class, NEXT_FRAME)
             if not isinstance(method, Guard):
                 setattr(sender_class, NEXT_FRAME, Guard(method, self))
+
+    def replaced(self, slot: Slot) -> str:
+        """Name what other code has replaced of all that the slot's frames pass."""
+        owner = slot.owner()
+        now = self._seams(type(owner)) | {name: None for name in vars(owner) if name in self._as_hooked}
+        left = self._as_hooked | self._wrapped  # a factory is wrapped anew when a call finds it replaced
+        names = [name for name, value in now.items() if value is not left[name] and name != NEXT_FRAME]
+        if slot.sends and not isinstance(inspect.getattr_static(type(owner), NEXT_FRAME), Guard):
+            names.insert(0, NEXT_FRAME)
+        return ",".join(names) or ("_send_rtp" if slot.sends else "decode")
+
+    def _seams(self, cls: Any) -> dict[str, Any]:
+        sends = issubclass(cls, self._senders.RTCRtpSender)
+        module, methods, functions = (
+            (self._senders, (NEXT_FRAME, "_run_rtp", "send"), ("get_encoder",))
+            if sends
+            else (self._receivers, ("receive", "_handle_rtp_packet"), ("get_decoder", "decoder_worker"))
+        )
+        seams = {name: inspect.getattr_static(cls, name) for name in methods}
+        return seams | {name: getattr(module, name) for name in functions}
+
+    def _incoming_gate(self, receiver: Any, queue: Any) -> IncomingGate:
+        return queue if isinstance(queue, IncomingGate) else IncomingGate(queue, self.slot(receiver))
 
     def _wrap(self, module: ModuleType, name: str, wrap: Callable[[Any], Callable[..., Any]]) -> None:
         """Replace a function of the stack, unless it is ours already."""
@@ -290,6 +409,7 @@ class Stack:
 
     def _hook(self, cls: Any, start: str) -> None:
         original_init, original_start = cls.__init__, getattr(cls, start)
+        self._stops[cls is self._senders.RTCRtpSender] = cls.stop
 
         @functools.wraps(original_init)
         def init(owner: Any, *args: Any, **kwargs: Any) -> None:
@@ -315,20 +435,36 @@ class Stack:
     def _self_test(self) -> None:
         """Raise anything if a seam is not as the hook expects it."""
         sender, receiver = self._senders.RTCRtpSender, self._receivers.RTCRtpReceiver
-        for function, calls in (
-            (sender._next_encoded_frame, "get_encoder"),
-            (self._receivers.decoder_worker, "get_decoder"),
+        transport, connection = self._transports.RTCDtlsTransport, self._connections.RTCPeerConnection
+        for function, names in (
+            (sender._next_encoded_frame, ["get_encoder"]),
+            (sender._run_rtp, [NEXT_FRAME, _HISTORY, "transport", "_send_rtp"]),
+            (sender._retransmit, [_HISTORY, "transport", "_send_rtp"]),
+            (inspect.unwrap(sender.send), ["_run_rtp"]),
+            (self._receivers.decoder_worker, ["get_decoder", "get", "decode"]),
+            (inspect.unwrap(receiver.receive), ["decoder_worker", _DECODER_QUEUE, "_track", "_queue"]),
+            (receiver._handle_rtp_packet, ["depayload", _DECODER_QUEUE, "put"]),
+            (getattr(transport, "_setup_srtp", transport.start), ["_tx_srtp"]),  # aiortc 1.9 has one method for both
+            (transport._send_rtp, ["is_rtcp", "_tx_srtp", "protect"]),
         ):
-            if calls not in inspect.unwrap(function).__code__.co_names:
-                raise LookupError(f"{function.__qualname__} does not call {calls}")
+            present = inspect.unwrap(function).__code__.co_names
+            for name in names:
+                if name not in present:
+                    raise LookupError(f"{function.__qualname__} does not use {name}")
         for function, names in (
             (sender._next_encoded_frame, ["self", "codec"]),
+            (sender._run_rtp, ["self", "codec"]),
             (sender._send_keyframe, ["self"]),
             (sender.send, ["self", "parameters"]),
+            (sender.stop, ["self"]),
             (self._senders.RTCEncodedFrame, ["payloads", "timestamp", "audio_level"]),
             (receiver._send_rtcp_pli, ["self", "media_ssrc"]),
             (receiver.getSynchronizationSources, ["self"]),
             (receiver.receive, ["self", "parameters"]),
+            (receiver.stop, ["self"]),
+            (transport._send_rtp, ["self", "data"]),
+            (connection.getSenders, ["self"]),
+            (connection.getReceivers, ["self"]),
         ):
             if list(inspect.signature(function).parameters) != names:
                 raise LookupError(f"{function.__qualname__} does not take ({', '.join(names)})")

@@ -245,16 +245,19 @@ class E2EEManager(LoopEmitter):
             transform.set_sif_trailer(self._sif_trailer)
         return transform
 
-    def report_internal_error(self, participant_id: str, kind: str, reason: str) -> None:
+    def report_internal_error(
+        self, participant_id: str, kind: str, reason: str, *, track_id: str | None = None
+    ) -> None:
         """Put every track of this participant and kind into InternalError: for what goes wrong around the transforms.
 
         The next frame that a track's transform handles well brings it back. Callable from any thread.
 
         :param reason: a short machine-readable text without media or keys.
+        :param track_id: put only this track into InternalError, and make it known if it is not.
         """
         with self._state_lock:
-            tracks = self._tracks_of(participant_id, kind)
-            for track in tracks or [self._track(participant_id, kind_of(kind), None, None)]:
+            tracks = [t for t in self._tracks_of(participant_id, kind) if track_id in (None, t.track_id)]
+            for track in tracks or [self._track(participant_id, kind_of(kind), None, track_id)]:
                 self._change(track, E2EEState.InternalError, None, reason, {})
 
     def state(self, participant_id: str, kind: str, *, track_id: str | None = None) -> E2EEState | None:

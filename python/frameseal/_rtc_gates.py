@@ -1,0 +1,184 @@
+"""The last gates of the hook: what a call that runs already holds, so that code which is patched in later passes them.
+
+A patch replaces a method of a class or a function of a module. A running call looks those up with each frame; but it
+keeps its SRTP session and its decoder queue. Here both are replaced by gates, when the stack assigns them:
+
+* `OutgoingGate` takes the place of a transport's outgoing SRTP session. It passes RTP of an attached connection only
+  if one of the connection's senders has sealed the payload.
+* `IncomingGate` takes the place of a receiver's decoder queue. It hands out frames of an attached connection as
+  `SealedFrame`, which shows its bytes to the hook's own decoder proxy and to nobody else.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frameseal._rtc_receiver import ReceiverSlot
+    from frameseal.aiortc import Attachment, Stack
+
+__all__ = ["SLOT", "Gated", "IncomingGate", "OutgoingGate", "SealedFrame"]
+
+SLOT = "_frameseal_slot"  # set on senders, receivers and our copies of codecs
+
+RTP_HEADER_LEN = 12  # RFC 3550 section 5.1
+RTX_HEADER_LEN = 2  # RFC 4588 section 4: the original sequence number
+
+
+class Gated:
+    """An attribute of a class whose every value, on any instance, gets a gate around it when it is assigned.
+
+    It has no ``__get__``, so reading the attribute finds the instance's own value at once.
+    """
+
+    def __init__(self, name: str, gate: Callable[[Any, Any], Any]) -> None:
+        self._name = name
+        self._gate = gate
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        vars(owner)[self._name] = None if value is None else self._gate(owner, value)
+
+    def __delete__(self, owner: Any) -> None:
+        del vars(owner)[self._name]
+
+
+class OutgoingGate:
+    """The outgoing SRTP session of one transport, for what may leave."""
+
+    def __init__(self, session: Any, transport: Any, stack: Stack) -> None:
+        self._session = session
+        self._transport = weakref.ref(transport)
+        self._stack = stack
+        self._attachment: Attachment | None = None
+        self._generation = -1  # the stack's, when the attachment was looked for
+        self._admitted: bytes | None = None
+
+    @classmethod
+    def around(cls, session: Any, transport: Any, stack: Stack) -> OutgoingGate:
+        """Put a gate around the session, and around the transport's ``_send_rtp`` unless that is replaced already."""
+        present = vars(transport).get("_tx_srtp")
+        gate = present if isinstance(present, cls) else cls(session, transport, stack)
+        vars(transport).setdefault("_send_rtp", gate.send)
+        if session is not gate:
+            gate._session = session
+        return gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_session"], name)
+
+    def protect(self, data: bytes) -> Any:
+        """Protect one RTP packet.
+
+        :raises ConnectionError: nobody has sealed its payload. The stack ends the sender's task on that.
+        """
+        passed = data if data is self._admitted else self._admitted_part(data)
+        if passed is None:
+            raise ConnectionError("an RTP packet that frameseal has not sealed was refused")
+        return self._session.protect(passed)
+
+    async def send(self, data: bytes) -> None:
+        """Be the transport's ``_send_rtp``: drop what `protect` would refuse, which ends no task of the transport."""
+        transport = self._transport()
+        passed = data if self._stack.is_rtcp(data) else self._admitted_part(data)
+        if transport is not None and passed is not None:
+            self._admitted = passed  # the same object passes `protect` without a second look
+            await type(transport)._send_rtp(transport, passed)
+
+    def _admitted_part(self, data: bytes) -> bytes | None:
+        """Return what may leave of an RTP packet: all, nothing, or its header, which leaves no gap behind."""
+        attachment = self._attachment if self._generation == self._stack.generation else self._find()
+        if attachment is None or len(data) < RTP_HEADER_LEN:  # shorter ones are no RTP, and SRTP refuses them
+            return data
+        start = payload_start(data)
+        payload = bytes(data[start:])
+        if not payload or attachment.has_sealed(payload) or attachment.has_sealed(payload[RTX_HEADER_LEN:]):
+            return data
+        self._stack.adopt_over(self._transport())
+        return data[:start] if attachment.excuses(data) else None
+
+    def _find(self) -> Attachment | None:
+        # The transport of a connection is known to it before any packet passes, so that looking once is enough until
+        # another connection is attached.
+        self._generation = self._stack.generation
+        self._attachment = self._stack.attachment_over(self._transport())
+        return self._attachment
+
+
+class SealedFrame:
+    """A received frame on its way to the decoder proxy. To any other decoder it is empty."""
+
+    __slots__ = ("_codec", "_frame", "_slot")
+
+    def __init__(self, frame: Any, codec: str, slot: ReceiverSlot) -> None:
+        self._frame = frame
+        self._codec = codec
+        self._slot = slot
+
+    @property
+    def timestamp(self) -> int:
+        """The timestamp of the frame."""
+        timestamp: int = self._frame.timestamp
+        return timestamp
+
+    @property
+    def data(self) -> bytes:
+        """Nothing: a decoder that looks here would get what has not been opened."""
+        self._slot.looked_into(self._codec)
+        return b""
+
+    def unwrap(self) -> Any:
+        """Return the frame as it came. For the decoder proxy."""
+        return self._frame
+
+
+class IncomingGate:
+    """The decoder queue of one receiver."""
+
+    def __init__(self, queue: Any, slot: ReceiverSlot) -> None:
+        self._queue = queue
+        self._slot = slot
+        self._tagged: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_queue"], name)
+
+    def put(self, task: Any, *args: Any, **options: Any) -> None:
+        """Queue a frame and its codec, or None for the end; on the event loop."""
+        if self._slot.arrives(task):
+            self._queue.put(task, *args, **options)
+
+    def put_nowait(self, task: Any) -> None:
+        """Do the same as `put`; the queue has no bound."""
+        self.put(task)
+
+    def get(self, *args: Any, **options: Any) -> Any:
+        """Wait for a frame and its codec; in the decoder thread."""
+        return self._sealed(self._queue.get(*args, **options))
+
+    def get_nowait(self) -> Any:
+        """Return a frame and its codec if there is one."""
+        return self._sealed(self._queue.get_nowait())
+
+    def _sealed(self, task: Any) -> Any:
+        slot = self._slot
+        if task is None or slot.closed:
+            return None
+        if slot.attachment is None:
+            return task
+        codec, frame = task
+        # Where other code got past receive(), the codec does not say yet whose it is.
+        if getattr(codec, SLOT, None) is not slot:
+            codec = self._tagged.setdefault(codec.mimeType, copy.copy(codec))
+            setattr(codec, SLOT, slot)
+        return codec, SealedFrame(frame, codec.mimeType.lower(), slot)
+
+
+def payload_start(data: bytes) -> int:
+    """Return where the payload of an RTP packet begins (RFC 3550 sections 5.1 and 5.3.1)."""
+    start = RTP_HEADER_LEN + 4 * (data[0] & 0x0F)
+    if data[0] & 0x10:
+        start += 4 + 4 * int.from_bytes(data[start + 2 : start + 4], "big")
+    return start
