@@ -25,7 +25,7 @@ from calls import (
     until,
 )
 from frameseal import Decryptor, E2EEState
-from frameseal.aiortc import attach
+from frameseal.aiortc import attach, seal_data_channel
 
 MARK = b"in the clear, for everybody to see"
 
@@ -522,3 +522,86 @@ async def test_senders_and_receivers_that_a_connection_hides_are_covered(stack, 
             assert next(c for c in counters if c.direction == "receive").frames_out > 5
     arrived.packets = arrived.packets[count:]
     assert_opens(arrived, tap, at_least=20)
+
+
+# --- data channels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", ["by us", "by the other end"])
+@pytest.mark.parametrize(
+    "wrapped", ["never", "at once", "in a coroutine", "but sent past", "never, and not attached", "after two messages"]
+)
+async def test_a_data_channel_in_the_clear_is_warned_of_once(stack, caplog, made, wrapped):
+    keys = manager()
+    heard, opened = [], asyncio.Event()
+    messages = ["hello"] * 3
+
+    def wrap(channel):
+        return seal_data_channel(channel, keys, "alice", "bob")
+
+    async with peers(stack, stack) as (alice, bob):
+        ours, theirs = (alice, bob) if made == "by us" else (bob, alice)
+        if "not attached" not in wrapped:
+            attach(alice.pc, keys, local_id="alice")
+        used = {}
+
+        def at_our_end(channel) -> None:
+            used["raw"] = channel
+            if wrapped in ("at once", "but sent past"):
+                used["sealed"] = wrap(channel)
+            elif wrapped == "in a coroutine":
+
+                async def later() -> None:
+                    used["sealed"] = wrap(channel)
+
+                used["task"] = asyncio.ensure_future(later())
+
+        @theirs.pc.on("datachannel")
+        def announced(channel) -> None:
+            if theirs is alice:
+                at_our_end(channel)
+            else:
+                used["far"] = channel
+            channel.on("message", heard.append)
+            opened.set()
+
+        channel = ours.pc.createDataChannel("chat")
+        channel.on("message", heard.append)
+        if ours is alice:
+            at_our_end(channel)
+        else:
+            used["far"] = channel
+            channel.on("open", lambda: channel.send("as soon as it is open"))
+        await connect(ours, theirs)
+        await opened.wait()
+        await until(lambda: used["raw"].readyState == used["far"].readyState == "open")
+        for number, message in enumerate(messages):
+            if wrapped == "after two messages" and number == 2:
+                used["sealed"] = wrap(used["raw"])
+            past = "sealed" not in used or wrapped == "but sent past"
+            (used["raw"] if past else used["sealed"]).send(message)
+        used["far"].send("and back")
+        await until(lambda: len(heard) >= 4)
+        await asyncio.sleep(0)
+        warnings = [
+            r.getMessage() for r in caplog.records if r.name == "frameseal" and "are in the clear" in r.getMessage()
+        ]
+    loud = wrapped in ("never", "but sent past", "after two messages")
+    assert len([warning for warning in warnings if "'chat'" in warning]) == loud
+    assert all("frameseal.aiortc.seal_data_channel(channel, e2ee, local_id, remote_id)" in line for line in warnings)
+
+
+async def test_the_other_end_cannot_fill_the_log_with_channels(stack, caplog):
+    async with peers(stack, stack) as (alice, bob):
+        attach(alice.pc, manager(), local_id="alice")
+        heard = []
+        alice.pc.on("datachannel", lambda channel: channel.on("message", heard.append))
+        channels = [bob.pc.createDataChannel(f"{number} {'long' * 1000}") for number in range(20)]
+        for channel in channels:
+            channel.on("open", lambda channel=channel: channel.send("hello"))
+        await connect(bob, alice)
+        await until(lambda: len(heard) == len(channels))
+        await asyncio.sleep(0)
+    lines = [record.getMessage() for record in caplog.records if record.name == "frameseal"]
+    assert len(lines) == 8
+    assert all("in the clear" in line and len(line) < 500 for line in lines)

@@ -443,6 +443,7 @@ SEAMS = [
     ("rtcdtlstransport", "RTCDtlsTransport", "_send_rtp"),
     ("rtcpeerconnection", "RTCPeerConnection", "getSenders"),
     ("rtcpeerconnection", "RTCPeerConnection", "getReceivers"),
+    ("rtcdatachannel", "RTCDataChannel", "send"),
 ]
 
 

@@ -37,6 +37,7 @@ from types import ModuleType
 from typing import Any
 
 from frameseal._native import DataCryptor
+from frameseal._rtc_channels import watch_channels
 from frameseal._rtc_gates import SLOT as _SLOT
 from frameseal._rtc_gates import Gated, IncomingGate, OutgoingGate
 from frameseal._rtc_proxies import NEXT_FRAME, Guard, OpeningDecoder, SealingEncoder
@@ -257,6 +258,7 @@ class Stack:
             self._receivers = importlib.import_module(f"{package}.rtcrtpreceiver")
             self._transports = importlib.import_module(f"{package}.rtcdtlstransport")
             self._connections = importlib.import_module(f"{package}.rtcpeerconnection")
+            self._channels = importlib.import_module(f"{package}.rtcdatachannel")
             self._codecs = importlib.import_module(f"{package}.codecs")
             self._parameters = importlib.import_module(f"{package}.rtcrtpparameters")
             self.av = importlib.import_module("av")
@@ -270,11 +272,13 @@ class Stack:
         connection, transport = self._connections.RTCPeerConnection, self._transports.RTCDtlsTransport
         # The stack's own: a subclass may show its user fewer than there are.
         self._members_of = (connection.getSenders, connection.getReceivers)
+        self._sctp_of = connection.sctp.fget
         self.is_rtcp: Callable[[bytes], bool] = self._transports.is_rtcp
         self._hook(self._senders.RTCRtpSender, "send")
         self._hook(self._receivers.RTCRtpReceiver, "receive")
         transport._tx_srtp = Gated("_tx_srtp", lambda owner, session: OutgoingGate.around(session, owner, self))
         setattr(self._receivers.RTCRtpReceiver, _DECODER_QUEUE, Gated(_DECODER_QUEUE, self._incoming_gate))
+        watch_channels(self._channels.RTCDataChannel, self._attached_over_sctp)
         self.arm()
         self._as_hooked = self._seams(self._senders.RTCRtpSender) | self._seams(self._receivers.RTCRtpReceiver)
 
@@ -338,6 +342,11 @@ class Stack:
         pc = self._attached_with(lambda member: member.transport is transport)
         for member in self.members(pc) if pc is not None else ():
             getattr(pc, _ATTACHMENT).adopt(self.slot(member))
+
+    def _attached_over_sctp(self, sctp: Any) -> Any:
+        with _lock:
+            covered = (pc for pc in self._attached if not getattr(pc, _ATTACHMENT).detached)
+            return next((pc for pc in covered if self._sctp_of(pc) is sctp), None)
 
     def _attached_with(self, has: Callable[[Any], bool]) -> Any:
         with _lock:
@@ -463,6 +472,8 @@ class Stack:
             (receiver.receive, ["self", "parameters"]),
             (receiver.stop, ["self"]),
             (transport._send_rtp, ["self", "data"]),
+            (self._channels.RTCDataChannel.send, ["self", "data"]),
+            (connection.sctp.fget, ["self"]),
             (connection.getSenders, ["self"]),
             (connection.getReceivers, ["self"]),
         ):

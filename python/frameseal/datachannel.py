@@ -4,6 +4,7 @@ Each message is one packet of `DataCryptor.seal_packet`; inside it, a byte tells
 can change neither. See docs/data-packets.md.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -16,6 +17,7 @@ from frameseal.exceptions import FrameError, MalformedFrame
 _BINARY: Final = b"\x00"
 _TEXT: Final = b"\x01"
 _CONTEXT: Final = b"frameseal data channel v1"
+_OUTGOING: Final = "_frameseal_outgoing"  # set on channels that are wrapped: the latest message, sealed
 
 _logger = logging.getLogger("frameseal")
 
@@ -63,6 +65,7 @@ class SealedDataChannel(AsyncIOEventEmitter):
         """Listen to the channel."""
         super().__init__()
         self.channel: Final = channel
+        self._note(None)
         self._cryptor = cryptor
         self._opener = opener
         bound = cryptor.bind_context
@@ -104,11 +107,17 @@ class SealedDataChannel(AsyncIOEventEmitter):
             message = _BINARY + data
         else:
             raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
-        self.channel.send(self._cryptor.seal_packet(message, self._outgoing))
+        packet = self._cryptor.seal_packet(message, self._outgoing)
+        self._note(packet)
+        self.channel.send(packet)
 
     def close(self) -> None:
         """Close the channel."""
         self.channel.close()
+
+    def _note(self, packet: bytes | None) -> None:
+        with contextlib.suppress(AttributeError):  # a channel with slots: no stack that the hook is for has such
+            setattr(self.channel, _OUTGOING, packet)
 
     def _received(self, data: bytes | str) -> None:
         try:
@@ -169,6 +178,16 @@ def wrap(
         back to who sent them. Each side's local id is the other's remote id.
     """
     return SealedDataChannel(channel, cryptor, opener or cryptor, local_id, remote_id)
+
+
+def is_wrapped(channel: DataChannel) -> bool:
+    """Whether `wrap` was called for *channel*."""
+    return hasattr(channel, _OUTGOING)
+
+
+def is_sealed(channel: DataChannel, data: bytes | str) -> bool:
+    """Whether *data*, which is sent on *channel*, comes from what `wrap` has put around it."""
+    return data is getattr(channel, _OUTGOING, None)
 
 
 def _context(label: str, sender: str) -> bytes:

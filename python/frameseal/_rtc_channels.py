@@ -1,0 +1,68 @@
+"""A warning for data channels of an attached connection that nobody has wrapped: their messages are in the clear.
+
+Media are sealed wherever they come from; a data channel is sealed by whoever sends on what `seal_data_channel` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from frameseal.datachannel import is_sealed, is_wrapped
+
+__all__ = ["watch_channels"]
+
+MAX_WARNINGS = 8  # per connection: the other end opens as many channels as it likes
+MAX_LABEL = 64  # characters of a label that are logged
+
+_logger = logging.getLogger("frameseal")
+
+
+def watch_channels(channel_class: Any, connection_of: Callable[[Any], Any]) -> None:
+    """Look at each message that a channel of this class sends or receives, until the channel has been warned of.
+
+    :param connection_of: finds the attached connection of an SCTP transport, or None.
+    """
+    warned: weakref.WeakSet[Any] = weakref.WeakSet()
+    counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+    send, emit = channel_class.send, channel_class.emit
+
+    def warn(channel: Any) -> None:
+        connection = connection_of(channel.transport)
+        if connection is None or channel in warned:
+            return
+        warned.add(channel)
+        counts[connection] = counts.get(connection, 0) + 1
+        if counts[connection] <= MAX_WARNINGS:
+            _logger.warning(
+                "messages of the data channel %r are in the clear, though its connection is attached: wrap the channel "
+                "where it is made or announced, sealed = frameseal.aiortc.seal_data_channel(channel, e2ee, local_id, "
+                "remote_id), and send and listen on what that returns",
+                channel.label[:MAX_LABEL],
+            )
+
+    def warn_unless_wrapped(channel: Any) -> None:
+        if not is_wrapped(channel):
+            warn(channel)
+
+    @functools.wraps(send)
+    def watched_send(channel: Any, data: Any) -> None:
+        if not is_sealed(channel, data):
+            warn(channel)
+        send(channel, data)
+
+    @functools.wraps(emit)
+    def watched_emit(channel: Any, event: str, *args: Any, **options: Any) -> Any:
+        handled = emit(channel, event, *args, **options)
+        if event == "message" and not is_wrapped(channel) and channel not in warned:
+            # The handler that wraps the channel may be a coroutine, which runs after this message was told.
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().call_soon(warn_unless_wrapped, channel)
+        return handled
+
+    channel_class.send, channel_class.emit = watched_send, watched_emit
