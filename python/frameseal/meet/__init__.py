@@ -21,7 +21,9 @@ from aiohttp import web
 
 from frameseal.meet.bot import Bot
 from frameseal.meet.certificate import self_made
+from frameseal.meet.door import Door
 from frameseal.meet.janus import Janus, JanusError
+from frameseal.meet.limits import IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ADDRESS, Places
 from frameseal.meet.page import application
 from frameseal.meet.room import Room
 from frameseal.meet.rotation import Key
@@ -30,6 +32,7 @@ from frameseal.meet.worker import NoWorker, Worker, load_worker
 __all__ = ["MeetOptions", "Meeting", "NoWorker", "Unusable", "meeting", "run"]
 
 LOOPBACK: Final = "127.0.0.1"
+BACKLOG: Final = 128  # connections that wait to be accepted
 
 
 class Unusable(Exception):
@@ -124,18 +127,29 @@ async def meeting(
             "forwardersView": janus is None,  # into Janus nobody here can look
         }
         hosts = {LOOPBACK, "localhost", *(others if options.lan else ())}
-        runner = web.AppRunner(application(room, worker, facts, hosts), access_log=None, shutdown_timeout=2)
+        runner = web.AppRunner(
+            application(room, worker, facts, hosts),
+            access_log=None,
+            shutdown_timeout=2,
+            keepalive_timeout=IDLE_TIMEOUT,
+        )
         cleanup.push_async_callback(runner.cleanup)
         cleanup.push_async_callback(room.close)
         cleanup.push_async_callback(bot.close)
         await runner.setup()
         host = "0.0.0.0" if options.lan else LOOPBACK  # noqa: S104 - asked for with --lan
+        places = Places(MAX_CONNECTIONS_OF_ADDRESS, MAX_CONNECTIONS)
+        serve = runner.server
+        assert serve is not None  # noqa: S101 - after setup()
         try:
-            await web.TCPSite(runner, host, options.port, ssl_context=context).start()
+            listening = await asyncio.get_running_loop().create_server(
+                lambda: Door(places, serve, context), host, options.port, reuse_address=True, backlog=BACKLOG
+            )
         except OSError as error:
             raise Unusable(f"port {options.port}: {error.strerror}. Choose another with --port") from error
+        cleanup.callback(listening.close)
         room.join(bot)
-        shown, port = others[0] if options.lan else LOOPBACK, runner.addresses[0][1]
+        shown, port = others[0] if options.lan else LOOPBACK, listening.sockets[0].getsockname()[1]
         yield Meeting(room, bot, f"http{'s' if options.lan else ''}://{shown}:{port}", certificate)
 
 

@@ -24,10 +24,11 @@ from frameseal.enums import Profile
 from frameseal.forwarder import PeerConnection
 from frameseal.meet.echo import Echo, EchoTrack
 from frameseal.meet.face import FaceTrack, Seen, View
-from frameseal.meet.room import PUBLISH, Message, Room
-from frameseal.meet.rotation import Key, RotationRefused, open_rotation
+from frameseal.meet.room import CLOSE_TIMEOUT, PUBLISH, Message, Room
+from frameseal.meet.rotation import Key, Opener, RotationRefused
 
 FORGET_AFTER: Final = 10.0  # seconds after a rotation for which frames under the old key still open
+MAX_ROTATIONS: Final = 16  # that wait for their turn; the room lets few through
 
 
 class Bot:
@@ -56,6 +57,9 @@ class Bot:
         self._pictures: dict[str, Any] = {}
         self._states: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._opener: Opener | None = None  # of the present key, once somebody has rotated
+        self._rotations: asyncio.Queue[Message] = asyncio.Queue(MAX_ROTATIONS)
+        self._following: asyncio.Task[None] | None = None
         self._keys_changed()
 
     def connection(self, peer: str) -> PeerConnection:
@@ -75,7 +79,8 @@ class Bot:
         """Close a connection, and forget whose it was."""
         pc = self._connections.pop(peer, None)
         if pc is not None:
-            self._start(pc.close())
+            # To close a connection that is still connecting may never end.
+            self._start(asyncio.wait_for(pc.close(), CLOSE_TIMEOUT))
         self._e2ee.remove_participant(peer)
         self._echo.forget(peer)
         self._pictures.pop(peer, None)
@@ -83,8 +88,12 @@ class Bot:
 
     def notify(self, message: Message) -> None:
         """Follow rotations; everything else is for people."""
-        if message["type"] == "rotate":
-            self._rotate(message)
+        if message["type"] != "rotate":
+            return
+        if self._following is None:
+            self._following = asyncio.ensure_future(self._follow())
+        with contextlib.suppress(asyncio.QueueFull):
+            self._rotations.put_nowait(message)
 
     @property
     def publishes(self) -> bool:
@@ -95,6 +104,8 @@ class Bot:
     async def close(self) -> None:
         """Leave the room and stop the tracks."""
         await self._room.leave(self.id)
+        if self._following is not None:
+            self._following.cancel()
         for peer in list(self._connections):
             self.hang_up(peer)
         for track in self._published:
@@ -103,18 +114,30 @@ class Bot:
         for task in unfinished:
             task.cancel()
 
-    def _rotate(self, message: Message) -> None:
-        try:
-            coming = open_rotation(self.key, base64.b64decode(message["sealed"]))
-        except (RotationRefused, ValueError):
-            self._room.broadcast({"type": "rotated", "by": self.id, "from": message["from"], "keyId": None})
-            return
-        old, self.key = self.key, coming
+    async def _follow(self) -> None:
+        """Follow rotations one after the other, with all derivations in a thread."""
+        while True:
+            message = await self._rotations.get()
+            answer = {"type": "rotated", "by": self.id, "from": message["from"], "keyId": None}
+            try:
+                coming = await asyncio.to_thread(self._take_up, base64.b64decode(message["sealed"]))
+            except (RotationRefused, ValueError):
+                self._room.broadcast(answer)
+                continue
+            old, self.key = self.key, coming
+            self._keys_changed()
+            asyncio.get_running_loop().call_later(FORGET_AFTER, self._forget, old)
+            self._room.broadcast(answer | {"keyId": coming.key_id})
+            self._rotated(coming)
+
+    def _take_up(self, sealed: bytes) -> Key:
+        """Open a rotation, set its key and return it. Raises RotationRefused. For a thread."""
+        if self._opener is None:
+            self._opener = Opener(self.key)
+        coming = self._opener.open(sealed)
         self.provider.set_shared_key(coming.passphrase, coming.key_id)
-        self._keys_changed()
-        asyncio.get_running_loop().call_later(FORGET_AFTER, self._forget, old)
-        self._room.broadcast({"type": "rotated", "by": self.id, "from": message["from"], "keyId": coming.key_id})
-        self._rotated(coming)
+        self._opener = None  # one of the new key is made when it is needed
+        return coming
 
     def _forget(self, old: Key) -> None:
         if old.key_id != self.key.key_id:
@@ -139,6 +162,8 @@ class Bot:
             self._deriving = False
 
     def _changed(self, change: E2EEStateChange) -> None:
+        if change.participant_id != self.id and change.participant_id not in self._connections:
+            return  # of somebody who has left
         self._states[change.participant_id][change.kind] = change.state
         self._room.broadcast(
             {
@@ -157,6 +182,8 @@ class Bot:
         with contextlib.suppress(MediaStreamError):
             while True:
                 frame = await track.recv()
+                if participant not in self._connections:
+                    continue  # left, and forgotten
                 if isinstance(frame, av.VideoFrame):
                     self._pictures[participant] = frame
                 elif isinstance(frame, av.AudioFrame):

@@ -4,38 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from frameseal.forwarder import PeerConnection
+from frameseal.meet.limits import JOIN_TIMEOUT, MESSAGES, RECONNECTIONS, TokenBucket
 from frameseal.meet.remote import RemotePeer
 from frameseal.meet.room import Message, Room, RoomFull
 
 ANSWER_TIMEOUT: Final = 30.0  # seconds that a browser has for an offer or an answer; it asks for a camera before
-ROTATION_INTERVAL: Final = 1.0  # seconds; each costs everybody two derivations of a key, whoever sent it
 LONGEST_NAME: Final = 40
-MOST_MESSAGES: Final = 1000  # that wait for a slow browser; beyond that it is let go
+LONGEST_ERROR: Final = 200  # characters of what a browser says went wrong
+LONGEST_ROTATION: Final = 1024  # characters of base64; a page's has some 110
+MAX_SECTIONS: Final = 2  # of an SDP: audio and video. Each costs this process a receiver with its thread
+MAX_CANDIDATES: Final = 64  # of an SDP. Each is an address to which this process sends
+# What waits for a slow browser; beyond that it is let go.
+MOST_MESSAGES: Final = 1000
+MAX_QUEUED: Final = 4 * 1024 * 1024  # characters
 _KINDS: Final = ("audio", "video")
+
+
+class NotOurPage(Exception):
+    """A client that does not speak the protocol, or not as often as it may; the message is the close reason."""
+
+    def __init__(self, reason: str, code: int = WSCloseCode.POLICY_VIOLATION) -> None:
+        """Close with *code*."""
+        super().__init__(reason)
+        self.code = code
 
 
 class Guest:
     """The room's `Member` behind a web socket."""
 
-    def __init__(self, socket: web.WebSocketResponse, room: Room, member_id: str, abort: Callable[[], None]) -> None:
-        """Speak through *socket*; *abort* cuts it off."""
+    def __init__(
+        self, socket: web.WebSocketResponse, room: Room, member_id: str, address: str, abort: Callable[[], None]
+    ) -> None:
+        """Speak through *socket*, which came from *address*; *abort* cuts it off."""
         self.id = member_id
         self.name = ""
         self.tracks: list[str] = []
+        self.address = address
+        self.joined = False  # once, whether or not it is still there
         self.watching = False
         self._socket, self._room, self._abort = socket, room, abort
         self._peers: dict[str, RemotePeer] = {}
         self._calls: dict[int, asyncio.Future[str]] = {}
         self._numbers = count(1)
-        self._rotated = float("-inf")
-        self._outgoing: asyncio.Queue[Message] = asyncio.Queue(MOST_MESSAGES)
+        self._messages = TokenBucket(MESSAGES)
+        self._reconnections = TokenBucket(RECONNECTIONS)
+        self._outgoing: asyncio.Queue[str] = asyncio.Queue(MOST_MESSAGES)
+        self._queued = 0  # characters in the queue
 
     def connection(self, peer: str) -> PeerConnection:
         """Make a connection that lives in the browser."""
@@ -53,72 +75,108 @@ class Guest:
 
     def notify(self, message: Message) -> None:
         """Send a message, after those before it."""
-        try:
-            self._outgoing.put_nowait(message)
-        except asyncio.QueueFull:
+        text = json.dumps(message)
+        if self._queued + len(text) > MAX_QUEUED or self._outgoing.full():
             self._abort()
+            return
+        self._queued += len(text)
+        self._outgoing.put_nowait(text)
 
     async def attend(self) -> None:
-        """Serve the browser until it goes."""
+        """Serve the browser until it goes, and close the socket."""
         sending = asyncio.create_task(self._send())
+        code, reason = int(WSCloseCode.OK), ""
         try:
-            async for frame in self._socket:
-                if frame.type is not WSMsgType.TEXT:
-                    break
-                message = json.loads(frame.data)
-                if not isinstance(message, dict) or not await self._take(message):
-                    break
-        except (ValueError, KeyError, TypeError):
-            pass  # not our page: hung up on, below
+            async with asyncio.timeout(JOIN_TIMEOUT) as deadline:
+                async for frame in self._socket:
+                    await self._take(_parsed(frame))
+                    if self.joined:
+                        deadline.reschedule(None)
+                    await asyncio.sleep(self._messages.lend())  # whoever says too much is heard later
+        except NotOurPage as error:
+            code, reason = error.code, str(error)
+        except TimeoutError:
+            code, reason = WSCloseCode.POLICY_VIOLATION, f"nobody joined within {JOIN_TIMEOUT:.0f} s: join again"
         finally:
             sending.cancel()
             for waiting in self._calls.values():
                 waiting.cancel()
             await self._room.leave(self.id)
+        await self._socket.close(code=code, message=reason.encode())
 
-    async def _take(self, message: dict[str, Any]) -> bool:
-        """Act on a message. False if this is not our page."""
-        match message["type"]:
-            case "join" if not self.name:
-                self.name = " ".join(str(message["name"]).split())[:LONGEST_NAME] or "Guest"
-                self.tracks = [kind for kind in _KINDS if kind in message["tracks"]]
-                try:
-                    self._room.join(self)
-                except RoomFull:
-                    self.notify({"type": "problem", "message": "The room is full: wait until somebody leaves."})
-            case "reply":
-                waiting = self._calls.get(message["call"])
-                if waiting is not None and not waiting.done():
-                    if "error" in message:
-                        waiting.set_exception(ConnectionError(f"the browser says: {str(message['error'])[:200]}"))
-                    else:
-                        waiting.set_result(str(message["sdp"]))
-            case "connection":
-                self._connection_is(message["peer"], message["state"])
-            case "keyframe" if self.id in self._room.members:
-                await self._room.request_keyframe(str(message["participant"]))
-            case "rotate" if self.id in self._room.members:
-                self._rotate(str(message["sealed"]))
-            case "watch":
-                self.watching = bool(message["on"])
-            case _:
-                return False
-        return True
+    async def _take(self, message: dict[str, Any]) -> None:
+        """Act on a message. Raises NotOurPage."""
+        kind = message.get("type")
+        if kind == "join" and not self.name:
+            await self._join(message)
+        elif not self.joined:
+            raise NotOurPage("expected one message of the type 'join' first")
+        elif kind == "reply":
+            self._reply(message)
+        elif kind == "connection":
+            self._connection_is(_text(message, "peer"), _text(message, "state"))
+        elif kind == "keyframe":
+            await self._room.request_keyframe(_text(message, "participant"))
+        elif kind == "rotate":
+            self._rotate(_text(message, "sealed"))
+        elif kind == "watch":
+            self.watching = message.get("on") is True
+        else:
+            raise NotOurPage("expected 'type' to be reply, connection, keyframe, rotate or watch")
 
-    def _connection_is(self, peer: str, state: object) -> None:
+    async def _join(self, message: dict[str, Any]) -> None:
+        name, tracks = _text(message, "name"), message.get("tracks")
+        if not isinstance(tracks, list):
+            raise NotOurPage("expected 'tracks' to be a list of 'audio' and 'video'")
+        self.name = cleaned(name)[:LONGEST_NAME] or "Guest"
+        self.tracks = [kind for kind in _KINDS if kind in tracks]
+        problem = None
+        if not self._room.limits.joins.admits(self.address):
+            problem = "Too many have joined from your address: wait a minute, and join again."
+        else:
+            try:
+                self._room.join(self)
+            except RoomFull:
+                problem = "The room is full: wait until somebody leaves, and join again."
+        if problem is not None:
+            await self._socket.send_json({"type": "problem", "message": problem})
+            raise NotOurPage(problem, WSCloseCode.TRY_AGAIN_LATER)
+        self.joined = True
+
+    def _reply(self, message: dict[str, Any]) -> None:
+        number = message.get("call")
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise NotOurPage("expected 'call' to be the number of a call")
+        waiting = self._calls.get(number)
+        if waiting is None or waiting.done():
+            return
+        if "error" in message:
+            said = cleaned(_text(message, "error"))[:LONGEST_ERROR]
+            waiting.set_exception(ConnectionError(f"the browser says: {said}"))
+            return
+        sdp = _text(message, "sdp")
+        for what, most in (("m", MAX_SECTIONS), ("a=candidate", MAX_CANDIDATES)):
+            if len(re.findall(rf"(?m)^{what}\b", sdp)) > most:
+                waiting.set_exception(ConnectionError(f"the browser's SDP has more than {most} lines of {what}"))
+                return
+        waiting.set_result(sdp)
+
+    def _connection_is(self, peer: str, state: str) -> None:
         remote = self._peers.get(peer)
         if remote is None:
             return
         worked = remote.connectionState in ("connected", "disconnected")
         remote.report(state)
-        if worked and remote.connectionState == "failed":
+        if worked and remote.connectionState == "failed" and self._reconnections.take():
             self._room.reconnect(self, peer)
 
     def _rotate(self, sealed: str) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._rotated > ROTATION_INTERVAL:
-            self._rotated = now
+        if len(sealed) > LONGEST_ROTATION:
+            raise NotOurPage(f"expected 'sealed' to have {LONGEST_ROTATION} characters at the most")
+        if self._room.limits.rotations.admits(self.address):
             self._room.broadcast({"type": "rotate", "from": self.id, "sealed": sealed})
+        else:
+            self.notify({"type": "problem", "message": "Too many rotations: wait some seconds, and rotate again."})
 
     async def _ask(self, message: Message) -> str:
         number = next(self._numbers)
@@ -131,8 +189,34 @@ class Guest:
 
     async def _send(self) -> None:
         while True:
-            message = await self._outgoing.get()
+            text = await self._outgoing.get()
+            self._queued -= len(text)
             try:
-                await self._socket.send_str(json.dumps(message))
+                await self._socket.send_str(text)
             except ConnectionError:
                 return  # attend() notices too
+
+
+def cleaned(text: str) -> str:
+    """Return *text* in one line of printable characters: it is shown, drawn and logged."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def _parsed(frame: WSMessage) -> dict[str, Any]:
+    """Return the message of a frame. Raises NotOurPage."""
+    if frame.type is not WSMsgType.TEXT:
+        raise NotOurPage("expected text: one JSON object in each message", WSCloseCode.UNSUPPORTED_DATA)
+    try:
+        message = json.loads(frame.data)
+    except (ValueError, RecursionError):  # no JSON, a number without end, or nested too deep
+        message = None
+    if not isinstance(message, dict):
+        raise NotOurPage("expected one JSON object in each message", WSCloseCode.INVALID_TEXT)
+    return message
+
+
+def _text(message: dict[str, Any], name: str) -> str:
+    value = message.get(name)
+    if not isinstance(value, str):
+        raise NotOurPage(f"expected {name!r} to be a string")
+    return value

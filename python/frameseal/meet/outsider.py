@@ -23,6 +23,8 @@ SIZES = 48  # of the latest video frames: sealing hides no size
 PICTURE = (320, 180)  # what came out of the decoder is shown at most this large
 MOST_WAITING = 30  # frames that wait for the decoder; beyond that they are not tried
 SHOWN_BYTES = 24  # of each part of a frame, in hex
+MAX_FRAME = 1024 * 1024  # bytes of a frame whose end does not come; beyond that it is let go
+MAX_PIXELS = 4096 * 2304  # of a picture that is decoded: ciphertext, or a visitor, may claim any size
 PIXELS = 64 * 36  # bytes of the frame that are shown as pixels
 
 
@@ -38,6 +40,7 @@ class Outsider:
         self.watched = False
         self._sizes: deque[int] = deque(maxlen=SIZES)
         self._parts: list[bytes] = []
+        self._size = 0  # bytes of the parts
         self._sealed = b""
         self._codec = "vp8"
         self._decoder: Decoder | None = None
@@ -55,10 +58,16 @@ class Outsider:
             self.frames["audio"] += 1
             return
         with contextlib.suppress(ValueError):
-            self._parts.append(depayload(forwarded.codec, forwarded.payload))
+            part = depayload(forwarded.codec, forwarded.payload)
+            self._size += len(part)
+            self._parts.append(part)
+        if self._size > MAX_FRAME or len(self._parts) > MAX_FRAME // 64:
+            self._parts.clear()
+            self._size = 0
         if forwarded.packet.marker:
             self._sealed = b"".join(self._parts)
             self._parts.clear()
+            self._size = 0
             self._codec = forwarded.codec.name.lower()
             self.frames["video"] += 1
             self._sizes.append(len(self._sealed))
@@ -97,12 +106,24 @@ class Outsider:
         self.tried += 1
         # Decoders of ciphertext fail in many ways; that they fail is the point.
         with contextlib.suppress(Exception):
+            if claimed_pixels(self._codec, frame) > MAX_PIXELS:
+                return
             if self._decoder is None:
                 self._decoder = get_decoder(forwarded.codec)
+                with contextlib.suppress(AttributeError, KeyError):  # one that is not FFmpeg's
+                    vars(self._decoder)["codec"].options = {"max_pixels": str(MAX_PIXELS)}
             encoded = JitterFrame(data=frame, timestamp=forwarded.packet.timestamp)
             for picture in self._decoder.decode(encoded):
                 self.pictures += 1
                 self._picture = picture
+
+
+def claimed_pixels(codec: str, frame: bytes) -> int:
+    """Return how large a key frame of VP8 says that it is (RFC 6386 section 9.1); 0 for any other frame."""
+    if codec != "vp8" or len(frame) < 10 or frame[0] & 1:
+        return 0
+    width, height = (int.from_bytes(frame[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    return width * height
 
 
 def _jpeg(picture: Any) -> str | None:

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Collection
 from importlib import resources
 from itertools import count
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from frameseal.meet.guest import Guest
+from frameseal.meet.limits import MAX_WAITING, MAX_WAITING_OF_ADDRESS
 from frameseal.meet.room import Room
 from frameseal.meet.worker import Worker
 
@@ -59,24 +59,26 @@ def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collec
         response.headers.update(_HEADERS)
 
     async def socket(request: web.Request) -> web.WebSocketResponse:
-        origin = request.headers.get("Origin")
         # Browsers let any page open a web socket to anywhere, but say which page it was.
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        if any(origin not in _origins(request) for origin in request.headers.getall("Origin", [])):
             raise web.HTTPForbidden(text="this page is not of this server")
+        address = request.remote or ""
+        waiting = [guest.address for guest in guests if not guest.joined]
+        if len(waiting) >= MAX_WAITING or waiting.count(address) >= MAX_WAITING_OF_ADDRESS:
+            raise web.HTTPTooManyRequests(text="too many have connected and not joined: try again in some seconds")
         response = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LONGEST_MESSAGE)
-        await response.prepare(request)
 
         def abort() -> None:
             if request.transport is not None:
                 request.transport.abort()
 
-        guest = Guest(response, room, f"guest-{secrets.token_hex(3)}", abort)
+        guest = Guest(response, room, f"guest-{secrets.token_hex(3)}", address, abort)
         guests.add(guest)
         try:
+            await response.prepare(request)
             await guest.attend()
         finally:
             guests.discard(guest)
-            await response.close()
         return response
 
     async def reporting(_: web.Application) -> Any:
@@ -93,6 +95,14 @@ def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collec
     app.router.add_get("/facts", _serve(json.dumps(facts).encode(), "application/json"))
     app.router.add_get("/signalling", socket)
     return app
+
+
+def _origins(request: web.Request) -> set[str]:
+    """Return how a browser may write the origin of this server's page: scheme, host and port (RFC 6454 section 6.1)."""
+    secure = request.transport is not None and request.transport.get_extra_info("sslcontext") is not None
+    scheme, default = ("https", ":443") if secure else ("http", ":80")
+    origin = f"{scheme}://{request.host.lower()}"
+    return {origin, origin.removesuffix(default)}
 
 
 def _files(worker: Worker) -> list[tuple[str, bytes, str]]:

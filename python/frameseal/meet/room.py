@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from frameseal.forwarder import Forwarder, PeerConnection
 from frameseal.meet.janus import Janus, JanusStream
+from frameseal.meet.limits import Limits
 from frameseal.meet.outsider import Outsider
 
 MOST_PARTICIPANTS: Final = 8  # each pair of them is two connections
@@ -80,6 +81,7 @@ class Room:
     def __init__(self, janus: Janus | None = None) -> None:
         """Start empty. Media go through *janus*, or through forwarders of our own."""
         self._janus = janus
+        self.limits = Limits()
         self.members: dict[str, Member] = {}
         self.outsiders: dict[str, Outsider] = {}  # by publisher
         self._forwarders: dict[str, Stream] = {}  # by publisher, once media can flow
@@ -159,17 +161,23 @@ class Room:
             await _bounded(forwarder.close())
 
     async def _publish_again(self, member: Member) -> None:
-        # Who is subscribing just now would fail at the old stream, and then hang up on the new one.
-        await _cancelled([task for task, about in self._tasks.items() if about[0] == member.id and len(about) > 1])
+        # Who is connecting just now would fail at the old stream, and then hang up on the new one.
+        await self._give_up(lambda about: about[0] == member.id)
         self._hang_up_on(member.id)
         member.hang_up(PUBLISH)
         await self._end_stream(member.id)
         await self._publish(member)
 
     async def _subscribe_again(self, publisher: str, forwarder: Stream, member: Member) -> None:
+        await self._give_up(lambda about: about == (publisher, member.id))
         member.hang_up(publisher)
         await _bounded(forwarder.disconnect_subscriber(member.id))
         await self._subscribe(publisher, forwarder, member)
+
+    async def _give_up(self, chosen: Callable[[tuple[str, ...]], bool]) -> None:
+        """Cancel what is being connected, for whoever connects the same anew."""
+        own = asyncio.current_task()
+        await _cancelled([task for task, about in self._tasks.items() if task is not own and chosen(about)])
 
     async def _publish(self, member: Member) -> None:
         forwarder: Stream

@@ -41,26 +41,40 @@ def next_key(present: Key) -> Key:
     return Key(secrets.token_urlsafe(16), (present.key_id + 1) % KEY_IDS)
 
 
+class Opener:
+    """Opens rotations that follow on one key, and derives what it takes once, whatever is sent to it."""
+
+    def __init__(self, present: Key) -> None:
+        """Derive the sealing key: some 12 ms, for a thread beside the event loop."""
+        self._present = present
+        self._decryptor = Decryptor(_ring(present))
+
+    def open(self, sealed: bytes) -> Key:
+        """Return the key that a rotation brings.
+
+        :raises RotationRefused: sealed under another key than the present one, or not for the next key id (a replay,
+            say).
+        """
+        try:
+            content = json.loads(self._decryptor.decrypt(sealed))
+            coming = Key(content["passphrase"], content["keyId"])
+        except (FrameError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RotationRefused("sealed under another key than the present one") from error
+        follows = coming.key_id == (self._present.key_id + 1) % KEY_IDS
+        if not follows or not isinstance(coming.passphrase, str) or not coming.passphrase:
+            raise RotationRefused("not the key after the present one")
+        return coming
+
+
 def seal_rotation(present: Key, coming: Key) -> bytes:
-    """Seal *coming* for those who have *present*."""
+    """Seal *coming* for those who have *present*. It costs a derivation, some 12 ms."""
     text = json.dumps({"keyId": coming.key_id, "passphrase": coming.passphrase})
     return Encryptor(_ring(present)).encrypt(text.encode())
 
 
 def open_rotation(present: Key, sealed: bytes) -> Key:
-    """Return the key that a rotation brings. It costs a derivation, some 12 ms.
-
-    :raises RotationRefused: sealed under another key than *present*, or not for the next key id (a replay, say).
-    """
-    try:
-        content = json.loads(Decryptor(_ring(present)).decrypt(sealed))
-        coming = Key(content["passphrase"], content["keyId"])
-    except (FrameError, ValueError, KeyError, TypeError) as error:
-        raise RotationRefused("sealed under another key than the present one") from error
-    follows = coming.key_id == (present.key_id + 1) % KEY_IDS
-    if not follows or not isinstance(coming.passphrase, str) or not coming.passphrase:
-        raise RotationRefused("not the key after the present one")
-    return coming
+    """Return the key that a rotation brings, as `Opener.open` does, for who opens one alone."""
+    return Opener(present).open(sealed)
 
 
 def _ring(key: Key) -> KeyRing:

@@ -58,8 +58,16 @@ export async function safetyCode(keys) {
   return `v${CODE_VERSION} ${groups.join(' ')}`;
 }
 
-const rotationKey = async (passphrase) =>
-  crypto.subtle.importKey('raw', await frameKey(ROTATION + passphrase), 'AES-GCM', false, ['encrypt', 'decrypt']);
+let derived = null; // {passphrase, key}: rotations that somebody without the key sends cost no derivation each
+
+function rotationKey(passphrase) {
+  if (derived?.passphrase !== passphrase) {
+    const key = frameKey(ROTATION + passphrase).then((bytes) =>
+      crypto.subtle.importKey('raw', bytes, 'AES-GCM', false, ['encrypt', 'decrypt']));
+    derived = { passphrase, key };
+  }
+  return derived.key;
+}
 
 export const nextKeyId = (keyId) => (keyId + 1) % KEY_IDS;
 

@@ -35,7 +35,7 @@ class Meeting {
     });
     this.name = name;
     this.socket.onmessage = ({ data }) => this.#take(JSON.parse(data));
-    this.socket.onclose = () => { if (meeting === this) { leave(); problem('The connection to the server is gone. Join again.'); } };
+    this.socket.onclose = ({ reason }) => { if (meeting === this) { leave(); problem(reason || 'The connection to the server is gone. Join again.'); } };
     this.send({ type: 'join', name, tracks: this.#kinds() });
     this.#showKey();
   }
