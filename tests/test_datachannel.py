@@ -82,7 +82,7 @@ def test_what_is_in_the_clear_altered_replayed_or_reflected_is_refused() -> None
     alice.send("pay 10")
     packet = home.sent[0]
     assert isinstance(packet, bytes)
-    for message in ("in the clear", b"in the clear", packet[:5] + b"!" + packet[6:], packet, b""):
+    for message in ("in the clear", b"in the clear", packet[:5] + bytes([packet[5] ^ 1]) + packet[6:], packet, b""):
         wire.emit("message", message)
     home.emit("message", packet)
     assert messages == ["pay 10"]

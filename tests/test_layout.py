@@ -17,7 +17,7 @@ PACKAGE = ROOT / "python/frameseal"
 RUST_LINES, PYTHON_LINES = 450, 400
 LONG = {
     "python/frameseal/_native.pyi": "the one stub of the one native module: half of it is what `help()` shows",
-    "python/frameseal/_rtc_track.py": "the slot of a sender in one piece, and the little that it shares with a receiver's",
+    "python/frameseal/_rtc_track.py": "the slot of a sender in one piece, and what it shares with a receiver's",
     "python/frameseal/aiortc.py": "every seam of the stack in one place, so that its self-test can be held against it",
 }
 
