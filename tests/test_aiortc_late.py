@@ -222,6 +222,8 @@ async def test_packets_that_other_code_sends_past_every_sender_are_refused_and_r
                 await transport._send_rtp(data)
                 with pytest.raises(ConnectionError, match="not sealed"):
                     await type(transport)._send_rtp(transport, data)
+                with pytest.raises(ConnectionError, match="RTP packet that goes out as RTCP"):
+                    transport._tx_srtp.protect_rtcp(data)
             await transport._send_rtp(packet_of(packets, 4711, 21, b"", 120).serialize())  # has nothing in it
             shown = len(sink.pictures)
             await until(lambda: len(sink.pictures) > shown + 10)

@@ -79,6 +79,15 @@ class OutgoingGate:
             raise ConnectionError("an RTP packet that frameseal has not sealed was refused")
         return self._session.protect(passed)
 
+    def protect_rtcp(self, data: bytes) -> Any:
+        """Protect RTCP.
+
+        :raises ConnectionError: it is RTP, which an SRTP session would take for RTCP without a look.
+        """
+        if not self._stack.is_rtcp(data):
+            raise ConnectionError("an RTP packet that goes out as RTCP was refused")
+        return self._session.protect_rtcp(data)
+
     async def send(self, data: bytes) -> None:
         """Be the transport's ``_send_rtp``: drop what `protect` would refuse, which ends no task of the transport."""
         transport = self._transport()
