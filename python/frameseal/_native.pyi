@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, final, type_check_only
 import numpy as np
 from typing_extensions import Buffer
 
-__all__ = ["DataCryptor", "Decryptor", "Encryptor", "KeyRing", "Secret", "__version__"]
+__all__ = ["DataCryptor", "Decryptor", "DerivedKey", "Encryptor", "KeyRing", "Secret", "__version__"]
 
 __version__: str
 
@@ -45,6 +45,18 @@ class Secret:
     @property
     def is_passphrase(self) -> bool:
         """Whether it was made from a str."""
+
+@final
+class DerivedKey:
+    """A key of one ring, or a ratchet step, that is derived and not set yet. Made by the ring."""
+
+    def install(self) -> bool:
+        """Set the key, or take the step, without a derivation. Once.
+
+        Return False if the key that a step follows was replaced or removed meanwhile: nothing has changed then.
+
+        :raises ValueError: if it was installed before.
+        """
 
 @final
 class KeyRing:
@@ -142,6 +154,18 @@ class KeyRing:
         """Set or replace a key from a `Secret`.
 
         :raises ValueError: for a key id outside the ring, or a passphrase where the profile has no password KDF.
+        """
+
+    def derive_key(self, secret: Secret, key_id: int = 0) -> DerivedKey:
+        """Derive what `set_secret` sets, without setting it: for whoever sets keys under a lock.
+
+        :raises ValueError: as `set_secret`.
+        """
+
+    def derive_ratchet(self, key_id: int = 0) -> DerivedKey:
+        """Derive the step that `ratchet` takes, without taking it.
+
+        :raises ValueError: as `ratchet`.
         """
 
     def ratchet(self, key_id: int = 0) -> int:

@@ -66,6 +66,12 @@ impl Held<'_> {
     }
 }
 
+/// A key that is derived and not set yet.
+pub(crate) enum Fresh {
+    Slot(Box<Slot>),
+    Family(Box<Family>),
+}
+
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) slots: BTreeMap<u64, Slot>,
@@ -137,6 +143,13 @@ impl KeyRing {
     /// [`KeyError::CounterUsed`]: this process has used it. [`KeyError::KeyIdOutOfRange`], [`KeyError::NotOfProfile`],
     /// [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
     pub fn set_from(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<(), KeyError> {
+        let fresh = self.derive_fresh(key_id, secret, counter)?;
+        self.install_fresh(key_id, fresh);
+        Ok(())
+    }
+
+    /// Derives what [`Self::install_fresh`] sets. No lock is held meanwhile.
+    pub(crate) fn derive_fresh(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<Fresh, KeyError> {
         self.check(key_id)?;
         if counter.is_some() && (self.maker.profile.wire != Wire::Sframe || self.options.shared) {
             return Err(KeyError::NotOfProfile { option: "counter to go on from", profile: self.maker.profile.name });
@@ -144,23 +157,25 @@ impl KeyRing {
         let material = self.maker.profile.schedule.material(secret);
         if self.options.shared {
             let identity = self.maker.shared_identity(key_id, &material);
-            let family = Family::drawing(Field { bits: SHARED_BITS, value: key_id }, material, identity);
-            let mut state = self.lock();
-            state.add(family);
-            state.choose_first(key_id);
-            self.changed(&state);
-            return Ok(());
+            let field = Field { bits: SHARED_BITS, value: key_id };
+            return Ok(Fresh::Family(Box::new(Family::drawing(field, material, identity))));
         }
         let key = Arc::new(self.maker.key(key_id, &material)?);
         let nonces = match self.maker.profile.wire {
             Wire::Trailer => NonceSource::Iv(IvSource::new()?),
             Wire::Sframe => NonceSource::Ctr(CtrSource::new(key.identity, self.maker.ring, counter)?),
         };
+        Ok(Fresh::Slot(Box::new(Slot::new(material, key, nonces))))
+    }
+
+    pub(crate) fn install_fresh(&self, key_id: u64, fresh: Fresh) {
         let mut state = self.lock();
-        state.insert(key_id, Slot::new(material, key, nonces));
+        match fresh {
+            Fresh::Family(family) => state.add(*family),
+            Fresh::Slot(slot) => state.insert(key_id, *slot),
+        }
         state.choose_first(key_id);
         self.changed(&state);
-        Ok(())
     }
 
     /// Sets the exported secret of an MLS epoch (RFC 9605, section 5.2): the keys of all its members follow from it.

@@ -20,6 +20,15 @@ use crate::wire::Wire;
 /// Steps that a receiver may look ahead, at the most.
 pub(crate) const MOST_AHEAD: u16 = 16;
 
+/// A step that is derived and not taken yet.
+pub(crate) struct Step {
+    key_id: u64,
+    /// Of the key that it follows.
+    serial: u64,
+    next_id: u64,
+    next: Box<Slot>,
+}
+
 impl Slot {
     /// The material of the last step that is known.
     fn last(&self) -> &Secret {
@@ -34,25 +43,39 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoSuchKey`], [`KeyError::NotOfProfile`], [`KeyError::Unavailable`].
     pub fn ratchet(&self, key_id: u64) -> Result<u64, KeyError> {
-        self.check(key_id)?;
-        let next_id = self.stepped(key_id, 1)?;
         loop {
-            let (material, serial, generation) = {
-                let state = self.read();
-                let slot = state.slots.get(&key_id).ok_or(KeyError::NoSuchKey { key_id })?;
-                (slot.material.clone(), slot.key.serial, slot.nonces.generation())
-            };
-            let material = self.maker.step(&material)?;
-            let key = Arc::new(self.maker.key(next_id, &material)?);
-            let nonces = self.stepped_nonces(&key, generation)?;
-            let next = Slot::new(material, key, nonces);
-            let mut state = self.lock();
-            // Replaced meanwhile? Then the step belongs to the key that is there now.
-            if state.slots.get(&key_id).is_some_and(|slot| slot.key.serial == serial) {
-                self.replace(&mut state, key_id, next_id, next);
+            let step = self.derive_step(key_id)?;
+            let next_id = step.next_id;
+            if self.install_step(step) {
                 return Ok(next_id);
             }
         }
+    }
+
+    /// Derives the step that follows the key under `key_id`. No lock is held meanwhile.
+    pub(crate) fn derive_step(&self, key_id: u64) -> Result<Step, KeyError> {
+        self.check(key_id)?;
+        let next_id = self.stepped(key_id, 1)?;
+        let (material, serial, generation) = {
+            let state = self.read();
+            let slot = state.slots.get(&key_id).ok_or(KeyError::NoSuchKey { key_id })?;
+            (slot.material.clone(), slot.key.serial, slot.nonces.generation())
+        };
+        let material = self.maker.step(&material)?;
+        let key = Arc::new(self.maker.key(next_id, &material)?);
+        let nonces = self.stepped_nonces(&key, generation)?;
+        let next = Slot::new(material, key, nonces);
+        Ok(Step { key_id, serial, next_id, next: Box::new(next) })
+    }
+
+    /// Takes a step. Returns false if its key was replaced meanwhile: the step belongs to the key that is there now.
+    pub(crate) fn install_step(&self, Step { key_id, serial, next_id, next }: Step) -> bool {
+        let mut state = self.lock();
+        let is_there = state.slots.get(&key_id).is_some_and(|slot| slot.key.serial == serial);
+        if is_there {
+            self.replace(&mut state, key_id, next_id, *next);
+        }
+        is_there
     }
 
     /// The ids of keys that a frame failed under while steps within the window were still to be derived: what

@@ -553,3 +553,34 @@ fn epochs_are_retained_up_to_a_bound_and_fields_of_any_size_are_taken_or_refused
     }
     assert!(taken > 500, "{taken}");
 }
+
+#[test]
+fn a_derived_key_is_set_when_it_is_installed_and_a_step_only_if_its_key_is_still_there() {
+    for secret in [raw(), passphrase()] {
+        let (ring, other) = (ring(&secret, 0), ring(&secret, 0));
+        let derived = ring.derive_key(1, &secret).unwrap();
+        assert_eq!(ring.key_ids(), [0]);
+        assert!(derived.install());
+        assert_eq!((ring.key_ids(), ring.sending_key_id()), (vec![0, 1], 0));
+        // Each of two steps that were derived from one key: the first is taken.
+        let steps = [ring.derive_ratchet(0).unwrap(), ring.derive_ratchet(0).unwrap()];
+        assert_eq!(steps.map(|step| step.install()), [true, false]);
+        other.ratchet(0).unwrap();
+        assert_eq!(ring.fingerprint(Some(0)), other.fingerprint(Some(0)));
+        let step = ring.derive_ratchet(0).unwrap();
+        ring.remove(0);
+        assert!(!step.install());
+        assert_eq!(ring.key_ids(), [1]);
+        drop(ring.derive_key(2, &secret).unwrap());
+        assert_eq!(ring.key_ids(), [1]);
+    }
+    assert!(ring(&raw(), 0).derive_key(16, &raw()).is_err());
+    assert!(ring(&raw(), 0).derive_ratchet(3).is_err());
+    for (ring, key_id) in sframe_rings(7, 8).into_iter().take(2) {
+        let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
+        encryptor.encrypt(b"x").unwrap();
+        assert!(ring.derive_key(key_id, &own(8)).unwrap().install());
+        assert_eq!(ring.key_ids(), [key_id]);
+        assert_eq!(ring.usage(key_id), Ok(0));
+    }
+}

@@ -1,6 +1,6 @@
 //! Secrets and key rings.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use frameseal::{CipherSuite, MlsKid, Options, Profile};
 use pyo3::exceptions::PyValueError;
@@ -38,6 +38,25 @@ impl Secret {
 
 fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Secret> {
     frameseal::Secret::passphrase(passphrase.to_str()?.as_bytes()).map_err(key_error)
+}
+
+/// A key that is derived and not set yet; none once it was installed.
+#[pyclass(frozen, module = "frameseal", name = "DerivedKey")]
+pub(crate) struct DerivedKey(Mutex<Option<frameseal::DerivedKey>>);
+
+impl DerivedKey {
+    fn new(key: frameseal::DerivedKey) -> Self {
+        Self(Mutex::new(Some(key)))
+    }
+}
+
+#[pymethods]
+impl DerivedKey {
+    fn install(&self) -> PyResult<bool> {
+        let key = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        key.map(frameseal::DerivedKey::install)
+            .ok_or_else(|| PyValueError::new_err("this key was installed before: derive it again"))
+    }
 }
 
 /// Ciphers hold this object and not just the core's ring: then a weak reference to it tells whether any of them is left.
@@ -159,6 +178,22 @@ impl KeyRing {
         #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
     ) -> PyResult<()> {
         self.set(py, key_id, &secret.get().0)
+    }
+
+    #[pyo3(signature = (secret, key_id=0))]
+    fn derive_key(
+        &self,
+        py: Python<'_>,
+        secret: &Bound<'_, Secret>,
+        #[pyo3(from_py_with = whole)] key_id: u64,
+    ) -> PyResult<DerivedKey> {
+        let secret = &secret.get().0;
+        detach(py, || self.ring.derive_key(key_id, secret)).map_err(key_error).map(DerivedKey::new)
+    }
+
+    #[pyo3(signature = (key_id=0))]
+    fn derive_ratchet(&self, py: Python<'_>, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<DerivedKey> {
+        detach(py, || self.ring.derive_ratchet(key_id)).map_err(key_error).map(DerivedKey::new)
     }
 
     #[pyo3(signature = (key_id=0))]

@@ -260,7 +260,9 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::{Decryptor, Encryptor, SenderBindings, data::DataCryptor, keys::KeyRing, keys::Secret};
+    use super::{
+        Decryptor, Encryptor, SenderBindings, data::DataCryptor, keys::DerivedKey, keys::KeyRing, keys::Secret,
+    };
 
     #[allow(non_upper_case_globals)]
     #[pymodule_export]
