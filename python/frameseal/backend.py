@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
+from frameseal._fork import renew_in_child
 from frameseal.e2ee import MISSING_KEY, STATE_CHANGE, E2EEManager, E2EEStateChange
 from frameseal.enums import Profile
 from frameseal.keyrings import KeyRings
@@ -70,6 +71,8 @@ class CallCryptor:
     `KeyProvider.frames_sealed`), and the ratchet steps of passphrases, which `KeyRing.derive_ahead` derives.
     """
 
+    _lock: threading.Lock  # never held while a transform is made, which may derive a key
+
     def __init__(
         self,
         provider: KeyRings,
@@ -83,7 +86,7 @@ class CallCryptor:
         """Make a cryptor; it knows no track yet."""
         listeners = {STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key}
         self._manager = _WithoutLoop(provider, profile, listeners, replay_window, sif_trailer)
-        self._lock = threading.Lock()
+        renew_in_child(self, _lock=threading.Lock)
         self._senders: _Tracks[SenderTransform] = {}
         self._receivers: _Tracks[ReceiverTransform] = {}
         self._warned = False
@@ -124,19 +127,18 @@ class CallCryptor:
         participant_id: str,
         track: tuple[str, str, str | None],
     ) -> _Transform | None:
-        """Make the transform of a new track. None: the participant has as many as there may be."""
-        with self._lock:
-            tracks, (kind, codec, track_id) = transforms.get(participant_id, {}), track
-            transform = tracks.get(track)
-            if transform is not None:
-                return transform
-            if len(tracks) < MAX_TRACKS:
-                transform = make(participant_id, kind, codec, track_id=track_id or f"{kind} {codec}")
-                transforms.setdefault(participant_id, tracks)[track] = transform
-            elif not self._warned:
+        """Make the transform of a new track. Returns None if the participant has as many as there may be."""
+        kind, codec, track_id = track
+        if len(transforms.get(participant_id, {})) >= MAX_TRACKS:
+            if not self._warned:
                 self._warned = True
                 _logger.warning("%r has %d tracks: frames of further ones are dropped", participant_id, MAX_TRACKS)
-            return transform
+            return None
+        # Before the lock is taken: it may derive a key.
+        made = make(participant_id, kind, codec, track_id=track_id or f"{kind} {codec}")
+        with self._lock:
+            tracks = transforms.setdefault(participant_id, {})
+            return tracks.setdefault(track, made)
 
     def remove_participant(self, participant_id: str) -> None:
         """Forget the tracks of a participant who left."""

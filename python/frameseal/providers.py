@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Final, NoReturn
 
-from frameseal._native import KeyRing, Secret
+from frameseal._fork import call_in_child, renew_in_child
+from frameseal._native import DerivedKey, KeyRing, Secret
 from frameseal.enums import Profile
 from frameseal.events import LoopEmitter
 from frameseal.keyrings import KEY_RATCHETED, KEY_SET, HeldKeys, KeyEvent, bounded
@@ -41,7 +45,12 @@ class KeyProvider(LoopEmitter):
     methods may be called from any thread. Keys are held by the native module, which clears them when they are replaced;
     no Python object keeps one. The string or buffer that the caller passed in remains the caller's to forget. Of a
     participant whose keys are removed, and whom no track or channel is left of, nothing is kept.
+
+    Of two calls that concern one key the later one wins, however long a passphrase takes. No call waits for the
+    derivation of another.
     """
+
+    _keys_lock: threading.Lock  # never held during a derivation
 
     def __init__(
         self,
@@ -62,7 +71,9 @@ class KeyProvider(LoopEmitter):
         self._discard = bool(discard_frame_when_cryptor_not_ready)
         self._shared = HeldKeys(shared=True)
         self._own: dict[str, HeldKeys] = {}
-        self._lock = threading.Lock()
+        self._turns = count(1)
+        renew_in_child(self, _keys_lock=threading.Lock)
+        call_in_child(self, _end_derivations)
 
     @property
     def discard_frame_when_cryptor_not_ready(self) -> bool:
@@ -82,12 +93,12 @@ class KeyProvider(LoopEmitter):
 
     def key_ids_of(self, participant_id: str | None) -> list[int]:
         """Return the key ids under which a participant has a key of their own, ascending; None: of the shared keys."""
-        with self._lock:
+        with self._keys_lock:
             return sorted(self._keys(participant_id).secrets)
 
     def sending_key_id(self, participant_id: str | None = None) -> int:
         """Return the key id that a participant's (None: the shared) keys seal under."""
-        with self._lock:
+        with self._keys_lock:
             return self._keys(participant_id).sending
 
     def set_shared_key(self, key: Key, key_id: int = 0, *, send: bool = True) -> None:
@@ -120,13 +131,11 @@ class KeyProvider(LoopEmitter):
 
         :raises ValueError: if there is no key under *key_id*.
         """
-        with self._lock:
+        with self._keys_lock:
             keys = self._keys(participant_id)
             if key_id not in keys.secrets:
                 raise ValueError(f"there is no key {key_id} to seal with: set it first")
-            keys.sending = key_id
-            for ring in keys.rings.values():
-                ring.sending_key_id = key_id
+            keys.choose(key_id, next(self._turns))
 
     def remove_shared_key(self, key_id: int = 0) -> None:
         """Forget the key under *key_id*, once nobody seals with it any more.
@@ -135,10 +144,10 @@ class KeyProvider(LoopEmitter):
             that is not there is no error.
         """
         bounded("key_id", key_id, 0, self.key_ring_size - 1)
-        with self._lock:
+        with self._keys_lock:
             if key_id == self._shared.sending and key_id in self._shared.secrets:
                 raise ValueError(f"key {key_id} is the sending key: set another one first")
-            self._forget(self._shared, key_id)
+            self._shared.forget(key_id, next(self._turns))
 
     def remove(self, participant_id: str | None = None, key_id: int | None = None) -> None:
         """Forget a participant's keys (None: the shared ones), or the one under *key_id*; the sending one too.
@@ -146,10 +155,12 @@ class KeyProvider(LoopEmitter):
         For who has left, and at the end of a call. From then on nothing is sealed or opened with them. A participant
         without any key of their own is again one of those who use the shared key. Forgetting twice is no error.
         """
-        with self._lock:
-            keys = self._keys(participant_id)
-            for forgotten in list(keys.secrets) if key_id is None else [key_id]:
-                self._forget(keys, forgotten)
+        with self._keys_lock:
+            keys, turn = self._keys(participant_id), next(self._turns)
+            if key_id is None:
+                keys.removed = turn
+            for forgotten in list(keys.secrets.keys() | keys.turns.keys()) if key_id is None else [key_id]:
+                keys.forget(forgotten, turn)
 
     def ratchet(self, participant_id: str | None = None, key_id: int | None = None) -> None:
         """Move a participant's key (None: the shared one) one step forward, where it is; by default the sending one.
@@ -159,16 +170,29 @@ class KeyProvider(LoopEmitter):
 
         :raises ValueError: for a key id without a key, or in the profile sframe, whose rooms set a fresh key instead.
         """
-        with self._lock:
-            keys = self._keys(participant_id)
-            key_id = keys.sending if key_id is None else key_id
-            if key_id not in keys.secrets:
-                raise ValueError(f"there is no key {key_id} to ratchet")
-            if Profile.SFRAME in keys.rings:  # before any other ring has taken the step
-                raise ValueError("there is no ratchet in a room of the profile sframe: set a fresh key")
-            for ring in keys.rings.values():
-                ring.ratchet(key_id)
-            keys.steps[key_id] = keys.steps.get(key_id, 0) + 1
+        with self._turn(participant_id) as (keys, _):
+            derived: dict[KeyRing, DerivedKey] = {}
+            derived_from: tuple[Secret, int] | None = None
+            while True:
+                with self._keys_lock:
+                    key_id = keys.sending if key_id is None else key_id
+                    if key_id not in keys.secrets:
+                        raise ValueError(f"there is no key {key_id} to ratchet")
+                    if Profile.SFRAME in keys.rings:  # before any other ring has taken the step
+                        raise ValueError("there is no ratchet in a room of the profile sframe: set a fresh key")
+                    current, rings = keys.holdings()[key_id], list(keys.rings.values())
+                    if current != derived_from:
+                        derived, derived_from = {}, current
+                    if all(ring in derived for ring in rings):
+                        for ring in rings:
+                            derived[
+                                ring
+                            ].install()  # refused by a ring that has followed a frame meanwhile: it is there
+                        keys.steps[key_id] = current[1] + 1
+                        break
+                for ring in rings:
+                    if ring not in derived:
+                        derived[ring] = ring.derive_ratchet(key_id)
         self.deliver(KEY_RATCHETED, KeyEvent(participant_id, key_id))
 
     def export_key(self, participant_id: str | None = None, key_id: int | None = None) -> bytes:
@@ -181,7 +205,7 @@ class KeyProvider(LoopEmitter):
         """
         if not self.allow_export:
             raise PermissionError("this provider gives no keys out: make it with allow_export=True")
-        with self._lock:
+        with self._keys_lock:
             keys = self._keys(participant_id)
             if keys.rings and not keys.secrets:
                 raise ValueError("there is no such key")
@@ -191,15 +215,14 @@ class KeyProvider(LoopEmitter):
 
     def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
         """Return the ring of a participant, which turns to the shared keys while they have none of their own."""
-        with self._lock:
-            return self._ring(self._own_keys(participant_id), profile, self._ring(self._shared, profile))
+        return self._ring(participant_id, profile, self._ring(None, profile))
 
     def frames_sealed(self, participant_id: str | None = None) -> int:
         """Return how many frames this side has sealed with the sending key of a participant (None: the shared one).
 
         Counted per ring: with rings of several profiles, the highest.
         """
-        with self._lock:
+        with self._keys_lock:
             keys = self._keys(participant_id)
             if keys.sending not in keys.secrets:
                 return 0
@@ -207,7 +230,7 @@ class KeyProvider(LoopEmitter):
 
     def secrets_of(self, participant_id: str) -> dict[int, Secret]:
         """Return what a participant's frames may be sealed with, for diagnoses; a `Secret` cannot be read."""
-        with self._lock:
+        with self._keys_lock:
             return dict(self._keys(participant_id).secrets or self._shared.secrets)
 
     def note_ratcheted(self, participant_id: str, key_id: int) -> None:
@@ -220,17 +243,33 @@ class KeyProvider(LoopEmitter):
         if isinstance(key, str) and not key.isascii():
             # Logged and not a warnings.warn, which would print the caller's source line, perhaps with the key in it.
             _logger.warning("a key has non-ASCII characters, which some SDKs encode differently: use ASCII")
-        with self._lock:
-            keys = self._shared if participant_id is None else self._own_keys(participant_id)
-            # The first key is the one to send with, whatever was asked: there is no other.
-            sending = key_id if send or not keys.secrets else keys.sending
-            for ring in keys.rings.values():
-                ring.set_secret(secret, key_id=key_id)
-                ring.sending_key_id = sending
-            keys.secrets[key_id], keys.sending = secret, sending
-            keys.steps.pop(key_id, None)
-            keys.keep()
+        with self._turn(participant_id) as (keys, turn):
+            derived: dict[KeyRing, DerivedKey] = {}
+            while True:
+                with self._keys_lock:
+                    if keys.is_outdated(key_id, turn):
+                        return
+                    rings = list(keys.rings.values())
+                    if all(ring in derived for ring in rings):
+                        keys.install(secret, key_id, send, turn, (derived[ring] for ring in rings))
+                        break
+                for ring in rings:
+                    if ring not in derived:
+                        derived[ring] = ring.derive_key(secret, key_id)
         self.deliver(KEY_SET, KeyEvent(participant_id, key_id))
+
+    @contextmanager
+    def _turn(self, participant_id: str | None) -> Iterator[tuple[HeldKeys, int]]:
+        """Take a turn to derive keys in, without the lock. Until its end the participant is not forgotten."""
+        with self._keys_lock:
+            keys, turn = self._shared, next(self._turns)
+            if participant_id is not None:
+                keys = self._own_keys(participant_id)
+            keys.deriving.add(turn)
+        try:
+            yield keys, turn
+        finally:
+            keys.deriving.discard(turn)
 
     def _keys(self, participant_id: str | None) -> HeldKeys:
         return self._shared if participant_id is None else self._own.get(participant_id, HeldKeys())
@@ -239,13 +278,15 @@ class KeyProvider(LoopEmitter):
         keys = self._own.get(participant_id)
         if keys is None:
             # When somebody comes is the time to forget those who have gone: there are as many as are here, or one more.
-            self._own = {name: held for name, held in self._own.items() if held.secrets or held.rings}
+            self._own = {name: held for name, held in self._own.items() if held.is_in_use()}
             keys = self._own[participant_id] = HeldKeys()
         return keys
 
-    def _ring(self, keys: HeldKeys, profile: Profile, fallback: KeyRing | None = None) -> KeyRing:
-        ring = keys.rings.get(profile)
-        if ring is None:
+    def _ring(self, participant_id: str | None, profile: Profile, fallback: KeyRing | None = None) -> KeyRing:
+        with self._turn(participant_id) as (keys, _):
+            if (made := keys.rings.get(profile)) is not None:
+                return made
+            holdings: dict[int, tuple[Secret, int]] = {}
             ring = KeyRing(
                 profile,
                 # SFrame counts from 0: what many share must not be what one seals under.
@@ -256,26 +297,28 @@ class KeyProvider(LoopEmitter):
                 exportable=self.allow_export,
                 fallback=fallback,
             )
-            for key_id, secret in keys.secrets.items():
-                ring.set_secret(secret, key_id=key_id)
-                for _ in range(keys.steps.get(key_id, 0)):
-                    ring.ratchet(key_id)
-            ring.sending_key_id = keys.sending
-            keys.rings[profile] = ring
-            keys.keep()
-        return ring
-
-    @staticmethod
-    def _forget(keys: HeldKeys, key_id: int) -> None:
-        keys.steps.pop(key_id, None)
-        if keys.secrets.pop(key_id, None) is not None:
-            for ring in keys.rings.values():
-                ring.remove_key(key_id)
-            keys.keep()
+            while True:
+                with self._keys_lock:
+                    if (made := keys.rings.get(profile)) is not None:  # by another thread
+                        return made
+                    current = keys.holdings()
+                    if current == holdings:
+                        ring.sending_key_id = keys.sending
+                        keys.rings[profile] = ring
+                        keys.keep()
+                        return ring
+                for key_id in holdings.keys() - current.keys():
+                    ring.remove_key(key_id)
+                for key_id, (secret, steps) in current.items():
+                    if holdings.get(key_id) != (secret, steps):
+                        ring.set_secret(secret, key_id=key_id)
+                        for _ in range(steps):
+                            ring.ratchet(key_id)
+                holdings = current
 
     def __repr__(self) -> str:
         """Show the key ids, never a key."""
-        with self._lock:
+        with self._keys_lock:
             shared = self._shared
             own = {name: sorted(keys.secrets) for name, keys in self._own.items() if keys.secrets}
             shown = f"key_ids={sorted(shared.secrets)}, sending_key_id={shared.sending}"
@@ -294,10 +337,15 @@ class ExternalE2EEKeyProvider(KeyProvider):
 
     def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
         """Return the ring of *profile*: one for everybody, because the key is shared, whoever *participant_id* is."""
-        with self._lock:
-            return self._ring(self._shared, profile)
+        return self._ring(None, profile)
 
     def _set(self, participant_id: str | None, key: Key, key_id: int, send: bool) -> None:
         if participant_id is not None:
             raise ValueError("this provider has one key for all: use a KeyProvider for keys per participant")
         super()._set(None, key, key_id, send)
+
+
+def _end_derivations(provider: KeyProvider) -> None:
+    """Forget the derivations of the parent's threads."""
+    for keys in (provider._shared, *provider._own.values()):
+        keys.deriving.clear()
