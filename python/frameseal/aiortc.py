@@ -36,6 +36,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from frameseal._fork import renew_in_child
 from frameseal._native import DataCryptor
 from frameseal._rtc_channels import watch_channels
 from frameseal._rtc_gates import SLOT as _SLOT
@@ -61,6 +62,7 @@ _logger = logging.getLogger("frameseal")
 
 _stacks: dict[str, Stack] = {}
 _lock = threading.RLock()
+renew_in_child(sys.modules[__name__], _lock=threading.RLock)
 
 
 class UnsupportedStack(RuntimeError):

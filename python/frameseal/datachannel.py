@@ -6,11 +6,13 @@ can change neither. See docs/data-packets.md.
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from pyee.asyncio import AsyncIOEventEmitter
 
+from frameseal._fork import renew_in_child
 from frameseal._native import DataCryptor
 from frameseal.exceptions import FrameError, MalformedFrame
 
@@ -59,11 +61,14 @@ class SealedDataChannel(AsyncIOEventEmitter):
     What a listener raises is logged, not passed on into the transport.
     """
 
+    _lock: threading.Lock  # pyee's own
+
     def __init__(
         self, channel: DataChannel, cryptor: DataCryptor, opener: DataCryptor, local_id: str, remote_id: str
     ) -> None:
         """Listen to the channel."""
         super().__init__()
+        renew_in_child(self, _lock=threading.Lock)
         self.channel: Final = channel
         self._note(None)
         self._cryptor = cryptor

@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from frameseal import inspection
+from frameseal._fork import renew_in_child
 from frameseal._native import Decryptor, KeyRing, Secret
 from frameseal.enums import Profile
 from frameseal.exceptions import FrameError
@@ -81,14 +82,16 @@ class E2EEDiagnosis:
 class Diagnostician:
     """Looks into the failing frames of one manager's tracks, which it does not keep alive."""
 
+    _lock: threading.Lock
+    _busy: bool
+
     def __init__(self, manager: E2EEManager) -> None:
         """Make one that has seen nothing."""
         self._manager = weakref.ref(manager)
-        self._lock = threading.Lock()
+        renew_in_child(self, _lock=threading.Lock, _busy=bool)  # the parent's diagnosis ends in the parent
         self._runs: weakref.WeakKeyDictionary[Track, tuple[int, float]] = weakref.WeakKeyDictionary()
         self._key_frames: weakref.WeakKeyDictionary[Track, bytes] = weakref.WeakKeyDictionary()
         self._causes: weakref.WeakKeyDictionary[Track, str] = weakref.WeakKeyDictionary()
-        self._busy = False
 
     def note(self, transform: ReceiverTransform, frame: bytes) -> None:
         """Remember how a frame that failed begins and ends, if it may be a key frame in the clear.

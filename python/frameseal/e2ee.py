@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any, Final
 
 from frameseal import fingerprint
+from frameseal._fork import renew_in_child
 from frameseal._native import Decryptor, Encryptor, KeyRing, SenderBindings
 from frameseal.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.enums import E2EEState, Profile
@@ -91,6 +92,8 @@ class E2EEManager(LoopEmitter):
     the emitter's own may be called from any thread.
     """
 
+    _state_lock: threading.Lock
+
     def __init__(
         self,
         provider: KeyRings,
@@ -130,7 +133,7 @@ class E2EEManager(LoopEmitter):
         self._pass_injected = pass_injected
         self._receivers: weakref.WeakSet[ReceiverTransform] = weakref.WeakSet()
         self._local_id = ""
-        self._state_lock = threading.Lock()
+        renew_in_child(self, _state_lock=threading.Lock)
         self._tracks: dict[tuple[str, str, str | None, str | int], Track] = {}
         self._serial = count()
         self._watch = Watch(self)
@@ -281,7 +284,8 @@ class E2EEManager(LoopEmitter):
             self._senders.release(participant_id)
         with self._state_lock:
             for key in [key for key, track in self._tracks.items() if track.participant_id == participant_id]:
-                self._tracks.pop(key).forgotten = True
+                self._tracks[key].forgotten = True  # first: a track that is in no table must not report
+                del self._tracks[key]
 
     def tracks(self) -> list[Track]:
         """Return the tracks that are known now. For the watch."""

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from pyee.asyncio import AsyncIOEventEmitter
 
+from frameseal._fork import nothing, renew_in_child
+
 # Events raised before there is a loop to deliver them on: the latest so many are kept.
 KEPT_EVENTS: Final = 64
 
@@ -24,15 +26,19 @@ class LoopEmitter(AsyncIOEventEmitter):
     Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and its
     exception is emitted as ``"error"`` for whoever listens; nobody else notices.
 
-    :param loop: where events are delivered. By default the loop that is running, or else the first one bound.
+    :param loop: where events are delivered. By default the loop that is running, or else the first one bound. A forked
+        child has another loop: there, events are kept until it is bound.
     """
+
+    _lock: threading.Lock  # pyee's own
+    _events_lock: threading.Lock
+    _events_loop: asyncio.AbstractEventLoop | None
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Make an emitter without listeners."""
         super().__init__()
-        self._events_lock = threading.Lock()
+        renew_in_child(self, _lock=threading.Lock, _events_lock=threading.Lock, _events_loop=nothing)
         self._undelivered: deque[tuple[str, Any]] = deque(maxlen=KEPT_EVENTS)
-        self._events_loop: asyncio.AbstractEventLoop | None = None
         if loop is None:
             try:
                 loop = asyncio.get_running_loop()

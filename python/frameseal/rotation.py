@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
+
+from frameseal._fork import call_in_child
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,7 +43,10 @@ class KeyRotator:
     :raises ValueError: for a negative time, a count below 1, or a provider whose ring has less than two key ids.
 
     As an async context manager it rotates by itself while the block lasts; `rotate` and `participant_left` work without
-    that too. For one event loop.
+    that too. For one event loop of one process: a forked child makes a rotator of its own.
+
+    All methods raise RuntimeError in a forked child, where another key would go out under the id that the parent takes
+    next.
     """
 
     def __init__(
@@ -73,6 +79,8 @@ class KeyRotator:
         self._since = monotonic()
         self._retired: dict[int, asyncio.TimerHandle] = {}
         self._task: asyncio.Task[None] | None = None
+        self._process = os.getpid()
+        call_in_child(self, _forget_retired)
 
     async def rotate(self) -> int:
         """Make a fresh random key, hand it out, wait for `delay`, and seal with it. Return its key id.
@@ -80,6 +88,7 @@ class KeyRotator:
         Calls that come while one is under way wait, and rotate again. Whatever `distribute` raises is passed on, with
         the old key still in use.
         """
+        self._check_process()
         async with self._one_at_a_time:
             key = secrets.token_bytes(KEY_BYTES)
             key_id = self._next_id()
@@ -97,6 +106,7 @@ class KeyRotator:
 
         :raises ValueError: as `KeyProvider.set_shared_key`.
         """
+        self._check_process()
         async with self._one_at_a_time:
             self._set(key, key_id)
             await self._take_over(key_id)
@@ -109,12 +119,14 @@ class KeyRotator:
 
         :raises RuntimeError: outside the context manager; await `rotate` there.
         """
+        self._check_process()
         if self._task is None:
             raise RuntimeError("use 'async with' around the call, or await rotate()")
         self._due.set()
 
     async def __aenter__(self) -> Self:
         """Start to rotate by itself."""
+        self._check_process()
         self._task = asyncio.create_task(self._run(), name="frameseal key rotation")
         return self
 
@@ -173,5 +185,17 @@ class KeyRotator:
         if key_id != self._provider.sending_key_id(self._participant_id):
             self._provider.remove(self._participant_id, key_id)
 
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "this KeyRotator rotates in the process that made it: make another one in the forked child"
+            )
+
     def _next_id(self) -> int:
         return (self._provider.sending_key_id(self._participant_id) + 1) % self._provider.key_ring_size
+
+
+def _forget_retired(rotator: KeyRotator) -> None:
+    """Forget the old keys in a forked child, where nothing would end their time."""
+    for key_id in list(rotator._retired):
+        rotator._forget(key_id)

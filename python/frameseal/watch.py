@@ -16,6 +16,7 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from frameseal._fork import nothing, renew_in_child
 from frameseal.providers import KeyProvider
 
 if TYPE_CHECKING:
@@ -121,13 +122,16 @@ class _Bucket:
 class Watch:
     """The watch of one manager, which it does not keep alive."""
 
+    _lock: Lock
+    _loop: asyncio.AbstractEventLoop | None
+    _derivations: dict[int, _Bucket]
+
     def __init__(self, manager: E2EEManager) -> None:
         """Make a watch; it looks at nothing before `start`."""
         self._manager = weakref.ref(manager)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = Lock()
+        # The parent's derivations end in the parent.
+        renew_in_child(self, _lock=Lock, _loop=nothing, _derivations=dict)
         self._progress: weakref.WeakKeyDictionary[Track, _Progress] = weakref.WeakKeyDictionary()
-        self._derivations: dict[int, _Bucket] = {}
         self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._questions: OrderedDict[str, _Bucket] = OrderedDict()
         self._warned: dict[str, int] = {}
