@@ -107,7 +107,8 @@ impl OpenPlan<'_> {
                 if replayed {
                     seen = Some(key.identity);
                 }
-                !replayed && !(is_first && failed == Some(found.serial)) && self.opens(key, out)
+                let has_failed = is_first && failed == Some(found.serial);
+                !replayed && !has_failed && self.opens(key, out)
             });
             match (&unsettled.opened, seen) {
                 (Err(_), Some(identity)) => Unsettled { identity, ..unsettled },

@@ -45,9 +45,8 @@ impl SenderBindings {
         let mut bindings = self.lock();
         let Bindings { owners, order } = &mut *bindings;
         if let Some(owner) = owners.get(&identity) {
-            let is_theirs = owner.participant == *participant;
-            let is_newcomer = || !owners.values().any(|other| other.participant == *participant);
-            if !is_theirs && !(owner.has_left && is_newcomer()) {
+            let has_a_key = || owners.values().any(|other| other.participant == *participant);
+            if owner.participant != *participant && (!owner.has_left || has_a_key()) {
                 return false;
             }
         } else {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 pub(crate) fn parts<'py>(array: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let wrong = || PyTypeError::new_err("without offsets, data has to be a pyarrow array of binary or large_binary");
     let kind = array.getattr("type").map_err(|_| wrong())?.str()?;
-    let (dtype, width) = match kind.to_str()? {
+    let (dtype, width) = match kind.to_str().unwrap_or_default() {
         "binary" => ("int32", 4),
         "large_binary" => ("int64", 8),
         _ => return Err(wrong()),

@@ -57,13 +57,13 @@ where
     usize: TryFrom<T>,
 {
     let place = |offset| usize::try_from(offset).map_err(|_| PyValueError::new_err("an offset is negative"));
-    let beyond = |to| PyValueError::new_err(format!("an offset is {to}, but data has {} bytes", bytes.len()));
+    let beyond = || PyValueError::new_err(format!("an offset lies beyond data, which has {} bytes", bytes.len()));
     let first = offsets.next();
     let first =
         first.ok_or_else(|| PyValueError::new_err("there is one offset more than frames: pass at least one"))?;
     let mut from = place(first)?;
     if from > bytes.len() {
-        return Err(beyond(from));
+        return Err(beyond());
     }
     let mut pieces = Vec::with_capacity(offsets.len());
     for offset in offsets {
@@ -71,7 +71,7 @@ where
         if to < from {
             return Err(PyValueError::new_err("offsets have to ascend"));
         }
-        pieces.push(bytes.get(from..to).ok_or_else(|| beyond(to))?);
+        pieces.push(bytes.get(from..to).ok_or_else(beyond)?);
         from = to;
     }
     Ok(pieces)

@@ -11,6 +11,7 @@ use crate::buffers::secret_bytes;
 use crate::detach;
 use crate::errors::key_error;
 use crate::numbers;
+use crate::text::{text, utf8};
 
 #[pyclass(frozen, module = "frameseal", name = "Secret")]
 pub(crate) struct Secret(frameseal::Secret);
@@ -37,7 +38,7 @@ impl Secret {
 }
 
 fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Secret> {
-    frameseal::Secret::passphrase(passphrase.to_str()?.as_bytes()).map_err(key_error)
+    frameseal::Secret::passphrase(utf8("the passphrase", passphrase)?.as_bytes()).map_err(key_error)
 }
 
 /// A key that is derived and not set yet; none once it was installed.
@@ -84,7 +85,7 @@ impl KeyRing {
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
     fn new(
-        profile: &str,
+        profile: &Bound<'_, PyAny>,
         #[pyo3(from_py_with = numbers::or_none::suite)] suite: Option<u16>,
         allow_draft: bool,
         #[pyo3(from_py_with = numbers::or_none::key_size)] key_size: Option<u16>,
@@ -97,9 +98,9 @@ impl KeyRing {
         exportable: bool,
         fallback: Option<&Bound<'_, Self>>,
     ) -> PyResult<Self> {
-        let profile = Profile::by_name(profile).ok_or_else(|| {
+        let profile = Profile::by_name(text("profile", profile)?).ok_or_else(|| {
             let known: Vec<_> = frameseal::profile::ALL.iter().map(|profile| profile.name).collect();
-            PyValueError::new_err(format!("no profile {profile:?}; there are {}", known.join(", ")))
+            PyValueError::new_err(format!("unknown profile: expected one of {}", known.join(", ")))
         })?;
         if let Some(id) = suite.filter(|&id| CipherSuite::by_id(id).is_none()) {
             return Err(PyValueError::new_err(format!("suite: no cipher suite has the number {id}, see CipherSuite")));
@@ -185,14 +186,14 @@ impl KeyRing {
         &self,
         py: Python<'_>,
         secret: &Bound<'_, Secret>,
-        #[pyo3(from_py_with = whole)] key_id: u64,
+        #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
     ) -> PyResult<DerivedKey> {
         let secret = &secret.get().0;
         detach(py, || self.ring.derive_key(key_id, secret)).map_err(key_error).map(DerivedKey::new)
     }
 
     #[pyo3(signature = (key_id=0))]
-    fn derive_ratchet(&self, py: Python<'_>, #[pyo3(from_py_with = whole)] key_id: u64) -> PyResult<DerivedKey> {
+    fn derive_ratchet(&self, py: Python<'_>, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<DerivedKey> {
         detach(py, || self.ring.derive_ratchet(key_id)).map_err(key_error).map(DerivedKey::new)
     }
 

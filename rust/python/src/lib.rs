@@ -9,6 +9,7 @@ mod data;
 mod errors;
 mod keys;
 mod numbers;
+mod text;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use pyo3::types::{PyBytes, PyDict};
 use buffers::{Input, written};
 use errors::{decrypt_error, encrypt_error, key_error};
 use keys::KeyRing;
+use text::text;
 
 /// From this size on a second thread doubles the throughput of frames; at 40 kB it adds nothing, and each frame waits for
 /// the GIL to come back, 5 ms at the worst beside a busy thread (benches/latency.py measures both).
@@ -47,11 +49,11 @@ fn detach_batch<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     py.detach(work)
 }
 
-fn codec(name: Option<&str>) -> PyResult<Codec> {
+fn codec(name: Option<&Bound<'_, PyAny>>) -> PyResult<Codec> {
     let Some(name) = name else { return Ok(Codec::Unknown) };
-    Codec::by_name(name).ok_or_else(|| {
+    Codec::by_name(text("codec", name)?).ok_or_else(|| {
         let known: Vec<_> = Codec::NAMED.iter().map(|(name, _)| *name).collect();
-        PyValueError::new_err(format!("no codec {name:?}; there are {} and None", known.join(", ")))
+        PyValueError::new_err(format!("unknown codec: expected one of {}, or None", known.join(", ")))
     })
 }
 
@@ -77,7 +79,7 @@ struct Encryptor {
 impl Encryptor {
     #[new]
     #[pyo3(signature = (ring, codec=None))]
-    fn new(ring: &Bound<'_, KeyRing>, codec: Option<&str>) -> PyResult<Self> {
+    fn new(ring: &Bound<'_, KeyRing>, codec: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let codec = self::codec(codec)?;
         let cipher = frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map_err(key_error)?;
         Ok(Self { cipher, _ring: ring.clone().unbind() })
@@ -140,8 +142,9 @@ impl SenderBindings {
         Self(Arc::default())
     }
 
-    fn release(&self, participant_id: &str) {
-        self.0.release(participant_id);
+    fn release(&self, participant_id: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.0.release(text("participant_id", participant_id)?);
+        Ok(())
     }
 }
 
@@ -157,17 +160,18 @@ impl Decryptor {
     #[pyo3(signature = (ring, codec=None, replay_window=None, *, sif_trailer=None, senders=None, participant_id=None))]
     fn new(
         ring: &Bound<'_, KeyRing>,
-        codec: Option<&str>,
+        codec: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = numbers::or_none::replay_window)] replay_window: Option<usize>,
         sif_trailer: Option<Input<'_, '_>>,
         senders: Option<&Bound<'_, SenderBindings>>,
-        participant_id: Option<&str>,
+        participant_id: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let codec = self::codec(codec)?;
         let decryptor = frameseal::Decryptor::new(Arc::clone(&ring.get().ring), codec, replay_window);
         let decryptor = match (senders, participant_id) {
             (Some(senders), Some(participant)) => {
                 let bindings = Arc::clone(&senders.get().0);
+                let participant = text("participant_id", participant)?;
                 decryptor.and_then(|decryptor| decryptor.with_sender(bindings, participant))
             }
             (None, None) => decryptor,
@@ -246,7 +250,7 @@ impl Decryptor {
 
     #[staticmethod]
     #[pyo3(signature = (codec, frame))]
-    fn holds_blank(codec: Option<&str>, frame: Input<'_, '_>) -> PyResult<bool> {
+    fn holds_blank(codec: Option<&Bound<'_, PyAny>>, frame: Input<'_, '_>) -> PyResult<bool> {
         Ok(frameseal::Decryptor::holds_blank(self::codec(codec)?, frame.as_slice()))
     }
 

@@ -18,9 +18,7 @@ where
     }
     object.extract().map_err(|error: PyErr| {
         if error.is_instance_of::<PyOverflowError>(object.py()) {
-            // Python itself refuses to write out a number of some thousand digits.
-            let number = object.str().map_or_else(|_| "given".to_owned(), |number| number.to_string());
-            PyValueError::new_err(format!("{name}: the number {number} is out of range"))
+            PyValueError::new_err(format!("{name}: {} is out of range", shown(object)))
         } else if error.is_instance_of::<PyTypeError>(object.py()) {
             of_another_type()
         } else {
@@ -79,5 +77,14 @@ pub(crate) mod or_none {
         suite: u16,
         threads: usize,
         usage_limit: u64,
+    }
+}
+
+/// Returns the number for a message. A number of more than 64 bits may be a key, so the message does not show it.
+fn shown(object: &Bound<'_, PyAny>) -> String {
+    let small = object.extract::<i64>().map(|number| number.to_string());
+    match small.or_else(|_| object.extract::<u64>().map(|number| number.to_string())) {
+        Ok(digits) => format!("the number {digits}"),
+        Err(_) => String::from("a number of more than 64 bits"),
     }
 }
