@@ -19,6 +19,7 @@ CALL_MODEL = [
     "E2EEStateChange",
     "E2EEDiagnosis",
     "KeyEvent",
+    "KeyUndelivered",
     "KeyUsage",
     "MissingKey",
     "SenderTransform",

@@ -18,13 +18,14 @@ from typing import Any, Final
 from frameseal import fingerprint
 from frameseal._fork import renew_in_child
 from frameseal._native import Decryptor, Encryptor, KeyRing, SenderBindings
+from frameseal._secrecy import require
 from frameseal.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.enums import E2EEState, Profile
 from frameseal.events import LoopEmitter
 from frameseal.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES, MAX_HOLD_FRAMES
 from frameseal.keyrings import KeyEvent, KeyRings, bounded
 from frameseal.providers import ExternalE2EEKeyProvider, KeyProvider
-from frameseal.rotation import KeyRotator
+from frameseal.rotation import KeyRotator, KeyUndelivered
 from frameseal.tracks import GRAVITY, Direction, E2EEStateChange, Kind, Track, kind_of
 from frameseal.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.watch import KeyUsage, MissingKey, Watch
@@ -39,6 +40,7 @@ __all__ = [
     "KeyProvider",
     "KeyRings",
     "KeyRotator",
+    "KeyUndelivered",
     "KeyUsage",
     "MissingKey",
     "ReceiverTransform",
@@ -109,12 +111,8 @@ class E2EEManager(LoopEmitter):
         bind_media: bool = False,
     ) -> None:
         """Make a manager; it knows no participant yet."""
-        if not hasattr(provider, "ring_for"):
-            raise TypeError(f"expected a provider of keys, such as KeyProvider, not {type(provider).__name__}")
-        try:
-            self._profile = Profile(profile)
-        except ValueError:
-            raise ValueError(f"unknown profile {profile!r}: expected one of {', '.join(Profile)}") from None
+        require("provider", provider, "ring_for", "a provider of keys, such as a KeyProvider")
+        self._profile = Profile(profile)
         if on_missing_key is not None and not callable(on_missing_key):
             raise TypeError("on_missing_key must be a function or coroutine function")
         # Refused here rather than with the first frame of each track.
@@ -293,8 +291,8 @@ class E2EEManager(LoopEmitter):
             return list(self._tracks.values())
 
     def __repr__(self) -> str:
-        """Name the profile and the provider, which shows no keys."""
-        return f"{type(self).__name__}({self._provider!r}, profile={self._profile.value!r})"
+        """Name the profile, and the class of the provider: one of somebody else's may show its keys."""
+        return f"{type(self).__name__}({type(self._provider).__name__}, profile={self._profile.value!r})"
 
     def _metadata(self, kind: str, codec: str | None) -> bytes:
         """Return what frames of this kind and codec are authenticated with, beside themselves."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 from pyee.asyncio import AsyncIOEventEmitter
 
 from frameseal._fork import nothing, renew_in_child
+from frameseal._secrecy import Confidential, require
 
 # Events raised before there is a loop to deliver them on: the latest so many are kept.
 KEPT_EVENTS: Final = 64
@@ -20,7 +21,7 @@ _logger = logging.getLogger("frameseal")
 _in_error_listener: ContextVar[bool] = ContextVar("_in_error_listener", default=False)
 
 
-class LoopEmitter(AsyncIOEventEmitter):
+class LoopEmitter(Confidential, AsyncIOEventEmitter):
     """An emitter whose events may be raised on any thread.
 
     Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and its
@@ -53,6 +54,7 @@ class LoopEmitter(AsyncIOEventEmitter):
 
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Deliver events on *loop*, those kept from before included. The first call wins, while its loop lives."""
+        require("loop", loop, "call_soon_threadsafe", "an event loop")
         with self._events_lock:
             if self._events_loop is None or self._events_loop.is_closed():
                 self._events_loop = loop

@@ -6,6 +6,7 @@ from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from frameseal._native import DerivedKey, KeyRing, Secret
+from frameseal._secrecy import described
 from frameseal.enums import Profile
 
 KEY_SET: Final = "key-set"
@@ -47,7 +48,7 @@ def bounded(name: str, value: int, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+        raise ValueError(f"{name} must be between {low} and {high}, not {described(value)}")
     return value
 
 
