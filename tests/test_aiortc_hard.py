@@ -486,5 +486,5 @@ def test_a_call_that_started_before_the_import_is_refused(stack):
 def test_only_peer_connections_can_be_attached():
     with pytest.raises(TypeError, match="RTCPeerConnection"):
         attach(Peer, manager())
-    with pytest.raises(TypeError, match="expected an E2EEManager, made with a provider of keys, got KeyProvider"):
+    with pytest.raises(TypeError, match="e2ee must be an E2EEManager, made with a provider of keys, not KeyProvider"):
         attach(SimpleNamespace(), KeyProvider())

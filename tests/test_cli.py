@@ -83,14 +83,14 @@ def test_python_m_frameseal_is_the_command():
         (["seal"], "choose from"),
         (["demo", "--profile", "rot13"], "livekit"),
         (["demo", "--codec", "av1"], "h264"),
-        (["demo", "--seconds", "0"], "a number from 1 to 600 seconds, not '0'"),
-        (["demo", "--seconds", "long"], "a number from 1 to 600 seconds, not 'long'"),
-        (["demo", "--loss", "nan"], "a number from 0 to 30 percent, not 'nan'"),
-        (["demo", "--loss", "101"], "a number from 0 to 30 percent, not '101'"),
-        (["demo", "--passphrase", ""], "the passphrase is empty"),
-        (["inspect", "00", "--passphrase", ""], "the passphrase is empty"),
+        (["demo", "--seconds", "0"], "a number from 1 to 600 seconds"),
+        (["demo", "--seconds", "long"], "a number from 1 to 600 seconds"),
+        (["demo", "--loss", "nan"], "a number from 0 to 30 percent"),
+        (["demo", "--loss", "101"], "a number from 0 to 30 percent"),
+        (["demo", "--passphrase", ""], "must not be empty"),
+        (["inspect", "00", "--passphrase", ""], "must not be empty"),
         (["inspect", "00", "--key-hex", "0"], "hex digits, two for each byte"),
-        (["meet", "--port", "1.5"], "a whole number from 0 to 65535, not '1.5'"),
+        (["meet", "--port", "1.5"], "a whole number from 0 to 65535"),
         (["meet", "--sfu", "janus"], "janus=ws://HOST:PORT"),
     ],
 )
@@ -110,14 +110,16 @@ def test_media_that_cannot_be_opened_is_one_line_and_exit_status_2(tmp_path, cap
     for media in (text, tmp_path / "missing.mp4"):
         assert main(["demo", "--media", str(media), "--output", str(tmp_path / "demo.png")]) == 2
         error = capsys.readouterr().err
-        assert str(media) in error and len(error.splitlines()) == 1
+        assert "the media cannot be read" in error and len(error.splitlines()) == 1
+        assert str(media) not in error
 
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_call(tmp_path, capsys):
     for output in (tmp_path / "missing" / "demo.png", tmp_path):
         assert main(["demo", "--output", str(output)]) == 2
         error = capsys.readouterr().err
-        assert str(output.parent) in error and len(error.splitlines()) == 1
+        assert "picture" in error and len(error.splitlines()) == 1
+        assert str(output.parent) not in error
     assert list(tmp_path.iterdir()) == []
 
 

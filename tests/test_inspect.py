@@ -155,10 +155,10 @@ def test_hex_digits_may_be_as_long_as_frames_are_and_written_as_tools_write_them
     [
         (["ff" * 3], 1, "No layout fits"),
         ([OPUS, "--key-hex", "00" * 16], 1, "No profile opens it"),
-        (["neither/file/nor/hex"], 2, "'neither/file/nor/hex' is neither a file nor hex digits"),
+        (["neither/file/nor/hex"], 2, "the frame is neither a file nor hex digits"),
         (["abc"], 2, "two for each byte"),
-        (["q" * 5000], 2, "q...' is neither a file nor hex digits"),
-        (["."], 2, "'.' is neither a file nor hex digits"),
+        (["q" * 5000], 2, "the frame is neither a file nor hex digits"),
+        (["."], 2, "the frame is neither a file nor hex digits"),
         ([""], 1, "No layout fits"),
         ([OPUS, "--key-hex", "0011"], 2, "16 bytes"),
     ],

@@ -17,12 +17,9 @@ PACKAGE = ROOT / "python/frameseal"
 RUST_LINES, PYTHON_LINES = 450, 400
 LONG = {
     "python/frameseal/_native.pyi": "the one stub of the one native module: half of it is what `help()` shows",
-<<<<<<< HEAD
     "python/frameseal/_rtc_track.py": "the slot of a sender in one piece, and what it shares with a receiver's",
-=======
     "python/frameseal/cli.py": "five commands and their arguments, and nothing else",
     "python/frameseal/rotation.py": "one class, whose steps share a lock and what is under way",
->>>>>>> 1d8fcfb (Bound what `distribute` of a `KeyRotator` may hold up)
     "python/frameseal/aiortc.py": "every seam of the stack in one place, so that its self-test can be held against it",
 }
 

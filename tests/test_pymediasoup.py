@@ -233,7 +233,7 @@ async def test_a_transport_is_attached_once():
         alice = await Guest(router, "alice", shared()).enter()
         with pytest.raises(RuntimeError, match="attached already"):
             attach(alice.sending, alice.e2ee, "alice")
-        with pytest.raises(TypeError, match="expected a Transport"):
+        with pytest.raises(TypeError, match="transport must be a Transport"):
             attach(alice.sending.handler.pc, alice.e2ee, "alice")
-        with pytest.raises(TypeError, match="expected an E2EEManager"):
+        with pytest.raises(TypeError, match="e2ee must be an E2EEManager"):
             attach(alice.receiving, alice.e2ee.provider, "alice")

@@ -200,7 +200,7 @@ async def test_a_meeting_has_the_options_of_every_call(monkeypatch):
             set_key_provider(provider(), **wrong)
     with pytest.raises(TypeError, match="provider of keys"):
         set_key_provider("the key itself")
-    with pytest.raises(TypeError, match="expected a Meeting"):
+    with pytest.raises(TypeError, match="meeting must be a Meeting"):
         enable_e2ee(provider(), provider())
     assert not Guest("carol").meeting.is_e2ee_enabled, "what was refused is not set"
 

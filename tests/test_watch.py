@@ -169,7 +169,7 @@ async def test_frames_that_native_receivers_cannot_open_are_warned_of_once_a_tra
         assert alice.encrypt(b"\0\0\0\1\x67" + bytes([5]) * 300 + slice_)
         await call.after(1)
     (message,) = caplog.messages
-    assert "video of 'alice' has more than 255 bytes" in message
+    assert "video that is sent has more than 255 bytes" in message
 
 
 async def test_slice_headers_that_cannot_be_kept_readable_are_warned_of_once_a_track(clock, caplog):

@@ -364,7 +364,6 @@ class SenderBindings:
     def release(self, participant_id: str) -> None:
         """Note that a participant has left: a participant who has no key yet may take up theirs, under any id."""
 
-
 @final
 class Decryptor:
     """Opens the frames of one incoming track.

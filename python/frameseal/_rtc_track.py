@@ -145,7 +145,7 @@ class Slot:
         """Note what went wrong, and log it unless it is the same as before."""
         text = f"{type(error).__name__}: {error}"
         if text != self.counters.last_error:
-            _logger.warning("%s, media of %s: %s", self.counters.direction, self.counters.participant_id, text)
+            _logger.warning("%s %s: %s", self.counters.direction, self.counters.kind or "media", text)
         self.counters.last_error = text
 
     def on_loop(self, call: Callable[..., None], *args: Any) -> None:

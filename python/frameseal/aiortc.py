@@ -44,6 +44,7 @@ from frameseal._rtc_gates import Gated, IncomingGate, OutgoingGate
 from frameseal._rtc_proxies import NEXT_FRAME, Guard, OpeningDecoder, SealingEncoder
 from frameseal._rtc_receiver import ReceiverSlot
 from frameseal._rtc_track import CLOCK, SenderSlot, Slot, TrackCounters
+from frameseal._secrecy import Confidential, require
 from frameseal.datachannel import DataChannel, SealedDataChannel, wrap
 from frameseal.e2ee import E2EEManager, ReceiverTransform, SenderTransform
 
@@ -51,6 +52,7 @@ __all__ = ["attach", "seal_data_channel", "Attachment", "TrackCounters", "Unsupp
 
 RemoteId = str | Callable[[Any], str | None]
 
+_MANAGER = "an E2EEManager, made with a provider of keys"
 _ATTACHMENT = "_frameseal_attachment"  # set on peer connections
 _HISTORY = "_RTCRtpSender__rtp_history"  # packets that a sender keeps, to send them again on a NACK
 _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
@@ -85,8 +87,7 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
     :raises UnsupportedStack: the hook does not know this version of the stack.
     :raises TypeError: *pc* is not a peer connection, or *e2ee* no manager, such as the provider of its keys.
     """
-    if not hasattr(e2ee, "receiver_transform"):
-        raise TypeError(f"expected an E2EEManager, made with a provider of keys, got {type(e2ee).__name__}")
+    require("e2ee", e2ee, "receiver_transform", _MANAGER)
     stack = _install(_package_of(pc))
     stack.arm()
     attachment = Attachment(e2ee, local_id, remote_id)
@@ -115,14 +116,17 @@ def seal_data_channel(
 
     Do it at once when the channel is made or announced, before messages can come, and send on what this returns. A
     message opens only in a channel of this label, and as one of the participant who sent it.
+
+    :raises TypeError: *channel* is no data channel, or *e2ee* no manager.
     """
+    require("e2ee", e2ee, "receiver_transform", _MANAGER)
     sealer, opener = (
         DataCryptor(e2ee.provider.ring_for(e2ee.profile, who), bind_context=True) for who in (local_id, remote_id)
     )
     return wrap(channel, sealer, opener=opener, local_id=local_id, remote_id=remote_id)
 
 
-class Attachment:
+class Attachment(Confidential):
     """The encryption of one peer connection, made by `attach`.
 
     It lives as long as the connection, whether or not a reference is kept.
@@ -521,7 +525,7 @@ def _package_of(pc: Any) -> str:
     for cls in type(pc).__mro__:
         if cls.__name__ == "RTCPeerConnection":
             return cls.__module__.rpartition(".")[0]
-    raise TypeError(f"expected an RTCPeerConnection of aiortc or vsaiortc, got {type(pc).__name__}")
+    raise TypeError(f"pc must be an RTCPeerConnection of aiortc or vsaiortc, not {type(pc).__name__}")
 
 
 # At import, so that a connection made from now on can be attached at any time. A stack that fails its self-test is

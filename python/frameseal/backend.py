@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from frameseal._fork import renew_in_child
+from frameseal._secrecy import Confidential
 from frameseal.e2ee import MISSING_KEY, STATE_CHANGE, E2EEManager, E2EEStateChange
 from frameseal.enums import Profile
 from frameseal.keyrings import KeyRings
@@ -52,7 +53,7 @@ class FrameCryptor(Protocol):
         """Return the encoded frame; None: it must not reach a decoder."""
 
 
-class CallCryptor:
+class CallCryptor(Confidential):
     """The `FrameCryptor` of a call: keys from a provider, states to a callback.
 
     :param provider: where the keys come from.
@@ -85,6 +86,8 @@ class CallCryptor:
     ) -> None:
         """Make a cryptor; it knows no track yet."""
         listeners = {STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key}
+        if not all(listener is None or callable(listener) for listener in listeners.values()):
+            raise TypeError("on_state_change and on_missing_key must be functions")
         self._manager = _WithoutLoop(provider, profile, listeners, replay_window, sif_trailer)
         renew_in_child(self, _lock=threading.Lock)
         self._senders: _Tracks[SenderTransform] = {}
@@ -132,7 +135,7 @@ class CallCryptor:
         if len(transforms.get(participant_id, {})) >= MAX_TRACKS:
             if not self._warned:
                 self._warned = True
-                _logger.warning("%r has %d tracks: frames of further ones are dropped", participant_id, MAX_TRACKS)
+                _logger.warning("a participant has %d tracks: frames of further ones are dropped", MAX_TRACKS)
             return None
         # Before the lock is taken: it may derive a key.
         made = make(participant_id, kind, codec, track_id=track_id or f"{kind} {codec}")

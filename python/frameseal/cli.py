@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import os
 import re
 import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from frameseal._native import __version__
+from frameseal._secrecy import Hidden, utf8
 from frameseal.enums import Profile
 
 KEY_BYTES = 32
 SHOWN_BYTES = 24  # of a part; the rest is an ellipsis
-SHOWN_TEXT = 60  # of an argument
+# How a message begins that quotes nothing: ours, and those of argparse that name options only.
+HARMLESS = re.compile(r"(argument [^:]+: )?(must |expected |not allowed with |the following |one of the |unknown )")
 # What the extras bring, by the names under which it is imported.
 EXTRA = {
     "aiohttp": "aiohttp",
@@ -31,7 +35,9 @@ EXTRA = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 if the command's own check failed, 2 if it could not run."""
-    arguments = _parser().parse_args(argv)
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(f"unknown arguments: {len(unknown)}")
     try:
         return int(arguments.run(arguments))
     except ModuleNotFoundError as error:
@@ -45,8 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors quote nothing that was typed: it may be a passphrase in the wrong place."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)  # `--pass` would be `--passphrase`, or not
+        self.set_defaults(parser=self)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2, and say which argument is wrong and what it may be."""
+        if not HARMLESS.match(message):
+            argument, _, rest = message.partition(": ")
+            _, listed, choices = rest.rpartition(" (choose from ")
+            argument = argument if argument.startswith("argument ") else "arguments"
+            message = f"{argument}: not allowed{listed}{choices if listed else ', see --help'}"
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="frameseal", description="End-to-end encryption of encoded media frames.")
+    parser = _Parser(prog="frameseal", description="End-to-end encryption of encoded media frames.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -62,8 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
     demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
     demo.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="Alice's and Bob's (a random one)")
-    demo.add_argument("--output", type=Path, default=Path("demo.png"), metavar="FILE", help="the picture (%(default)s)")
-    demo.add_argument("--media", type=Path, metavar="FILE", help="publish this file instead of a clock and a tone")
+    demo.add_argument(
+        "--output", type=_path, default=Path("demo.png"), metavar="FILE", help="the picture (%(default)s)"
+    )
+    demo.add_argument("--media", type=_path, metavar="FILE", help="publish this file instead of a clock and a tone")
     demo.add_argument("--loss", type=_percent, default=0.0, metavar="PERCENT", help="packets lost on each leg (0)")
     demo.set_defaults(run=_demo)
 
@@ -83,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="janus=ws://HOST:PORT",
         help="media through this SFU (one of our own, in the process)",
     )
-    meet.add_argument("--worker", type=Path, metavar="FILE", help="the npm package, instead of fetching it")
+    meet.add_argument("--worker", type=_path, metavar="FILE", help="the npm package, instead of fetching it")
     meet.set_defaults(run=_meet)
 
     bench = commands.add_parser(
@@ -109,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "--passphrase", type=_passphrase, metavar="TEXT", help="also try which profile opens it, with this passphrase"
     )
     secret.add_argument(
-        "--key-hex", metavar="HEX", type=_hex, help="also try which profile opens it, with this raw key"
+        "--key-hex", metavar="HEX", type=_key, help="also try which profile opens it, with this raw key"
     )
     inspect.set_defaults(run=_inspect)
 
@@ -166,11 +191,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     try:
         sealed = _frame_bytes(arguments.frame)
-        secret = arguments.passphrase or arguments.key_hex
+        hidden = arguments.passphrase or arguments.key_hex
+        secret = hidden.reveal() if hidden else None
         found = inspection.readings(sealed, arguments.codec)
         openers = inspection.openers(sealed, secret, arguments.codec) if secret else []
     except (OSError, ValueError) as error:
-        print(f"frameseal inspect: {error}", file=sys.stderr)
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"frameseal inspect: {reason}", file=sys.stderr)
         return 2
     print(f"{len(sealed)} bytes")
     for reading in found:
@@ -201,11 +228,9 @@ def _frame_bytes(frame: str) -> bytes:
     with contextlib.suppress(OSError):  # hex digits of a frame can be longer than any file name
         if Path(frame).is_file():
             return _unless_hex(Path(frame).read_bytes())
-    try:
+    with contextlib.suppress(argparse.ArgumentTypeError):
         return _hex(frame)
-    except argparse.ArgumentTypeError:
-        shown = frame if len(frame) <= SHOWN_TEXT else f"{frame[:SHOWN_TEXT]}..."
-        raise ValueError(f"{shown!r} is neither a file nor hex digits, two for each byte") from None
+    raise ValueError("the frame is neither a file nor hex digits, two for each byte")
 
 
 def _unless_hex(content: bytes) -> bytes:
@@ -230,17 +255,30 @@ def _keygen(arguments: argparse.Namespace) -> int:
 
 def _hex(text: str) -> bytes:
     """Read hex digits, as tools print them: in groups, with colons or commas, with a 0x in front."""
-    try:
+    with contextlib.suppress(ValueError):
         return bytes.fromhex(re.sub(r"0x|[\s:,]", "", text))
-    except ValueError:
-        raise argparse.ArgumentTypeError("hex digits, two for each byte") from None
+    raise argparse.ArgumentTypeError("must be hex digits, two for each byte")
+
+
+def _key(text: str) -> Hidden[bytes]:
+    return Hidden(_hex(text))
+
+
+def _path(text: str) -> Path:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        pass  # and raised below: a chained error would hold the text
+    else:
+        return Path(text)
+    raise argparse.ArgumentTypeError("must be the name of a file")
 
 
 def _number(text: str, kind: type[float], least: int, most: int, unit: str = "") -> float:
     with contextlib.suppress(ValueError):
         if least <= kind(text) <= most:
             return kind(text)
-    raise argparse.ArgumentTypeError(f"a{' whole' * (kind is int)} number from {least} to {most}{unit}, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a{' whole' * (kind is int)} number from {least} to {most}{unit}")
 
 
 def _seconds(text: str) -> float:
@@ -250,7 +288,7 @@ def _seconds(text: str) -> float:
 def _sfu(text: str) -> str:
     kind, _, url = text.partition("=")
     if kind != "janus" or not url.startswith(("ws://", "wss://")):
-        raise argparse.ArgumentTypeError("janus=ws://HOST:PORT, of Janus' web sockets transport")
+        raise argparse.ArgumentTypeError("must be janus=ws://HOST:PORT, of Janus' web sockets transport")
     return url
 
 
@@ -262,7 +300,13 @@ def _percent(text: str) -> float:
     return _number(text, float, 0, 30, " percent") / 100
 
 
-def _passphrase(text: str) -> str:
+def _passphrase(text: str) -> Hidden[str]:
     if not text:
-        raise argparse.ArgumentTypeError("the passphrase is empty")
-    return text
+        raise argparse.ArgumentTypeError("must not be empty")
+    try:
+        utf8("the passphrase", text)
+    except ValueError:
+        pass
+    else:
+        return Hidden(text)
+    raise argparse.ArgumentTypeError("must be text in the terminal's encoding: is that UTF-8?")

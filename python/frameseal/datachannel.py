@@ -14,6 +14,7 @@ from pyee.asyncio import AsyncIOEventEmitter
 
 from frameseal._fork import renew_in_child
 from frameseal._native import DataCryptor
+from frameseal._secrecy import Confidential, require, utf8
 from frameseal.exceptions import FrameError, MalformedFrame
 
 _BINARY: Final = b"\x00"
@@ -49,7 +50,7 @@ class DataChannel(Protocol):
         """Call *f* at each *event*."""
 
 
-class SealedDataChannel(AsyncIOEventEmitter):
+class SealedDataChannel(Confidential, AsyncIOEventEmitter):
     """A data channel that sends and receives sealed messages only. Made by `wrap`.
 
     Events are those of the channel, with opened messages: "open", "close", "bufferedamountlow", and
@@ -67,6 +68,9 @@ class SealedDataChannel(AsyncIOEventEmitter):
         self, channel: DataChannel, cryptor: DataCryptor, opener: DataCryptor, local_id: str, remote_id: str
     ) -> None:
         """Listen to the channel."""
+        require("channel", channel, "readyState", "a data channel")
+        require("cryptor", cryptor, DataCryptor, "a DataCryptor")
+        require("opener", opener, DataCryptor, "a DataCryptor")
         super().__init__()
         renew_in_child(self, _lock=threading.Lock)
         self.channel: Final = channel
@@ -74,8 +78,8 @@ class SealedDataChannel(AsyncIOEventEmitter):
         self._cryptor = cryptor
         self._opener = opener
         bound = cryptor.bind_context
-        self._outgoing = _context(channel.label, local_id) if bound else b""
-        self._incoming = _context(channel.label, remote_id) if bound else b""
+        self._outgoing = _context("local_id", channel.label, local_id) if bound else b""
+        self._incoming = _context("remote_id", channel.label, remote_id) if bound else b""
         self._refusing = False
         channel.on("message", self._received)
         channel.on("open", lambda: self._pass_on("open"))
@@ -103,11 +107,12 @@ class SealedDataChannel(AsyncIOEventEmitter):
         :raises UnknownKey: the ring's sending key has not been set. Nothing is sent, as with every error here.
         :raises KeyExhausted: the sending key has reached its limit.
         :raises TypeError: neither str nor bytes.
+        :raises ValueError: a str with a lone surrogate.
 
         Beyond these, what the channel raises where it is not open.
         """
         if isinstance(data, str):
-            message = _TEXT + data.encode()
+            message = _TEXT + utf8("the message", data)
         elif isinstance(data, bytes | bytearray | memoryview):
             message = _BINARY + data
         else:
@@ -147,7 +152,7 @@ class SealedDataChannel(AsyncIOEventEmitter):
             try:
                 return content.decode()
             except UnicodeDecodeError:
-                pass
+                pass  # and raised below: a chained error would hold the message
         raise MalformedFrame("an authentic packet, but no message of a data channel")
 
     def _pass_on(self, event: str, *arguments: object) -> None:
@@ -161,8 +166,8 @@ class SealedDataChannel(AsyncIOEventEmitter):
         self.remove_all_listeners()
 
     def __repr__(self) -> str:
-        """Name the channel."""
-        return f"<{type(self).__name__} {self.channel.label!r}>"
+        """Say what it is. Not its label, which comes from the caller (`frameseal._secrecy`)."""
+        return f"<{type(self).__name__}>"
 
 
 def wrap(
@@ -182,7 +187,7 @@ def wrap(
         in a channel of this label, and as one of this sender only. Without ids, whoever forwards messages can send them
         back to who sent them. Each side's local id is the other's remote id.
     """
-    return SealedDataChannel(channel, cryptor, opener or cryptor, local_id, remote_id)
+    return SealedDataChannel(channel, cryptor, cryptor if opener is None else opener, local_id, remote_id)
 
 
 def is_wrapped(channel: DataChannel) -> bool:
@@ -195,6 +200,6 @@ def is_sealed(channel: DataChannel, data: bytes | str) -> bool:
     return data is getattr(channel, _OUTGOING, None)
 
 
-def _context(label: str, sender: str) -> bytes:
-    parts = (_CONTEXT, label.encode(), sender.encode())
+def _context(name: str, label: str, sender: str) -> bytes:
+    parts = (_CONTEXT, utf8("the channel's label", label), utf8(name, sender))
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

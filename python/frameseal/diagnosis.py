@@ -145,7 +145,8 @@ class Diagnostician:
                 cause, advice = "not_sealed", ADVICE["not_sealed"]
             if self._causes.get(track) != cause:
                 self._causes[track] = cause
-                _logger.warning("%s of %r does not open: %s", track.kind, track.participant_id, advice)
+                # Whose it is, the event says: logs quote nothing that a caller named (`frameseal._secrecy`).
+                _logger.warning("%s does not open: %s", track.kind, advice)
             manager.deliver(
                 DIAGNOSIS, E2EEDiagnosis(track.participant_id, track.kind, track.track_id, cause, advice, proven)
             )

@@ -1,10 +1,19 @@
 """The closed sets of names in the public API, as string enums: every member equals its value."""
 
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum
+
+
+def _unknown(what: str, members: type[Enum]) -> ValueError:
+    """Make the error for a value that an enum does not have. It quotes none: it may be a passphrase in this place."""
+    return ValueError(f"unknown {what}: expected one of {', '.join(str(member.value) for member in members)}")
 
 
 class Profile(StrEnum):
     """A frame format together with its key schedule; everything that takes one also takes its plain string."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise _unknown("profile", cls)
 
     LIVEKIT = "livekit"
     """The encrypted frame of LiveKit's SDKs."""
@@ -26,6 +35,10 @@ class CipherSuite(IntEnum):
     tries on average: only for audio, with replay protection, and where each attempt is noticed (docs/sframe.md).
     """
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise _unknown("cipher suite", cls)
+
     AES_128_CTR_HMAC_SHA256_80 = 1
     AES_128_CTR_HMAC_SHA256_64 = 2
     AES_128_CTR_HMAC_SHA256_32 = 3
@@ -40,6 +53,10 @@ class CipherSuite(IntEnum):
 
 class E2EEState(StrEnum):
     """How one track of one participant fares; docs/states.md says what leads to each state and what to do about it."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise _unknown("state", cls)
 
     EncryptionSuccess = "EncryptionSuccess"
     """A frame was sealed: the first one, or the first one after a failure."""

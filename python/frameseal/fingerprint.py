@@ -79,7 +79,7 @@ def of_provider(provider: KeyRings, profile: Profile, named: Iterable[str], know
     keys = _snapshot(rings)
     for name in named:
         if not keys[name]:
-            raise ValueError(f"participant_ids: {name!r} has no key: set it first, or leave them out")
+            raise ValueError("participant_ids: one of them has no key: set it first, or leave them out")
     return _code(_digest(keys))
 
 
@@ -109,7 +109,7 @@ def _read(owner: Owner, ring: KeyRing) -> tuple[int, tuple[tuple[int, bytes], ..
         # In this order: what changes after the first is seen by the next read.
         return ring.changes, tuple(ring.fingerprints())
     except AttributeError:
-        raise TypeError(f"rings: {owner!r} must have a KeyRing, not {type(ring).__name__}") from None
+        raise TypeError(f"rings: each participant must have a KeyRing, not {type(ring).__name__}") from None
 
 
 def _digest(keys: _Keys) -> bytes:

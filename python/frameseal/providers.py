@@ -11,10 +11,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Final, NoReturn
+from typing import Final
 
 from frameseal._fork import call_in_child, renew_in_child
 from frameseal._native import DerivedKey, KeyRing, Secret
+from frameseal._secrecy import require
 from frameseal.enums import Profile
 from frameseal.events import LoopEmitter
 from frameseal.keyrings import KEY_RATCHETED, KEY_SET, HeldKeys, KeyEvent, bounded
@@ -120,8 +121,7 @@ class KeyProvider(LoopEmitter):
         :param send: the key id to seal with, where this is the local participant; without meaning for others.
         :raises ValueError: for an empty or too short key, a key id out of range, or a participant without a name.
         """
-        if not isinstance(participant_id, str):  # None would be everybody
-            raise TypeError(f"participant_id must be a str, not {type(participant_id).__name__}")
+        require("participant_id", participant_id, str, "a str")  # None would be everybody
         if not participant_id:
             raise ValueError("participant_id is empty")
         self._set(participant_id, key, key_id, send)
@@ -131,6 +131,7 @@ class KeyProvider(LoopEmitter):
 
         :raises ValueError: if there is no key under *key_id*.
         """
+        bounded("key_id", key_id, 0, self.key_ring_size - 1)
         with self._keys_lock:
             keys = self._keys(participant_id)
             if key_id not in keys.secrets:
@@ -170,6 +171,8 @@ class KeyProvider(LoopEmitter):
 
         :raises ValueError: for a key id without a key, or in the profile sframe, whose rooms set a fresh key instead.
         """
+        if key_id is not None:
+            bounded("key_id", key_id, 0, self.key_ring_size - 1)
         with self._turn(participant_id) as (keys, _):
             derived: dict[KeyRing, DerivedKey] = {}
             derived_from: tuple[Secret, int] | None = None
@@ -317,16 +320,12 @@ class KeyProvider(LoopEmitter):
                 holdings = current
 
     def __repr__(self) -> str:
-        """Show the key ids, never a key."""
+        """Show the key ids and how many participants have keys of their own: neither a key nor a name."""
         with self._keys_lock:
             shared = self._shared
-            own = {name: sorted(keys.secrets) for name, keys in self._own.items() if keys.secrets}
+            own = sum(bool(keys.secrets) for keys in self._own.values())
             shown = f"key_ids={sorted(shared.secrets)}, sending_key_id={shared.sending}"
         return f"{type(self).__name__}({shown}{f', participants={own}' if own else ''})"
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied: keys do not leave the process."""
-        raise TypeError(f"cannot pickle or copy {type(self).__name__!r}: it holds keys, which do not leave the process")
 
 
 class ExternalE2EEKeyProvider(KeyProvider):

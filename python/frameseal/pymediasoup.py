@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from frameseal import aiortc
+from frameseal._secrecy import require
 from frameseal.e2ee import E2EEManager
 
 __all__ = ["attach"]
@@ -41,8 +42,8 @@ def attach(
     the state InternalError (reason ``sender_not_encrypted``) until a frame of it opens after all; nothing of it is
     played in the clear.
     """
-    if not hasattr(transport, "produce"):
-        raise TypeError(f"expected a Transport of pymediasoup, got {type(transport).__name__}")
+    require("transport", transport, "produce", "a Transport of pymediasoup")
+    require("remote_id", remote_id, "__call__", "a function that names the participant behind a consumer")
     consumers: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def named(receiver: Any) -> str | None:

@@ -111,7 +111,7 @@ class Track:
     def told(self, counters: Mapping[str, int], detail: str | None) -> E2EEStateChange:
         """Return what listeners are told about the state as it is now."""
         if self.state is None:
-            raise RuntimeError(f"{self} has no state yet")
+            raise RuntimeError("this track has no state yet")
         return E2EEStateChange(
             participant_id=self.participant_id,
             kind=self.kind,
@@ -129,5 +129,5 @@ class Track:
 def kind_of(kind: str) -> Kind:
     """Return *kind*. :raises ValueError: if it is neither audio nor video."""
     if kind not in ("audio", "video"):
-        raise ValueError(f"unknown kind {kind!r}: expected 'audio' or 'video'")
+        raise ValueError("unknown kind: expected 'audio' or 'video'")
     return cast(Kind, kind)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from frameseal import inspection
+from frameseal._secrecy import Confidential
 from frameseal.enums import E2EEState
 from frameseal.exceptions import (
     AuthenticationFailed,
@@ -56,7 +57,7 @@ _OPENED: Final = E2EEState.DecryptionSuccess
 _logger = logging.getLogger("frameseal")
 
 
-class Transform:
+class Transform(Confidential):
     """What both directions share: the track, and reporting that cannot raise.
 
     *ring* is the cipher's own ring, *discard_empty* the provider's ``discard_frame_when_cryptor_not_ready``. Frames are
@@ -110,9 +111,8 @@ class Transform:
         self._report(E2EEState.InternalError, None, type(error).__name__)
 
     def __repr__(self) -> str:
-        """Name the track."""
-        track = self.track
-        return f"<{type(self).__name__} {track.kind} of {track.participant_id!r}, track {track.track_id!r}>"
+        """Say what it is for. Not whose: what names a participant comes from the caller (`frameseal._secrecy`)."""
+        return f"<{type(self).__name__} of {self.track.kind}>"
 
 
 class SenderTransform(Transform):
@@ -277,10 +277,9 @@ class ReceiverTransform(Transform):
             self.held = self._held.add(frame, tag, whole)
             if unlost and not self.held:  # once a track: there may be many
                 _logger.warning(
-                    "%s of %r: a frame that waited for its key was lost to make room; "
+                    "%s: a frame that waited for its key was lost to make room; "
                     "the key comes too late, or hold_frames or hold_bytes is too low",
                     self.track.kind,
-                    self.track.participant_id,
                 )
         return []
 

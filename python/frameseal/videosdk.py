@@ -21,6 +21,7 @@ from videosdk.lib.pymediasoup.transport import Transport
 from videosdk.room_client import RoomClient
 
 from frameseal import pymediasoup
+from frameseal._secrecy import Confidential, require
 from frameseal.e2ee import E2EEManager, E2EEState, E2EEStateChange
 from frameseal.enums import Profile
 from frameseal.events import LoopEmitter
@@ -51,7 +52,7 @@ class StateData:
     """The rest: track, key id, reason, counters."""
 
 
-class MeetingE2EE:
+class MeetingE2EE(Confidential):
     """The encryption of one meeting, made by `enable_e2ee` or, where a provider is set, with the meeting."""
 
     def __init__(
@@ -132,8 +133,7 @@ def enable_e2ee(
     :raises E2EEError: the meeting has been joined, or is encrypted already.
     :raises TypeError: it is no meeting, or *provider* no provider.
     """
-    if not isinstance(meeting, Meeting):
-        raise TypeError(f"expected a Meeting of the package videosdk, got {type(meeting).__name__}")
+    require("meeting", meeting, Meeting, "a Meeting of the package videosdk")
     if _only(meeting, RoomClient)._joined:
         raise E2EEError("this meeting has been joined: enable end-to-end encryption before join()")
     if meeting in _sessions:
@@ -203,7 +203,7 @@ def _tell(participant: Participant, data: StateData) -> None:
 def _on(participant: Participant, event: str, handler: Callable[[StateData], Any] | None = None) -> Any:
     """Listen to ``"e2ee-state-change"``, the one event that has this form; also as a decorator."""
     if event != STATE_CHANGE:
-        raise ValueError(f"only {STATE_CHANGE!r} is listened to in this way; use add_event_listener() for {event!r}")
+        raise ValueError(f"event must be {STATE_CHANGE!r} here: use add_event_listener() for all others")
     emitter = _emitters.setdefault(participant, LoopEmitter())
     return emitter.on(event, handler) if handler is not None else emitter.on(event)
 

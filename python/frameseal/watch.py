@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 PERIOD: Final = 0.5  # seconds
 STALLED_AFTER: Final = 2.0  # seconds
-FAILURES: Final = ("malformed", "unknown_key", "authentication_failed", "replayed", "sender_mismatch")  # counters of a Decryptor
+FAILURES: Final = (
+    "malformed",
+    "unknown_key",
+    "authentication_failed",
+    "replayed",
+    "sender_mismatch",
+)  # counters of a Decryptor
 ASK_AGAIN_AFTER: Final = 5.0  # seconds between two events about one missing key
 
 # A forger who makes receivers search gets so many derivations at once and then one a second, per ring; and never more
@@ -45,9 +51,9 @@ QUESTIONS_PER_SECOND: Final = 1.0
 
 # What an encryptor counts that some receivers cannot show, and what is logged of it, once a track.
 NOT_SHOWN: Final = {
-    "long_headers": "video of %r has more than 255 bytes in front of its first slice: native receivers of the LiveKit "
+    "long_headers": "video that is sent has more than 255 bytes in front of its first slice: native receivers of the LiveKit "
     "family (libwebrtc m144 and before) cannot open such frames; have the encoder write shorter ones",
-    "misread": "video of %r has slice headers that cannot be kept readable (docs/profiles.md): receivers built on "
+    "misread": "video that is sent has slice headers that cannot be kept readable (docs/profiles.md): receivers built on "
     "libwebrtc may drop keyframes; have the encoder write pic_parameter_set_id 0",
 }
 
@@ -243,7 +249,7 @@ class Watch:
             for counter, warning in NOT_SHOWN.items():
                 if stats[counter] and track not in self._not_shown[counter]:
                     self._not_shown[counter].add(track)
-                    _logger.warning(warning, track.participant_id)
+                    _logger.warning(warning)
             used, key_id = stats["key_frames"], transform.ring.sending_key_id
             if used < stats["key_warning"] or not used:
                 if self._warned.get(track.participant_id) == key_id:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from frameseal._secrecy import require
 from frameseal.demo.call import CallOptions, Status, UnusableFile, run_call
 from frameseal.demo.poster import draw_poster
 from frameseal.demo.screen import Screen, summary
@@ -23,6 +24,9 @@ def run(options: CallOptions, output: Path | None, console: Console | None = Non
     Raises UnusableFile for media that cannot be read and a picture that has no place to go, ValueError for an unknown
     profile or codec.
     """
+    require("options", options, CallOptions, "CallOptions")
+    require("output", output, (Path, type(None)), "a Path, or None")
+    require("console", console, (Console, type(None)), "a Console of rich, or None")
     console = console or Console()
     if output is not None:
         _check(output)
@@ -38,12 +42,16 @@ def run(options: CallOptions, output: Path | None, console: Console | None = Non
 def _check(output: Path) -> None:
     """Find out before the call whether its picture can be written. Raises UnusableFile."""
     if not output.parent.is_dir():
-        raise UnusableFile(f"no such folder for the picture: {output.parent}")
+        raise UnusableFile("there is no such folder for the picture")
     is_new = not output.exists()
     try:
         output.open("ab").close()  # leaves a picture that is there as it is
     except OSError as error:
-        raise UnusableFile(f"the picture cannot be written to {output}: {error.strerror}") from error
+        reason = error.strerror  # and no more of it: the error names the file
+    else:
+        reason = None
+    if reason is not None:
+        raise UnusableFile(f"the picture cannot be written: {reason}")
     if is_new:
         output.unlink()
 

@@ -17,6 +17,7 @@ import aioice.ice
 import av
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender
 
+from frameseal._secrecy import Confidential, Hidden, hide
 from frameseal.aiortc import Attachment, TrackCounters, attach
 from frameseal.demo import verdict
 from frameseal.demo.media import Sent, published_tracks
@@ -27,21 +28,30 @@ from frameseal.forwarder import Forwarder, LegStats
 DISPLAY_INTERVAL = 0.1  # seconds
 
 
-@dataclass(frozen=True)
-class CallOptions:
-    """What kind of call. `loss` is a probability per packet and leg; without a passphrase a random one is made up."""
+@dataclass(frozen=True, repr=False)
+class CallOptions(Confidential):
+    """What kind of call. `loss` is a probability per packet and leg; without a passphrase a random one is made up.
+
+    A passphrase is given as text and kept `Hidden`.
+    """
 
     profile: str = "videosdk"
     codec: str = "vp8"
     seconds: float = 8.0
-    passphrase: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    passphrase: str | Hidden[str] = field(default_factory=lambda: secrets.token_urlsafe(24))
     media: Path | None = None
     loss: float = 0.0
     seed: int = 1
     # For the tests, which turn each of these round and expect another verdict.
-    bob_passphrase: str | None = field(default=None, repr=False)
-    eve_passphrase: str | None = field(default=None, repr=False)
+    bob_passphrase: str | Hidden[str] | None = None
+    eve_passphrase: str | Hidden[str] | None = None
     sealed: bool = True
+
+    def __post_init__(self) -> None:
+        """Hide the passphrases."""
+        for name in ("passphrase", "bob_passphrase", "eve_passphrase"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, hide(getattr(self, name)))
 
 
 @dataclass
@@ -88,7 +98,11 @@ async def run_call(options: CallOptions, display: Display) -> Status:
     try:
         sent, video, audio = published_tracks(options.media)
     except av.FFmpegError as error:
-        raise UnusableFile(f"{options.media}: {error.strerror}") from error
+        reason = error.strerror  # and no more of it: the error names the file
+    else:
+        reason = None
+    if reason is not None:
+        raise UnusableFile(f"the media cannot be read: {reason}")
     status = Status(options, sent, Eavesdropper(sent), Witness(sent), Witness(sent))
     with loopback_only(), _unhandled_errors() as errors:
         async with contextlib.AsyncExitStack() as cleanup:
@@ -112,7 +126,8 @@ async def _call(
     cleanup.push_async_callback(forwarder.close)
     status.legs = forwarder.stats
 
-    alice = _join("alice", options.passphrase, status, display)
+    passphrase = hide(options.passphrase)
+    alice = _join("alice", passphrase, status, display)
     cleanup.push_async_callback(alice.close)
     for track in tracks:
         cleanup.callback(track.stop)
@@ -123,11 +138,11 @@ async def _call(
     listening: list[asyncio.Future[None]] = []
     cleanup.push_async_callback(_ended, listening)
     listeners = (
-        ("bob", options.bob_passphrase or options.passphrase, status.bob),
-        ("eve", options.eve_passphrase or f"not {options.passphrase}", status.eve),
+        ("bob", hide(options.bob_passphrase or passphrase), status.bob),
+        ("eve", hide(options.eve_passphrase or f"not {passphrase.reveal()}"), status.eve),
     )
-    for name, passphrase, witness in listeners:
-        pc = _join(name, passphrase, status, display)
+    for name, theirs, witness in listeners:
+        pc = _join(name, theirs, status, display)
         cleanup.push_async_callback(pc.close)
         pc.on("track", lambda track, witness=witness: listening.append(asyncio.ensure_future(witness.attend(track))))
         await forwarder.connect_subscriber(pc, name)
@@ -141,11 +156,11 @@ async def _call(
     display.update(status)
 
 
-def _join(name: str, passphrase: str, status: Status, display: Display) -> RTCPeerConnection:
+def _join(name: str, passphrase: Hidden[str], status: Status, display: Display) -> RTCPeerConnection:
     pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     if status.options.sealed:
         provider = ExternalE2EEKeyProvider()
-        provider.set_shared_key(passphrase)
+        provider.set_shared_key(passphrase.reveal())
         e2ee = E2EEManager(provider, profile=status.options.profile)
         status.attachments[name] = attach(pc, e2ee, local_id=name, remote_id="alice")
 
@@ -162,7 +177,7 @@ def _prefer(pc: RTCPeerConnection, codec: str) -> None:
     wanted = (f"video/{codec}".lower(), "video/rtx")
     codecs = [c for c in (capabilities.codecs if capabilities else []) if c.mimeType.lower() in wanted]
     if len(codecs) < 2:
-        raise ValueError(f"unknown codec {codec!r}: vp8 or h264")
+        raise ValueError("unknown codec: expected vp8 or h264")
     for transceiver in pc.getTransceivers():
         if transceiver.kind == "video":
             transceiver.setCodecPreferences(codecs)

@@ -19,6 +19,8 @@ from urllib.parse import urlencode
 import aioice.ice
 from aiohttp import web
 
+from frameseal._secrecy import Confidential, Hidden, hide, require
+from frameseal.keyrings import bounded
 from frameseal.meet.bot import Bot
 from frameseal.meet.certificate import self_made
 from frameseal.meet.door import Door
@@ -39,20 +41,28 @@ class Unusable(Exception):
     """The meeting cannot be served as asked; the message says why, in one line."""
 
 
-@dataclass(frozen=True)
-class MeetOptions:
-    """How to meet. Without a passphrase a random one is made up. Port 0 is any that is free."""
+@dataclass(frozen=True, repr=False)
+class MeetOptions(Confidential):
+    """How to meet. Without a passphrase a random one is made up. Port 0 is any that is free.
+
+    The passphrase is given as text and kept `Hidden`.
+    """
 
     port: int = 8470
     lan: bool = False
     codec: str = "vp8"
     janus: str | None = None
     """Media go through this Janus, ``ws://HOST:PORT``, instead of forwarders of our own."""
-    passphrase: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
+    passphrase: str | Hidden[str] = field(default_factory=lambda: secrets.token_urlsafe(16))
+
+    def __post_init__(self) -> None:
+        """Check the port, and hide the passphrase."""
+        bounded("port", self.port, 0, 65535)
+        object.__setattr__(self, "passphrase", hide(self.passphrase))
 
 
-@dataclass
-class Meeting:
+@dataclass(repr=False)
+class Meeting(Confidential):
     """A meeting that is being served."""
 
     room: Room
@@ -76,6 +86,7 @@ def run(options: MeetOptions, package: Path | None = None) -> int:
     :raises NoWorker: the browser's e2ee worker cannot be had.
     :raises Unusable: the port is taken, there is no local network, or no Janus.
     """
+    require("options", options, MeetOptions, "MeetOptions")
     worker = load_worker(package)
     asyncio.run(_serve(options, worker))
     return 0
@@ -104,6 +115,9 @@ async def meeting(
 
     :raises Unusable: the port is taken, there is no local network, or no Janus.
     """
+    require("options", options, MeetOptions, "MeetOptions")
+    require("worker", worker, Worker, "a Worker")
+    require("rotated", rotated, "__call__", "a function")
     async with contextlib.AsyncExitStack() as cleanup:
         cleanup.enter_context(_loopback_too())
         here = [str(address) for address in _addresses()]
@@ -121,7 +135,7 @@ async def meeting(
             cleanup.push_async_callback(janus.close)
 
         room = Room(janus)
-        bot = Bot(room, Key(options.passphrase), options.codec, rotated)
+        bot = Bot(room, Key(hide(options.passphrase).reveal()), options.codec, rotated)
         facts = {
             "codec": options.codec,
             "forwardersView": janus is None,  # into Janus nobody here can look

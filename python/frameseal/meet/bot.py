@@ -17,6 +17,7 @@ import av
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
 
+from frameseal._secrecy import Confidential
 from frameseal.aiortc import attach
 from frameseal.demo.media import mono
 from frameseal.e2ee import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
@@ -31,7 +32,7 @@ FORGET_AFTER: Final = 10.0  # seconds after a rotation for which frames under th
 MAX_ROTATIONS: Final = 16  # that wait for their turn; the room lets few through
 
 
-class Bot:
+class Bot(Confidential):
     """The room's `Member` in Python."""
 
     id: Final = "bot"

@@ -85,9 +85,13 @@ class Janus:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 self._socket = await self._http.ws_connect(self._url, protocols=["janus-protocol"])
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             await self._http.close()
-            raise JanusError(f"there is no Janus at {self._url}: is its web sockets transport on?") from error
+            reached = False  # the error names the URL, which may have a password in it: ours is raised outside
+        else:
+            reached = True
+        if not reached:
+            raise JanusError("there is no Janus at this URL: is its web sockets transport on?")
         self._tasks.append(asyncio.create_task(self._read()))
         try:
             self._session = (await self.ask({"janus": "create"}))["data"]["id"]
@@ -106,7 +110,7 @@ class Janus:
             )
         except (JanusError, TimeoutError) as error:
             await self.close()
-            raise JanusError(f"Janus at {self._url} has no room for the meeting: {error}") from error
+            raise JanusError(f"Janus has no room for the meeting: {error}") from error
 
     async def close(self) -> None:
         """End the room and the session."""

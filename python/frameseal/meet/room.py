@@ -212,7 +212,8 @@ class Room:
         if not isinstance(error, Exception):
             raise error
         reason = "no way was found" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-        _logger.warning("%s failed: %s", what, reason)
+        # Without names and SDP: those are for the people in the room, not for a log.
+        _logger.warning("a connection of %s failed: %s", member.id, type(error).__name__)
         member.notify({"type": "problem", "message": f"{what} failed: {reason}. Leave, and join again."})
 
 

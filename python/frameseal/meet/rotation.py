@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass
 from typing import Final
 
 from frameseal import Decryptor, Encryptor, FrameError, KeyRing
+from frameseal._secrecy import Confidential, require, utf8
+from frameseal.keyrings import bounded
 
 KEY_IDS: Final = 16  # slots of the worker's key ring
 _PREFIX: Final = "frameseal meet rotation v1\n"
@@ -24,12 +25,38 @@ class RotationRefused(Exception):
     """This is no rotation that follows on the present key."""
 
 
-@dataclass(frozen=True)
-class Key:
-    """What everybody in the meeting shares, and the id that its frames name."""
+class Key(Confidential):
+    """What everybody in the meeting shares, and the id that its frames name.
 
-    passphrase: str
-    key_id: int = 0
+    :raises ValueError: for a passphrase that is empty or no text, and a key id out of range.
+    """
+
+    __slots__ = ("_key_id", "_passphrase")
+
+    def __init__(self, passphrase: str, key_id: int = 0) -> None:
+        """Keep the passphrase."""
+        if not utf8("the passphrase", passphrase):
+            raise ValueError("the passphrase is empty")
+        self._passphrase = passphrase
+        self._key_id = bounded("key_id", key_id, 0, KEY_IDS - 1)
+
+    @property
+    def passphrase(self) -> str:
+        """The secret."""
+        return self._passphrase
+
+    @property
+    def key_id(self) -> int:
+        """Which slot of a key ring it is for."""
+        return self._key_id
+
+    def __eq__(self, other: object) -> bool:
+        """Compare both."""
+        return isinstance(other, Key) and (self.passphrase, self.key_id) == (other.passphrase, other.key_id)
+
+    def __hash__(self) -> int:
+        """Hash both."""
+        return hash((self._passphrase, self._key_id))
 
     def __repr__(self) -> str:
         """Show the id, never the passphrase."""
@@ -38,6 +65,7 @@ class Key:
 
 def next_key(present: Key) -> Key:
     """Draw the key after *present*."""
+    require("present", present, Key, "a Key")
     return Key(secrets.token_urlsafe(16), (present.key_id + 1) % KEY_IDS)
 
 
@@ -55,19 +83,22 @@ class Opener:
         :raises RotationRefused: sealed under another key than the present one, or not for the next key id (a replay,
             say).
         """
+        coming = None
         try:
             content = json.loads(self._decryptor.decrypt(sealed))
             coming = Key(content["passphrase"], content["keyId"])
-        except (FrameError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RotationRefused("sealed under another key than the present one") from error
-        follows = coming.key_id == (self._present.key_id + 1) % KEY_IDS
-        if not follows or not isinstance(coming.passphrase, str) or not coming.passphrase:
+        except (FrameError, ValueError, KeyError, TypeError, RecursionError):
+            pass  # and raised below: a chained error of JSON would hold what was opened
+        if coming is None:
+            raise RotationRefused("sealed under another key than the present one, or no key")
+        if coming.key_id != (self._present.key_id + 1) % KEY_IDS:
             raise RotationRefused("not the key after the present one")
         return coming
 
 
 def seal_rotation(present: Key, coming: Key) -> bytes:
     """Seal *coming* for those who have *present*. It costs a derivation, some 12 ms."""
+    require("coming", coming, Key, "a Key")
     text = json.dumps({"keyId": coming.key_id, "passphrase": coming.passphrase})
     return Encryptor(_ring(present)).encrypt(text.encode())
 
@@ -78,6 +109,7 @@ def open_rotation(present: Key, sealed: bytes) -> Key:
 
 
 def _ring(key: Key) -> KeyRing:
+    require("present", key, Key, "a Key")
     ring = KeyRing("livekit")
     ring.set_passphrase(_PREFIX + key.passphrase)
     return ring

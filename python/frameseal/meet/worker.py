@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from frameseal._secrecy import require
+
 PACKAGE: Final = "livekit-client"
 VERSION: Final = "2.23.0"
 INTEGRITY: Final = "sha512-j9Kg86nJjBjNFUD+ukp2jwMCGa0k+YD5gU//RzAM+ZY3pbG631QCte7fQjwqWMmtBzhDJL9nKYuOLMv/9IbAxg=="
@@ -57,16 +59,20 @@ def load_worker(package: Path | None = None) -> Worker:
 
     :raises NoWorker: the file is not the pinned package; or npm is missing, or has no network.
     """
+    require("package", package, (Path, type(None)), "a Path, or None")
     if package is not None:
         try:
-            return _unpack(package.read_bytes(), package)
-        except OSError as error:
-            raise NoWorker(f"{package}: {error.strerror}") from error
+            packed = package.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+            reason = getattr(error, "strerror", "no file can have this name")  # and no more of it: it names the file
+        else:
+            return _unpack(packed, "the package")
+        raise NoWorker(f"the package cannot be read: {reason}")
     folder = cache_folder()
     kept = folder / TARBALL
     if kept.is_file():
         try:
-            return _unpack(kept.read_bytes(), kept)
+            return _unpack(kept.read_bytes(), TARBALL)
         except NoWorker:
             kept.unlink()  # cut short or altered: fetched again
     return _fetch(folder)
@@ -90,7 +96,7 @@ def _fetch(folder: Path) -> Worker:
                 f"could not fetch npm's {PACKAGE} {VERSION}: is there a network? Else give {TARBALL} with --worker"
             )
         packed = fetched.read_bytes()
-    worker = _unpack(packed, Path(TARBALL))
+    worker = _unpack(packed, TARBALL)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{PACKAGE}-{VERSION}.LICENSE").write_bytes(worker.licence)
@@ -103,7 +109,7 @@ def _fetch(folder: Path) -> Worker:
     return worker
 
 
-def _unpack(packed: bytes, name: Path) -> Worker:
+def _unpack(packed: bytes, name: str) -> Worker:
     if "sha512-" + base64.b64encode(hashlib.sha512(packed).digest()).decode() != INTEGRITY:
         raise NoWorker(f"{name} is not npm's {PACKAGE} {VERSION}: its hash differs from the pinned one")
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:

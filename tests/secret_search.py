@@ -1,0 +1,73 @@
+"""The search for a secret in all that a program says: exceptions, log records, and what can be got out of an object."""
+
+import base64
+import copy
+import dataclasses
+import json
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+
+MARKER = "Xq7vKjW2ZpLmT9Rb4NcYd8GhFs6Qe3Uw"  # 32 letters: a raw key, and the length of a fingerprint, too
+RAW = MARKER.encode()
+NUMBER = int.from_bytes(RAW)
+
+# A message may cut a secret short, so parts of it count: five of its letters, ten digits of its other forms.
+PARTS = {MARKER[start : start + 5] for start in range(len(MARKER) - 4)} | {
+    form[start : start + 10]
+    for form in (
+        RAW.hex(),
+        str(NUMBER),
+        ", ".join(map(str, RAW)),
+        *(base64.b64encode(RAW[start:]).decode()[:-4] for start in range(3)),
+    )
+    for start in range(len(form) - 9)
+}
+
+
+def shows(text: str) -> bool:
+    return any(part in text for part in PARTS)
+
+
+def said_by(error: BaseException | None, seen: set[int] | None = None) -> Iterator[str]:
+    """What an exception, and each that it is chained to, says to people and to programs."""
+    seen = seen if seen is not None else set()
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    yield "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+    for name in dir(error):  # such as args, __notes__, and: object, obj, doc, filename, name
+        value = getattr(error, name, None)
+        if not callable(value) and name not in ("__dict__", "__doc__", "__traceback__"):
+            yield f"{name}: {value!r}"
+    for other in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
+        yield from said_by(other, seen)
+
+
+def got_from(thing: object, *, inside: bool = True) -> Iterator[str]:
+    """What can be got out of an object without asking it for its secret.
+
+    Without *inside*, its attributes are not looked at: an object may keep the names that it was given.
+    """
+    ways: list[Callable[[], object]] = [
+        lambda: repr(thing),
+        lambda: f"{thing} %s" % (thing,),
+        lambda: json.dumps(thing, default=repr),
+    ]
+    if inside:
+        ways += [
+            *(lambda n=n: pickle.dumps(thing, n).decode("latin-1") for n in range(pickle.HIGHEST_PROTOCOL + 1)),
+            lambda: vars(copy.copy(thing)),
+            lambda: vars(copy.deepcopy(thing)),
+            lambda: vars(thing),
+            thing.__getstate__,
+            lambda: thing.__reduce_ex__(2),
+            lambda: json.dumps(thing, default=vars),
+            lambda: dataclasses.asdict(thing),  # type: ignore[call-overload]
+            lambda: dataclasses.astuple(thing),  # type: ignore[call-overload]
+        ]
+    for way in ways:
+        try:
+            yield repr(way())
+        except Exception as error:
+            yield from said_by(error)
