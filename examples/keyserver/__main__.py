@@ -6,8 +6,10 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from aiohttp import web
+from sqlalchemy.exc import SQLAlchemyError
 
 from .app import make_app
 from .storage import Storage, WrongServerSecret
@@ -32,10 +34,21 @@ def secret(name: str) -> bytes:
     return value
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors do not quote what was typed: the URL of a database may have a password in it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2, and name the argument."""
+        super().error(f"{message.partition(':')[0]}: see --help")
+
+
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until interrupted."""
     secrets = {name: secret(name) for name in SECRETS}
-    storage = Storage(arguments.database, secrets["KEYSERVER_DATABASE_SECRET"])
+    try:
+        storage = Storage(arguments.database, secrets["KEYSERVER_DATABASE_SECRET"])
+    except (SQLAlchemyError, ModuleNotFoundError, ValueError):
+        sys.exit("--database must be an async URL of SQLAlchemy's, and its driver must be installed")
     try:
         await storage.open()
     except WrongServerSecret as error:
@@ -60,7 +73,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="keyserver", description="Makes meeting keys and hands them out, over TLS.")
+    parser = Parser(prog="keyserver", description="Makes meeting keys and hands them out, over TLS.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8443)
     parser.add_argument("--database", default="sqlite+aiosqlite:///keys.db", help="any async URL of SQLAlchemy's")

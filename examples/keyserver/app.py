@@ -1,66 +1,79 @@
-"""The HTTP interface. Every request is limited, authorised, answered and audited, in this order."""
+"""The HTTP interface. Every request is authorised, limited, answered and audited, in this order."""
 
 import hmac
 import math
+import random
 import time
 from base64 import b64encode
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TypeGuard
 
-from aiohttp import web
+from aiohttp import ClientError, web
 from aiohttp.typedefs import Handler
 
-from .storage import Storage
+from .storage import Found, Storage
 from .tokens import Admission, BadToken, Tokens, key_for_client
 
-# Per client address: so many requests at once, then one each so many seconds.
+# So many requests at once, then one each so many seconds: of one participant in one meeting, whose token was checked;
+# and of one address, without a token or with a bad one. An office has one address for many people, so nothing else is
+# counted by address, and what the application asks is not counted at all.
 BURST, SECONDS_EACH = 20, 0.5
-MOST_CLIENTS = 10_000
-MOST_NAME = 64  # characters of a participant's id
+MAX_COUNTED = 10_000
+SPREAD: Final = 4.0  # seconds: those who were refused together come back over so long a time
+MAX_NAME = 64  # characters of a participant's id
+MAX_REMOVED = 1_000  # participants in one rotation
 
 STORAGE: Final = web.AppKey("storage", Storage)
 TOKENS: Final = web.AppKey("tokens", Tokens)
-APPLICATION_KEY: Final = web.AppKey("application_key", str)
+APPLICATION_KEY: Final = web.AppKey("application_key", bytes)
+
+
+class Limiter:
+    """A token bucket for each of those who ask; who has not asked for the longest time is forgotten."""
+
+    def __init__(self, burst: float = BURST, seconds_each: float = SECONDS_EACH) -> None:
+        self._burst, self._each = burst, seconds_each
+        self._seen: OrderedDict[object, tuple[float, float, bool]] = OrderedDict()
+
+    def wait_for(self, who: object) -> tuple[float, bool]:
+        """Return 0 if *who* may ask now, or in how many seconds; and whether it was refused the last time too."""
+        now = time.monotonic()
+        left, since, refused_before = self._seen.pop(who, (self._burst, now, False))
+        left = min(self._burst, left + (now - since) / self._each)
+        may = left >= 1
+        self._seen[who] = (left - 1 if may else left, now, not may)
+        if len(self._seen) > MAX_COUNTED:
+            self._seen.popitem(last=False)
+        return 0.0 if may else (1 - left) * self._each, refused_before
+
+
+LIMITER: Final = web.AppKey("limiter", Limiter)
+FAILURES: Final = web.AppKey("failures", Limiter)
 
 routes = web.RouteTableDef()
 
 
-class Limiter:
-    """A token bucket for each client address; the addresses longest unseen are forgotten."""
+def make_app(
+    storage: Storage,
+    tokens: Tokens,
+    application_key: str,
+    limiter: Limiter | None = None,
+    failures: Limiter | None = None,
+) -> web.Application:
+    """Return the server. *application_key* is what your application server shows, and nobody else has.
 
-    def __init__(self, burst: float = BURST, seconds_each: float = SECONDS_EACH) -> None:
-        self._burst, self._each = burst, seconds_each
-        self._clients: OrderedDict[str, tuple[float, float, bool]] = OrderedDict()
-
-    def wait_for(self, client: str) -> tuple[float, bool]:
-        """Return 0 if the client may ask now, or in how many seconds; and whether it was refused the last time too."""
-        now = time.monotonic()
-        left, since, refused_before = self._clients.pop(client, (self._burst, now, False))
-        left = min(self._burst, left + (now - since) / self._each)
-        may = left >= 1
-        self._clients[client] = (left - 1 if may else left, now, not may)
-        if len(self._clients) > MOST_CLIENTS:
-            self._clients.popitem(last=False)
-        return 0.0 if may else (1 - left) * self._each, refused_before
-
-
-def make_app(storage: Storage, tokens: Tokens, application_key: str, limiter: Limiter | None = None) -> web.Application:
-    """Return the server. *application_key* is what your application server shows, and nobody else has."""
-    limit = limiter or Limiter()
+    *limiter* counts participants, *failures* counts addresses that are not authorised.
+    """
 
     @web.middleware
-    async def limited(request: web.Request, handler: Handler) -> web.StreamResponse:
-        wait, refused_before = limit.wait_for(request.remote or "")
-        if wait:
-            if not refused_before:  # one row for a run of them: a flood must not fill the database
-                await storage.audit(request.remote or "", request.method, request.path, "too many requests")
-            raise web.HTTPTooManyRequests(headers={"Retry-After": str(math.ceil(wait))})
+    async def not_stored(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    app = web.Application(middlewares=[limited], client_max_size=64 * 1024)
-    app[STORAGE], app[TOKENS], app[APPLICATION_KEY] = storage, tokens, application_key
+    app = web.Application(middlewares=[not_stored], client_max_size=64 * 1024)
+    app[STORAGE], app[TOKENS], app[APPLICATION_KEY] = storage, tokens, application_key.encode()
+    app[LIMITER], app[FAILURES] = limiter or Limiter(), failures or Limiter()
     app.add_routes(routes)
     return app
 
@@ -84,48 +97,65 @@ async def admit(request: web.Request) -> web.Response:
     """
     meeting_id = request.match_info["meeting_id"]
     await _application(request, "admit", meeting_id)
-    storage, body = request.app[STORAGE], await _asked(request)
+    storage, body = request.app[STORAGE], await _json(request, "admit", meeting_id)
+    participant_id = body.get("participant_id")
+    if not _is_name(participant_id):
+        await _malformed(request, "admit", meeting_id, f"expected participant_id: {_NAME}")
+    if body.get("key") not in (None, "beside"):
+        await _malformed(request, "admit", meeting_id, 'expected "beside" for key, if anything')
     found = await storage.key(meeting_id)
     if found is None:
         await storage.audit("application", "admit", meeting_id, "no such meeting")
         raise web.HTTPNotFound
-    participant_id: str = body["participant_id"]
     claims: dict[str, Any] = {}
     if "client_jwk" in body:
         try:
-            claims["e2ee_key"] = key_for_client(*found, body["client_jwk"])
+            claims["e2ee_key"] = key_for_client(found.key, found.key_id, body["client_jwk"])
         except ValueError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
-    answer: dict[str, object] = {"token": request.app[TOKENS].make(participant_id, meeting_id, **claims)}
-    if body.get("key") == "beside":
-        answer |= _shown(found)
+            await _malformed(request, "admit", meeting_id, str(error))
+    token = request.app[TOKENS].make(participant_id, meeting_id, found.generation, **claims)
     await storage.audit("application", "admit", meeting_id, participant_id)
-    return web.json_response(answer, status=201)
+    return web.json_response({"token": token, **(_shown(found) if body.get("key") else {})}, status=201)
 
 
 @routes.get("/meetings/{meeting_id}/key")
 async def key(request: web.Request) -> web.Response:
-    """Hand the newest key to a participant who shows a token for this meeting."""
+    """Hand the newest key to a participant who shows a token for this meeting, and has not been removed since."""
     meeting_id = request.match_info["meeting_id"]
     admission = await _participant(request, meeting_id)
-    storage = request.app[STORAGE]
+    storage, who = request.app[STORAGE], admission.participant_id
     found = await storage.key(meeting_id)
-    await storage.audit(admission.participant_id, "key", meeting_id, "given" if found else "no such meeting")
     if found is None:
+        await storage.audit(who, "key", meeting_id, "no such meeting")
         raise web.HTTPNotFound
+    # After the key was read: see `Storage.admits`.
+    if not await storage.admits(meeting_id, who, admission.generation):
+        await storage.audit(who, "key", meeting_id, "refused: token from before a rotation")
+        raise web.HTTPUnauthorized
+    await storage.audit(who, "key", meeting_id, "given")
     return web.json_response(_shown(found))
 
 
 @routes.post("/meetings/{meeting_id}/rotate")
 async def rotate(request: web.Request) -> web.Response:
-    """Make a fresh key; who comes back for it gets this one."""
+    """Make a fresh key; who comes back for it gets this one.
+
+    JSON, optionally: ``"removed": [participant_id, ...]``, who must not have it. The tokens of all others go on
+    admitting. Without it nobody can tell who has left, so everybody needs a new token.
+    """
     meeting_id = request.match_info["meeting_id"]
     await _application(request, "rotate", meeting_id)
-    key_id = await request.app[STORAGE].rotate(meeting_id)
+    storage, body = request.app[STORAGE], await _json(request, "rotate", meeting_id, optional=True)
+    removed = body.get("removed")
+    if removed is not None and not _are_names(removed):
+        await _malformed(request, "rotate", meeting_id, f"expected removed: a list of ids, each {_NAME}")
+    key_id = await storage.rotate(meeting_id, removed)
     outcome = "no such meeting" if key_id is None else "made"
-    await request.app[STORAGE].audit("application", "rotate", meeting_id, outcome)
+    await storage.audit("application", "rotate", meeting_id, outcome)
     if key_id is None:
         raise web.HTTPNotFound
+    for name in removed or ():
+        await storage.audit("application", "remove", meeting_id, name)
     return web.json_response({"key_id": key_id}, status=201)
 
 
@@ -141,46 +171,83 @@ async def end(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def _asked(request: web.Request) -> dict[str, Any]:
-    """Return what a token is asked for with, or tell what is wrong with it."""
+_NAME: Final = f"1 to {MAX_NAME} printable characters"
+
+
+def _is_name(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable()
+
+
+def _are_names(names: object) -> TypeGuard[list[str]]:
+    return isinstance(names, list) and len(names) <= MAX_REMOVED and all(map(_is_name, names))
+
+
+async def _json(request: web.Request, what: str, meeting_id: str, *, optional: bool = False) -> dict[str, Any]:
+    """Return the object that the body is; an empty one for no body, where that is *optional*."""
     try:
+        if optional and not await request.read():
+            return {}
         body = await request.json()
-    except (ValueError, LookupError, RecursionError):  # LookupError: a charset that nobody knows
-        raise web.HTTPBadRequest(text="expected JSON") from None
-    name = body.get("participant_id") if isinstance(body, dict) else None
-    if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.isprintable():
-        raise web.HTTPBadRequest(text=f"expected participant_id: 1 to {MOST_NAME} printable characters")
-    if body.get("key") not in (None, "beside"):
-        raise web.HTTPBadRequest(text='expected "beside" for key, if anything')
-    asked: dict[str, Any] = body
-    return asked
+    # LookupError: a charset that nobody knows. The others: a body that is too long, cut short, or not encoded as said.
+    except (ValueError, LookupError, RecursionError, web.HTTPException, ClientError, web.RequestPayloadError, OSError):
+        body = None
+    if not isinstance(body, dict):
+        await _malformed(request, what, meeting_id, "expected JSON: an object, 64 KiB at most")
+    return body
 
 
-def _bearer(request: web.Request) -> str:
+async def _malformed(request: web.Request, what: str, meeting_id: str, expected: str) -> NoReturn:
+    """Answer what the application asked in a wrong way. The text says what was expected, not what came."""
+    await request.app[STORAGE].audit("application", what, meeting_id, f"malformed: {expected}")
+    raise web.HTTPBadRequest(text=expected)
+
+
+def _bearer(request: web.Request) -> bytes:
+    """Return the token; empty if there is none. Bytes, since what a stranger sends need not be text."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token if scheme == "Bearer" else ""
+    return token.encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
 
 
 async def _application(request: web.Request, what: str, meeting_id: str) -> None:
-    if not hmac.compare_digest(_bearer(request).encode(), request.app[APPLICATION_KEY].encode()):
-        await request.app[STORAGE].audit(request.remote or "", what, meeting_id, "refused: not the application")
-        raise web.HTTPUnauthorized
+    if not hmac.compare_digest(_bearer(request), request.app[APPLICATION_KEY]):
+        await _unauthorised(request, what, meeting_id, "not the application")
 
 
 async def _participant(request: web.Request, meeting_id: str) -> Admission:
-    storage = request.app[STORAGE]
     try:
         admission = request.app[TOKENS].read(_bearer(request))
     except BadToken as error:
-        await storage.audit(request.remote or "", "key", meeting_id, f"refused: {error}")
-        raise web.HTTPUnauthorized from None
+        await _unauthorised(request, "key", meeting_id, str(error))
+    who = admission.participant_id
+    await _limited(request, request.app[LIMITER], (admission.meeting_id, who), "key", meeting_id)
     if admission.meeting_id != meeting_id:
-        await storage.audit(admission.participant_id, "key", meeting_id, "refused: token of another meeting")
+        await request.app[STORAGE].audit(who, "key", meeting_id, "refused: token of another meeting")
         raise web.HTTPForbidden
     return admission
 
 
-def _shown(found: tuple[bytes, int] | None) -> dict[str, object]:
+async def _unauthorised(request: web.Request, what: str, meeting_id: str, reason: str) -> NoReturn:
+    """Refuse, and count it for the address: a flood of guesses must fill neither the database nor the processor."""
+    address = request.remote or ""
+    await _limited(request, request.app[FAILURES], (address,), what, meeting_id)
+    await request.app[STORAGE].audit(address, what, meeting_id, f"refused: {reason}")
+    raise web.HTTPUnauthorized
+
+
+async def _limited(
+    request: web.Request, limiter: Limiter, counted: tuple[str, ...], what: str, meeting_id: str
+) -> None:
+    """Refuse who asks too often, and tell them when to come back: not all at the same time. *counted* ends with who."""
+    wait, refused_before = limiter.wait_for(counted)
+    if not wait:
+        return
+    if not refused_before:  # one row for a run of them: a flood must not fill the database
+        await request.app[STORAGE].audit(counted[-1], what, meeting_id, "too many requests")
+    later = math.ceil(wait + random.uniform(0, SPREAD))
+    raise web.HTTPTooManyRequests(headers={"Retry-After": str(later)})
+
+
+def _shown(found: Found | None) -> dict[str, object]:
     if found is None:
         raise web.HTTPNotFound
-    return {"key": b64encode(found[0]).decode(), "key_id": found[1]}
+    return {"key": b64encode(found.key).decode(), "key_id": found.key_id}

@@ -1,8 +1,12 @@
 """Meetings, their keys (encrypted), and the audit trail, in any database that SQLAlchemy speaks to asynchronously."""
 
 import asyncio
+import re
 import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -11,6 +15,8 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 KEY_BYTES, NONCE_BYTES, KEY_IDS = 32, 12, 16
+ID_BYTES = 12
+MEETING_ID = re.compile(r"[A-Za-z0-9_-]{16}")  # of ID_BYTES bytes
 
 
 class WrongServerSecret(Exception):
@@ -41,6 +47,28 @@ class MeetingKey(Table):
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class Revocation(Table):
+    """Tokens that do not admit any more: those of a participant, or everybody's, from before a generation."""
+
+    __tablename__ = "revocations"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    meeting_id: Mapped[str] = mapped_column(ForeignKey("meetings.id"), index=True)
+    participant_id: Mapped[str | None] = mapped_column(String(64))
+    """None: everybody's."""
+    before: Mapped[int]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A key of a meeting."""
+
+    key: bytes = field(repr=False)
+    key_id: int
+    generation: int
+    """Which of the meeting's keys it is: a later one has a higher number."""
+
+
 class AuditEntry(Table):
     """Who asked what of which meeting, when, and what came of it. Rows are only ever added; none has a key."""
 
@@ -63,7 +91,7 @@ class Storage:
 
     def __init__(self, url: str, secret: bytes) -> None:
         """Open nothing yet."""
-        self._engine = create_async_engine(url)
+        self._engine = create_async_engine(url, hide_parameters=True)
         self._session = async_sessionmaker(self._engine, expire_on_commit=False)
         self._aead = AESGCM(secret)
         self._rotating = asyncio.Lock()
@@ -83,21 +111,42 @@ class Storage:
 
     async def create(self) -> str:
         """Make a meeting with its first key; return its id."""
-        meeting_id = secrets.token_urlsafe(12)
+        meeting_id = secrets.token_urlsafe(ID_BYTES)
         async with self._session.begin() as session:
             session.add(Meeting(id=meeting_id))
             await session.flush()
             session.add(self._fresh(meeting_id, 0))
         return meeting_id
 
-    async def key(self, meeting_id: str) -> tuple[bytes, int] | None:
-        """Return the newest key of a meeting and its id; None: no such meeting, or it has ended."""
+    async def key(self, meeting_id: str) -> Found | None:
+        """Return the newest key of a meeting; None: no such meeting, or it has ended."""
+        if not MEETING_ID.fullmatch(meeting_id):
+            return None
         async with self._session() as session:
             row = await session.scalar(self._newest(meeting_id))
-        return None if row is None else (self._unseal(row), row.key_id)
+        return None if row is None else Found(self._unseal(row), row.key_id, row.number)
 
-    async def rotate(self, meeting_id: str) -> int | None:
-        """Make a fresh key under the next key id, and return that; None: no such meeting."""
+    async def admits(self, meeting_id: str, participant_id: str, generation: int) -> bool:
+        """Return whether a participant's token of a generation admits to the newest key.
+
+        Ask after the key was read, not before: then no rotation can lie between the answer and the key.
+        """
+        refusing = select(func.count()).where(
+            Revocation.meeting_id == meeting_id,
+            Revocation.participant_id.is_(None) | (Revocation.participant_id == participant_id),
+            Revocation.before > generation,
+        )
+        async with self._session() as session:
+            return await session.scalar(refusing) == 0
+
+    async def rotate(self, meeting_id: str, removed: Iterable[str] | None = None) -> int | None:
+        """Make a fresh key under the next key id, and return that; None: no such meeting.
+
+        :param removed: who must not have it: their tokens of before do not admit any more, those of all others do.
+            None: nobody says who may stay, so no token of before admits.
+        """
+        if not MEETING_ID.fullmatch(meeting_id):
+            return None
         # One at a time, or two keys would have one id. The row is locked for servers that share a database; SQLite has
         # one server, and no such lock.
         async with self._rotating, self._session.begin() as session:
@@ -107,16 +156,24 @@ class Storage:
                 return None
             fresh = self._fresh(meeting_id, (row.key_id + 1) % KEY_IDS)
             session.add(fresh)
+            await session.flush()
+            if removed is None:  # this one says it all
+                await session.execute(delete(Revocation).where(Revocation.meeting_id == meeting_id))
+            for name in [None] if removed is None else removed:
+                session.add(Revocation(meeting_id=meeting_id, participant_id=name, before=fresh.number))
             return fresh.key_id
 
     async def end(self, meeting_id: str) -> bool:
         """End a meeting and erase its keys."""
+        if not MEETING_ID.fullmatch(meeting_id):
+            return False
         async with self._session.begin() as session:
             meeting = await session.get(Meeting, meeting_id, with_for_update=True)
             if meeting is None or meeting.ended:
                 return False
             meeting.ended = True
             await session.execute(delete(MeetingKey).where(MeetingKey.meeting_id == meeting_id))
+            await session.execute(delete(Revocation).where(Revocation.meeting_id == meeting_id))
             return True
 
     async def audit(self, who: str, what: str, meeting_id: str, outcome: str) -> None:
@@ -158,10 +215,14 @@ class Storage:
         except InvalidTag:
             raise WrongServerSecret("this database was written under another server secret") from None
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError("cannot pickle Storage: it holds the secret of the database")
+
 
 def _fitting(text: str, most: int) -> str:
-    """Cut what a client sent to what a column takes; PostgreSQL has no NUL in text."""
-    return text.replace("\0", "\ufffd")[:most]
+    """Cut what a client sent to what a column takes: no NUL (PostgreSQL), and nothing that has no UTF-8."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:most]
 
 
 def _place(meeting_id: str, key_id: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Access tokens: who may have the key of which meeting, until when.
+"""Access tokens: who may have the key of which meeting, until when, and of which generation.
 
 A token's body is base64, not encryption: whoever sees it reads it, and tokens end up in URLs and logs. So a key never
 stands in it as it is. Where it has to travel with the token, it is an encrypted claim (JWE, RFC 7516) for the client's
@@ -8,7 +8,7 @@ own public key.
 import time
 from base64 import b64encode
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jwt
 from jwcrypto.jwe import JWE
@@ -27,6 +27,7 @@ class Admission:
 
     participant_id: str
     meeting_id: str
+    generation: int
 
 
 class Tokens:
@@ -39,23 +40,34 @@ class Tokens:
         """Keep the secret."""
         self._secret = secret
 
-    def make(self, participant_id: str, meeting_id: str, *, lifetime: float = LIFETIME, **claims: Any) -> str:
-        """Return a token that admits a participant to a meeting's key."""
-        now = time.time()
-        body = {"sub": participant_id, "meeting": meeting_id, "aud": AUDIENCE, "iat": now, "exp": now + lifetime}
-        return jwt.encode({**claims, **body}, self._secret, ALGORITHM)
+    def make(
+        self, participant_id: str, meeting_id: str, generation: int, *, lifetime: float = LIFETIME, **claims: Any
+    ) -> str:
+        """Return a token that admits a participant to a meeting's key.
 
-    def read(self, token: str) -> Admission:
+        :param generation: of the key that the meeting has now. `Storage.admits` says what becomes of it afterwards.
+        """
+        now = time.time()
+        body = {"sub": participant_id, "meeting": meeting_id, "generation": generation, "aud": AUDIENCE}
+        return jwt.encode({**claims, **body, "iat": now, "exp": now + lifetime}, self._secret, ALGORITHM)
+
+    def read(self, token: bytes) -> Admission:
         """Return what a token says, if it is one. Raises BadToken."""
         try:
-            required = ["sub", "meeting", "aud", "iat", "exp"]
+            required = ["sub", "meeting", "generation", "aud", "iat", "exp"]
             # The algorithm is ours to say, not the token's.
             body = jwt.decode(
                 token, self._secret, [ALGORITHM], audience=AUDIENCE, options={"require": required}, leeway=5
             )
-            return Admission(str(body["sub"]), str(body["meeting"]))
-        except jwt.InvalidTokenError as error:
-            raise BadToken(type(error).__name__) from None
+            return Admission(str(body["sub"]), str(body["meeting"]), int(body["generation"]))
+        except Exception as error:  # what a stranger sends can fail in any way
+            reason = type(error).__name__
+        # Outside the handler: that error may hold the token.
+        raise BadToken(reason)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError("cannot pickle Tokens: it holds the secret that signs them")
 
 
 def key_for_client(key: bytes, key_id: int, public_jwk: dict[str, Any]) -> str:
@@ -69,5 +81,7 @@ def key_for_client(key: bytes, key_id: int, public_jwk: dict[str, Any]) -> str:
             protected={"alg": "ECDH-ES", "enc": "A256GCM"},
         )
         return str(sealed.serialize(compact=True))
-    except Exception as error:  # jwcrypto has many, and none says more to the caller
-        raise ValueError("expected a public JWK of type EC or OKP") from error
+    except Exception:  # jwcrypto has many, and none says more to the caller
+        pass
+    # Outside the handler: that error may hold what the client sent, or the key.
+    raise ValueError("expected a public JWK of type EC or OKP")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from frameseal.keyfetch import NotAuthorised
 from test_keyserver import SECRET, Storage, certificate, keyserver, no_waiting  # noqa: F401 - the fixtures
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -61,24 +62,41 @@ async def test_two_servers_share_meetings_keys_and_audit_trail(database, tmp_pat
 
         rotated = await asyncio.gather(*(each.ask("POST", f"{path}/rotate") for each in (one, other) * 4))
         assert sorted(answer["key_id"] for _, answer in rotated) == list(range(1, 9)), "no two keys under one id"
-        newest = [await each.fetch(meeting["meeting_id"], token) for each in (one, other)]
+        for each in (one, other):
+            with pytest.raises(NotAuthorised):
+                await each.fetch(meeting["meeting_id"], token)
+        tokens = {name: (await one.token(meeting["meeting_id"], name))["token"] for name in ("bob", "carol")}
+        newest = [await each.fetch(meeting["meeting_id"], tokens["bob"]) for each in (one, other)]
         assert newest[0] == newest[1] and newest[0].key_id == 8
+
+        assert (await one.ask("POST", f"{path}/rotate", json={"removed": ["bob"]}))[0] == 201
+        assert (await other.fetch(meeting["meeting_id"], tokens["carol"])).key_id == 9
+        with pytest.raises(NotAuthorised):
+            await other.fetch(meeting["meeting_id"], tokens["bob"])
 
         assert (await other.ask("DELETE", path))[0] == 204
         assert (await one.ask("POST", f"{path}/rotate"))[0] == 404
         assert await one.storage.count() == 0
         for odd in ("%00", "x" * 300):
             assert (await one.ask("GET", f"/meetings/{odd}/key", "no token"))[0] == 401
+            assert (await one.ask("DELETE", f"/meetings/{odd}"))[0] == 404
         audited = [(row.what, row.outcome) for row in await other.storage.audited()]
     assert audited == [
         ("create", "made"),
         ("admit", "bob"),
         ("key", "given"),
         *[("rotate", "made")] * 8,
+        *[("key", "refused: token from before a rotation")] * 2,
+        ("admit", "bob"),
+        ("admit", "carol"),
         *[("key", "given")] * 2,
+        ("rotate", "made"),
+        ("remove", "bob"),
+        ("key", "given"),
+        ("key", "refused: token from before a rotation"),
         ("end", "ended"),
         ("rotate", "no such meeting"),
-        *[("key", "refused: DecodeError")] * 2,
+        *[("key", "refused: DecodeError"), ("end", "no such meeting")] * 2,
     ]
 
 
