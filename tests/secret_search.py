@@ -44,6 +44,15 @@ def said_by(error: BaseException | None, seen: set[int] | None = None) -> Iterat
         yield from said_by(other, seen)
 
 
+def captured_by(error: BaseException, file: str) -> Iterator[str]:
+    """What a traceback that captures local variables has of the functions in a file."""
+    stack = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    frames = [frame for frame in stack if frame.filename.endswith(f"python/frameseal/{file}")]
+    assert frames, "the file has no part in this error"
+    for frame in frames:
+        yield from (frame.locals or {}).values()
+
+
 def got_from(thing: object, *, inside: bool = True) -> Iterator[str]:
     """What can be got out of an object without asking it for its secret.
 

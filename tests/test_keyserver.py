@@ -44,7 +44,7 @@ from keyserver.app import Limiter, make_app  # noqa: E402 - a program of its own
 from keyserver.storage import Storage, WrongServerSecret  # noqa: E402
 from keyserver.tls import development_certificate, fingerprint, server_context  # noqa: E402
 from keyserver.tokens import AUDIENCE, BadToken, Tokens  # noqa: E402
-from secret_search import MARKER, RAW, got_from, said_by, shows  # noqa: E402
+from secret_search import MARKER, RAW, captured_by, got_from, said_by, shows  # noqa: E402
 
 SECRET, TOKEN_SECRET, APPLICATION_KEY = bytes(range(32)), bytes(range(50, 82)), "what the application shows"
 
@@ -738,6 +738,7 @@ async def test_an_answer_that_is_no_key_is_refused_and_shown_nowhere(certificate
             await fetch_shared_key(f"{url}/key", "token", ca=certificate[0])
     assert len(asked) == 1
     assert not any(shows(text) for text in said_by(caught.value))
+    assert not any(shows(text) for text in captured_by(caught.value, "keyfetch.py"))
 
 
 async def test_a_certificate_that_is_not_trusted_is_never_accepted_and_gets_no_token(certificate, tmp_path):

@@ -48,7 +48,7 @@ from frameseal.events import LoopEmitter
 from frameseal.meet import rotation as meet_rotation
 from frameseal.meet.bot import Bot
 from frameseal.meet.room import Room
-from secret_search import MARKER, NUMBER, RAW, got_from, said_by, shows
+from secret_search import MARKER, NUMBER, RAW, captured_by, got_from, said_by, shows
 from test_datachannel import Pipe
 
 KEY = bytes(range(32))
@@ -763,3 +763,4 @@ def test_what_a_rotation_brought_is_not_shown_where_it_is_refused(content):
     with pytest.raises(meet_rotation.RotationRefused) as caught:
         meet_rotation.open_rotation(present, bad)
     assert not any(shows(text) for text in said_by(caught.value))
+    assert not any(shows(text) for text in captured_by(caught.value, "meet/rotation.py"))

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from frameseal._secrecy import Confidential, require, require_seconds, utf8
+from frameseal._secrecy import Confidential, Hidden, require, require_seconds, utf8
 from frameseal.keyrings import bounded
 
 __all__ = [
@@ -132,7 +132,7 @@ async def fetch_shared_key(
     reason = ""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=attempt_timeout)) as session:
         for attempt in range(attempts):
-            status, body, asked, untrusted = 0, b"", None, ""
+            status, body, asked, untrusted = 0, Hidden(b""), None, ""
             try:
                 async with session.get(
                     url, headers={"Authorization": f"Bearer {token}"}, ssl=trust, allow_redirects=False
@@ -186,11 +186,12 @@ def _trust(ca: str | Path | None) -> ssl.SSLContext:
     raise ValueError(f"ca must be a file with certificates in PEM: {reason}")
 
 
-async def _body(content: aiohttp.StreamReader) -> bytes:
+async def _body(content: aiohttp.StreamReader) -> Hidden[bytes]:
+    """Return what the server answers, hidden from whoever captures the variables of a traceback."""
     body = b""
     while len(body) <= MAX_ANSWER and (part := await content.read(MAX_ANSWER + 1 - len(body))):
         body += part  # a read ends where a packet did
-    return body
+    return Hidden(body)
 
 
 def _give_up(status: int) -> None:
@@ -226,8 +227,8 @@ def _seconds_until(date: str) -> float:
         return 0.0
 
 
-def _key(body: bytes) -> SharedKey:
-    found = _found(body) if len(body) <= MAX_ANSWER else None
+def _key(body: Hidden[bytes]) -> SharedKey:
+    found = _found(body.reveal())
     if found is None:
         raise BadAnswer('expected {"key": base64 of 16 bytes or more, "key_id": 0 to 255}')
     return found
@@ -235,6 +236,8 @@ def _key(body: bytes) -> SharedKey:
 
 def _found(body: bytes) -> SharedKey | None:
     """Return the key in an answer. None if there is none: errors of JSON and base64 would hold what came instead."""
+    if len(body) > MAX_ANSWER:
+        return None
     try:
         answer = json.loads(body)
         key = base64.b64decode(answer["key"], validate=True)

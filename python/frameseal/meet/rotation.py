@@ -83,12 +83,7 @@ class Opener:
         :raises RotationRefused: sealed under another key than the present one, or not for the next key id (a replay,
             say).
         """
-        coming = None
-        try:
-            content = json.loads(self._decryptor.decrypt(sealed))
-            coming = Key(content["passphrase"], content["keyId"])
-        except (FrameError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # and raised below: a chained error of JSON would hold what was opened
+        coming = _opened(self._decryptor, sealed)
         if coming is None:
             raise RotationRefused("sealed under another key than the present one, or no key")
         if coming.key_id != (self._present.key_id + 1) % KEY_IDS:
@@ -106,6 +101,15 @@ def seal_rotation(present: Key, coming: Key) -> bytes:
 def open_rotation(present: Key, sealed: bytes) -> Key:
     """Return the key that a rotation brings, as `Opener.open` does, for who opens one alone."""
     return Opener(present).open(sealed)
+
+
+def _opened(decryptor: Decryptor, sealed: bytes) -> Key | None:
+    """Return the key in a rotation. None if there is none: an error of JSON would hold what was opened."""
+    try:
+        content = json.loads(decryptor.decrypt(sealed))
+        return Key(content["passphrase"], content["keyId"])
+    except (FrameError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _ring(key: Key) -> KeyRing:
