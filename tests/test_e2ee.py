@@ -440,3 +440,77 @@ async def test_a_change_is_frozen_and_goes_into_sets_json_and_pickles():
     assert len({change, change}) == 1
     assert json.loads(json.dumps(dataclasses.asdict(change)))["state"] == "DecryptionFailed"
     assert pickle.loads(pickle.dumps(change)) == change
+
+
+# ---- senders that say they do not encrypt, and tracks that end
+
+
+async def test_a_track_whose_sender_says_it_is_plain_is_an_internal_error_until_a_frame_of_it_opens():
+    call, seal, other = Recorder(failure_tolerance=1), sealer(), sealer(OTHER_KEY)
+    call.manager.report_not_encrypted("bob", "audio", track_id="mic")
+    call.manager.report_not_encrypted("bob", "audio", track_id="mic")
+    transform = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
+    for frame in (NO_FRAME, AUDIO, other(AUDIO), other(AUDIO), other(AUDIO), sealer(key_id=3)(AUDIO)):
+        assert transform.decrypt(frame) is None
+    assert await call.states() == [S.InternalError]
+    (change,) = call.changes
+    assert (change.reason, change.track_id, change.direction) == ("sender_not_encrypted", "mic", "receive")
+    assert transform.decrypt(seal(AUDIO)) == AUDIO
+    assert transform.decrypt(other(AUDIO)) is None
+    assert await call.states() == [S.InternalError, S.DecryptionSuccess, S.DecryptionFailed]
+
+
+@pytest.mark.parametrize("screen_first", [True, False], ids=["screen first", "camera first"])
+async def test_it_is_said_of_that_track_and_of_no_other_of_its_kind(screen_first):
+    call, seal = Recorder(), sealer(kind="video")
+    if screen_first:
+        call.manager.report_not_encrypted("bob", "video", track_id="screen")
+    camera = call.manager.receiver_transform("bob", "video", "vp8", track_id="camera")
+    assert camera.decrypt(seal(VIDEO)) == VIDEO
+    if not screen_first:
+        call.manager.report_not_encrypted("bob", "video", track_id="screen")
+    again = call.manager.receiver_transform("bob", "video", "vp8", track_id="another")
+    assert again.decrypt(seal(VIDEO)) == VIDEO
+    screen = call.manager.receiver_transform("bob", "video", "vp8", track_id="screen")
+    for _ in range(20):
+        assert screen.decrypt(sealer(OTHER_KEY, kind="video")(VIDEO)) is None
+    await delivered()
+    assert {(change.track_id, change.state) for change in call.changes} == {
+        ("camera", S.DecryptionSuccess),
+        ("another", S.DecryptionSuccess),
+        ("screen", S.InternalError),
+    }
+    assert call.manager.state("bob", "video", track_id="camera") is S.DecryptionSuccess
+    assert call.manager.state("bob", "video", track_id="screen") is S.InternalError
+    assert call.manager.state("bob", "video") is S.InternalError
+
+
+async def test_a_track_that_may_not_change_for_now_says_so_as_soon_as_it_may(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("frameseal.tracks.monotonic", lambda: now)
+    call, seal, other = Recorder(), sealer(), sealer(OTHER_KEY)
+    transform = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
+    for number in range(BURST_OF_CHANGES):
+        transform.decrypt((seal, other)[number % 2](AUDIO))
+    call.manager.report_not_encrypted("bob", "audio", track_id="mic")
+    assert (await call.states())[-1] is S.DecryptionFailed, "held back"
+    now += 1.5
+    transform.decrypt(other(AUDIO))
+    assert (await call.states())[-1] is S.InternalError
+    assert call.changes[-1].reason == "sender_not_encrypted"
+
+
+async def test_a_track_that_is_removed_has_no_state_and_the_others_keep_theirs():
+    call, seal = Recorder(), sealer(kind="video")
+    for track_id in ("camera", "screen"):
+        transform = call.manager.receiver_transform("bob", "video", "vp8", track_id=track_id)
+        transform.decrypt(seal(VIDEO) if track_id == "camera" else sealer(OTHER_KEY, kind="video")(VIDEO))
+    assert call.manager.state("bob", "video") is S.DecryptionFailed
+    call.manager.remove_track("bob", "video", track_id="screen")
+    call.manager.remove_track("bob", "video", track_id="no such track")
+    call.manager.remove_track("nobody", "video", track_id="camera")
+    assert call.manager.state("bob", "video") is S.DecryptionSuccess
+    assert call.manager.state("bob", "video", track_id="screen") is None
+    call.manager.report_not_encrypted("bob", "audio", track_id="mic")
+    call.manager.remove_track("bob", "audio", track_id="mic")
+    assert call.manager.state("bob", "audio") is None

@@ -189,16 +189,41 @@ class Attachment(Confidential):
                 slot.identifying = True
                 slot.on_loop(self._identify, slot)
             return None
-        if (slot, name) not in self._transforms:
-            # Made with the first frame, so that a receiver which never gets one (the bandwidth probe of a
-            # mediasoup client is such a receiver) has no state.
-            make = self._e2ee.sender_transform if slot.sends else self._e2ee.receiver_transform
-            try:
-                self._transforms[slot, name] = make(participant_id, kind, name, track_id=slot.track_id)
-            except Exception as error:
-                self._transforms[slot, name] = None
-                self.refuse(slot, kind, error, "unsupported_codec")
-        return self._transforms[slot, name]
+        try:
+            return self._transforms[slot, name]
+        except KeyError:
+            return self._make_transform(slot, kind, name, participant_id)
+
+    def _make_transform(self, slot: Slot, kind: str, name: str, participant_id: str) -> Any:
+        # Made with the first frame, so that a receiver which never gets one (the bandwidth probe of a mediasoup client
+        # is such a receiver) has no state.
+        make = self._e2ee.sender_transform if slot.sends else self._e2ee.receiver_transform
+        transform: SenderTransform | ReceiverTransform | None = None
+        try:
+            transform = make(participant_id, kind, name, track_id=slot.track_id)
+        except Exception as error:
+            self.refuse(slot, kind, error, "unsupported_codec")
+        with _lock:
+            if slot.counters.participant_id != participant_id:
+                return None  # released meanwhile
+            self._transforms[slot, name] = transform
+        return transform
+
+    def release(self, owner: Any) -> None:
+        """Let go of a sender or receiver whose media has ended: its transforms, their state, and the frames they hold.
+
+        It stays covered. If media comes all the same, its participant is asked for anew.
+        """
+        slot = vars(owner).get(_SLOT)
+        if slot is None or slot.attachment is not self:
+            return
+        with _lock:
+            slot.counters.participant_id = None
+            gone = [self._transforms.pop(key) for key in list(self._transforms) if key[0] is slot]
+        for transform in gone:
+            if transform is not None:
+                track = transform.track
+                self._e2ee.remove_track(track.participant_id, track.kind, track_id=track.track_id)
 
     def refuse(self, slot: Slot, kind: str, error: Exception, reason: str) -> None:
         """Note and report that nothing can be done for this codec. For the hook itself."""

@@ -26,7 +26,7 @@ from frameseal.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES, MAX_HOLD_FRAMES
 from frameseal.keyrings import KeyEvent, KeyRings, bounded
 from frameseal.providers import ExternalE2EEKeyProvider, KeyProvider
 from frameseal.rotation import KeyRotator, KeyUndelivered
-from frameseal.tracks import GRAVITY, Direction, E2EEStateChange, Kind, Track, kind_of
+from frameseal.tracks import GRAVITY, WELL, Direction, E2EEStateChange, Kind, Track, kind_of
 from frameseal.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.watch import KeyUsage, MissingKey, Watch
 
@@ -261,6 +261,23 @@ class E2EEManager(LoopEmitter):
             for track in tracks or [self._track(participant_id, kind_of(kind), None, track_id)]:
                 self._change(track, E2EEState.InternalError, None, reason, {})
 
+    def report_not_encrypted(self, participant_id: str, kind: str, *, track_id: str) -> None:
+        """Put an incoming track into InternalError (``sender_not_encrypted``): its sender says so of itself.
+
+        Only a frame that opens ends it. Callable from any thread, also before the track's transform is made.
+        """
+        with self._state_lock:
+            track = self._track(participant_id, kind_of(kind), "receive", track_id)
+            track.said_plain = True
+            self._change(track, E2EEState.InternalError, None, None, {})
+
+    def remove_track(self, participant_id: str, kind: str, *, track_id: str | None) -> None:
+        """Forget the state of one track that has ended. A late frame of it reports nothing."""
+        with self._state_lock:
+            for key, track in list(self._tracks.items()):
+                if (track.participant_id, track.kind, track.track_id) == (participant_id, kind, track_id):
+                    self._tracks.pop(key).forgotten = True
+
     def state(self, participant_id: str, kind: str, *, track_id: str | None = None) -> E2EEState | None:
         """Return the last reported state, or None before the first frame.
 
@@ -269,7 +286,7 @@ class E2EEManager(LoopEmitter):
         """
         with self._state_lock:
             tracks = [t for t in self._tracks_of(participant_id, kind) if track_id in (None, t.track_id)]
-            live = [track for track in tracks if track.transforms]
+            live = [track for track in tracks if track.is_live]
             states = {track.state for track in live or tracks}
         return next((state for state in GRAVITY if state in states), None)
 
@@ -305,6 +322,7 @@ class E2EEManager(LoopEmitter):
         with self._state_lock:
             transform.track = self._track(participant_id, kind_of(kind), direction, track_id)
             transform.track.transforms.add(transform)
+        self._watch.wake()
 
     def _tracks_of(self, participant_id: str, kind: str) -> list[Track]:
         return [t for t in self._tracks.values() if (t.participant_id, t.kind) == (participant_id, kind)]
@@ -313,7 +331,7 @@ class E2EEManager(LoopEmitter):
         """Find or make a track, forgetting those of the same participant and kind whose transforms are gone."""
         key = (participant_id, kind, direction, next(self._serial) if track_id is None else track_id)
         for other, track in list(self._tracks.items()):
-            if other[:2] == key[:2] and other != key and not track.transforms:
+            if other[:2] == key[:2] and other != key and not track.is_live:
                 del self._tracks[other]
         return self._tracks.setdefault(key, Track(participant_id, kind, direction, track_id))
 
@@ -337,6 +355,11 @@ class E2EEManager(LoopEmitter):
         reason: str | None,
         counters: Mapping[str, int],
     ) -> bool:
+        if track.said_plain:
+            if state in WELL:
+                track.said_plain = False
+            else:
+                state, key_id, reason = E2EEState.InternalError, None, "sender_not_encrypted"
         if track.state is state:
             return True
         if not track.may_change():

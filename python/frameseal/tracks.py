@@ -88,9 +88,16 @@ class Track:
     key_id: int | None = None
     reason: str | None = None
     forgotten: bool = False
+    said_plain: bool = False
+    """Whether the sender says that it does not encrypt, and no frame has opened since."""
     allowance: float = BURST_OF_CHANGES
     refilled: float = 0.0
     transforms: WeakSet[Transform] = field(default_factory=WeakSet)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a transform is in use, or one is to come for what the sender has announced."""
+        return self.said_plain or bool(self.transforms)
 
     def may_change(self) -> bool:
         """Take one change from the track's allowance, if there is one left (a token bucket)."""

@@ -11,6 +11,7 @@ import logging
 import math
 import weakref
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
@@ -135,8 +136,8 @@ class Watch:
     def __init__(self, manager: E2EEManager) -> None:
         """Make a watch; it looks at nothing before `start`."""
         self._manager = weakref.ref(manager)
-        # The parent's derivations end in the parent.
-        renew_in_child(self, _lock=Lock, _loop=nothing, _derivations=dict)
+        # The parent's derivations and ticks end in the parent.
+        renew_in_child(self, _lock=Lock, _loop=nothing, _derivations=dict, _ticking=bool)
         self._progress: weakref.WeakKeyDictionary[Track, _Progress] = weakref.WeakKeyDictionary()
         self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._questions: OrderedDict[str, _Bucket] = OrderedDict()
@@ -147,8 +148,17 @@ class Watch:
         """Look after the manager's tracks on *loop*, from any thread; without effect while another loop does."""
         with self._lock:
             if self._loop is None or self._loop.is_closed():
-                self._loop = loop
-                loop.call_soon_threadsafe(self._tick)
+                self._loop, self._ticking = loop, False
+        self.wake()
+
+    def wake(self) -> None:
+        """Go on, now that there is a track to look after; from any thread. Without any, nothing ticks."""
+        with self._lock:
+            if self._loop is None or self._ticking:
+                return
+            with suppress(RuntimeError):  # the loop is closed: the call is over, or another loop will be bound
+                self._loop.call_soon_threadsafe(self._tick)
+                self._ticking = True
 
     def may_ask(self, participant_id: str, key_id: int) -> bool:
         """Whether it is time to tell that this key is missing. From any thread."""
@@ -215,7 +225,10 @@ class Watch:
             self._warned = {name: key_id for name, key_id in self._warned.items() if name in sending}
         except Exception:
             _logger.exception("the watch of %r failed", manager)
-        self._loop.call_later(PERIOD, self._tick)
+        with self._lock:
+            self._ticking = any(track.transforms for track in manager.tracks())
+            if self._ticking:
+                self._loop.call_later(PERIOD, self._tick)
 
     def _look_at(self, manager: E2EEManager, track: Track) -> None:
         progress = self._progress.setdefault(track, _Progress())
