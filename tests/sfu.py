@@ -7,6 +7,7 @@ Every payload that arrives is kept: it is what the operator of an SFU has.
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -78,6 +79,7 @@ class IceLite(asyncio.DatagramProtocol):
 
     async def stop(self) -> None:
         self._packets.put_nowait(None)
+        self._checked.set()  # who waits to send finds the socket closed
         self._udp.close()
 
 
@@ -93,6 +95,8 @@ class Produced:
     payload_type: int
     endpoint: "Endpoint"
     consumed: "list[Consumed]" = field(default_factory=list)
+    alter: Callable[[bytes], bytes] = field(default=lambda payload: payload)
+    """What becomes of each RTP payload on its way to those who consume it."""
 
 
 @dataclass(eq=False)
@@ -192,7 +196,7 @@ class Endpoint:
                     sequence_number=packet.sequence_number,
                     timestamp=packet.timestamp,
                     ssrc=consumer.ssrc,
-                    payload=packet.payload,
+                    payload=producer.alter(packet.payload),
                 )
                 await consumer.endpoint.dtls._send_rtp(on_its_way.serialize())
 

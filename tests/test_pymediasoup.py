@@ -10,7 +10,9 @@ from pymediasoup.rtp_parameters import RtpCapabilities, RtpParameters
 
 from calls import Sink, Tap, assert_pictures, assert_tone, picture_track, tone_track, until
 from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider, KeyRing
-from frameseal.pymediasoup import attach
+from frameseal.aiortc import Attachment, UnsupportedStack
+from frameseal.pymediasoup import _Media, attach
+from frameseal.watch import FAILURES
 from sfu import CAPABILITIES, Endpoint, Produced, request_keyframe
 from wire import leaks
 
@@ -52,6 +54,7 @@ class Guest:
         self.e2ee.on("e2ee-state-change", self._changed)
         self.sinks: dict[tuple[str, str], Sink] = {}
         self.produced: list[Produced] = []
+        self.attachments: dict[Any, Attachment] = {}
         self.payloads: list[bytes] = []
 
     def _changed(self, change: Any) -> None:
@@ -67,7 +70,7 @@ class Guest:
         self.receiving = device.createRecvTransport(**there)
         for transport, endpoint in ((self.sending, self.sending_endpoint), (self.receiving, self.receiving_endpoint)):
             transport.on("connect", self._connecting(endpoint))
-            attach(transport, self.e2ee, self.name)
+            self.attachments[transport] = attach(transport, self.e2ee, self.name)
         self.sending.on("produce", self._producing)
         self.router.guests.append(self)
         for other in self.router.guests:
@@ -179,6 +182,12 @@ async def test_a_sender_whose_key_is_late_sends_nothing_before_it_comes():
         assert alice.states_of("alice") == {S.MissingKey, S.EncryptionSuccess}
 
 
+def failures(guest: Guest, whom: str) -> int:
+    tracks = [track for track in guest.e2ee.tracks() if track.participant_id == whom]
+    stats = [transform.stats() for track in tracks for transform in track.transforms]
+    return sum(each[name] for each in stats for name in FAILURES)
+
+
 class WornKeys:
     """Rings whose key is exhausted after some frames."""
 
@@ -209,7 +218,13 @@ async def test_producers_are_marked_a_worn_key_is_a_state_and_who_claims_to_be_p
         bob.consume = claimed
         await carol.enter("blue")
         await until(lambda: ("video", S.InternalError, "sender_not_encrypted") in bob.states["carol"])
+        await until(lambda: failures(bob, "carol") > 40)
         assert all(sink.empty for (who, _), sink in bob.sinks.items() if who == "carol")
+        told = {(kind, S.InternalError, "sender_not_encrypted") for kind in ("audio", "video")}
+        assert bob.states["carol"] == told, "nothing opened, so nothing else became of it"
+        for consumer in list(bob.receiving._consumers.values()):
+            await consumer.close()
+        assert bob.e2ee.state("carol", "video") is bob.e2ee.state("carol", "audio") is None
 
 
 @pytest.mark.parametrize("profile", ["sframe", "videosdk"])
@@ -237,3 +252,153 @@ async def test_a_transport_is_attached_once():
             attach(alice.sending.handler.pc, alice.e2ee, "alice")
         with pytest.raises(TypeError, match="e2ee must be an E2EEManager"):
             attach(alice.receiving, alice.e2ee.provider, "alice")
+
+
+def empty(guest: Guest) -> None:
+    for sink in guest.sinks.values():
+        sink.clear()
+
+
+async def test_a_transport_that_is_attached_again_opens_what_it_consumes_already():
+    async with router_with_guests() as router:
+        bob = await Guest(router, "bob", shared()).enter()
+        alice = await Guest(router, "alice", shared()).enter("red")
+        await until(lambda: bob.sees("alice"))
+        attachment = bob.attachments[bob.receiving]
+        attachment.detach()
+        await asyncio.sleep(0.3)  # what was decoded before
+        empty(bob)
+        await asyncio.sleep(0.5)
+        assert all(sink.empty for sink in bob.sinks.values()), "detached, it neither sees nor hears"
+        attach(bob.receiving, bob.e2ee, "bob")
+        await until(lambda: bob.sees("alice"))
+        assert_pictures(bob.sinks["alice", "video"], "red")
+        assert_tone(bob.sinks["alice", "audio"])
+        assert bob.e2ee.state("alice", "video") is bob.e2ee.state("alice", "audio") is S.DecryptionSuccess
+        sent = len(alice.sending_endpoint.payloads)
+        alice.attachments[alice.sending].detach()
+        attach(alice.sending, alice.e2ee, "alice")
+        empty(bob)
+        await until(lambda: bob.sees("alice") and len(alice.sending_endpoint.payloads) > sent)
+
+
+async def test_attached_again_it_goes_by_the_new_manager_and_names_and_covers_what_came_meanwhile():
+    async with router_with_guests() as router:
+        bob = await Guest(router, "bob", shared()).enter()
+        alice = await Guest(router, "alice", shared()).enter("red")
+        await until(lambda: bob.sees("alice"))
+        bob.attachments[bob.receiving].detach()
+        carol = await Guest(router, "carol", shared()).enter("blue")  # consumed while nothing is opened
+        gone = next(each for each in bob.receiving._consumers.values() if each.appData["peerId"] == "alice")
+        await gone.close()
+        old, bob.e2ee, bob.states = bob.e2ee, E2EEManager(shared(), "livekit"), {}
+        bob.e2ee.on("e2ee-state-change", bob._changed)
+        old_states = [(track.participant_id, track.kind, track.state) for track in old.tracks()]
+        attach(bob.receiving, bob.e2ee, "bob", remote_id=lambda consumer: f"{consumer.appData['peerId']}!")
+        empty(bob)
+        await until(lambda: bob.sees("carol"))
+        assert_pictures(bob.sinks["carol", "video"], "blue")
+        await until(
+            lambda: bob.e2ee.state("carol!", "video") is bob.e2ee.state("carol!", "audio") is S.DecryptionSuccess
+        )
+        left = "video" if gone.kind == "audio" else "audio"
+        await until(lambda: bob.e2ee.state("alice!", left) is S.DecryptionSuccess)
+        assert bob.e2ee.state("alice!", gone.kind) is None
+        assert [(each.participant_id, each.kind, each.state) for each in old.tracks()] == old_states
+        assert not [track for track in old.tracks() if track.participant_id == "carol"]
+        assert carol.states_of("carol") == {S.EncryptionSuccess} and alice.name not in bob.states
+
+
+async def test_attached_for_the_first_time_in_mid_call_it_covers_what_is_there():
+    async with router_with_guests() as router:
+        bob = Guest(router, "bob", shared())
+        attached = []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("test_pymediasoup.attach", lambda transport, *_: attached.append(transport))
+            await bob.enter()
+        assert attached == [bob.sending, bob.receiving]
+        await Guest(router, "alice", shared()).enter("red")
+        await until(lambda: ("alice", "video") in bob.sinks and ("alice", "audio") in bob.sinks)
+        attach(bob.receiving, bob.e2ee, "bob")
+        empty(bob)
+        await until(lambda: bob.sees("alice"))
+        assert_pictures(bob.sinks["alice", "video"], "red")
+
+
+async def test_who_claimed_to_be_plain_is_reported_to_the_next_manager_too():
+    async with router_with_guests() as router:
+        bob = await Guest(router, "bob", shared()).enter()
+        consume = bob.consume
+
+        async def claimed(producer: Produced) -> None:
+            producer.app_data["isEncrypted"] = False
+            await consume(producer)
+
+        bob.consume = claimed
+        await Guest(router, "carol", shared("hers alone")).enter("blue")
+        await until(lambda: bob.states_of("carol") == {S.InternalError})
+        bob.attachments[bob.receiving].detach()
+        new = E2EEManager(shared(), "livekit")
+        attach(bob.receiving, new, "bob")
+        assert new.state("carol", "video") is new.state("carol", "audio") is S.InternalError
+
+
+async def test_a_consumer_or_producer_that_is_closed_is_let_go_of_and_its_sender_stays_sealed():
+    with Tap("aiortc") as tap:
+        async with router_with_guests() as router:
+            bob = await Guest(router, "bob", shared()).enter()
+            alice = await Guest(router, "alice", shared()).enter("red")
+            await until(lambda: bob.sees("alice"))
+            for guest, ended in ((bob, bob.receiving._consumers), (alice, alice.sending._producers)):
+                for each in list(ended.values()):
+                    await each.close()
+                tracks = [track for track in guest.e2ee.tracks() if track.participant_id == "alice"]
+                assert not [track for track in tracks if track.direction == "receive"]
+            await asyncio.sleep(0.3)
+            payloads = [payload for endpoint in router.endpoints for payload in endpoint.payloads]
+    secret = [frame[10:] for frames in tap.made.values() for frame in frames if len(frame) > 40]
+    assert leaks(secret, payloads) == 0
+
+
+async def test_of_a_closed_transport_no_transform_is_left():
+    async with router_with_guests() as router:
+        bob = await Guest(router, "bob", shared()).enter()
+        alice = await Guest(router, "alice", shared()).enter("red")
+        await until(lambda: bob.sees("alice"))
+        await bob.receiving.close()
+        await alice.sending.close()
+        await until(lambda: not [t for g in (alice, bob) for t in g.e2ee.tracks() if t.transforms])
+
+
+class Thing:
+    """Anything with these attributes."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+def test_a_receiver_is_that_of_the_latest_consumer_which_goes_on():
+    track = object()
+    alice, carol, other = (Thing(name=name, track=track, closed=False) for name in ("alice", "carol", "dave"))
+    other.track = object()
+    transport = Thing(_consumers={1: alice, 2: other})
+    media, receiver = _Media(transport), Thing(track=track)
+
+    def name() -> str | None:
+        return media.participant_of(lambda consumer: consumer.name, receiver)
+
+    assert name() == "alice"
+    transport._consumers[3] = carol
+    assert name() == "carol"
+    carol.closed = True
+    assert name() == "alice"
+    del transport._consumers[1]
+    assert name() is None
+
+
+async def test_a_pymediasoup_that_is_built_otherwise_is_refused():
+    async with router_with_guests() as router:
+        alice = await Guest(router, "alice", shared()).enter()
+        other = Thing(produce=alice.sending.produce, handler=alice.sending.handler)
+        with pytest.raises(UnsupportedStack, match="producers and consumers"):
+            attach(other, alice.e2ee, "alice")

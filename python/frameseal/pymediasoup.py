@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, Literal
 
 from frameseal import aiortc
 from frameseal._secrecy import require
@@ -18,8 +18,10 @@ from frameseal.e2ee import E2EEManager
 
 __all__ = ["attach"]
 
-ENCRYPTED = "isEncrypted"
+ENCRYPTED: Final = "isEncrypted"
 """The key in a producer's ``appData`` that says so to the others, as VideoSDK's JavaScript SDK has it."""
+
+_MEDIA: Final = "_frameseal_media"  # set on transports
 
 
 def attach(
@@ -30,40 +32,127 @@ def attach(
 ) -> aiortc.Attachment:
     """Seal everything that *transport* produces and open everything that it consumes. Right after it was made.
 
+    What the transport produces and consumes already is covered too, so a transport whose attachment was detached can
+    be attached again, to another manager as well.
+
     :param transport: a ``Transport`` of pymediasoup, for sending or receiving.
     :param local_id: this side's participant id.
     :param remote_id: names the participant behind a ``Consumer``; by default ``appData["peerId"]``. Frames of one
         without a name are dropped, and so are the bandwidth probes that mediasoup sends to a receiver of their own.
     :raises RuntimeError: the transport is attached already.
     :raises TypeError: no transport, or *e2ee* no manager.
-    :raises UnsupportedStack: the hook does not know the version of aiortc under it.
+    :raises UnsupportedStack: the hook does not know the version of aiortc under it, or this module that of pymediasoup.
 
     Producers are marked ``isEncrypted`` in their appData. A consumer whose appData says that it is not encrypted is in
     the state InternalError (reason ``sender_not_encrypted``) until a frame of it opens after all; nothing of it is
-    played in the clear.
+    played in the clear. A producer or consumer that is closed is let go of, with its state.
     """
     require("transport", transport, "produce", "a Transport of pymediasoup")
     require("remote_id", remote_id, "__call__", "a function that names the participant behind a consumer")
-    consumers: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def named(receiver: Any) -> str | None:
-        # A consumer does not always know its receiver, but always its track.
-        return next((remote_id(consumer) for consumer in consumers if consumer.track is receiver.track), None)
-
-    def consuming(consumer: Any) -> None:
-        consumers.add(consumer)
-        name = remote_id(consumer)
-        if name is not None and not (consumer.appData or {}).get(ENCRYPTED, True):
-            e2ee.report_internal_error(name, "audio" if consumer.kind == "audio" else "video", "sender_not_encrypted")
-
+    if not all(isinstance(getattr(transport, name, None), dict) for name in ("_consumers", "_producers")):
+        raise aiortc.UnsupportedStack("this version of pymediasoup does not list its producers and consumers")
+    media: _Media = vars(transport).get(_MEDIA) or _Media(transport)
+    named = functools.partial(media.participant_of, remote_id)
     attachment = aiortc.attach(transport.handler.pc, e2ee, local_id=local_id, remote_id=named)
-    transport.observer.on("newconsumer", consuming)
-    produce = transport.produce
-
-    @functools.wraps(produce)
-    async def marking(*args: Any, **options: Any) -> Any:
-        options["appData"] = {**(options.get("appData") or {}), ENCRYPTED: True}
-        return await produce(*args, **options)
-
-    transport.produce = marking
+    setattr(transport, _MEDIA, media)
+    media.take_up(attachment, e2ee, local_id, remote_id)
     return attachment
+
+
+def end_consumers(transport: Any) -> None:
+    """Let go of everything that an attached transport consumes. For SDKs that drop consumers unclosed."""
+    media: _Media = getattr(transport, _MEDIA)
+    for consumer in list(transport._consumers.values()):
+        media.ended(consumer)
+
+
+def media_kind(kind: str) -> Literal["audio", "video"]:
+    """Return the kind of media of a producer or consumer; VideoSDK's may say "share" and "shareAudio"."""
+    return "audio" if kind.lower().endswith("audio") else "video"
+
+
+class _Media:
+    """The producers and consumers of one transport, and the attachment that covers them now."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._ended: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._attachment: aiortc.Attachment | None = None
+        self._e2ee: E2EEManager | None = None
+        self._local_id = ""
+        self._remote_id: Callable[[Any], str | None] = lambda consumer: None
+
+    def participant_of(self, remote_id: Callable[[Any], str | None], receiver: Any) -> str | None:
+        """Name the participant whose media *receiver* has now: that of the latest consumer, if it is not closed."""
+        # A consumer does not always know its receiver, but always its track.
+        track = receiver.track
+        consumers = [each for each in self._transport._consumers.values() if each.track is track]
+        going_on = [each for each in consumers if not each.closed and each not in self._ended]
+        return remote_id(going_on[-1]) if going_on else None
+
+    def take_up(
+        self, attachment: aiortc.Attachment, e2ee: E2EEManager, local_id: str, remote_id: Callable[[Any], str | None]
+    ) -> None:
+        """Cover what the transport has, and whatever comes."""
+        is_new = self._attachment is None
+        self._attachment, self._e2ee, self._local_id, self._remote_id = attachment, e2ee, local_id, remote_id
+        if is_new:
+            self._mark_producers()
+            for event, come in (("newproducer", self._follow), ("newconsumer", self._consuming)):
+                self._transport.observer.on(event, come)
+            self._transport.observer.on("close", self._transport_closed)
+            for producer in self._transport._producers.values():
+                self._follow(producer)
+        for consumer in self._transport._consumers.values():
+            self._consuming(consumer) if is_new else self._note_claim(consumer)
+
+    def ended(self, ending: Any) -> None:
+        """Let go of what belongs to a producer or consumer that has ended. Twice is once."""
+        if self._attachment is None or self._e2ee is None or ending in self._ended:
+            return
+        self._ended.add(ending)
+        pc = self._transport.handler.pc
+        for member in (*pc.getSenders(), *pc.getReceivers()):
+            if member in (getattr(ending, "rtpSender", None), getattr(ending, "rtpReceiver", None)) or (
+                member.track is not None and member.track is ending.track
+            ):
+                self._attachment.release(member)
+        name = self._local_id if hasattr(ending, "rtpSender") else self._remote_id(ending)
+        if name is not None:
+            self._e2ee.remove_track(name, media_kind(ending.kind), track_id=ending.track.id)
+
+    def _mark_producers(self) -> None:
+        produce = self._transport.produce
+
+        @functools.wraps(produce)
+        async def marking(*args: Any, **options: Any) -> Any:
+            options["appData"] = {**(options.get("appData") or {}), ENCRYPTED: True}
+            return await produce(*args, **options)
+
+        self._transport.produce = marking
+
+    def _follow(self, producer_or_consumer: Any) -> None:
+        producer_or_consumer.observer.on("close", functools.partial(self.ended, producer_or_consumer))
+
+    def _consuming(self, consumer: Any) -> None:
+        self._follow(consumer)
+        self._note_claim(consumer)
+
+    def _note_claim(self, consumer: Any) -> None:
+        """Report a consumer whose sender says that it does not encrypt."""
+        name = self._remote_id(consumer)
+        going_on = not consumer.closed and consumer not in self._ended
+        if (
+            self._e2ee is not None
+            and name is not None
+            and going_on
+            and not (consumer.appData or {}).get(ENCRYPTED, True)
+        ):
+            self._e2ee.report_not_encrypted(name, media_kind(consumer.kind), track_id=consumer.track.id)
+
+    def _transport_closed(self) -> None:
+        if self._attachment is not None:
+            self._attachment.detach()
+            pc = self._transport.handler.pc
+            for member in (*pc.getSenders(), *pc.getReceivers()):
+                self._attachment.release(member)
