@@ -59,10 +59,10 @@ class Peer:
     async def notify(self, method: str, data: dict[str, Any]) -> None:
         await self._send({"notification": True, "method": method, "data": data})
 
-    def forget(self, peer: "Peer") -> list[Consumed]:
-        """Stop consuming what *peer* produced; return what was consumed."""
+    def forget(self, producers: list[Produced]) -> list[Consumed]:
+        """Stop consuming these producers; return what was consumed."""
         known = self.receiving.consumed if self.receiving is not None else {}
-        gone = [consumer for consumer in known.values() if consumer.producer in peer.produced]
+        gone = [consumer for consumer in known.values() if consumer.producer in producers]
         for consumer in gone:
             consumer.resumed = False
             del known[consumer.ssrc]
@@ -98,10 +98,21 @@ class Peer:
         self.produced.append(endpoint.produce(self.id, data["kind"], data["rtpParameters"], data["appData"]))
         return {"id": self.produced[-1].id}
 
+    async def _closeProducer(self, data: dict[str, Any]) -> dict[str, Any]:
+        (closed,) = [producer for producer in self.produced if producer.id == data["producerId"]]
+        self.produced.remove(closed)
+        for other in list(self.room.peers.values()):
+            for consumer in other.forget([closed]):
+                await other.notify("consumerClosed", {"consumerId": consumer.id})
+        return {}
+
     async def _produceData(self, data: dict[str, Any]) -> dict[str, Any]:
         return {"id": f"data-{next(_ids)}"}
 
     async def _switchToMeeting(self, data: dict[str, Any]) -> dict[str, Any]:
+        # What was consumed belongs to the meeting that is left. Its client is not told that these are closed.
+        for other in list(self.room.peers.values()):
+            self.forget(other.produced)
         switched = {"peerId": self.id, "sessionId": "another session", "switchingRoomId": data["meetingId"]}
         await self.notify("entryResponded", switched)
         return {}
@@ -135,9 +146,11 @@ class Room:
         finally:
             self.peers.pop(peer_id, None)
             for other in list(self.peers.values()):
-                for consumer in other.forget(peer):
+                for consumer in other.forget(peer.produced):
                     await other.notify("consumerClosed", {"consumerId": consumer.id})
                 await other.notify("peerClosed", {"peerId": peer_id})
+            for endpoint in peer.endpoints.values():
+                await endpoint.close()
 
     async def introduce(self, peer: Peer) -> None:
         for other in list(self.peers.values()):

@@ -6,11 +6,13 @@ docs/videosdk.md, which goes through that SDK's documented snippets line by line
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
+import inspect
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -30,6 +32,12 @@ from frameseal.keyrings import KeyRings
 __all__ = ["E2EEError", "MeetingE2EE", "StateData", "enable_e2ee", "set_key_provider"]
 
 STATE_CHANGE: Final = "e2ee-state-change"
+
+# What is ours hangs on the SDK's own objects, under these names, and goes with them. A registry of this module would
+# keep a meeting for ever: whatever it owned would refer to the meeting again, through its handlers.
+_SESSION: Final = "_frameseal_e2ee"  # on meetings
+_GATE: Final = "_frameseal_gate"  # on room clients
+_EMITTER: Final = "_frameseal_emitter"  # on participants
 
 _logger = logging.getLogger("frameseal")
 
@@ -59,11 +67,12 @@ class MeetingE2EE(Confidential):
         self, meeting: Meeting, provider: KeyRings, profile: Profile | str, options: Mapping[str, Any]
     ) -> None:
         """Use `enable_e2ee`."""
-        self._room: Any = _only(meeting, RoomClient)
+        self._room: Any = _room_of(meeting)
         self._meeting = weakref.ref(meeting)
         self._local_id: str = meeting.local_participant.id
         self._kinds: dict[str, str] = {}
         self._covered: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._listening: set[asyncio.Future[Any]] = set()
         self.manager: Final = E2EEManager(provider, profile, **options)
         self.manager.on(STATE_CHANGE, self._changed)
         # Where transports are made: what they will send starts later, inside produce().
@@ -73,11 +82,7 @@ class MeetingE2EE(Confidential):
             self._refuse(refused, "record it: recordings would be noise. Record in a participant that has the key")
         for refused in ("start_transcription", "async_start_transcription"):
             self._refuse(refused, "transcribe it. Transcribe in a participant that has the key")
-        self._room.on(Events.ADD_CONSUMER, self._note_kind)
-        self._room.on(Events.ADD_PRODUCER, self._note_kind)
-        self._room.on(Events.REMOVE_PEER, lambda data: self.manager.remove_participant(data["peerId"]))
-        for event in (Events.RECORDING_STARTED, Events.TRANSCRIPTION_STATE_CHANGED):
-            self._room.on(event, functools.partial(self._warn, event))
+        self._hear_first()
 
     def _follow(self, name: str, then: Callable[[], None]) -> None:
         original = getattr(self._room, name)
@@ -96,6 +101,43 @@ class MeetingE2EE(Confidential):
 
         setattr(self._room, name, refused)
 
+    def _hear_first(self) -> None:
+        """Hear the room client's events before its listeners do: one of the application's that raises ends the rest."""
+        emit = self._room.emit
+
+        @functools.wraps(emit)
+        def emitting(event: Any, *args: Any, **options: Any) -> Any:
+            try:
+                self._heard(event, *args)
+            except Exception:
+                _logger.exception("the encryption of %r failed on %s", self._meeting(), event)
+            return emit(event, *args, **options)
+
+        self._room.emit = emitting
+
+    def _heard(self, event: Any, data: Any = None, *_: Any) -> None:
+        match event:
+            case Events.ADD_CONSUMER | Events.ADD_PRODUCER:
+                self._note_kind(data)
+            case Events.REMOVE_CONSUMER | Events.REMOVE_PRODUCER:
+                # Once the states have been told that are on their way to the loop.
+                asyncio.get_running_loop().call_soon(self._kinds.pop, data.track.id, None)
+            case Events.REMOVE_PEER:
+                self.manager.remove_participant(data["peerId"])
+            case Events.SWITCH_ROOM:
+                self._forget_everybody_else()
+            case Events.RECORDING_STARTED | Events.TRANSCRIPTION_STATE_CHANGED:
+                _logger.warning(
+                    "%s in an encrypted meeting: the server has no key and gets noise (%s)", event.name, data
+                )
+
+    def _forget_everybody_else(self) -> None:
+        # The SDK drops its consumers here and never closes them.
+        for transport in list(self._covered):
+            pymediasoup.end_consumers(transport)
+        for participant_id in {track.participant_id for track in self.manager.tracks()} - {self._local_id}:
+            self.manager.remove_participant(participant_id)
+
     def _cover(self) -> None:
         for transport in vars(self._room).values():
             if isinstance(transport, Transport) and transport not in self._covered:
@@ -104,7 +146,7 @@ class MeetingE2EE(Confidential):
 
     def _note_kind(self, stream: Any) -> None:
         # The SDK writes "share" and "shareAudio" into the track, where a consumer finds its kind.
-        kind = "audio" if stream.kind in ("audio", "shareAudio") else "video"
+        kind: str = pymediasoup.media_kind(stream.kind)
         if (stream.appData or {}).get("share"):
             kind = "shareAudio" if kind == "audio" else "share"
         self._kinds[stream.track.id] = kind
@@ -117,11 +159,32 @@ class MeetingE2EE(Confidential):
         participant = meeting.local_participant if own else meeting.participants.get(change.participant_id)
         if participant is not None:
             kind = self._kinds.get(change.track_id or "", change.kind)
-            _tell(participant, StateData(kind, change.state, change))
+            self._tell(participant, StateData(kind, change.state, change))
 
-    @staticmethod
-    def _warn(event: Any, data: Any) -> None:
-        _logger.warning("%s in an encrypted meeting: the server has no key and gets noise (%s)", event.name, data)
+    def _tell(self, participant: Participant, data: StateData) -> None:
+        """Tell the handlers of ``participant.on``, and the SDK's own listeners that have ``on_e2ee_state_changed``."""
+        for listener in list(participant.listeners):
+            if hasattr(listener, "on_e2ee_state_changed"):
+                try:
+                    told = listener.on_e2ee_state_changed(data)
+                    if inspect.isawaitable(told):
+                        self._listening.add(asyncio.ensure_future(self._finish(participant, told)))
+                except Exception:
+                    _logger.exception("a listener of %r failed", participant)
+        emitter = vars(participant).get(_EMITTER)
+        if emitter is not None:
+            emitter.emit(STATE_CHANGE, data)
+
+    async def _finish(self, participant: Participant, told: Awaitable[Any]) -> None:
+        """Run a listener that is a coroutine function."""
+        try:
+            await told
+        except Exception:
+            _logger.exception("a listener of %r failed", participant)
+        finally:
+            task = asyncio.current_task()
+            if task is not None:
+                self._listening.discard(task)
 
 
 def enable_e2ee(
@@ -134,16 +197,21 @@ def enable_e2ee(
     :raises TypeError: it is no meeting, or *provider* no provider.
     """
     require("meeting", meeting, Meeting, "a Meeting of the package videosdk")
-    if _only(meeting, RoomClient)._joined:
+    if _room_of(meeting)._joined:
         raise E2EEError("this meeting has been joined: enable end-to-end encryption before join()")
-    if meeting in _sessions:
+    if _session_of(meeting) is not None:
         raise E2EEError("this meeting is end-to-end encrypted already")
-    made = _sessions[meeting] = MeetingE2EE(meeting, provider, profile, options)
+    gate = _gate_of(meeting)
+    made = MeetingE2EE(meeting, provider, profile, options)
+    gate.sealed = True
+    setattr(meeting, _SESSION, made)
     return made
 
 
 def set_key_provider(provider: KeyRings | None, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any) -> None:
     """Encrypt every meeting that is made from now on with ``VideoSDK.init_meeting``; None: no further one.
+
+    A meeting that was made before and is not encrypted can no longer be joined.
 
     :param options: as for `enable_e2ee`.
     :raises E2EEError: a meeting was made before that is not encrypted, joined or not. It would stay so: leave it first,
@@ -151,24 +219,67 @@ def set_key_provider(provider: KeyRings | None, *, profile: Profile | str = Prof
     """
     if provider is not None:
         E2EEManager(provider, profile, **options)  # what is wrong with these is told here, and not by the meeting
-    if provider is not None and _plain_meetings():
-        gc.collect()  # a meeting that was made and given up lives in a cycle
-        if _plain_meetings():
+        if any(not _gate_of(meeting).is_over for meeting in _plain_meetings()):
+            gc.collect()  # a meeting that was made and given up lives in a cycle
+        plain = _plain_meetings()
+        if any(not _gate_of(meeting).is_over for meeting in plain):
             raise E2EEError(
                 "a meeting was made without end-to-end encryption: set the key provider before init_meeting(), "
                 "or leave that meeting first"
             )
+        for meeting in plain:
+            _gate_of(meeting).shut = True
     _default.provider, _default.profile, _default.options = provider, profile, options
 
 
-def _plain_meetings() -> list[Meeting]:
-    # By type(), as isinstance() asks the object: a weak proxy whose referent is gone raises.
-    made = [thing for thing in gc.get_objects() if issubclass(type(thing), Meeting)]
-    return [meeting for meeting in made if meeting not in _sessions and not _is_over(meeting)]
+class _Gate:
+    """Tells whether a meeting is over, and keeps one out of its room that was made before the provider was set.
 
+    A meeting counts as over when it was left, or when joining it failed, and its connections are closed. Neither ends a
+    join that is under way, nor one that comes later; so each step of joining asks here.
+    """
 
-def _is_over(meeting: Meeting) -> bool:
-    return meeting in _failed or bool(_only(meeting, RoomClient)._closed)
+    def __init__(self, meeting: Meeting) -> None:
+        self.sealed = False
+        self.shut = False
+        self._joining_ended = False
+        self._room: Any = _room_of(meeting)
+        join = self._room.join
+
+        @functools.wraps(join)
+        def joining(*args: Any, **options: Any) -> Any:
+            self._pass()
+            return join(*args, **options)
+
+        self._room.join = joining
+        for step in ("async_join", "handle_send_transport", "handle_recv_transport", "handle_produce"):
+            self._ask_before(step)
+
+    def _ask_before(self, step: str) -> None:
+        original = getattr(self._room, step)
+
+        @functools.wraps(original)
+        async def asking(*args: Any, **options: Any) -> Any:
+            self._pass()
+            try:
+                return await original(*args, **options)
+            finally:
+                self._joining_ended |= step == "async_join"
+
+        setattr(self._room, step, asking)
+
+    def _pass(self) -> None:
+        if self.shut and not self.sealed:
+            raise E2EEError(
+                "this meeting was made before the key provider was set, so it is not end-to-end encrypted: make it anew"
+            )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is sent, and nothing will be that does not pass here."""
+        transports = [value for value in vars(self._room).values() if isinstance(value, Transport)]
+        closed = all(transport.handler.pc.connectionState == "closed" for transport in transports)
+        return closed and bool(self._room._closed or self._joining_ended)
 
 
 class _Default:
@@ -178,50 +289,50 @@ class _Default:
 
 
 _default = _Default()
-_sessions: weakref.WeakKeyDictionary[Meeting, MeetingE2EE] = weakref.WeakKeyDictionary()
-_failed: weakref.WeakSet[Meeting] = weakref.WeakSet()
-_emitters: weakref.WeakKeyDictionary[Participant, LoopEmitter] = weakref.WeakKeyDictionary()
+_made: weakref.WeakSet[Meeting] = weakref.WeakSet()
 
 
-def _only(owner: Any, kind: type) -> Any:
-    """The attribute of this type, whose name is mangled."""
-    return next(value for value in vars(owner).values() if isinstance(value, kind))
+def _plain_meetings() -> list[Meeting]:
+    return [meeting for meeting in list(_made) if _session_of(meeting) is None]
 
 
-def _tell(participant: Participant, data: StateData) -> None:
-    """Tell the handlers of ``participant.on``, and the SDK's own listeners that have ``on_e2ee_state_changed``."""
-    for listener in list(participant.listeners):
-        if hasattr(listener, "on_e2ee_state_changed"):
-            try:
-                listener.on_e2ee_state_changed(data)
-            except Exception:
-                _logger.exception("a listener of %r failed", participant)
-    if participant in _emitters:
-        _emitters[participant].emit(STATE_CHANGE, data)
+def _made_so_far() -> list[Meeting]:
+    # By type(), as isinstance() asks the object: a weak proxy whose referent is gone raises.
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Meeting)]
+
+
+def _session_of(meeting: Meeting) -> MeetingE2EE | None:
+    session: MeetingE2EE | None = vars(meeting).get(_SESSION)
+    return session
+
+
+def _gate_of(meeting: Meeting) -> _Gate:
+    room = _room_of(meeting)
+    gate: _Gate | None = vars(room).get(_GATE)
+    if gate is None:
+        gate = _Gate(meeting)
+        setattr(room, _GATE, gate)
+    return gate
+
+
+def _room_of(meeting: Meeting) -> Any:
+    """The room client, in an attribute whose name is mangled."""
+    return next(value for value in vars(meeting).values() if isinstance(value, RoomClient))
 
 
 def _on(participant: Participant, event: str, handler: Callable[[StateData], Any] | None = None) -> Any:
     """Listen to ``"e2ee-state-change"``, the one event that has this form; also as a decorator."""
     if event != STATE_CHANGE:
         raise ValueError(f"event must be {STATE_CHANGE!r} here: use add_event_listener() for all others")
-    emitter = _emitters.setdefault(participant, LoopEmitter())
+    emitter = vars(participant).setdefault(_EMITTER, LoopEmitter())
     return emitter.on(event, handler) if handler is not None else emitter.on(event)
 
 
 def _off(participant: Participant, event: str, handler: Callable[[StateData], Any]) -> None:
     """Stop listening."""
-    if participant in _emitters:
-        _emitters[participant].remove_listener(event, handler)
-
-
-def _note_failure(meeting: Meeting) -> None:
-    weakly = weakref.ref(meeting)
-
-    def changed(data: dict[str, Any]) -> None:
-        if data["state"] == "FAILED" and (failed := weakly()) is not None:
-            _failed.add(failed)
-
-    _only(meeting, RoomClient).on(Events.MEETING_STATE_CHANGED, changed)
+    emitter = vars(participant).get(_EMITTER)
+    if emitter is not None:
+        emitter.remove_listener(event, handler)
 
 
 def _install() -> None:
@@ -232,16 +343,18 @@ def _install() -> None:
     @functools.wraps(make)
     def made(meeting: Meeting, *args: Any, **options: Any) -> None:
         make(meeting, *args, **options)
-        _note_failure(meeting)
+        _gate_of(meeting)
+        _made.add(meeting)
         if _default.provider is not None:
             enable_e2ee(meeting, _default.provider, profile=_default.profile, **_default.options)
 
     Meeting.__init__ = made
+    _made.update(_made_so_far())
     for cls, name, value in (
         (Participant, "on", _on),
         (Participant, "off", _off),
-        (Meeting, "is_e2ee_enabled", property(lambda meeting: meeting in _sessions)),
-        (Meeting, "e2ee", property(_sessions.get)),
+        (Meeting, "is_e2ee_enabled", property(lambda meeting: _session_of(meeting) is not None)),
+        (Meeting, "e2ee", property(_session_of)),
         (VideoSDK, "set_key_provider", staticmethod(set_key_provider)),
     ):
         if not hasattr(cls, name):
