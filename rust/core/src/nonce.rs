@@ -96,7 +96,8 @@ impl NonceSource {
             if allowed > 0
                 && let Ok(Some(first)) = counter.take(allowed)
             {
-                uniques.extend((first..first + allowed).map(Unique::Ctr));
+                // Not a range to an end, which the last counter of all does not have.
+                uniques.extend((0..allowed).map(|place| Unique::Ctr(first + place)));
                 return;
             }
         }
