@@ -11,6 +11,9 @@ pub use unix::{Inside, enter};
 #[cfg(unix)]
 pub(crate) use unix::{generation, is_inside, join};
 
+#[cfg(all(unix, feature = "hazmat"))]
+pub(crate) use unix::in_child;
+
 #[cfg(not(unix))]
 pub use elsewhere::{Inside, enter};
 #[cfg(not(unix))]
@@ -104,7 +107,7 @@ mod unix {
         let _ = GATE.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |gate| gate.checked_sub(FORK));
     }
 
-    extern "C" fn in_child() {
+    pub(crate) extern "C" fn in_child() {
         // Neither another thread nor a fork of one is left.
         GATE.store(u64::from(is_inside()), Ordering::SeqCst);
         GENERATION.fetch_add(1, Ordering::Relaxed);

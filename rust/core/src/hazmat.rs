@@ -110,3 +110,9 @@ pub fn escape(data: &[u8]) -> Vec<u8> {
 pub fn unescape(data: &[u8]) -> Vec<u8> {
     annexb::unescape(data).into_owned()
 }
+
+/// Counts a fork that did not happen: from now on this process seals as its forked child would.
+#[cfg(unix)]
+pub fn fork() {
+    crate::fork::in_child();
+}

@@ -1,18 +1,27 @@
 //! Replays the fuzz corpus (rust/fuzz) without a fuzzer. Inputs named `opens-` or `seals-` must get that far: a corpus of
 //! which nothing does would prove little.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 #[path = "../../fuzz/src/lib.rs"]
 mod checks;
 
+/// A program of `keyring` may fork in what the process knows, and no ring of another test goes on as before then.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 fn replay(target: &str, check: fn(&[u8]) -> Option<Vec<u8>>, done: &str) {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = format!("{}/../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
     let inputs = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let outcomes: BTreeMap<String, bool> = inputs
-        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), check(&std::fs::read(path).unwrap())))
-        .map(|(name, outcome)| (name, outcome.is_some()))
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            // The last one that is printed is the one that failed.
+            eprintln!("{target}/{name}");
+            (name, check(&std::fs::read(path).unwrap()).is_some())
+        })
         .collect();
     assert!(outcomes.values().any(|&gets_far| gets_far) && outcomes.values().any(|&gets_far| !gets_far));
     for (name, gets_far) in outcomes {
@@ -33,4 +42,9 @@ fn encoded_frames_of_the_corpus_are_sealed_or_refused() {
 #[test]
 fn data_packets_of_the_corpus_open_or_are_errors() {
     replay("packet", checks::packet, "opens-");
+}
+
+#[test]
+fn programs_of_the_corpus_repeat_no_nonce_and_open_nothing_twice() {
+    replay("keyring", checks::keyring, "opens-");
 }

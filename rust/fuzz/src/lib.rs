@@ -1,11 +1,17 @@
 //! What must hold for any bytes. The first byte of an input chooses a ring (high half) and a codec (low half); the others
 //! are the frame, so a corpus can hold frames of other implementations as they are.
 
+mod keyring;
+mod model;
+mod program;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use frameseal::profile::{JITSI, LIVEKIT, SFRAME};
 use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyError, KeyRing, Options, Profile, Secret};
+
+pub use keyring::keyring;
 
 /// The passphrase under which most frames in tests/vectors/livekit*.json are sealed. Its derivation is slow, so one ring
 /// serves all inputs; without a ratchet window none changes it.

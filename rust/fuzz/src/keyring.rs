@@ -1,0 +1,353 @@
+//! What must hold for any sequence of calls on key rings (see [`super::program`] for how an input spells one):
+//!
+//! 1. No (key, nonce) pair seals twice: in one process, nor in a parent and its forked child.
+//! 2. The newest thing that was set under the chosen id seals, and opens at a receiver who has just that. Usage,
+//!    fingerprint and export speak of the same key. A key that only one ring ever had is not refused.
+//! 3. Nothing opens twice at one receiver with a replay window, and nothing that was altered opens as something else.
+//! 4. No call panics, whatever its numbers are.
+//!
+//! The key that sealed a frame is found by sealing its payload again under every key of the program: the rings are not
+//! asked. Each run has base keys of its own, since this process remembers what it has sealed under.
+//!
+//! A fork is simulated: the process goes on as the child, and the pairs that the parent had are the parent's.
+
+/// Fails with the program up to the operation that went wrong.
+macro_rules! check {
+    ($world:expr, $holds:expr, $($said:tt)+) => {
+        if !$holds {
+            $world.fail(&format!($($said)+));
+        }
+    };
+}
+
+// Behind the macro, which they use.
+mod opening;
+mod sealing;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use frameseal::{CipherSuite, Codec, DataCryptor, Decryptor, KeyRing, MlsKid, Options, Profile, Secret, hazmat};
+
+use super::model::{Label, Origin, Pairs, Ring, Thing};
+use super::program::{BASES, Kind, Op, Program, RINGS};
+
+/// Frames of one program: fewer than a replay window of IVs holds, which forgets the oldest.
+const MAX_FRAMES: usize = 400;
+const WINDOW: usize = 1024;
+const SHORT_WINDOW: usize = 64;
+const RATCHET_BITS: u8 = 2;
+const SHARED_BITS: u8 = 8;
+const FEW: u64 = 2;
+
+/// The way in which a payload was sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Frame,
+    Packet,
+}
+
+struct Sealed {
+    bytes: Vec<u8>,
+    label: Label,
+}
+
+enum Cryptor {
+    Frames(Decryptor),
+    Packets(DataCryptor),
+}
+
+struct Receiver {
+    /// The index of its ring among all.
+    ring: usize,
+    cryptor: Cryptor,
+    /// The frames that it has opened.
+    opened: HashSet<usize>,
+}
+
+struct World<'p> {
+    program: &'p Program,
+    suite: &'static CipherSuite,
+    /// The operation that runs.
+    at: usize,
+    /// The material of each base key and of its steps, as far as they were needed.
+    chains: [Vec<Vec<u8>>; BASES],
+    derived: HashMap<(Label, u64), (Vec<u8>, [u8; 12])>,
+    /// All rings, the replaced ones too, which others may turn to.
+    rings: Vec<Ring>,
+    now: [usize; RINGS],
+    receivers: Vec<Receiver>,
+    frames: Vec<Sealed>,
+    payloads: HashMap<Vec<u8>, usize>,
+    /// The number of the next payload.
+    next: u32,
+    generation: u32,
+    pairs: Pairs,
+    /// Every key and nonce that sealed.
+    nonces: HashSet<(Label, u64, [u8; 12])>,
+    /// The fork generation of each key's random part of an IV.
+    prefixes: HashMap<(Label, [u8; 8]), u32>,
+    /// How many frames each ring sealed with each key.
+    sealed: HashMap<(usize, Label, u64), u64>,
+    /// Keys whose first frame was opened by a receiver who has nothing else.
+    checked: HashSet<(usize, Label, u64)>,
+}
+
+/// Runs a program. Returns the last payload that was opened.
+pub fn keyring(input: &[u8]) -> Option<Vec<u8>> {
+    let program = Program::read(input)?;
+    let mut world = World::new(&program);
+    let mut last = None;
+    for at in 0..program.ops.len() {
+        world.at = at;
+        if let Some(frame) = world.run(program.ops[at]) {
+            last = Some(frame);
+        }
+    }
+    last
+}
+
+fn is_sframe(profile: &Profile) -> bool {
+    profile.name == "sframe"
+}
+
+impl<'p> World<'p> {
+    fn new(program: &'p Program) -> Self {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let base = |number: u8| vec![[b"base key of a program".as_slice(), &run, &[number]].concat()];
+        let native = KeyRing::new(program.profile, options(program, None)).expect("options that fit");
+        let mut world = Self {
+            program,
+            suite: native.suite(),
+            at: 0,
+            chains: [base(0), base(1), base(2)],
+            derived: HashMap::new(),
+            rings: Vec::new(),
+            now: [0; RINGS],
+            receivers: Vec::new(),
+            frames: Vec::new(),
+            payloads: HashMap::new(),
+            next: 0,
+            generation: 0,
+            pairs: Pairs::default(),
+            nonces: HashSet::new(),
+            prefixes: HashMap::new(),
+            sealed: HashMap::new(),
+            checked: HashSet::new(),
+        };
+        for place in 0..RINGS {
+            world.renew(place);
+        }
+        world
+    }
+
+    fn fail(&self, said: &str) -> ! {
+        let Program { profile, suite, kinds, ops } = self.program;
+        let done = ops[..=self.at].iter().map(|op| format!("\n  {op:?}")).collect::<String>();
+        panic!("{said}\nprofile {}, suite {suite:?}, rings {kinds:?}, after{done}", profile.name);
+    }
+
+    /// Runs one operation. Returns the last frame that it opened.
+    fn run(&mut self, op: Op) -> Option<Vec<u8>> {
+        match op {
+            Op::Set { ring, id, base, counter } => self.set(self.now[ring], id, base, counter),
+            Op::Choose { ring, id } => {
+                let ring = &mut self.rings[self.now[ring]];
+                if ring.native.set_sending_key_id(id).is_ok() {
+                    ring.choose(id);
+                }
+            }
+            Op::Remove { ring, id } => {
+                let ring = &mut self.rings[self.now[ring]];
+                ring.native.remove(id);
+                ring.remove(id);
+            }
+            Op::Ratchet { ring, id } => self.ratchet(self.now[ring], id),
+            Op::Epoch { ring, base, kid, retain } => self.set_epoch(self.now[ring], base, kid, retain),
+            Op::Renew { ring } => self.renew(ring),
+            Op::Frame { ring } => self.seal(self.now[ring], Form::Frame),
+            Op::Packet { ring } => self.seal(self.now[ring], Form::Packet),
+            Op::Parts { ring } => self.seal_parts(self.now[ring]),
+            Op::SealBatch { ring, count } => self.seal_batch(self.now[ring], count),
+            Op::Crowd { base, id, count } => self.crowd(base, id, count),
+            Op::Open { at, back } => {
+                let frame = self.frames.len().checked_sub(back.saturating_add(1))?;
+                let bytes = self.frames[frame].bytes.clone();
+                return self.open(at, &bytes);
+            }
+            Op::OpenAll { at } => {
+                let all: Vec<_> = self.frames.iter().map(|sealed| sealed.bytes.clone()).collect();
+                return all.iter().filter_map(|bytes| self.open(at, bytes)).last();
+            }
+            Op::OpenBatch { at } => return self.open_batch(at),
+            Op::OpenAltered { at, back, place, mask } => {
+                let frame = self.frames.len().checked_sub(back.saturating_add(1))?;
+                let mut bytes = self.frames[frame].bytes.clone();
+                let place = bytes.len() - 1 - place % bytes.len();
+                bytes[place] ^= mask;
+                return self.open(at, &bytes);
+            }
+            Op::Ask { ring, id } => self.ask(self.now[ring], id),
+            Op::Construct { first, second } => construct(self.program.profile, first, second),
+            #[cfg(unix)]
+            Op::Fork => {
+                hazmat::fork();
+                self.generation += 1;
+            }
+            #[cfg(not(unix))]
+            Op::Fork => {}
+        }
+        None
+    }
+
+    fn secret(&mut self, label: Label) -> Secret {
+        Secret::key(self.material(label)).expect("it is long enough")
+    }
+
+    fn material(&mut self, Label { base, steps }: Label) -> &[u8] {
+        while self.chains[base].len() <= steps {
+            let last = Secret::key(self.chains[base].last().expect("the base key itself")).expect("long enough");
+            let (_, next) = hazmat::ratchet(self.program.profile, self.suite, &last).expect("it can be derived");
+            self.chains[base].push(next);
+        }
+        &self.chains[base][steps]
+    }
+
+    fn ratchet_bits(&self, ring: usize) -> u8 {
+        if is_sframe(self.program.profile) && self.rings[ring].kind.keys == 1 { RATCHET_BITS } else { 0 }
+    }
+
+    fn renew(&mut self, place: usize) {
+        let kind = self.program.kinds[place];
+        let mut native = KeyRing::new(self.program.profile, options(self.program, Some(kind))).expect("they fit");
+        let fallback = (kind.falls_back && place > 0).then(|| self.now[place - 1]);
+        if let Some(fallback) = fallback {
+            native = native.with_fallback(Arc::clone(&self.rings[fallback].native)).expect("of the same profile");
+        }
+        let native = Arc::new(native);
+        self.now[place] = self.rings.len();
+        self.rings.push(Ring::new(Arc::clone(&native), kind, fallback));
+        let window = Some(if kind.short_window && is_sframe(self.program.profile) { SHORT_WINDOW } else { WINDOW });
+        let decryptor = Decryptor::new(Arc::clone(&native), Codec::Opus, window).expect("a window of this size");
+        let cryptor = DataCryptor::new(native, false, window).expect("a window of this size");
+        let ring = self.now[place];
+        let pair = [Cryptor::Frames(decryptor), Cryptor::Packets(cryptor)];
+        let pair = pair.map(|cryptor| Receiver { ring, cryptor, opened: HashSet::new() });
+        let before = self.receivers.len().min(2 * place)..self.receivers.len().min(2 * place + 2);
+        self.receivers.splice(before, pair);
+    }
+
+    fn set(&mut self, ring: usize, id: u64, base: usize, counter: Option<u64>) {
+        let label = Label { base, steps: 0 };
+        let secret = self.secret(label);
+        if self.rings[ring].native.set_from(id, &secret, counter).is_err() {
+            return;
+        }
+        let shared = is_sframe(self.program.profile) && self.rings[ring].kind.keys == 2;
+        let mut thing = Thing::new(id, label, if shared { Origin::Shared } else { Origin::Key }, self.generation);
+        thing.is_continued = counter.is_some();
+        self.note(ring, &mut thing);
+        self.rings[ring].set(thing);
+    }
+
+    fn set_epoch(&mut self, ring: usize, base: usize, kid: MlsKid, retain: usize) {
+        let label = Label { base, steps: 0 };
+        let secret = self.secret(label);
+        let Ok(value) = self.rings[ring].native.set_epoch(&secret, &kid, retain) else { return };
+        check!(self, kid.value() == Ok(value), "the KID is {value}, and that of {kid:?} is {:?}", kid.value());
+        let mut thing = Thing::new(value & ((1 << kid.epoch_bits) - 1), label, Origin::Epoch(kid), self.generation);
+        self.note(ring, &mut thing);
+        self.rings[ring].set_epoch(thing, retain);
+    }
+
+    /// Notes that a key was set, and whether a parent has it too. One that is there already goes on counting, from where
+    /// a caller has named.
+    fn note(&mut self, ring: usize, thing: &mut Thing) {
+        let Some(kid) = thing.kid() else { return };
+        let same = self.rings[ring].same(thing);
+        let since = match same {
+            Some(known) => known.since,
+            None => self.pairs.set((thing.label, kid), self.generation),
+        };
+        if !thing.is_continued {
+            thing.since = since;
+            thing.is_continued = same.is_some_and(|known| known.is_continued);
+        }
+    }
+
+    fn ratchet(&mut self, ring: usize, id: u64) {
+        let from = self.rings[ring].key(id);
+        let Ok(next_id) = self.rings[ring].native.ratchet(id) else { return };
+        let Some(from) = from else { self.fail("a key was ratcheted that is not there") };
+        self.step(ring, from, next_id, from.label.steps + 1);
+    }
+
+    fn step(&mut self, ring: usize, from: Thing, next_id: u64, steps: usize) {
+        let label = Label { steps, ..from.label };
+        // A step is as old as what it was stepped from: whoever has that can step too.
+        let since = self.pairs.set((label, next_id), self.generation).min(from.since);
+        let next = Thing::new(next_id, label, Origin::Key, since);
+        let bits = self.ratchet_bits(ring);
+        self.rings[ring].step(from.id, next, bits);
+    }
+
+    /// The ring whose keys count.
+    fn current(&self, ring: usize) -> usize {
+        match self.rings[ring].fallback {
+            Some(fallback) if self.rings[ring].is_empty() => self.current(fallback),
+            _ => ring,
+        }
+    }
+
+    fn ask(&mut self, ring: usize, id: u64) {
+        let native = Arc::clone(&self.rings[ring].native);
+        let there = native.usage(id).is_ok();
+        check!(self, native.fingerprint(Some(id)).is_ok() == there, "key {id} has a fingerprint and is not there");
+        check!(self, native.export(Some(id)).is_ok() == there, "key {id} can be exported and is not there");
+        check!(self, native.key_ids().contains(&id) == there, "key {id} is among the ids or there, and not both");
+        let _ = (native.derive_ahead(id), native.wanted_ahead(), native.followed_key_id(), native.changes());
+        let sends = self.rings[self.current(ring)].sending().is_some();
+        check!(self, native.can_seal() == sends, "can_seal is {}, and there is a sending key: {sends}", !sends);
+        assert!(!format!("{native:?}").contains("base key"));
+    }
+}
+
+fn options(program: &Program, kind: Option<Kind>) -> Options {
+    let keys = kind.map_or(0, |kind| kind.keys);
+    let plain = Options { suite: program.suite, exportable: true, ..Options::default() };
+    match (keys, is_sframe(program.profile)) {
+        (1, true) => Options { ratchet_bits: RATCHET_BITS, ratchet_window: 3, ..plain },
+        (1, false) => Options { ratchet_window: 3, ..plain },
+        (2, true) => Options { shared: true, ..plain },
+        (2, false) => Options { ring_size: 256, ..plain },
+        (3, _) => Options { usage_limit: FEW, ..plain },
+        _ => plain,
+    }
+}
+
+/// Makes what can be made with numbers of any size: an error, and never a panic.
+#[allow(clippy::cast_possible_truncation)] // of any size
+fn construct(profile: &'static Profile, first: u64, second: u64) {
+    let options = Options {
+        suite: first.is_multiple_of(3).then_some(second as u16),
+        allow_draft: true,
+        key_size: first.is_multiple_of(5).then_some(second as u16),
+        ring_size: first as u16,
+        ratchet_window: second as u16,
+        ratchet_bits: second as u8,
+        shared: first.is_multiple_of(7),
+        usage_limit: second,
+        exportable: false,
+    };
+    let Ok(ring) = KeyRing::new(profile, options) else { return };
+    let ring = Arc::new(ring);
+    let _ = (ring.usage_warning(), ring.ratchet(first), ring.derive_ahead(second), ring.set_sending_key_id(first));
+    // Windows of a megabyte would cost a fuzzer its speed, and are a matter of size alone.
+    let window = usize::try_from(second).unwrap_or(usize::MAX);
+    if !(4096..=1 << 16).contains(&window) {
+        let _ = Decryptor::new(Arc::clone(&ring), Codec::Unknown, Some(window));
+        let _ = DataCryptor::new(ring, true, Some(window));
+    }
+}

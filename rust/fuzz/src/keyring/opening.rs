@@ -1,0 +1,64 @@
+//! Opens, and finds out what came out and for which time.
+
+use frameseal::DecryptError;
+
+use super::super::model::Label;
+use super::{Cryptor, Form, World, is_sframe};
+
+impl World<'_> {
+    pub(super) fn open(&mut self, at: usize, bytes: &[u8]) -> Option<Vec<u8>> {
+        let opened = match &self.receivers[at].cryptor {
+            Cryptor::Frames(decryptor) => decryptor.decrypt(bytes),
+            Cryptor::Packets(cryptor) => cryptor.open_packet(bytes, b""),
+        };
+        self.opened(at, bytes, opened)
+    }
+
+    pub(super) fn open_batch(&mut self, at: usize) -> Option<Vec<u8>> {
+        let all: Vec<Vec<u8>> =
+            self.frames.iter().chain(self.frames.last()).map(|sealed| sealed.bytes.clone()).collect();
+        let Cryptor::Frames(decryptor) = &self.receivers[at].cryptor else { return None };
+        let batch = decryptor.plan_batch(all.iter().map(Vec::as_slice).collect());
+        let mut out = vec![0; batch.room()];
+        let results = batch.open_into(&mut out, 1);
+        let mut rest = out.as_slice();
+        let mut last = None;
+        for (bytes, result) in all.iter().zip(results) {
+            let opened = result.map(|len| {
+                let (payload, behind) = rest.split_at(len);
+                rest = behind;
+                payload.to_vec()
+            });
+            last = self.opened(at, bytes, opened).or(last);
+        }
+        last
+    }
+
+    /// Checks that what came out was sealed, and for the first time. Follows a sender that has ratcheted.
+    fn opened(&mut self, at: usize, bytes: &[u8], opened: Result<Vec<u8>, DecryptError>) -> Option<Vec<u8>> {
+        let payload = opened.ok()?;
+        let Some(&frame) = self.payloads.get(&payload) else {
+            self.fail(&format!("{payload:02x?} was opened, and nobody has sealed it"))
+        };
+        check!(self, self.receivers[at].opened.insert(frame), "frame {frame} opens twice at receiver {at}");
+        let label = self.frames[frame].label;
+        let form = if at.is_multiple_of(2) { Form::Frame } else { Form::Packet };
+        let (kid, _) = self.numbers(form, bytes);
+        self.follow(self.current(self.receivers[at].ring), kid, label);
+        Some(payload)
+    }
+
+    fn follow(&mut self, ring: usize, kid: u64, label: Label) {
+        let bits = self.ratchet_bits(ring);
+        let from = match self.rings[ring].key(kid) {
+            Some(known) if known.label == label => None,
+            known if !is_sframe(self.program.profile) => known,
+            _ if bits > 0 => self.rings[ring].current_step(kid, bits),
+            _ => None,
+        };
+        if let Some(from) = from {
+            check!(self, from.label.base == label.base, "{label:?} was opened with {from:?}");
+            self.step(ring, from, kid, label.steps);
+        }
+    }
+}
