@@ -28,7 +28,7 @@ NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 $(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest interop soak check bench bench-guard docs lock clean
+.PHONY: help demo test test-oldest interop soak fuzz check bench bench-guard docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,13 @@ interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) ## calls with Chromi
 # Two arenas for all threads: with one for each, what codecs' threads leave behind in them looks like a leak for long.
 soak: .stamps/build ## half an hour of meetings in one process, in which nothing may grow; SECONDS=180 for less
 	MALLOC_ARENA_MAX=2 FRAMESEAL_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest tests/soak -s $(ARGS)
+
+fuzz: SECONDS := 600
+fuzz: ## random input for the core, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
+	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
+	@$(call need,c++,a C++ compiler to fuzz,on Debian and Ubuntu install g++; on macOS run xcode-select --install)
+	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
+	$(PYTHON) rust/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
 # the Python module: features of a workspace build are united.
