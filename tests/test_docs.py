@@ -58,3 +58,49 @@ def anchors(document: Path) -> set[str]:
     """The anchors of a document's headings, as the usual renderers make them."""
     headings = HEADING.findall(FENCE.sub("", document.read_text("utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+# --- the table of claims (docs/security.md) --------------------------------------------------------------------------
+
+CLAIMS = "## Claims and the tests that show them\n"
+
+
+def claims() -> list[list[str]]:
+    """The rows of the tables, a cell each for claim, tests, and what these do not show."""
+    section = (ROOT / "docs/security.md").read_text("utf-8").partition(CLAIMS)[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line[:1] == "|"]
+    return [row for row in rows if row[0] != "claim" and not row[0].startswith("---")]
+
+
+def is_a_test(reference: str) -> bool:
+    path, _, name = reference.partition("::")
+    file = ROOT / path
+    if not file.is_file():
+        return False
+    text = file.read_text("utf-8")
+    if file.suffix == ".py":
+        return re.search(rf"(?m)^(async )?def {name}\(", text) is not None and name.startswith("test_")
+    # In Rust a test has an attribute, directly in front of it or of others that it has.
+    return re.search(rf"#\[test\]\n(\s*#\[[^\n]*\n)*\s*fn {name}\(", text) is not None
+
+
+def test_what_is_no_test_is_not_taken_for_one():
+    assert is_a_test("tests/test_docs.py::test_what_is_no_test_is_not_taken_for_one")
+    assert is_a_test("rust/core/tests/corpus.rs::programs_of_the_corpus_repeat_no_nonce_and_open_nothing_twice")
+    assert is_a_test("rust/core/tests/properties.rs::one_flipped_bit_is_an_error")
+    for reference in ("tests/test_docs.py::test_gone", "tests/test_gone.py::test_gone", "tests/test_docs.py::claims"):
+        assert not is_a_test(reference)
+    assert not is_a_test("rust/core/tests/corpus.rs::replay")
+
+
+def test_every_claim_names_tests_that_there_are_and_what_they_leave_open():
+    rows = claims()
+    assert len(rows) > 30
+    broken = []
+    for row in rows:
+        claim, tests, hole = row if len(row) == 3 else (str(row), "", "")
+        named = re.findall(r"`([^`]+::\w+)`", tests)
+        if not named or not hole.endswith(".") or re.sub(r"`[^`]+::\w+`|<br>", "", tests).strip():
+            broken.append(claim)
+        broken += [reference for reference in named if not is_a_test(reference)]
+    assert broken == []
