@@ -1,4 +1,4 @@
-"""Whose frame is it: in a room of the profile sframe that shares one key, on transforms as a forwarder can feed them."""
+"""Whose frames open on which track: a room of the profile sframe that shares one key, as a forwarder can feed it."""
 
 import pytest
 

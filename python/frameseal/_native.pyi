@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, final, type_check_only
 import numpy as np
 from typing_extensions import Buffer
 
-__all__ = ["DataCryptor", "Decryptor", "DerivedKey", "Encryptor", "KeyRing", "Secret", "__version__"]
+__all__ = ["DataCryptor", "Decryptor", "DerivedKey", "Encryptor", "KeyRing", "Secret", "SenderBindings", "__version__"]
 
 __version__: str
 

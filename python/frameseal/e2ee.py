@@ -74,10 +74,10 @@ class E2EEManager(LoopEmitter):
     :param on_missing_key: called on the event loop with one `MissingKey` when frames name a key that is not there: the
         moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
         as listening to ``"e2ee-missing-key"``.
-    :param bind_media: the profile sframe only: authenticate each frame together with the kind and codec of its track, so
-        that a forwarder cannot pass off sound as pictures, nor one codec as another. All participants must have it, and
+    :param bind_media: the profile sframe only: authenticate each frame together with the kind and codec of its track.
+        Then a forwarder cannot pass off sound as pictures, nor one codec as another. All participants must have it, and
         other implementations do not: off by default.
-    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* in another profile than sframe.
+    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* in a profile but sframe.
     :raises TypeError: for a provider that is none, such as the key itself.
 
     Emits, each with one object:

@@ -193,7 +193,11 @@ impl KeyRing {
     }
 
     #[pyo3(signature = (key_id=0))]
-    fn derive_ratchet(&self, py: Python<'_>, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<DerivedKey> {
+    fn derive_ratchet(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
+    ) -> PyResult<DerivedKey> {
         detach(py, || self.ring.derive_ratchet(key_id)).map_err(key_error).map(DerivedKey::new)
     }
 
