@@ -128,6 +128,45 @@ def test_a_base_key_seals_once_under_a_key_id_unless_the_counter_is_given() -> N
     assert again.usage(5) == 1
 
 
+@pytest.mark.parametrize("counter", [None, 0])
+def test_a_key_that_is_set_again_goes_on_in_its_ring_and_no_used_counter_is_taken(counter: int | None) -> None:
+    key = os.urandom(16)
+    ring = ring_with(5, key, counter=counter)
+    encrypt = Encryptor(ring).encrypt
+    assert [encrypt(b"x")[0] for _ in range(3)] == [0x50, 0x51, 0x52]
+    ring.set_key(key, 5)
+    assert encrypt(b"x")[0] == 0x53
+    ring.remove_key(5)
+    ring.set_key(key, 5)
+    assert encrypt(b"x")[0] == 0x54
+    for used in (0, 4):
+        with pytest.raises(ValueError, match=f"counter {used} .* least allowed is 5"):
+            ring.set_key(key, 5, counter=used)
+    assert encrypt(b"x")[0] == 0x55
+    for other in (ring_with(5, key), KeyRing("sframe")):
+        if not other.key_ids:
+            assert other.set_epoch(1, key, epoch_bits=2, sender_bits=1, sender_index=1) == 5
+        with pytest.raises(frameseal.KeyExhausted):
+            Encryptor(other).encrypt(b"x")
+
+
+def test_a_group_made_anew_seals_under_its_new_secret_and_who_has_left_opens_nothing() -> None:
+    alice, bob, carol = rings = [KeyRing("sframe") for _ in range(3)]
+    alice.set_key(os.urandom(16), 1)
+    for bits, secret, members in ((4, os.urandom(16), rings), (8, os.urandom(16), rings[:2])):
+        for index, ring in enumerate(members):
+            ring.set_epoch(1, secret, epoch_bits=bits, sender_bits=2, sender_index=index, retain=1)
+    sealed, packet = Encryptor(alice).encrypt(b"new"), frameseal.DataCryptor(alice).seal_packet(b"new")
+    assert Decryptor(bob).decrypt(sealed) == frameseal.DataCryptor(bob).open_packet(packet) == b"new"
+    for take, closed in ((Decryptor(carol).decrypt, sealed), (frameseal.DataCryptor(carol).open_packet, packet)):
+        with pytest.raises(frameseal.FrameError):
+            take(closed)
+    assert alice.fingerprint() == bob.fingerprint() != carol.fingerprint()
+    assert (alice.usage(1), alice.key_ids, bob.usage(1)) == (2, [1], 0)
+    alice.remove_key(1)
+    assert not alice.can_seal and alice.key_ids == []
+
+
 def in_a_forked_child(encryptor: Encryptor) -> bytes:
     """What a fork of this process seals; empty where it may not."""
     read, write = os.pipe()
