@@ -1,6 +1,8 @@
 """Batches: the same as one call per frame, on any number of threads, and no failing frame takes another with it."""
 
 import contextlib
+import os
+import random
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -92,6 +94,68 @@ def test_what_fails_is_empty_and_named_and_the_others_do_not_notice(frames, thre
             one_by_one.decrypt(piece)
     assert decryptor.stats() == one_by_one.stats()
     assert decryptor.consecutive_failures == one_by_one.consecutive_failures
+
+
+TRAILER = b"of a server that puts blank frames in"
+
+
+def on_the_wire(profile: str, key: bytes, randomness: random.Random) -> list[bytes]:
+    """Frames of a sender that ratchets, with replays, forgeries, strangers and a server's blanks between."""
+    keys = [KeyRing(profile, ratchet_bits=4 if profile == "sframe" else 0) for _ in range(2)]
+    for each, its_key in zip(keys, (key, os.urandom(32)), strict=True):
+        each.set_key(its_key)
+    sender, stranger = (Encryptor(each, "opus") for each in keys)
+    frames, late = [], []
+    for _ in range(20):
+        frames += [sender.encrypt(b"\x78" + randomness.randbytes(randomness.randrange(60))) for _ in range(120)]
+        match randomness.randrange(7):
+            case 0 | 1:
+                keys[0].ratchet(keys[0].sending_key_id)
+            case 2:
+                frames += [randomness.choice(frames) for _ in range(40)]
+            case 3:
+                frames += [frame[:5] + bytes([frame[5] ^ 1]) + frame[6:] for frame in frames[-30:]]
+            case 4:
+                frames += [stranger.encrypt(b"\x78 of nobody") for _ in range(20)] + [b"", b"\x90\x80"]
+            case 5:
+                frames += [b"\xf8\xff\xfe" + bytes(77) + TRAILER] * 60
+            case 6:
+                late = [sender.encrypt(b"\x78 late") for _ in range(30)]
+                continue
+        frames += late
+        late = []
+    return frames
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_a_batch_opens_what_single_calls_open_across_ratchets_replays_and_forgeries(profile, seed):
+    key = os.urandom(32)  # a base key of SFrame counts once
+    sealed = on_the_wire(profile, key, random.Random(seed))
+
+    def receiver() -> tuple[KeyRing, Decryptor]:
+        keys = KeyRing(profile, ratchet_window=3, ratchet_bits=4 if profile == "sframe" else 0)
+        keys.set_key(key)
+        return keys, Decryptor(keys, "opus", replay_window=512, sif_trailer=TRAILER)
+
+    def state(keys: KeyRing, decryptor: Decryptor) -> tuple[object, ...]:
+        prints = [keys.fingerprint(key_id) for key_id in keys.key_ids]
+        return decryptor.stats(), decryptor.consecutive_failures, keys.key_ids, prints, keys.followed_key_id
+
+    one_by_one = receiver()
+    expected = []
+    for frame in sealed:
+        try:
+            expected.append(one_by_one[1].decrypt(frame))
+        except frameseal.FrameError:
+            expected.append(None)
+    assert one_by_one[1].stats()["ratchets"] and None in expected
+    for threads in (1, 2, 4, None):
+        batch = receiver()
+        opened, offsets, ok = batch[1].decrypt_batch(*joined(sealed), threads)
+        assert ok.tolist() == [frame is not None for frame in expected]
+        assert parted(opened, offsets) == [frame or b"" for frame in expected]
+        assert state(*batch) == state(*one_by_one)
 
 
 @pytest.mark.parametrize("profile", ["livekit", "sframe"])
