@@ -14,7 +14,7 @@ import pytest
 from e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Recorder, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, Profile
 from frameseal.events import KEPT_EVENTS
-from frameseal.tracks import BURST_OF_CHANGES
+from frameseal.tracks import BURST_OF_CHANGES, GRACE
 
 S = E2EEState
 
@@ -208,6 +208,91 @@ async def test_a_participant_who_left_is_forgotten_and_a_late_frame_of_theirs_is
     again = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
     again.decrypt(seal(AUDIO))
     assert await call.states() == [S.DecryptionSuccess] * 3
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of our own for tracks and the watch; time passes when it is told to."""
+    now = [1000.0]
+    for module in ("tracks", "watch", "transforms"):
+        monkeypatch.setattr(f"frameseal.{module}.monotonic", lambda: now[0])
+    return now
+
+
+ENDS = {
+    S.DecryptionSuccess: lambda seal, wrong, missing: seal(AUDIO),
+    S.InvalidKey: lambda seal, wrong, missing: wrong(AUDIO),
+    S.MissingKey: lambda seal, wrong, missing: missing(AUDIO),
+    S.DecryptionFailed: lambda seal, wrong, missing: AUDIO,
+}
+
+
+@pytest.mark.parametrize("before", ENDS)
+@pytest.mark.parametrize("after", ENDS)
+@pytest.mark.parametrize("track_id", ["mic", None])
+async def test_media_of_somebody_who_was_removed_are_a_new_record_after_a_grace(clock, before, after, track_id):
+    call = Recorder(failure_tolerance=0)
+    asked: list = []
+    call.manager.on("e2ee-missing-key", asked.append)
+    frames = sealer(), sealer(OTHER_KEY), sealer(key_id=5)
+    bob = call.manager.receiver_transform("bob", "audio", "opus", track_id=track_id)
+    for _ in range(3):
+        bob.decrypt(ENDS[before](*frames))
+    assert await call.states() == [before]
+    call.manager.remove_participant("bob")
+    asked.clear()
+    for _ in range(5):  # late ones are no news
+        bob.decrypt(ENDS[after](*frames))
+        clock[0] += GRACE / 6
+    assert await call.states() == [before]
+    assert call.manager.state("bob", "audio") is None and call.manager.tracks() == [] and asked == []
+    clock[0] += GRACE
+    for _ in range(3):
+        bob.decrypt(ENDS[after](*frames))
+    assert await call.states() == [before, after]
+    assert call.manager.state("bob", "audio") is after
+    assert (call.changes[1].participant_id, call.changes[1].track_id, call.changes[1].detail) == ("bob", track_id, None)
+    assert [(missing.participant_id, missing.key_id) for missing in asked] == [("bob", 5)] * (after is S.MissingKey)
+    assert len(call.manager.tracks()) == 1
+
+
+async def test_what_this_side_sends_is_a_new_record_too(clock):
+    call = Recorder()
+    alice = call.manager.sender_transform("alice", "audio", "opus", track_id="mic")
+    alice.encrypt(AUDIO)
+    call.manager.remove_participant("alice")
+    alice.encrypt(AUDIO)
+    assert call.manager.state("alice", "audio") is None
+    clock[0] += GRACE
+    for _ in range(3):
+        alice.encrypt(AUDIO)
+    assert await call.states() == [S.EncryptionSuccess] * 2
+
+
+async def test_somebody_who_is_removed_again_and_again_leaves_one_record(clock):
+    call, seal = Recorder(), sealer()
+    bob = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
+    for _ in range(20):
+        bob.decrypt(seal(AUDIO))
+        call.manager.remove_participant("bob")
+        assert call.manager.tracks() == []
+        clock[0] += GRACE
+    assert await call.states() == [S.DecryptionSuccess] * 20
+    assert len(bob.track.transforms) == 1
+
+
+async def test_a_track_that_is_attached_anew_within_the_grace_is_a_new_record_at_once(clock):
+    call, seal = Recorder(), sealer()
+    bob = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
+    bob.decrypt(seal(AUDIO))
+    call.manager.remove_participant("bob")
+    again = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
+    again.decrypt(seal(AUDIO))
+    assert await call.states() == [S.DecryptionSuccess] * 2
+    clock[0] += GRACE
+    bob.decrypt(seal(AUDIO))
+    assert bob.track is again.track
+    assert await call.states() == [S.DecryptionSuccess] * 2
 
 
 async def test_an_error_reported_by_the_transport_concerns_each_track_of_the_kind_until_its_next_good_frame():

@@ -6,6 +6,7 @@ import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
 from frameseal import E2EEManager, MissingKey
+from frameseal.tracks import GRACE
 from frameseal.watch import ASK_AGAIN_AFTER, BURST_OF_QUESTIONS, MOST_MISSING
 
 
@@ -133,3 +134,73 @@ async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once
         assert await storm() == 1
     clock[0] += 1000
     assert await storm() == BURST_OF_QUESTIONS
+
+
+class Asking:
+    """A receiver, and what the application is asked for while a clock stands still."""
+
+    def __init__(self, monkeypatch, **options) -> None:
+        self.now = 1000.0
+        for module in ("watch", "transforms", "tracks"):
+            monkeypatch.setattr(f"frameseal.{module}.monotonic", lambda: self.now)
+        self.asked: list[MissingKey] = []
+        self.keys = provider(None)
+        self.e2ee, self.bob = receiving(self.keys, on_missing_key=self.asked.append, **options)
+
+    async def asks(self, *frames: bytes) -> list[int]:
+        """Return the key ids that are asked for because of these frames."""
+        self.asked.clear()
+        for frame in frames:
+            self.bob.decrypt(frame)
+        await delivered()
+        return [missing.key_id & 0xFF for missing in self.asked]
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("between", ["opened", "opened among others", "failed", "removed"])
+async def test_a_key_that_is_missing_again_is_asked_for_again_at_once(monkeypatch, profile, between):
+    """The throttle is of one shortage, and ends with it."""
+    call = Asking(monkeypatch, profile=profile)
+
+    def far(key, key_id):
+        keys = provider(None)
+        keys.set_shared_key(key, key_id)
+        return E2EEManager(keys, profile).sender_transform("bob", "audio", "opus").encrypt
+
+    seal, other = far(KEY, 3), far(OTHER_KEY, 1)
+    assert await call.asks(*(seal(AUDIO) for _ in range(9))) == [3]
+    call.now += 0.2
+    if between == "removed":
+        call.e2ee.remove_participant("bob")
+        call.now += GRACE
+    else:
+        call.keys.set_shared_key(OTHER_KEY, 1)
+        if between == "opened among others":
+            assert await call.asks(seal(AUDIO), other(AUDIO), other(AUDIO)) == []
+        call.keys.set_shared_key(KEY if "opened" in between else OTHER_KEY, 3)
+        assert await call.asks(seal(AUDIO), seal(AUDIO), other(AUDIO)) == []
+        call.now += 0.2
+        call.keys.remove(None, 3)
+    assert await call.asks(*(seal(AUDIO) for _ in range(9))) == [3]
+    call.now += ASK_AGAIN_AFTER - 0.1
+    assert await call.asks(seal(AUDIO)) == []
+
+
+async def test_frames_under_another_key_end_no_shortage(monkeypatch):
+    call, seal, other = Asking(monkeypatch), sealer(key_id=3), sealer(OTHER_KEY, key_id=1)
+    call.keys.set_shared_key(OTHER_KEY, 1)
+    assert await call.asks(seal(AUDIO)) == [3]
+    for _ in range(20):
+        call.now += 0.1
+        call.keys.set_shared_key(OTHER_KEY, 1)  # a change of the ring, and not of what is missing
+        assert await call.asks(other(AUDIO), seal(AUDIO), other(AUDIO), AUDIO) == []
+
+
+async def test_a_key_that_comes_and_goes_at_frame_rate_asks_no_more_than_the_rate(monkeypatch):
+    call, seal, asked = Asking(monkeypatch), sealer(key_id=3), 0
+    for _ in range(200):
+        asked += len(await call.asks(seal(AUDIO)))
+        call.keys.set_shared_key(KEY, 3)
+        asked += len(await call.asks(seal(AUDIO)))
+        call.keys.remove(None, 3)
+    assert asked == BURST_OF_QUESTIONS

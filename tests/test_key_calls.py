@@ -66,6 +66,25 @@ async def test_who_leaves_and_comes_back_is_opened_with_the_new_key_alone(stack)
     await visit(bytes(range(90, 106)))
 
 
+async def test_who_is_removed_and_still_sends_is_reported_again(stack):
+    """An application may hear late that somebody left, when they are back over the same receiver."""
+    ours, theirs = keyed("alice"), keyed("alice")
+    changes = record(theirs)
+    async with peers(stack, stack) as (alice, bob):
+        attach(alice.pc, ours, local_id="alice", remote_id="bob")
+        attach(bob.pc, theirs, local_id="bob", remote_id="alice")
+        alice.send(tone_track(stack))
+        await connect(alice, bob)
+        await until(lambda: theirs.state("alice", "audio") == "DecryptionSuccess")
+        theirs.remove_participant("alice")
+        assert theirs.state("alice", "audio") is None
+        await until(lambda: theirs.state("alice", "audio") == "DecryptionSuccess")
+        theirs.remove_participant("alice")
+        theirs.provider.remove("alice")
+        await until(lambda: theirs.state("alice", "audio") == "MissingKey")
+        assert [change.state for _, change in changes] == ["DecryptionSuccess", "DecryptionSuccess", "MissingKey"]
+
+
 async def test_frames_that_come_before_their_key_are_played_when_it_comes(stack):
     ours, theirs = keyed("alice"), keyed(hold_frames=64)
     asked: list = []

@@ -108,7 +108,7 @@ class Diagnostician:
         """Look into *frame*, which failed, if it is time to. From any thread; returns at once."""
         manager = self._manager()
         loop = manager.events_loop if manager is not None else None
-        if loop is None or not self._is_time(transform.track):
+        if loop is None or transform.track.forgotten or not self._is_time(transform.track):
             return
         try:
             loop.call_soon_threadsafe(self._start, loop, transform, frame, key_id)

@@ -272,11 +272,12 @@ class E2EEManager(LoopEmitter):
             self._change(track, E2EEState.InternalError, None, None, {})
 
     def remove_track(self, participant_id: str, kind: str, *, track_id: str | None) -> None:
-        """Forget the state of one track that has ended. A late frame of it reports nothing."""
+        """Forget the state of one track that has ended. Late frames are those of `remove_participant`."""
         with self._state_lock:
             for key, track in list(self._tracks.items()):
                 if (track.participant_id, track.kind, track.track_id) == (participant_id, kind, track_id):
-                    self._tracks.pop(key).forgotten = True
+                    track.forget()  # first: a track that is in no table must not report
+                    del self._tracks[key]
 
     def state(self, participant_id: str, kind: str, *, track_id: str | None = None) -> E2EEState | None:
         """Return the last reported state, or None before the first frame.
@@ -291,16 +292,19 @@ class E2EEManager(LoopEmitter):
         return next((state for state in GRAVITY if state in states), None)
 
     def remove_participant(self, participant_id: str) -> None:
-        """Forget the states of a participant who left. The transforms made for them still work, but report nothing.
+        """Forget the states of a participant who left. The transforms made for them still work.
 
-        Their keys are the provider's: `KeyProvider.remove` forgets those.
+        Frames that still come within a second are late ones, and report nothing. With any later frame a new record
+        begins: its state is reported as that of a track which has just come. Their keys are the provider's:
+        `KeyProvider.remove` forgets those.
         """
         if self._senders is not None:
             self._senders.release(participant_id)
         with self._state_lock:
             for key in [key for key, track in self._tracks.items() if track.participant_id == participant_id]:
-                self._tracks[key].forgotten = True  # first: a track that is in no table must not report
+                self._tracks[key].forget()  # first: a track that is in no table must not report
                 del self._tracks[key]
+        self._watch.forget(participant_id)
 
     def tracks(self) -> list[Track]:
         """Return the tracks that are known now. For the watch."""
@@ -335,17 +339,29 @@ class E2EEManager(LoopEmitter):
                 del self._tracks[other]
         return self._tracks.setdefault(key, Track(participant_id, kind, direction, track_id))
 
+    def _track_of(self, transform: Transform) -> Track | None:
+        """Return the track that *transform* reports to now; None while frames are late ones of a removed participant."""
+        track = transform.track
+        if not track.forgotten:
+            return track
+        if track.is_late():
+            return None
+        transform.track = self._track(track.participant_id, track.kind, track.direction, track.track_id)
+        transform.track.transforms.add(transform)
+        return transform.track
+
     def _report(
         self,
-        track: Track,
+        transform: Transform,
         state: E2EEState,
         key_id: int | None,
         reason: str | None,
         counters: Mapping[str, int],
     ) -> bool:
-        """Bring *track* to *state*. False only if the change is held back and must be reported again."""
+        """Bring a track to *state*. False only if the change is held back and must be reported again."""
         with self._state_lock:
-            return self._change(track, state, key_id, reason, counters)
+            track = self._track_of(transform)
+            return track is not None and self._change(track, state, key_id, reason, counters)
 
     def _change(
         self,
@@ -378,9 +394,14 @@ class E2EEManager(LoopEmitter):
         self._watch.derive_ahead(transform)
 
     def _key_is_missing(self, transform: ReceiverTransform, key_id: int | None) -> None:
-        if key_id is not None and self._watch.may_ask(transform.track.participant_id, key_id):
-            track = transform.track
+        with self._state_lock:
+            track = self._track_of(transform)
+        if track is not None and key_id is not None and self._watch.may_ask(track.participant_id, key_id):
             self.deliver(MISSING_KEY, MissingKey(track.participant_id, track.kind, key_id))
+
+    def _key_is_there(self, transform: ReceiverTransform, key_id: int) -> None:
+        """A key that was missing is there: when it is missing again, that is news."""
+        self._watch.end_shortage(transform.track.participant_id, key_id)
 
     def _injected(self, track: Track, counters: Mapping[str, int]) -> None:
         with self._state_lock:

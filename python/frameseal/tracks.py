@@ -21,6 +21,9 @@ Direction = Literal["send", "receive"]
 BURST_OF_CHANGES: Final = 32
 CHANGES_PER_SECOND: Final = 1.0
 
+# Seconds after a participant was removed in which frames of theirs are late ones: as long as a jitter buffer holds some.
+GRACE: Final = 1.0
+
 # The gravest first: what `E2EEManager.state` answers for a participant with several tracks of one kind.
 GRAVITY: Final = (
     E2EEState.InternalError,
@@ -88,6 +91,7 @@ class Track:
     key_id: int | None = None
     reason: str | None = None
     forgotten: bool = False
+    grace_ends: float = 0.0
     said_plain: bool = False
     """Whether the sender says that it does not encrypt, and no frame has opened since."""
     allowance: float = BURST_OF_CHANGES
@@ -108,6 +112,15 @@ class Track:
             return False
         self.allowance -= 1
         return True
+
+    def forget(self) -> None:
+        """Take note that the participant has been removed: nothing more is told of this track."""
+        self.forgotten, self.state = True, None
+        self.grace_ends = monotonic() + GRACE
+
+    def is_late(self) -> bool:
+        """Whether a frame that comes now is a late one of somebody who was removed."""
+        return self.forgotten and monotonic() < self.grace_ends
 
     def change(self, state: E2EEState, key_id: int | None, reason: str | None) -> str | None:
         """Take on *state*; return the detail of this change."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from frameseal import inspection
@@ -25,6 +26,7 @@ from frameseal.exceptions import (
     UnknownKey,
 )
 from frameseal.hold import DEFAULT_HOLD_BYTES, HeldFrames
+from frameseal.watch import ASK_AGAIN_AFTER
 
 if TYPE_CHECKING:
     from frameseal._native import Decryptor, Encryptor, KeyRing
@@ -97,7 +99,7 @@ class Transform(Confidential):
         if self.track.state is state:  # as of most frames that fail: no counters for what is no news
             return True
         try:
-            return self._manager._report(self.track, state, key_id, reason, self.stats())
+            return self._manager._report(self, state, key_id, reason, self.stats())
         except Exception:
             _logger.exception("could not report %s of %s", state, self)
             return True
@@ -158,6 +160,8 @@ class ReceiverTransform(Transform):
         "_injected",
         "_injected_before",
         "_invalid_keys",
+        "_missing",
+        "_missing_since",
         "_nothing",
         "_opened",
         "_pass_injected",
@@ -200,6 +204,8 @@ class ReceiverTransform(Transform):
         self._passed_over = 0  # quiet drops in a row
         self._incomplete = 0  # of the cipher's failures in a row, those that say nothing about the key
         self._invalid_keys: dict[int | None, None] = {}  # key ids reported as InvalidKey, in order
+        self._missing: int | None = None  # the last key id that was not there
+        self._missing_since = 0.0
         self._held = HeldFrames(hold, hold_bytes) if hold else None
         self._changes = 0  # the ring's, when the held frames were last tried
         self._injected = False  # a server may inject blank frames
@@ -234,6 +240,7 @@ class ReceiverTransform(Transform):
                 whole = whole and not self._is_a_probe(frame, error)
                 self.missing_key = whole and isinstance(error, UnknownKey)
                 if self.missing_key:
+                    self._missing, self._missing_since = error.kid, monotonic()
                     self._manager._key_is_missing(self, error.kid)
                     self._report(E2EEState.MissingKey, error.kid, _reason(error))
                 else:
@@ -312,15 +319,25 @@ class ReceiverTransform(Transform):
         return True
 
     def _succeeded(self, frame: bytes) -> None:
-        self._clean = self._opened = True
+        self._opened = True
         self.missing_key = False
         self._passed_over = self._incomplete = 0
         self._invalid_keys.clear()
         sealed = self._cipher.without_injected(frame) if self._injected else frame
         key_id = inspection.key_id(sealed, self._ring.profile, self.codec)
+        self._key_is_there(key_id)
+        # Frames under other keys open beside a missing one: look at each until it comes, or is asked for again.
+        self._clean = self._missing is None or monotonic() - self._missing_since > ASK_AGAIN_AFTER
         self._report(E2EEState.DecryptionSuccess, key_id)
 
+    def _key_is_there(self, key_id: int | None) -> None:
+        if key_id is not None and key_id == self._missing:
+            self._missing = None
+            self._manager._key_is_there(self, key_id)
+
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
+        if self.track.forgotten:  # what was reported is forgotten with it
+            self._invalid_keys.clear()
         self._manager._failed_frame(self, frame)
         failures = self._cipher.consecutive_failures if isinstance(error, AuthenticationFailed) else 0
         self._incomplete = 0 if failures == 1 else self._incomplete
@@ -345,6 +362,7 @@ class ReceiverTransform(Transform):
         return may_be and (isinstance(error, MalformedFrame) or not any(bytes(frame[:PROBE_PREFIX])))
 
     def _not_authenticated(self, kid: int | None, reason: str, failures: int) -> None:
+        self._key_is_there(kid)
         if failures <= 1:  # a new run: after a success, or after a new key was set
             self._invalid_keys.pop(kid, None)
         if 0 <= self._ring.failure_tolerance < failures:

@@ -180,6 +180,17 @@ class Watch:
                 self._asked.popitem(last=False)
             return True
 
+    def end_shortage(self, participant_id: str, key_id: int) -> None:
+        """Ask at once when this key is missing the next time. From any thread."""
+        with self._lock:
+            self._asked.pop((participant_id, key_id), None)
+
+    def forget(self, participant_id: str) -> None:
+        """Forget what was asked for a participant who left. From any thread."""
+        with self._lock:
+            for asked in [asked for asked in self._asked if asked[0] == participant_id]:
+                del self._asked[asked]
+
     def derive_ahead(self, transform: ReceiverTransform) -> None:
         """Have the next ratchet step derived in a thread, if frames ask for one and may. From any thread."""
         ring = transform.ring
