@@ -169,7 +169,7 @@ async def test_frames_that_were_lost_to_make_room_are_reported(caplog):
     assert [change.state for change in heard] == [S.MissingKey, S.DecryptionSuccess]
     assert heard[1].counters["held_lost"] == 48
     (message,) = [text for text in caplog.messages if "hold" in text]
-    assert "'bob'" in message and "hold_frames" in message and "hold_bytes" in message
+    assert "hold_frames" in message and "hold_bytes" in message
 
 
 @pytest.mark.parametrize("given", [0, -1, MAX_HOLD_BYTES + 1])

@@ -96,7 +96,8 @@ class Transform(Confidential):
         return self._cipher.stats()
 
     def _report(self, state: E2EEState, key_id: int | None, reason: str | None = None) -> bool:
-        if self.track.state is state:  # as of most frames that fail: no counters for what is no news
+        # No counters for what is no news, as with most frames that fail.
+        if self.track.state is state and not self.track.said_plain:
             return True
         try:
             return self._manager._report(self, state, key_id, reason, self.stats())
