@@ -1,6 +1,9 @@
 """The cryptor for other SDKs: frames in, frames out, on any thread, with no event loop anywhere."""
 
+import functools
+import gc
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 
@@ -140,3 +143,44 @@ def test_what_the_caller_got_wrong_is_an_error():
     for option in ("hold_frames", "loop", "no_such_option"):
         with pytest.raises(TypeError, match=option):
             CallCryptor(provider(), **{option: 1})
+
+
+def test_a_track_that_ended_is_let_go_of_and_its_state_with_it():
+    keys = provider(None)
+    cryptor, there = CallCryptor(keys), CallCryptor(provider())
+    for number in range(20):  # muted and unmuted, each time with another id
+        track = {"participant_id": "alice", "kind": "video", "codec": "vp8", "track_id": f"camera {number}"}
+        cryptor.encrypt(VIDEO, **track)
+        cryptor.decrypt(there.encrypt(VIDEO, **track), **track)
+        cryptor.remove_track("alice", "video", track_id=f"camera {number}")
+    assert not cryptor._senders and not cryptor._receivers and not cryptor._manager.tracks()
+    cryptor.decrypt(there.encrypt(AUDIO, **ALICES_MIC), **ALICES_MIC)
+    cryptor.decrypt(there.encrypt(VIDEO, **ALICES_CAMERA), **ALICES_CAMERA)
+    cryptor.remove_track("alice", "audio")
+    cryptor.remove_track("alice", "audio")
+    cryptor.remove_track("bob", "video", track_id="camera")
+    assert [(track.kind, track.state) for track in cryptor._manager.tracks()] == [("video", S.MissingKey)]
+
+
+@pytest.mark.parametrize("name", ["on_state_change", "on_missing_key"])
+def test_a_callback_that_no_loop_would_run_is_refused(name):
+    async def coroutine(value):
+        pass
+
+    for wrong in (coroutine, functools.partial(coroutine, 1)):
+        with pytest.raises(TypeError, match=f"{name} must not be a coroutine function"):
+            CallCryptor(provider(), **{name: wrong})
+    with pytest.raises(TypeError, match=f"{name} must be a function, not int"):
+        CallCryptor(provider(), **{name: 5})
+
+
+def test_a_coroutine_that_comes_back_all_the_same_is_closed_and_logged(caplog):
+    class Callback:
+        async def __call__(self, change):
+            raise AssertionError("nobody runs this")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "coroutine was never awaited"
+        assert CallCryptor(provider(), on_state_change=Callback()).encrypt(AUDIO, **ALICES_MIC)
+        gc.collect()
+    assert "returned a coroutine" in caplog.text

@@ -6,6 +6,7 @@ and takes `CallCryptor` where nothing else is given.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -59,11 +60,12 @@ class CallCryptor(Confidential):
     :param provider: where the keys come from.
     :param profile: the wire format, for all tracks.
     :param on_state_change: called with each `E2EEStateChange`, in the thread that handled the frame: be quick, and do
-        not call back into the cryptor. What it raises is logged.
+        not call back into the cryptor. What it raises is logged. No loop runs here, so it is no coroutine function.
     :param on_missing_key: called in the same way with each `MissingKey`: at once, and then every 5 s while it lasts.
     :param replay_window: as for `E2EEManager`, and so is *sif_trailer*. A server's blank frames are returned as frames.
     :raises ValueError: for an unknown profile or an option out of range; and by both methods for an unknown kind, or a
         codec that the profile refuses (AV1 in the trailer profiles).
+    :raises TypeError: for a callback that is no function, or a coroutine function.
 
     A participant has at most 64 tracks in each direction: frames of further ones are dropped, until
     `remove_participant`.
@@ -85,6 +87,8 @@ class CallCryptor(Confidential):
         sif_trailer: bytes | None = None,
     ) -> None:
         """Make a cryptor; it knows no track yet."""
+        _check("on_state_change", on_state_change)
+        _check("on_missing_key", on_missing_key)
         listeners = {STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key}
         if not all(listener is None or callable(listener) for listener in listeners.values()):
             raise TypeError("on_state_change and on_missing_key must be functions")
@@ -143,6 +147,14 @@ class CallCryptor(Confidential):
             tracks = transforms.setdefault(participant_id, {})
             return tracks.setdefault(track, made)
 
+    def remove_track(self, participant_id: str, kind: str, *, track_id: str | None = None) -> None:
+        """Let go of a track that has ended, with its state: for those whose tracks come and go under new ids."""
+        with self._lock:
+            for tracks in (self._senders, self._receivers):
+                for track in [track for track in tracks if (track[:2], track[3]) == ((participant_id, kind), track_id)]:
+                    known = tracks.pop(track).track
+                    self._manager.remove_track(participant_id, kind, track_id=known.track_id)
+
     def remove_participant(self, participant_id: str) -> None:
         """Forget the tracks of a participant who left."""
         with self._lock:
@@ -173,6 +185,16 @@ class _WithoutLoop(E2EEManager):
         listener = self._told_at_once.get(event)
         if listener is not None:
             try:
-                listener(value)
+                returned = listener(value)
+                if inspect.iscoroutine(returned):
+                    returned.close()
+                    _logger.error("the listener of %r returned a coroutine, which no loop runs here", self)
             except Exception:
                 _logger.exception("the listener of %r failed", self)
+
+
+def _check(name: str, callback: object) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{name} must be a function, not {type(callback).__name__}")
+    if inspect.iscoroutinefunction(callback):
+        raise TypeError(f"{name} must not be a coroutine function: no event loop runs here")
