@@ -215,6 +215,28 @@ async def test_nor_does_it_in_longer_ones(sent):
     assert clear == []
 
 
+@pytest.mark.usefixtures("uncollected")
+async def test_whenever_a_meeting_can_be_encrypted_nothing_of_it_leaves_in_the_clear(sent):
+    encrypted = refused = 0
+    for before, after in itertools.product(itertools.product("jJLyW", repeat=3), itertools.product("jJLW", repeat=1)):
+        sent.clear()
+        order = Order()
+        for step in before:
+            await order.take(step)
+        try:
+            enable_e2ee(order.meeting, ExternalE2EEKeyProvider())
+        except E2EEError:
+            refused += 1
+        else:
+            encrypted += 1
+            for step in after:
+                await order.take(step)
+            await turns(60)
+            assert sent == [] and not open_and_clear(order.meeting), (before, after)
+        await order.end()
+    assert encrypted > 100 and refused > 100
+
+
 async def test_the_stand_in_does_send_in_the_clear_where_no_provider_is_set(sent):
     tried = Order()
     await tried.take("J")

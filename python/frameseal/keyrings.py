@@ -17,7 +17,8 @@ class KeyRings(Protocol):
     """What an `E2EEManager` needs of a provider: the key ring of each participant.
 
     `KeyProvider` has it. Implement it yourself to bring rings with options of your own, or from a key exchange; the
-    manager never sees a key.
+    manager never sees a key. One that tells in a property ``participant_ids`` who has keys of their own has them all in
+    `E2EEManager.short_code`.
     """
 
     @property
