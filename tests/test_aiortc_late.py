@@ -120,9 +120,9 @@ class Sent:
 
     def source_and_srtp_session(self) -> None:
         transport = self.sender.transport
-        session = transport._tx_srtp
+        session = transport._tx_srtp._session
         # Whoever makes the session anew does not see the gate; here it is the old one, as keys must not start again.
-        transport._tx_srtp = SimpleNamespace(protect=session._session.protect, protect_rtcp=session.protect_rtcp)
+        transport._tx_srtp = SimpleNamespace(protect=session.protect, protect_rtcp=session.protect_rtcp)
         self.source_of_the_class()
 
 
