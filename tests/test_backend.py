@@ -11,7 +11,7 @@ import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, provider
 from frameseal import E2EEState, MissingKey
-from frameseal.backend import CallCryptor, FrameCryptor
+from frameseal.backend import MAX_TRACKS, CallCryptor, FrameCryptor
 
 ALICES_MIC = {"participant_id": "alice", "kind": "audio", "codec": "opus"}
 ALICES_CAMERA = {"participant_id": "alice", "kind": "video", "codec": "vp8", "track_id": "camera"}
@@ -148,11 +148,12 @@ def test_what_the_caller_got_wrong_is_an_error():
 def test_a_track_that_ended_is_let_go_of_and_its_state_with_it():
     keys = provider(None)
     cryptor, there = CallCryptor(keys), CallCryptor(provider())
-    for number in range(20):  # muted and unmuted, each time with another id
+    for number in range(MAX_TRACKS + 10):  # muted and unmuted, each time with another id
         track = {"participant_id": "alice", "kind": "video", "codec": "vp8", "track_id": f"camera {number}"}
         cryptor.encrypt(VIDEO, **track)
         cryptor.decrypt(there.encrypt(VIDEO, **track), **track)
-        cryptor.remove_track("alice", "video", track_id=f"camera {number}")
+        for each in (cryptor, there):
+            each.remove_track("alice", "video", track_id=f"camera {number}")
     assert not cryptor._senders and not cryptor._receivers and not cryptor._manager.tracks()
     cryptor.decrypt(there.encrypt(AUDIO, **ALICES_MIC), **ALICES_MIC)
     cryptor.decrypt(there.encrypt(VIDEO, **ALICES_CAMERA), **ALICES_CAMERA)

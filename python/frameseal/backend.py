@@ -17,7 +17,7 @@ from frameseal._secrecy import Confidential
 from frameseal.e2ee import MISSING_KEY, STATE_CHANGE, E2EEManager, E2EEStateChange
 from frameseal.enums import Profile
 from frameseal.keyrings import KeyRings
-from frameseal.transforms import ReceiverTransform, SenderTransform
+from frameseal.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.watch import MissingKey
 
 __all__ = ["CallCryptor", "FrameCryptor"]
@@ -67,8 +67,8 @@ class CallCryptor(Confidential):
         codec that the profile refuses (AV1 in the trailer profiles).
     :raises TypeError: for a callback that is no function, or a coroutine function.
 
-    A participant has at most 64 tracks in each direction: frames of further ones are dropped, until
-    `remove_participant`.
+    A participant has at most 64 tracks in each direction: frames of further ones are dropped, until `remove_track` or
+    `remove_participant` lets go of some.
 
     What an event loop is for elsewhere is not here: stalls, diagnoses, the warning of a worn key (look at
     `KeyProvider.frames_sealed`), and the ratchet steps of passphrases, which `KeyRing.derive_ahead` derives.
@@ -90,8 +90,6 @@ class CallCryptor(Confidential):
         _check("on_state_change", on_state_change)
         _check("on_missing_key", on_missing_key)
         listeners = {STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key}
-        if not all(listener is None or callable(listener) for listener in listeners.values()):
-            raise TypeError("on_state_change and on_missing_key must be functions")
         self._manager = _WithoutLoop(provider, profile, listeners, replay_window, sif_trailer)
         renew_in_child(self, _lock=threading.Lock)
         self._senders: _Tracks[SenderTransform] = {}
@@ -149,11 +147,16 @@ class CallCryptor(Confidential):
 
     def remove_track(self, participant_id: str, kind: str, *, track_id: str | None = None) -> None:
         """Let go of a track that has ended, with its state: for those whose tracks come and go under new ids."""
+        ended: list[Transform] = []
         with self._lock:
-            for tracks in (self._senders, self._receivers):
-                for track in [track for track in tracks if (track[:2], track[3]) == ((participant_id, kind), track_id)]:
-                    known = tracks.pop(track).track
-                    self._manager.remove_track(participant_id, kind, track_id=known.track_id)
+            for tracks in (self._senders.get(participant_id, {}), self._receivers.get(participant_id, {})):
+                for track in [track for track in tracks if (track[0], track[2]) == (kind, track_id)]:
+                    ended.append(tracks.pop(track))
+            for everybody in (self._senders, self._receivers):
+                if not everybody.get(participant_id, True):
+                    del everybody[participant_id]
+        for transform in ended:
+            self._manager.remove_track(participant_id, kind, track_id=transform.track.track_id)
 
     def remove_participant(self, participant_id: str) -> None:
         """Forget the tracks of a participant who left."""

@@ -96,7 +96,7 @@ class Transform(Confidential):
         return self._cipher.stats()
 
     def _report(self, state: E2EEState, key_id: int | None, reason: str | None = None) -> bool:
-        # No counters for what is no news, as with most frames that fail.
+        # As of most frames that fail: no counters for what is no news. What a sender said of itself may be news still.
         if self.track.state is state and not self.track.said_plain:
             return True
         try:
