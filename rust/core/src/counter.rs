@@ -125,8 +125,10 @@ impl Registry {
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
 
-/// Runs `work` on the registry, under its lock. No other lock is taken inside.
+/// Runs `work` on the registry, under its lock. No other lock is taken inside. A key may be dropped anywhere, so this keeps
+/// forks waiting by itself.
 fn with_registry<R>(work: impl FnOnce(&mut Registry) -> R) -> R {
+    let _inside = fork::enter();
     let mut registry: MutexGuard<'_, Option<Registry>> = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
     work(registry.get_or_insert_default())
 }

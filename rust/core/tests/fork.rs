@@ -193,3 +193,26 @@ fn whoever_arrives_while_a_fork_waits_goes_in_after_it() {
         made.unwrap();
     });
 }
+
+#[test]
+fn a_child_can_set_and_drop_keys_whatever_was_dropped_during_the_fork() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let ring = |keys: u64| {
+        let ring = KeyRing::new(Profile::by_name("sframe").unwrap(), Options::default()).unwrap();
+        (0..keys).for_each(|kid| ring.set(kid, &Secret::key(b"a key that nobody seals with").unwrap()).unwrap());
+        ring
+    };
+    let large = ring(20_000);
+    let begun = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            begun.wait();
+            // Under no guard, as a program drops what it is done with.
+            drop(large);
+        });
+        begun.wait();
+        for _ in 0..CHILDREN {
+            assert_eq!(in_a_child(|| vec![u8::try_from(ring(3).key_ids().len()).unwrap()]), [3]);
+        }
+    });
+}
