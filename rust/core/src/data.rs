@@ -198,19 +198,28 @@ impl DataCryptor {
         let Parts { kid, unique, aad, ciphertext, tag } = parts.ok_or(DecryptError::Malformed)?;
         let found = self.ring.find(kid)?;
         let is_replayed = |key: &Key| self.replay().is_some_and(|window| window.has(key.identity, unique));
-        let first = is_replayed(&found.key);
-        if first && found.is_alone {
+        let mut payload = vec![0; ciphertext.len()];
+        let mut opens = |key: &Key| key.aead.open(key.nonce(unique), &aad, ciphertext, tag, &mut payload).is_ok();
+        // A packet that was seen opens nothing, and takes no ratchet step. It counts as seen only if it authenticates.
+        let is_claimed = is_replayed(&found.key);
+        if is_claimed && opens(&found.key) {
             return Err(DecryptError::Replayed { kid });
         }
-        let (mut payload, mut seen) = (vec![0; ciphertext.len()], first);
+        let mut is_seen = false;
         let opened = self.ring.open(kid, &found, |key| {
-            // A packet that was seen opens nothing, and takes no ratchet step.
-            let replayed = if key.serial == found.key.serial { first } else { is_replayed(key) };
-            seen |= replayed;
-            !replayed && key.aead.open(key.nonce(unique), &aad, ciphertext, tag, &mut payload).is_ok()
+            let is_first = key.serial == found.key.serial;
+            if is_seen || is_first && is_claimed || !opens(key) {
+                return false;
+            }
+            is_seen = !is_first && is_replayed(key);
+            !is_seen
         });
         let Some(opened) = opened else {
-            return Err(if seen { DecryptError::Replayed { kid } } else { DecryptError::AuthenticationFailed { kid } });
+            return Err(if is_seen {
+                DecryptError::Replayed { kid }
+            } else {
+                DecryptError::AuthenticationFailed { kid }
+            });
         };
         if self.replay().is_some_and(|mut window| !window.mark(opened.identity, unique)) {
             return Err(DecryptError::Replayed { kid });

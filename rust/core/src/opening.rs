@@ -41,8 +41,6 @@ struct Unsettled {
     opened: Result<Opened, DecryptError>,
     /// Of the key that was tried, as in [`Found`].
     serial: u64,
-    /// The key that opened it, or one under which it was seen.
-    identity: Identity,
 }
 
 impl OpenPlan<'_> {
@@ -95,25 +93,23 @@ impl OpenPlan<'_> {
     /// tried again.
     fn open_uncounted(&self, failed: Option<u64>, out: &mut [u8]) -> Result<(), DecryptError> {
         let unsettled = self.find().map(|found| {
-            let first = self.is_replayed(found.key.identity);
-            if first && found.is_alone {
-                return Unsettled::refused(DecryptError::Replayed { kid: self.parts.kid }, &found);
+            let replayed = DecryptError::Replayed { kid: self.parts.kid };
+            // A frame that was seen opens nothing, and takes no ratchet step. Anybody can claim the nonce of another frame, so
+            // it counts as seen only if it authenticates.
+            let is_claimed = self.is_replayed(found.key.identity);
+            if is_claimed && self.opens(&found.key, out) {
+                return Unsettled::refused(replayed, &found);
             }
-            let mut seen = first.then_some(found.key.identity);
+            let (has_failed, mut is_seen) = (is_claimed || failed == Some(found.serial), false);
             let unsettled = self.open_found(&found, |key| {
                 let is_first = key.serial == found.key.serial;
-                // A frame that was seen opens nothing, and takes no ratchet step.
-                let replayed = if is_first { first } else { self.is_replayed(key.identity) };
-                if replayed {
-                    seen = Some(key.identity);
+                if is_seen || is_first && has_failed || !self.opens(key, out) {
+                    return false;
                 }
-                let has_failed = is_first && failed == Some(found.serial);
-                !replayed && !has_failed && self.opens(key, out)
+                is_seen = !is_first && self.is_replayed(key.identity);
+                !is_seen
             });
-            match (&unsettled.opened, seen) {
-                (Err(_), Some(identity)) => Unsettled { identity, ..unsettled },
-                _ => unsettled,
-            }
+            if is_seen { Unsettled::refused(replayed, &found) } else { unsettled }
         });
         self.settle(unsettled).inspect_err(|_| out.fill(0))
     }
@@ -125,7 +121,7 @@ impl OpenPlan<'_> {
     fn open_found(&self, found: &Found, opens: impl FnMut(&Key) -> bool) -> Unsettled {
         let kid = self.parts.kid;
         match self.decryptor.ring.open(kid, found, opens) {
-            Some(opened) => Unsettled { identity: opened.identity, opened: Ok(opened), serial: found.serial },
+            Some(opened) => Unsettled { opened: Ok(opened), serial: found.serial },
             None => Unsettled::refused(DecryptError::AuthenticationFailed { kid }, found),
         }
     }
@@ -169,10 +165,10 @@ impl OpenPlan<'_> {
                     true => Err(DecryptError::Replayed { kid }),
                 }
             }
-            // A frame that was seen is refused as that, forged or not.
-            Ok(Unsettled { identity, .. }) if self.is_replayed(identity) => Err(DecryptError::Replayed { kid }),
-            Ok(Unsettled { opened: Err(error), serial, .. }) => {
-                decryptor.failed(serial);
+            Ok(Unsettled { opened: Err(error), serial }) => {
+                if !matches!(error, DecryptError::Replayed { .. }) {
+                    decryptor.failed(serial);
+                }
                 Err(error)
             }
         };
@@ -186,7 +182,7 @@ impl OpenPlan<'_> {
 
 impl Unsettled {
     fn refused(error: DecryptError, found: &Found) -> Self {
-        Self { opened: Err(error), serial: found.serial, identity: found.key.identity }
+        Self { opened: Err(error), serial: found.serial }
     }
 }
 
@@ -222,10 +218,10 @@ impl<'a> OpenPlan<'a> {
             (Some(attempt), Some(Named { key: Some(key), serial, is_alone })) if attempt.serial == serial => {
                 let identity = key.identity;
                 match attempt.opened {
-                    true => Some(Unsettled { opened: Ok(Opened { identity, steps: 0 }), serial, identity }),
+                    true => Some(Unsettled { opened: Ok(Opened { identity, steps: 0 }), serial }),
                     false if is_alone && !ring.searches() => {
                         let error = DecryptError::AuthenticationFailed { kid };
-                        Some(Unsettled { opened: Err(error), serial, identity })
+                        Some(Unsettled { opened: Err(error), serial })
                     }
                     false => None,
                 }
