@@ -4,12 +4,14 @@
 //! of rings and tracks, and those of the crypto library's random generator. So a thread that may hold one [enters](enter)
 //! first. A fork waits until no thread is inside, and a thread that arrives meanwhile waits for the fork.
 //!
-//! Forks that pass the handlers of `pthread_atfork` by (a raw system call) are not noticed.
+//! Two things are not noticed: a fork that passes the handlers of `pthread_atfork` by (a raw system call), and the end of a
+//! thread that is not this crate's. What the crypto library keeps for a thread goes then, under a lock of its own, for some
+//! 100 ns.
 
 #[cfg(unix)]
 pub use unix::{Inside, enter};
 #[cfg(unix)]
-pub(crate) use unix::{generation, is_inside, join};
+pub(crate) use unix::{Starting, generation, is_inside, join};
 
 #[cfg(all(unix, feature = "hazmat"))]
 pub(crate) use unix::in_child;
@@ -17,7 +19,7 @@ pub(crate) use unix::in_child;
 #[cfg(not(unix))]
 pub use elsewhere::{Inside, enter};
 #[cfg(not(unix))]
-pub(crate) use elsewhere::{generation, is_inside, join};
+pub(crate) use elsewhere::{Starting, generation, is_inside, join};
 
 #[cfg(unix)]
 mod unix {
@@ -85,6 +87,23 @@ mod unix {
         Inside { counted: false, _thread: PhantomData }
     }
 
+    /// Keeps forks waiting until another thread drops it.
+    pub(crate) struct Starting(());
+
+    impl Inside {
+        /// Keeps forks waiting while a thread starts, until that thread drops what this returns.
+        pub(crate) fn starting(&self) -> Starting {
+            GATE.fetch_add(1, Ordering::SeqCst); // no fork is under way while this thread is inside
+            Starting(())
+        }
+    }
+
+    impl Drop for Starting {
+        fn drop(&mut self) {
+            GATE.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     impl Drop for Inside {
         fn drop(&mut self) {
             DEPTH.set(DEPTH.get().saturating_sub(1));
@@ -145,6 +164,14 @@ mod elsewhere {
     /// Keeps forks waiting, on platforms that have them.
     #[must_use]
     pub struct Inside(PhantomData<*const ()>);
+
+    pub(crate) struct Starting(());
+
+    impl Inside {
+        pub(crate) fn starting(&self) -> Starting {
+            Starting(())
+        }
+    }
 
     /// Does nothing: there is no `fork` on this platform.
     pub fn enter() -> Inside {

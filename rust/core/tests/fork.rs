@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyRing, Options, Profile, Secret, fork};
@@ -16,8 +16,6 @@ use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyRing, Options, Prof
 const CHILDREN: usize = 50;
 /// Seconds after which a child that hangs is killed: far more than it needs on any machine.
 const MAX_SECONDS: u32 = 60;
-/// One fork at a time: a test's threads are its own, but a fork copies the locks of all.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Forks, and returns what the child wrote. Fails unless it came to its end by itself.
 #[allow(unsafe_code)]
@@ -85,6 +83,14 @@ impl Call {
         batch.open_into(&mut opened, threads);
     }
 
+    /// Batches whose threads start and end all the time.
+    fn short_batches(&self) {
+        for _ in 0..20 {
+            let batch = self.encryptor.plan_batch(vec![b"\x78 short".as_slice(); 130], 2).unwrap();
+            batch.seal_into(&mut vec![0; batch.room()], 2).unwrap();
+        }
+    }
+
     fn singly(&self) {
         let _inside = fork::enter();
         self.ring.set(1, &Secret::key(&[8; 32]).unwrap()).unwrap();
@@ -122,13 +128,19 @@ impl Call {
     }
 }
 
+/// One test, since the threads of another would start and end while this one forks.
 #[test]
 fn a_child_forked_while_threads_are_inside_goes_on_and_repeats_no_nonce() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    children_of_busy_threads_repeat_no_nonce();
+    a_thread_that_forks_waits_neither_for_its_own_guard_nor_for_a_batch_under_one();
+    whoever_arrives_while_a_fork_waits_goes_in_after_it();
+}
+
+fn children_of_busy_threads_repeat_no_nonce() {
     let (call, stop) = (Call::new(), AtomicBool::new(false));
-    let begun = Barrier::new(4);
+    let begun = Barrier::new(5);
     let childrens: Vec<Vec<u8>> = thread::scope(|scope| {
-        let busy: [fn(&Call); 3] = [|call| call.batch(4), |call| call.batch(1), Call::singly];
+        let busy: [fn(&Call); 4] = [|call| call.batch(4), |call| call.batch(1), Call::short_batches, Call::singly];
         for work in busy {
             let (call, begun, stop) = (&call, &begun, &stop);
             scope.spawn(move || {
@@ -149,9 +161,7 @@ fn a_child_forked_while_threads_are_inside_goes_on_and_repeats_no_nonce() {
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
 }
 
-#[test]
 fn a_thread_that_forks_waits_neither_for_its_own_guard_nor_for_a_batch_under_one() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let call = Call::new();
     let held = fork::enter();
     assert_eq!(in_a_child(|| vec![u8::from(!call.go_on().is_empty())]), [1]);
@@ -172,9 +182,7 @@ fn a_thread_that_forks_waits_neither_for_its_own_guard_nor_for_a_batch_under_one
     });
 }
 
-#[test]
 fn whoever_arrives_while_a_fork_waits_goes_in_after_it() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let call = Call::new();
     let begun = Barrier::new(3);
     let forked = AtomicBool::new(false);

@@ -16,8 +16,10 @@ pub use open::OpenBatch;
 pub use seal::SealBatch;
 
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, Thread};
 
 use crate::fork;
 
@@ -52,19 +54,54 @@ fn stretch_of(workers: usize, frames: usize) -> usize {
     if workers == 1 { STRETCH } else { (frames / (4 * workers)).clamp(STRETCH, SHARED_STRETCH) }
 }
 
+/// Tells the thread that waits that one more thread is done, in a panic too.
+struct Done<'a>(&'a AtomicUsize, &'a Thread);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+        self.1.unpark();
+    }
+}
+
 /// Runs `work` on so many threads, this one among them. Where no more are to be had, those there are do it all.
+///
+/// Threads start and end under locks, of the standard library and of what the crypto library keeps for each. So no fork
+/// passes until those that were started run, nor between the end of the first and the end of the last.
 fn side_by_side(threads: usize, work: impl Fn() + Sync) {
+    if threads == 1 {
+        return work();
+    }
     let caller_is_inside = fork::is_inside();
-    let beside = || {
+    let (done, caller, may_end) = (AtomicUsize::new(0), thread::current(), Mutex::new(()));
+    let beside = |starting: fork::Starting| {
+        drop(starting);
         let _inside = caller_is_inside.then(fork::join);
+        let is_done = Done(&done, &caller);
         work();
+        drop(is_done);
+        drop(locked(&may_end));
     };
     thread::scope(|scope| {
+        let (not_yet, inside) = (locked(&may_end), fork::enter());
+        let mut others = Vec::with_capacity(threads);
         for _ in 1..threads {
-            if thread::Builder::new().spawn_scoped(scope, beside).is_err() {
-                break;
+            let starting = inside.starting();
+            let Ok(other) = thread::Builder::new().spawn_scoped(scope, || beside(starting)) else { break };
+            others.push(other);
+        }
+        drop(inside);
+        work();
+        // Outside: they may have to wait for a fork.
+        while done.load(Ordering::Acquire) < others.len() {
+            thread::park();
+        }
+        let _inside = fork::enter();
+        drop(not_yet);
+        for other in others {
+            if let Err(panic) = other.join() {
+                resume_unwind(panic);
             }
         }
-        work();
     });
 }
