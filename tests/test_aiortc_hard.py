@@ -452,18 +452,23 @@ async def test_nothing_of_a_call_outlives_it(stack):
     await until(gone)
 
 
-def test_a_call_that_started_before_the_import_is_refused(stack):
+@pytest.mark.parametrize("then", ["attached at once", "negotiated again before"])
+def test_a_call_that_started_before_the_import_is_refused(stack, then):
     """The media of such a call cannot be sealed from its next frame on, so attach() says no, and why."""
     program = f"""
         import asyncio, aioice.ice
         aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
-        from calls import connect, peers, picture_track
+        from calls import connect, negotiate, peers, picture_track
         async def main():
             async with peers("{stack}", "{stack}") as (alice, bob):
-                alice.send(picture_track("{stack}"), "vp8")
+                for peer in (alice, bob):
+                    peer.pc.addTrack(picture_track("{stack}"))
                 await connect(alice, bob)
                 from frameseal import E2EEManager, ExternalE2EEKeyProvider
                 from frameseal.aiortc import attach
+                if {then != "attached at once"}:
+                    await negotiate(alice, bob)
+                    await asyncio.sleep(0.1)
                 for peer in (alice, bob):
                     try:
                         attach(peer.pc, E2EEManager(ExternalE2EEKeyProvider()))

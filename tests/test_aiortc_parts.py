@@ -483,6 +483,8 @@ def test_a_stack_whose_payloads_do_not_add_up_is_refused(stranger, monkeypatch):
     [
         ("rtcrtpsender", "RTCRtpSender", "_run_rtp", "_RTCRtpSender__rtp_history"),
         ("rtcrtpsender", "RTCRtpSender", "_retransmit", "_RTCRtpSender__rtp_history"),
+        ("rtcrtpsender", "RTCRtpSender", "send", "_RTCRtpSender__started"),
+        ("rtcrtpreceiver", "RTCRtpReceiver", "receive", "_RTCRtpReceiver__started"),
         ("rtcrtpreceiver", "RTCRtpReceiver", "receive", "_RTCRtpReceiver__decoder_queue"),
         ("rtcrtpreceiver", "RTCRtpReceiver", "_handle_rtp_packet", "_RTCRtpReceiver__decoder_queue"),
         ("rtcdtlstransport", "RTCDtlsTransport", "_send_rtp", "_tx_srtp"),

@@ -342,16 +342,16 @@ class Stack:
         if slot is None:
             make = SenderSlot if isinstance(owner, self._senders.RTCRtpSender) else ReceiverSlot
             slot = vars(owner).setdefault(_SLOT, make(owner, self))
+            if _DECODER_QUEUE in vars(owner):  # made before the hook was in
+                setattr(owner, _DECODER_QUEUE, vars(owner)[_DECODER_QUEUE])
         return slot
 
     def cover(self, pc: Any) -> None:
-        """Note that a connection is attached, and put gates where it was made before the hook was in."""
+        """Note that a connection is attached, and put gates where it was connected before the hook was in."""
         self._attached.add(pc)
         self.generation += 1
-        for member in self.members(pc):
-            for gated, name in ((member.transport, "_tx_srtp"), (member, _DECODER_QUEUE)):
-                if name in vars(gated):
-                    setattr(gated, name, vars(gated)[name])
+        for transport in {member.transport for member in self.members(pc)}:
+            transport._tx_srtp = vars(transport).get("_tx_srtp")
 
     def members(self, pc: Any) -> list[Any]:
         """Return all senders and receivers of a connection."""
@@ -450,6 +450,7 @@ class Stack:
     def _hook(self, cls: Any, start: str) -> None:
         original_init, original_start = cls.__init__, getattr(cls, start)
         self._stops[cls is self._senders.RTCRtpSender] = cls.stop
+        started = f"_{cls.__name__}__started"
 
         @functools.wraps(original_init)
         def init(owner: Any, *args: Any, **kwargs: Any) -> None:
@@ -458,6 +459,9 @@ class Stack:
 
         @functools.wraps(original_start)
         async def tagging_start(owner: Any, parameters: Any) -> None:
+            if _SLOT not in vars(owner) and vars(owner)[started]:
+                await original_start(owner, parameters)  # media started before the hook was in: attach() refuses it
+                return
             slot = self.slot(owner)
             self.arm(type(owner) if slot.sends else None)
             slot.start()
@@ -480,9 +484,9 @@ class Stack:
             (sender._next_encoded_frame, ["get_encoder"]),
             (sender._run_rtp, [NEXT_FRAME, _HISTORY, "transport", "_send_rtp"]),
             (sender._retransmit, [_HISTORY, "transport", "_send_rtp"]),
-            (inspect.unwrap(sender.send), ["_run_rtp"]),
+            (sender.send, ["_run_rtp", "_RTCRtpSender__started"]),
             (self._receivers.decoder_worker, ["get_decoder", "get", "decode"]),
-            (inspect.unwrap(receiver.receive), ["decoder_worker", _DECODER_QUEUE, "_track", "_queue"]),
+            (receiver.receive, ["decoder_worker", _DECODER_QUEUE, "_track", "_queue", "_RTCRtpReceiver__started"]),
             (receiver._handle_rtp_packet, ["depayload", _DECODER_QUEUE, "put"]),
             (getattr(transport, "_setup_srtp", transport.start), ["_tx_srtp"]),  # aiortc 1.9 has one method for both
             (transport._send_rtp, ["is_rtcp", "_tx_srtp", "protect"]),
