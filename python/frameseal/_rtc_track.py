@@ -167,6 +167,7 @@ class SenderSlot(Slot):
         self.sealed: dict[bytes, None] = {}  # the latest payloads, in the order of sealing
         self._packer: Any = None
         self._pending: deque[Any] = deque()
+        self._nominal, self._latest = 0, -1  # the last frame's timestamp: as it came, and as its last part went out
         self._may_be_under_way = False  # one frame in the clear, from before the attachment
         self._was_under_way: int | None = None  # its RTP timestamp
 
@@ -285,18 +286,30 @@ class SenderSlot(Slot):
         if attachment.detached or self.closed or not payloads:
             return None
         self._may_be_under_way = False
-        if payloads is frame.payloads and not any(payload.offset for payload in payloads):
+        timestamp = self._in_order(frame.timestamp)
+        offsets = [payload.offset for payload in payloads]
+        self._latest = timestamp + max(offsets)
+        if payloads is frame.payloads and timestamp == frame.timestamp and not any(offsets):
             return frame
         # Several packets of one long audio frame: the stack knows one timestamp per frame, so each becomes its own.
         frames = []
         for offset, group in itertools.groupby(payloads, key=lambda payload: payload.offset):
             part = copy.copy(frame)
-            part.payloads, part.timestamp = list(group), frame.timestamp + offset
+            part.payloads, part.timestamp = list(group), timestamp + offset
             for payload in part.payloads:
                 payload.offset = 0  # applied: guards are nested when other code wraps the method
             frames.append(part)
         self._pending.extend(frames[1:])
         return frames[0]
+
+    def _in_order(self, timestamp: int) -> int:
+        """Return the timestamp, or the tick after the last frame's for a frame that has one that went out.
+
+        A receiver would join the two and open neither. Sources hand a picture out twice when they are busy.
+        """
+        went_out = self._nominal <= timestamp <= self._latest
+        self._nominal = timestamp
+        return self._latest + 1 if went_out else timestamp
 
     def _pass_on_owed_keyframe(self) -> None:
         # A foreign encoder does not see `keyframe_owed`; the stack passes it the flag that a PLI sets.
