@@ -416,7 +416,7 @@ def first_shape(cls):
 def stranger(monkeypatch):
     """A copy of aiortc under another name, for a test to break; returns a function that gets a part of it."""
     names = ["codecs", "rtcrtpparameters", *(f"rtc{n}" for n in ("rtpsender", "rtpreceiver", "dtlstransport"))]
-    for name in ["", *(f".{name}" for name in (*names, "rtcdatachannel", "rtcpeerconnection"))]:
+    for name in ["", *(f".{name}" for name in (*names, "rtcdatachannel", "rtcpeerconnection", "rtcrtptransceiver"))]:
         original = importlib.import_module(f"aiortc{name}")
         copied = ModuleType(f"stranger{name}")
         vars(copied).update({k: v for k, v in vars(original).items() if not k.startswith("__")}, __version__="9.9")
@@ -426,6 +426,7 @@ def stranger(monkeypatch):
         ("rtcrtpreceiver", "RTCRtpReceiver"),
         ("rtcdtlstransport", "RTCDtlsTransport"),
         ("rtcdatachannel", "RTCDataChannel"),
+        ("rtcrtptransceiver", "RTCRtpTransceiver"),
     ):
         copied = sys.modules[f"stranger.{module}"]
         setattr(copied, name, first_shape(getattr(copied, name)))
@@ -444,6 +445,7 @@ SEAMS = [
     ("rtcpeerconnection", "RTCPeerConnection", "getSenders"),
     ("rtcpeerconnection", "RTCPeerConnection", "getReceivers"),
     ("rtcdatachannel", "RTCDataChannel", "send"),
+    ("rtcrtptransceiver", "RTCRtpTransceiver", "_setCurrentDirection"),
 ]
 
 
@@ -460,7 +462,9 @@ def test_a_stack_that_lacks_a_seam_is_refused_by_name_and_left_alone(stranger, m
         monkeypatch.delattr(owner, name)
     else:
         monkeypatch.setattr(owner, name, lambda *, nothing: None)
-    parts = [get(f"rtc{part}") for part in ("rtpsender", "rtpreceiver", "dtlstransport", "datachannel")]
+    parts = [
+        get(f"rtc{part}") for part in ("rtpsender", "rtpreceiver", "dtlstransport", "datachannel", "rtptransceiver")
+    ]
     shapes = [vars(each) for each in parts]
     shapes += [vars(each) for shape in shapes for each in shape.values() if isinstance(each, type)]
     before = [dict(shape) for shape in shapes]

@@ -295,6 +295,57 @@ async def test_a_track_that_is_attached_anew_within_the_grace_is_a_new_record_at
     assert await call.states() == [S.DecryptionSuccess] * 2
 
 
+async def test_a_track_that_is_removed_no_longer_decides_the_state():
+    call, seal = Recorder(), sealer()
+    tracks = {name: call.manager.receiver_transform("bob", "audio", "opus", track_id=name) for name in ("mic", "tab")}
+    tracks["mic"].decrypt(AUDIO)
+    tracks["tab"].decrypt(seal(AUDIO))
+    assert call.manager.state("bob", "audio") is not S.DecryptionSuccess
+    call.manager.remove_track("bob", "audio", track_id="nothing of this name")
+    call.manager.remove_track("bob", "video")
+    assert call.manager.state("bob", "audio") is not S.DecryptionSuccess
+    call.manager.remove_track("bob", "audio", track_id="mic")
+    assert call.manager.state("bob", "audio", track_id="mic") is None
+    assert call.manager.state("bob", "audio") is S.DecryptionSuccess
+    told = len(await call.states())
+    assert tracks["mic"].decrypt(seal(AUDIO)) == AUDIO, "it works, and is not news"
+    call.manager.remove_track("bob", "audio")
+    assert call.manager.state("bob", "audio") is None
+    assert len(await call.states()) == told
+
+
+async def test_failures_of_a_track_in_doubt_are_not_told_until_the_doubt_is_over():
+    """The transport asks whose frames they are: what fails may be somebody else's."""
+    call, missing = Recorder(None), []
+    call.manager.on("e2ee-missing-key", missing.append)
+    bob, seal = call.manager.receiver_transform("bob", "audio", "opus"), sealer()
+    bob.track.in_doubt = True
+    for frame in (seal(AUDIO), AUDIO):
+        assert bob.decrypt(frame) is None
+    assert (await call.states(), missing, call.manager.state("bob", "audio")) == ([], [], None)
+    bob.track.in_doubt = False
+    bob.decrypt(seal(AUDIO))
+    assert await call.states() == [S.MissingKey]
+    assert len(missing) == 1
+    call.provider.set_shared_key(KEY)
+    bob.track.in_doubt = True
+    assert bob.decrypt(seal(AUDIO)) == AUDIO
+    assert await call.states() == [S.MissingKey, S.DecryptionSuccess]
+    call.manager.report_internal_error("bob", "audio", "decoder_gone")
+    assert await call.states() == [S.MissingKey, S.DecryptionSuccess, S.InternalError], "is nobody else's"
+
+
+async def test_an_error_of_one_track_leaves_the_others_as_they_are():
+    call, seal = Recorder(), sealer()
+    tracks = {name: call.manager.receiver_transform("bob", "audio", "opus", track_id=name) for name in ("mic", "tab")}
+    for transform in tracks.values():
+        transform.decrypt(seal(AUDIO))
+    for name in ("mic", "new"):
+        call.manager.report_internal_error("bob", "audio", "decoder_gone", track_id=name)
+    states = {name: call.manager.state("bob", "audio", track_id=name) for name in ("mic", "tab", "new")}
+    assert states == {"mic": S.InternalError, "tab": S.DecryptionSuccess, "new": S.InternalError}
+
+
 async def test_an_error_reported_by_the_transport_concerns_each_track_of_the_kind_until_its_next_good_frame():
     call, seal = Recorder(), sealer()
     mic = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")

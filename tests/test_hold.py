@@ -53,6 +53,17 @@ async def test_frames_under_a_key_that_is_there_pass_those_that_wait():
     assert [tag for _, tag in bob.open(new(numbered(3)), 3)] == [0, 3]
 
 
+async def test_frames_of_a_track_that_has_ended_or_rests_wait_no_longer():
+    keys, seal = provider(None), sealer()
+    e2ee, bob = receiving(keys, hold_frames=8)
+    bob.open(seal(numbered(0)), 0)
+    e2ee._release(bob)
+    e2ee._resume(bob)
+    bob.open(seal(numbered(1)), 1)
+    keys.set_shared_key(KEY)
+    assert [tag for _, tag in bob.open(seal(numbered(2)), 2)] == [1, 2]
+
+
 async def test_what_fails_for_another_reason_does_not_wait():
     keys, seal = provider(OTHER_KEY), sealer()
     _, bob = receiving(keys, hold_frames=8)

@@ -13,16 +13,6 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "rust/core"
 PACKAGE = ROOT / "python/frameseal"
 
-# From here on a shipped file smells of two ideas. Tests grow with the cases, so they are not counted.
-RUST_LINES, PYTHON_LINES = 450, 400
-LONG = {
-    "python/frameseal/_native.pyi": "the one stub of the one native module: half of it is what `help()` shows",
-    "python/frameseal/_rtc_track.py": "the slot of a sender in one piece, and what it shares with a receiver's",
-    "python/frameseal/cli.py": "five commands and their arguments, and nothing else",
-    "python/frameseal/rotation.py": "one class, whose steps share a lock and what is under way",
-    "python/frameseal/aiortc.py": "every seam of the stack in one place, so that its self-test can be held against it",
-}
-
 MADE = {"target", "dist", "__pycache__"}
 
 
@@ -179,13 +169,6 @@ def test_a_layer_without_transport_loads_none(module):
 
 
 # --- all files -------------------------------------------------------------------------------------------------------
-
-
-def test_a_long_file_has_a_reason():
-    shipped = [(path, RUST_LINES) for path in (ROOT / "rust").glob("*/src/**/*.rs")]
-    shipped += [(path, PYTHON_LINES) for path in PACKAGE.rglob("*.py*") if path.suffix in (".py", ".pyi")]
-    long = {within(path) for path, most in shipped if len(path.read_text("utf-8").splitlines()) > most}
-    assert long <= set(LONG)
 
 
 def test_no_file_depends_on_where_somebody_keeps_things():

@@ -173,7 +173,10 @@ class IncomingGate:
 
     def _sealed(self, task: Any) -> Any:
         slot = self._slot
-        if task is None or slot.closed:
+        if slot.closed:
+            return None
+        if task is None:
+            slot.end()
             return None
         if slot.attachment is None:
             return task

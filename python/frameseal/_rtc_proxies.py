@@ -68,6 +68,7 @@ class OpeningDecoder:
         self._is_video = kind == "video"
         # Some decoders swallow the error of a missing reference: then only this gate asks for a keyframe.
         self._awaiting_keyframe = self._is_video
+        self._transform: Any = None  # of the last frame
         slot.proxied(codec.mimeType.lower())
 
     def __getattr__(self, name: str) -> Any:
@@ -98,8 +99,11 @@ class OpeningDecoder:
         transform = attachment.transform(slot, self._codec)
         if transform is None or self._inner is None:
             return self._drop()
+        if transform is not self._transform:  # somebody else's pictures do not build on those before
+            self._transform, self._awaiting_keyframe = transform, self._is_video
         whole = slot.is_whole(self._name, encoded_frame.data)
         opened = transform.open(encoded_frame.data, encoded_frame, whole=whole)
+        slot.outcome(transform, bool(opened))
         if not opened and transform.held:
             return []  # not lost: what follows may still refer to it
         if not opened:

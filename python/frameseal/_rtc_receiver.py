@@ -17,6 +17,8 @@ PLI_INTERVAL = 0.5  # seconds
 PLI_BACKED_OFF = 5.0  # seconds
 STARTS_KEPT = 1024  # frames whose beginning is remembered: more than a jitter buffer holds packets
 START_LEN = 16  # bytes, 6 of which are sealed at the least
+ASK_AFTER = 1.0  # seconds from one question for the participant to the next, while frames come
+MIN_ASK_INTERVAL = 0.1  # seconds, however often the stream changes
 
 
 class ReceiverSlot(Slot):
@@ -34,6 +36,7 @@ class ReceiverSlot(Slot):
         self._noted = False  # a packet, since the last frame
         self._last_request = float("-inf")
         self._unanswered = 0
+        self._source: int | None = None  # SSRC of the latest packet
         self._proxied: set[str] = set()  # mime types of which the stack got a decoder proxy
 
     def proxied(self, mime: str) -> None:
@@ -52,10 +55,31 @@ class ReceiverSlot(Slot):
             return True
         with contextlib.suppress(RuntimeError):  # no loop runs here: an SDK that receives in a thread of its own
             self.covered()
+        if self.asks and self.attachment is not None and self._is_due():
+            self.attachment.identify(self)
         if not self._noted:  # other code has replaced depayload(): nobody knows any more how frames begin
             self._starts.clear()
         self._noted = False
         return not self.closed
+
+    def _is_due(self) -> bool:
+        """Whether the application is asked again whose frames these are: an SFU gives a receiver to somebody else."""
+        since = time.monotonic() - self.asked
+        owner = self.owner()
+        if owner is None or since < MIN_ASK_INTERVAL:
+            return False
+        sources = owner.getSynchronizationSources()
+        latest = max(sources, key=lambda source: source.timestamp).source if sources else None
+        changed, self._source = latest != self._source, latest
+        return changed or since >= ASK_AFTER
+
+    def outcome(self, transform: Any, opened: bool) -> None:
+        """Note how a frame fared. The first one that fails is in doubt until it is known whose it is."""
+        if self.asks:
+            if opened:
+                transform.track.in_doubt = True
+            elif transform.track.in_doubt:
+                self.ask()
 
     def note_packet(self, codec: Any, payload: bytes, data: bytes) -> None:
         """Remember how a frame begins whose first packet this is, where packets tell; on the event loop."""

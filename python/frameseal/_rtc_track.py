@@ -80,6 +80,12 @@ class Slot:
         self.counters = TrackCounters("send" if self.sends else "receive")
         self.loop: asyncio.AbstractEventLoop | None = None
         self.identifying = False
+        self.asks = False  # the participant is a question to the application, which may change its answer
+        self.asked = float("-inf")  # when it answered
+        self.given = float("-inf")  # when its answer became another
+        self.transforms: dict[tuple[str, str], Any] = {}  # by participant and codec, the current one's and earlier ones
+        self.resting = False  # the direction is inactive: no frames come for now
+        self.ended = False  # no frames come any more
         self.running = False  # media may have flowed already, when an attachment is new
         self.closed = False  # a seam of the stack was replaced: nothing of this track passes any more
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,6 +111,29 @@ class Slot:
 
     def taken_over(self) -> None:
         """Note that the attachment is new; on the event loop."""
+
+    def ask(self) -> None:
+        """Have the application asked who the participant is, on the event loop; from any thread."""
+        if self.attachment is not None and not self.identifying:
+            self.identifying = True
+            self.on_loop(self.attachment.identify, self)
+
+    def enable(self, enabled: bool) -> None:
+        """Follow a change of direction; on the event loop."""
+        if self.attachment is not None and self.resting == enabled:
+            self.resting = not enabled
+            if enabled:
+                self.attachment.identify(self)
+                self.attachment.resume(self)
+            else:
+                self.attachment.rest(self)
+
+    def end(self) -> None:
+        """Let go of what the track has, as no frames come any more. From any thread."""
+        if self.attachment is not None:
+            self.ended = True
+            self.attachment.rest(self)
+            self.transforms.clear()
 
     def close(self) -> None:
         """Close the track for good, because something got past the hook. From any thread."""
@@ -210,7 +239,10 @@ class SenderSlot(Slot):
         except BaseException as error:  # a panic in the native core is a BaseException
             self.failed(error)
         if sealed is None:
-            self.drop()
+            if self.ended:  # a frame that was being encoded when its track ended is none that was lost
+                self.counters.frames_in -= 1
+            else:
+                self.drop()
             return []
         self.counters.frames_out += bool(sealed)
         return sealed
@@ -272,7 +304,11 @@ class SenderSlot(Slot):
             self._pending.clear()
         if self._pending:
             return self._pending.popleft()
-        frame = await inner(codec)
+        try:
+            frame = await inner(codec)
+        except self.stack.track_ended:
+            self.end()
+            raise
         attachment = self.covered()
         if attachment is None or frame is None:
             return frame

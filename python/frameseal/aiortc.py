@@ -30,6 +30,7 @@ import inspect
 import logging
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -59,6 +60,8 @@ _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
 
 SEAM_REPLACED = "seam_replaced"  # how the reason of an InternalError begins
 MAX_STRAYS = 16  # SSRCs of no sender that are reported, per connection
+MAX_TRANSFORMS = 64  # of one sender or receiver, which an SFU may give to one participant after the other
+LATE_FRAMES = 1.0  # seconds in which frames of whoever had a receiver before may still come
 
 _logger = logging.getLogger("frameseal")
 
@@ -81,8 +84,9 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
     :param e2ee: where keys come from and states go to.
     :param local_id: the participant whose key seals.
     :param remote_id: the participant whose key opens; or a callable that names the participant behind an
-        ``RTCRtpReceiver``. It is called on the event loop; while it answers None the receiver's frames are dropped
-        quietly, and it is asked again.
+        ``RTCRtpReceiver``. It is called on the event loop, and called again: every second while frames come, and at
+        once when a frame does not open or the stream's SSRC, msid or direction changes, as an SFU may give the receiver
+        to somebody else. While it answers None the receiver's frames are dropped quietly.
     :raises RuntimeError: *pc* is attached already; or its media started before ``frameseal.aiortc`` was imported.
     :raises UnsupportedStack: the hook does not know this version of the stack.
     :raises TypeError: *pc* is not a peer connection, or *e2ee* no manager, such as the provider of its keys.
@@ -141,7 +145,6 @@ class Attachment(Confidential):
         self._slots: list[Slot] = []
         self._senders: list[SenderSlot] = []
         self._strays: set[int] = set()
-        self._transforms: dict[tuple[Slot, str], SenderTransform | ReceiverTransform | None] = {}
         with contextlib.suppress(RuntimeError):  # no loop is running yet: send() or receive() will be inside one
             e2ee.bind_loop(asyncio.get_running_loop())
 
@@ -156,6 +159,9 @@ class Attachment(Confidential):
         There is no way back to unsealed media. `attach` the connection again to go on.
         """
         self._detached = True
+        with _lock:
+            for slot in self._slots:
+                self.rest(slot)
 
     @property
     def counters(self) -> list[TrackCounters]:
@@ -168,6 +174,8 @@ class Attachment(Confidential):
         with _lock:
             if slot.attachment is not self:
                 slot.counters.participant_id = None
+                slot.transforms.clear()
+                slot.asks = not slot.sends and callable(self._remote_id)
                 slot.attachment = self
                 self._slots.append(slot)
                 if isinstance(slot, SenderSlot):
@@ -175,39 +183,32 @@ class Attachment(Confidential):
                 slot.taken_over()
         if slot.loop is not None:
             self._e2ee.bind_loop(slot.loop)
-            self._identify(slot)
+            self.identify(slot)
 
     def transform(self, slot: Slot, codec: Any) -> Any:
         """Return the slot's transform for *codec*; None means that its frames are dropped. For the hook itself."""
         kind, _, name = codec.mimeType.lower().partition("/")
         slot.counters.kind, slot.counters.codec = kind, name
         participant_id = slot.counters.participant_id
-        if self._detached or slot.closed:
+        if self._detached or slot.closed or slot.ended:
             return None
         if participant_id is None:
-            if not slot.identifying:
-                slot.identifying = True
-                slot.on_loop(self._identify, slot)
+            slot.ask()
             return None
-        try:
-            return self._transforms[slot, name]
-        except KeyError:
-            return self._make_transform(slot, kind, name, participant_id)
-
-    def _make_transform(self, slot: Slot, kind: str, name: str, participant_id: str) -> Any:
-        # Made with the first frame, so that a receiver which never gets one (the bandwidth probe of a mediasoup client
-        # is such a receiver) has no state.
-        make = self._e2ee.sender_transform if slot.sends else self._e2ee.receiver_transform
-        transform: SenderTransform | ReceiverTransform | None = None
-        try:
-            transform = make(participant_id, kind, name, track_id=slot.track_id)
-        except Exception as error:
-            self.refuse(slot, kind, error, "unsupported_codec")
-        with _lock:
-            if slot.counters.participant_id != participant_id:
-                return None  # released meanwhile
-            self._transforms[slot, name] = transform
-        return transform
+        track = participant_id, name
+        if track not in slot.transforms:
+            # Made with the first frame, so that a receiver which never gets one (the bandwidth probe of a
+            # mediasoup client is such a receiver) has no state.
+            make = self._e2ee.sender_transform if slot.sends else self._e2ee.receiver_transform
+            if len(slot.transforms) >= MAX_TRANSFORMS:
+                self._let_go(slot.transforms.pop(next(iter(slot.transforms))))
+            try:
+                slot.transforms[track] = made = make(participant_id, kind, name, track_id=slot.track_id)
+                made.track.in_doubt = slot.asks
+            except Exception as error:
+                slot.transforms[track] = None
+                self.refuse(slot, kind, error, "unsupported_codec")
+        return slot.transforms[track]
 
     def release(self, owner: Any) -> None:
         """Let go of a sender or receiver whose media has ended: its transforms, their state, and the frames they hold.
@@ -219,11 +220,30 @@ class Attachment(Confidential):
             return
         with _lock:
             slot.counters.participant_id = None
-            gone = [self._transforms.pop(key) for key in list(self._transforms) if key[0] is slot]
+            gone = list(slot.transforms.values())
+            slot.transforms.clear()
         for transform in gone:
             if transform is not None:
+                self._let_go(transform)
                 track = transform.track
                 self._e2ee.remove_track(track.participant_id, track.kind, track_id=track.track_id)
+
+    def rest(self, slot: Slot) -> None:
+        """Note that no frames come to the slot, or to its transforms as they are. For the hook itself."""
+        for transform in list(slot.transforms.values()):
+            self._let_go(transform)
+
+    def _let_go(self, transform: SenderTransform | ReceiverTransform | None) -> None:
+        if transform is not None:
+            self._e2ee._release(transform)
+
+    def resume(self, slot: Slot) -> None:
+        """Note that frames come to the slot, again, or of its participant. For the hook itself."""
+        for track, transform in list(slot.transforms.items()):
+            if transform is not None and track[0] == slot.counters.participant_id:
+                self._e2ee._resume(transform)
+                transform.track.in_doubt = slot.asks
+                slot.transforms[track] = slot.transforms.pop(track)  # to the end: the longest unused is let go first
 
     def refuse(self, slot: Slot, kind: str, error: Exception, reason: str) -> None:
         """Note and report that nothing can be done for this codec. For the hook itself."""
@@ -256,21 +276,39 @@ class Attachment(Confidential):
 
     def report_gap(self, slot: Slot) -> None:
         """Report that a seam of the stack was replaced, so that frames got past the hook; on the event loop."""
-        self._identify(slot)
+        self.identify(slot)
         seams = slot.stack.replaced(slot)
         error = RuntimeError(f"other code replaced {seams}, and frames got past the hook: the track is closed")
         self.refuse(slot, slot.kind, error, f"{SEAM_REPLACED}:{seams}")
 
-    def _identify(self, slot: Slot) -> None:
+    def identify(self, slot: Slot) -> None:
+        """Ask who the slot's participant is; on the event loop. For the hook itself."""
         slot.identifying = False
         owner = slot.owner()
-        if slot.attachment is not self or slot.counters.participant_id is not None or owner is None:
+        if slot.attachment is not self or owner is None:
             return
+        slot.asked = time.monotonic()
         named = self._local_id if slot.sends else self._remote_id
         try:
-            slot.counters.participant_id = named(owner) if callable(named) else named
+            name = named(owner) if callable(named) else named
         except Exception as error:
             slot.failed(error)
+            return
+        if name != slot.counters.participant_id:
+            self._give(slot, name)
+        elif slot.asked - slot.given >= LATE_FRAMES:
+            for (participant_id, _), transform in list(slot.transforms.items()):
+                if transform is not None and participant_id == name:
+                    transform.track.in_doubt = False
+
+    def _give(self, slot: Slot, name: str | None) -> None:
+        """Let the slot's frames be those of another participant, from the next one on."""
+        if slot.transforms:
+            slot.given = slot.asked
+        slot.counters.participant_id = name
+        self.rest(slot)
+        if not slot.resting:
+            self.resume(slot)
 
 
 class Stack:
@@ -289,10 +327,12 @@ class Stack:
             self._receivers = importlib.import_module(f"{package}.rtcrtpreceiver")
             self._transports = importlib.import_module(f"{package}.rtcdtlstransport")
             self._connections = importlib.import_module(f"{package}.rtcpeerconnection")
+            self._transceivers = importlib.import_module(f"{package}.rtcrtptransceiver")
             self._channels = importlib.import_module(f"{package}.rtcdatachannel")
             self._codecs = importlib.import_module(f"{package}.codecs")
             self._parameters = importlib.import_module(f"{package}.rtcrtpparameters")
             self.av = importlib.import_module("av")
+            self.track_ended: type[Exception] = self._senders.MediaStreamError
             self._self_test()
         except Exception as error:
             version = getattr(sys.modules.get(package), "__version__", "(unknown version)")
@@ -307,6 +347,7 @@ class Stack:
         self.is_rtcp: Callable[[bytes], bool] = self._transports.is_rtcp
         self._hook(self._senders.RTCRtpSender, "send")
         self._hook(self._receivers.RTCRtpReceiver, "receive")
+        self._follow_directions(self._transceivers.RTCRtpTransceiver)
         transport._tx_srtp = Gated("_tx_srtp", lambda owner, session: OutgoingGate.around(session, owner, self))
         setattr(self._receivers.RTCRtpReceiver, _DECODER_QUEUE, Gated(_DECODER_QUEUE, self._incoming_gate))
         watch_channels(self._channels.RTCDataChannel, self._attached_over_sctp)
@@ -448,8 +489,8 @@ class Stack:
         self._wrap(self._receivers, "depayload", wrap)
 
     def _hook(self, cls: Any, start: str) -> None:
-        original_init, original_start = cls.__init__, getattr(cls, start)
-        self._stops[cls is self._senders.RTCRtpSender] = cls.stop
+        original_init, original_start, original_stop = cls.__init__, getattr(cls, start), cls.stop
+        self._stops[cls is self._senders.RTCRtpSender] = original_stop
         started = f"_{cls.__name__}__started"
 
         @functools.wraps(original_init)
@@ -473,8 +514,30 @@ class Stack:
                 setattr(codec, _SLOT, slot)
             await original_start(owner, tagged)
 
-        cls.__init__ = init
+        @functools.wraps(original_stop)
+        async def ending_stop(owner: Any) -> None:
+            try:
+                await original_stop(owner)
+            finally:
+                slot = vars(owner).get(_SLOT)
+                if slot is not None:
+                    slot.end()
+
+        cls.__init__, cls.stop = init, ending_stop
         setattr(cls, start, tagging_start)
+
+    def _follow_directions(self, cls: Any) -> None:
+        original = cls._setCurrentDirection
+
+        @functools.wraps(original)
+        def followed(transceiver: Any, direction: str) -> None:
+            original(transceiver, direction)
+            for member in (transceiver.sender, transceiver.receiver):
+                slot = vars(member).get(_SLOT)
+                if slot is not None:
+                    slot.enable(member._enabled)
+
+        cls._setCurrentDirection = followed
 
     def _self_test(self) -> None:
         """Raise anything if a seam is not as the hook expects it."""
@@ -490,6 +553,7 @@ class Stack:
             (receiver._handle_rtp_packet, ["depayload", _DECODER_QUEUE, "put"]),
             (getattr(transport, "_setup_srtp", transport.start), ["_tx_srtp"]),  # aiortc 1.9 has one method for both
             (transport._send_rtp, ["is_rtcp", "_tx_srtp", "protect"]),
+            (self._transceivers.RTCRtpTransceiver._setCurrentDirection, ["_enabled"]),
         ):
             present = inspect.unwrap(function).__code__.co_names
             for name in names:
@@ -506,6 +570,7 @@ class Stack:
             (receiver.getSynchronizationSources, ["self"]),
             (receiver.receive, ["self", "parameters"]),
             (receiver.stop, ["self"]),
+            (self._transceivers.RTCRtpTransceiver._setCurrentDirection, ["self", "direction"]),
             (transport._send_rtp, ["self", "data"]),
             (self._channels.RTCDataChannel.send, ["self", "data"]),
             (connection.sctp.fget, ["self"]),

@@ -26,7 +26,7 @@ from frameseal.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES, MAX_HOLD_FRAMES
 from frameseal.keyrings import KeyEvent, KeyRings, bounded
 from frameseal.providers import ExternalE2EEKeyProvider, KeyProvider
 from frameseal.rotation import KeyRotator, KeyUndelivered
-from frameseal.tracks import GRAVITY, WELL, Direction, E2EEStateChange, Kind, Track, kind_of
+from frameseal.tracks import DOUBTFUL, GRAVITY, WELL, Direction, E2EEStateChange, Kind, Track, kind_of
 from frameseal.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.watch import KeyUsage, MissingKey, Watch
 
@@ -271,14 +271,6 @@ class E2EEManager(LoopEmitter):
             track.said_plain = True
             self._change(track, E2EEState.InternalError, None, None, {})
 
-    def remove_track(self, participant_id: str, kind: str, *, track_id: str | None) -> None:
-        """Forget the state of one track that has ended. Late frames are those of `remove_participant`."""
-        with self._state_lock:
-            for key, track in list(self._tracks.items()):
-                if (track.participant_id, track.kind, track.track_id) == (participant_id, kind, track_id):
-                    track.forget()  # first: a track that is in no table must not report
-                    del self._tracks[key]
-
     def state(self, participant_id: str, kind: str, *, track_id: str | None = None) -> E2EEState | None:
         """Return the last reported state, or None before the first frame.
 
@@ -301,10 +293,19 @@ class E2EEManager(LoopEmitter):
         if self._senders is not None:
             self._senders.release(participant_id)
         with self._state_lock:
-            for key in [key for key, track in self._tracks.items() if track.participant_id == participant_id]:
-                self._tracks[key].forget()  # first: a track that is in no table must not report
-                del self._tracks[key]
+            self._forget(track for track in self._tracks.values() if track.participant_id == participant_id)
         self._watch.forget(participant_id)
+
+    def remove_track(self, participant_id: str, kind: str, *, track_id: str | None = None) -> None:
+        """Forget the state of a track that has ended, which otherwise stays what `state` answers.
+
+        For transports of your own: `frameseal.aiortc` sees tracks end. As in `remove_participant`, transforms that are
+        still used work and report nothing.
+
+        :param track_id: forget this one track; without it, all tracks of the participant and kind.
+        """
+        with self._state_lock:
+            self._forget(t for t in self._tracks_of(participant_id, kind) if track_id in (None, t.track_id))
 
     def tracks(self) -> list[Track]:
         """Return the tracks that are known now. For the watch."""
@@ -318,6 +319,29 @@ class E2EEManager(LoopEmitter):
     def _metadata(self, kind: str, codec: str | None) -> bytes:
         """Return what frames of this kind and codec are authenticated with, beside themselves."""
         return f"frameseal media v1 {kind}/{codec or ''}".encode() if self._bind_media else b""
+
+    def _forget(self, tracks: Iterable[Track]) -> None:
+        gone = set(tracks)
+        for key in [key for key, track in self._tracks.items() if track in gone]:
+            self._tracks[key].forget()  # first: a track that is in no table must not report
+            del self._tracks[key]
+
+    def _release(self, transform: Transform) -> None:
+        """Note that no frames come to *transform* any more, or for now: `state` prefers tracks to which some do."""
+        with self._state_lock:
+            transform.track.transforms.discard(transform)
+        if isinstance(transform, ReceiverTransform):
+            transform.drop_held()
+
+    def _resume(self, transform: Transform) -> None:
+        """Note that frames come to *transform* again."""
+        track = transform.track
+        with self._state_lock:
+            if track in self._tracks.values():
+                track.transforms.add(transform)
+                return
+        if track.direction is not None:
+            self._adopt(transform, track.participant_id, track.kind, track.direction, track.track_id)
 
     def _adopt(
         self, transform: Transform, participant_id: str, kind: str, direction: Direction, track_id: str | None
@@ -340,7 +364,7 @@ class E2EEManager(LoopEmitter):
         return self._tracks.setdefault(key, Track(participant_id, kind, direction, track_id))
 
     def _track_of(self, transform: Transform) -> Track | None:
-        """Return the track that *transform* reports to now; None while frames are late ones of a removed participant."""
+        """Return the track that *transform* reports to; None while frames are late ones of a removed participant."""
         track = transform.track
         if not track.forgotten:
             return track
@@ -378,7 +402,7 @@ class E2EEManager(LoopEmitter):
                 state, key_id, reason = E2EEState.InternalError, None, "sender_not_encrypted"
         if track.state is state:
             return True
-        if not track.may_change():
+        if (track.in_doubt and state in DOUBTFUL) or not track.may_change():
             return False
         detail = track.change(state, key_id, reason)
         if not track.forgotten:
@@ -386,17 +410,22 @@ class E2EEManager(LoopEmitter):
         return True
 
     def _failed_frame(self, transform: ReceiverTransform, frame: bytes) -> None:
-        self._diagnostician.note(transform, frame)
+        if not transform.track.in_doubt:
+            self._diagnostician.note(transform, frame)
 
     def _undecryptable(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
         """A frame has failed: look into it, and derive the ratchet steps that may open the next one."""
+        if transform.track.in_doubt:
+            return
         self._diagnostician.consider(transform, frame, key_id)
         self._watch.derive_ahead(transform)
 
     def _key_is_missing(self, transform: ReceiverTransform, key_id: int | None) -> None:
         with self._state_lock:
             track = self._track_of(transform)
-        if track is not None and key_id is not None and self._watch.may_ask(track.participant_id, key_id):
+        if track is None or track.in_doubt or key_id is None:
+            return
+        if self._watch.may_ask(track.participant_id, key_id):
             self.deliver(MISSING_KEY, MissingKey(track.participant_id, track.kind, key_id))
 
     def _key_is_there(self, transform: ReceiverTransform, key_id: int) -> None:

@@ -50,6 +50,12 @@ class HeldFrames:
             self.lost += 1
         return self.lost == lost
 
+    def emptied(self) -> HeldFrames:
+        """Return a queue with the same limits in which nothing waits."""
+        empty = HeldFrames(self._max_frames, self._max_bytes)
+        empty.lost = self.lost
+        return empty
+
     def take(self) -> list[Held]:
         """Take all frames out, the oldest first."""
         frames = list(self._frames)

@@ -21,7 +21,7 @@ Direction = Literal["send", "receive"]
 BURST_OF_CHANGES: Final = 32
 CHANGES_PER_SECOND: Final = 1.0
 
-# Seconds after a participant was removed in which frames of theirs are late ones: as long as a jitter buffer holds some.
+# Seconds after a participant was removed in which frames of theirs are late ones: a jitter buffer holds some so long.
 GRACE: Final = 1.0
 
 # The gravest first: what `E2EEManager.state` answers for a participant with several tracks of one kind.
@@ -36,6 +36,9 @@ GRAVITY: Final = (
 )
 
 WELL: Final = frozenset({E2EEState.EncryptionSuccess, E2EEState.DecryptionSuccess})
+
+# What a frame may look like only because it is somebody else's.
+DOUBTFUL: Final = frozenset({E2EEState.MissingKey, E2EEState.DecryptionFailed, E2EEState.InvalidKey})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Track:
     grace_ends: float = 0.0
     said_plain: bool = False
     """Whether the sender says that it does not encrypt, and no frame has opened since."""
+    in_doubt: bool = False
+    """Whether the transport asks whose frames these are: failures are not this participant's yet."""
     allowance: float = BURST_OF_CHANGES
     refilled: float = 0.0
     transforms: WeakSet[Transform] = field(default_factory=WeakSet)

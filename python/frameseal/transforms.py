@@ -276,6 +276,11 @@ class ReceiverTransform(Transform):
         self._changes = changes
         return opened
 
+    def drop_held(self) -> None:
+        """Forget the frames that wait for their key: their track has ended, or rests. From any thread."""
+        if self._held:
+            self._held = self._held.emptied()  # another thread may be going through it
+
     def _open_or_hold(self, frame: bytes, tag: Any, whole: bool) -> list[tuple[bytes, Any]]:
         if opened := self._to_decode(frame, tag, whole):
             return opened
