@@ -130,6 +130,31 @@ async def test_what_one_key_opens_for_all_is_reported_as_whose_it_is(stack):
     assert told(changes) == [("alice", "DecryptionSuccess"), ("carol", "DecryptionSuccess")]
 
 
+@pytest.mark.parametrize("change", ["SSRC", "msid", "direction"])
+async def test_the_application_is_asked_again_when_the_stream_changes(stack, monkeypatch, change):
+    """At once, and not when the next second is over."""
+    monkeypatch.setattr(frameseal._rtc_receiver, "ASK_AFTER", float("inf"))
+    opening, now = manager(), {"name": "alice"}
+    async with peers(stack, stack) as (sfu, bob):
+        attach(sfu.pc, manager(), local_id="alice")
+        attach(bob.pc, opening, local_id="bob", remote_id=lambda receiver: now["name"])
+        video = sfu.send(picture_track(stack), "vp8")
+        await connect(sfu, bob)
+        (sink,) = bob.sinks.values()
+        await until(lambda: shows(sink))
+        now["name"] = "carol"
+        if change == "SSRC":
+            video.sender._ssrc = (video.sender._ssrc + 1) % (1 << 32)
+        elif change == "msid":
+            video.sender._stream_id, video.sender._track_id = "carols-stream", "carols-track"
+            await negotiate(sfu, bob)
+        else:
+            for direction in ("inactive", "sendonly"):
+                video.direction = direction
+                await negotiate(sfu, bob)
+        await until(lambda: opening.state("carol", "video") is E2EEState.DecryptionSuccess, 40)
+
+
 async def test_keys_that_are_missing_or_wrong_are_told_of_whoever_the_answer_names(stack):
     """What waits for an answer is told one frame later, and not never."""
     opening, now = keys("alice"), {"name": "alice"}

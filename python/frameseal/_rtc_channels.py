@@ -1,6 +1,7 @@
-"""A warning for data channels of an attached connection that nobody has wrapped: their messages are in the clear.
+"""Warns of data channels that nobody has wrapped, on attached connections: their messages are in the clear.
 
-Media are sealed wherever they come from; a data channel is sealed by whoever sends on what `seal_data_channel` returns.
+The hook seals all media by itself. A data channel is sealed only where the application sends on the channel that
+`seal_data_channel` returns.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from frameseal.datachannel import is_sealed, is_wrapped
 
 __all__ = ["watch_channels"]
 
-MAX_WARNINGS = 8  # per connection: the other end opens as many channels as it likes
+MAX_WARNINGS = 8  # per connection, since the other end can open any number of channels
 MAX_LABEL = 64  # characters of a label that are logged
 
 _logger = logging.getLogger("frameseal")
 
 
 def watch_channels(channel_class: Any, connection_of: Callable[[Any], Any]) -> None:
-    """Look at each message that a channel of this class sends or receives, until the channel has been warned of.
+    """Check each message that a channel of this class sends or receives, until there was a warning for the channel.
 
     :param connection_of: finds the attached connection of an SCTP transport, or None.
     """
@@ -60,7 +61,7 @@ def watch_channels(channel_class: Any, connection_of: Callable[[Any], Any]) -> N
     def watched_emit(channel: Any, event: str, *args: Any, **options: Any) -> Any:
         handled = emit(channel, event, *args, **options)
         if event == "message" and not is_wrapped(channel) and channel not in warned:
-            # The handler that wraps the channel may be a coroutine, which runs after this message was told.
+            # Check after the handlers that are scheduled now: a coroutine may be about to wrap the channel.
             with contextlib.suppress(RuntimeError):
                 asyncio.get_running_loop().call_soon(warn_unless_wrapped, channel)
         return handled

@@ -1,12 +1,12 @@
-"""The last gates of the hook: what a call that runs already holds, so that code which is patched in later passes them.
+"""The last gates of the hook. They wrap objects that a running call holds, so later patches cannot avoid them.
 
-A patch replaces a method of a class or a function of a module. A running call looks those up with each frame; but it
-keeps its SRTP session and its decoder queue. Here both are replaced by gates, when the stack assigns them:
+A patch replaces a method of a class or a function of a module. A running call looks those up with each frame, but it
+keeps its SRTP session and its decoder queue. When the stack assigns these two, a gate takes the place of each:
 
-* `OutgoingGate` takes the place of a transport's outgoing SRTP session. It passes RTP of an attached connection only
-  if one of the connection's senders has sealed the payload.
-* `IncomingGate` takes the place of a receiver's decoder queue. It hands out frames of an attached connection as
-  `SealedFrame`, which shows its bytes to the hook's own decoder proxy and to nobody else.
+* `OutgoingGate` wraps a transport's outgoing SRTP session. It passes RTP of an attached connection only if a sender of
+  the connection has sealed the payload.
+* `IncomingGate` wraps a receiver's decoder queue. It returns frames of an attached connection as `SealedFrame`, which
+  shows its bytes to the hook's own decoder proxy only.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ RTX_HEADER_LEN = 2  # RFC 4588 section 4: the original sequence number
 
 
 class Gated:
-    """An attribute of a class whose every value, on any instance, gets a gate around it when it is assigned.
+    """An attribute of a class that puts a gate around each value assigned to it, on any instance.
 
-    It has no ``__get__``, so reading the attribute finds the instance's own value at once.
+    It has no ``__get__``: reading the attribute finds the value of the instance without a call.
     """
 
     def __init__(self, name: str, gate: Callable[[Any, Any], Any]) -> None:
@@ -46,7 +46,7 @@ class Gated:
 
 
 class OutgoingGate:
-    """The outgoing SRTP session of one transport, for what may leave."""
+    """Guards the outgoing SRTP session of one transport."""
 
     def __init__(self, session: Any, transport: Any, stack: Stack) -> None:
         self._session = session
@@ -97,7 +97,7 @@ class OutgoingGate:
             await type(transport)._send_rtp(transport, passed)
 
     def _admitted_part(self, data: bytes) -> bytes | None:
-        """Return what may leave of an RTP packet: all, nothing, or its header, which leaves no gap behind."""
+        """Return the part of an RTP packet that may leave: all, nothing, or the header, which avoids a sequence gap."""
         attachment = self._attachment if self._generation == self._stack.generation else self._find()
         if attachment is None or len(data) < RTP_HEADER_LEN:  # shorter ones are no RTP, and SRTP refuses them
             return data
@@ -109,15 +109,15 @@ class OutgoingGate:
         return data[:start] if attachment.excuses(data) else None
 
     def _find(self) -> Attachment | None:
-        # The transport of a connection is known to it before any packet passes, so that looking once is enough until
-        # another connection is attached.
+        # A connection knows its transports before any packet passes them. So one look is enough until another
+        # connection is attached.
         self._generation = self._stack.generation
         self._attachment = self._stack.attachment_over(self._transport())
         return self._attachment
 
 
 class SealedFrame:
-    """A received frame on its way to the decoder proxy. To any other decoder it is empty."""
+    """A received frame, between the decoder queue and the decoder proxy. Any other decoder finds it empty."""
 
     __slots__ = ("_codec", "_frame", "_slot")
 
@@ -134,7 +134,7 @@ class SealedFrame:
 
     @property
     def data(self) -> bytes:
-        """Nothing: a decoder that looks here would get what has not been opened."""
+        """Empty. A decoder that reads it is not the hook's, and would decode a frame that was not opened."""
         self._slot.looked_into(self._codec)
         return b""
 
@@ -144,7 +144,7 @@ class SealedFrame:
 
 
 class IncomingGate:
-    """The decoder queue of one receiver."""
+    """Guards the decoder queue of one receiver."""
 
     def __init__(self, queue: Any, slot: ReceiverSlot) -> None:
         self._queue = queue
@@ -181,7 +181,7 @@ class IncomingGate:
         if slot.attachment is None:
             return task
         codec, frame = task
-        # Where other code got past receive(), the codec does not say yet whose it is.
+        # Tag the codec where other code has replaced receive(), which does it otherwise.
         if getattr(codec, SLOT, None) is not slot:
             codec = self._tagged.setdefault(codec.mimeType, copy.copy(codec))
             setattr(codec, SLOT, slot)

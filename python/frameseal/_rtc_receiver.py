@@ -44,7 +44,7 @@ class ReceiverSlot(Slot):
         self._proxied.add(mime)
 
     def looked_into(self, mime: str) -> None:
-        """Close the track if it is no decoder proxy that decodes; in the decoder thread."""
+        """Close the track if the codec's decoder is not a decoder proxy; in the decoder thread."""
         if mime not in self._proxied:
             self.counters.kind, _, self.counters.codec = mime.partition("/")
             self.close()
@@ -53,17 +53,17 @@ class ReceiverSlot(Slot):
         """Whether the decoder queue takes a frame, or None for the end; on the event loop."""
         if task is None:
             return True
-        with contextlib.suppress(RuntimeError):  # no loop runs here: an SDK that receives in a thread of its own
+        with contextlib.suppress(RuntimeError):  # an SDK receives in a thread without a loop
             self.covered()
         if self.asks and self.attachment is not None and self._is_due():
             self.attachment.identify(self)
-        if not self._noted:  # other code has replaced depayload(): nobody knows any more how frames begin
+        if not self._noted:  # other code has replaced depayload(): what is remembered no longer grows
             self._starts.clear()
         self._noted = False
         return not self.closed
 
     def _is_due(self) -> bool:
-        """Whether the application is asked again whose frames these are: an SFU gives a receiver to somebody else."""
+        """Whether to ask the application again whose frames these are: an SFU may have given the receiver away."""
         since = time.monotonic() - self.asked
         owner = self.owner()
         if owner is None or since < MIN_ASK_INTERVAL:
@@ -74,7 +74,7 @@ class ReceiverSlot(Slot):
         return changed or since >= ASK_AFTER
 
     def outcome(self, transform: Any, opened: bool) -> None:
-        """Note how a frame fared. The first one that fails is in doubt until it is known whose it is."""
+        """Note whether a frame was opened. Ask whose frames these are at the first that was not."""
         if self.asks:
             if opened:
                 transform.track.in_doubt = True

@@ -80,14 +80,14 @@ class Slot:
         self.counters = TrackCounters("send" if self.sends else "receive")
         self.loop: asyncio.AbstractEventLoop | None = None
         self.identifying = False
-        self.asks = False  # the participant is a question to the application, which may change its answer
-        self.asked = float("-inf")  # when it answered
-        self.given = float("-inf")  # when its answer became another
-        self.transforms: dict[tuple[str, str], Any] = {}  # by participant and codec, the current one's and earlier ones
-        self.resting = False  # the direction is inactive: no frames come for now
-        self.ended = False  # no frames come any more
-        self.running = False  # media may have flowed already, when an attachment is new
-        self.closed = False  # a seam of the stack was replaced: nothing of this track passes any more
+        self.asks = False  # the application names the participant, and may name another one later
+        self.asked = float("-inf")  # when it was last asked
+        self.given = float("-inf")  # when it last named another participant
+        self.transforms: dict[tuple[str, str], Any] = {}  # by participant and codec, earlier participants' included
+        self.resting = False  # the direction is inactive
+        self.ended = False  # the owner has stopped, or its track has ended
+        self.running = False  # media may have been sent or received before
+        self.closed = False  # other code replaced a seam of the stack, so no frame passes any more
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -104,8 +104,8 @@ class Slot:
         self.running = True
 
     def covered(self) -> Attachment | None:
-        """Return the attachment; look for it again while there is none; on the event loop."""
-        if not self.started or self.attachment is None:  # somebody got past send() or receive()
+        """Return the attachment, and look for it again while there is none; on the event loop."""
+        if not self.started or self.attachment is None:  # other code may have replaced send() or receive()
             self.start()
         return self.attachment
 
@@ -113,7 +113,7 @@ class Slot:
         """Note that the attachment is new; on the event loop."""
 
     def ask(self) -> None:
-        """Have the application asked who the participant is, on the event loop; from any thread."""
+        """Ask the application who the participant is, on the event loop; from any thread."""
         if self.attachment is not None and not self.identifying:
             self.identifying = True
             self.on_loop(self.attachment.identify, self)
@@ -129,14 +129,14 @@ class Slot:
                 self.attachment.rest(self)
 
     def end(self) -> None:
-        """Let go of what the track has, as no frames come any more. From any thread."""
+        """Release the transforms, since no more frames arrive. From any thread."""
         if self.attachment is not None:
             self.ended = True
             self.attachment.rest(self)
             self.transforms.clear()
 
     def close(self) -> None:
-        """Close the track for good, because something got past the hook. From any thread."""
+        """Close the track for good, because a frame got past the hook. From any thread."""
         if self.closed or self.attachment is None:
             return
         self.closed = True
@@ -201,7 +201,7 @@ class SenderSlot(Slot):
         self._was_under_way: int | None = None  # its RTP timestamp
 
     def taken_over(self) -> None:
-        """Forget what was sent before, so that no NACK gets it; in mid-call one more frame may be on its way."""
+        """Empty the history, so that no NACK is answered from it. In mid-call one more frame may be under way."""
         self._may_be_under_way = self.running
         owner = self.owner()
         if owner is not None:
@@ -239,7 +239,7 @@ class SenderSlot(Slot):
         except BaseException as error:  # a panic in the native core is a BaseException
             self.failed(error)
         if sealed is None:
-            if self.ended:  # a frame that was being encoded when its track ended is none that was lost
+            if self.ended:  # the frame was being encoded when its track ended: do not count it
                 self.counters.frames_in -= 1
             else:
                 self.drop()
@@ -339,9 +339,9 @@ class SenderSlot(Slot):
         return frames[0]
 
     def _in_order(self, timestamp: int) -> int:
-        """Return the timestamp, or the tick after the last frame's for a frame that has one that went out.
+        """Return the timestamp, or the tick after the last frame's if that timestamp was sent already.
 
-        A receiver would join the two and open neither. Sources hand a picture out twice when they are busy.
+        A receiver would join two frames of one timestamp and open neither. Busy sources return a picture twice.
         """
         went_out = self._nominal <= timestamp <= self._latest
         self._nominal = timestamp

@@ -8,9 +8,9 @@ How it gets between codec and packetizer:
   copies of the codecs that carry a reference to the sender's or receiver's slot.
 * *guard*: other libraries put in encoders of their own. What a sender's ``_next_encoded_frame`` returns is sealed
   there, or dropped, unless the proxy sealed it.
-* *gates*: other libraries replace all of these, in mid-call too. A transport's SRTP session and a receiver's decoder
-  queue are wrapped when they are made (``_rtc_gates.py``): what comes there past the hook goes no further, its track is
-  closed, and the state is InternalError (``seam_replaced:`` and the name of what was replaced).
+* *gates*: other libraries replace any of these, in mid-call too. So a transport's SRTP session and a receiver's decoder
+  queue are wrapped when they are made (``_rtc_gates.py``). They stop what got past the hook, close its track, and
+  report InternalError (``seam_replaced:`` and the names of what was replaced).
 
 ``depayload`` is wrapped too, to note how received frames begin: one that has lost its head is no sign of a wrong key.
 
@@ -60,8 +60,8 @@ _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
 
 SEAM_REPLACED = "seam_replaced"  # how the reason of an InternalError begins
 MAX_STRAYS = 16  # SSRCs of no sender that are reported, per connection
-MAX_TRANSFORMS = 64  # of one sender or receiver, which an SFU may give to one participant after the other
-LATE_FRAMES = 1.0  # seconds in which frames of whoever had a receiver before may still come
+MAX_TRANSFORMS = 64  # of one receiver, which an SFU may give to many participants in turn
+LATE_FRAMES = 1.0  # seconds in which frames of a receiver's former participant may still arrive
 
 _logger = logging.getLogger("frameseal")
 
@@ -229,7 +229,7 @@ class Attachment(Confidential):
                 self._e2ee.remove_track(track.participant_id, track.kind, track_id=track.track_id)
 
     def rest(self, slot: Slot) -> None:
-        """Note that no frames come to the slot, or to its transforms as they are. For the hook itself."""
+        """Note that the transforms of the slot get no frames for now. For the hook itself."""
         for transform in list(slot.transforms.values()):
             self._let_go(transform)
 
@@ -238,7 +238,7 @@ class Attachment(Confidential):
             self._e2ee._release(transform)
 
     def resume(self, slot: Slot) -> None:
-        """Note that frames come to the slot, again, or of its participant. For the hook itself."""
+        """Note that the transforms of the slot's participant get frames. For the hook itself."""
         for track, transform in list(slot.transforms.items()):
             if transform is not None and track[0] == slot.counters.participant_id:
                 self._e2ee._resume(transform)
@@ -302,7 +302,7 @@ class Attachment(Confidential):
                     transform.track.in_doubt = False
 
     def _give(self, slot: Slot, name: str | None) -> None:
-        """Let the slot's frames be those of another participant, from the next one on."""
+        """Assign the slot to another participant, from the next frame on."""
         if slot.transforms:
             slot.given = slot.asked
         slot.counters.participant_id = name
@@ -321,7 +321,7 @@ class Stack:
         # Weak, and the attachment hangs on its connection: a `remote_id` callable may well refer to the connection,
         # and a registry that owned both would keep the call alive for ever.
         self._attached: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.generation = 0  # of attachments: what is known of who has none is good until the next one
+        self.generation = 0  # counts attachments; "not attached" may be cached until it changes
         try:
             self._senders = importlib.import_module(f"{package}.rtcrtpsender")
             self._receivers = importlib.import_module(f"{package}.rtcrtpreceiver")
@@ -375,7 +375,7 @@ class Stack:
         await self._stops[sends](owner)
         if not sends and owner.track is not None:
             owner.track.stop()
-            owner.track._queue.put_nowait(None)  # for who waits: the decoder thread may have died of other code
+            owner.track._queue.put_nowait(None)  # wakes a reader, as the decoder thread may have died in other code
 
     def slot(self, owner: Any) -> Any:
         """Return the slot of a sender or receiver."""
@@ -436,10 +436,10 @@ class Stack:
                 setattr(sender_class, NEXT_FRAME, Guard(method, self))
 
     def replaced(self, slot: Slot) -> str:
-        """Name what other code has replaced of all that the slot's frames pass."""
+        """Name the functions on the way of the slot's frames that other code has replaced."""
         owner = slot.owner()
         now = self._seams(type(owner)) | {name: None for name in vars(owner) if name in self._as_hooked}
-        left = self._as_hooked | self._wrapped  # a factory is wrapped anew when a call finds it replaced
+        left = self._as_hooked | self._wrapped  # factories are wrapped anew when a call finds them replaced
         names = [name for name, value in now.items() if value is not left[name] and name != NEXT_FRAME]
         if slot.sends and not isinstance(inspect.getattr_static(type(owner), NEXT_FRAME), Guard):
             names.insert(0, NEXT_FRAME)

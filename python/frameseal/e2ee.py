@@ -297,10 +297,10 @@ class E2EEManager(LoopEmitter):
         self._watch.forget(participant_id)
 
     def remove_track(self, participant_id: str, kind: str, *, track_id: str | None = None) -> None:
-        """Forget the state of a track that has ended, which otherwise stays what `state` answers.
+        """Forget the state of a track that has ended, which `state` would go on returning.
 
-        For transports of your own: `frameseal.aiortc` sees tracks end. As in `remove_participant`, transforms that are
-        still used work and report nothing.
+        For transports of your own: `frameseal.aiortc` notices by itself that tracks end. As in `remove_participant`,
+        transforms that are still used work and report nothing.
 
         :param track_id: forget this one track; without it, all tracks of the participant and kind.
         """
@@ -327,14 +327,14 @@ class E2EEManager(LoopEmitter):
             del self._tracks[key]
 
     def _release(self, transform: Transform) -> None:
-        """Note that no frames come to *transform* any more, or for now: `state` prefers tracks to which some do."""
+        """Note that *transform* gets no frames, for now or for good. `state` prefers tracks that get frames."""
         with self._state_lock:
             transform.track.transforms.discard(transform)
         if isinstance(transform, ReceiverTransform):
             transform.drop_held()
 
     def _resume(self, transform: Transform) -> None:
-        """Note that frames come to *transform* again."""
+        """Note that *transform* gets frames again."""
         track = transform.track
         with self._state_lock:
             if track in self._tracks.values():

@@ -37,7 +37,7 @@ GRAVITY: Final = (
 
 WELL: Final = frozenset({E2EEState.EncryptionSuccess, E2EEState.DecryptionSuccess})
 
-# What a frame may look like only because it is somebody else's.
+# States that a frame of another participant can cause.
 DOUBTFUL: Final = frozenset({E2EEState.MissingKey, E2EEState.DecryptionFailed, E2EEState.InvalidKey})
 
 

@@ -277,9 +277,9 @@ class ReceiverTransform(Transform):
         return opened
 
     def drop_held(self) -> None:
-        """Forget the frames that wait for their key: their track has ended, or rests. From any thread."""
+        """Drop the frames that wait for their key, since their track has ended or rests. From any thread."""
         if self._held:
-            self._held = self._held.emptied()  # another thread may be going through it
+            self._held = self._held.emptied()  # replaced, since another thread may be reading it
 
     def _open_or_hold(self, frame: bytes, tag: Any, whole: bool) -> list[tuple[bytes, Any]]:
         if opened := self._to_decode(frame, tag, whole):
