@@ -4,6 +4,7 @@
 //! 2. The newest thing that was set under the chosen id seals, and opens at a receiver who has just that. Usage,
 //!    fingerprint and export speak of the same key. A key that only one ring ever had is not refused.
 //! 3. Nothing opens twice at one receiver with a replay window, and nothing that was altered opens as something else.
+//!    What a receiver has the key of, and has not opened, opens: whatever else it was given.
 //! 4. No call panics, whatever its numbers are.
 //!
 //! The key that sealed a frame is found by sealing its payload again under every key of the program: the rings are not
@@ -35,6 +36,8 @@ use super::program::{BASES, Kind, Op, Program, RINGS};
 
 /// Frames of one program: fewer than a replay window of IVs holds, which forgets the oldest.
 const MAX_FRAMES: usize = 400;
+/// Senders of one program that a receiver has windows for, whatever else is sealed.
+const MAX_SENDERS: usize = 32;
 const WINDOW: usize = 1024;
 const SHORT_WINDOW: usize = 64;
 const RATCHET_BITS: u8 = 2;
@@ -50,6 +53,7 @@ enum Form {
 
 struct Sealed {
     bytes: Vec<u8>,
+    form: Form,
     label: Label,
 }
 
@@ -80,6 +84,8 @@ struct World<'p> {
     receivers: Vec<Receiver>,
     frames: Vec<Sealed>,
     payloads: HashMap<Vec<u8>, usize>,
+    /// Whether counters were passed over, or there were more senders than a receiver has windows for.
+    is_late: bool,
     /// The number of the next payload.
     next: u32,
     generation: u32,
@@ -129,6 +135,7 @@ impl<'p> World<'p> {
             receivers: Vec::new(),
             frames: Vec::new(),
             payloads: HashMap::new(),
+            is_late: false,
             next: 0,
             generation: 0,
             pairs: Pairs::default(),
@@ -248,6 +255,7 @@ impl<'p> World<'p> {
         let shared = is_sframe(self.program.profile) && self.rings[ring].kind.keys == 2;
         let mut thing = Thing::new(id, label, if shared { Origin::Shared } else { Origin::Key }, self.generation);
         thing.is_continued = counter.is_some();
+        self.is_late |= thing.is_continued;
         self.note(ring, &mut thing);
         self.rings[ring].set(thing);
     }

@@ -146,10 +146,20 @@ impl Ring {
         self.set(next);
     }
 
-    /// The key that a received frame's KID is counted from, where key ids tell steps apart.
-    pub fn current_step(&self, kid: u64, ratchet_bits: u8) -> Option<Thing> {
-        let same = |thing: &&Thing| thing.id >> ratchet_bits == kid >> ratchet_bits && !thing.superseded;
-        self.things.iter().filter(same).min_by_key(|thing| thing.id).copied()
+    /// The nearest key that a received frame's KID is ahead of, where key ids tell steps apart.
+    pub fn behind(&self, kid: u64, ratchet_bits: u8) -> Option<Thing> {
+        let mask = (1 << ratchet_bits) - 1;
+        let current = self.things.iter().filter(|thing| thing.id | mask == kid | mask && !thing.superseded);
+        current.min_by_key(|thing| kid.wrapping_sub(thing.id) & mask).copied()
+    }
+
+    /// Whether it has the key of a frame at hand.
+    pub fn opens(&self, kid: u64, label: Label) -> bool {
+        let names = |thing: &Thing| match thing.origin.place() {
+            None => thing.id == kid,
+            Some(bits) => thing.id == kid & ((1 << bits) - 1),
+        };
+        self.things.iter().any(|thing| thing.label == label && names(thing))
     }
 }
 

@@ -3,7 +3,7 @@
 use frameseal::DecryptError;
 
 use super::super::model::Label;
-use super::{Cryptor, Form, World, is_sframe};
+use super::{Cryptor, Form, Receiver, Sealed, World, is_sframe};
 
 impl World<'_> {
     pub(super) fn open(&mut self, at: usize, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -36,7 +36,13 @@ impl World<'_> {
 
     /// Checks that what came out was sealed, and for the first time. Follows a sender that has ratcheted.
     fn opened(&mut self, at: usize, bytes: &[u8], opened: Result<Vec<u8>, DecryptError>) -> Option<Vec<u8>> {
-        let payload = opened.ok()?;
+        let payload = match opened {
+            Ok(payload) => payload,
+            Err(error) => {
+                self.check_refusal(at, bytes, error);
+                return None;
+            }
+        };
         let Some(&frame) = self.payloads.get(&payload) else {
             self.fail(&format!("{payload:02x?} was opened, and nobody has sealed it"))
         };
@@ -48,12 +54,35 @@ impl World<'_> {
         Some(payload)
     }
 
+    /// Checks that a frame was refused with reason: it was opened before, was altered, or its key is not there.
+    fn check_refusal(&self, at: usize, bytes: &[u8], error: DecryptError) {
+        let Receiver { ring, opened, cryptor } = &self.receivers[at];
+        let Some(frame) = self.frames.iter().position(|sealed| sealed.bytes == bytes) else { return };
+        let Sealed { label, form, .. } = self.frames[frame];
+        let sframe = is_sframe(self.program.profile);
+        let ours = match cryptor {
+            Cryptor::Frames(_) => Form::Frame,
+            Cryptor::Packets(_) => Form::Packet,
+        };
+        // Counters that were passed over, and windows that were given up, make what comes late look replayed.
+        if opened.contains(&frame) || sframe && (self.is_late || self.rings[*ring].kind.short_window) {
+            return;
+        }
+        let (kid, _) = self.numbers(form, bytes);
+        let holds = (sframe || form == ours) && self.rings[self.current(*ring)].opens(kid, label);
+        check!(
+            self,
+            !holds,
+            "{error:?} at receiver {at}, which has {label:?} under KID {kid} and has not opened frame {frame}"
+        );
+    }
+
     fn follow(&mut self, ring: usize, kid: u64, label: Label) {
         let bits = self.ratchet_bits(ring);
         let from = match self.rings[ring].key(kid) {
             Some(known) if known.label == label => None,
             known if !is_sframe(self.program.profile) => known,
-            _ if bits > 0 => self.rings[ring].current_step(kid, bits),
+            _ if bits > 0 => self.rings[ring].behind(kid, bits),
             _ => None,
         };
         if let Some(from) = from {

@@ -6,7 +6,7 @@ use frameseal::{Codec, DataCryptor, Decryptor, EncryptError, Encryptor, KeyRing,
 
 use super::super::model::{Label, Origin, Ring, Thing};
 use super::super::program::{BASES, Kind};
-use super::{Form, MAX_FRAMES, SHARED_BITS, Sealed, World, is_sframe, options};
+use super::{Form, MAX_FRAMES, MAX_SENDERS, SHARED_BITS, Sealed, World, is_sframe, options};
 
 impl World<'_> {
     /// A payload that no other frame has, with the first byte of an Opus frame.
@@ -87,6 +87,7 @@ impl World<'_> {
             self.set(ring, sender << SHARED_BITS | id & 0xFF, base, None);
             self.seal(ring, Form::Frame);
         }
+        self.is_late |= self.rings.len() > MAX_SENDERS;
     }
 
     /// A frame was refused: there is nothing to seal with, or it is not known to be unused.
@@ -156,7 +157,7 @@ impl World<'_> {
             self.check_receiver(form, thing, &bytes, &payload);
         }
         self.payloads.insert(payload, self.frames.len());
-        self.frames.push(Sealed { bytes, label });
+        self.frames.push(Sealed { bytes, form, label });
     }
 
     /// The KID, and the nonce as far as the frame shows it: an IV, or the counter.
