@@ -33,13 +33,14 @@ Step = tuple[object, bytes]  # a transform's method and the frame for it
 
 def second(profile: str, participants: int, own_keys: bool) -> tuple[list[Step], E2EEManager, int]:
     """Return one second of sealed media in its order, who opens it, and the bytes that a participant takes."""
-    ours, theirs = KeyProvider(), KeyProvider()
+    ours = KeyProvider()
     names = [f"participant {number}" for number in range(participants)]
     keys = {name: os.urandom(32) for name in names} if own_keys else {}
-    for provider in (ours, theirs):
-        provider.set_shared_key(bytes(range(32)))
+    ours.set_shared_key(bytes(range(32)))
     sealed = []
     for name in names:
+        theirs = KeyProvider()  # each participant's own: under one SFrame key each seals under a KID of their own
+        theirs.set_shared_key(bytes(range(32)))
         if own_keys:
             theirs.set_key(name, keys[name])
         ring = theirs.ring_for(Profile(profile), name)

@@ -127,10 +127,14 @@ class Call:
     def __init__(self, profile: Profile, key: str | bytes = KEY) -> None:
         self.keys = KeyProvider(ratchet_window_size=2, allow_export=True)
         self.keys.set_shared_key(key)
+        # What a ring has sealed under SFrame it does not open: who receives has a provider of their own.
+        theirs = KeyProvider(ratchet_window_size=2)
+        theirs.set_shared_key(key)
         self.manager = E2EEManager(self.keys, profile, hold_frames=8)
-        self.cryptor = CallCryptor(self.keys, profile)
+        self.others = E2EEManager(theirs, profile, hold_frames=8)
+        self.cryptor, self.others_cryptor = CallCryptor(self.keys, profile), CallCryptor(theirs, profile)
         self.sender = self.manager.sender_transform("alice", "audio", "opus", track_id="sent")
-        self.receiver = self.manager.receiver_transform("alice", "audio", "opus", track_id="received")
+        self.receiver = self.others.receiver_transform("alice", "audio", "opus", track_id="received")
         self.channels = pair()
         self.profile = profile
         self.nonces = bytearray()
@@ -175,11 +179,12 @@ class Call:
         self.manager.report_internal_error(who, "video", "a test")
         self.manager.remove_participant(who)
         assert self.manager.tracks()
-        frame = {"participant_id": who, "kind": "audio", "codec": "opus"}
+        frame = {"participant_id": "alice", "kind": "audio", "codec": "opus", "track_id": who}
         sealed = self.cryptor.encrypt(AUDIO, **frame)
-        assert self.cryptor.decrypt(sealed, **frame) == AUDIO
+        assert self.others_cryptor.decrypt(sealed, **frame) == AUDIO
         self.nonces += nonce(sealed, self.profile)
-        self.cryptor.remove_participant(who)
+        for cryptor in (self.cryptor, self.others_cryptor):
+            cryptor.remove_track("alice", "audio", track_id=who)
 
     def goes_on(self) -> bytes:
         """Use everything again, in a child. Return the nonces of the frames that it seals."""

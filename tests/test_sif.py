@@ -381,7 +381,7 @@ async def test_a_call_without_the_rooms_trailer_hears_that_it_is_missing(codec: 
 
 
 class Server:
-    """Stands between Alice and the network as a LiveKit server does: pauses, and puts blank frames in meanwhile."""
+    """Stands between the network and Bob as a LiveKit server does: pauses, and puts blank frames in meanwhile."""
 
     def __init__(self, stack: str, codec: str, count: int) -> None:
         self._stack, self._codec, self._count = stack, codec, count
@@ -394,12 +394,9 @@ class Server:
 
     def __enter__(self) -> "Server":
         rtp, transport = part(self._stack, "rtp"), part(self._stack, "rtcdtlstransport").RTCDtlsTransport
-        send = transport._send_rtp
+        handle = transport._handle_rtp_data
 
-        async def forward(this: Any, data: bytes) -> None:
-            if rtp.is_rtcp(data):
-                await send(this, data)
-                return
+        async def forward(this: Any, data: bytes, *arrival: Any, **named: Any) -> None:
             packet = rtp.RtpPacket.parse(data)
             if self._state == "resuming" and self._is_a_start(packet.payload):
                 self._state = "forwarding"
@@ -408,26 +405,30 @@ class Server:
                 self.held_back += 1
                 return
             packet.sequence_number = (packet.sequence_number + self._ahead) % 65536
-            await send(this, packet.serialize())
+
+            async def send(data: bytes) -> None:
+                await handle(this, data, *arrival, **named)
+
+            await send(packet.serialize())
             # A packet of sound is a frame, the last one of a picture has the marker.
             if self._state == "pausing" and (packet.marker or self._codec == "opus"):
                 self._state = "paused"
-                await self._put_in(this, packet, send)
+                await self._put_in(packet, send)
 
-        self._undo.callback(setattr, transport, "_send_rtp", send)
-        transport._send_rtp = forward
+        self._undo.callback(setattr, transport, "_handle_rtp_data", handle)
+        transport._handle_rtp_data = forward
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._undo.close()
 
-    async def _put_in(self, transport: Any, packet: Any, send: Any) -> None:
+    async def _put_in(self, packet: Any, send: Any) -> None:
         packet.payload, packet.marker = self._blank, 1
         for number in range(self._count):
             # The first has the timestamp of the last sealed frame.
             packet.timestamp = (packet.timestamp + (self._step if number else 0)) % 2**32
             packet.sequence_number = (packet.sequence_number + 1) % 65536
-            await send(transport, packet.serialize())
+            await send(packet.serialize())
         self._ahead += self._count
 
     def _is_a_start(self, payload: bytes) -> bool:

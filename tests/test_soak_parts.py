@@ -36,7 +36,7 @@ def cipher() -> Encryptor:
 
 
 def ring(profile: str = "livekit") -> KeyRing:
-    made = KeyRing(profile)
+    made = KeyRing(profile, shared=profile == "sframe")
     made.set_key(bytes(range(32)))
     return made
 

@@ -184,7 +184,7 @@ async def test_slice_headers_that_cannot_be_kept_readable_are_warned_of_once_a_t
     for _ in range(3):
         await call.after(1)
     (message,) = caplog.messages
-    assert "video of 'alice' has slice headers that cannot be kept readable" in message
+    assert "video that is sent has slice headers that cannot be kept readable" in message
 
 
 async def test_listeners_of_the_provider_hear_that_a_sender_has_ratcheted(clock):
