@@ -299,10 +299,6 @@ CALLS: dict[str, Callable[[], Call]] = {
     "KeyRotator.participant_left": lambda: (rotator().participant_left, {}),
     "keyrings.bounded": lambda: (partial(keyrings.bounded, "key_id", low=0, high=2), {"value": 1}),
     "fingerprint.combine": lambda: (fingerprint.combine, {"rings": {"bob": ring()}}),
-    "fingerprint.of_provider": lambda: (
-        fingerprint.of_provider,
-        {"provider": keys(), "profile": "livekit", "named": [], "known": []},
-    ),
     "fingerprint.short_code": lambda: (fingerprint.short_code, {"rings": ring()}),
     "keyfetch.SharedKey": lambda: (keyfetch.SharedKey, {"key": KEY, "key_id": 1}),
     "keyfetch.fetch_shared_key": lambda: (
@@ -458,6 +454,7 @@ NOT_CALLED = {
     "keyrings.HeldKeys.install": MADE_BY_US,
     "keyrings.HeldKeys.is_in_use": MADE_BY_US,
     "keyrings.HeldKeys.is_outdated": MADE_BY_US,
+    "fingerprint.of_provider": "called by the manager, with what it was made with",
     "keyrings.HeldKeys": MADE_BY_US,
     "keyrings.HeldKeys.keep": MADE_BY_US,
     "meet.Meeting": MADE_BY_US,
