@@ -134,6 +134,7 @@ fn a_child_forked_while_threads_are_inside_goes_on_and_repeats_no_nonce() {
     children_of_busy_threads_repeat_no_nonce();
     a_thread_that_forks_waits_neither_for_its_own_guard_nor_for_a_batch_under_one();
     whoever_arrives_while_a_fork_waits_goes_in_after_it();
+    a_child_can_set_and_drop_keys_whatever_was_dropped_during_the_fork();
 }
 
 fn children_of_busy_threads_repeat_no_nonce() {
@@ -202,9 +203,7 @@ fn whoever_arrives_while_a_fork_waits_goes_in_after_it() {
     });
 }
 
-#[test]
 fn a_child_can_set_and_drop_keys_whatever_was_dropped_during_the_fork() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let ring = |keys: u64| {
         let ring = KeyRing::new(Profile::by_name("sframe").unwrap(), Options::default()).unwrap();
         (0..keys).for_each(|kid| ring.set(kid, &Secret::key(b"a key that nobody seals with").unwrap()).unwrap());
