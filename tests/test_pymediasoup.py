@@ -156,7 +156,8 @@ async def test_who_has_the_key_sees_and_hears_and_nobody_else_does(round_trip):
                 assert len(guest.sinks) == 4 and all(sink.empty for sink in guest.sinks.values()), guest.name
             assert alice.states_of("alice") == {S.EncryptionSuccess}
             assert bob.states_of("alice") == {S.DecryptionSuccess}
-            assert eve.states_of("alice") == {S.DecryptionFailed, S.InvalidKey}
+            # The first frame that fails may be somebody else's, until the application was asked.
+            assert {S.InvalidKey} <= eve.states_of("alice") <= {S.DecryptionFailed, S.InvalidKey}
             assert mallory.states_of("alice") == {S.DecryptionFailed}
             assert nobody.states_of("alice") == {S.MissingKey}
             assert carol.states_of("alice") == {S.MissingKey, S.DecryptionSuccess}

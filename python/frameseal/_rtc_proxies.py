@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from frameseal._rtc_gates import SealedFrame
@@ -68,7 +70,8 @@ class OpeningDecoder:
         self._is_video = kind == "video"
         # Some decoders swallow the error of a missing reference: then only this gate asks for a keyframe.
         self._awaiting_keyframe = self._is_video
-        self._transform: Any = None  # of the last frame
+        # Of the last frame. Weak: the decoder thread of a receiver that has ended may live on.
+        self._transform: Callable[[], Any] = lambda: None
         slot.proxied(codec.mimeType.lower())
 
     def __getattr__(self, name: str) -> Any:
@@ -99,8 +102,8 @@ class OpeningDecoder:
         transform = attachment.transform(slot, self._codec)
         if transform is None or self._inner is None:
             return self._drop()
-        if transform is not self._transform:  # somebody else's pictures do not build on those before
-            self._transform, self._awaiting_keyframe = transform, self._is_video
+        if transform is not self._transform():  # somebody else's pictures do not build on those before
+            self._transform, self._awaiting_keyframe = weakref.ref(transform), self._is_video
         whole = slot.is_whole(self._name, encoded_frame.data)
         opened = transform.open(encoded_frame.data, encoded_frame, whole=whole)
         slot.outcome(transform, bool(opened))
