@@ -12,6 +12,7 @@ from typing import Any, Final
 import av
 import numpy as np
 from aiortc import VideoStreamTrack
+from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 640, 360
@@ -122,5 +123,6 @@ def _inset(seen: Seen) -> Image.Image:
         font = ImageFont.load_default(size=16)
         ImageDraw.Draw(image).text(middle, "no picture", font=font, fill=_QUIET, anchor="mm")
         return image
-    small = seen.picture.reformat(width=_INSET[0], height=_INSET[1], format="rgb24")
+    # A reformatter of its own: the one that a frame keeps must not serve two threads, and each viewer's picture has one.
+    small = VideoReformatter().reformat(seen.picture, width=_INSET[0], height=_INSET[1], format="rgb24")
     return Image.fromarray(small.to_ndarray())
