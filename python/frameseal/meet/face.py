@@ -123,6 +123,6 @@ def _inset(seen: Seen) -> Image.Image:
         font = ImageFont.load_default(size=16)
         ImageDraw.Draw(image).text(middle, "no picture", font=font, fill=_QUIET, anchor="mm")
         return image
-    # A reformatter of its own: the one that a frame keeps must not serve two threads, and each viewer's picture has one.
+    # A reformatter of its own: the one that a frame keeps must not serve the threads of two viewers.
     small = VideoReformatter().reformat(seen.picture, width=_INSET[0], height=_INSET[1], format="rgb24")
     return Image.fromarray(small.to_ndarray())
