@@ -89,7 +89,7 @@ class KeyProvider(LoopEmitter):
     @property
     def participant_ids(self) -> list[str]:
         """The participants who have a key of their own, in order."""
-        with self._lock:
+        with self._keys_lock:
             return sorted(name for name, keys in self._own.items() if keys.secrets)
 
     def key_ids_of(self, participant_id: str | None) -> list[int]:

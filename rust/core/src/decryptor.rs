@@ -148,6 +148,11 @@ impl Decryptor {
         }
     }
 
+    /// Whether there may be frames that [`Self::injected`] lets pass.
+    pub(crate) fn lets_injected_pass(&self) -> bool {
+        self.injected.has_a_trailer()
+    }
+
     /// Whether [`Self::injected`] decides about a frame, and not the ring.
     pub(crate) fn is_injected(&self, sealed: &[u8]) -> bool {
         self.injected.has_trailer(sealed)
@@ -275,10 +280,9 @@ impl Decryptor {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Returns the length that a frame may have at the most once it is open.
+    /// Returns the length that a sealed frame may have at the most once it is open.
     pub(crate) fn max_opened_len(&self, sealed: &[u8]) -> usize {
         let least_overhead = match self.ring.profile().wire {
-            _ if self.is_injected(sealed) => 0,
             Wire::Trailer => trailer::OVERHEAD,
             Wire::Sframe => 1 + self.ring.suite().tag_len,
         };

@@ -96,6 +96,11 @@ impl Injected {
         frame.last().is_some_and(|byte| u16::from(*byte) == self.ends_in.load(Ordering::Relaxed))
     }
 
+    /// Whether there is a trailer.
+    pub(crate) fn has_a_trailer(&self) -> bool {
+        self.ends_in.load(Ordering::Relaxed) != NO_TRAILER
+    }
+
     /// Whether the frame ends as injected frames do.
     pub(crate) fn has_trailer(&self, frame: &[u8]) -> bool {
         self.may_end(frame) && self.with_trailer(|trailer| frame.ends_with(trailer)).unwrap_or_default()
@@ -119,9 +124,7 @@ impl Injected {
     /// injected frames that were joined one is left.
     #[inline(always)]
     pub(crate) fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
-        if self.ends_in.load(Ordering::Relaxed) == NO_TRAILER
-            || !self.may_end(frame) && without_blank_start(self.codec, frame).is_none()
-        {
+        if !self.has_a_trailer() || !self.may_end(frame) && without_blank_start(self.codec, frame).is_none() {
             return frame;
         }
         self.with_trailer(|trailer| self.cut_at(frame, trailer)).unwrap_or(frame)

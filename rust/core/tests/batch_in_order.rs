@@ -362,6 +362,30 @@ fn a_step_of_a_passphrase_is_asked_for_and_not_derived_as_with_single_calls() {
     }
 }
 
+#[test]
+fn a_trailer_that_comes_or_goes_while_a_batch_is_planned_costs_no_other_frame() {
+    let call = Call { keys: Keys::Trailer, codec: Codec::Opus, ratchet_window: 0, replay_window: None };
+    let salt = salt();
+    let mut events = [Event::Seal(100), Event::Injected(60)].repeat(4);
+    events.push(Event::Seal(200));
+    let (sealed, _) = wire(&call, salt, &events).remove(0);
+    let blanks = sealed.iter().filter(|frame| frame.ends_with(TRAILER)).count();
+    for threads in THREADS {
+        for (before, then) in [(None, Some(TRAILER)), (Some(TRAILER), None), (Some(TRAILER), Some(TRAILER))] {
+            let decryptor = Decryptor::new(call.receiver(salt), call.codec, None).unwrap();
+            decryptor.set_injected(before).unwrap();
+            let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
+            let mut out = vec![0; batch.room()];
+            decryptor.set_injected(then).unwrap();
+            let results = batch.open_into(&mut out, threads);
+            let opened = sealed.iter().zip(&results).filter(|(frame, _)| !frame.ends_with(TRAILER));
+            assert!(opened.into_iter().all(|(_, result)| result.is_ok()), "{before:?}, {then:?}, {threads} threads");
+            let passed = if before == then { blanks - blanks / 3 } else { 0 };
+            assert_eq!(decryptor.injected_so_far(), passed as u64, "{before:?}, {then:?}, {threads} threads");
+        }
+    }
+}
+
 /// One frame of a track that is sealed.
 #[derive(Clone, Copy, Debug)]
 enum Frame {

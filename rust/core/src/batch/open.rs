@@ -16,11 +16,15 @@ use crate::opening::{Attempt, OpenPlan};
 pub struct OpenBatch<'a> {
     decryptor: &'a Decryptor,
     sealed: Vec<&'a [u8]>,
+    /// The places of frames that a server put in, in order. Their trailer may change at any time: they are told apart once.
+    injected: Vec<usize>,
 }
 
 /// Frames that are not opened yet, their places, and the results of the frames before them.
 struct Unopened<'a, 'o> {
     sealed: Iter<'a, &'a [u8]>,
+    /// As in [`OpenBatch`].
+    injected: &'a [usize],
     out: &'o mut [u8],
     /// The length that was planned for each frame.
     lens: Vec<usize>,
@@ -45,17 +49,17 @@ enum Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn of(decryptor: &'a Decryptor, sealed: &'a [u8]) -> Result<Self, DecryptError> {
-        if decryptor.is_injected(sealed) {
+    fn of(decryptor: &'a Decryptor, sealed: &'a [u8], is_injected: bool) -> Result<Self, DecryptError> {
+        if is_injected {
             return Ok(Self::Injected(sealed));
         }
         Ok(decryptor.plan(sealed, &[])?.map_or(Self::Empty, Self::Sealed))
     }
 
-    fn len(&self, decryptor: &Decryptor) -> usize {
+    fn len(&self) -> usize {
         match self {
             Self::Empty => 0,
-            Self::Injected(sealed) => decryptor.max_opened_len(sealed),
+            Self::Injected(sealed) => sealed.len(),
             Self::Sealed(plan) => plan.frame_len(),
         }
     }
@@ -72,7 +76,10 @@ impl<'a, 'o> Unopened<'a, 'o> {
                     bytes += place.len();
                     place.len()
                 }),
-                Ok(Plan::Injected(sealed)) => pass_on(decryptor, sealed, place),
+                Ok(Plan::Injected(sealed)) => {
+                    keys = None; // this may turn to the ring
+                    pass_on(decryptor, sealed, place)
+                }
                 Ok(Plan::Empty) => Ok(0),
                 Err(error) => Err(error), // counted when it was planned
             });
@@ -84,8 +91,8 @@ impl<'a, 'o> Unopened<'a, 'o> {
     /// Plans the next frames, `most` of them at the most.
     fn take(&mut self, decryptor: &'a Decryptor, most: usize, stretch: &mut Vec<Opening<'a, 'o>>) {
         for sealed in self.sealed.by_ref().take(most) {
-            let mut plan = Plan::of(decryptor, sealed);
-            let len = plan.as_ref().map_or(0, |plan| plan.len(decryptor));
+            let mut plan = Plan::of(decryptor, sealed, self.injected.binary_search(&self.lens.len()).is_ok());
+            let len = plan.as_ref().map_or(0, Plan::len);
             let place = match mem::take(&mut self.out).split_at_mut_checked(len) {
                 Some((place, behind)) => {
                     self.out = behind;
@@ -102,18 +109,27 @@ impl<'a, 'o> Unopened<'a, 'o> {
     }
 }
 
-/// Writes the payload of a frame that a server put in.
+/// Writes the payload of a frame that a server put in, or opens it if it is none by now.
 fn pass_on(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
-    let payload = decryptor.injected(sealed)?.unwrap_or_default();
-    place.get_mut(..payload.len()).ok_or(DecryptError::Malformed)?.copy_from_slice(payload);
-    Ok(payload.len())
+    if let Some(payload) = decryptor.injected(sealed)? {
+        place.get_mut(..payload.len()).ok_or(DecryptError::Malformed)?.copy_from_slice(payload);
+        return Ok(payload.len());
+    }
+    let Some(plan) = decryptor.plan(sealed, &[])? else { return Ok(0) };
+    let place = place.get_mut(..plan.frame_len()).ok_or(DecryptError::Malformed)?;
+    plan.open_into(place).map(|()| place.len())
 }
 
 impl Decryptor {
     /// Looks at a batch.
     pub fn plan_batch<'a>(&'a self, sealed: Vec<&'a [u8]>) -> OpenBatch<'a> {
-        let sealed = sealed.into_iter().map(|frame| self.cut_injected(frame)).collect();
-        OpenBatch { decryptor: self, sealed }
+        let _inside = fork::enter();
+        let sealed: Vec<&[u8]> = sealed.into_iter().map(|frame| self.cut_injected(frame)).collect();
+        let injected = match self.lets_injected_pass() {
+            true => (0..).zip(&sealed).filter(|(_, frame)| self.is_injected(frame)).map(|(place, _)| place).collect(),
+            false => Vec::new(),
+        };
+        OpenBatch { decryptor: self, sealed, injected }
     }
 }
 
@@ -121,7 +137,9 @@ impl OpenBatch<'_> {
     /// Bytes that [`Self::open_into`] needs at the most: no frame is longer than it was sealed.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.sealed.iter().map(|sealed| self.decryptor.max_opened_len(sealed)).sum()
+        let len = |sealed: &&[u8]| self.decryptor.max_opened_len(sealed);
+        let injected = self.injected.iter().filter_map(|place| self.sealed.get(*place));
+        self.sealed.iter().map(len).sum::<usize>() + injected.map(|sealed| sealed.len() - len(sealed)).sum::<usize>()
     }
 
     /// Writes the frames that open, one behind the other; one that does not is empty. Returns, for each, its bytes or why
@@ -153,11 +171,11 @@ impl OpenBatch<'_> {
             let _inside = fork::enter();
             let (mut frames, mut bytes, mut keys) = (0, 0, None);
             results.extend(stretch.iter().map(|sealed| {
-                if decryptor.is_injected(sealed) {
-                    let len = decryptor.max_opened_len(sealed).min(out.len());
+                if self.injected.binary_search(&lens.len()).is_ok() {
+                    let len = sealed.len().min(out.len());
                     lens.push(len);
                     let (place, behind) = mem::take(&mut out).split_at_mut(len);
-                    out = behind;
+                    (out, keys) = (behind, None);
                     return pass_on(decryptor, sealed, place);
                 }
                 let planned = decryptor.with_plan(sealed, &[], |plan| {
@@ -192,6 +210,7 @@ impl OpenBatch<'_> {
         let count = self.sealed.len();
         let unopened = Mutex::new(Unopened {
             sealed: self.sealed.iter(),
+            injected: &self.injected,
             out,
             lens: Vec::with_capacity(count),
             stretches: 0,
