@@ -363,6 +363,40 @@ fn a_step_of_a_passphrase_is_asked_for_and_not_derived_as_with_single_calls() {
 }
 
 #[test]
+fn keys_that_are_set_while_a_batch_opens_cost_no_frame_and_open_none_twice() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    for keys in [Keys::Trailer, Keys::Shared, Keys::Epochs] {
+        let call = Call { keys, codec: Codec::Opus, ratchet_window: 2, replay_window: Some(20_000) };
+        let salt = salt();
+        let (mut sealed, _) = wire(&call, salt, &[Event::Seal(200)].repeat(15)).remove(0);
+        let count = sealed.len();
+        sealed.extend(sealed.clone());
+        for threads in THREADS {
+            let ring = call.receiver(salt);
+            let decryptor = Decryptor::new(Arc::clone(&ring), call.codec, call.replay_window).unwrap();
+            let (begun, done) = (std::sync::Barrier::new(2), AtomicBool::new(false));
+            let results = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    begun.wait();
+                    while !done.load(Ordering::Relaxed) {
+                        (0..IDS).for_each(|n| call.set(&ring, n, salt, 0)); // the same ones again
+                    }
+                });
+                begun.wait();
+                let results = open(&decryptor, &sealed, threads);
+                done.store(true, Ordering::Relaxed);
+                results
+            });
+            let (first, again) = results.split_at(count);
+            assert!(first.iter().all(Result::is_ok), "{keys:?}, {threads} threads");
+            let is_replay = |result: &Result<_, _>| matches!(result, Err(DecryptError::Replayed { .. }));
+            assert!(again.iter().all(is_replay), "{keys:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
 fn a_trailer_that_comes_or_goes_while_a_batch_is_planned_costs_no_other_frame() {
     let call = Call { keys: Keys::Trailer, codec: Codec::Opus, ratchet_window: 0, replay_window: None };
     let salt = salt();
