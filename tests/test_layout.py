@@ -126,6 +126,13 @@ def test_the_python_module_never_takes_nonces_from_its_caller():
     assert naming("hazmat|with_iv", rust(ROOT / "rust/python")) == set()
 
 
+def test_one_file_lets_go_of_the_gil():
+    """Beside it stands the gate that keeps a fork waiting meanwhile."""
+    assert naming(r"\.detach\(|allow_threads|SuspendAttach", rust(ROOT / "rust/python/src")) == {
+        "rust/python/src/lib.rs"
+    }
+
+
 # --- the package -----------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +141,18 @@ def programs() -> set[str]:
     return {
         path.relative_to(PACKAGE).as_posix() for folder in ("demo", "meet") for path in PACKAGE.glob(f"{folder}/*.py")
     }
+
+
+def test_every_lock_is_made_anew_in_a_forked_child():
+    """`renew_in_child` takes the class and makes the lock: nobody else does, but the programs, which do not fork."""
+    made = re.compile(r"(?<!asyncio\.)\b(?:R?Lock|Condition|(?:Bounded)?Semaphore|Barrier|Queue)\(")
+    makers = {
+        path.relative_to(PACKAGE).as_posix(): len(made.findall(path.read_text("utf-8")))
+        for path in PACKAGE.rglob("*.py")
+    }
+    # The hook names its one for the type checker and renews it in the next line.
+    assert {name for name, count in makers.items() if count} - programs() == {"aiortc.py"}
+    assert makers["aiortc.py"] == 1
 
 
 def test_only_the_hook_the_forwarder_and_the_programs_import_a_transport():
