@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 from frameseal import CipherSuite, Encryptor, KeyRing, Profile
 from frameseal.cli import main
-from frameseal.inspection import Reading, openers, plaintext_signs, readings
+from frameseal.inspection import _START_CODE, Reading, _clear_len, openers, plaintext_signs, readings
+from frameseal.shapes import IV_LEN, VERDICT_FRAMES
+from plain_media import opus, video
 
 VECTORS = Path(__file__).parent / "vectors"
 FRAMES = [
@@ -107,6 +110,72 @@ def test_plaintext_is_recognised_and_sealed_frames_are_not() -> None:
     ring.set_passphrase("a passphrase")
     assert plaintext_signs(Encryptor(ring, "vp8").encrypt(vp8)) == []
     assert plaintext_signs(Encryptor(ring, "h264").encrypt(h264)) == []
+
+
+MEDIA = {
+    "opus": opus(12000),
+    "opus, 24": opus(24000),
+    "vp8": video("vp8"),
+    "vp9": video("vp9"),
+    "h264": video("h264"),
+    "h265": video("h265"),
+}
+
+
+@pytest.mark.parametrize("name", MEDIA)
+@pytest.mark.parametrize("told", [True, False], ids=["codec told", "codec not told"])
+def test_several_frames_tell_whether_they_were_sealed_and_one_does_not(
+    name: str, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codec = name.partition(",")[0]
+    options = ["--codec", codec] if told else []
+
+    def inspected(frames: list[bytes], *more: str) -> tuple[int, str]:
+        paths = [tmp_path / str(number) for number in range(len(frames))]
+        for path, frame in zip(paths, frames, strict=True):
+            path.write_bytes(frame)
+        status = main(["inspect", *map(str, paths), *options, *more])
+        return status, capsys.readouterr().out
+
+    plain = list(MEDIA[name][8 : 8 + VERDICT_FRAMES])
+    status, shown = inspected(plain)
+    assert status == 1
+    assert f"12 frames: they look like {codec} that was never sealed" in shown
+    for frame in plain:
+        assert inspected([frame])[0] == 1 or frame[-2] == IV_LEN  # by chance, one in 256
+    status, shown = inspected(plain[1:])
+    assert status == 1 and "too few to tell: give 12" in shown
+    for profile, said in (("livekit", "they end as sealed frames"), ("sframe", "the counter advances")):
+        ring, key = KeyRing(profile), os.urandom(16)
+        ring.set_key(key, 3)
+        ring.sending_key_id = 3
+        seal = Encryptor(ring, codec).encrypt
+        frames = [sealed for sealed in map(seal, MEDIA[name]) if sealed][: VERDICT_FRAMES + 4]
+        status, shown = inspected(frames)
+        assert status == 0 and said in shown, profile
+        assert inspected(frames, "--key-hex", key.hex())[0] == 0
+        assert inspected(frames, "--key-hex", "11" * 16)[0] == 1
+
+
+def test_one_sframe_is_possible_and_cannot_be_told_from_opus(capsys: pytest.CaptureFixture[str]) -> None:
+    ring = KeyRing("sframe")
+    key = os.urandom(16)
+    ring.set_key(key, 5)
+    sealed = Encryptor(ring, "opus").encrypt(bytes(range(40))).hex()
+    assert main(["inspect", sealed, "--codec", "opus"]) == 1
+    shown = capsys.readouterr().out
+    assert "sframe: possible" in shown and "One frame cannot tell" in shown
+    assert main(["inspect", sealed, "--codec", "opus", "--key-hex", key.hex()]) == 0
+    assert "The key opens it: profile sframe" in capsys.readouterr().out
+
+
+def test_a_frame_of_nothing_but_start_codes_is_read_in_one_pass() -> None:
+    frame = b"\0\0\0\1\x65\x88" + b"\0\0\1\x65" * 50_000
+    taken = [match.start() for match in _START_CODE.finditer(frame)]
+    assert len(taken) == 50_001
+    assert _clear_len("h264", frame) == 6
+    assert _clear_len("h264", b"\0\0\0\1\x67" + b"\0\0\1\x67" * 50) is None
+    assert plaintext_signs(frame)
 
 
 @pytest.mark.parametrize("length", range(40))

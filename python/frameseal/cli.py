@@ -11,11 +11,14 @@ import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from frameseal._native import __version__
 from frameseal._secrecy import Hidden, utf8
 from frameseal.enums import Profile
+
+if TYPE_CHECKING:
+    from frameseal import inspection
 
 KEY_BYTES = 32
 SHOWN_BYTES = 24  # of a part; the rest is an ellipsis
@@ -121,12 +124,17 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        help="show where the parts of a sealed frame lie",
-        description="Reads a sealed frame under every layout that fits, the likely ones first; needs no key. "
-        "Exits with 0 if a layout fits (and, with a key, a profile opens the frame), else with 1.",
+        help="show where the parts of a sealed frame lie, or whether frames were sealed at all",
+        description="Reads a frame under every layout that fits, the likely ones first; needs no key. One frame tells "
+        "little: with 12 or more of one track, in their order, it also says whether they were sealed, and how. Exits "
+        "with 0 if a key is given and opens the first frame, or if no key is given and the frames were sealed; with 1 "
+        "if not, or if it cannot be told.",
     )
     inspect.add_argument(
-        "frame", metavar="FILE|HEX|-", help="a file with the frame's bytes or hex digits, hex digits, or - for stdin"
+        "frames",
+        nargs="+",
+        metavar="FILE|HEX|-",
+        help="a file with a frame's bytes or hex digits, hex digits, or - for stdin",
     )
     inspect.add_argument("--codec", choices=["opus", "pcmu", "pcma", "g722", "vp8", "vp9", "h264", "h265"])
     secret = inspect.add_mutually_exclusive_group()
@@ -190,7 +198,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from frameseal import inspection  # noqa: PLC0415
 
     try:
-        sealed = _frame_bytes(arguments.frame)
+        frames = [_frame_bytes(frame) for frame in arguments.frames]
+        sealed = frames[0]
         hidden = arguments.passphrase or arguments.key_hex
         secret = hidden.reveal() if hidden else None
         found = inspection.readings(sealed, arguments.codec)
@@ -208,17 +217,41 @@ def _inspect(arguments: argparse.Namespace) -> int:
             print(f"  [{part.start:>5}:{part.end:>5})  {part.name:<24}{part.note or shown}")
         for remark in reading.remarks:
             print(f"  - {remark}")
-    for sign in inspection.plaintext_signs(sealed):
+    signs = inspection.plaintext_signs(sealed)
+    for sign in signs:
         print(f"\nIt looks like {sign}: it may never have been sealed.")
     if not found:
         print("\nNo layout fits: not a sealed frame, or cut short.")
+    if len(frames) > 1:
+        is_sealed = _say_verdict(inspection.verdict(frames, arguments.codec), len(frames))
+    else:
+        is_sealed = not signs and any(reading.likely for reading in found)
+        if found and not is_sealed and not signs:
+            print("\nOne frame cannot tell whether it was sealed: give 12 or more of the track, in their order.")
     if secret:
         for opener in openers:
             suite = f", suite {opener.suite.name}" if opener.profile is Profile.SFRAME else ""
             print(f"\nThe key opens it: profile {opener.profile}, codec {opener.codec}{suite}.")
         if not openers:
             print("\nNo profile opens it: another key, a raw key given as passphrase, or an altered frame.")
-    return 0 if found and (openers or not secret) else 1
+    return 0 if (openers if secret else is_sealed) else 1
+
+
+def _say_verdict(verdict: inspection.Verdict, count: int) -> bool:
+    """Print what several frames look like. Returns whether they were sealed."""
+    # Of no use to the other commands.
+    from frameseal.shapes import VERDICT_FRAMES, Shape  # noqa: PLC0415
+
+    said = {
+        Shape.TRAILER: "they end as sealed frames of the profiles livekit, videosdk and jitsi do",
+        Shape.SFRAME: "they are SFrames of one sender (profile sframe): the counter advances",
+        Shape.PLAIN: f"they look like {verdict.codec} that was never sealed: the sender's encryption is off",
+        Shape.UNKNOWN: "no layout that is known here, and no codec",
+    }[verdict.shape]
+    if verdict.shape is Shape.UNKNOWN and count < VERDICT_FRAMES:
+        said = f"too few to tell: give {VERDICT_FRAMES} or more of the track, in their order"
+    print(f"\n{count} frames: {said}.")
+    return verdict.shape in (Shape.TRAILER, Shape.SFRAME)
 
 
 def _frame_bytes(frame: str) -> bytes:

@@ -1,8 +1,9 @@
 """Why frames do not open, where their bytes and the keys at hand can tell it from a wrong key.
 
-A frame that fails is looked at once in a while, in a thread beside the decoders: has it been sealed at all, is it of
-another profile, does a key that is here open it in another way (the other KDF, another vendor's salt, another key id)?
-Nothing that is found changes what happens to the frame: it is dropped. It is a hint for people.
+Frames that fail are looked at once in a while, in a thread beside the decoders: have they been sealed at all, are they
+of another profile, does a key that is here open one in another way (the other KDF, another vendor's salt, another key
+id)? What a key proves is told at once. What frames look like takes several of them (`frameseal.shapes`). Nothing that
+is found changes what happens to a frame: it is dropped. It is a hint for people.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import asyncio
 import logging
 import threading
 import weakref
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from frameseal import inspection
+from frameseal import inspection, shapes
 from frameseal._fork import renew_in_child
 from frameseal._native import Decryptor, KeyRing, Secret
 from frameseal.enums import Profile
 from frameseal.exceptions import FrameError
 from frameseal.providers import KeyProvider
+from frameseal.shapes import MAX_FRAMES, VERDICT_FRAMES, Excerpt, Shape
 
 if TYPE_CHECKING:
     from frameseal.e2ee import E2EEManager
@@ -32,12 +36,8 @@ DIAGNOSIS: Final = "e2ee-diagnosis"
 # Per track. A diagnosis with a passphrase takes some 100 ms of a thread.
 AGAIN_AFTER: Final = 10.0  # seconds
 
-# From so many failures in a row on: one may be a frame that lost a packet.
+# From so many failures in a row on: one may be a frame that lost a packet. What is not proven takes more of them.
 FAILURES_BEFORE: Final = 3
-
-# How a key frame begins that may have been sent in the clear: VP8's start code, and H.264's parameter set.
-VP8_START: Final = b"\x9d\x01\x2a"
-H264_SPS: Final = (b"\x67", b"\x27", b"\x47")
 
 _logger = logging.getLogger("frameseal")
 
@@ -79,6 +79,17 @@ class E2EEDiagnosis:
     """Whether a key opened the frame that way. Otherwise it is what the bytes look like, which anybody can fake."""
 
 
+@dataclass(eq=False, slots=True)
+class _Failing:
+    """What is remembered of a track whose frames fail."""
+
+    failures: int = 0  # in a row
+    due: list[float] = field(default_factory=lambda: [0.0, 0.0])  # the next time, of keys that are there, and are not
+    tried: bool = False  # the keys, in this row of failures
+    cause: str | None = None  # the last one that was told
+    seen: deque[Excerpt] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
+
+
 class Diagnostician:
     """Looks into the failing frames of one manager's tracks, which it does not keep alive."""
 
@@ -89,62 +100,71 @@ class Diagnostician:
         """Make one that has seen nothing."""
         self._manager = weakref.ref(manager)
         renew_in_child(self, _lock=threading.Lock, _busy=bool)  # the parent's diagnosis ends in the parent
-        self._runs: weakref.WeakKeyDictionary[Track, tuple[int, float]] = weakref.WeakKeyDictionary()
-        self._key_frames: weakref.WeakKeyDictionary[Track, bytes] = weakref.WeakKeyDictionary()
-        self._causes: weakref.WeakKeyDictionary[Track, str] = weakref.WeakKeyDictionary()
+        self._failing: weakref.WeakKeyDictionary[Track, _Failing] = weakref.WeakKeyDictionary()
 
-    def note(self, transform: ReceiverTransform, frame: bytes) -> None:
-        """Remember how a frame that failed begins and ends, if it may be a key frame in the clear.
+    def note(self, track: Track, frame: bytes) -> None:
+        """Remember how a frame that failed begins and ends. In the decoder's thread: it is looked at elsewhere."""
+        failing = self._failing.get(track)
+        if failing is None:
+            failing = self._failing[track] = _Failing()
+        failing.seen.append(shapes.excerpt(frame))
 
-        Only key frames show it, and few frames are looked into. Runs in the decoder's thread: what the bytes say is
-        found out elsewhere.
+    def opened(self, track: Track) -> None:
+        """A frame has opened after some that failed: what they looked like says nothing about those to come."""
+        failing = self._failing.get(track)
+        if failing is not None:
+            failing.failures, failing.tried = 0, False
+            failing.seen.clear()
+
+    def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None, missing: bool) -> None:
+        """Look into *frame*, which failed, if it is time to. From any thread; returns at once.
+
+        :param key_id: what the frame claims, where it could be read.
+        :param missing: whether there is no key of this id.
         """
-        vp8 = transform.codec == "vp8" and frame[3:6] == VP8_START
-        h264 = transform.codec == "h264" and frame[4:5] in H264_SPS
-        if (vp8 or h264) and not Decryptor.holds_blank(transform.codec, frame):
-            self._key_frames[transform.track] = inspection.excerpt(frame)
-
-    def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
-        """Look into *frame*, which failed, if it is time to. From any thread; returns at once."""
         manager = self._manager()
         loop = manager.events_loop if manager is not None else None
-        if loop is None or transform.track.forgotten or not self._is_time(transform.track):
+        if loop is None or transform.track.forgotten or not self._is_time(transform.track, missing):
             return
         try:
-            loop.call_soon_threadsafe(self._start, loop, transform, frame, key_id)
+            loop.call_soon_threadsafe(self._start, loop, transform, frame, key_id, missing)
         except RuntimeError:  # the loop is closed: the call is over
             self._busy = False
 
-    def _is_time(self, track: Track) -> bool:
-        now = monotonic()
+    def _is_time(self, track: Track, missing: bool) -> bool:
         with self._lock:
-            failures, due = self._runs.get(track, (0, 0.0))
-            failures += 1
-            if self._busy or failures < FAILURES_BEFORE or now < due:
-                self._runs[track] = failures, due
+            failing = self._failing.get(track)
+            if failing is None:
                 return False
-            self._runs[track] = 0, now + AGAIN_AFTER
-            self._busy = True
+            failing.failures += 1
+            if self._busy or monotonic() < failing.due[missing] or failing.failures < FAILURES_BEFORE:
+                return False
+            if failing.tried and len(failing.seen) < VERDICT_FRAMES:
+                return False
+            failing.tried = self._busy = True
             return True
 
-    def _start(
-        self, loop: asyncio.AbstractEventLoop, transform: ReceiverTransform, frame: bytes, key_id: int | None
-    ) -> None:
-        loop.run_in_executor(None, self._look, transform, frame, key_id)
+    def _start(self, loop: asyncio.AbstractEventLoop, *frame: Any) -> None:
+        loop.run_in_executor(None, self._look, *frame)
 
-    def _look(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
+    def _look(self, transform: ReceiverTransform, frame: bytes, key_id: int | None, missing: bool) -> None:
         try:
             manager, track = self._manager(), transform.track
-            if manager is None or track.forgotten:
+            failing = self._failing.get(track)
+            if manager is None or failing is None or track.forgotten:
                 return
             provider = manager.provider
             secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
-            cause, advice, proven = diagnose(frame, manager.profile, transform.codec, secrets, key_id)
-            shown = inspection.plaintext_signs(self._key_frames.pop(track, b""))
-            if shown and not proven and cause != "injected":
-                cause, advice = "not_sealed", ADVICE["not_sealed"]
-            if self._causes.get(track) != cause:
-                self._causes[track] = cause
+            found = diagnose(frame, manager.profile, transform.codec, secrets, key_id, list(failing.seen))
+            if found is None:
+                return
+            cause, advice, proven = found
+            failing.failures, failing.tried = 0, False
+            failing.due[missing] = monotonic() + AGAIN_AFTER
+            if missing and cause in ("wrong_key", "unknown_format"):
+                return  # that a key is not there has been told
+            if failing.cause != cause:
+                failing.cause = cause
                 # Whose it is, the event says: logs quote nothing that a caller named (`frameseal._secrecy`).
                 _logger.warning("%s does not open: %s", track.kind, advice)
             manager.deliver(
@@ -156,32 +176,39 @@ class Diagnostician:
             self._busy = False
 
 
-def diagnose(
-    frame: bytes, profile: Profile, codec: str | None, secrets: dict[int, Secret], key_id: int | None
-) -> tuple[str, str, bool]:
+def diagnose(  # noqa: PLR0917 - what there is to know of a frame
+    frame: bytes,
+    profile: Profile,
+    codec: str | None,
+    secrets: dict[int, Secret],
+    key_id: int | None,
+    seen: Sequence[Excerpt] = (),
+) -> tuple[str, str, bool] | None:
     """Return why *frame*, which did not open under *profile*, may have failed: cause, advice, and whether it is proven.
 
     :param secrets: the keys that are set, by key id.
     :param key_id: what the frame claims, where it could be read.
+    :param seen: the last frames of the track that failed, in order. Where they are too few to tell, and nothing is
+        proven, None is returned.
     """
     for claimed in dict.fromkeys((key_id, *_key_ids(frame, codec))):
         found = None if claimed is None else _proven(frame, profile, codec, secrets, claimed)
         if found is not None:
             cause, other = found
             return cause, ADVICE[cause].format(profile=other, key_id=claimed), True
-    if Decryptor.holds_blank(codec, frame):
+    blank = [Decryptor.holds_blank(codec, each.data) for each in seen] or [True]
+    if Decryptor.holds_blank(codec, frame) and 2 * sum(blank) > len(blank):
         return "injected", ADVICE["injected"], False
-    readings = inspection.readings(frame, codec)
-    likely = {reading.layout for reading in readings if reading.likely}
-    ours = {reading.layout for reading in readings if profile in reading.layout.split("/")}
-    other = ""
-    if inspection.plaintext_signs(frame):
-        cause = "not_sealed"
-    elif likely - ours and not likely & ours:
-        cause, other = "other_profile", sorted(likely)[0].replace("/", " or ")
-    else:
-        cause = "wrong_key" if ours else "unknown_format"
+    if len(seen) < VERDICT_FRAMES:
+        return None
+    shape = shapes.shape(seen, codec)
+    ours = Shape.SFRAME if profile is Profile.SFRAME else Shape.TRAILER
+    other = "sframe" if shape is Shape.SFRAME else "livekit or videosdk"
+    cause = _CAUSES.get(shape, "other_profile") if shape is not ours else "wrong_key"
     return cause, ADVICE[cause].format(profile=other), False
+
+
+_CAUSES: Final = {Shape.PLAIN: "not_sealed", Shape.UNKNOWN: "unknown_format"}
 
 
 def _proven(

@@ -411,13 +411,16 @@ class E2EEManager(LoopEmitter):
 
     def _failed_frame(self, transform: ReceiverTransform, frame: bytes) -> None:
         if not transform.track.in_doubt:
-            self._diagnostician.note(transform, frame)
+            self._diagnostician.note(transform.track, frame)
+
+    def _opened_again(self, transform: ReceiverTransform) -> None:
+        self._diagnostician.opened(transform.track)
 
     def _undecryptable(self, transform: ReceiverTransform, frame: bytes, key_id: int | None) -> None:
         """A frame has failed: look into it, and derive the ratchet steps that may open the next one."""
         if transform.track.in_doubt:
             return
-        self._diagnostician.consider(transform, frame, key_id)
+        self._diagnostician.consider(transform, frame, key_id, transform.missing_key)
         self._watch.derive_ahead(transform)
 
     def _key_is_missing(self, transform: ReceiverTransform, key_id: int | None) -> None:

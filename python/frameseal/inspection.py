@@ -7,20 +7,16 @@ profile opens the frame. Written from the formats, apart from the core, which th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from frameseal import shapes
 from frameseal._native import Decryptor, KeyRing
 from frameseal.enums import CipherSuite, Profile
 from frameseal.exceptions import FrameError
+from frameseal.shapes import ENVELOPE, IV_LEN, TAG_LEN, TRAILER_LEN, Shape
 
-TRAILER_LEN = 14  # IV, its length, key index
-IV_LEN = 12
-TAG_LEN = 16
-MAX_HEADER_LEN = 17  # of an SFrame
-ENVELOPE = {"h264": 5, "h265": 6}  # start code and NAL header in front of an SFrame
-EXCERPT_HEAD, EXCERPT_LEN = 1024, 1088
 CODECS = ("opus", "vp8", "vp9", "h264", "h265")
 JITSI_LACKS = ("vp9", "h264", "h265")
 _START_CODE = re.compile(rb"\x00\x00\x01")
@@ -48,7 +44,7 @@ class Reading:
     parts: list[Part]
     remarks: list[str] = field(default_factory=list)
     likely: bool = False
-    """Whether something beyond mere length speaks for it."""
+    """Whether this one frame speaks for it: a trailer that is one by chance in one of 256 frames."""
 
 
 def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
@@ -64,29 +60,43 @@ def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
     """Return the key id that a frame of *profile* names; None if it is no such frame. Reads a few bytes of it."""
     if profile != Profile.SFRAME:
         return sealed[-1] if len(sealed) >= TRAILER_LEN else None
-    front = ENVELOPE.get(codec or "", 0)
-    # Two bytes may have become three by an escape.
-    start = bytes(sealed[front : front + MAX_HEADER_LEN * 3 // 2 + 1])
-    header = _header(start.replace(b"\0\0\3", b"\0\0") if front else start)
+    header = shapes.sframe_header(sealed, codec)
     return None if header is None else header[0]
 
 
-def excerpt(frame: bytes) -> bytes:
-    """Return the head and the tail of a frame, `EXCERPT_LEN` bytes at the most: enough to tell formats apart."""
-    return frame if len(frame) <= EXCERPT_LEN else frame[:EXCERPT_HEAD] + frame[EXCERPT_HEAD - EXCERPT_LEN :]
-
-
 def plaintext_signs(frame: bytes) -> list[str]:
-    """Say what makes a frame look as if it had never been sealed."""
+    """Say what makes one frame look as if it had never been sealed. Looks at its first kilobyte, and its end."""
     signs = []
     if len(frame) > 10 and not frame[0] & 1 and frame[3:6] == b"\x9d\x01\x2a" and frame[-2:-1] != b"\x0c":
         signs.append("a VP8 key frame without a trailer")
-    starts = [match.end() for match in _START_CODE.finditer(frame)]
-    if len(starts) > 1 and frame[-2:-1] != b"\x0c" and frame[: starts[0]].strip(b"\0") == b"\x01":
-        slices = [at for at in starts if at < len(frame) and frame[at] & 0x1F in (1, 5)]
+    head = frame[: shapes.EXCERPT_HEAD]
+    starts = [match.end() for match in _START_CODE.finditer(head)]
+    if len(starts) > 1 and frame[-2:-1] != b"\x0c" and head[: starts[0]].strip(b"\0") == b"\x01":
+        slices = [at for at in starts if at < len(head) and head[at] & 0x1F in (1, 5)]
         if len(slices) > 1:
             signs.append("a byte stream with several slices in the clear")
     return signs
+
+
+class Verdict(NamedTuple):
+    """What several frames of one track look like."""
+
+    shape: Shape
+    codec: str | None
+    """The codec that plain frames look like, or whose envelope SFrames have."""
+
+
+def verdict(frames: Sequence[bytes], codec: str | None = None) -> Verdict:
+    """Say what frames of one track look like, in the order in which they came.
+
+    :param codec: the track's; None tries those that frames tell.
+    """
+    seen = [shapes.excerpt(frame) for frame in frames]
+    for name in (codec,) if codec else (None, "h265", "h264", "vp8", "vp9", "opus"):
+        shape = shapes.shape(seen, name)
+        if shape is not Shape.UNKNOWN:
+            return Verdict(shape, name)
+    return Verdict(Shape.UNKNOWN, codec)
 
 
 class Opener(NamedTuple):
@@ -181,14 +191,13 @@ def _clear_len(codec: str, frame: bytes) -> int | None:
         case "vp8":
             return (3 if frame[0] & 1 else 10) if frame else None
         case "h264" | "h265":
-            units = [match.end() for match in _START_CODE.finditer(frame) if match.end() < len(frame) - 3]
-            if not units or frame[: units[0] - 3].strip(b"\0"):
-                return None
-            h264 = codec == "h264"
-            slices = [
-                at for at in units if (frame[at] & 0x1F in (1, 5) if h264 else frame[at] >> 1 & 0x3F in _H265_SLICES)
-            ]
-            return slices[0] + 2 if slices else None
+            for number, match in enumerate(_START_CODE.finditer(frame)):
+                at = match.end()
+                if at >= len(frame) - 3 or (number == 0 and frame[: at - 3].strip(b"\0")):
+                    return None
+                if frame[at] & 0x1F in (1, 5) if codec == "h264" else frame[at] >> 1 & 0x3F in _H265_SLICES:
+                    return at + 2
+            return None
         case _:
             return 0
 
@@ -208,7 +217,7 @@ def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
             if len(inside) < len(sealed) - front - 1:
                 remarks.append("escape bytes taken out: ranges behind the envelope are of the rest")
             parts = [Part("start code, NAL header", 0, front, sealed[:front])]
-        header = _header(inside)
+        header = shapes.header(inside)
         if header is None or len(inside) < header[2] + 4:
             continue
         kid, ctr, length = header
@@ -228,22 +237,7 @@ def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
             Part("ciphertext", front + length, front + tag, inside[length:tag]),
             Part("tag (default suite)", front + tag, front + len(inside), inside[tag:]),
         ]
-        small = kid < 1 << 16 and ctr < 1 << 32
-        usual = ", with values that are usual" if small else ""
-        remarks.append(f"a header of {length} byte{'s' * (length > 1)}, in its shortest form{usual}")
-        yield Reading("sframe", name if front else None, parts, remarks, likely=bool(front) or small)
-
-
-def _header(data: bytes) -> tuple[int, int, int] | None:
-    """Read KID, CTR and length of an SFrame header (RFC 9605, section 4.3); None if it is not in its shortest form."""
-    at, values = 1, []
-    for bits in (data[0] >> 4, data[0] & 15) if data else ():
-        if bits & 8:
-            raw = data[at : at + (bits & 7) + 1]
-            at += (bits & 7) + 1
-            if at > len(data) or raw[0] == 0 or int.from_bytes(raw) < 8:
-                return None
-            values.append(int.from_bytes(raw))
-        else:
-            values.append(bits)
-    return (values[0], values[1], at) if values else None
+        remarks.append(
+            f"a header of {length} byte{'s' * (length > 1)}, in its shortest form, as frames of codecs have too"
+        )
+        yield Reading("sframe", name if front else None, parts, remarks)

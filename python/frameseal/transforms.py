@@ -244,6 +244,8 @@ class ReceiverTransform(Transform):
                     self._missing, self._missing_since = error.kid, monotonic()
                     self._manager._key_is_missing(self, error.kid)
                     self._report(E2EEState.MissingKey, error.kid, _reason(error))
+                    self._manager._failed_frame(self, frame)
+                    self._manager._undecryptable(self, frame, error.kid)
                 else:
                     self._failed(frame, error, whole)
             else:
@@ -332,6 +334,7 @@ class ReceiverTransform(Transform):
         sealed = self._cipher.without_injected(frame) if self._injected else frame
         key_id = inspection.key_id(sealed, self._ring.profile, self.codec)
         self._key_is_there(key_id)
+        self._manager._opened_again(self)
         # Frames under other keys open beside a missing one: look at each until it comes, or is asked for again.
         self._clean = self._missing is None or monotonic() - self._missing_since > ASK_AGAIN_AFTER
         self._report(E2EEState.DecryptionSuccess, key_id)
@@ -344,7 +347,8 @@ class ReceiverTransform(Transform):
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
         if self.track.forgotten:  # what was reported is forgotten with it
             self._invalid_keys.clear()
-        self._manager._failed_frame(self, frame)
+        if whole or isinstance(error, MalformedFrame):
+            self._manager._failed_frame(self, frame)
         failures = self._cipher.consecutive_failures if isinstance(error, AuthenticationFailed) else 0
         self._incomplete = 0 if failures == 1 else self._incomplete
         if failures and whole:

@@ -69,8 +69,10 @@ def next_key(present: Key) -> Key:
     return Key(secrets.token_urlsafe(16), (present.key_id + 1) % KEY_IDS)
 
 
-class Opener:
+class Opener(Confidential):
     """Opens rotations that follow on one key, and derives what it takes once, whatever is sent to it."""
+
+    __slots__ = ("_decryptor", "_present")
 
     def __init__(self, present: Key) -> None:
         """Derive the sealing key: some 12 ms, for a thread beside the event loop."""
