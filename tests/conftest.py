@@ -7,6 +7,7 @@ import aioice.ice
 import pytest
 
 from calls import STACKS
+from frameseal import diagnosis
 
 # PyPI's wrtc has wheels for Linux alone, and the soak reads /proc there. What needs a browser is for `make interop`,
 # which installs one; what takes half an hour is for `make soak`.
@@ -24,6 +25,12 @@ def loopback():
     aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
     yield
     aioice.ice.get_host_addresses = gather
+
+
+@pytest.fixture(autouse=True)
+def budget(monkeypatch):
+    """Each test has what diagnoses may take of a processor for itself."""
+    monkeypatch.setattr(diagnosis, "BUDGET", diagnosis.Budget())
 
 
 @pytest.fixture(params=STACKS)

@@ -1,15 +1,17 @@
 """Why frames do not open: each mistake that people make is named, and nothing else is taken for it."""
 
 import asyncio
+import base64
+import os
 import random
 import time
 
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider
-from frameseal import Decryptor, E2EEManager, Encryptor, KeyRing, Profile
+from frameseal import Decryptor, E2EEManager, Encryptor, KeyProvider, KeyRing, Profile, diagnosis
 from frameseal._native import Secret
-from frameseal.diagnosis import ADVICE, FAILURES_BEFORE, diagnose
+from frameseal.diagnosis import ADVICE, FAILURES_BEFORE, Tries, diagnose
 from frameseal.shapes import MAX_FRAMES, VERDICT_FRAMES, excerpt
 from plain_media import opus, pcm, video
 
@@ -163,9 +165,10 @@ def test_no_frame_however_short_breaks_a_diagnosis(length):
     for codec in ("opus", "vp8", "h264", None):
         for profile in ("livekit", "sframe"):
             for filling in (b"\0", b"\x0c", b"\xff"):
-                assert verdict(filling * length, KEY, profile, codec, key_id=None) in (None, ("injected", False))
-                found = verdict([filling * length] * MAX_FRAMES, KEY, profile, codec, key_id=None)
+                assert verdict(filling * length, None, profile, codec, key_id=None) in (None, ("injected", False))
+                found = verdict([filling * length] * MAX_FRAMES, None, profile, codec, key_id=None)
                 assert found is not None and found[0] in ADVICE
+    assert verdict(b"\x0c" * length, KEY, key_id=None) is None
 
 
 async def heard(e2ee: E2EEManager, frames: list[bytes], codec: str = "opus"):
@@ -297,3 +300,162 @@ async def test_a_diagnosis_neither_opens_a_frame_nor_changes_a_key():
     mine = KeyRing("videosdk")
     mine.set_passphrase(TEXT)
     assert Decryptor(mine, "opus").decrypt(Encryptor(ring, "opus").encrypt(AUDIO)) == AUDIO
+
+
+# --- keys that were spelt differently --------------------------------------------------------------------------------
+
+RAW = bytes(range(190, 222))
+SPELT = {
+    "base64 for bytes": (RAW, base64.b64encode(RAW).decode(), "as base64 text"),
+    "bytes for base64": (base64.b64encode(RAW).decode(), RAW, "base64-decoded"),
+    "bytes for the bytes of base64": (base64.b64encode(RAW), RAW, "base64-decoded"),
+    "bytes for URL-safe base64": (base64.urlsafe_b64encode(RAW).decode().rstrip("="), RAW, "base64-decoded"),
+    "URL-safe base64 for bytes": (RAW, base64.urlsafe_b64encode(RAW).decode(), "as URL-safe base64 text"),
+    "the bytes of base64 for bytes": (RAW, base64.b64encode(RAW), "as base64 text, taken for bytes"),
+    "hex for bytes": (RAW, RAW.hex(), "as hex text"),
+    "bytes for hex": (RAW.hex().upper(), RAW, "hex-decoded"),
+    "a line end": (TEXT, f"{TEXT}\n", "with a line end behind it"),
+    "no line end": (f"{TEXT}\n", TEXT, "without the line end behind it"),
+    "a CR LF": (TEXT, f"{TEXT}\r\n", "with a CR LF behind it"),
+    "no CR LF": (f"{TEXT}\r\n", TEXT, "without the line end behind it"),
+    "a space": (TEXT, f"{TEXT} ", "with a space behind it"),
+    "no spaces": (f" {TEXT} ", TEXT, "without the spaces around it"),
+    "bytes with a line end": (RAW, RAW + b"\n", "with a line end behind it"),
+    "bytes of text with a line end": (TEXT, f"{TEXT}\n".encode(), "with a line end behind it, taken for bytes"),
+    "NFD": ("na\u00efve caf\u00e9", "nai\u0308ve cafe\u0301", "in the Unicode form NFD"),
+    "NFC": ("nai\u0308ve cafe\u0301", "na\u00efve caf\u00e9", "in the Unicode form NFC"),
+    "NFKC": ("\ufb01ne print", "fine print", "in the Unicode form NFKC"),
+    "Latin-1": ("na\u00efve caf\u00e9 au lait", "na\u00efve caf\u00e9 au lait".encode("latin-1"), "in Latin-1"),
+    "quotes": (TEXT, f'"{TEXT}"', "with quotes around it"),
+    "upper case": (TEXT, TEXT.upper(), "in upper case"),
+}
+
+
+def tried_to_the_end(frame, key, profile, codec="opus"):
+    """Diagnose a frame as often as it takes."""
+    tries, secrets = Tries(), {0: Secret(key)}
+    for _ in range(200):
+        found = diagnose(frame, Profile(profile), codec, secrets, 0 if profile != "sframe" else None, (), tries)
+        if found is not None or tries.ended:
+            return found
+    raise AssertionError("tries without end")
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("name", SPELT)
+def test_a_key_that_the_sender_spells_differently_is_named_and_how(name, profile):
+    ours, theirs, spelling = SPELT[name]
+    cause, advice, proven = tried_to_the_end(sealed(profile, theirs), ours, profile)
+    assert (cause, proven) == ("other_spelling", True)
+    assert advice.startswith(f"the sender's key is yours, {spelling}")
+    for secret in (ours, theirs):
+        shown = secret if isinstance(secret, str) else secret.hex()
+        assert shown.strip() not in advice
+
+
+def test_a_raw_key_that_is_spelt_differently_is_found_in_another_profile_too():
+    cause, advice, proven = tried_to_the_end(sealed("videosdk", RAW), base64.b64encode(RAW).decode(), "livekit")
+    assert (cause, proven) == ("other_spelling", True)
+    assert "base64-decoded, in the profile videosdk" in advice
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_another_key_is_found_in_no_spelling(profile):
+    assert tried_to_the_end(sealed(profile, OTHER_KEY), TEXT, profile) is None
+    assert tried_to_the_end(sealed(profile, "another text"), RAW, profile) is None
+
+
+def test_a_key_has_a_bounded_number_of_spellings_and_none_shows_it():
+    for key in (*(ours for ours, _, _ in SPELT.values()), "x", "\u00e9" * 5000, os.urandom(100_000)):
+        spellings = Secret(key).spellings()
+        assert len(spellings) <= 68
+        names = [name for name, _ in spellings]
+        assert len(set(names)) == len(names) and all(len(name) < 80 for name in names)
+        assert all(type(secret) is Secret for _, secret in spellings)
+        assert key == "x" or not any(str(key) in f"{name}{secret!r}" for name, secret in spellings)
+
+
+class Clocks:
+    """A wall clock that is told the time, and the CPU's, on which a password KDF takes 12 ms and all else nothing."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.wall, self.cpu, self.derivations = 1000.0, 0.0, 0
+        monkeypatch.setattr(diagnosis, "monotonic", lambda: self.wall)
+        monkeypatch.setattr(diagnosis, "thread_time", lambda: self.cpu)
+        monkeypatch.setattr(diagnosis, "_opens", self.opens)
+        monkeypatch.setattr(diagnosis, "BUDGET", diagnosis.Budget())
+
+    def opens(self, frame, codec, way) -> bool:
+        self.derivations += way.secret.is_passphrase
+        self.cpu += 0.012 * way.secret.is_passphrase
+        return False
+
+
+@pytest.mark.parametrize("tracks", [1, 20])
+async def test_tries_of_many_passphrases_are_bounded_at_once_and_over_a_minute(monkeypatch, tracks):
+    """A derivation is slow, so they are counted."""
+    clocks, keys = Clocks(monkeypatch), KeyProvider(key_ring_size=16)
+    for key_id in range(16):
+        keys.set_shared_key(f"passphrase number {key_id}", key_id)
+    e2ee, seal = E2EEManager(keys, "livekit"), sealing("livekit", OTHER_KEY)
+    receivers = [e2ee.receiver_transform("bob", "audio", "opus", track_id=str(n)) for n in range(tracks)]
+    minute, last = [], 0
+    for second in range(90):
+        for bob in receivers:
+            for _ in range(3):
+                bob.decrypt(seal(AUDIO))
+            await looked(e2ee)
+            assert clocks.derivations - last <= 9, "a try is 100 ms, and ends with the derivation that it is at"
+            last = clocks.derivations
+        minute.append(clocks.derivations)
+        if second >= 60:
+            assert (minute[second] - minute[second - 60]) * 0.012 <= 6.0, "a tenth of a core"
+        clocks.wall += 1
+    assert clocks.derivations > 100, "and they go on"
+
+
+async def test_tries_go_on_where_they_ended_and_start_anew_with_another_key(monkeypatch):
+    clocks, tried = Clocks(monkeypatch), []
+    monkeypatch.setattr(
+        diagnosis, "_opens", lambda frame, codec, way: (tried.append(way), clocks.opens(frame, codec, way))[1]
+    )
+    keys = provider(TEXT)
+    e2ee, seal = E2EEManager(keys, "livekit"), sealing("livekit", OTHER_KEY)
+    diagnoses: list = []
+    e2ee.on("e2ee-diagnosis", diagnoses.append)
+    bob = e2ee.receiver_transform("bob", "audio", "opus")
+
+    async def try_once() -> int:
+        before = len(tried)
+        for _ in range(12):
+            bob.decrypt(seal(AUDIO))
+        await looked(e2ee)
+        clocks.wall += 1
+        return len(tried) - before
+
+    total = 0
+    while (count := await try_once()) > 0:
+        total += count
+    ways = [(way.cause, str(way.words), way.profile, way.secret.is_passphrase) for way in tried]
+    assert len(set(ways)) == len(ways) == total
+    assert [found.cause for found in diagnoses] == ["wrong_key"]
+    keys.set_shared_key(f"{TEXT} ")
+    clocks.wall += 10
+    assert await try_once() > 0
+    assert tried[total].cause == tried[0].cause
+
+
+async def test_a_call_in_which_a_key_is_spelt_differently_hears_how(caplog):
+    e2ee = E2EEManager(provider(f"{TEXT}\r\n"), "livekit")
+    found = await heard(e2ee, [sealed("livekit", TEXT)] * 40)
+    assert found[-1].cause == "other_spelling" and found[-1].proven
+    assert "without the line end behind it" in found[-1].advice
+    assert TEXT not in caplog.text + repr(found)
+
+
+async def test_frames_that_were_never_sealed_cost_no_derivation(monkeypatch):
+    clocks = Clocks(monkeypatch)
+    e2ee = E2EEManager(provider(TEXT), "livekit")
+    (found,) = await heard(e2ee, list(video("vp8")[:40]), "vp8")
+    assert found.cause == "not_sealed"
+    assert clocks.derivations <= 16, "one frame in 256 ends as a trailer does"

@@ -42,6 +42,12 @@ class Secret:
     def with_other_kdf(self) -> Secret:
         """Return the same bytes, a passphrase taken for a raw key or the reverse: for finding mix-ups."""
 
+    def spellings(self) -> list[tuple[str, Secret]]:
+        """Return how others may have spelt this key, the likelier ones first, and what makes the difference.
+
+        Base64 or hex for bytes and the reverse, line ends and quotes, Unicode normal forms: 70 at the most.
+        """
+
     @property
     def is_passphrase(self) -> bool:
         """Whether it was made from a str."""

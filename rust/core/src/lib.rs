@@ -48,6 +48,7 @@ mod replay;
 mod sealing;
 mod secret;
 mod senders;
+mod spelling;
 mod stats;
 mod suite;
 mod wire;

@@ -7,7 +7,7 @@ use crate::error::KeyError;
 use crate::suite;
 
 /// The least bytes of a raw key: the strength of AES-128.
-const LEAST_KEY_LEN: usize = 16;
+pub(crate) const LEAST_KEY_LEN: usize = 16;
 
 /// How key material becomes a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

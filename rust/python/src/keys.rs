@@ -14,27 +14,61 @@ use crate::numbers;
 use crate::text::{text, utf8};
 
 #[pyclass(frozen, module = "frameseal", name = "Secret")]
-pub(crate) struct Secret(frameseal::Secret);
+pub(crate) struct Secret {
+    secret: frameseal::Secret,
+    /// A passphrase in other Unicode normal forms.
+    forms: Vec<(String, frameseal::Secret)>,
+}
 
 #[pymethods]
 impl Secret {
     #[new]
     fn new(key: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(passphrase) = key.cast::<PyString>() {
-            return passphrase_secret(passphrase).map(Self);
+            return Ok(Self { secret: passphrase_secret(passphrase)?, forms: normal_forms(passphrase)? });
         }
-        let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
-        Ok(Self(secret))
+        Ok(frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?.into())
     }
 
     fn with_other_kdf(&self) -> Self {
-        Self(self.0.with_other_kdf())
+        self.secret.with_other_kdf().into()
+    }
+
+    fn spellings(&self) -> Vec<(String, Self)> {
+        let forms = self.forms.iter().map(|(name, secret)| (name.clone(), secret.clone().into()));
+        let others = self.secret.spellings().into_iter().map(|(name, secret)| (name.into_owned(), secret.into()));
+        forms.chain(others).collect()
     }
 
     #[getter]
     fn is_passphrase(&self) -> bool {
-        self.0.is_passphrase()
+        self.secret.is_passphrase()
     }
+}
+
+impl From<frameseal::Secret> for Secret {
+    fn from(secret: frameseal::Secret) -> Self {
+        Self { secret, forms: Vec::new() }
+    }
+}
+
+/// Returns a passphrase in the Unicode normal forms that it is not in. Python has the tables.
+fn normal_forms(passphrase: &Bound<'_, PyString>) -> PyResult<Vec<(String, frameseal::Secret)>> {
+    let own = utf8("the passphrase", passphrase)?;
+    let mut forms: Vec<(String, frameseal::Secret)> = Vec::new();
+    if own.is_ascii() {
+        return Ok(forms);
+    }
+    let normalize = passphrase.py().import("unicodedata")?.getattr("normalize")?;
+    for form in ["NFC", "NFD", "NFKC", "NFKD"] {
+        let normal = normalize.call1((form, passphrase))?;
+        let normal = normal.cast::<PyString>()?;
+        let text = utf8("the passphrase", normal)?;
+        if text != own {
+            forms.push((format!("in the Unicode form {form}"), passphrase_secret(normal)?));
+        }
+    }
+    Ok(forms)
 }
 
 fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Secret> {
@@ -178,7 +212,7 @@ impl KeyRing {
         secret: &Bound<'_, Secret>,
         #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
     ) -> PyResult<()> {
-        self.set(py, key_id, &secret.get().0)
+        self.set(py, key_id, &secret.get().secret)
     }
 
     #[pyo3(signature = (secret, key_id=0))]
@@ -188,7 +222,7 @@ impl KeyRing {
         secret: &Bound<'_, Secret>,
         #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
     ) -> PyResult<DerivedKey> {
-        let secret = &secret.get().0;
+        let secret = &secret.get().secret;
         detach(py, || self.ring.derive_key(key_id, secret)).map_err(key_error).map(DerivedKey::new)
     }
 
