@@ -163,6 +163,32 @@ async def test_keys_that_change_a_hundred_times_make_the_bot_derive_one_code_at_
     assert len(going) == 2, "the one that was under way, and the last"
 
 
+async def test_everybody_gets_the_table_of_who_can_open_whom_and_no_key_is_in_it(served):
+    async with Page(served, PASSPHRASE) as ada, Page(served, "a wrong one", "Eve", tracks=("audio",)) as eve:
+
+        def rows(page: Page) -> dict:
+            tables = page.heard("report")
+            tracks = tables[-1]["report"]["tracks"] if tables else []
+            return {(row["participant_id"], row["kind"]): row for row in tracks}
+
+        def states(page: Page) -> set:
+            return {(who, kind, row["state"], row["reason"]) for (who, kind), row in rows(page).items()}
+
+        await until(lambda: ada.id and eve.id, 60)
+        wanted = {
+            ("bot", "audio", "EncryptionSuccess", None),
+            (ada.id, "audio", "DecryptionSuccess", None),
+            (ada.id, "video", "DecryptionSuccess", None),
+            (eve.id, "audio", "InvalidKey", "authentication_failed"),
+        }
+        await until(lambda: wanted <= states(ada) and wanted <= states(eve), 60)
+        row = rows(eve)[ada.id, "video"]
+        assert (row["direction"], row["codec"], row["key_id"], row["keys_set"]) == ("receive", "vp8", 0, [0])
+        assert row["counters"]["frames"] > 0 and row["last_good"] >= row["since"]
+        assert rows(ada)[eve.id, "audio"]["last_good"] is None
+        assert PASSPHRASE not in "".join(eve.carried)
+
+
 async def test_a_rotation_takes_those_along_who_have_the_key_and_nobody_else():
     brought = []
     options = MeetOptions(port=0, passphrase=PASSPHRASE)

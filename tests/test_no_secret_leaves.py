@@ -320,6 +320,8 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "E2EEManager.remove_track": lambda: (manager().remove_track, {"participant_id": "bob", "kind": "audio"}),
     "E2EEManager.remove_participant": lambda: (manager().remove_participant, {"participant_id": "bob"}),
+    "E2EEManager.report": lambda: (manager().report, {}),
+    "E2EEManager.report_json": lambda: (manager().report_json, {}),
     "E2EEManager.short_code": lambda: (manager().short_code, {}),
     "E2EEManager.bind_loop": lambda: (manager().bind_loop, {"loop": asyncio.get_running_loop()}),
     "E2EEManager.tracks": lambda: (manager().tracks, {}),
@@ -463,7 +465,7 @@ NOT_CALLED = {
 }
 # Modules whose public names are the package's too, or that no application imports.
 NOT_WALKED = {"e2ee", "enums", "exceptions", "providers", "rotation"} | {
-    *("bench", "diagnosis", "events", "forwarder", "hold", "shapes", "tracks", "transforms", "watch"),
+    *("bench", "diagnosis", "events", "forwarder", "hold", "report", "shapes", "tracks", "transforms", "watch"),
 }
 
 

@@ -168,6 +168,11 @@ class Diagnostician:
             failing.failures, failing.tried = 0, False
             failing.seen.clear()
 
+    def cause_of(self, track: Track) -> str | None:
+        """Return what was last told of a track whose frames fail; None if nothing was."""
+        failing = self._failing.get(track)
+        return failing.cause if failing is not None and failing.seen else None
+
     def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None, missing: bool) -> None:
         """Look into *frame*, which failed, if it is time to. From any thread; returns at once.
 

@@ -8,6 +8,7 @@ and nowhere else. docs/states.md is the model in prose; the names of the states 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import weakref
@@ -25,6 +26,7 @@ from frameseal.events import LoopEmitter
 from frameseal.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES, MAX_HOLD_FRAMES
 from frameseal.keyrings import KeyEvent, KeyRings, bounded
 from frameseal.providers import ExternalE2EEKeyProvider, KeyProvider
+from frameseal.report import Report, report
 from frameseal.rotation import KeyRotator, KeyUndelivered
 from frameseal.tracks import DOUBTFUL, GRAVITY, WELL, Direction, E2EEStateChange, Kind, Track, kind_of
 from frameseal.transforms import ReceiverTransform, SenderTransform, Transform
@@ -209,7 +211,7 @@ class E2EEManager(LoopEmitter):
         ring = self._provider.ring_for(self._profile, participant_id)
         encryptor = Encryptor(ring, codec)
         discard = self._provider.discard_frame_when_cryptor_not_ready
-        transform = SenderTransform(self, encryptor, ring, discard, self._metadata(kind, codec))
+        transform = SenderTransform(self, encryptor, ring, discard, self._metadata(kind, codec), codec=codec)
         self._adopt(transform, participant_id, kind, "send", track_id)
         self._local_id = participant_id
         return transform
@@ -306,6 +308,21 @@ class E2EEManager(LoopEmitter):
         """
         with self._state_lock:
             self._forget(t for t in self._tracks_of(participant_id, kind) if track_id in (None, t.track_id))
+
+    def report(self) -> Report:
+        """Return how each track fares, since when and why: plain data, for applications to show. From any thread.
+
+        It has no key and no media in it: key ids, counters, times, and the names of participants and tracks.
+        """
+        return report(self)
+
+    def report_json(self, *, indent: int | None = 2) -> str:
+        """Return `report` as JSON, in ASCII: what support needs, in one paste.
+
+        :param indent: spaces for each level, 0 to 16; None: all in one line.
+        :raises ValueError: for a number out of its range.
+        """
+        return json.dumps(report(self), indent=None if indent is None else bounded("indent", indent, 0, 16))
 
     def tracks(self) -> list[Track]:
         """Return the tracks that are known now. For the watch."""
@@ -408,6 +425,14 @@ class E2EEManager(LoopEmitter):
         if not track.forgotten:
             self.deliver(STATE_CHANGE, track.told(counters, detail))
         return True
+
+    def _in_use(self) -> list[tuple[Track, list[Transform]]]:
+        """Return the tracks that are known now, with their transforms."""
+        with self._state_lock:
+            return [(track, list(track.transforms)) for track in self._tracks.values()]
+
+    def _diagnosis_of(self, track: Track) -> str | None:
+        return self._diagnostician.cause_of(track)
 
     def _failed_frame(self, transform: ReceiverTransform, frame: bytes) -> None:
         if not transform.track.in_doubt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -99,6 +99,12 @@ class Track:
     """Whether the sender says that it does not encrypt, and no frame has opened since."""
     in_doubt: bool = False
     """Whether the transport asks whose frames these are: failures are not this participant's yet."""
+    since: float | None = None
+    """When the state began, in seconds since the epoch."""
+    good: int = 0
+    """Frames that had been sealed or opened when they were last counted."""
+    last_good: float | None = None
+    """When there were more than before, in seconds since the epoch."""
     allowance: float = BURST_OF_CHANGES
     refilled: float = 0.0
     transforms: WeakSet[Transform] = field(default_factory=WeakSet)
@@ -130,8 +136,14 @@ class Track:
     def change(self, state: E2EEState, key_id: int | None, reason: str | None) -> str | None:
         """Take on *state*; return the detail of this change."""
         recovered = state in WELL and self.state is not None and self.state not in WELL
-        self.state, self.key_id, self.reason = state, key_id, reason
+        self.state, self.key_id, self.reason, self.since = state, key_id, reason, time()
         return "recovered" if recovered else None
+
+    def note_good(self, frames: int) -> None:
+        """Take note of how many frames have been sealed or opened: of when the last one was, to half a second."""
+        if frames > self.good:
+            self.last_good = time()
+        self.good = frames
 
     def told(self, counters: Mapping[str, int], detail: str | None) -> E2EEStateChange:
         """Return what listeners are told about the state as it is now."""
@@ -149,6 +161,16 @@ class Track:
             time=time(),
             detail=detail,
         )
+
+
+def added(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add the counters of a track's transforms. What is counted for each key is the same for all of them."""
+    total: dict[str, int] = {}
+    for each in counters:
+        for name, value in each.items():
+            before = total.get(name, 0)
+            total[name] = max(before, value) if name.startswith("key_") and name != "key_exhausted" else before + value
+    return total
 
 
 def kind_of(kind: str) -> Kind:

@@ -67,9 +67,12 @@ class Transform(Confidential):
     manager gives the transform its track before anybody else sees it.
     """
 
-    __slots__ = ("__weakref__", "_cipher", "_discard_empty", "_manager", "_metadata", "_ring", "track")
+    __slots__ = ("__weakref__", "_cipher", "_discard_empty", "_manager", "_metadata", "_ring", "codec", "track")
 
     track: Track
+
+    codec: str | None
+    """The codec of the track, as it was given."""
 
     def __init__(
         self,
@@ -78,8 +81,11 @@ class Transform(Confidential):
         ring: KeyRing,
         discard_empty: bool,
         metadata: bytes = b"",
+        *,
+        codec: str | None = None,
     ) -> None:
         """Bind the transform to its manager and its cipher."""
+        self.codec = codec
         self._manager = manager
         self._cipher = cipher
         self._ring = ring
@@ -167,14 +173,10 @@ class ReceiverTransform(Transform):
         "_opened",
         "_pass_injected",
         "_passed_over",
-        "codec",
         "held",
         "missing_key",
     )
     _cipher: Decryptor
-
-    codec: str | None
-    """The codec of the track, as it was given."""
 
     held: bool
     """Whether the last frame that did not open waits for its key, and no older one was lost to make room."""
@@ -196,8 +198,7 @@ class ReceiverTransform(Transform):
         pass_injected: bool = False,
     ) -> None:
         """Start a track that has opened nothing yet."""
-        super().__init__(manager, cipher, ring, discard_empty, metadata)
-        self.codec = codec
+        super().__init__(manager, cipher, ring, discard_empty, metadata, codec=codec)
         self.held = self.missing_key = False
         self._opened = False  # a frame has been opened, ever
         self._clean = False  # nothing has failed since the last frame that was opened

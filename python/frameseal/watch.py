@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from frameseal._fork import nothing, renew_in_child
 from frameseal.providers import KeyProvider
+from frameseal.tracks import added
 
 if TYPE_CHECKING:
     from frameseal._native import KeyRing
@@ -243,10 +244,8 @@ class Watch:
 
     def _look_at(self, manager: E2EEManager, track: Track) -> None:
         progress = self._progress.setdefault(track, _Progress())
-        counters: dict[str, int] = {}
-        for transform in list(track.transforms):
-            for name, value in transform.stats().items():
-                counters[name] = counters.get(name, 0) + value
+        counters = added(transform.stats() for transform in list(track.transforms))
+        track.note_good(counters.get("frames", 0))
         opened = counters.get("frames", 0)
         failed = sum(counters.get(name, 0) for name in FAILURES)
         ratchets = counters.get("ratchets", 0)
@@ -268,8 +267,10 @@ class Watch:
         progress.opened, progress.failed, progress.ratchets = opened, failed, ratchets
 
     def _count(self, manager: E2EEManager, track: Track) -> None:
+        sealed = 0
         for transform in list(track.transforms):
             stats = transform.stats()
+            sealed += stats["frames"]
             for counter, warning in NOT_SHOWN.items():
                 if stats[counter] and track not in self._not_shown[counter]:
                     self._not_shown[counter].add(track)
@@ -281,6 +282,7 @@ class Watch:
             elif self._warned.get(track.participant_id) != key_id:
                 self._warned[track.participant_id] = key_id
                 manager.deliver(KEY_USAGE, KeyUsage(track.participant_id, key_id, used, stats["key_limit"]))
+        track.note_good(sealed)
 
     def _search_on(self, manager: E2EEManager) -> None:
         """Go on with searches that frames have asked for and the rate has held back."""

@@ -177,6 +177,12 @@ async def test_a_browser_and_the_bot_see_and_hear_each_other(served, tabs, artef
     meeting_shot = artefacts / "meeting.png"
     await ada.page.screenshot(path=meeting_shot)
 
+    await ada.page.get_by_text("Who can open whom, at the bot").click()
+    row = ada.page.locator("#report tbody tr", has_text="Ada").filter(has_text="video")
+    await playwright.expect(row).to_contain_text("DecryptionSuccess", timeout=PATIENCE)
+    await playwright.expect(row).to_contain_text(re.compile(r"[1-9]\d* / \d+$"), timeout=PATIENCE)
+    await ada.page.screenshot(path=artefacts / "report.png", full_page=True)
+    await ada.page.get_by_text("Who can open whom, at the bot").click()
     await ada.press("What the SFU sees")
     facts = ada.tile("Ada").locator(".sfu-facts")
     await playwright.expect(facts).to_contain_text(re.compile(r"Passed on: [1-9]\d+ pictures"), timeout=PATIENCE)
@@ -250,6 +256,7 @@ async def test_a_rotation_takes_everybody_along_who_has_the_key(served, tabs):
     await eve.badges("Ada", "here", "InvalidKey")
     old = served.link
     await ada.press("Rotate the key for everybody")
+    await until(lambda: served.bot.key.key_id == 1, 60)
     for tab in (ada, bob):
         await playwright.expect(tab.page.locator("#key-id")).to_have_text("1", timeout=PATIENCE)
         await playwright.expect(tab.page).to_have_url(served.link, timeout=PATIENCE)

@@ -29,6 +29,7 @@ from frameseal.meet.room import CLOSE_TIMEOUT, PUBLISH, Message, Room
 from frameseal.meet.rotation import Key, Opener, RotationRefused
 
 FORGET_AFTER: Final = 10.0  # seconds after a rotation for which frames under the old key still open
+REPORT_INTERVAL: Final = 2.0  # seconds between two reports of who can open whom
 MAX_ROTATIONS: Final = 16  # that wait for their turn; the room lets few through
 
 
@@ -61,6 +62,7 @@ class Bot(Confidential):
         self._opener: Opener | None = None  # of the present key, once somebody has rotated
         self._rotations: asyncio.Queue[Message] = asyncio.Queue(MAX_ROTATIONS)
         self._following: asyncio.Task[None] | None = None
+        self._reporting = asyncio.ensure_future(self._report())
         self._keys_changed()
 
     def connection(self, peer: str) -> PeerConnection:
@@ -105,6 +107,7 @@ class Bot(Confidential):
     async def close(self) -> None:
         """Leave the room and stop the tracks."""
         await self._room.leave(self.id)
+        self._reporting.cancel()
         if self._following is not None:
             self._following.cancel()
         for peer in list(self._connections):
@@ -178,6 +181,13 @@ class Bot(Confidential):
                 "keyId": change.key_id,
             }
         )
+
+    async def _report(self) -> None:
+        """Tell the others now and then who can open whom. No key is in it."""
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL)
+            if len(self._room.members) > 1:
+                self._room.broadcast({"type": "report", "by": self.id, "report": self._e2ee.report()})
 
     async def _attend(self, participant: str, track: MediaStreamTrack) -> None:
         with contextlib.suppress(MediaStreamError):

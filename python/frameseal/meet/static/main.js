@@ -3,6 +3,7 @@
 import { Connections, PUBLISH } from './connections.js';
 import { Encryption, supported } from './encryption.js';
 import { openRotation, safetyCode, sealRotation } from './keys.js';
+import { ReportTable } from './report.js';
 import { States } from './states.js';
 import { Tile } from './tiles.js';
 
@@ -10,6 +11,7 @@ const MOST_LINES = 60; // of the log
 const $ = (id) => document.getElementById(id);
 
 let meeting = null;
+const report = new ReportTable($('report').querySelector('table'));
 
 class Meeting {
   #tiles = new Map();
@@ -104,6 +106,7 @@ class Meeting {
     else if (type === 'sfu') this.#tiles.get(participant)?.setSfu(message);
     else if (type === 'rotate') this.#turn = this.#turn.then(() => this.#follow(message));
     else if (type === 'rotated') log(message.keyId === null ? 'The bot cannot open the new key and keeps its own.' : `The bot follows: key ${message.keyId}.`);
+    else if (type === 'report') report.show(message.report, (id) => this.#tiles.get(id)?.name ?? id);
     else if (type === 'problem') problem(message.message);
   }
 
@@ -244,6 +247,7 @@ function leave() {
   $('meeting').hidden = true;
   $('lobby').hidden = false;
   $('summary').textContent = '';
+  report.clear();
   $('lobby-key').value = fromFragment().passphrase;
   $('name').focus();
 }
@@ -275,6 +279,16 @@ $('wrong').addEventListener('click', () => meeting.useOther(`not ${meeting.key.p
 $('right').addEventListener('click', () => meeting.putRight());
 $('rotate').addEventListener('click', () => meeting.rotate());
 $('leave').addEventListener('click', leave);
+$('copy-report').addEventListener('click', async ({ currentTarget: button }) => {
+  try {
+    await navigator.clipboard.writeText(report.text);
+  } catch {
+    problem('The browser gives no access to the clipboard.');
+    return;
+  }
+  button.textContent = 'Copied';
+  setTimeout(() => { button.textContent = 'Copy for support'; }, 2_000);
+});
 $('watch').addEventListener('click', ({ currentTarget }) => meeting.showSfu(toggle(currentTarget)));
 for (const [id, kind] of [['microphone', 'audio'], ['camera', 'video']]) {
   $(id).addEventListener('click', ({ currentTarget }) => {
