@@ -1,6 +1,7 @@
 """The HTTP interface. Every request is authorised, limited, answered and audited, in this order."""
 
 import hmac
+import json
 import math
 import random
 import time
@@ -18,6 +19,7 @@ from .tokens import Admission, BadToken, Tokens, key_for_client
 # and of one address, without a token or with a bad one. An office has one address for many people, so nothing else is
 # counted by address, and what the application asks is not counted at all.
 BURST, SECONDS_EACH = 20, 0.5
+MAX_BRACKETS = 16  # opening brackets in a request
 MAX_COUNTED = 10_000
 SPREAD: Final = 4.0  # seconds: those who were refused together come back over so long a time
 MAX_NAME = 64  # characters of a participant's id
@@ -187,13 +189,20 @@ async def _json(request: web.Request, what: str, meeting_id: str, *, optional: b
     try:
         if optional and not await request.read():
             return {}
-        body = await request.json()
+        body = await request.json(loads=_shallow)
     # LookupError: a charset that nobody knows. The others: a body that is too long, cut short, or not encoded as said.
-    except (ValueError, LookupError, RecursionError, web.HTTPException, ClientError, web.RequestPayloadError, OSError):
+    except (ValueError, LookupError, web.HTTPException, ClientError, web.RequestPayloadError, OSError):
         body = None
     if not isinstance(body, dict):
         await _malformed(request, what, meeting_id, "expected JSON: an object, 64 KiB at most")
     return body
+
+
+def _shallow(text: str) -> Any:
+    """Return the value of a JSON text. Raises ValueError before the parser recurses deep: it recurses once a level."""
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise ValueError(f"expected at most {MAX_BRACKETS} arrays and objects")
+    return json.loads(text)
 
 
 async def _malformed(request: web.Request, what: str, meeting_id: str, expected: str) -> NoReturn:

@@ -15,6 +15,7 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 ALGORITHM, AUDIENCE, LIFETIME = "HS256", "frameseal-keyserver", 300  # seconds
+MAX_HEADER = 128  # characters: a JSON parser recurses once a level
 
 
 class BadToken(Exception):
@@ -53,6 +54,8 @@ class Tokens:
 
     def read(self, token: bytes) -> Admission:
         """Return what a token says, if it is one. Raises BadToken."""
+        if len(token.partition(b".")[0]) > MAX_HEADER:
+            raise BadToken("LongHeader")
         try:
             required = ["sub", "meeting", "generation", "aud", "iat", "exp"]
             # The algorithm is ours to say, not the token's.

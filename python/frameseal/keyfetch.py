@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import math
 import random
 import ssl
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from frameseal._json import parse_json
 from frameseal._secrecy import Confidential, Hidden, require, require_seconds, utf8
 from frameseal.keyrings import bounded
 
@@ -239,10 +239,10 @@ def _found(body: bytes) -> SharedKey | None:
     if len(body) > MAX_ANSWER:
         return None
     try:
-        answer = json.loads(body)
+        answer = parse_json(body)
         key = base64.b64decode(answer["key"], validate=True)
         return SharedKey(key, answer["key_id"]) if len(key) >= MIN_KEY else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
+from frameseal._json import parse_json
 from frameseal.forwarder import PeerConnection
 from frameseal.meet.limits import JOIN_TIMEOUT, MESSAGES, RECONNECTIONS, TokenBucket
 from frameseal.meet.remote import RemotePeer
@@ -207,8 +208,8 @@ def _parsed(frame: WSMessage) -> dict[str, Any]:
     if frame.type is not WSMsgType.TEXT:
         raise NotOurPage("expected text: one JSON object in each message", WSCloseCode.UNSUPPORTED_DATA)
     try:
-        message = json.loads(frame.data)
-    except (ValueError, RecursionError):  # no JSON, a number without end, or nested too deep
+        message = parse_json(frame.data)
+    except ValueError:
         message = None
     if not isinstance(message, dict):
         raise NotOurPage("expected one JSON object in each message", WSCloseCode.INVALID_TEXT)

@@ -14,6 +14,7 @@ import secrets
 from typing import Final
 
 from frameseal import Decryptor, Encryptor, FrameError, KeyRing
+from frameseal._json import parse_json
 from frameseal._secrecy import Confidential, require, utf8
 from frameseal.keyrings import bounded
 
@@ -108,9 +109,9 @@ def open_rotation(present: Key, sealed: bytes) -> Key:
 def _opened(decryptor: Decryptor, sealed: bytes) -> Key | None:
     """Return the key in a rotation. None if there is none: an error of JSON would hold what was opened."""
     try:
-        content = json.loads(decryptor.decrypt(sealed))
+        content = parse_json(decryptor.decrypt(sealed))
         return Key(content["passphrase"], content["keyId"])
-    except (FrameError, ValueError, KeyError, TypeError, RecursionError):
+    except (FrameError, ValueError, KeyError, TypeError):
         return None
 
 
