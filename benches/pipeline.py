@@ -70,9 +70,9 @@ async def sealed_call(video: list, audio: list) -> Call:
 @contextlib.contextmanager
 def timed(watch: Stopwatch, parts: tuple[str, ...]) -> Iterator[None]:
     """Time these parts of the hook, in the attached call."""
-    from frameseal._rtc_proxies import OpeningDecoder, SealingEncoder
-    from frameseal._rtc_track import SenderSlot
-    from frameseal.transforms import ReceiverTransform, SenderTransform
+    from frameseal.aiortc.proxies import OpeningDecoder, SealingEncoder
+    from frameseal.aiortc.slots import SenderSlot
+    from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform
 
     def kind(codec: Any) -> str:
         return codec.mimeType.partition("/")[0]

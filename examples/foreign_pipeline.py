@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from frameseal import E2EEStateChange, ExternalE2EEKeyProvider
-from frameseal.backend import CallCryptor, FrameCryptor
+from frameseal.frame_cryptor import CallCryptor, FrameCryptor
 
 PICTURES = 30
 CAMERA = {"participant_id": "alice", "kind": "video", "codec": "vp8"}

@@ -7,7 +7,7 @@ import aioice.ice
 import pytest
 
 from calls import STACKS
-from frameseal import diagnosis
+from frameseal.e2ee import diagnosis
 
 # PyPI's wrtc has wheels for Linux alone, and the soak reads /proc there. What needs a browser is for `make interop`,
 # which installs one; what takes half an hour is for `make soak`.

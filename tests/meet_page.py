@@ -10,8 +10,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from calls import Sink, manager, picture_track, tone_track
 from frameseal.aiortc import attach
-from frameseal.meet.bot import prefer
-from frameseal.meet.rotation import Key, next_key, open_rotation, seal_rotation
+from frameseal.tools.meet.bot import prefer
+from frameseal.tools.meet.rotation import Key, next_key, open_rotation, seal_rotation
 
 
 class Page:

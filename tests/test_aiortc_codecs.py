@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 from calls import key_ring, manager, part, picture_track, record
 from frameseal import Decryptor, E2EEState, Encryptor
-from frameseal._rtc_proxies import OpeningDecoder, SealingEncoder
 from frameseal.aiortc import attach
+from frameseal.aiortc.proxies import OpeningDecoder, SealingEncoder
 
 
 def media_of(stack: str, mime: str, e2ee):

@@ -8,19 +8,19 @@ from types import FunctionType, ModuleType, SimpleNamespace
 
 import pytest
 
-import frameseal._rtc_receiver
 import frameseal.aiortc
+import frameseal.aiortc.receivers
 from calls import (
     manager,
     part,
     picture_track,
 )
-from frameseal._rtc_gates import Gated
-from frameseal._rtc_media import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
-from frameseal._rtc_proxies import Guard, OpeningDecoder, SealingEncoder
-from frameseal._rtc_receiver import STARTS_KEPT, ReceiverSlot
-from frameseal._rtc_track import SealedPayload
 from frameseal.aiortc import UnsupportedStack, attach
+from frameseal.aiortc.gates import Gated
+from frameseal.aiortc.proxies import Guard, OpeningDecoder, SealingEncoder
+from frameseal.aiortc.receivers import STARTS_KEPT, ReceiverSlot
+from frameseal.aiortc.rtp import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
+from frameseal.aiortc.slots import SealedPayload
 
 VP8_KEY, VP8_DELTA = b"\x10key", b"\x11delta"
 
@@ -120,7 +120,7 @@ class Receiving:
         self.decoded: list[bytes] = []
         self.fault: Exception | None = None
         self.held = False
-        monkeypatch.setattr(frameseal._rtc_receiver.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(frameseal.aiortc.receivers.time, "monotonic", lambda: self.now)
         self.slot = ReceiverSlot(self, None)
         self.slot.attachment = SimpleNamespace(detached=False, transform=lambda slot, codec: self)
         self.decoder = OpeningDecoder(SimpleNamespace(decode=self._decode), SimpleNamespace(mimeType=mime), self.slot)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import frameseal._rtc_receiver
+import frameseal.aiortc.receivers
 from calls import (
     Tap,
     connect,
@@ -26,8 +26,8 @@ from calls import (
     until,
 )
 from frameseal import E2EEManager, E2EEState, Encryptor, KeyProvider, KeyRing
-from frameseal._rtc_proxies import OpeningDecoder
 from frameseal.aiortc import attach
+from frameseal.aiortc.proxies import OpeningDecoder
 
 KEYS = {"alice": bytes(range(32)), "carol": bytes(range(100, 132))}
 
@@ -133,7 +133,7 @@ async def test_what_one_key_opens_for_all_is_reported_as_whose_it_is(stack):
 @pytest.mark.parametrize("change", ["SSRC", "msid", "direction"])
 async def test_the_application_is_asked_again_when_the_stream_changes(stack, monkeypatch, change):
     """At once, and not when the next second is over."""
-    monkeypatch.setattr(frameseal._rtc_receiver, "ASK_AFTER", float("inf"))
+    monkeypatch.setattr(frameseal.aiortc.receivers, "ASK_AFTER", float("inf"))
     opening, now = manager(), {"name": "alice"}
     async with peers(stack, stack) as (sfu, bob):
         attach(sfu.pc, manager(), local_id="alice")
@@ -187,7 +187,7 @@ class Given:
 
     def __init__(self, stack: str, e2ee: E2EEManager, monkeypatch) -> None:
         self.now, self.name, self.asked = 100.0, "alice", 0
-        monkeypatch.setattr(frameseal._rtc_receiver.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(frameseal.aiortc.receivers.time, "monotonic", lambda: self.now)
         self.pc = part(stack).RTCPeerConnection()
         self.receiver = self.pc.addTransceiver("video").receiver
         self.attachment = attach(self.pc, e2ee, local_id="bob", remote_id=self.remote_id)

@@ -11,7 +11,7 @@ import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, provider
 from frameseal import E2EEState, MissingKey
-from frameseal.backend import MAX_TRACKS, CallCryptor, FrameCryptor
+from frameseal.frame_cryptor import MAX_TRACKS, CallCryptor, FrameCryptor
 
 ALICES_MIC = {"participant_id": "alice", "kind": "audio", "codec": "opus"}
 ALICES_CAMERA = {"participant_id": "alice", "kind": "video", "codec": "vp8", "track_id": "camera"}

@@ -7,11 +7,11 @@ import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, KeyProvider, KeyRing
-from frameseal.backend import MAX_TRACKS, CallCryptor
-from frameseal.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES
-from frameseal.tracks import BURST_OF_CHANGES
-from frameseal.transforms import MAX_INVALID_KEYS
-from frameseal.watch import Watch
+from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES
+from frameseal.e2ee.monitor import Watch
+from frameseal.e2ee.track import BURST_OF_CHANGES
+from frameseal.e2ee.transforms import MAX_INVALID_KEYS
+from frameseal.frame_cryptor import MAX_TRACKS, CallCryptor
 
 TRAILER = b"a trailer that a server tells"
 SILENCE = b"\xf8\xff\xfe" + bytes(77)

@@ -20,8 +20,8 @@ from calls import (
     until,
 )
 from frameseal import Decryptor, Encryptor, MalformedFrame
-from frameseal._rtc_media import check_h264_payloads
 from frameseal.aiortc import attach
+from frameseal.aiortc.rtp import check_h264_payloads
 
 # ITU-T H.264 and H.265, table 7-1: what carries no picture, and of that what has content of its own.
 WITHOUT_PICTURE = {"h264": {6, 7, 8, 9, 10, 11, 12, 13, 15, 16}, "h265": set(range(32, 64))}

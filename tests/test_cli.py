@@ -7,13 +7,13 @@ import sys
 import pytest
 
 import frameseal
-from frameseal.cli import main
-from frameseal.e2ee import ExternalE2EEKeyProvider
+from frameseal.e2ee.manager import ExternalE2EEKeyProvider
+from frameseal.tools.cli import main
 
 
 def run(*arguments, code=None):
     """Run the command line in a Python of its own, after `code`."""
-    program = f"{code or ''}\nimport sys; from frameseal.cli import main; sys.exit(main({list(arguments)!r}))"
+    program = f"{code or ''}\nimport sys; from frameseal.tools.cli import main; sys.exit(main({list(arguments)!r}))"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -52,7 +52,7 @@ def test_a_missing_extra_is_named_with_its_fix_in_one_line(module):
 
 
 def test_a_module_that_is_no_extra_is_not_explained_away():
-    result = run("demo", code="import sys; sys.modules['frameseal.demo.call'] = None")
+    result = run("demo", code="import sys; sys.modules['frameseal.tools.demo.call'] = None")
     assert result.returncode == 1
     assert "ModuleNotFoundError" in result.stderr
 

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from frameseal.demo import CallOptions, picture, run, sound
-from frameseal.demo.call import Status
-from frameseal.demo.media import Sent
-from frameseal.demo.poster import draw_poster
-from frameseal.demo.verdict import failures, listen
-from frameseal.demo.witness import Eavesdropper, Witness
+from frameseal.tools.demo import CallOptions, picture, run, sound
+from frameseal.tools.demo.call import Status
+from frameseal.tools.demo.media import Sent
+from frameseal.tools.demo.poster import draw_poster
+from frameseal.tools.demo.verdict import failures, listen
+from frameseal.tools.demo.witness import Eavesdropper, Witness
 
 SECONDS = 3.0
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-import frameseal.providers
+import frameseal.keys.provider
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY
 from frameseal import Encryptor, KeyProvider, KeyRing, Profile
 from frameseal._native import DerivedKey, Secret
@@ -59,7 +59,7 @@ class SlowRing:
 @pytest.fixture
 def keys(monkeypatch) -> KeyProvider:
     """A provider of slow rings, with a shared key and one of bob's."""
-    monkeypatch.setattr(frameseal.providers, "KeyRing", SlowRing)
+    monkeypatch.setattr(frameseal.keys.provider, "KeyRing", SlowRing)
     SlowRing.begun, SlowRing.may_end = threading.Event(), threading.Event()
     made = KeyProvider(allow_export=True, ratchet_window_size=2)
     made.set_shared_key(KEY)

@@ -9,10 +9,11 @@ import time
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider
-from frameseal import Decryptor, E2EEManager, Encryptor, KeyProvider, KeyRing, Profile, diagnosis
+from frameseal import Decryptor, E2EEManager, Encryptor, KeyProvider, KeyRing, Profile
 from frameseal._native import Secret
-from frameseal.diagnosis import ADVICE, FAILURES_BEFORE, Tries, diagnose
-from frameseal.shapes import MAX_FRAMES, VERDICT_FRAMES, excerpt
+from frameseal.e2ee import diagnosis
+from frameseal.e2ee.diagnosis import ADVICE, FAILURES_BEFORE, Tries, diagnose
+from frameseal.inspection.shapes import MAX_FRAMES, VERDICT_FRAMES, excerpt
 from plain_media import opus, pcm, video
 
 TEXT = "sixteen letters and more"

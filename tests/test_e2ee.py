@@ -13,8 +13,8 @@ import pytest
 
 from e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Recorder, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, Profile
-from frameseal.events import KEPT_EVENTS
-from frameseal.tracks import BURST_OF_CHANGES, GRACE
+from frameseal.e2ee.track import BURST_OF_CHANGES, GRACE
+from frameseal.emitter import KEPT_EVENTS
 
 S = E2EEState
 
@@ -214,8 +214,8 @@ async def test_a_participant_who_left_is_forgotten_and_a_late_frame_of_theirs_is
 def clock(monkeypatch):
     """A clock of our own for tracks and the watch; time passes when it is told to."""
     now = [1000.0]
-    for module in ("tracks", "watch", "transforms"):
-        monkeypatch.setattr(f"frameseal.{module}.monotonic", lambda: now[0])
+    for module in ("track", "monitor", "transforms"):
+        monkeypatch.setattr(f"frameseal.e2ee.{module}.monotonic", lambda: now[0])
     return now
 
 
@@ -372,7 +372,7 @@ async def test_an_error_may_be_reported_before_there_is_any_track():
 
 async def test_a_track_that_flaps_at_frame_rate_does_not_flood_and_its_true_state_still_arrives(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("frameseal.tracks.monotonic", lambda: clock[0])
+    monkeypatch.setattr("frameseal.e2ee.track.monotonic", lambda: clock[0])
     call, seal = Recorder(), sealer()
     receiver = call.manager.receiver_transform("bob", "audio", "opus")
     for _ in range(500):
@@ -623,7 +623,7 @@ async def test_it_is_said_of_that_track_and_of_no_other_of_its_kind(screen_first
 
 async def test_a_track_that_may_not_change_for_now_says_so_as_soon_as_it_may(monkeypatch):
     now = 1000.0
-    monkeypatch.setattr("frameseal.tracks.monotonic", lambda: now)
+    monkeypatch.setattr("frameseal.e2ee.track.monotonic", lambda: now)
     call, seal, other = Recorder(), sealer(), sealer(OTHER_KEY)
     transform = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
     for number in range(BURST_OF_CHANGES):

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
 import frameseal
 import reference
-from frameseal import Profile, fingerprint
-from frameseal.fingerprint import combine, short_code
+from frameseal import Profile
+from frameseal.keys import fingerprint
+from frameseal.keys.fingerprint import combine, short_code
 
 KDF = json.loads((Path(__file__).parent / "vectors/livekit.json").read_text())["kdf"]
 SECRET = "my-shared-secret"

@@ -15,7 +15,7 @@ import pytest
 
 import frameseal
 import frameseal.aiortc
-import frameseal.providers
+import frameseal.keys.provider
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY
 from forks import busy, children, in_a_child
 from frameseal import (
@@ -29,9 +29,9 @@ from frameseal import (
     KeyRing,
     KeyRotator,
     Profile,
-    inspection,
 )
-from frameseal.backend import CallCryptor
+from frameseal.frame_cryptor import CallCryptor
+from frameseal.inspection import readings
 from test_datachannel import pair
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
@@ -213,7 +213,7 @@ def nonce(frame: bytes, profile: Profile) -> bytes:
     """The IV, or the KID and CTR, of a sealed frame, in 16 bytes."""
     if profile is not Profile.SFRAME:
         return frame[-14:-2].ljust(16)
-    (parts,) = (reading.parts for reading in inspection.readings(frame, "opus") if reading.layout == "sframe")
+    (parts,) = (reading.parts for reading in readings.readings(frame, "opus") if reading.layout == "sframe")
     numbers = {part.name: int(part.note) for part in parts if part.name in ("KID", "CTR")}
     return numbers["KID"].to_bytes(8, "big") + numbers["CTR"].to_bytes(8, "big")
 
@@ -382,7 +382,7 @@ class HaltingRing:
 
 
 def test_a_removal_that_a_fork_has_cut_in_two_is_completed_by_the_childs_own(monkeypatch):
-    monkeypatch.setattr(frameseal.providers, "KeyRing", HaltingRing)
+    monkeypatch.setattr(frameseal.keys.provider, "KeyRing", HaltingRing)
     keys = ExternalE2EEKeyProvider()
     for key_id in range(2):
         keys.set_shared_key(KEY, key_id)

@@ -8,8 +8,8 @@ from aiortc import RTCPeerConnection, RTCRtpCodecParameters
 from aiortc.rtp import RtpPacket
 
 from calls import assert_pictures, assert_tone, peers, picture_track, tone_track, until
-from frameseal._forwarder_leg import Impairment, LegStats, starts_keyframe
-from frameseal.forwarder import Forwarder
+from frameseal.tools.sfu import Forwarder
+from frameseal.tools.sfu.leg import Impairment, LegStats, starts_keyframe
 
 
 @contextlib.asynccontextmanager

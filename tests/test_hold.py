@@ -6,8 +6,8 @@ import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
 from frameseal import E2EEManager, MissingKey
-from frameseal.tracks import GRACE
-from frameseal.watch import ASK_AGAIN_AFTER, BURST_OF_QUESTIONS, MOST_MISSING
+from frameseal.e2ee.monitor import ASK_AGAIN_AFTER, BURST_OF_QUESTIONS, MOST_MISSING
+from frameseal.e2ee.track import GRACE
 
 
 def receiving(keys, **options):
@@ -91,7 +91,7 @@ def test_a_number_of_held_frames_out_of_range_is_refused(hold):
 
 async def test_the_application_is_asked_for_a_missing_key_once_in_a_while(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("frameseal.watch.monotonic", lambda: clock[0])
+    monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", lambda: clock[0])
     asked: list[MissingKey] = []
     keys, seal, other = provider(None), sealer(key_id=3), sealer(key_id=4)
     _, bob = receiving(keys, on_missing_key=asked.append)
@@ -127,7 +127,7 @@ async def test_the_key_ids_that_are_remembered_as_missing_are_bounded():
 
 async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once_a_second(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("frameseal.watch.monotonic", lambda: clock[0])
+    monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", lambda: clock[0])
     asked: list[MissingKey] = []
     _, bob = receiving(provider(), profile="sframe", on_missing_key=asked.append)
 
@@ -152,8 +152,8 @@ class Asking:
 
     def __init__(self, monkeypatch, **options) -> None:
         self.now = 1000.0
-        for module in ("watch", "transforms", "tracks"):
-            monkeypatch.setattr(f"frameseal.{module}.monotonic", lambda: self.now)
+        for module in ("monitor", "transforms", "track"):
+            monkeypatch.setattr(f"frameseal.e2ee.{module}.monotonic", lambda: self.now)
         self.asked: list[MissingKey] = []
         self.keys = provider(None)
         self.e2ee, self.bob = receiving(self.keys, on_missing_key=self.asked.append, **options)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from frameseal import CipherSuite, Encryptor, KeyRing, Profile
-from frameseal.cli import main
-from frameseal.inspection import _START_CODE, Reading, _clear_len, openers, plaintext_signs, readings
-from frameseal.shapes import IV_LEN, VERDICT_FRAMES
+from frameseal.inspection.readings import _START_CODE, Reading, _clear_len, openers, plaintext_signs, readings
+from frameseal.inspection.shapes import IV_LEN, VERDICT_FRAMES
+from frameseal.tools.cli import main
 from plain_media import opus, video
 
 VECTORS = Path(__file__).parent / "vectors"

@@ -10,7 +10,7 @@ import pytest
 from calls import assert_pictures, assert_tone, connect, part, peers, picture_track, record, tone_track, until
 from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider, KeyRotator
 from frameseal.aiortc import attach
-from frameseal.forwarder import Forwarder
+from frameseal.tools.sfu import Forwarder
 from recording import not_opened, recorded
 
 SECONDS = float(os.environ.get("FRAMESEAL_LONG_CALL_SECONDS", "12"))

@@ -26,8 +26,8 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 import frameseal
-from frameseal import keyfetch
-from frameseal.keyfetch import (
+from frameseal.keys import fetch as keyfetch
+from frameseal.keys.fetch import (
     BadAnswer,
     NoSuchKey,
     NotAuthorised,
@@ -738,7 +738,7 @@ async def test_an_answer_that_is_no_key_is_refused_and_shown_nowhere(certificate
             await fetch_shared_key(f"{url}/key", "token", ca=certificate[0])
     assert len(asked) == 1
     assert not any(shows(text) for text in said_by(caught.value))
-    assert not any(shows(text) for text in captured_by(caught.value, "keyfetch.py"))
+    assert not any(shows(text) for text in captured_by(caught.value, "keys/fetch.py"))
 
 
 async def test_a_certificate_that_is_not_trusted_is_never_accepted_and_gets_no_token(certificate, tmp_path):

@@ -139,7 +139,9 @@ def test_one_file_lets_go_of_the_gil():
 def programs() -> set[str]:
     """What only the command line starts."""
     return {
-        path.relative_to(PACKAGE).as_posix() for folder in ("demo", "meet") for path in PACKAGE.glob(f"{folder}/*.py")
+        path.relative_to(PACKAGE).as_posix()
+        for folder in ("demo", "meet")
+        for path in PACKAGE.glob(f"tools/{folder}/*.py")
     }
 
 
@@ -151,33 +153,42 @@ def test_every_lock_is_made_anew_in_a_forked_child():
         for path in PACKAGE.rglob("*.py")
     }
     # The hook names its one for the type checker and renews it in the next line.
-    assert {name for name, count in makers.items() if count} - programs() == {"aiortc.py"}
-    assert makers["aiortc.py"] == 1
+    assert {name for name, count in makers.items() if count} - programs() == {"aiortc/__init__.py"}
+    assert makers["aiortc/__init__.py"] == 1
 
 
 def test_only_the_hook_the_forwarder_and_the_programs_import_a_transport():
-    allowed = programs() | {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("_rtc_*.py")}
-    allowed |= {"aiortc.py", "forwarder.py", "_forwarder_leg.py"}
+    allowed = programs() | {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("aiortc/*.py")}
+    allowed |= {"tools/sfu/__init__.py", "tools/sfu/leg.py"}
     for module in ("aiortc", "vsaiortc", "aioice", "av"):
         assert importers(module) <= allowed, module
     assert importers("aiortc"), "the rule looks at nothing"
 
 
 def test_the_hook_does_not_know_the_programs():
-    assert importers("frameseal.demo") <= {"cli.py"} | programs()
-    assert importers("frameseal.meet") <= {"cli.py"} | {path for path in programs() if path.startswith("meet/")}
-    assert importers("frameseal.forwarder") <= programs()
+    assert importers("frameseal.tools.demo") <= {"tools/cli.py"} | programs()
+    assert importers("frameseal.tools.meet") <= {"tools/cli.py"} | {
+        path for path in programs() if path.startswith("tools/meet/")
+    }
+    assert importers("frameseal.tools.sfu") <= programs() | {"tools/sfu/__init__.py"}
 
 
 def test_the_meetings_server_knows_no_key():
     """The bot alone has it: room, page and signalling import nothing that could hold one."""
-    for module in ("frameseal._native", "frameseal.e2ee", "frameseal.providers", "frameseal.meet.rotation"):
+    for module in (
+        "frameseal._native",
+        "frameseal.e2ee.manager",
+        "frameseal.keys.provider",
+        "frameseal.tools.meet.rotation",
+    ):
         assert importers(module).isdisjoint(
-            f"meet/{name}.py" for name in ("room", "page", "guest", "remote", "outsider", "janus")
+            f"tools/meet/{name}.py" for name in ("room", "page", "guest", "remote", "outsider", "janus")
         )
 
 
-@pytest.mark.parametrize("module", ["frameseal", "frameseal.e2ee", "frameseal.providers", "frameseal.transforms"])
+@pytest.mark.parametrize(
+    "module", ["frameseal", "frameseal.e2ee.manager", "frameseal.keys.provider", "frameseal.e2ee.transforms"]
+)
 def test_a_layer_without_transport_loads_none(module):
     loaded = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)

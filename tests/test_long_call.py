@@ -11,8 +11,8 @@ import pytest
 
 from calls import Tap, peers, picture_track, tone_track, until
 from frameseal.aiortc import attach
-from frameseal.e2ee import E2EEManager, ExternalE2EEKeyProvider
-from frameseal.forwarder import Forwarder
+from frameseal.e2ee.manager import E2EEManager, ExternalE2EEKeyProvider
+from frameseal.tools.sfu import Forwarder
 from recording import not_opened, recorded
 from wire import WINDOW, beyond_clear_bytes, leaks
 

@@ -25,15 +25,15 @@ from PIL import Image
 
 import frameseal
 from calls import PASSPHRASE, Picture, Sink, assert_pictures, until
-from frameseal.cli import main
-from frameseal.fingerprint import short_code
-from frameseal.meet import Meeting, MeetOptions, NoWorker, Unusable, meeting, worker
-from frameseal.meet import bot as bot_module
-from frameseal.meet import page as page_module
-from frameseal.meet.echo import GAIN, Echo
-from frameseal.meet.face import WIDTH, Painter, Seen, View
-from frameseal.meet.room import MOST_PARTICIPANTS
-from frameseal.meet.rotation import Key, RotationRefused, next_key, open_rotation, seal_rotation
+from frameseal.keys.fingerprint import short_code
+from frameseal.tools.cli import main
+from frameseal.tools.meet import Meeting, MeetOptions, NoWorker, Unusable, meeting, worker
+from frameseal.tools.meet import bot as bot_module
+from frameseal.tools.meet import page as page_module
+from frameseal.tools.meet.echo import GAIN, Echo
+from frameseal.tools.meet.face import WIDTH, Painter, Seen, View
+from frameseal.tools.meet.room import MOST_PARTICIPANTS
+from frameseal.tools.meet.rotation import Key, RotationRefused, next_key, open_rotation, seal_rotation
 from meet_page import Page
 
 STAND_IN = worker.Worker(b"// a stand-in for the worker", b"its licence")
@@ -562,7 +562,7 @@ def test_a_cache_that_was_altered_is_not_believed(npm, tmp_path):
 
 
 def test_a_port_in_use_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("frameseal.meet.load_worker", lambda package: STAND_IN)
+    monkeypatch.setattr("frameseal.tools.meet.load_worker", lambda package: STAND_IN)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -573,7 +573,7 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
 
 
 def test_a_janus_that_is_not_there_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("frameseal.meet.load_worker", lambda package: STAND_IN)
+    monkeypatch.setattr("frameseal.tools.meet.load_worker", lambda package: STAND_IN)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"ws://127.0.0.1:{taken.getsockname()[1]}"
@@ -593,7 +593,9 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
 
 @pytest.mark.parametrize("module", ["aiohttp", "aiortc"])
 def test_a_missing_extra_is_named(module):
-    program = f"import sys; sys.modules[{module!r}] = None\nfrom frameseal.cli import main; sys.exit(main(['meet']))"
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\nfrom frameseal.tools.cli import main; sys.exit(main(['meet']))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert 'pip install "frameseal[meet]"' in done.stderr and len(done.stderr.splitlines()) == 1
@@ -601,7 +603,7 @@ def test_a_missing_extra_is_named(module):
 
 def test_the_command_prints_the_link_and_ends_with_ctrl_c():
     program = (
-        "import sys, frameseal.meet as meet; from frameseal.cli import main\n"
+        "import sys, frameseal.tools.meet as meet; from frameseal.tools.cli import main\n"
         "meet.load_worker = lambda package: meet.Worker(b'stand-in', b'licence')\n"
         "sys.exit(main(['meet', '--port', '0', '--passphrase', 'with a space & more']))"
     )

@@ -19,16 +19,15 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RtpPacket
 
 from calls import PASSPHRASE, until
-from frameseal.e2ee import E2EEStateChange
-from frameseal.forwarder import ForwardedPacket
-from frameseal.meet import MeetOptions, meeting, outsider, worker
-from frameseal.meet import bot as bot_module
-from frameseal.meet import guest as guest_module
-from frameseal.meet import limits as limits_module
-from frameseal.meet import rotation as rotation_module
-from frameseal.meet.face import Painter, Seen, View
-from frameseal.meet.guest import MAX_CANDIDATES, MAX_QUEUED, MAX_SECTIONS, Guest, cleaned
-from frameseal.meet.limits import (
+from frameseal.e2ee.manager import E2EEStateChange
+from frameseal.tools.meet import MeetOptions, meeting, outsider, worker
+from frameseal.tools.meet import bot as bot_module
+from frameseal.tools.meet import guest as guest_module
+from frameseal.tools.meet import limits as limits_module
+from frameseal.tools.meet import rotation as rotation_module
+from frameseal.tools.meet.face import Painter, Seen, View
+from frameseal.tools.meet.guest import MAX_CANDIDATES, MAX_QUEUED, MAX_SECTIONS, Guest, cleaned
+from frameseal.tools.meet.limits import (
     JOINS,
     MAX_ADDRESSES,
     MAX_WAITING,
@@ -39,7 +38,8 @@ from frameseal.meet.limits import (
     Rate,
     RateLimit,
 )
-from frameseal.meet.rotation import Key
+from frameseal.tools.meet.rotation import Key
+from frameseal.tools.sfu import ForwardedPacket
 from meet_page import Page
 
 STAND_IN = worker.Worker(b"// a stand-in for the worker", b"its licence")
@@ -302,7 +302,7 @@ async def hung_up(reader: asyncio.StreamReader) -> None:
 @pytest.mark.parametrize("lan", [False, True])
 async def test_tcp_connections_are_bounded_and_places_are_given_back(monkeypatch, lan):
     """With TLS the handshake counts: one that never comes has a place too."""
-    monkeypatch.setattr("frameseal.meet.MAX_CONNECTIONS_OF_ADDRESS", 4)
+    monkeypatch.setattr("frameseal.tools.meet.MAX_CONNECTIONS_OF_ADDRESS", 4)
     monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1", "127.0.0.2"])
     async with meeting(MeetOptions(port=0, lan=lan), STAND_IN) as served:
         trusted = aiohttp.Fingerprint(bytes.fromhex(served.certificate.replace(":", ""))) if lan else False
@@ -335,8 +335,8 @@ async def test_tcp_connections_are_bounded_and_places_are_given_back(monkeypatch
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: 127.", b"\x16\x03"])
 @pytest.mark.parametrize("lan", [False, True])
 async def test_a_tcp_connection_that_says_nothing_whole_is_hung_up_on(monkeypatch, lan, said, caplog):
-    monkeypatch.setattr("frameseal.meet.IDLE_TIMEOUT", 0.3)
-    monkeypatch.setattr("frameseal.meet.door.HANDSHAKE_TIMEOUT", 0.3)
+    monkeypatch.setattr("frameseal.tools.meet.IDLE_TIMEOUT", 0.3)
+    monkeypatch.setattr("frameseal.tools.meet.door.HANDSHAKE_TIMEOUT", 0.3)
     monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1", "127.0.0.2"])
     async with meeting(MeetOptions(port=0, lan=lan), STAND_IN) as served:
         reader, writer = await connected(served.origin)
@@ -499,7 +499,7 @@ async def test_a_name_that_no_font_has_neither_ends_the_bots_picture_nor_the_log
         seen = len(ada.sinks["bot", "video"].pictures)
         await until(lambda: len(ada.sinks["bot", "video"].pictures) > seen + 3)
     assert untroubled(caplog)
-    assert all(record.getMessage().isprintable() for record in caplog.records if record.name == "frameseal.meet")
+    assert all(record.getMessage().isprintable() for record in caplog.records if record.name == "frameseal.tools.meet")
 
 
 @pytest.mark.parametrize(

@@ -29,26 +29,16 @@ from aiortc import RTCPeerConnection
 import frameseal
 from calls import until
 from e2ee_helpers import Failing
-from frameseal import (
-    aiortc,
-    backend,
-    cli,
-    datachannel,
-    demo,
-    fingerprint,
-    inspection,
-    keyfetch,
-    keyrings,
-    meet,
-    pymediasoup,
-    videosdk,
-)
+from frameseal import aiortc, datachannel, frame_cryptor, pymediasoup, videosdk
 from frameseal._native import Secret
 from frameseal._secrecy import Hidden
-from frameseal.events import LoopEmitter
-from frameseal.meet import rotation as meet_rotation
-from frameseal.meet.bot import Bot
-from frameseal.meet.room import Room
+from frameseal.emitter import LoopEmitter
+from frameseal.inspection import readings
+from frameseal.keys import fetch, fingerprint, protocol
+from frameseal.tools import cli, demo, meet
+from frameseal.tools.meet import rotation as meet_rotation
+from frameseal.tools.meet.bot import Bot
+from frameseal.tools.meet.room import Room
 from secret_search import MARKER, NUMBER, RAW, captured_by, got_from, said_by, shows
 from test_datachannel import Pipe
 
@@ -182,8 +172,8 @@ def channel() -> datachannel.SealedDataChannel:
     return datachannel.wrap(Pipe(), cryptor(), local_id="alice", remote_id="bob")
 
 
-def call_cryptor() -> backend.CallCryptor:
-    return backend.CallCryptor(shared(), "livekit")
+def call_cryptor() -> frame_cryptor.CallCryptor:
+    return frame_cryptor.CallCryptor(shared(), "livekit")
 
 
 def sealed(profile: str = "livekit") -> bytes:
@@ -297,12 +287,12 @@ CALLS: dict[str, Callable[[], Call]] = {
     "KeyRotator.rotate": lambda: (rotator().rotate, {}),
     "KeyRotator.adopt": lambda: (rotator().adopt, {"key": KEY, "key_id": 1}),
     "KeyRotator.participant_left": lambda: (rotator().participant_left, {}),
-    "keyrings.bounded": lambda: (partial(keyrings.bounded, "key_id", low=0, high=2), {"value": 1}),
-    "fingerprint.combine": lambda: (fingerprint.combine, {"rings": {"bob": ring()}}),
-    "fingerprint.short_code": lambda: (fingerprint.short_code, {"rings": ring()}),
-    "keyfetch.SharedKey": lambda: (keyfetch.SharedKey, {"key": KEY, "key_id": 1}),
-    "keyfetch.fetch_shared_key": lambda: (
-        keyfetch.fetch_shared_key,
+    "keys.protocol.bounded": lambda: (partial(protocol.bounded, "key_id", low=0, high=2), {"value": 1}),
+    "keys.fingerprint.combine": lambda: (fingerprint.combine, {"rings": {"bob": ring()}}),
+    "keys.fingerprint.short_code": lambda: (fingerprint.short_code, {"rings": ring()}),
+    "keys.fetch.SharedKey": lambda: (fetch.SharedKey, {"key": KEY, "key_id": 1}),
+    "keys.fetch.fetch_shared_key": lambda: (
+        fetch.fetch_shared_key,
         {"url": NOWHERE, "token": "a.b.c", "attempts": 1, "attempt_timeout": 2},
     ),
     # a call
@@ -334,14 +324,17 @@ CALLS: dict[str, Callable[[], Call]] = {
         {"trailer": bytes(8)},
     ),
     "ReceiverTransform.stats": lambda: (manager().receiver_transform(**TRACK).stats, {}),
-    "backend.CallCryptor": lambda: (backend.CallCryptor, {"provider": shared(), "profile": "livekit"}),
-    "backend.CallCryptor.encrypt": lambda: (call_cryptor().encrypt, {"frame": b"\xf8 frame", **TRACK}),
-    "backend.CallCryptor.decrypt": lambda: (call_cryptor().decrypt, {"frame": sealed(), **TRACK}),
-    "backend.CallCryptor.remove_track": lambda: (
+    "frame_cryptor.CallCryptor": lambda: (frame_cryptor.CallCryptor, {"provider": shared(), "profile": "livekit"}),
+    "frame_cryptor.CallCryptor.encrypt": lambda: (call_cryptor().encrypt, {"frame": b"\xf8 frame", **TRACK}),
+    "frame_cryptor.CallCryptor.decrypt": lambda: (call_cryptor().decrypt, {"frame": sealed(), **TRACK}),
+    "frame_cryptor.CallCryptor.remove_track": lambda: (
         call_cryptor().remove_track,
         {"participant_id": "bob", "kind": "audio"},
     ),
-    "backend.CallCryptor.remove_participant": lambda: (call_cryptor().remove_participant, {"participant_id": "bob"}),
+    "frame_cryptor.CallCryptor.remove_participant": lambda: (
+        call_cryptor().remove_participant,
+        {"participant_id": "bob"},
+    ),
     "datachannel.wrap": lambda: (datachannel.wrap, {"channel": Pipe(), "cryptor": cryptor()}),
     "datachannel.is_wrapped": lambda: (datachannel.is_wrapped, {"channel": Pipe()}),
     "datachannel.is_sealed": lambda: (datachannel.is_sealed, {"channel": Pipe(), "data": "text"}),
@@ -351,11 +344,11 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "datachannel.SealedDataChannel.send": lambda: (channel().send, {"data": "text"}),
     "datachannel.SealedDataChannel.close": lambda: (channel().close, {}),
-    "inspection.readings": lambda: (inspection.readings, {"sealed": b"", "codec": "opus"}),
-    "inspection.key_id": lambda: (inspection.key_id, {"sealed": b"", "profile": "livekit", "codec": "opus"}),
-    "inspection.plaintext_signs": lambda: (inspection.plaintext_signs, {"frame": b""}),
-    "inspection.verdict": lambda: (inspection.verdict, {"frames": [sealed()], "codec": "opus"}),
-    "inspection.openers": lambda: (inspection.openers, {"sealed": sealed(), "secret": KEY, "codec": "opus"}),
+    "inspection.readings.readings": lambda: (readings.readings, {"sealed": b"", "codec": "opus"}),
+    "inspection.readings.key_id": lambda: (readings.key_id, {"sealed": b"", "profile": "livekit", "codec": "opus"}),
+    "inspection.readings.plaintext_signs": lambda: (readings.plaintext_signs, {"frame": b""}),
+    "inspection.readings.verdict": lambda: (readings.verdict, {"frames": [sealed()], "codec": "opus"}),
+    "inspection.readings.openers": lambda: (readings.openers, {"sealed": sealed(), "secret": KEY, "codec": "opus"}),
     # stacks and SDKs
     "aiortc.attach": lambda: (
         aiortc.attach,
@@ -371,27 +364,27 @@ CALLS: dict[str, Callable[[], Call]] = {
     "videosdk.enable_e2ee": lambda: (videosdk.enable_e2ee, {"meeting": meeting(), "provider": shared()}),
     "videosdk.Participant.on": lambda: (meeting().local_participant.on, {"event": "e2ee-state-change"}),
     # programs
-    "demo.CallOptions": lambda: (demo.CallOptions, {}),
-    "demo.run": lambda: (demo.run, {"options": demo.CallOptions(), "output": Path("no/such/folder/demo.png")}),
-    "meet.MeetOptions": lambda: (meet.MeetOptions, {}),
-    "meet.meeting": lambda: (
+    "tools.demo.CallOptions": lambda: (demo.CallOptions, {}),
+    "tools.demo.run": lambda: (demo.run, {"options": demo.CallOptions(), "output": Path("no/such/folder/demo.png")}),
+    "tools.meet.MeetOptions": lambda: (meet.MeetOptions, {}),
+    "tools.meet.meeting": lambda: (
         meet_for_a_moment,
         {"options": meet.MeetOptions(port=0, janus=NO_JANUS), "worker": STAND_IN},
     ),
-    "meet.run": lambda: (meet.run, {"options": meet.MeetOptions(port=0), "package": Path("no/such/file")}),
-    "meet.worker.load_worker": lambda: (meet.worker.load_worker, {"package": Path("no/such/file")}),
-    "meet.rotation.Key": lambda: (meet_rotation.Key, {"passphrase": "present"}),
-    "meet.rotation.next_key": lambda: (meet_rotation.next_key, {"present": meet_rotation.Key("present")}),
-    "meet.rotation.seal_rotation": lambda: (
+    "tools.meet.run": lambda: (meet.run, {"options": meet.MeetOptions(port=0), "package": Path("no/such/file")}),
+    "tools.meet.worker.load_worker": lambda: (meet.worker.load_worker, {"package": Path("no/such/file")}),
+    "tools.meet.rotation.Key": lambda: (meet_rotation.Key, {"passphrase": "present"}),
+    "tools.meet.rotation.next_key": lambda: (meet_rotation.next_key, {"present": meet_rotation.Key("present")}),
+    "tools.meet.rotation.seal_rotation": lambda: (
         meet_rotation.seal_rotation,
         {"present": meet_rotation.Key("present"), "coming": meet_rotation.Key("coming", 1)},
     ),
-    "meet.rotation.Opener": lambda: (meet_rotation.Opener, {"present": meet_rotation.Key("present")}),
-    "meet.rotation.Opener.open": lambda: (
+    "tools.meet.rotation.Opener": lambda: (meet_rotation.Opener, {"present": meet_rotation.Key("present")}),
+    "tools.meet.rotation.Opener.open": lambda: (
         meet_rotation.Opener(meet_rotation.Key("present")).open,
         {"sealed": sealed()},
     ),
-    "meet.rotation.open_rotation": lambda: (
+    "tools.meet.rotation.open_rotation": lambda: (
         meet_rotation.open_rotation,
         {"present": meet_rotation.Key("present"), "sealed": sealed()},
     ),
@@ -399,9 +392,9 @@ CALLS: dict[str, Callable[[], Call]] = {
 
 # What gives back what it was given, because that is what it is for.
 GIVES_IT_BACK = {
-    "keyrings.bounded",
-    "inspection.readings",
-    "inspection.verdict",
+    "keys.protocol.bounded",
+    "inspection.readings.readings",
+    "inspection.readings.verdict",
     "ReceiverTransform.open",
     "videosdk.Participant.on",
     "KeyProvider.export_key",
@@ -420,16 +413,16 @@ NOT_CALLED = {
     "KeyUsage": RECORD,
     "MissingKey": RECORD,
     "aiortc.TrackCounters": RECORD,
-    "inspection.Opener": RECORD,
-    "inspection.Part": RECORD,
-    "inspection.Reading": RECORD,
-    "inspection.Verdict": RECORD,
+    "inspection.readings.Opener": RECORD,
+    "inspection.readings.Part": RECORD,
+    "inspection.readings.Reading": RECORD,
+    "inspection.readings.Verdict": RECORD,
     "videosdk.StateData": RECORD,
     "KeyRings": PROTOCOL,
     "KeyRings.ring_for": PROTOCOL,
-    "backend.FrameCryptor": PROTOCOL,
-    "backend.FrameCryptor.decrypt": PROTOCOL,
-    "backend.FrameCryptor.encrypt": PROTOCOL,
+    "frame_cryptor.FrameCryptor": PROTOCOL,
+    "frame_cryptor.FrameCryptor.decrypt": PROTOCOL,
+    "frame_cryptor.FrameCryptor.encrypt": PROTOCOL,
     "datachannel.DataChannel": PROTOCOL,
     "datachannel.DataChannel.close": PROTOCOL,
     "datachannel.DataChannel.on": PROTOCOL,
@@ -449,31 +442,31 @@ NOT_CALLED = {
     "aiortc.Attachment.report_gap": MADE_BY_US,
     "aiortc.Attachment.rest": MADE_BY_US,
     "aiortc.Attachment.resume": MADE_BY_US,
-    "keyrings.HeldKeys.choose": MADE_BY_US,
-    "keyrings.HeldKeys.forget": MADE_BY_US,
-    "keyrings.HeldKeys.holdings": MADE_BY_US,
-    "keyrings.HeldKeys.install": MADE_BY_US,
-    "keyrings.HeldKeys.is_in_use": MADE_BY_US,
-    "keyrings.HeldKeys.is_outdated": MADE_BY_US,
-    "fingerprint.of_provider": "called by the manager, with what it was made with",
-    "keyrings.HeldKeys": MADE_BY_US,
-    "keyrings.HeldKeys.keep": MADE_BY_US,
-    "meet.Meeting": MADE_BY_US,
+    "keys.protocol.HeldKeys.choose": MADE_BY_US,
+    "keys.protocol.HeldKeys.forget": MADE_BY_US,
+    "keys.protocol.HeldKeys.holdings": MADE_BY_US,
+    "keys.protocol.HeldKeys.install": MADE_BY_US,
+    "keys.protocol.HeldKeys.is_in_use": MADE_BY_US,
+    "keys.protocol.HeldKeys.is_outdated": MADE_BY_US,
+    "keys.fingerprint.of_provider": "called by the manager, with what it was made with",
+    "keys.protocol.HeldKeys": MADE_BY_US,
+    "keys.protocol.HeldKeys.keep": MADE_BY_US,
+    "tools.meet.Meeting": MADE_BY_US,
     "videosdk.MeetingE2EE": MADE_BY_US,
     "Decryptor.without_injected": GIVEN,
-    "cli.main": "called with a secret in every place of the command line, below",
+    "tools.cli.main": "called with a secret in every place of the command line, below",
 }
+# What applications import or run of the packages whose modules are not theirs to import.
+WALKED = {"tools.cli", "tools.demo", "tools.meet", "tools.meet.rotation"}
 # Modules whose public names are the package's too, or that no application imports.
-NOT_WALKED = {"e2ee", "enums", "exceptions", "providers", "rotation"} | {
-    *("bench", "diagnosis", "events", "forwarder", "hold", "report", "shapes", "tracks", "transforms", "watch"),
-}
+NOT_WALKED = {"emitter", "enums", "exceptions", "inspection.shapes", "keys.provider", "keys.rotation"}
 
 
 def public_things() -> Iterator[tuple[str, Any]]:
     modules = [frameseal]
     for found in pkgutil.walk_packages(frameseal.__path__, "frameseal."):
         name = found.name.removeprefix("frameseal.")
-        inner = name.startswith(("demo.", "meet.")) and name != "meet.rotation"
+        inner = name.startswith(("aiortc.", "e2ee.", "tools.")) and name not in WALKED
         if not name.startswith("_") and not inner and name not in NOT_WALKED:
             modules.append(importlib.import_module(found.name))
     for module in modules:
@@ -500,7 +493,11 @@ def callables() -> set[str]:
 
 
 def test_everything_public_is_called_or_has_a_reason_not_to_be():
-    beside = {"KeyRing.sending_key_id", "videosdk.Participant.on", "meet.worker.load_worker"}  # no public callables
+    beside = {
+        "KeyRing.sending_key_id",
+        "videosdk.Participant.on",
+        "tools.meet.worker.load_worker",
+    }  # no public callables
     assert sorted(callables() ^ ((set(CALLS) - beside) | set(NOT_CALLED))) == []
 
 
@@ -660,24 +657,24 @@ def holders() -> Iterator[Any]:
     yield from (frameseal.Encryptor(secret_ring), frameseal.Decryptor(secret_ring))
     yield from (call.sender_transform(**TRACK), call.receiver_transform(**TRACK))
     yield frameseal.KeyRotator(provider, handed_out)
-    yield backend.CallCryptor(provider, "livekit")
+    yield frame_cryptor.CallCryptor(provider, "livekit")
     yield datachannel.wrap(Pipe(), sealer)
     yield aiortc.attach(pc, call, local_id="alice", remote_id="bob")
     yield videosdk.enable_e2ee(room, provider)
-    yield keyfetch.SharedKey(RAW, 1)
+    yield fetch.SharedKey(RAW, 1)
     yield meet_rotation.Key(MARKER)
     yield from (meet.MeetOptions(passphrase=MARKER), demo.CallOptions(passphrase=MARKER, bob_passphrase=MARKER))
     bot = Bot(Room(), meet_rotation.Key(MARKER), "vp8", print)
     yield from (bot, meet.Meeting(bot._room, bot, "http://127.0.0.1", None))
-    yield from (keyrings.HeldKeys(secrets={0: Secret(RAW)}), Hidden(MARKER), Hidden(RAW))
+    yield from (protocol.HeldKeys(secrets={0: Secret(RAW)}), Hidden(MARKER), Hidden(RAW))
 
 
 async def test_what_holds_a_secret_is_not_printed_pickled_copied_or_taken_apart():
     for holder in holders():
         kind = type(holder).__name__
-        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for version in range(pickle.HIGHEST_PROTOCOL + 1):
             with pytest.raises(TypeError, match="pickle"):
-                pickle.dumps(holder, protocol)
+                pickle.dumps(holder, version)
         with pytest.raises(TypeError, match="pickle"):
             copy.deepcopy(holder)
         if kind != "HeldKeys":  # the provider's own, and nobody else has it
@@ -813,4 +810,4 @@ def test_what_a_rotation_brought_is_not_shown_where_it_is_refused(content):
     with pytest.raises(meet_rotation.RotationRefused) as caught:
         meet_rotation.open_rotation(present, bad)
     assert not any(shows(text) for text in said_by(caught.value))
-    assert not any(shows(text) for text in captured_by(caught.value, "meet/rotation.py"))
+    assert not any(shows(text) for text in captured_by(caught.value, "tools/meet/rotation.py"))

@@ -157,7 +157,7 @@ def test_a_provider_ratchets_to_the_material_that_the_native_sdk_exports(name, k
 
 async def test_a_state_is_told_whenever_the_worker_tells_and_where_it_keeps_silent_for_a_minute(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("frameseal.tracks.monotonic", lambda: clock[0])
+    monkeypatch.setattr("frameseal.e2ee.track.monotonic", lambda: clock[0])
     call, told = Call(), []
     for moment in LIVEKIT["error_rate_limiter"]:
         clock[0] = moment["t_ms"] / 1000

@@ -11,10 +11,10 @@ from aiortc.rtp import RtpPacket
 
 from calls import assert_pictures, assert_tone, manager, peers, picture_track, record, tone_track, until
 from frameseal import E2EEState
-from frameseal._forwarder_leg import Leg
 from frameseal.aiortc import attach
-from frameseal.forwarder import Forwarder
-from frameseal.transforms import QUIET_FRAMES
+from frameseal.e2ee.transforms import QUIET_FRAMES
+from frameseal.tools.sfu import Forwarder
+from frameseal.tools.sfu.leg import Leg
 
 PROBES = QUIET_FRAMES - 1
 VP8_DESCRIPTOR = b"\x90\x80\x12"  # and no frame behind it

@@ -58,7 +58,17 @@ async def test_the_names_that_must_not_move_do_what_they_did():
 
 
 def test_importing_the_package_drags_in_neither_an_event_loop_nor_any_third_party():
-    heavy = ["asyncio", "pyee", "numpy", "aiortc", "vsaiortc", "av", "logging", "importlib.metadata", "frameseal.e2ee"]
+    heavy = [
+        "asyncio",
+        "pyee",
+        "numpy",
+        "aiortc",
+        "vsaiortc",
+        "av",
+        "logging",
+        "importlib.metadata",
+        "frameseal.e2ee.manager",
+    ]
     code = f"import sys, frameseal; print([name for name in {heavy!r} if name in sys.modules])"
     assert in_a_fresh_interpreter(code) == "[]"
 
@@ -69,8 +79,8 @@ def test_the_call_model_is_loaded_on_first_use(name):
 import sys, frameseal
 assert "{name}" in dir(frameseal) and "{name}" not in vars(frameseal)
 first = frameseal.{name}
-import frameseal.e2ee
-assert first is frameseal.e2ee.{name} is frameseal.{name} is vars(frameseal)["{name}"]
+import frameseal.e2ee.manager
+assert first is frameseal.e2ee.manager.{name} is frameseal.{name} is vars(frameseal)["{name}"]
 assert "aiortc" not in sys.modules
 """
     in_a_fresh_interpreter(code)

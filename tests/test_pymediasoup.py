@@ -11,8 +11,8 @@ from pymediasoup.rtp_parameters import RtpCapabilities, RtpParameters
 from calls import Sink, Tap, assert_pictures, assert_tone, picture_track, tone_track, until
 from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider, KeyRing
 from frameseal.aiortc import Attachment, UnsupportedStack
+from frameseal.e2ee.monitor import FAILURES
 from frameseal.pymediasoup import _Media, attach
-from frameseal.watch import FAILURES
 from sfu import CAPABILITIES, Endpoint, Produced, request_keyframe
 from wire import leaks
 

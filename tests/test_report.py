@@ -8,15 +8,15 @@ import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider, sealer
 from frameseal import E2EEManager, KeyProvider, __version__
-from frameseal.report import FIELDS
+from frameseal.e2ee.report import FIELDS
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A wall clock that is told the time."""
     now = [1_700_000_000.0]
-    monkeypatch.setattr("frameseal.tracks.time", lambda: now[0])
-    monkeypatch.setattr("frameseal.report.time", lambda: now[0])
+    monkeypatch.setattr("frameseal.e2ee.track.time", lambda: now[0])
+    monkeypatch.setattr("frameseal.e2ee.report.time", lambda: now[0])
     return now
 
 

@@ -29,8 +29,8 @@ from calls import manager as in_a_call
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider
 from frameseal import Decryptor, E2EEManager, E2EEState, Encryptor
 from frameseal.aiortc import attach
-from frameseal.backend import CallCryptor
-from frameseal.diagnosis import ADVICE, diagnose
+from frameseal.e2ee.diagnosis import ADVICE, diagnose
+from frameseal.frame_cryptor import CallCryptor
 
 CASES = json.loads((Path(__file__).parent / "vectors/livekit.json").read_text())["decode_cases"]
 WITH_TRAILER = [case for case in CASES if case.get("options", {}).get("sif_trailer_hex")]

@@ -165,9 +165,9 @@ async def test_objects_of_the_packages_are_counted_and_garbage_is_not():
     kept, cycle = [KeyRing("livekit") for _ in range(3)], KeyProvider()
     cycle.itself = cycle
     there = await more_objects(before, tries=1)
-    assert (there["frameseal.KeyRing"], there["frameseal.providers.KeyProvider"]) == (3, 1)
+    assert (there["frameseal.KeyRing"], there["frameseal.keys.provider.KeyProvider"]) == (3, 1)
     del cycle
-    assert "frameseal.providers.KeyProvider" not in await more_objects(before, tries=1)
+    assert "frameseal.keys.provider.KeyProvider" not in await more_objects(before, tries=1)
     asyncio.get_running_loop().call_later(0.2, kept.clear)
     assert await more_objects(before) == {}, "what goes after a while was under way"
 

@@ -8,7 +8,7 @@ import pytest
 
 from e2ee_helpers import AUDIO, EMPTY, KEY, NO_FRAME, OTHER_KEY, VIDEO, Failing, Recorder, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, FrameError, KeyExhausted, KeyProvider, MalformedFrame, ReplayedFrame
-from frameseal.transforms import _REASONS, QUIET_FRAMES
+from frameseal.e2ee.transforms import _REASONS, QUIET_FRAMES
 
 S = E2EEState
 

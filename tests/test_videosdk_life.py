@@ -20,11 +20,11 @@ from vsaiortc import RTCPeerConnection
 
 from calls import assert_pictures, picture_track, tone_track, until
 from frameseal import E2EEManager, E2EEState, KeyProvider
-from frameseal.events import LoopEmitter
-from frameseal.tracks import Track
-from frameseal.transforms import ReceiverTransform, SenderTransform
+from frameseal.e2ee.monitor import FAILURES, Watch
+from frameseal.e2ee.track import Track
+from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform
+from frameseal.emitter import LoopEmitter
 from frameseal.videosdk import E2EEError, MeetingE2EE, set_key_provider
-from frameseal.watch import FAILURES, Watch
 from test_videosdk import KEY, STACK, Guest, meeting_place, provider
 
 S = E2EEState

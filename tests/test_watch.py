@@ -8,7 +8,7 @@ import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, KeyEvent, KeyProvider, KeyRing, KeyUsage, Profile
-from frameseal.watch import BURST_OF_DERIVATIONS, PERIOD, STALLED_AFTER, Watch
+from frameseal.e2ee.monitor import BURST_OF_DERIVATIONS, PERIOD, STALLED_AFTER, Watch
 
 TRAILER = b"a trailer that a server tells"
 SILENCE = b"\xf8\xff\xfe" + bytes(77)
@@ -25,7 +25,7 @@ def clock(monkeypatch):
             return self.now
 
     made = Clock()
-    monkeypatch.setattr("frameseal.watch.monotonic", made)
+    monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", made)
     monkeypatch.setattr(Watch, "start", lambda watch, loop: setattr(watch, "_loop", loop))
     return made
 

@@ -20,7 +20,7 @@ from frameseal.exceptions import (
 # Spelled out, not imported from typing, which takes longer to import than this package. Type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from frameseal.e2ee import (
+    from frameseal.e2ee.manager import (
         E2EEDiagnosis,
         E2EEManager,
         E2EEStateChange,
@@ -109,9 +109,9 @@ def __getattr__(name: str) -> object:
     """Load the call model when one of its names is first used (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from frameseal import e2ee  # noqa: PLC0415 - the point of this function
+    from frameseal.e2ee import manager  # noqa: PLC0415 - the point of this function
 
-    value: object = getattr(e2ee, name)
+    value: object = getattr(manager, name)
     globals()[name] = value
     return value
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from frameseal.cli import main
+from frameseal.tools.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -237,7 +237,7 @@ class KeyRing:
         It is of the AES key in the trailer profiles, and in SFrame of the base key or epoch secret, the suite and the
         key id, so that all who hold that secret have the same (docs/verification.md). It tells nothing about the key,
         though a passphrase that can be guessed can be checked against it. It covers one key only: people compare
-        `frameseal.fingerprint.short_code`.
+        `frameseal.keys.fingerprint.short_code`.
 
         :raises ValueError: for a key id that has no key.
         """
@@ -245,8 +245,8 @@ class KeyRing:
     def fingerprints(self) -> list[tuple[int, bytes]]:
         """Return (key id, `fingerprint`) of every key that may open a frame, in ascending order, all of one moment.
 
-        While the ring turns to its fallback, these are the fallback's keys. `frameseal.fingerprint.short_code` covers
-        them all.
+        While the ring turns to its fallback, these are the fallback's keys. `frameseal.keys.fingerprint.short_code`
+        covers them all.
         """
 
     def export_key(self, key_id: int | None = None) -> bytes:

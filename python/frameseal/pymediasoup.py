@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from frameseal import aiortc
 from frameseal._secrecy import require
-from frameseal.e2ee import E2EEManager
+from frameseal.e2ee.manager import E2EEManager
 
 __all__ = ["attach"]
 

@@ -24,10 +24,10 @@ from videosdk.room_client import RoomClient
 
 from frameseal import pymediasoup
 from frameseal._secrecy import Confidential, require
-from frameseal.e2ee import E2EEManager, E2EEState, E2EEStateChange
+from frameseal.e2ee.manager import E2EEManager, E2EEState, E2EEStateChange
+from frameseal.emitter import LoopEmitter
 from frameseal.enums import Profile
-from frameseal.events import LoopEmitter
-from frameseal.keyrings import KeyRings
+from frameseal.keys.protocol import KeyRings
 
 __all__ = ["E2EEError", "MeetingE2EE", "StateData", "enable_e2ee", "set_key_provider"]
 

@@ -23,7 +23,7 @@ from calls import (
 )
 from frameseal import E2EEState
 from frameseal.aiortc import attach
-from frameseal.meet.janus import Janus, JanusStream
+from frameseal.tools.meet.janus import Janus, JanusStream
 from recording import not_opened, recorded
 from wire import beyond_clear_bytes, leaks
 

@@ -3,8 +3,8 @@
 import pytest
 
 from calls import PASSPHRASE, assert_pictures, until
-from frameseal.meet import MeetOptions, meeting, worker
-from frameseal.meet.janus import Janus, JanusError
+from frameseal.tools.meet import MeetOptions, meeting, worker
+from frameseal.tools.meet.janus import Janus, JanusError
 from meet_page import Page
 
 pytest_plugins = ["gateway"]

@@ -8,8 +8,8 @@ import asyncio
 import pytest
 
 from calls import PASSPHRASE, until
-from frameseal.meet import MeetOptions, meeting
-from frameseal.meet.worker import load_worker
+from frameseal.tools.meet import MeetOptions, meeting
+from frameseal.tools.meet.worker import load_worker
 from test_meet_browser import NO_SCRIPT_TRANSFORM, is_the_fake_camera, see_and_hear_each_other
 
 pytest_plugins = ["gateway", "test_meet_browser"]

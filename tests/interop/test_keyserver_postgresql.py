@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from frameseal.keyfetch import NotAuthorised
+from frameseal.keys.fetch import NotAuthorised
 from test_keyserver import SECRET, Storage, certificate, keyserver, no_waiting  # noqa: F401 - the fixtures
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

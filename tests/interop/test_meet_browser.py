@@ -16,8 +16,8 @@ from PIL import Image
 
 from browsers import CHROMIUM, launch
 from calls import PASSPHRASE, until
-from frameseal.meet import MeetOptions, meeting
-from frameseal.meet.worker import load_worker
+from frameseal.tools.meet import MeetOptions, meeting
+from frameseal.tools.meet.worker import load_worker
 
 playwright = pytest.importorskip("playwright.async_api", reason="needs playwright: make interop")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: make interop")

@@ -15,8 +15,8 @@ import pytest
 
 from calls import Tap, manager, peers, picture_track, plays, shows, tone_track, until
 from frameseal import Decryptor, E2EEState
-from frameseal._rtc_media import is_keyframe
 from frameseal.aiortc import attach
+from frameseal.aiortc.rtp import is_keyframe
 from recording import not_opened, recorded
 from werift_sfu import MODULES, werift_sfu
 from wire import beyond_clear_bytes, leaks

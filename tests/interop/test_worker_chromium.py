@@ -13,7 +13,7 @@ import pytest_asyncio
 from browsers import CHROMIUM, chromium
 from calls import PASSPHRASE, STACKS, manager, until
 from frameseal import E2EEManager, E2EEState, KeyProvider
-from frameseal.meet.worker import load_worker
+from frameseal.tools.meet.worker import load_worker
 from keyframes import KEYFRAMES, keyframe_track
 from worker_call import (
     AIORTC,

@@ -1,4 +1,4 @@
-"""werift/sfu.js as the SFU of a test, with methods like those of `frameseal.forwarder.Forwarder`.
+"""werift/sfu.js as the SFU of a test, with methods like those of `frameseal.tools.sfu.Forwarder`.
 
 werift comes with some forty packages of npm, so they are pinned in a lock file, and `npm ci` checks each against its
 hash; where they are fetched from is the client's business, and not in the file.

@@ -20,7 +20,7 @@ from aiohttp import WSMsgType, web
 from calls import Picture, assert_shown, part, peers, picture_track, record, tone, tone_track, until
 from frameseal import Decryptor, E2EEState
 from frameseal.aiortc import attach
-from frameseal.meet.worker import Worker
+from frameseal.tools.meet.worker import Worker
 from recording import recorded_apart
 
 PAGE, AIORTC = "ada", "bob"  # the participants

@@ -9,7 +9,7 @@ import pytest_asyncio
 from browsers import firefox
 from calls import PASSPHRASE, manager, until
 from frameseal import E2EEManager, KeyProvider
-from frameseal.meet.worker import load_worker
+from frameseal.tools.meet.worker import load_worker
 from worker_call import AIORTC, PAGE, TAPPED, TONE, key_ids, worker_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

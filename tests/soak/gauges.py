@@ -31,7 +31,7 @@ MEDIA = {
     "aiortc.rtp.HeaderExtensions",
     "aiortc.rtp.RtpPacket",
     "calls.Picture",
-    "frameseal._rtc_track.SealedPayload",
+    "frameseal.aiortc.slots.SealedPayload",
 }
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from calls import Peer, Sink, hang_up, picture_track, tone, tone_track, until
 from frameseal import E2EEManager, KeyProvider, KeyRotator
-from frameseal._forwarder_leg import HISTORY_SIZE
 from frameseal.aiortc import attach
-from frameseal.forwarder import Forwarder
+from frameseal.tools.sfu import Forwarder
+from frameseal.tools.sfu.leg import HISTORY_SIZE
 from recording import noted
 from soak.ledger import Ledger
 

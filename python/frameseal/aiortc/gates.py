@@ -1,0 +1,196 @@
+"""The last gates of the hook. They wrap objects that a running call holds, so later patches cannot avoid them.
+
+A patch replaces a method of a class or a function of a module. A running call looks those up with each frame, but it
+keeps its SRTP session and its decoder queue. When the stack assigns these two, a gate takes the place of each:
+
+* `OutgoingGate` wraps a transport's outgoing SRTP session. It passes RTP of an attached connection only if a sender of
+  the connection has sealed the payload.
+* `IncomingGate` wraps a receiver's decoder queue. It returns frames of an attached connection as `SealedFrame`, which
+  shows its bytes to the hook's own decoder proxy only.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frameseal.aiortc import Attachment, Stack
+    from frameseal.aiortc.receivers import ReceiverSlot
+
+__all__ = ["SLOT", "Gated", "IncomingGate", "OutgoingGate", "SealedFrame"]
+
+SLOT = "_frameseal_slot"  # set on senders, receivers and our copies of codecs
+
+RTP_HEADER_LEN = 12  # RFC 3550 section 5.1
+RTX_HEADER_LEN = 2  # RFC 4588 section 4: the original sequence number
+
+
+class Gated:
+    """An attribute of a class that puts a gate around each value assigned to it, on any instance.
+
+    It has no ``__get__``: reading the attribute finds the value of the instance without a call.
+    """
+
+    def __init__(self, name: str, gate: Callable[[Any, Any], Any]) -> None:
+        self._name = name
+        self._gate = gate
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        vars(owner)[self._name] = None if value is None else self._gate(owner, value)
+
+    def __delete__(self, owner: Any) -> None:
+        del vars(owner)[self._name]
+
+
+class OutgoingGate:
+    """Guards the outgoing SRTP session of one transport."""
+
+    def __init__(self, session: Any, transport: Any, stack: Stack) -> None:
+        self._session = session
+        self._transport = weakref.ref(transport)
+        self._stack = stack
+        self._attachment: Attachment | None = None
+        self._generation = -1  # the stack's, when the attachment was looked for
+        self._admitted: bytes | None = None
+
+    @classmethod
+    def around(cls, session: Any, transport: Any, stack: Stack) -> OutgoingGate:
+        """Put a gate around the session, and around the transport's ``_send_rtp`` unless that is replaced already."""
+        present = vars(transport).get("_tx_srtp")
+        gate = present if isinstance(present, cls) else cls(session, transport, stack)
+        vars(transport).setdefault("_send_rtp", gate.send)
+        if session is not gate:
+            gate._session = session
+        return gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_session"], name)
+
+    def protect(self, data: bytes) -> Any:
+        """Protect one RTP packet.
+
+        :raises ConnectionError: nobody has sealed its payload. The stack ends the sender's task on that.
+        """
+        passed = data if data is self._admitted else self._admitted_part(data)
+        if passed is None:
+            raise ConnectionError("an RTP packet that frameseal has not sealed was refused")
+        return self._session.protect(passed)
+
+    def protect_rtcp(self, data: bytes) -> Any:
+        """Protect RTCP.
+
+        :raises ConnectionError: it is RTP, which an SRTP session would take for RTCP without a look.
+        """
+        if not self._stack.is_rtcp(data):
+            raise ConnectionError("an RTP packet that goes out as RTCP was refused")
+        return self._session.protect_rtcp(data)
+
+    async def send(self, data: bytes) -> None:
+        """Be the transport's ``_send_rtp``: drop what `protect` would refuse, which ends no task of the transport."""
+        transport = self._transport()
+        passed = data if self._stack.is_rtcp(data) else self._admitted_part(data)
+        if transport is not None and passed is not None:
+            self._admitted = passed  # the same object passes `protect` without a second look
+            await type(transport)._send_rtp(transport, passed)
+
+    def _admitted_part(self, data: bytes) -> bytes | None:
+        """Return the part of an RTP packet that may leave: all, nothing, or the header, which avoids a sequence gap."""
+        attachment = self._attachment if self._generation == self._stack.generation else self._find()
+        if attachment is None or len(data) < RTP_HEADER_LEN:  # shorter ones are no RTP, and SRTP refuses them
+            return data
+        start = payload_start(data)
+        payload = bytes(data[start:])
+        if not payload or attachment.has_sealed(payload) or attachment.has_sealed(payload[RTX_HEADER_LEN:]):
+            return data
+        self._stack.adopt_over(self._transport())
+        return data[:start] if attachment.excuses(data) else None
+
+    def _find(self) -> Attachment | None:
+        # A connection knows its transports before any packet passes them. So one look is enough until another
+        # connection is attached.
+        self._generation = self._stack.generation
+        self._attachment = self._stack.attachment_over(self._transport())
+        return self._attachment
+
+
+class SealedFrame:
+    """A received frame, between the decoder queue and the decoder proxy. Any other decoder finds it empty."""
+
+    __slots__ = ("_codec", "_frame", "_slot")
+
+    def __init__(self, frame: Any, codec: str, slot: ReceiverSlot) -> None:
+        self._frame = frame
+        self._codec = codec
+        self._slot = slot
+
+    @property
+    def timestamp(self) -> int:
+        """The timestamp of the frame."""
+        timestamp: int = self._frame.timestamp
+        return timestamp
+
+    @property
+    def data(self) -> bytes:
+        """Empty. A decoder that reads it is not the hook's, and would decode a frame that was not opened."""
+        self._slot.looked_into(self._codec)
+        return b""
+
+    def unwrap(self) -> Any:
+        """Return the frame as it came. For the decoder proxy."""
+        return self._frame
+
+
+class IncomingGate:
+    """Guards the decoder queue of one receiver."""
+
+    def __init__(self, queue: Any, slot: ReceiverSlot) -> None:
+        self._queue = queue
+        self._slot = slot
+        self._tagged: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_queue"], name)
+
+    def put(self, task: Any, *args: Any, **options: Any) -> None:
+        """Queue a frame and its codec, or None for the end; on the event loop."""
+        if self._slot.arrives(task):
+            self._queue.put(task, *args, **options)
+
+    def put_nowait(self, task: Any) -> None:
+        """Do the same as `put`; the queue has no bound."""
+        self.put(task)
+
+    def get(self, *args: Any, **options: Any) -> Any:
+        """Wait for a frame and its codec; in the decoder thread."""
+        return self._sealed(self._queue.get(*args, **options))
+
+    def get_nowait(self) -> Any:
+        """Return a frame and its codec if there is one."""
+        return self._sealed(self._queue.get_nowait())
+
+    def _sealed(self, task: Any) -> Any:
+        slot = self._slot
+        if slot.closed:
+            return None
+        if task is None:
+            slot.end()
+            return None
+        if slot.attachment is None:
+            return task
+        codec, frame = task
+        # Tag the codec where other code has replaced receive(), which does it otherwise.
+        if getattr(codec, SLOT, None) is not slot:
+            codec = self._tagged.setdefault(codec.mimeType, copy.copy(codec))
+            setattr(codec, SLOT, slot)
+        return codec, SealedFrame(frame, codec.mimeType.lower(), slot)
+
+
+def payload_start(data: bytes) -> int:
+    """Return where the payload of an RTP packet begins (RFC 3550 sections 5.1 and 5.3.1)."""
+    start = RTP_HEADER_LEN + 4 * (data[0] & 0x0F)
+    if data[0] & 0x10:
+        start += 4 + 4 * int.from_bytes(data[start + 2 : start + 4], "big")
+    return start

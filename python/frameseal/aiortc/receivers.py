@@ -1,0 +1,123 @@
+"""What the hook knows of one receiver; ``slots.py`` has what senders and receivers share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from frameseal.aiortc.slots import Slot
+
+if TYPE_CHECKING:
+    from frameseal.aiortc import Stack
+
+__all__ = ["ReceiverSlot"]
+
+PLI_INTERVAL = 0.5  # seconds
+PLI_BACKED_OFF = 5.0  # seconds
+STARTS_KEPT = 1024  # frames whose beginning is remembered: more than a jitter buffer holds packets
+START_LEN = 16  # bytes, 6 of which are sealed at the least
+ASK_AFTER = 1.0  # seconds from one question for the participant to the next, while frames come
+MIN_ASK_INTERVAL = 0.1  # seconds, however often the stream changes
+
+
+class ReceiverSlot(Slot):
+    """One receiver: asks for keyframes, and knows frames that lost their head.
+
+    A jitter buffer that overflows delivers what it has of a frame, in which only the first packets can be missing.
+    """
+
+    sends = False
+
+    def __init__(self, owner: Any, stack: Stack) -> None:
+        super().__init__(owner, stack)
+        self.ssrcs: frozenset[int] = frozenset()
+        self._starts: dict[bytes, None] = {}
+        self._noted = False  # a packet, since the last frame
+        self._last_request = float("-inf")
+        self._unanswered = 0
+        self._source: int | None = None  # SSRC of the latest packet
+        self._proxied: set[str] = set()  # mime types of which the stack got a decoder proxy
+
+    def proxied(self, mime: str) -> None:
+        """Note that a decoder proxy was made for this codec."""
+        self._proxied.add(mime)
+
+    def looked_into(self, mime: str) -> None:
+        """Close the track if the codec's decoder is not a decoder proxy; in the decoder thread."""
+        if mime not in self._proxied:
+            self.counters.kind, _, self.counters.codec = mime.partition("/")
+            self.close()
+
+    def arrives(self, task: Any) -> bool:
+        """Whether the decoder queue takes a frame, or None for the end; on the event loop."""
+        if task is None:
+            return True
+        with contextlib.suppress(RuntimeError):  # an SDK receives in a thread without a loop
+            self.covered()
+        if self.asks and self.attachment is not None and self._is_due():
+            self.attachment.identify(self)
+        if not self._noted:  # other code has replaced depayload(): what is remembered no longer grows
+            self._starts.clear()
+        self._noted = False
+        return not self.closed
+
+    def _is_due(self) -> bool:
+        """Whether to ask the application again whose frames these are: an SFU may have given the receiver away."""
+        since = time.monotonic() - self.asked
+        owner = self.owner()
+        if owner is None or since < MIN_ASK_INTERVAL:
+            return False
+        sources = owner.getSynchronizationSources()
+        latest = max(sources, key=lambda source: source.timestamp).source if sources else None
+        changed, self._source = latest != self._source, latest
+        return changed or since >= ASK_AFTER
+
+    def outcome(self, transform: Any, opened: bool) -> None:
+        """Note whether a frame was opened. Ask whose frames these are at the first that was not."""
+        if self.asks:
+            if opened:
+                transform.track.in_doubt = True
+            elif transform.track.in_doubt:
+                self.ask()
+
+    def note_packet(self, codec: Any, payload: bytes, data: bytes) -> None:
+        """Remember how a frame begins whose first packet this is, where packets tell; on the event loop."""
+        self._noted = True
+        # S, and partition 0: RFC 7741 section 4.2.
+        if codec.mimeType.lower() == "video/vp8" and payload[0] & 0x17 == 0x10:
+            self._starts[data[:START_LEN]] = None
+            if len(self._starts) > STARTS_KEPT:
+                del self._starts[next(iter(self._starts))]
+
+    def is_whole(self, codec: str, frame: bytes) -> bool:
+        """Whether *frame* begins where a frame of its codec does, as far as that can be told."""
+        if codec == "h264":
+            return frame.startswith(b"\0\0\0\1")  # as every NAL unit does after depacketising
+        return codec != "vp8" or not self._starts or frame[:START_LEN] in self._starts
+
+    def request_keyframe(self, *, undecryptable: bool) -> None:
+        """Ask the sender for a keyframe, at most every half second.
+
+        While nothing at all can be opened the interval doubles up to 5 s: a keyframe does not help who lacks the
+        key, and everybody else in the call pays for it.
+        """
+        if not undecryptable:
+            self._unanswered = 0
+        wait = min(PLI_INTERVAL * 2 ** max(min(self._unanswered, 8) - 1, 0), PLI_BACKED_OFF)
+        now = time.monotonic()
+        if now - self._last_request >= wait:
+            self._last_request = now
+            self._unanswered += undecryptable
+            self.counters.keyframe_requests += 1
+            self.on_loop(self._send_plis)
+
+    def _send_plis(self) -> None:
+        receiver = self.owner()
+        if receiver is None:
+            return
+        sources = {source.source for source in receiver.getSynchronizationSources()}
+        # Those that were negotiated, as the sources include retransmission; all of them when an SFU sends under
+        # an SSRC which it never announced.
+        for ssrc in sources & self.ssrcs or sources:
+            self._run(receiver._send_rtcp_pli(ssrc))

@@ -1,0 +1,365 @@
+"""Why frames do not open, where their bytes and the keys at hand can tell it from a wrong key.
+
+Frames that fail are looked at once in a while, in a thread beside the decoders: have they been sealed at all, are they
+of another profile, does a key that is here open one in another way (the other KDF, another vendor's salt, another key
+id)? What a key proves is told at once. What frames look like takes several of them (`frameseal.inspection.shapes`).
+Nothing that is found changes what happens to a frame: it is dropped. It is a hint for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from frameseal._fork import renew_in_child
+from frameseal._native import Decryptor, KeyRing, Secret
+from frameseal.enums import Profile
+from frameseal.exceptions import FrameError
+from frameseal.inspection import readings, shapes
+from frameseal.inspection.shapes import IV_LEN, MAX_FRAMES, VERDICT_FRAMES, Excerpt, Shape
+from frameseal.keys.provider import KeyProvider
+
+if TYPE_CHECKING:
+    from frameseal.e2ee.manager import E2EEManager
+    from frameseal.e2ee.track import Kind, Track
+    from frameseal.e2ee.transforms import ReceiverTransform
+
+DIAGNOSIS: Final = "e2ee-diagnosis"
+
+# Seconds between two diagnoses of a track that are told; and between two tries of its keys, as long as some are left.
+AGAIN_AFTER: Final = 10.0
+TRY_AGAIN_AFTER: Final = 1.0
+
+# CPU seconds of a thread: a try of keys takes so long at the most, and one derivation, of some 12 ms for a passphrase,
+# beyond it. All tries of a process together take no more than a tenth of a core over any minute.
+MAX_TRY: Final = 0.1
+MAX_BURST: Final = 0.6
+SHARE: Final = 0.09
+
+# From so many failures in a row on: one may be a frame that lost a packet. What is not proven takes more of them.
+FAILURES_BEFORE: Final = 3
+
+_logger = logging.getLogger("frameseal")
+
+ADVICE: Final = {
+    "not_sealed": "the sender's encryption is off, or something on the way took it away: turn it on at the sender",
+    "other_profile": "the sender uses the profile {profile}: use the same one on both sides",
+    "other_salt": "the sender has this key with the salt of the profile {profile}: use the same profile on both sides",
+    "hkdf": "the sender derives with HKDF, from a raw key: pass bytes, not str",
+    "pbkdf2": "the sender derives with PBKDF2, from a passphrase: pass str, not bytes (or use set_passphrase)",
+    "other_spelling": "the sender's key is yours, {spelling}: pass exactly the same on both sides",
+    "other_key_id": "the sender has this key under the key id {key_id}: set it under that id here too",
+    "wrong_key": "no key at hand opens it: the sender has another key, or the frames are altered on the way",
+    "injected": "a server puts blank frames in while the track pauses: pass sif_trailer, what the room's "
+    "JoinResponse.sif_trailer has now (E2EEManager.sif_trailer may be set at any time)",
+    "unknown_format": "no format that is known here: the sender encrypts with something else, or not at all",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class E2EEDiagnosis:
+    """What a listener of ``"e2ee-diagnosis"`` receives: the likely reason why a track's frames do not open."""
+
+    participant_id: str
+    """Who sends the track."""
+
+    kind: Kind
+    """``"audio"`` or ``"video"``."""
+
+    track_id: str | None
+    """The id that the transport gave the track, if any."""
+
+    cause: str
+    """Machine-readable: ``not_sealed``, ``other_profile``, ``other_salt``, ``hkdf``, ``pbkdf2``, ``other_key_id``,
+    ``other_spelling``, ``wrong_key``, ``injected`` or ``unknown_format``."""
+
+    advice: str
+    """What it means and what to do, in a sentence."""
+
+    proven: bool
+    """Whether a key opened the frame that way. Otherwise it is what the bytes look like, which anybody can fake."""
+
+
+class Budget:
+    """CPU seconds that tries may still take: a burst, and then a share of a core."""
+
+    _lock: threading.Lock
+
+    def __init__(self) -> None:
+        """Start full."""
+        renew_in_child(self, _lock=threading.Lock)
+        self._left, self._refilled = MAX_BURST, monotonic()
+
+    def left(self) -> float:
+        """Return the seconds that there are now."""
+        with self._lock:
+            now = monotonic()
+            self._left = min(MAX_BURST, self._left + (now - self._refilled) * SHARE)
+            self._refilled = now
+            return self._left
+
+    def spend(self, seconds: float) -> None:
+        """Take off what a try has taken; there may be less than nothing left then."""
+        with self._lock:
+            self._left -= seconds
+
+
+BUDGET: Final = Budget()
+
+
+@dataclass(slots=True)
+class Tries:
+    """How far the tries of some keys have come, and what they may take now."""
+
+    tried: int = 0
+    seconds: float = MAX_TRY
+    ended: bool = False
+    """Whether no more are left."""
+    taken: float = 0.0
+    """CPU seconds that they have taken now."""
+
+
+@dataclass(eq=False, slots=True)
+class _Failing:
+    """What is remembered of a track whose frames fail."""
+
+    failures: int = 0  # in a row
+    due: list[float] = field(default_factory=lambda: [0.0, 0.0])  # the next time, of keys that are there, and are not
+    tried: bool = False  # the keys, in this row of failures
+    cause: str | None = None  # the last one that was told
+    told: float = -math.inf  # when
+    keys: int = -1  # the ring's changes, when the first of its keys was tried
+    keys_tried: int = 0
+    seen: deque[Excerpt] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
+
+
+class Diagnostician:
+    """Looks into the failing frames of one manager's tracks, which it does not keep alive."""
+
+    _lock: threading.Lock
+    _busy: bool
+
+    def __init__(self, manager: E2EEManager) -> None:
+        """Make one that has seen nothing."""
+        self._manager = weakref.ref(manager)
+        renew_in_child(self, _lock=threading.Lock, _busy=bool)  # the parent's diagnosis ends in the parent
+        self._failing: weakref.WeakKeyDictionary[Track, _Failing] = weakref.WeakKeyDictionary()
+
+    def note(self, track: Track, frame: bytes) -> None:
+        """Remember how a frame that failed begins and ends. In the decoder's thread: it is looked at elsewhere."""
+        failing = self._failing.get(track)
+        if failing is None:
+            failing = self._failing[track] = _Failing()
+        failing.seen.append(shapes.excerpt(frame))
+
+    def opened(self, track: Track) -> None:
+        """A frame has opened after some that failed: what they looked like says nothing about those to come."""
+        failing = self._failing.get(track)
+        if failing is not None:
+            failing.failures, failing.tried = 0, False
+            failing.seen.clear()
+
+    def cause_of(self, track: Track) -> str | None:
+        """Return what was last told of a track whose frames fail; None if nothing was."""
+        failing = self._failing.get(track)
+        return failing.cause if failing is not None and failing.seen else None
+
+    def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None, missing: bool) -> None:
+        """Look into *frame*, which failed, if it is time to. From any thread; returns at once.
+
+        :param key_id: what the frame claims, where it could be read.
+        :param missing: whether there is no key of this id.
+        """
+        manager = self._manager()
+        loop = manager.events_loop if manager is not None else None
+        if loop is None or transform.track.forgotten or not self._is_time(transform.track, missing):
+            return
+        try:
+            loop.call_soon_threadsafe(self._start, loop, transform, frame, key_id, missing)
+        except RuntimeError:  # the loop is closed: the call is over
+            self._busy = False
+
+    def _is_time(self, track: Track, missing: bool) -> bool:
+        with self._lock:
+            failing = self._failing.get(track)
+            if failing is None:
+                return False
+            failing.failures += 1
+            if self._busy or monotonic() < failing.due[missing] or failing.failures < FAILURES_BEFORE:
+                return False
+            if failing.tried and len(failing.seen) < VERDICT_FRAMES:
+                return False
+            failing.tried = self._busy = True
+            return True
+
+    def _start(self, loop: asyncio.AbstractEventLoop, *frame: Any) -> None:
+        loop.run_in_executor(None, self._look, *frame)
+
+    def _look(self, transform: ReceiverTransform, frame: bytes, key_id: int | None, missing: bool) -> None:
+        try:
+            manager, track = self._manager(), transform.track
+            failing = self._failing.get(track)
+            if manager is None or failing is None or track.forgotten:
+                return
+            provider = manager.provider
+            secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
+            changes = transform.ring.changes
+            tries = Tries(failing.keys_tried if failing.keys == changes else 0, min(MAX_TRY, BUDGET.left()))
+            found = diagnose(frame, manager.profile, transform.codec, secrets, key_id, list(failing.seen), tries)
+            BUDGET.spend(tries.taken)
+            failing.keys, failing.keys_tried = changes, 0 if tries.ended else tries.tried
+            if found is None:
+                return
+            cause, advice, proven = found
+            failing.failures, failing.tried, now = 0, False, monotonic()
+            failing.due[missing] = now + (AGAIN_AFTER if proven or tries.ended else TRY_AGAIN_AFTER)
+            if missing and cause in ("wrong_key", "unknown_format"):
+                return  # that a key is not there has been told
+            if failing.cause == cause and now - failing.told < AGAIN_AFTER:
+                return
+            if failing.cause != cause:
+                # Whose it is, the event says: logs quote nothing that a caller named (`frameseal._secrecy`).
+                _logger.warning("%s does not open: %s", track.kind, advice)
+            failing.cause, failing.told = cause, now
+            manager.deliver(
+                DIAGNOSIS, E2EEDiagnosis(track.participant_id, track.kind, track.track_id, cause, advice, proven)
+            )
+        except Exception:
+            _logger.exception("a diagnosis of %r failed", transform)
+        finally:
+            self._busy = False
+
+
+def diagnose(  # noqa: PLR0917 - what there is to know of a frame
+    frame: bytes,
+    profile: Profile,
+    codec: str | None,
+    secrets: dict[int, Secret],
+    key_id: int | None,
+    seen: Sequence[Excerpt] = (),
+    tries: Tries | None = None,
+) -> tuple[str, str, bool] | None:
+    """Return why *frame*, which did not open under *profile*, may have failed: cause, advice, and whether it is proven.
+
+    :param secrets: the keys that are set, by key id.
+    :param key_id: what the frame claims, where it could be read.
+    :param seen: the last frames of the track that failed, in order. Where they are too few to tell, and nothing is
+        proven, None is returned.
+    :param tries: which ways of opening the frame have been tried before, and how long to go on; it is brought up to
+        date.
+    """
+    proven = _proven(frame, profile, codec, secrets, key_id, tries or Tries())
+    if proven is not None:
+        return proven.cause, ADVICE[proven.cause].format(**proven.words), True
+    blank = [Decryptor.holds_blank(codec, each.data) for each in seen] or [True]
+    if Decryptor.holds_blank(codec, frame) and 2 * sum(blank) > len(blank):
+        return "injected", ADVICE["injected"], False
+    if len(seen) < VERDICT_FRAMES:
+        return None
+    shape = shapes.shape(seen, codec)
+    ours = Shape.SFRAME if profile is Profile.SFRAME else Shape.TRAILER
+    other = "sframe" if shape is Shape.SFRAME else "livekit or videosdk"
+    cause = _CAUSES.get(shape, "other_profile") if shape is not ours else "wrong_key"
+    return cause, ADVICE[cause].format(profile=other), False
+
+
+_CAUSES: Final = {Shape.PLAIN: "not_sealed", Shape.UNKNOWN: "unknown_format"}
+
+
+class _Way(NamedTuple):
+    """One way of opening a frame that is a mistake people make."""
+
+    cause: str
+    words: dict[str, Any]
+    profile: Profile
+    secret: Secret
+    key_id: int
+
+
+def _proven(  # noqa: PLR0917
+    frame: bytes,
+    profile: Profile,
+    codec: str | None,
+    secrets: dict[int, Secret],
+    key_id: int | None,
+    tries: Tries,
+) -> _Way | None:
+    """Try to open a frame in other ways, those that take a password KDF last; return the one that does."""
+    started = thread_time()
+    key_ids = {other: readings.key_id(frame, other, codec) for other in Profile if _may_be(frame, other)}
+    key_ids[profile] = key_ids.get(profile) if key_id is None else key_id
+    try:
+        for way in islice(_ways(profile, secrets, key_ids), tries.tried, None):
+            if thread_time() - started >= tries.seconds:
+                return None
+            tries.tried += 1
+            if _opens(frame, codec, way):
+                return way
+        tries.ended = True
+        return None
+    finally:
+        tries.taken = thread_time() - started
+
+
+def _may_be(frame: bytes, profile: Profile) -> bool:
+    return profile is Profile.SFRAME or frame[-2:-1] == bytes([IV_LEN])
+
+
+def _ways(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profile, int | None]) -> Iterator[_Way]:
+    """Yield the ways in which keys may have been meant, the cheap ones first; the same ones in the same order."""
+    claimed = key_ids.get(profile)
+    at_hand = sorted(secrets.items(), key=lambda item: claimed is None or item[0] != claimed & 0xFF)
+    for takes_password in (False, True):
+        for set_under, secret in at_hand:
+            yield from _of_a_key(profile, set_under, secret, key_ids, takes_password)
+        for _, secret in at_hand:
+            yield from _spelt(profile, secret, key_ids, takes_password)
+
+
+def _of_a_key(
+    profile: Profile, set_under: int, secret: Secret, key_ids: dict[Profile, int | None], takes_password: bool
+) -> Iterator[_Way]:
+    """Yield the ways of a key as it is: under another id, with the other KDF, of another profile."""
+    flipped, claimed = secret.with_other_kdf(), key_ids.get(profile)
+    if claimed is not None and set_under != claimed & 0xFF and secret.is_passphrase is takes_password:
+        yield _Way("other_key_id", {"key_id": claimed}, profile, secret, claimed)
+    if claimed is not None and flipped.is_passphrase is takes_password:
+        yield _Way("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed)
+    for other, key_id in key_ids.items():
+        if other is not profile and key_id is not None:
+            cause = "other_profile" if Profile.SFRAME in (other, profile) else "other_salt"
+            for candidate in (secret, flipped):
+                if candidate.is_passphrase is takes_password:
+                    yield _Way(cause, {"profile": other.value}, other, candidate, key_id)
+
+
+def _spelt(
+    profile: Profile, secret: Secret, key_ids: dict[Profile, int | None], takes_password: bool
+) -> Iterator[_Way]:
+    """Yield the ways of a key as others may have spelt it; where that takes a password KDF, of this profile alone."""
+    for spelling, candidate in secret.spellings():
+        if candidate.is_passphrase is takes_password:
+            for other, key_id in key_ids.items():
+                if key_id is not None and (other is profile or not takes_password):
+                    of = "" if other is profile else f", in the profile {other}"
+                    yield _Way("other_spelling", {"spelling": spelling + of}, other, candidate, key_id)
+
+
+def _opens(frame: bytes, codec: str | None, way: _Way) -> bool:
+    shared = way.profile is Profile.SFRAME
+    try:
+        ring = KeyRing(way.profile, shared=shared, ring_size=256)
+        ring.set_secret(way.secret, key_id=way.key_id & 0xFF if shared else way.key_id)
+        Decryptor(ring, codec, 0).decrypt(frame)
+    except (FrameError, ValueError):  # not opened, or a profile that has no such key, id or codec
+        return False
+    return True

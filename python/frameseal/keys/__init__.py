@@ -1,0 +1,1 @@
+"""Where keys come from, how they change, and how people compare them."""

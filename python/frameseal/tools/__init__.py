@@ -1,0 +1,1 @@
+"""What the command `frameseal` runs: demo, meeting, bench. No module of the library imports it."""

@@ -1,0 +1,345 @@
+"""The command line: `frameseal demo`, `meet`, `inspect`, `bench` and `keygen`."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from frameseal._native import __version__
+from frameseal._secrecy import Hidden, utf8
+from frameseal.enums import Profile
+
+if TYPE_CHECKING:
+    from frameseal.inspection import readings
+
+KEY_BYTES = 32
+SHOWN_BYTES = 24  # of a part; the rest is an ellipsis
+# How a message begins that quotes nothing: ours, and those of argparse that name options only.
+HARMLESS = re.compile(r"(argument [^:]+: )?(must |expected |not allowed with |the following |one of the |unknown )")
+# What the extras bring, by the names under which it is imported.
+EXTRA = {
+    "aiohttp": "aiohttp",
+    "aioice": "aiortc",
+    "aiortc": "aiortc",
+    "av": "aiortc",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "rich": "rich",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 1 if the command's own check failed, 2 if it could not run."""
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(f"unknown arguments: {len(unknown)}")
+    try:
+        return int(arguments.run(arguments))
+    except ModuleNotFoundError as error:
+        missing = EXTRA.get((error.name or "").partition(".")[0])
+        if missing is None:
+            raise
+        extra = "meet" if arguments.command == "meet" else "cli"
+        print(f'frameseal {arguments.command} needs {missing}: pip install "frameseal[{extra}]"', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors quote nothing that was typed: it may be a passphrase in the wrong place."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)  # `--pass` would be `--passphrase`, or not
+        self.set_defaults(parser=self)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2, and say which argument is wrong and what it may be."""
+        if not HARMLESS.match(message):
+            argument, _, rest = message.partition(": ")
+            _, listed, choices = rest.rpartition(" (choose from ")
+            argument = argument if argument.startswith("argument ") else "arguments"
+            message = f"{argument}: not allowed{listed}{choices if listed else ', see --help'}"
+        super().error(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="frameseal", description="End-to-end encryption of encoded media frames.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="hold a sealed call with an eavesdropper, and draw a picture of it",
+        description="Alice calls Bob through a forwarder that has no key; Eve listens in with a wrong one. "
+        "Exits with 0 only if Bob saw and heard Alice, and neither Eve nor the forwarder did.",
+    )
+    # Not Jitsi's: the demo's key is a passphrase, which that profile does not take.
+    profiles = [profile.value for profile in Profile if profile is not Profile.JITSI]
+    demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK.value, help="wire format (%(default)s)")
+    demo.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
+    demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
+    demo.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="Alice's and Bob's (a random one)")
+    demo.add_argument(
+        "--output", type=_path, default=Path("demo.png"), metavar="FILE", help="the picture (%(default)s)"
+    )
+    demo.add_argument("--media", type=_path, metavar="FILE", help="publish this file instead of a clock and a tone")
+    demo.add_argument("--loss", type=_percent, default=0.0, metavar="PERCENT", help="packets lost on each leg (0)")
+    demo.set_defaults(run=_demo)
+
+    meet = commands.add_parser(
+        "meet",
+        help="hold a sealed meeting in a browser, with a participant in Python",
+        description="Serves a page and a Python participant, the bot, which meet through an SFU that has no key. "
+        "Open the link that is printed, and talk. The browser's e2ee worker is fetched once, with npm.",
+    )
+    meet.add_argument("--port", type=_port, default=8470, metavar="N", help="of the page (%(default)s); 0: any")
+    meet.add_argument("--lan", action="store_true", help="serve the local network too, over HTTPS (this machine only)")
+    meet.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
+    meet.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="the meeting's (a random one)")
+    meet.add_argument(
+        "--sfu",
+        type=_sfu,
+        metavar="janus=ws://HOST:PORT",
+        help="media through this SFU (one of our own, in the process)",
+    )
+    meet.add_argument("--worker", type=_path, metavar="FILE", help="the npm package, instead of fetching it")
+    meet.set_defaults(run=_meet)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure what a frame costs on this machine",
+        description="Seals and opens frames of five sizes, and prints what one takes. Compare rows of one run.",
+    )
+    bench.add_argument("--seconds", type=_seconds, default=12.0, metavar="N", help="how long, about (12)")
+    bench.set_defaults(run=_bench)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="show where the parts of a sealed frame lie, or whether frames were sealed at all",
+        description="Reads a frame under every layout that fits, the likely ones first; needs no key. One frame tells "
+        "little: with 12 or more of one track, in their order, it also says whether they were sealed, and how. Exits "
+        "with 0 if a key is given and opens the first frame, or if no key is given and the frames were sealed; with 1 "
+        "if not, or if it cannot be told.",
+    )
+    inspect.add_argument(
+        "frames",
+        nargs="+",
+        metavar="FILE|HEX|-",
+        help="a file with a frame's bytes or hex digits, hex digits, or - for stdin",
+    )
+    inspect.add_argument("--codec", choices=["opus", "pcmu", "pcma", "g722", "vp8", "vp9", "h264", "h265"])
+    secret = inspect.add_mutually_exclusive_group()
+    secret.add_argument(
+        "--passphrase", type=_passphrase, metavar="TEXT", help="also try which profile opens it, with this passphrase"
+    )
+    secret.add_argument(
+        "--key-hex", metavar="HEX", type=_key, help="also try which profile opens it, with this raw key"
+    )
+    inspect.set_defaults(run=_inspect)
+
+    keygen = commands.add_parser("keygen", help="print a fresh random key", description="Print a fresh random key.")
+    keygen.add_argument("--passphrase", action="store_true", help="print a passphrase (text) instead of a raw key")
+    keygen.set_defaults(run=_keygen)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    # The demo's dependencies are extras, and slow to import for `keygen`.
+    from frameseal.tools import demo  # noqa: PLC0415
+
+    chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
+    options = demo.CallOptions(
+        profile=arguments.profile,
+        codec=arguments.codec,
+        seconds=arguments.seconds,
+        media=arguments.media,
+        loss=arguments.loss,
+        **chosen,
+    )
+    try:
+        return demo.run(options, arguments.output)
+    except demo.UnusableFile as error:
+        print(f"frameseal demo: {error}", file=sys.stderr)
+        return 2
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from frameseal.tools import bench  # noqa: PLC0415
+
+    return bench.run(arguments.seconds)
+
+
+def _meet(arguments: argparse.Namespace) -> int:
+    # As for the demo.
+    from frameseal.tools import meet  # noqa: PLC0415
+
+    chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
+    options = meet.MeetOptions(
+        port=arguments.port, lan=arguments.lan, codec=arguments.codec, janus=arguments.sfu, **chosen
+    )
+    try:
+        return meet.run(options, arguments.worker)
+    except (meet.NoWorker, meet.Unusable) as error:
+        print(f"frameseal meet: {error}", file=sys.stderr)
+        return 2
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    # Of no use to the other commands.
+    from frameseal.inspection import readings  # noqa: PLC0415
+
+    try:
+        frames = [_frame_bytes(frame) for frame in arguments.frames]
+        sealed = frames[0]
+        hidden = arguments.passphrase or arguments.key_hex
+        secret = hidden.reveal() if hidden else None
+        found = readings.readings(sealed, arguments.codec)
+        openers = readings.openers(sealed, secret, arguments.codec) if secret else []
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"frameseal inspect: {reason}", file=sys.stderr)
+        return 2
+    print(f"{len(sealed)} bytes")
+    for reading in found:
+        likely = "likely" if reading.likely else "possible"
+        print(f"\n{reading.layout}{f', {reading.codec}' if reading.codec else ''}: {likely}")
+        for part in reading.parts:
+            shown = part.data.hex() if len(part.data) <= SHOWN_BYTES else f"{part.data[:SHOWN_BYTES].hex()}..."
+            print(f"  [{part.start:>5}:{part.end:>5})  {part.name:<24}{part.note or shown}")
+        for remark in reading.remarks:
+            print(f"  - {remark}")
+    signs = readings.plaintext_signs(sealed)
+    for sign in signs:
+        print(f"\nIt looks like {sign}: it may never have been sealed.")
+    if not found:
+        print("\nNo layout fits: not a sealed frame, or cut short.")
+    if len(frames) > 1:
+        is_sealed = _say_verdict(readings.verdict(frames, arguments.codec), len(frames))
+    else:
+        is_sealed = not signs and any(reading.likely for reading in found)
+        if found and not is_sealed and not signs:
+            print("\nOne frame cannot tell whether it was sealed: give 12 or more of the track, in their order.")
+    if secret:
+        for opener in openers:
+            suite = f", suite {opener.suite.name}" if opener.profile is Profile.SFRAME else ""
+            print(f"\nThe key opens it: profile {opener.profile}, codec {opener.codec}{suite}.")
+        if not openers:
+            print("\nNo profile opens it: another key, a raw key given as passphrase, or an altered frame.")
+    return 0 if (openers if secret else is_sealed) else 1
+
+
+def _say_verdict(verdict: readings.Verdict, count: int) -> bool:
+    """Print what several frames look like. Returns whether they were sealed."""
+    # Of no use to the other commands.
+    from frameseal.inspection.shapes import VERDICT_FRAMES, Shape  # noqa: PLC0415
+
+    said = {
+        Shape.TRAILER: "they end as sealed frames of the profiles livekit, videosdk and jitsi do",
+        Shape.SFRAME: "they are SFrames of one sender (profile sframe): the counter advances",
+        Shape.PLAIN: f"they look like {verdict.codec} that was never sealed: the sender's encryption is off",
+        Shape.UNKNOWN: "no layout that is known here, and no codec",
+    }[verdict.shape]
+    if verdict.shape is Shape.UNKNOWN and count < VERDICT_FRAMES:
+        said = f"too few to tell: give {VERDICT_FRAMES} or more of the track, in their order"
+    print(f"\n{count} frames: {said}.")
+    return verdict.shape in (Shape.TRAILER, Shape.SFRAME)
+
+
+def _frame_bytes(frame: str) -> bytes:
+    """Read the frame: from standard input or a file, as it is or in hex, or hex digits. Raises OSError, ValueError."""
+    if frame == "-":
+        return _unless_hex(sys.stdin.buffer.read())
+    with contextlib.suppress(OSError):  # hex digits of a frame can be longer than any file name
+        if Path(frame).is_file():
+            return _unless_hex(Path(frame).read_bytes())
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        return _hex(frame)
+    raise ValueError("the frame is neither a file nor hex digits, two for each byte")
+
+
+def _unless_hex(content: bytes) -> bytes:
+    """Read text of nothing but hex digits, which no sealed frame is."""
+    try:
+        return _hex(content.decode("ascii"))
+    except (UnicodeDecodeError, argparse.ArgumentTypeError):
+        return content
+
+
+def _keygen(arguments: argparse.Namespace) -> int:
+    # The key alone goes to the standard output, so that it can be piped; what to do with it goes beside.
+    if arguments.passphrase:
+        print(secrets.token_hex(KEY_BYTES))
+        print("use it as text: set_shared_key(TEXT), or KeyRing.set_passphrase(TEXT)", file=sys.stderr)
+    else:
+        print(base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode())
+        raw = "base64.urlsafe_b64decode(KEY)"
+        print(f"use it as bytes: set_shared_key({raw}), or KeyRing.set_key({raw})", file=sys.stderr)
+    return 0
+
+
+def _hex(text: str) -> bytes:
+    """Read hex digits, as tools print them: in groups, with colons or commas, with a 0x in front."""
+    with contextlib.suppress(ValueError):
+        return bytes.fromhex(re.sub(r"0x|[\s:,]", "", text))
+    raise argparse.ArgumentTypeError("must be hex digits, two for each byte")
+
+
+def _key(text: str) -> Hidden[bytes]:
+    return Hidden(_hex(text))
+
+
+def _path(text: str) -> Path:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        pass  # and raised below: a chained error would hold the text
+    else:
+        return Path(text)
+    raise argparse.ArgumentTypeError("must be the name of a file")
+
+
+def _number(text: str, kind: type[float], least: int, most: int, unit: str = "") -> float:
+    with contextlib.suppress(ValueError):
+        if least <= kind(text) <= most:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"must be a{' whole' * (kind is int)} number from {least} to {most}{unit}")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, float, 1, 600, " seconds")  # everything that was sent is kept, to compare with
+
+
+def _sfu(text: str) -> str:
+    kind, _, url = text.partition("=")
+    if kind != "janus" or not url.startswith(("ws://", "wss://")):
+        raise argparse.ArgumentTypeError("must be janus=ws://HOST:PORT, of Janus' web sockets transport")
+    return url
+
+
+def _port(text: str) -> int:
+    return int(_number(text, int, 0, 65535))
+
+
+def _percent(text: str) -> float:
+    return _number(text, float, 0, 30, " percent") / 100
+
+
+def _passphrase(text: str) -> Hidden[str]:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    try:
+        utf8("the passphrase", text)
+    except ValueError:
+        pass
+    else:
+        return Hidden(text)
+    raise argparse.ArgumentTypeError("must be text in the terminal's encoding: is that UTF-8?")

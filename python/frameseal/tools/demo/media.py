@@ -1,0 +1,121 @@
+"""Alice's tracks, and a record of what went into them."""
+
+from __future__ import annotations
+
+import asyncio
+import fractions
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+from aiortc import AudioStreamTrack, VideoStreamTrack
+
+from frameseal.tools.demo import picture, sound
+from frameseal.tools.demo.film import Film
+from frameseal.tools.demo.picture import Rgb
+from frameseal.tools.demo.sound import Samples
+
+KEPT_PICTURES = 24  # whole pictures kept for the poster
+KEEP_EVERY = 10  # of the frames, on both sides: so that the same frame can be shown as it was sent and as it came
+
+
+@dataclass
+class Sent:
+    """What Alice put into her tracks: thumbnails of all frames by number, the latest whole pictures, the sound."""
+
+    thumbnails: dict[int, Rgb] = field(default_factory=dict)
+    pictures: deque[tuple[int, Rgb]] = field(default_factory=lambda: deque(maxlen=KEPT_PICTURES))
+    sound: list[Samples] = field(default_factory=list)
+    is_tone: bool = True
+
+    def picture(self, number: int) -> Rgb | None:
+        """The whole picture of this number, if it is among those kept."""
+        return next((rgb for kept, rgb in self.pictures if kept == number), None)
+
+
+class PublishedVideo(VideoStreamTrack):
+    """A clock, or the frames of `source`, each stamped with its number and recorded."""
+
+    def __init__(self, sent: Sent, source: Film | None = None) -> None:
+        """Record into `sent`."""
+        super().__init__()
+        self._sent, self._source = sent, source
+        self._clock = picture.Clock()
+        self._number = 0
+
+    async def recv(self) -> av.VideoFrame:
+        """The next frame, when it is due."""
+        number = self._number % picture.NUMBERS
+        self._number += 1
+        if self._source is not None:
+            shown = cast(av.VideoFrame, await self._source.recv())
+            pts, time_base = shown.pts, shown.time_base
+            rgb = picture.fitted(shown)
+        else:
+            pts, time_base = await self.next_timestamp()
+            rgb = self._clock.draw(number, float(pts * time_base))
+        picture.stamp(rgb, number)
+        self._sent.thumbnails[number] = picture.thumbnail(rgb)
+        if number % KEEP_EVERY == 0:
+            self._sent.pictures.append((number, rgb))
+        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        frame.pts, frame.time_base = pts, time_base
+        return frame
+
+
+class PublishedSound(AudioStreamTrack):
+    """A tone, or the sound of `source`, recorded."""
+
+    _PTIME = 0.02
+
+    def __init__(self, sent: Sent, source: Film | None = None) -> None:
+        """Record into `sent`."""
+        super().__init__()
+        self._sent, self._source = sent, source
+        sent.is_tone = source is None
+        self._position = 0
+        self._began: float | None = None
+
+    async def recv(self) -> av.AudioFrame:
+        """The next 20 ms, when they are due."""
+        if self._source is not None:
+            frame = cast(av.AudioFrame, await self._source.recv())
+            self._sent.sound.append(mono(frame))
+            return frame
+        loop = asyncio.get_running_loop()
+        if self._began is None:
+            self._began = loop.time()
+        await asyncio.sleep(self._began + self._position / sound.RATE - loop.time())
+        count = int(self._PTIME * sound.RATE)
+        samples = sound.tone(self._position, count)
+        self._sent.sound.append(samples)
+        frame = av.AudioFrame.from_ndarray(samples[None, :], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = sound.RATE, self._position
+        frame.time_base = fractions.Fraction(1, sound.RATE)
+        self._position += count
+        return frame
+
+
+def published_tracks(media: Path | None) -> tuple[Sent, PublishedVideo, PublishedSound]:
+    """Alice's tracks: of the file what it has, looped, and the clock and the tone for what it has not.
+
+    Raises av.FFmpegError for a file that cannot be opened as media.
+    """
+    sent = Sent()
+    video = PublishedVideo(sent, Film.of(media, "video") if media is not None else None)
+    audio = PublishedSound(sent, Film.of(media, "audio") if media is not None else None)
+    return sent, video, audio
+
+
+def mono(frame: av.AudioFrame) -> Samples:
+    """The samples of a frame as mono at RATE, whatever they were."""
+    if (frame.format.name, frame.layout.name, frame.sample_rate) == ("s16", "stereo", sound.RATE):
+        # What aiortc's decoders and players give: averaged here, since a resampler for each frame is costly.
+        both = frame.to_ndarray().reshape(-1, 2).astype(np.int32)
+        average: Samples = (both.sum(axis=1) // 2).astype(np.int16)
+        return average
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=sound.RATE)
+    return np.concatenate([piece.to_ndarray().reshape(-1) for piece in resampler.resample(frame)])

@@ -1,0 +1,221 @@
+"""The Python participant: holds the key, gives everybody's voice back, and shows what it can see and hear.
+
+It is in the room as a browser is, over connections of its own; the file to read for how a Python program joins a
+sealed meeting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import av
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender
+from aiortc.mediastreams import MediaStreamError
+
+from frameseal._secrecy import Confidential
+from frameseal.aiortc import attach
+from frameseal.e2ee.manager import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
+from frameseal.enums import Profile
+from frameseal.tools.demo.media import mono
+from frameseal.tools.meet.echo import Echo, EchoTrack
+from frameseal.tools.meet.face import FaceTrack, Seen, View
+from frameseal.tools.meet.room import CLOSE_TIMEOUT, PUBLISH, Message, Room
+from frameseal.tools.meet.rotation import Key, Opener, RotationRefused
+from frameseal.tools.sfu import PeerConnection
+
+FORGET_AFTER: Final = 10.0  # seconds after a rotation for which frames under the old key still open
+REPORT_INTERVAL: Final = 2.0  # seconds between two reports of who can open whom
+MAX_ROTATIONS: Final = 16  # that wait for their turn; the room lets few through
+
+
+class Bot(Confidential):
+    """The room's `Member` in Python."""
+
+    id: Final = "bot"
+    name: Final = "Bot"
+
+    def __init__(self, room: Room, key: Key, codec: str, rotated: Callable[[Key], None]) -> None:
+        """Take *key*, on the event loop; *rotated* is told when somebody brings another.
+
+        ``code`` is what people compare to see that they hold the same keys, None while it is derived.
+        """
+        self.tracks = ["audio", "video"]
+        self.key = key
+        self._room, self._codec, self._rotated = room, codec, rotated
+        self.provider = ExternalE2EEKeyProvider(failure_tolerance=10)
+        self.provider.set_shared_key(key.passphrase, key.key_id)
+        self._e2ee = E2EEManager(self.provider, profile=Profile.LIVEKIT)
+        self._e2ee.on("e2ee-state-change", self._changed)
+        self.code: str | None = None
+        self._derived, self._deriving = True, False
+        self._echo = Echo()
+        self._published: list[MediaStreamTrack] = []
+        self._connections: dict[str, RTCPeerConnection] = {}
+        self._pictures: dict[str, Any] = {}
+        self._states: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opener: Opener | None = None  # of the present key, once somebody has rotated
+        self._rotations: asyncio.Queue[Message] = asyncio.Queue(MAX_ROTATIONS)
+        self._following: asyncio.Task[None] | None = None
+        self._reporting = asyncio.ensure_future(self._report())
+        self._keys_changed()
+
+    def connection(self, peer: str) -> PeerConnection:
+        """Make a connection, sealed before it has any track."""
+        pc = self._connections[peer] = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        attach(pc, self._e2ee, local_id=self.id, remote_id=peer)
+        if peer == PUBLISH:
+            self._published = [EchoTrack(self._echo), FaceTrack(self._view)]
+            for track in self._published:
+                pc.addTrack(track)
+            prefer(pc, self._codec)
+        else:
+            pc.on("track", lambda track: self._start(self._attend(peer, track)))
+        return pc
+
+    def hang_up(self, peer: str) -> None:
+        """Close a connection, and forget whose it was."""
+        pc = self._connections.pop(peer, None)
+        if pc is not None:
+            # To close a connection that is still connecting may never end.
+            self._start(asyncio.wait_for(pc.close(), CLOSE_TIMEOUT))
+        self._e2ee.remove_participant(peer)
+        self._echo.forget(peer)
+        self._pictures.pop(peer, None)
+        self._states.pop(peer, None)
+
+    def notify(self, message: Message) -> None:
+        """Follow rotations; everything else is for people."""
+        if message["type"] != "rotate":
+            return
+        if self._following is None:
+            self._following = asyncio.ensure_future(self._follow())
+        with contextlib.suppress(asyncio.QueueFull):
+            self._rotations.put_nowait(message)
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its media can flow."""
+        pc = self._connections.get(PUBLISH)
+        return pc is not None and pc.connectionState == "connected"
+
+    async def close(self) -> None:
+        """Leave the room and stop the tracks."""
+        await self._room.leave(self.id)
+        self._reporting.cancel()
+        if self._following is not None:
+            self._following.cancel()
+        for peer in list(self._connections):
+            self.hang_up(peer)
+        for track in self._published:
+            track.stop()
+        _, unfinished = await asyncio.wait(self._tasks, timeout=5) if self._tasks else ((), ())
+        for task in unfinished:
+            task.cancel()
+
+    async def _follow(self) -> None:
+        """Follow rotations one after the other, with all derivations in a thread."""
+        while True:
+            message = await self._rotations.get()
+            answer = {"type": "rotated", "by": self.id, "from": message["from"], "keyId": None}
+            try:
+                coming = await asyncio.to_thread(self._take_up, base64.b64decode(message["sealed"]))
+            except (RotationRefused, ValueError):
+                self._room.broadcast(answer)
+                continue
+            old, self.key = self.key, coming
+            self._keys_changed()
+            asyncio.get_running_loop().call_later(FORGET_AFTER, self._forget, old)
+            self._room.broadcast(answer | {"keyId": coming.key_id})
+            self._rotated(coming)
+
+    def _take_up(self, sealed: bytes) -> Key:
+        """Open a rotation, set its key and return it. Raises RotationRefused. For a thread."""
+        if self._opener is None:
+            self._opener = Opener(self.key)
+        coming = self._opener.open(sealed)
+        self.provider.set_shared_key(coming.passphrase, coming.key_id)
+        self._opener = None  # one of the new key is made when it is needed
+        return coming
+
+    def _forget(self, old: Key) -> None:
+        if old.key_id != self.key.key_id:
+            self.provider.remove_shared_key(old.key_id)
+            self._keys_changed()
+
+    def _keys_changed(self) -> None:
+        """Show no code until that of the present keys is derived, in one thread however often they change."""
+        self.code, self._derived = None, False
+        if not self._deriving:
+            self._deriving = True
+            self._start(self._derive_code())
+
+    async def _derive_code(self) -> None:
+        try:
+            code = None
+            while not self._derived:
+                self._derived = True
+                code = await asyncio.to_thread(self._e2ee.short_code)
+            self.code = code
+        finally:
+            self._deriving = False
+
+    def _changed(self, change: E2EEStateChange) -> None:
+        if change.participant_id != self.id and change.participant_id not in self._connections:
+            return  # of somebody who has left
+        self._states[change.participant_id][change.kind] = change.state
+        self._room.broadcast(
+            {
+                "type": "state",
+                "by": self.id,
+                "participant": change.participant_id,
+                "kind": change.kind,
+                "state": change.state,
+                "direction": change.direction,
+                "reason": change.reason,
+                "keyId": change.key_id,
+            }
+        )
+
+    async def _report(self) -> None:
+        """Tell the others now and then who can open whom. No key is in it."""
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL)
+            if len(self._room.members) > 1:
+                self._room.broadcast({"type": "report", "by": self.id, "report": self._e2ee.report()})
+
+    async def _attend(self, participant: str, track: MediaStreamTrack) -> None:
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                frame = await track.recv()
+                if participant not in self._connections:
+                    continue  # left, and forgotten
+                if isinstance(frame, av.VideoFrame):
+                    self._pictures[participant] = frame
+                elif isinstance(frame, av.AudioFrame):
+                    self._echo.hear(participant, mono(frame))
+
+    def _view(self) -> View:
+        others = [member for member in self._room.members.values() if member.id != self.id]
+        seen = [Seen(m.name, self._pictures.get(m.id), dict(self._states.get(m.id, {}))) for m in others]
+        return View(self.key.key_id, self.code, dict(self._states.get(self.id, {})), seen)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def prefer(pc: RTCPeerConnection, codec: str) -> None:
+    """Offer this video codec and no other."""
+    capabilities = RTCRtpSender.getCapabilities("video")
+    wanted = (f"video/{codec}", "video/rtx")
+    codecs = [c for c in (capabilities.codecs if capabilities else []) if c.mimeType.lower() in wanted]
+    for transceiver in pc.getTransceivers():
+        if transceiver.kind == "video":
+            transceiver.setCodecPreferences(codecs)

@@ -1,0 +1,82 @@
+"""The door of the meeting's web server: how many TCP connections there may be, TLS handshakes included."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Final, cast
+
+from frameseal.tools.meet.limits import Places
+
+HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
+
+
+class Door(asyncio.Protocol):
+    """Hands one new connection to the web server, or hangs up where there is no place left."""
+
+    def __init__(self, places: Places, serve: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None) -> None:
+        """Ask *serve* for the web server's protocol of a connection that is let in."""
+        self._places, self._serve, self._context = places, serve, context
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place for the connection, or hang up."""
+        connection = cast(asyncio.Transport, transport)
+        address = str((connection.get_extra_info("peername") or ("",))[0])
+        if not self._places.take(address):
+            connection.abort()
+            return
+        placed = _Placed(self._serve(), lambda: self._places.give_back(address))
+        connection.set_protocol(placed)
+        if self._context is None:
+            placed.connection_made(connection)
+        else:
+            connection.pause_reading()
+            placed.handshake = asyncio.ensure_future(_secured(connection, placed, self._context))
+
+
+class _Placed(asyncio.Protocol):
+    """The web server's protocol of one connection; gives its place back when the connection is gone."""
+
+    def __init__(self, inner: asyncio.Protocol, give_back: Callable[[], None]) -> None:
+        self._inner, self._give_back = inner, give_back
+        self._made = self._lost = False
+        self.handshake: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made = True
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._lost:
+            self._lost = True
+            self._give_back()
+            if self._made:
+                self._inner.connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+async def _secured(connection: asyncio.Transport, placed: _Placed, context: ssl.SSLContext) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        secured = await loop.start_tls(
+            connection, placed, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
+        )
+    except (OSError, asyncio.CancelledError):
+        secured = None
+    if secured is None:
+        connection.abort()
+        placed.connection_lost(None)
+    else:
+        placed.connection_made(secured)

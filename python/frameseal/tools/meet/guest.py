@@ -1,0 +1,223 @@
+"""A browser in the room, as the server has it: one web socket, and the connections that are driven through it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+
+from frameseal._json import parse_json
+from frameseal.tools.meet.limits import JOIN_TIMEOUT, MESSAGES, RECONNECTIONS, TokenBucket
+from frameseal.tools.meet.remote import RemotePeer
+from frameseal.tools.meet.room import Message, Room, RoomFull
+from frameseal.tools.sfu import PeerConnection
+
+ANSWER_TIMEOUT: Final = 30.0  # seconds that a browser has for an offer or an answer; it asks for a camera before
+LONGEST_NAME: Final = 40
+LONGEST_ERROR: Final = 200  # characters of what a browser says went wrong
+LONGEST_ROTATION: Final = 1024  # characters of base64; a page's has some 110
+MAX_SECTIONS: Final = 2  # of an SDP: audio and video. Each costs this process a receiver with its thread
+MAX_CANDIDATES: Final = 64  # of an SDP. Each is an address to which this process sends
+# What waits for a slow browser; beyond that it is let go.
+MOST_MESSAGES: Final = 1000
+MAX_QUEUED: Final = 4 * 1024 * 1024  # characters
+_KINDS: Final = ("audio", "video")
+
+
+class NotOurPage(Exception):
+    """A client that does not speak the protocol, or not as often as it may; the message is the close reason."""
+
+    def __init__(self, reason: str, code: int = WSCloseCode.POLICY_VIOLATION) -> None:
+        """Close with *code*."""
+        super().__init__(reason)
+        self.code = code
+
+
+class Guest:
+    """The room's `Member` behind a web socket."""
+
+    def __init__(
+        self, socket: web.WebSocketResponse, room: Room, member_id: str, address: str, abort: Callable[[], None]
+    ) -> None:
+        """Speak through *socket*, which came from *address*; *abort* cuts it off."""
+        self.id = member_id
+        self.name = ""
+        self.tracks: list[str] = []
+        self.address = address
+        self.joined = False  # once, whether or not it is still there
+        self.watching = False
+        self._socket, self._room, self._abort = socket, room, abort
+        self._peers: dict[str, RemotePeer] = {}
+        self._calls: dict[int, asyncio.Future[str]] = {}
+        self._numbers = count(1)
+        self._messages = TokenBucket(MESSAGES)
+        self._reconnections = TokenBucket(RECONNECTIONS)
+        self._outgoing: asyncio.Queue[str] = asyncio.Queue(MOST_MESSAGES)
+        self._queued = 0  # characters in the queue
+
+    def connection(self, peer: str) -> PeerConnection:
+        """Make a connection that lives in the browser."""
+
+        async def call(method: str, sdp: str | None) -> str:
+            return await self._ask({"type": "call", "peer": peer, "method": method, "sdp": sdp})
+
+        remote = self._peers[peer] = RemotePeer(call)
+        return remote
+
+    def hang_up(self, peer: str) -> None:
+        """Have the browser close a connection."""
+        if self._peers.pop(peer, None) is not None:
+            self.notify({"type": "hang-up", "peer": peer})
+
+    def notify(self, message: Message) -> None:
+        """Send a message, after those before it."""
+        text = json.dumps(message)
+        if self._queued + len(text) > MAX_QUEUED or self._outgoing.full():
+            self._abort()
+            return
+        self._queued += len(text)
+        self._outgoing.put_nowait(text)
+
+    async def attend(self) -> None:
+        """Serve the browser until it goes, and close the socket."""
+        sending = asyncio.create_task(self._send())
+        code, reason = int(WSCloseCode.OK), ""
+        try:
+            async with asyncio.timeout(JOIN_TIMEOUT) as deadline:
+                async for frame in self._socket:
+                    await self._take(_parsed(frame))
+                    if self.joined:
+                        deadline.reschedule(None)
+                    await asyncio.sleep(self._messages.lend())  # whoever says too much is heard later
+        except NotOurPage as error:
+            code, reason = error.code, str(error)
+        except TimeoutError:
+            code, reason = WSCloseCode.POLICY_VIOLATION, f"nobody joined within {JOIN_TIMEOUT:.0f} s: join again"
+        finally:
+            sending.cancel()
+            for waiting in self._calls.values():
+                waiting.cancel()
+            await self._room.leave(self.id)
+        await self._socket.close(code=code, message=reason.encode())
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        """Act on a message. Raises NotOurPage."""
+        kind = message.get("type")
+        if kind == "join" and not self.name:
+            await self._join(message)
+        elif not self.joined:
+            raise NotOurPage("expected one message of the type 'join' first")
+        elif kind == "reply":
+            self._reply(message)
+        elif kind == "connection":
+            self._connection_is(_text(message, "peer"), _text(message, "state"))
+        elif kind == "keyframe":
+            await self._room.request_keyframe(_text(message, "participant"))
+        elif kind == "rotate":
+            self._rotate(_text(message, "sealed"))
+        elif kind == "watch":
+            self.watching = message.get("on") is True
+        else:
+            raise NotOurPage("expected 'type' to be reply, connection, keyframe, rotate or watch")
+
+    async def _join(self, message: dict[str, Any]) -> None:
+        name, tracks = _text(message, "name"), message.get("tracks")
+        if not isinstance(tracks, list):
+            raise NotOurPage("expected 'tracks' to be a list of 'audio' and 'video'")
+        self.name = cleaned(name)[:LONGEST_NAME] or "Guest"
+        self.tracks = [kind for kind in _KINDS if kind in tracks]
+        problem = None
+        if not self._room.limits.joins.admits(self.address):
+            problem = "Too many have joined from your address: wait a minute, and join again."
+        else:
+            try:
+                self._room.join(self)
+            except RoomFull:
+                problem = "The room is full: wait until somebody leaves, and join again."
+        if problem is not None:
+            await self._socket.send_json({"type": "problem", "message": problem})
+            raise NotOurPage(problem, WSCloseCode.TRY_AGAIN_LATER)
+        self.joined = True
+
+    def _reply(self, message: dict[str, Any]) -> None:
+        number = message.get("call")
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise NotOurPage("expected 'call' to be the number of a call")
+        waiting = self._calls.get(number)
+        if waiting is None or waiting.done():
+            return
+        if "error" in message:
+            said = cleaned(_text(message, "error"))[:LONGEST_ERROR]
+            waiting.set_exception(ConnectionError(f"the browser says: {said}"))
+            return
+        sdp = _text(message, "sdp")
+        for what, most in (("m", MAX_SECTIONS), ("a=candidate", MAX_CANDIDATES)):
+            if len(re.findall(rf"(?m)^{what}\b", sdp)) > most:
+                waiting.set_exception(ConnectionError(f"the browser's SDP has more than {most} lines of {what}"))
+                return
+        waiting.set_result(sdp)
+
+    def _connection_is(self, peer: str, state: str) -> None:
+        remote = self._peers.get(peer)
+        if remote is None:
+            return
+        worked = remote.connectionState in ("connected", "disconnected")
+        remote.report(state)
+        if worked and remote.connectionState == "failed" and self._reconnections.take():
+            self._room.reconnect(self, peer)
+
+    def _rotate(self, sealed: str) -> None:
+        if len(sealed) > LONGEST_ROTATION:
+            raise NotOurPage(f"expected 'sealed' to have {LONGEST_ROTATION} characters at the most")
+        if self._room.limits.rotations.admits(self.address):
+            self._room.broadcast({"type": "rotate", "from": self.id, "sealed": sealed})
+        else:
+            self.notify({"type": "problem", "message": "Too many rotations: wait some seconds, and rotate again."})
+
+    async def _ask(self, message: Message) -> str:
+        number = next(self._numbers)
+        waiting = self._calls[number] = asyncio.get_running_loop().create_future()
+        self.notify(message | {"call": number})
+        try:
+            return await asyncio.wait_for(waiting, ANSWER_TIMEOUT)
+        finally:
+            del self._calls[number]
+
+    async def _send(self) -> None:
+        while True:
+            text = await self._outgoing.get()
+            self._queued -= len(text)
+            try:
+                await self._socket.send_str(text)
+            except ConnectionError:
+                return  # attend() notices too
+
+
+def cleaned(text: str) -> str:
+    """Return *text* in one line of printable characters: it is shown, drawn and logged."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def _parsed(frame: WSMessage) -> dict[str, Any]:
+    """Return the message of a frame. Raises NotOurPage."""
+    if frame.type is not WSMsgType.TEXT:
+        raise NotOurPage("expected text: one JSON object in each message", WSCloseCode.UNSUPPORTED_DATA)
+    try:
+        message = parse_json(frame.data)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise NotOurPage("expected one JSON object in each message", WSCloseCode.INVALID_TEXT)
+    return message
+
+
+def _text(message: dict[str, Any], name: str) -> str:
+    value = message.get(name)
+    if not isinstance(value, str):
+        raise NotOurPage(f"expected {name!r} to be a string")
+    return value

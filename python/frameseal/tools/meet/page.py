@@ -1,0 +1,140 @@
+"""The page and its signalling over HTTP. It serves files and passes messages on; no key ever comes here.
+
+The key is in the URL's fragment, which browsers do not send. Whoever reaches the server may come into the room: without
+the key they see and hear nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Collection
+from importlib import resources
+from itertools import count
+from typing import Any, Final
+
+from aiohttp import web
+
+from frameseal.tools.meet.guest import Guest
+from frameseal.tools.meet.limits import MAX_WAITING, MAX_WAITING_OF_ADDRESS
+from frameseal.tools.meet.room import Room
+from frameseal.tools.meet.worker import Worker
+
+REPORT_INTERVAL: Final = 0.4  # seconds between two reports of what the SFU sees
+KEYFRAME_TURNS: Final = 4  # reports between two requests for a keyframe, as long as the SFU's decoder made nothing
+LONGEST_MESSAGE: Final = 64 * 1024
+HEARTBEAT: Final = 20.0
+
+_HEADERS: Final = {
+    # Nothing from elsewhere, nothing inline: what runs on the page that has the key is what is served here.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(self)",
+    "Cache-Control": "no-cache",
+}
+_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+
+def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collection[str]) -> web.Application:
+    """Make the web application.
+
+    :param facts: what the page is told at ``/facts``: codec, whether the forwarder can be looked into.
+    :param hosts: the names and addresses under which it may be asked for: any other is a name that somebody else made
+        point here (DNS rebinding).
+    """
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
+        if request.url.host not in hosts:
+            raise web.HTTPForbidden(text="frameseal meet is not served under this name")
+        return await handler(request)
+
+    async def headers(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(_HEADERS)
+
+    async def socket(request: web.Request) -> web.WebSocketResponse:
+        # Browsers let any page open a web socket to anywhere, but say which page it was.
+        if any(origin not in _origins(request) for origin in request.headers.getall("Origin", [])):
+            raise web.HTTPForbidden(text="this page is not of this server")
+        address = request.remote or ""
+        waiting = [guest.address for guest in guests if not guest.joined]
+        if len(waiting) >= MAX_WAITING or waiting.count(address) >= MAX_WAITING_OF_ADDRESS:
+            raise web.HTTPTooManyRequests(text="too many have connected and not joined: try again in some seconds")
+        response = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LONGEST_MESSAGE)
+
+        def abort() -> None:
+            if request.transport is not None:
+                request.transport.abort()
+
+        guest = Guest(response, room, f"guest-{secrets.token_hex(3)}", address, abort)
+        guests.add(guest)
+        try:
+            await response.prepare(request)
+            await guest.attend()
+        finally:
+            guests.discard(guest)
+        return response
+
+    async def reporting(_: web.Application) -> Any:
+        task = asyncio.create_task(_report(room, guests))
+        yield
+        task.cancel()
+
+    guests: set[Guest] = set()
+    app = web.Application(middlewares=[guarded])
+    app.on_response_prepare.append(headers)
+    app.cleanup_ctx.append(reporting)
+    for path, body, content_type in _files(worker):
+        app.router.add_get(path, _serve(body, content_type))
+    app.router.add_get("/facts", _serve(json.dumps(facts).encode(), "application/json"))
+    app.router.add_get("/signalling", socket)
+    return app
+
+
+def _origins(request: web.Request) -> set[str]:
+    """Return how a browser may write the origin of this server's page: scheme, host and port (RFC 6454 section 6.1)."""
+    secure = request.transport is not None and request.transport.get_extra_info("sslcontext") is not None
+    scheme, default = ("https", ":443") if secure else ("http", ":80")
+    origin = f"{scheme}://{request.host.lower()}"
+    return {origin, origin.removesuffix(default)}
+
+
+def _files(worker: Worker) -> list[tuple[str, bytes, str]]:
+    static = resources.files("frameseal.tools.meet") / "static"
+    files = [
+        ("/vendor/e2ee.worker.mjs", worker.script, "text/javascript"),
+        ("/vendor/LICENSE", worker.licence, "text/plain"),
+    ]
+    for file in static.iterdir():
+        path = "/" if file.name == "index.html" else f"/{file.name}"
+        files.append((path, file.read_bytes(), _TYPES[file.name.rpartition(".")[2]]))
+    return files
+
+
+def _serve(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def serve(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=content_type, charset="utf-8")
+
+    return serve
+
+
+async def _report(room: Room, guests: Collection[Guest]) -> None:
+    """Tell those who want to know what the SFU sees."""
+    for turn in count():
+        await asyncio.sleep(REPORT_INTERVAL)
+        watching = [guest for guest in guests if guest.watching]
+        for publisher, outsider in list(room.outsiders.items()):
+            # Without a keyframe a decoder does not begin, and of ciphertext it takes one in a few only.
+            if watching and not outsider.pictures and turn % KEYFRAME_TURNS == 0:
+                await room.request_keyframe(publisher)
+            outsider.watched = bool(watching)
+            if watching:
+                report = await asyncio.to_thread(outsider.report)
+                for guest in watching:
+                    guest.notify({"type": "sfu", "participant": publisher, **report})

@@ -1,0 +1,101 @@
+// The page's peer connections: one to publish over, one for each participant who is received. The server asks, they
+// answer (frameseal/tools/meet/remote.py is the other half).
+
+import { scriptTransforms } from './encryption.js';
+
+const GATHERED_WITHIN = 3_000; // milliseconds
+const MOST_BITS = 900_000; // per second, of the camera's picture
+export const PUBLISH = 'publish';
+
+export class Connections {
+  #peers = new Map();
+  #encryption;
+  #codec;
+  #send;
+  #own;
+  #onTrack;
+
+  /** `onTrack(publisher, track, receiver)` is called for what comes in; `send` reports to the server. */
+  constructor({ encryption, codec, send, own, onTrack }) {
+    this.#encryption = encryption;
+    this.#codec = codec;
+    this.#send = send;
+    this.#own = own; // {id, stream}
+    this.#onTrack = onTrack;
+  }
+
+  get(peer) {
+    return this.#peers.get(peer);
+  }
+
+  async answer({ call, peer, method, sdp }) {
+    try {
+      this.#send({ type: 'reply', call, sdp: await this.#carryOut(peer, method, sdp) });
+    } catch (error) {
+      this.#send({ type: 'reply', call, error: String(error?.message ?? error) });
+    }
+  }
+
+  close(peer) {
+    this.#peers.get(peer)?.close();
+    this.#peers.delete(peer);
+  }
+
+  closeAll() {
+    for (const peer of [...this.#peers.keys()]) this.close(peer);
+  }
+
+  async #carryOut(peer, method, sdp) {
+    if (method === 'accept') {
+      await this.#peers.get(peer).setRemoteDescription({ type: 'answer', sdp });
+      return '';
+    }
+    await this.#encryption.enable(peer === PUBLISH ? this.#own.id : peer);
+    const pc = this.#make(peer);
+    if (method === 'offer') {
+      this.#publish(pc);
+    } else {
+      await pc.setRemoteDescription({ type: 'offer', sdp });
+    }
+    await pc.setLocalDescription();
+    await gathered(pc);
+    return pc.localDescription.sdp;
+  }
+
+  #make(peer) {
+    this.close(peer);
+    const pc = new RTCPeerConnection({ iceServers: [], ...(scriptTransforms() ? {} : { encodedInsertableStreams: true }) });
+    this.#peers.set(peer, pc);
+    pc.onconnectionstatechange = () => this.#send({ type: 'connection', peer, state: pc.connectionState });
+    pc.ontrack = ({ track, receiver }) => {
+      this.#encryption.open(receiver, peer, track.kind === 'video' ? this.#codec : undefined);
+      this.#onTrack(peer, track);
+    };
+    return pc;
+  }
+
+  #publish(pc) {
+    for (const track of this.#own.stream.getTracks()) {
+      const video = track.kind === 'video';
+      const transceiver = pc.addTransceiver(track, {
+        direction: 'sendonly',
+        streams: [this.#own.stream],
+        ...(video ? { sendEncodings: [{ maxBitrate: MOST_BITS }] } : {}),
+      });
+      this.#encryption.seal(transceiver.sender, this.#own.id, video ? this.#codec : undefined);
+      // Opus alone for sound: redundancy (RED) and sealing do not go together in this family of clients.
+      const wanted = video ? [`video/${this.#codec}`, 'video/rtx'] : ['audio/opus'];
+      const { codecs } = RTCRtpSender.getCapabilities(track.kind);
+      transceiver.setCodecPreferences(codecs.filter(({ mimeType }) => wanted.includes(mimeType.toLowerCase())));
+    }
+  }
+}
+
+function gathered(pc) {
+  return new Promise((resolve) => {
+    const look = () => pc.iceGatheringState === 'complete' && resolve();
+    pc.addEventListener('icegatheringstatechange', look);
+    setTimeout(resolve, GATHERED_WITHIN);
+    look();
+  });
+}

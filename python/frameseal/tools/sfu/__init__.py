@@ -1,0 +1,286 @@
+"""A stand-in for an SFU, without any key: RTP from one publisher to several subscribers (RFC 7667 section 3.7).
+
+Every peer talks to it over a real RTCPeerConnection of its own, so ICE, DTLS and SRTP end here, as they end in an SFU,
+and what the forwarder holds in its hands is what the operator of an SFU holds: RTP packets whose payloads are sealed
+frames. Payloads are passed on untouched; SSRC, payload type and header extensions are rewritten to what each leg
+negotiated. Loss and reordering are drawn from a seed, for each leg on its own.
+
+aiortc has no public way to take RTP packets from a transport or to give it some, so three underscore names of
+`RTCDtlsTransport` are used here: `_handle_rtp_data` and `_handle_rtcp_data` are shadowed on the instances that this
+forwarder owns, and `_send_rtp` is called. The peers at the other ends are not touched in any way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiortc import (
+    RTCConfiguration,
+    RTCDtlsTransport,
+    RTCPeerConnection,
+    RTCRtpCodecParameters,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+from aiortc.rtcrtpreceiver import NackGenerator
+from aiortc.rtp import (
+    RTCP_PSFB_PLI,
+    RTCP_RTPFB_NACK,
+    HeaderExtensionsMap,
+    RtcpPsfbPacket,
+    RtcpRtpfbPacket,
+    RtpPacket,
+    unwrap_rtx,
+)
+from aiortc.sdp import MediaDescription, SessionDescription
+
+from frameseal.tools.sfu.leg import Impairment, Leg, LegStats, Outlet, quietly
+
+__all__ = ["ForwardedPacket", "Forwarder", "LegStats"]
+
+KEYFRAME_REQUEST_INTERVAL = 0.3  # seconds between two PLIs to the publisher, however many subscribers ask
+CONNECT_TIMEOUT = 20.0  # seconds for ICE and DTLS of one leg
+
+
+class PeerConnection(Protocol):
+    """What is used of a peer's RTCPeerConnection; those of aiortc and of its forks all have it."""
+
+    @property
+    def localDescription(self) -> Any: ...
+    @property
+    def connectionState(self) -> str: ...
+    def on(self, event: str, f: Any) -> Any: ...
+    async def createOffer(self) -> Any: ...
+    async def createAnswer(self) -> Any: ...
+    async def setLocalDescription(self, description: Any) -> None: ...
+    async def setRemoteDescription(self, description: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class ForwardedPacket:
+    """What the forwarder sees of one packet: all of it, for SRTP ends here."""
+
+    kind: str
+    codec: RTCRtpCodecParameters
+    packet: RtpPacket
+    retransmission: bool
+
+    @property
+    def payload(self) -> bytes:
+        """The RTP payload, payload descriptor (RFC 7741, RFC 6184) included."""
+        return self.packet.payload
+
+
+@dataclass
+class _Stream:
+    """One media section of the publisher."""
+
+    kind: str
+    codecs: dict[int, RTCRtpCodecParameters]
+    ssrc: int
+    # aiortc never asks for lost audio again, and neither do browsers unless told to.
+    nacks: NackGenerator | None
+
+
+class Forwarder:
+    """Forwards the sealed media of one publisher to any number of subscribers, and has no key.
+
+    `loss` and `reorder` are probabilities per packet, drawn from `seed` on the publisher's leg and on every
+    subscriber's, retransmissions included. `on_packet` is called on the event loop with every packet that arrives from
+    the publisher, before any loss: it is the place to look at what an SFU sees.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: float = 0.0,
+        reorder: float = 0.0,
+        seed: int = 1,
+        on_packet: Callable[[ForwardedPacket], None] | None = None,
+    ) -> None:
+        self._loss, self._reorder, self._seed = loss, reorder, seed
+        self._on_packet = on_packet
+        self.stats: dict[str, LegStats] = {"publisher": LegStats()}
+        self._impair = Impairment(loss, reorder, f"{seed}/publisher", self.stats["publisher"])
+        self._pc: RTCPeerConnection | None = None
+        self._transport: RTCDtlsTransport | None = None
+        self._streams: list[_Stream] = []
+        self._by_ssrc: dict[int, _Stream] = {}  # RTX streams included
+        self._extensions = HeaderExtensionsMap()
+        self._legs: dict[str, Leg] = {}
+        self._last_keyframe_request = float("-inf")
+        self._keyframe_wanted = False
+        self._rtcp_ssrc = secrets.randbits(32)
+
+    async def connect_publisher(self, pc: PeerConnection) -> None:
+        """Negotiate with the publisher, which already has its tracks, and return when packets can flow.
+
+        Raises RuntimeError for a second publisher, and TimeoutError or ConnectionError if ICE or DTLS does not get
+        there.
+        """
+        if self._pc is not None:
+            raise RuntimeError("this forwarder has a publisher")
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        await pc.setLocalDescription(await pc.createOffer())
+        offer = RTCSessionDescription(sdp=pc.localDescription.sdp, type="offer")
+        await self._pc.setRemoteDescription(offer)
+        await self._pc.setLocalDescription(await self._pc.createAnswer())
+        answer = self._pc.localDescription
+
+        for offered, answered in zip(_media(offer), _media(answer), strict=True):
+            self._extensions.configure(answered.rtp)
+            stream = _Stream(
+                kind=answered.kind,
+                codecs={codec.payloadType or 0: codec for codec in answered.rtp.codecs},
+                ssrc=offered.ssrc[0].ssrc,
+                nacks=NackGenerator() if answered.kind == "video" else None,
+            )
+            self._streams.append(stream)
+            self._by_ssrc.update((description.ssrc, stream) for description in offered.ssrc)
+
+        self._transport = self._pc.getTransceivers()[0].receiver.transport
+        for transceiver in self._pc.getTransceivers():
+            transceiver.receiver.transport._handle_rtp_data = self._handle_publisher_rtp  # type: ignore[method-assign]
+        await pc.setRemoteDescription(answer)
+        await _connected(self._pc, pc)
+
+    async def connect_subscriber(self, pc: PeerConnection, name: str) -> None:
+        """Negotiate with a subscriber: it is offered what the publisher publishes. Returns when packets can flow.
+
+        Raises RuntimeError before there is a publisher or for a name in use, ValueError if the subscriber cannot decode
+        the publisher's codec, and TimeoutError or ConnectionError if ICE or DTLS does not get there.
+        """
+        if self._pc is None or name in self.stats:
+            raise RuntimeError("the publisher has to connect first, and names have to differ")
+        stats = self.stats[name] = LegStats()
+        own = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        impair = Impairment(self._loss, self._reorder, f"{self._seed}/{name}", stats)
+        leg = self._legs[name] = Leg(own, impair, stats, self.request_keyframe)
+        for stream in self._streams:
+            transceiver = own.addTransceiver(stream.kind, direction="sendonly")
+            published = {codec.mimeType.lower() for codec in stream.codecs.values()}
+            capabilities = RTCRtpSender.getCapabilities(stream.kind)
+            if capabilities is not None:
+                wanted = [codec for codec in capabilities.codecs if codec.mimeType.lower() in published]
+                transceiver.setCodecPreferences(wanted)
+
+        await own.setLocalDescription(await own.createOffer())
+        await pc.setRemoteDescription(own.localDescription)
+        await pc.setLocalDescription(await pc.createAnswer())
+        answer = RTCSessionDescription(sdp=pc.localDescription.sdp, type="answer")
+        await own.setRemoteDescription(answer)
+
+        sections = zip(self._streams, _media(own.localDescription), _media(answer), strict=True)
+        for stream, offered, answered in sections:
+            leg.outlets[stream.ssrc] = _outlet(stream, offered, answered)
+        for transceiver in own.getTransceivers():
+            transport = leg.transport = transceiver.sender.transport
+            transport._handle_rtcp_data = leg.handle_rtcp  # type: ignore[method-assign]
+        await _connected(own, pc)
+        # As an SFU does for whoever joins: the pictures that are under way build on one that this subscriber never saw.
+        await self.request_keyframe()
+
+    async def disconnect_subscriber(self, name: str) -> None:
+        """Close the leg of a subscriber who left, or whose `connect_subscriber` failed; the name is free again."""
+        self.stats.pop(name, None)
+        leg = self._legs.pop(name, None)
+        if leg is not None:
+            await leg.pc.close()
+
+    async def request_keyframe(self) -> None:
+        """Ask the publisher for a keyframe (PLI, RFC 4585 section 6.3.1): now, or 0.3 s after the last request."""
+        now = asyncio.get_running_loop().time()
+        self._keyframe_wanted = now - self._last_keyframe_request < KEYFRAME_REQUEST_INTERVAL
+        if self._keyframe_wanted or self._transport is None:
+            return
+        self._last_keyframe_request = now
+        for stream in self._streams:
+            if stream.kind == "video":
+                pli = RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=self._rtcp_ssrc, media_ssrc=stream.ssrc)
+                self.stats["publisher"].keyframe_requests += 1
+                await quietly(self._transport._send_rtp(bytes(pli)))
+
+    async def close(self) -> None:
+        """Close every leg."""
+        own = [leg.pc for leg in self._legs.values()] + ([self._pc] if self._pc is not None else [])
+        await asyncio.gather(*(pc.close() for pc in own))
+
+    async def _handle_publisher_rtp(self, data: bytes, arrival_time_ms: int) -> None:
+        try:
+            packet = RtpPacket.parse(data, self._extensions)
+        except ValueError:
+            return
+        stream = self._by_ssrc.get(packet.ssrc)
+        codec = stream.codecs.get(packet.payload_type) if stream is not None else None
+        if stream is None or codec is None:
+            return
+        retransmission = codec.name.lower() == "rtx"
+        if retransmission:
+            if len(packet.payload) < 2:
+                return
+            original = int(codec.parameters["apt"] or 0)
+            packet, codec = unwrap_rtx(packet, original, stream.ssrc), stream.codecs[original]
+        if self._on_packet is not None:
+            self._on_packet(ForwardedPacket(stream.kind, codec, packet, retransmission))
+        for survivor in self._impair(packet):
+            await self._forward(survivor)
+        if self._keyframe_wanted:
+            await self.request_keyframe()
+
+    async def _forward(self, packet: RtpPacket) -> None:
+        stream = self._by_ssrc[packet.ssrc]
+        nacks, codec = stream.nacks, stream.codecs[packet.payload_type]
+        if nacks is not None and nacks.add(packet) and self._transport is not None:
+            nack = RtcpRtpfbPacket(RTCP_RTPFB_NACK, self._rtcp_ssrc, packet.ssrc, sorted(nacks.missing))
+            await quietly(self._transport._send_rtp(bytes(nack)))
+        self.stats["publisher"].forwarded += 1
+        self.stats["publisher"].payload_bytes[stream.kind] += len(packet.payload)
+        for leg in list(self._legs.values()):  # somebody may join while a packet is being sent
+            await leg.forward(packet, codec)
+
+
+def _media(description: RTCSessionDescription) -> list[MediaDescription]:
+    return SessionDescription.parse(description.sdp).media
+
+
+def _outlet(stream: _Stream, offered: MediaDescription, answered: MediaDescription) -> Outlet:
+    by_format = {_format(codec): codec.payloadType or 0 for codec in answered.rtp.codecs}
+    payload_types = {
+        payload_type: by_format[_format(codec)]
+        for payload_type, codec in stream.codecs.items()
+        if codec.name.lower() != "rtx" and _format(codec) in by_format
+    }
+    if not payload_types:
+        raise ValueError(f"the subscriber takes none of the publisher's {stream.kind} codecs")
+    extensions = HeaderExtensionsMap()
+    extensions.configure(answered.rtp)
+    return Outlet(
+        stream.kind, offered.ssrc[0].ssrc, answered.rtp.muxId, payload_types, extensions, waiting=stream.kind == "video"
+    )
+
+
+def _format(codec: RTCRtpCodecParameters) -> tuple[str, ...]:
+    """What two codecs must share to be one: for H.264 the packetization mode and the profile (RFC 6184 section 8.1)."""
+    h264 = ("packetization-mode", "profile-level-id") if codec.name.lower() == "h264" else ()
+    return (codec.mimeType.lower(), *(str(codec.parameters.get(name)).lower() for name in h264))
+
+
+async def _connected(*ends: PeerConnection) -> None:
+    """Wait for both ends of a leg: to close a connection of aiortc's that is still connecting may never end."""
+    settled = asyncio.Event()
+
+    def changed() -> None:
+        states = [pc.connectionState for pc in ends]
+        if set(states) <= {"connected"} or not {"failed", "closed"}.isdisjoint(states):
+            settled.set()
+
+    for pc in ends:
+        pc.on("connectionstatechange", changed)
+    changed()
+    await asyncio.wait_for(settled.wait(), CONNECT_TIMEOUT)
+    if any(pc.connectionState != "connected" for pc in ends):
+        raise ConnectionError("a leg of the forwarder failed to connect")

@@ -1,0 +1,195 @@
+"""One subscriber's side of the forwarder: rewriting, the wait for a keyframe, retransmission, loss and reordering."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+from aiortc import RTCDtlsTransport, RTCPeerConnection, RTCRtpCodecParameters
+from aiortc.codecs.vpx import VpxPayloadDescriptor
+from aiortc.rtp import (
+    RTCP_PSFB_PLI,
+    RTCP_RTPFB_NACK,
+    HeaderExtensionsMap,
+    RtcpPacket,
+    RtcpPsfbPacket,
+    RtcpRtpfbPacket,
+    RtpPacket,
+)
+
+HISTORY_SIZE = 1024  # packets kept per stream and leg for retransmission; aiortc's own senders keep 128
+RTCP_PSFB_FIR = 4  # RFC 5104 section 4.3.1; older versions of aiortc have no name for it
+_KEYFRAME_NALS = frozenset({5, 7})  # H.264: a slice of an IDR picture, a sequence parameter set
+
+
+@dataclass
+class LegStats:
+    """Counts of packets on one leg, and of payload bytes by kind ("audio", "video")."""
+
+    forwarded: int = 0
+    lost: int = 0
+    reordered: int = 0
+    retransmitted: int = 0
+    keyframe_requests: int = 0
+    payload_bytes: Counter[str] = field(default_factory=Counter)
+
+
+class Impairment:
+    """Seeded loss and reordering: the same seed spoils the same packets, whatever the machine's speed.
+
+    `loss` and `reorder` are probabilities per packet; what happened is counted in `stats`. Raises ValueError for a
+    probability outside [0, 1).
+    """
+
+    def __init__(self, loss: float, reorder: float, seed: str, stats: LegStats) -> None:
+        if not (0 <= loss < 1 and 0 <= reorder < 1):
+            raise ValueError("loss and reorder are probabilities: from 0 up to, not including, 1")
+        self._loss, self._reorder = loss, reorder
+        self._random = random.Random(seed)  # noqa: S311 - it draws losses, not keys
+        self._held: list[tuple[int, RtpPacket]] = []
+        self._stats = stats
+
+    def __call__(self, packet: RtpPacket) -> list[RtpPacket]:
+        """The packets that go on now: this one, those held back long enough, or none."""
+        # The dice are thrown for every packet, so that a loss does not shift the fate of those behind it.
+        lose, hold, distance = self._random.random(), self._random.random(), self._random.randint(1, 3)
+        self._held = [(left - 1, held) for left, held in self._held]
+        due = [held for left, held in self._held if left <= 0]
+        self._held = [(left, held) for left, held in self._held if left > 0]
+        if lose < self._loss:
+            self._stats.lost += 1
+            return due
+        if hold < self._reorder:
+            self._stats.reordered += 1
+            self._held.append((distance, packet))
+            return due
+        return [packet, *due]
+
+
+@dataclass
+class Outlet:
+    """One media section of a subscriber: how a packet of the publisher's has to look there."""
+
+    kind: str
+    ssrc: int
+    mid: str
+    payload_types: dict[int, int]  # the publisher's -> the subscriber's
+    extensions: HeaderExtensionsMap
+    waiting: bool  # for a keyframe: pictures that build on one which the subscriber never saw are of no use to it
+    history: dict[int, RtpPacket] = field(default_factory=dict)
+
+
+class Leg:
+    """One subscriber."""
+
+    def __init__(
+        self,
+        pc: RTCPeerConnection,
+        impair: Impairment,
+        stats: LegStats,
+        request_keyframe: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.pc, self.impair, self.stats, self.request_keyframe = pc, impair, stats, request_keyframe
+        self.outlets: dict[int, Outlet] = {}  # by the publisher's SSRC
+        self.transport: RTCDtlsTransport | None = None
+
+    async def forward(self, packet: RtpPacket, codec: RTCRtpCodecParameters) -> None:
+        """Send a packet to the subscriber."""
+        outlet = self.outlets.get(packet.ssrc)
+        if outlet is None or packet.payload_type not in outlet.payload_types:
+            return
+        rewritten = RtpPacket(
+            payload_type=outlet.payload_types[packet.payload_type],
+            marker=packet.marker,
+            sequence_number=packet.sequence_number,
+            timestamp=packet.timestamp,
+            ssrc=outlet.ssrc,
+            payload=packet.payload,
+        )
+        rewritten.extensions.abs_send_time = packet.extensions.abs_send_time
+        rewritten.extensions.audio_level = packet.extensions.audio_level
+        rewritten.extensions.mid = outlet.mid
+        outlet.history[packet.sequence_number % HISTORY_SIZE] = rewritten
+        if outlet.waiting and self.connected and starts_keyframe(codec, packet.payload):
+            outlet.waiting = False
+        if not outlet.waiting:
+            await self.send(outlet, rewritten)
+
+    @property
+    def connected(self) -> bool:
+        """Return whether DTLS is up."""
+        return self.transport is not None and self.transport.state == "connected"
+
+    async def handle_rtcp(self, data: bytes) -> None:
+        """Answer the feedback of the subscriber."""
+        # Receiver reports and REMB end here: what one subscriber's line bears must not set the rate of all.
+        try:
+            packets = RtcpPacket.parse(data)
+        except ValueError:
+            return
+        for packet in packets:
+            if isinstance(packet, RtcpRtpfbPacket) and packet.fmt == RTCP_RTPFB_NACK:
+                await self.retransmit(packet.media_ssrc, packet.lost)
+            elif isinstance(packet, RtcpPsfbPacket) and packet.fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
+                self.stats.keyframe_requests += 1
+                await self.request_keyframe()
+
+    async def retransmit(self, ssrc: int, sequence_numbers: list[int]) -> None:
+        """Answer a NACK from this leg's history: the same bytes again, without RTX (RFC 4585 section 6.2.1)."""
+        for outlet in self.outlets.values():
+            if outlet.ssrc != ssrc:
+                continue
+            for number in sequence_numbers:
+                packet = outlet.history.get(number % HISTORY_SIZE)
+                if packet is not None and packet.sequence_number == number:
+                    self.stats.retransmitted += 1
+                    await self.send(outlet, packet)
+
+    async def send(self, outlet: Outlet, packet: RtpPacket) -> None:
+        """Send a packet over the impaired line."""
+        for survivor in self.impair(packet):
+            # A held-back packet may belong to another outlet than the one that pushed it out.
+            home = next(o for o in self.outlets.values() if o.ssrc == survivor.ssrc)
+            if self.transport is None or not self.connected:
+                continue
+            self.stats.forwarded += 1
+            self.stats.payload_bytes[home.kind] += len(survivor.payload)
+            await quietly(self.transport._send_rtp(survivor.serialize(home.extensions)))
+
+
+def starts_keyframe(codec: RTCRtpCodecParameters, payload: bytes) -> bool:
+    """Whether a video packet is the first of a keyframe.
+
+    It can be told without a key: an SFU has to know, and so the formats leave the bytes that say it unencrypted (the
+    VP8 frame tag of RFC 6386 section 9.1; H.264 parameter sets and the header of the first slice).
+    """
+    try:
+        if codec.name.upper() == "VP8":
+            descriptor, frame = VpxPayloadDescriptor.parse(payload)
+            return bool(descriptor.partition_start == 1 and descriptor.partition_id == 0 and frame[0] & 1 == 0)
+        return not _KEYFRAME_NALS.isdisjoint(_nal_types(payload))
+    except (ValueError, IndexError):
+        return False
+
+
+def _nal_types(payload: bytes) -> Iterator[int]:
+    """The types of the NAL units that begin in an H.264 payload (RFC 6184 sections 5.6 to 5.8)."""
+    kind = payload[0] & 0x1F
+    if kind == 24:  # STAP-A: each unit after its 16-bit size
+        position = 1
+        while position < len(payload):
+            yield payload[position + 2] & 0x1F
+            position += 2 + int.from_bytes(payload[position : position + 2], "big")
+    elif kind != 28:
+        yield kind
+    elif payload[1] & 0x80:  # the start of a fragmented unit, FU-A
+        yield payload[1] & 0x1F
+
+
+async def quietly(sending: Awaitable[None]) -> None:
+    """A leg that has hung up is no reason to stop serving the others."""
+    with contextlib.suppress(ConnectionError):
+        await sending
