@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, provider
-from frameseal import E2EEState, MissingKey
+from frameseal import E2EEMissingKey, E2EEState
 from frameseal.frame_cryptor import MAX_TRACKS, CallCryptor, FrameCryptor
 
 ALICES_MIC = {"participant_id": "alice", "kind": "audio", "codec": "opus"}
@@ -92,7 +92,7 @@ def test_a_missing_key_can_be_asked_for_where_it_is_missed():
     there, here = CallCryptor(far), CallCryptor(keys, on_missing_key=fetch)
     sealed = [there.encrypt(AUDIO, **ALICES_MIC) for _ in range(3)]
     assert [here.decrypt(frame, **ALICES_MIC) for frame in sealed] == [None, AUDIO, AUDIO]
-    assert asked == [MissingKey("alice", "audio", 3)]
+    assert asked == [E2EEMissingKey("alice", "audio", 3)]
 
 
 def test_what_a_server_repeats_opens_once_where_a_window_was_asked_for():

@@ -8,7 +8,7 @@ import pytest
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, KeyProvider, KeyRing
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES
-from frameseal.e2ee.monitor import Watch
+from frameseal.e2ee.monitor import Monitor
 from frameseal.e2ee.track import BURST_OF_CHANGES
 from frameseal.e2ee.transforms import MAX_INVALID_KEYS
 from frameseal.frame_cryptor import MAX_TRACKS, CallCryptor
@@ -63,7 +63,7 @@ def test_rings_that_ask_for_ratchet_steps_are_forgotten_where_nobody_derives_the
 
 
 async def test_worn_keys_of_ids_that_this_side_had_are_forgotten(monkeypatch):
-    monkeypatch.setattr(Watch, "start", lambda watch, loop: setattr(watch, "_loop", loop))
+    monkeypatch.setattr(Monitor, "start", lambda watch, loop: setattr(watch, "_loop", loop))
     heard, ring = [], KeyRing("videosdk", usage_limit=100)
 
     class Worn:

@@ -294,7 +294,7 @@ def held(locks: list[object]) -> Iterator[None]:
 def test_a_child_finds_every_lock_of_the_package_free(profile):
     call = Call(profile)
     locks = locks_of_the_package()
-    expected = {"KeyProvider", "E2EEManager", "Watch", "Diagnostician", "CallCryptor", "SealedDataChannel"}
+    expected = {"KeyProvider", "E2EEManager", "Monitor", "Diagnostician", "CallCryptor", "SealedDataChannel"}
     assert {name.partition(" ")[0] for name in locks} >= {*expected, "frameseal.aiortc._lock"}
 
     def child() -> bytes:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
-from frameseal import E2EEManager, MissingKey
+from frameseal import E2EEManager, E2EEMissingKey
 from frameseal.e2ee.monitor import ASK_AGAIN_AFTER, BURST_OF_QUESTIONS, MOST_MISSING
 from frameseal.e2ee.track import GRACE
 
@@ -92,18 +92,18 @@ def test_a_number_of_held_frames_out_of_range_is_refused(hold):
 async def test_the_application_is_asked_for_a_missing_key_once_in_a_while(monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", lambda: clock[0])
-    asked: list[MissingKey] = []
+    asked: list[E2EEMissingKey] = []
     keys, seal, other = provider(None), sealer(key_id=3), sealer(key_id=4)
     _, bob = receiving(keys, on_missing_key=asked.append)
     for _ in range(50):
         bob.decrypt(seal(AUDIO))
     bob.decrypt(other(AUDIO))
     await delivered()
-    assert asked == [MissingKey("bob", "audio", 3), MissingKey("bob", "audio", 4)]
+    assert asked == [E2EEMissingKey("bob", "audio", 3), E2EEMissingKey("bob", "audio", 4)]
     clock[0] += ASK_AGAIN_AFTER
     bob.decrypt(seal(AUDIO))
     await delivered()
-    assert asked[2:] == [MissingKey("bob", "audio", 3)]
+    assert asked[2:] == [E2EEMissingKey("bob", "audio", 3)]
 
 
 async def test_a_coroutine_function_that_fetches_the_key_ends_the_silence():
@@ -128,7 +128,7 @@ async def test_the_key_ids_that_are_remembered_as_missing_are_bounded():
 async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once_a_second(monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", lambda: clock[0])
-    asked: list[MissingKey] = []
+    asked: list[E2EEMissingKey] = []
     _, bob = receiving(provider(), profile="sframe", on_missing_key=asked.append)
 
     async def storm() -> int:
@@ -154,7 +154,7 @@ class Asking:
         self.now = 1000.0
         for module in ("monitor", "transforms", "track"):
             monkeypatch.setattr(f"frameseal.e2ee.{module}.monotonic", lambda: self.now)
-        self.asked: list[MissingKey] = []
+        self.asked: list[E2EEMissingKey] = []
         self.keys = provider(None)
         self.e2ee, self.bob = receiving(self.keys, on_missing_key=self.asked.append, **options)
 

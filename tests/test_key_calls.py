@@ -225,8 +225,8 @@ async def test_a_frame_that_an_sfu_repeats_is_played_once():
     assert all(opened is not None for sealed, opened in received if sealed != first[0])
 
 
-@pytest.mark.parametrize("pass_injected", [False, True])
-async def test_a_servers_blank_frames_in_a_pause_are_reported_and_played_if_that_was_asked_for(pass_injected):
+@pytest.mark.parametrize("pass_sif_frames", [False, True])
+async def test_a_servers_blank_frames_in_a_pause_are_reported_and_played_if_that_was_asked_for(pass_sif_frames):
     trailer, silence = b"a trailer that a server tells", b"\xf8\xff\xfe" + bytes(77)
     sent: list[bytes] = []
 
@@ -236,7 +236,7 @@ async def test_a_servers_blank_frames_in_a_pause_are_reported_and_played_if_that
         return sent[-1]
 
     ours = E2EEManager(provided("a key"), "livekit")
-    theirs = E2EEManager(provided("a key"), "livekit", sif_trailer=trailer, pass_injected=pass_injected)
+    theirs = E2EEManager(provided("a key"), "livekit", sif_trailer=trailer, pass_sif_frames=pass_sif_frames)
     told: list = []
     theirs.on("e2ee-injected-frame", told.append)
     changes = record(theirs)
@@ -246,7 +246,7 @@ async def test_a_servers_blank_frames_in_a_pause_are_reported_and_played_if_that
         await until(lambda: len(received) > 130)
         await until(lambda: sink.seconds > 2)
     blank = [opened for sealed, opened in received if sealed == silence + trailer]
-    assert len(blank) >= 45 and set(blank) == {silence if pass_injected else b""}
+    assert len(blank) >= 45 and set(blank) == {silence if pass_sif_frames else b""}
     assert [(change.participant_id, change.detail) for change in told] == [("alice", "injected")]
     assert [change.state for _, change in changes] == [E2EEState.DecryptionSuccess], "neither a failure nor a success"
 

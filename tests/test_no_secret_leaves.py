@@ -408,18 +408,18 @@ GIVEN = "returns what it was given, or a part of it"
 NOT_CALLED = {
     "E2EEDiagnosis": RECORD,
     "E2EEStateChange": RECORD,
-    "KeyEvent": RECORD,
+    "E2EEKeyChange": RECORD,
     "KeyUndelivered": RECORD,
-    "KeyUsage": RECORD,
-    "MissingKey": RECORD,
+    "E2EEKeyUsage": RECORD,
+    "E2EEMissingKey": RECORD,
     "aiortc.TrackCounters": RECORD,
     "inspection.readings.Opener": RECORD,
     "inspection.readings.Part": RECORD,
     "inspection.readings.Reading": RECORD,
     "inspection.readings.Verdict": RECORD,
     "videosdk.StateData": RECORD,
-    "KeyRings": PROTOCOL,
-    "KeyRings.ring_for": PROTOCOL,
+    "KeyRingProvider": PROTOCOL,
+    "KeyRingProvider.ring_for": PROTOCOL,
     "frame_cryptor.FrameCryptor": PROTOCOL,
     "frame_cryptor.FrameCryptor.decrypt": PROTOCOL,
     "frame_cryptor.FrameCryptor.encrypt": PROTOCOL,
@@ -442,15 +442,15 @@ NOT_CALLED = {
     "aiortc.Attachment.report_gap": MADE_BY_US,
     "aiortc.Attachment.rest": MADE_BY_US,
     "aiortc.Attachment.resume": MADE_BY_US,
-    "keys.protocol.HeldKeys.choose": MADE_BY_US,
-    "keys.protocol.HeldKeys.forget": MADE_BY_US,
-    "keys.protocol.HeldKeys.holdings": MADE_BY_US,
-    "keys.protocol.HeldKeys.install": MADE_BY_US,
-    "keys.protocol.HeldKeys.is_in_use": MADE_BY_US,
-    "keys.protocol.HeldKeys.is_outdated": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.choose": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.forget": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.holdings": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.install": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.is_in_use": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.is_outdated": MADE_BY_US,
     "keys.fingerprint.of_provider": "called by the manager, with what it was made with",
-    "keys.protocol.HeldKeys": MADE_BY_US,
-    "keys.protocol.HeldKeys.keep": MADE_BY_US,
+    "keys.protocol.ParticipantKeys": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.keep": MADE_BY_US,
     "tools.meet.Meeting": MADE_BY_US,
     "videosdk.MeetingE2EE": MADE_BY_US,
     "Decryptor.without_injected": GIVEN,
@@ -666,7 +666,7 @@ def holders() -> Iterator[Any]:
     yield from (meet.MeetOptions(passphrase=MARKER), demo.CallOptions(passphrase=MARKER, bob_passphrase=MARKER))
     bot = Bot(Room(), meet_rotation.Key(MARKER), "vp8", print)
     yield from (bot, meet.Meeting(bot._room, bot, "http://127.0.0.1", None))
-    yield from (protocol.HeldKeys(secrets={0: Secret(RAW)}), Hidden(MARKER), Hidden(RAW))
+    yield from (protocol.ParticipantKeys(secrets={0: Secret(RAW)}), Hidden(MARKER), Hidden(RAW))
 
 
 async def test_what_holds_a_secret_is_not_printed_pickled_copied_or_taken_apart():
@@ -677,10 +677,10 @@ async def test_what_holds_a_secret_is_not_printed_pickled_copied_or_taken_apart(
                 pickle.dumps(holder, version)
         with pytest.raises(TypeError, match="pickle"):
             copy.deepcopy(holder)
-        if kind != "HeldKeys":  # the provider's own, and nobody else has it
+        if kind != "ParticipantKeys":  # the provider's own, and nobody else has it
             with pytest.raises(TypeError, match="pickle"):
                 copy.copy(holder)
-        if dataclasses.is_dataclass(holder) and kind != "HeldKeys":
+        if dataclasses.is_dataclass(holder) and kind != "ParticipantKeys":
             for take_apart in (dataclasses.asdict, dataclasses.astuple):
                 with pytest.raises(TypeError, match="pickle"):
                     take_apart(holder)

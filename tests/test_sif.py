@@ -306,9 +306,9 @@ def test_frames_are_opened_while_the_trailer_changes() -> None:
 # --- states, and what is said without the trailer --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pass_injected", [False, True])
-async def test_a_pause_is_neither_a_failure_nor_a_success_nor_for_the_decoder(pass_injected: bool) -> None:
-    e2ee = E2EEManager(provider(), "livekit", sif_trailer=ROOM, pass_injected=pass_injected, hold_frames=4)
+@pytest.mark.parametrize("pass_sif_frames", [False, True])
+async def test_a_pause_is_neither_a_failure_nor_a_success_nor_for_the_decoder(pass_sif_frames: bool) -> None:
+    e2ee = E2EEManager(provider(), "livekit", sif_trailer=ROOM, pass_sif_frames=pass_sif_frames, hold_frames=4)
     changes: list = []
     told: list = []
     e2ee.on("e2ee-state-change", changes.append)
@@ -318,7 +318,7 @@ async def test_a_pause_is_neither_a_failure_nor_a_success_nor_for_the_decoder(pa
     far.set_shared_key(KEY, 3)
     e2ee.provider.set_shared_key(KEY, 3)
     seal = E2EEManager(far, "livekit").sender_transform("bob", "audio", "opus").encrypt
-    blank = (SILENCE if pass_injected else b"", 2)
+    blank = (SILENCE if pass_sif_frames else b"", 2)
     assert bob.open(seal(AUDIO) + SILENCE + ROOM, 1) == [(AUDIO, 1)]
     for _ in range(50):
         assert bob.open(SILENCE + ROOM, 2) == [blank]
@@ -446,12 +446,12 @@ class Server:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what reads a picture finds no blocks in one of 8x8
-@pytest.mark.parametrize("pass_injected", [False, True], ids=["dropped", "passed"])
+@pytest.mark.parametrize("pass_sif_frames", [False, True], ids=["dropped", "passed"])
 @pytest.mark.parametrize(("codec", "count"), [("opus", 50), ("vp8", 6)])
-async def test_a_track_that_a_server_pauses_stays_a_success(stack: str, codec: str, count: int, pass_injected: bool):
+async def test_a_track_that_a_server_pauses_stays_a_success(stack: str, codec: str, count: int, pass_sif_frames: bool):
     """What mute (Opus: a second of silence) and unpublish (VP8: six pictures of 8x8) look like to a receiver."""
     provider_of_bob = in_a_call().provider
-    opening = E2EEManager(provider_of_bob, "livekit", pass_injected=pass_injected)
+    opening = E2EEManager(provider_of_bob, "livekit", pass_sif_frames=pass_sif_frames)
     changes, told = record(opening), []
     opening.on("e2ee-injected-frame", told.append)
     opening.on("e2ee-diagnosis", told.append)
@@ -484,10 +484,10 @@ async def test_a_track_that_a_server_pauses_stays_a_success(stack: str, codec: s
     alone = count - 1
     assert counters.dropped == 0
     assert counters.keyframe_requests <= 1, "at the start at the most"
-    assert counters.frames_in - counters.frames_out == (0 if pass_injected else alone)
-    if codec == "opus" and not pass_injected:
+    assert counters.frames_in - counters.frames_out == (0 if pass_sif_frames else alone)
+    if codec == "opus" and not pass_sif_frames:
         assert_tone(sink)
     if codec == "vp8":
         blank = [picture.number is None for picture in sink.pictures].count(True)
         # vsaiortc passes on the latest pictures only, when several are decoded at once.
-        assert 1 <= blank <= alone if pass_injected else blank == 0
+        assert 1 <= blank <= alone if pass_sif_frames else blank == 0

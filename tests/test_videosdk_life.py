@@ -20,7 +20,7 @@ from vsaiortc import RTCPeerConnection
 
 from calls import assert_pictures, picture_track, tone_track, until
 from frameseal import E2EEManager, E2EEState, KeyProvider
-from frameseal.e2ee.monitor import FAILURES, Watch
+from frameseal.e2ee.monitor import FAILURES, Monitor
 from frameseal.e2ee.track import Track
 from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform
 from frameseal.emitter import LoopEmitter
@@ -54,7 +54,7 @@ async def test_a_meeting_left_before_it_was_joined_sends_nothing_once_a_provider
 
 # --- nothing stays
 
-OURS = (MeetingE2EE, E2EEManager, LoopEmitter, Watch, Track, SenderTransform, ReceiverTransform)
+OURS = (MeetingE2EE, E2EEManager, LoopEmitter, Monitor, Track, SenderTransform, ReceiverTransform)
 THEIRS = (Meeting, RoomClient, Participant, RTCPeerConnection)
 
 

@@ -7,8 +7,8 @@ import weakref
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
-from frameseal import E2EEManager, E2EEState, KeyEvent, KeyProvider, KeyRing, KeyUsage, Profile
-from frameseal.e2ee.monitor import BURST_OF_DERIVATIONS, PERIOD, STALLED_AFTER, Watch
+from frameseal import E2EEKeyChange, E2EEKeyUsage, E2EEManager, E2EEState, KeyProvider, KeyRing, Profile
+from frameseal.e2ee.monitor import BURST_OF_DERIVATIONS, PERIOD, STALLED_AFTER, Monitor
 
 TRAILER = b"a trailer that a server tells"
 SILENCE = b"\xf8\xff\xfe" + bytes(77)
@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
     made = Clock()
     monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", made)
-    monkeypatch.setattr(Watch, "start", lambda watch, loop: setattr(watch, "_loop", loop))
+    monkeypatch.setattr(Monitor, "start", lambda watch, loop: setattr(watch, "_loop", loop))
     return made
 
 
@@ -139,7 +139,7 @@ async def test_a_worn_key_is_announced_once_before_it_is_refused_and_a_new_one_s
     send(70)
     assert [event for event, _ in await call.after(1)] == ["e2ee-state-change"]
     send(10)
-    assert await call.after(2) == [("e2ee-key-usage", KeyUsage("alice", 0, 80, 100))]
+    assert await call.after(2) == [("e2ee-key-usage", E2EEKeyUsage("alice", 0, 80, 100))]
     send(20)
     assert await call.after(1) == []
     send(1)
@@ -154,7 +154,7 @@ async def test_a_worn_key_is_announced_once_before_it_is_refused_and_a_new_one_s
     send(80)
     heard = await call.after(1)
     assert [event for event, _ in heard] == ["e2ee-state-change", "e2ee-key-usage"]
-    assert heard[1][1] == KeyUsage("alice", 1, 80, 100)
+    assert heard[1][1] == E2EEKeyUsage("alice", 1, 80, 100)
 
 
 async def test_frames_that_native_receivers_cannot_open_are_warned_of_once_a_track(clock, caplog):
@@ -201,7 +201,7 @@ async def test_listeners_of_the_provider_hear_that_a_sender_has_ratcheted(clock)
     far.ratchet()
     assert bob.decrypt(seal(AUDIO)) == AUDIO
     await call.after(1)
-    assert ratcheted == [KeyEvent("bob", 3)]
+    assert ratcheted == [E2EEKeyChange("bob", 3)]
 
 
 async def test_a_passphrase_that_was_ratcheted_is_followed_beside_the_frames():
@@ -229,7 +229,7 @@ async def test_a_storm_of_forged_frames_buys_few_derivations(clock, monkeypatch)
         derived.append(key_id)
         bucket.busy = False
 
-    monkeypatch.setattr(Watch, "_derive", derive)
+    monkeypatch.setattr(Monitor, "_derive", derive)
     e2ee._watch._loop = asyncio.get_running_loop()
     bob = e2ee.receiver_transform("bob", "audio", "opus")
     frame = forged(AUDIO)

@@ -22,16 +22,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from frameseal.e2ee.manager import (
         E2EEDiagnosis,
+        E2EEKeyChange,
+        E2EEKeyUsage,
         E2EEManager,
+        E2EEMissingKey,
         E2EEStateChange,
         ExternalE2EEKeyProvider,
-        KeyEvent,
         KeyProvider,
-        KeyRings,
+        KeyRingProvider,
         KeyRotator,
         KeyUndelivered,
-        KeyUsage,
-        MissingKey,
         ReceiverTransform,
         SenderTransform,
     )
@@ -55,16 +55,16 @@ __all__ = [
     # a call
     "ExternalE2EEKeyProvider",
     "KeyProvider",
-    "KeyRings",
+    "KeyRingProvider",
     "KeyRotator",
     "E2EEManager",
     "E2EEState",
     "E2EEStateChange",
     "E2EEDiagnosis",
-    "KeyEvent",
+    "E2EEKeyChange",
     "KeyUndelivered",
-    "KeyUsage",
-    "MissingKey",
+    "E2EEKeyUsage",
+    "E2EEMissingKey",
     "SenderTransform",
     "ReceiverTransform",
     # VideoSDK
@@ -78,20 +78,20 @@ _LAZY = frozenset(
         "E2EEManager",
         "E2EEStateChange",
         "ExternalE2EEKeyProvider",
-        "KeyEvent",
+        "E2EEKeyChange",
         "KeyProvider",
-        "KeyRings",
+        "KeyRingProvider",
         "KeyRotator",
         "KeyUndelivered",
-        "KeyUsage",
-        "MissingKey",
+        "E2EEKeyUsage",
+        "E2EEMissingKey",
         "ReceiverTransform",
         "SenderTransform",
     }
 )
 
 
-def set_key_provider(provider: "KeyRings | None", *, profile: str = "videosdk", **options: object) -> None:
+def set_key_provider(provider: "KeyRingProvider | None", *, profile: str = "videosdk", **options: object) -> None:
     """Encrypt every meeting of VideoSDK's Python SDK that is made from now on; None: no further one.
 
     See `frameseal.videosdk`, which needs the package ``videosdk``. *options* are those of `E2EEManager`:

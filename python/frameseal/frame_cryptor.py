@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from frameseal._fork import renew_in_child
 from frameseal._secrecy import Confidential
 from frameseal.e2ee.manager import MISSING_KEY, STATE_CHANGE, E2EEManager, E2EEStateChange
-from frameseal.e2ee.monitor import MissingKey
+from frameseal.e2ee.monitor import E2EEMissingKey
 from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.enums import Profile
-from frameseal.keys.protocol import KeyRings
+from frameseal.keys.protocol import KeyRingProvider
 
 __all__ = ["CallCryptor", "FrameCryptor"]
 
@@ -78,11 +78,11 @@ class CallCryptor(Confidential):
 
     def __init__(
         self,
-        provider: KeyRings,
+        provider: KeyRingProvider,
         profile: Profile | str = Profile.VIDEOSDK,
         *,
         on_state_change: Callable[[E2EEStateChange], object] | None = None,
-        on_missing_key: Callable[[MissingKey], object] | None = None,
+        on_missing_key: Callable[[E2EEMissingKey], object] | None = None,
         replay_window: int | None = None,
         sif_trailer: bytes | None = None,
     ) -> None:
@@ -171,7 +171,7 @@ class _WithoutLoop(E2EEManager):
 
     def __init__(
         self,
-        provider: KeyRings,
+        provider: KeyRingProvider,
         profile: Profile | str,
         listeners: Mapping[str, Callable[[Any], object] | None],
         replay_window: int | None,

@@ -27,7 +27,7 @@ from frameseal._secrecy import Confidential, require
 from frameseal.e2ee.manager import E2EEManager, E2EEState, E2EEStateChange
 from frameseal.emitter import LoopEmitter
 from frameseal.enums import Profile
-from frameseal.keys.protocol import KeyRings
+from frameseal.keys.protocol import KeyRingProvider
 
 __all__ = ["E2EEError", "MeetingE2EE", "StateData", "enable_e2ee", "set_key_provider"]
 
@@ -64,7 +64,7 @@ class MeetingE2EE(Confidential):
     """The encryption of one meeting, made by `enable_e2ee` or, where a provider is set, with the meeting."""
 
     def __init__(
-        self, meeting: Meeting, provider: KeyRings, profile: Profile | str, options: Mapping[str, Any]
+        self, meeting: Meeting, provider: KeyRingProvider, profile: Profile | str, options: Mapping[str, Any]
     ) -> None:
         """Use `enable_e2ee`."""
         self._room: Any = _room_of(meeting)
@@ -188,7 +188,7 @@ class MeetingE2EE(Confidential):
 
 
 def enable_e2ee(
-    meeting: Meeting, provider: KeyRings, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any
+    meeting: Meeting, provider: KeyRingProvider, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any
 ) -> MeetingE2EE:
     """Encrypt a meeting that has not been joined yet. From then on nothing of it leaves unsealed.
 
@@ -208,7 +208,9 @@ def enable_e2ee(
     return made
 
 
-def set_key_provider(provider: KeyRings | None, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any) -> None:
+def set_key_provider(
+    provider: KeyRingProvider | None, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any
+) -> None:
     """Encrypt every meeting that is made from now on with ``VideoSDK.init_meeting``; None: no further one.
 
     A meeting that was made before and is not encrypted can no longer be joined.
@@ -283,7 +285,7 @@ class _Gate:
 
 
 class _Default:
-    provider: KeyRings | None = None
+    provider: KeyRingProvider | None = None
     profile: Profile | str = Profile.VIDEOSDK
     options: Mapping[str, Any] = MappingProxyType({})
 

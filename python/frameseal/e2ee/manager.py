@@ -21,14 +21,14 @@ from frameseal._native import Decryptor, Encryptor, KeyRing, SenderBindings
 from frameseal._secrecy import require
 from frameseal.e2ee.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES, MAX_HOLD_FRAMES
-from frameseal.e2ee.monitor import KeyUsage, MissingKey, Watch
+from frameseal.e2ee.monitor import E2EEKeyUsage, E2EEMissingKey, Monitor
 from frameseal.e2ee.report import Report, report
-from frameseal.e2ee.track import DOUBTFUL, GRAVITY, WELL, Direction, E2EEStateChange, Kind, Track, kind_of
+from frameseal.e2ee.track import DOUBTFUL, HEALTHY, SEVERITY, Direction, E2EEStateChange, Kind, Track, kind_of
 from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.emitter import LoopEmitter
 from frameseal.enums import E2EEState, Profile
 from frameseal.keys import fingerprint
-from frameseal.keys.protocol import KeyEvent, KeyRings, bounded
+from frameseal.keys.protocol import E2EEKeyChange, KeyRingProvider, bounded
 from frameseal.keys.provider import ExternalE2EEKeyProvider, KeyProvider
 from frameseal.keys.rotation import KeyRotator, KeyUndelivered
 
@@ -38,13 +38,13 @@ __all__ = [
     "E2EEState",
     "E2EEStateChange",
     "ExternalE2EEKeyProvider",
-    "KeyEvent",
+    "E2EEKeyChange",
     "KeyProvider",
-    "KeyRings",
+    "KeyRingProvider",
     "KeyRotator",
     "KeyUndelivered",
-    "KeyUsage",
-    "MissingKey",
+    "E2EEKeyUsage",
+    "E2EEMissingKey",
     "ReceiverTransform",
     "SenderTransform",
 ]
@@ -71,10 +71,10 @@ class E2EEManager(LoopEmitter):
     :param sif_trailer: what a LiveKit server ends the blank frames with that it injects when a track pauses
         (``JoinResponse.sif_trailer``), at least 8 bytes. None takes such frames for failures. It may be set later, as
         the property of this name.
-    :param pass_injected: whether `frameseal.aiortc` gives these blank frames to the decoder: silence, and pictures of
+    :param pass_sif_frames: whether `frameseal.aiortc` gives these blank frames to the decoder: silence, and pictures of
         8x8 pixels. By default they end there. Who calls `ReceiverTransform.decrypt` gets them either way.
-    :param on_missing_key: called on the event loop with one `MissingKey` when frames name a key that is not there: the
-        moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
+    :param on_missing_key: called on the event loop with one `E2EEMissingKey` when frames name a key that is not there:
+        the moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
         as listening to ``"e2ee-missing-key"``.
     :param bind_media: the profile sframe only: authenticate each frame together with the kind and codec of its track.
         Then a forwarder cannot pass off sound as pictures, nor one codec as another. All participants must have it, and
@@ -87,8 +87,8 @@ class E2EEManager(LoopEmitter):
     * ``"e2ee-state-change"``, `E2EEStateChange`: on change only, per participant, kind, direction and track.
     * ``"e2ee-stalled"``, `E2EEStateChange`: frames of a track arrive, and none has been opened for 2 s.
     * ``"e2ee-diagnosis"``, `E2EEDiagnosis`: why frames do not open, where their bytes tell.
-    * ``"e2ee-missing-key"``, `MissingKey`.
-    * ``"e2ee-key-usage"``, `KeyUsage`: this side has sealed so many frames with a key that a new one is due.
+    * ``"e2ee-missing-key"``, `E2EEMissingKey`.
+    * ``"e2ee-key-usage"``, `E2EEKeyUsage`: this side has sealed so many frames with a key that a new one is due.
     * ``"e2ee-injected-frame"``, `E2EEStateChange`: a server's blank frame has come, the first since a sealed one.
 
     Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and its
@@ -100,7 +100,7 @@ class E2EEManager(LoopEmitter):
 
     def __init__(
         self,
-        provider: KeyRings,
+        provider: KeyRingProvider,
         profile: Profile | str = Profile.VIDEOSDK,
         *,
         loop: asyncio.AbstractEventLoop | None = None,
@@ -108,8 +108,8 @@ class E2EEManager(LoopEmitter):
         hold_frames: int = 0,
         hold_bytes: int = DEFAULT_HOLD_BYTES,
         sif_trailer: bytes | None = None,
-        pass_injected: bool = False,
-        on_missing_key: Callable[[MissingKey], Any] | None = None,
+        pass_sif_frames: bool = False,
+        on_missing_key: Callable[[E2EEMissingKey], Any] | None = None,
         bind_media: bool = False,
     ) -> None:
         """Make a manager; it knows no participant yet."""
@@ -130,13 +130,13 @@ class E2EEManager(LoopEmitter):
         self._hold_frames = bounded("hold_frames", hold_frames, 0, MAX_HOLD_FRAMES)
         self._hold_bytes = bounded("hold_bytes", hold_bytes, 1, MAX_HOLD_BYTES)
         self._sif_trailer = sif_trailer
-        self._pass_injected = pass_injected
+        self._pass_injected = pass_sif_frames
         self._receivers: weakref.WeakSet[ReceiverTransform] = weakref.WeakSet()
         self._local_id = ""
         renew_in_child(self, _state_lock=threading.Lock)
         self._tracks: dict[tuple[str, str, str | None, str | int], Track] = {}
         self._serial = count()
-        self._watch = Watch(self)
+        self._watch = Monitor(self)
         self._diagnostician = Diagnostician(self)
         super().__init__(loop)
         if on_missing_key is not None:
@@ -148,7 +148,7 @@ class E2EEManager(LoopEmitter):
         return self._profile
 
     @property
-    def provider(self) -> KeyRings:
+    def provider(self) -> KeyRingProvider:
         """Where the keys come from."""
         return self._provider
 
@@ -240,7 +240,7 @@ class E2EEManager(LoopEmitter):
             codec=codec,
             hold=self._hold_frames,
             hold_bytes=self._hold_bytes,
-            pass_injected=self._pass_injected,
+            pass_sif_frames=self._pass_injected,
         )
         self._adopt(transform, participant_id, kind, "receive", track_id)
         with self._state_lock:  # after this it hears of each change
@@ -283,7 +283,7 @@ class E2EEManager(LoopEmitter):
             tracks = [t for t in self._tracks_of(participant_id, kind) if track_id in (None, t.track_id)]
             live = [track for track in tracks if track.is_live]
             states = {track.state for track in live or tracks}
-        return next((state for state in GRAVITY if state in states), None)
+        return next((state for state in SEVERITY if state in states), None)
 
     def remove_participant(self, participant_id: str) -> None:
         """Forget the states of a participant who left. The transforms made for them still work.
@@ -413,7 +413,7 @@ class E2EEManager(LoopEmitter):
         counters: Mapping[str, int],
     ) -> bool:
         if track.said_plain:
-            if state in WELL:
+            if state in HEALTHY:
                 track.said_plain = False
             else:
                 state, key_id, reason = E2EEState.InternalError, None, "sender_not_encrypted"
@@ -454,7 +454,7 @@ class E2EEManager(LoopEmitter):
         if track is None or track.in_doubt or key_id is None:
             return
         if self._watch.may_ask(track.participant_id, key_id):
-            self.deliver(MISSING_KEY, MissingKey(track.participant_id, track.kind, key_id))
+            self.deliver(MISSING_KEY, E2EEMissingKey(track.participant_id, track.kind, key_id))
 
     def _key_is_there(self, transform: ReceiverTransform, key_id: int) -> None:
         """A key that was missing is there: when it is missing again, that is news."""

@@ -66,7 +66,7 @@ _logger = logging.getLogger("frameseal")
 
 
 @dataclass(frozen=True, slots=True)
-class KeyUsage:
+class E2EEKeyUsage:
     """What a listener of ``"e2ee-key-usage"`` receives: set a new key before the limit, where sealing ends."""
 
     participant_id: str
@@ -83,7 +83,7 @@ class KeyUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class MissingKey:
+class E2EEMissingKey:
     """What a listener of ``"e2ee-missing-key"`` receives: frames name a key that is not there."""
 
     participant_id: str
@@ -127,7 +127,7 @@ class _Bucket:
         return True
 
 
-class Watch:
+class Monitor:
     """The watch of one manager, which it does not keep alive."""
 
     _lock: Lock
@@ -281,7 +281,7 @@ class Watch:
                     del self._warned[track.participant_id]  # a fresh key under the same id
             elif self._warned.get(track.participant_id) != key_id:
                 self._warned[track.participant_id] = key_id
-                manager.deliver(KEY_USAGE, KeyUsage(track.participant_id, key_id, used, stats["key_limit"]))
+                manager.deliver(KEY_USAGE, E2EEKeyUsage(track.participant_id, key_id, used, stats["key_limit"]))
         track.note_good(sealed)
 
     def _search_on(self, manager: E2EEManager) -> None:

@@ -10,7 +10,7 @@ from time import time
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from frameseal._native import __version__
-from frameseal.e2ee.track import WELL, Direction, Kind, added
+from frameseal.e2ee.track import HEALTHY, Direction, Kind, added
 
 if TYPE_CHECKING:
     from frameseal.e2ee.manager import E2EEManager
@@ -100,7 +100,7 @@ def _row(manager: E2EEManager, track: Track, transforms: list[Transform]) -> Tra
         "codec": ", ".join(codecs) or None,
         "state": None if track.state is None else track.state.value,
         "reason": track.reason,
-        "diagnosis": None if track.state in WELL else manager._diagnosis_of(track),
+        "diagnosis": None if track.state in HEALTHY else manager._diagnosis_of(track),
         "key_id": track.key_id,
         "keys_set": sorted({key_id for transform in transforms for key_id in transform.ring.key_ids}),
         "since": track.since,

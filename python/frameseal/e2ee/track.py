@@ -25,7 +25,7 @@ CHANGES_PER_SECOND: Final = 1.0
 GRACE: Final = 1.0
 
 # The gravest first: what `E2EEManager.state` answers for a participant with several tracks of one kind.
-GRAVITY: Final = (
+SEVERITY: Final = (
     E2EEState.InternalError,
     E2EEState.InvalidKey,
     E2EEState.EncryptionFailed,
@@ -35,7 +35,7 @@ GRAVITY: Final = (
     E2EEState.DecryptionSuccess,
 )
 
-WELL: Final = frozenset({E2EEState.EncryptionSuccess, E2EEState.DecryptionSuccess})
+HEALTHY: Final = frozenset({E2EEState.EncryptionSuccess, E2EEState.DecryptionSuccess})
 
 # States that a frame of another participant can cause.
 DOUBTFUL: Final = frozenset({E2EEState.MissingKey, E2EEState.DecryptionFailed, E2EEState.InvalidKey})
@@ -135,7 +135,7 @@ class Track:
 
     def change(self, state: E2EEState, key_id: int | None, reason: str | None) -> str | None:
         """Take on *state*; return the detail of this change."""
-        recovered = state in WELL and self.state is not None and self.state not in WELL
+        recovered = state in HEALTHY and self.state is not None and self.state not in HEALTHY
         self.state, self.key_id, self.reason, self.since = state, key_id, reason, time()
         return "recovered" if recovered else None
 

@@ -195,7 +195,7 @@ class ReceiverTransform(Transform):
         codec: str | None = None,
         hold: int = 0,
         hold_bytes: int = DEFAULT_HOLD_BYTES,
-        pass_injected: bool = False,
+        pass_sif_frames: bool = False,
     ) -> None:
         """Start a track that has opened nothing yet."""
         super().__init__(manager, cipher, ring, discard_empty, metadata, codec=codec)
@@ -212,7 +212,7 @@ class ReceiverTransform(Transform):
         self._changes = 0  # the ring's, when the held frames were last tried
         self._injected = False  # a server may inject blank frames
         self._injected_before = 0
-        self._pass_injected = pass_injected
+        self._pass_injected = pass_sif_frames
 
     def set_sif_trailer(self, trailer: bytes | None) -> None:
         """Take what a server ends its blank frames with from now on; None lets none of them pass. For the manager.
@@ -269,7 +269,7 @@ class ReceiverTransform(Transform):
         For one thread at a time; never raises. Returns each encoded frame with the *tag* that came with it; none for a
         frame that must not reach a decoder, or has to wait. An empty frame comes back where none was lost and there is
         nothing to decode: for one that was sealed empty, and for a server's blank frame (unless the manager has
-        ``pass_injected``).
+        ``pass_sif_frames``).
         """
         if self._held is None:
             return self._to_decode(frame, tag, whole)

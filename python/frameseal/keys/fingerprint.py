@@ -15,7 +15,7 @@ from frameseal._native import KeyRing
 
 if TYPE_CHECKING:
     from frameseal.enums import Profile
-    from frameseal.keys.protocol import KeyRings
+    from frameseal.keys.protocol import KeyRingProvider
 
 VERSION: Final = 2
 """The version of the derivation. Codes begin with it, so that codes of two versions are never equal."""
@@ -62,7 +62,7 @@ def short_code(rings: KeyRing | Mapping[Owner, KeyRing]) -> str:
     return _code(combine({None: rings} if isinstance(rings, KeyRing) else rings))
 
 
-def of_provider(provider: KeyRings, profile: Profile, named: Iterable[str], known: Iterable[str]) -> str:
+def of_provider(provider: KeyRingProvider, profile: Profile, named: Iterable[str], known: Iterable[str]) -> str:
     """Return the code of a provider's keys: the shared ones, and those of every participant who has some.
 
     :param named: participants who must have a key.

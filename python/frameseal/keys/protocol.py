@@ -13,7 +13,7 @@ KEY_SET: Final = "key-set"
 KEY_RATCHETED: Final = "key-ratcheted"
 
 
-class KeyRings(Protocol):
+class KeyRingProvider(Protocol):
     """What an `E2EEManager` needs of a provider: the key ring of each participant.
 
     `KeyProvider` has it. Implement it yourself to bring rings with options of your own, or from a key exchange; the
@@ -34,7 +34,7 @@ class KeyRings(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyEvent:
+class E2EEKeyChange:
     """What a listener of ``"key-set"`` and ``"key-ratcheted"`` receives. No key is in it."""
 
     participant_id: str | None
@@ -54,7 +54,7 @@ def bounded(name: str, value: int, low: int, high: int) -> int:
 
 
 @dataclass(eq=False, slots=True)
-class HeldKeys:
+class ParticipantKeys:
     """The keys of one participant, or the shared ones, and their rings. For a provider, under its lock.
 
     A call that derives a key takes its turn, derives without the lock, and installs. What a later turn has set, chosen

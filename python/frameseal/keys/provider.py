@@ -18,7 +18,7 @@ from frameseal._native import DerivedKey, KeyRing, Secret
 from frameseal._secrecy import require
 from frameseal.emitter import LoopEmitter
 from frameseal.enums import Profile
-from frameseal.keys.protocol import KEY_RATCHETED, KEY_SET, HeldKeys, KeyEvent, bounded
+from frameseal.keys.protocol import KEY_RATCHETED, KEY_SET, E2EEKeyChange, ParticipantKeys, bounded
 
 Key = str | bytes | bytearray | memoryview
 
@@ -42,8 +42,8 @@ class KeyProvider(LoopEmitter):
     :param allow_export: whether `export_key` gives keys out. Off, no key ever leaves.
     :raises ValueError: for a number out of its range.
 
-    Emits ``"key-set"`` and ``"key-ratcheted"`` (by `ratchet`, or because a sender went ahead) with one `KeyEvent`. All
-    methods may be called from any thread. Keys are held by the native module, which clears them when they are replaced;
+    Emits ``"key-set"`` and ``"key-ratcheted"`` (by `ratchet`, or because a sender went ahead) with one `E2EEKeyChange`.
+    All methods may be called from any thread. Keys are held by the native module, which clears them when they are replaced;
     no Python object keeps one. The string or buffer that the caller passed in remains the caller's to forget. Of a
     participant whose keys are removed, and whom no track or channel is left of, nothing is kept.
 
@@ -70,8 +70,8 @@ class KeyProvider(LoopEmitter):
         self.key_ring_size: Final = bounded("key_ring_size", key_ring_size, 1, 256)
         self.allow_export: Final = bool(allow_export)
         self._discard = bool(discard_frame_when_cryptor_not_ready)
-        self._shared = HeldKeys(shared=True)
-        self._own: dict[str, HeldKeys] = {}
+        self._shared = ParticipantKeys(shared=True)
+        self._own: dict[str, ParticipantKeys] = {}
         self._turns = count(1)
         renew_in_child(self, _keys_lock=threading.Lock)
         call_in_child(self, _end_derivations)
@@ -196,7 +196,7 @@ class KeyProvider(LoopEmitter):
                 for ring in rings:
                     if ring not in derived:
                         derived[ring] = ring.derive_ratchet(key_id)
-        self.deliver(KEY_RATCHETED, KeyEvent(participant_id, key_id))
+        self.deliver(KEY_RATCHETED, E2EEKeyChange(participant_id, key_id))
 
     def export_key(self, participant_id: str | None = None, key_id: int | None = None) -> bytes:
         """Return the material of a key as it is now: what goes into the KDF, as LiveKit's ``exportKey`` has it.
@@ -238,7 +238,7 @@ class KeyProvider(LoopEmitter):
 
     def note_ratcheted(self, participant_id: str, key_id: int) -> None:
         """Tell listeners that a sender has gone ahead and the ring has followed. For the manager."""
-        self.deliver(KEY_RATCHETED, KeyEvent(participant_id, key_id))
+        self.deliver(KEY_RATCHETED, E2EEKeyChange(participant_id, key_id))
 
     def _set(self, participant_id: str | None, key: Key, key_id: int, send: bool) -> None:
         bounded("key_id", key_id, 0, self.key_ring_size - 1)
@@ -259,10 +259,10 @@ class KeyProvider(LoopEmitter):
                 for ring in rings:
                     if ring not in derived:
                         derived[ring] = ring.derive_key(secret, key_id)
-        self.deliver(KEY_SET, KeyEvent(participant_id, key_id))
+        self.deliver(KEY_SET, E2EEKeyChange(participant_id, key_id))
 
     @contextmanager
-    def _turn(self, participant_id: str | None) -> Iterator[tuple[HeldKeys, int]]:
+    def _turn(self, participant_id: str | None) -> Iterator[tuple[ParticipantKeys, int]]:
         """Take a turn to derive keys in, without the lock. Until its end the participant is not forgotten."""
         with self._keys_lock:
             keys, turn = self._shared, next(self._turns)
@@ -274,15 +274,15 @@ class KeyProvider(LoopEmitter):
         finally:
             keys.deriving.discard(turn)
 
-    def _keys(self, participant_id: str | None) -> HeldKeys:
-        return self._shared if participant_id is None else self._own.get(participant_id, HeldKeys())
+    def _keys(self, participant_id: str | None) -> ParticipantKeys:
+        return self._shared if participant_id is None else self._own.get(participant_id, ParticipantKeys())
 
-    def _own_keys(self, participant_id: str) -> HeldKeys:
+    def _own_keys(self, participant_id: str) -> ParticipantKeys:
         keys = self._own.get(participant_id)
         if keys is None:
             # When somebody comes is the time to forget those who have gone: there are as many as are here, or one more.
             self._own = {name: held for name, held in self._own.items() if held.is_in_use()}
-            keys = self._own[participant_id] = HeldKeys()
+            keys = self._own[participant_id] = ParticipantKeys()
         return keys
 
     def _ring(self, participant_id: str | None, profile: Profile, fallback: KeyRing | None = None) -> KeyRing:
