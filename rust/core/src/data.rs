@@ -9,12 +9,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{DecryptError, EncryptError, KeyError};
-use crate::key::Key;
+use crate::frame::replay::{self, ReplayWindow};
+use crate::frame::stats::{DataCounters, DataStats};
 use crate::keyring::KeyRing;
-use crate::lookup::Sealing;
-use crate::nonce::Unique;
-use crate::replay::{self, ReplayWindow};
-use crate::stats::{DataCounters, DataStats};
+use crate::keyring::key::Key;
+use crate::keyring::lookup::Sealing;
+use crate::keyring::nonce::Unique;
 use crate::suite::NONCE_LEN;
 use crate::wire::Wire;
 use crate::wire::packet::{self, OVERHEAD, Packet};

@@ -1,6 +1,6 @@
 //! Inner workings laid open for this crate's own vector tests. Off in every build that ships.
 
-use crate::annexb;
+use crate::codec::annexb;
 use crate::codec::nal;
 use crate::error::KeyError;
 use crate::profile::Profile;

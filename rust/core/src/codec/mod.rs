@@ -3,13 +3,14 @@
 //! Forwarders look for key frames and packetisers for start codes: what they read stays clear and is authenticated.
 #![deny(clippy::indexing_slicing)]
 
+pub(crate) mod annexb;
 pub(crate) mod nal;
 mod slice_header;
 
 use std::borrow::Cow;
 
+use self::annexb::{NotAnnexB, Slice, Standard};
 use self::slice_header::SliceHeader;
-use crate::annexb::{self, NotAnnexB, Slice, Standard};
 
 /// What a track carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

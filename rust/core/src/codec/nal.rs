@@ -5,7 +5,7 @@
 //! unspecified, or a slice of another kind is refused: nobody knows what it carries.
 #![deny(clippy::indexing_slicing)]
 
-use crate::annexb::{Standard, h264_type, h265_type};
+use crate::codec::annexb::{Standard, h264_type, h265_type};
 
 /// What becomes of a NAL unit that does not lie behind the first slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

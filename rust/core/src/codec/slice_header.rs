@@ -10,7 +10,7 @@
 use memchr::memmem;
 use std::borrow::Cow;
 
-use crate::annexb::{self, Standard, h264_type, h265_type};
+use crate::codec::annexb::{self, Standard, h264_type, h265_type};
 
 /// Bytes that are looked at behind the NAL header: three numbers of 63 bits each, and their escapes.
 const WINDOW: usize = 40;

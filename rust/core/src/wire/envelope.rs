@@ -11,7 +11,7 @@
 //! forwarders look for when they switch streams. It is not authenticated, and a receiver ignores it.
 #![deny(clippy::indexing_slicing)]
 
-use crate::annexb::{self, Standard};
+use crate::codec::annexb::{self, Standard};
 
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
 const STOP: u8 = 0x80;

@@ -8,12 +8,12 @@
 
 use std::sync::{Arc, PoisonError};
 
-use crate::counter::CtrSource;
 use crate::error::KeyError;
-use crate::family::Field;
-use crate::key::Key;
+use crate::keyring::counter::CtrSource;
+use crate::keyring::key::Key;
+use crate::keyring::nonce::{IvSource, NonceSource};
+use crate::keyring::sender_keys::Field;
 use crate::keyring::{KeyRing, Slot, State};
-use crate::nonce::{IvSource, NonceSource};
 use crate::secret::{Kdf, Secret};
 use crate::wire::Wire;
 

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::codec::copy_clear;
-use crate::decryptor::Decryptor;
 use crate::error::DecryptError;
-use crate::key::{Identity, Key};
-use crate::lookup::{AtHand, Found, Named, Opened, SHORT};
-use crate::nonce::Unique;
+use crate::frame::decryptor::Decryptor;
+use crate::keyring::key::{Identity, Key};
+use crate::keyring::lookup::{AtHand, Found, Named, Opened, SHORT};
+use crate::keyring::nonce::Unique;
 
 /// Where the parts of a frame lie, before any key is looked at.
 pub(crate) struct Parts<'a> {
@@ -243,10 +243,10 @@ impl<'a> OpenPlan<'a> {
 mod tests {
     use super::*;
     use crate::codec::Codec;
-    use crate::encryptor::Encryptor;
+    use crate::frame::encryptor::Encryptor;
     use crate::keyring::KeyRing;
-    use crate::mls::MlsKid;
-    use crate::options::Options;
+    use crate::keyring::kid::MlsKid;
+    use crate::keyring::options::Options;
     use crate::profile::SFRAME;
     use crate::secret::{Kdf, Secret};
     use std::sync::Arc;

@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::key::Identity;
-use crate::nonce::{Nonce, Unique};
+use crate::keyring::key::Identity;
+use crate::keyring::nonce::{Nonce, Unique};
 
 /// The largest window: 64 Ki frames cost about 6 MiB.
 pub(crate) const MOST: usize = 1 << 16;

@@ -6,12 +6,12 @@ use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
 use super::{STRETCH, locked, side_by_side, stretch_of, workers};
-use crate::encryptor::Encryptor;
 use crate::error::EncryptError;
 use crate::fork;
-use crate::lookup::Run;
-use crate::nonce::Unique;
-use crate::sealing::Straight;
+use crate::frame::encryptor::Encryptor;
+use crate::frame::seal::Straight;
+use crate::keyring::lookup::Run;
+use crate::keyring::nonce::Unique;
 
 /// A batch about to be sealed.
 pub struct SealBatch<'a> {

@@ -1,9 +1,9 @@
 //! What a key ring can be told at construction, and which of it fits together.
 
 use crate::error::KeyError;
-use crate::nonce;
+use crate::keyring::nonce;
+use crate::keyring::ratchet::MOST_AHEAD;
 use crate::profile::Profile;
-use crate::ratchet::MOST_AHEAD;
 use crate::suite::CipherSuite;
 use crate::wire::Wire;
 

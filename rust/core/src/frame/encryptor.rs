@@ -6,14 +6,14 @@
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::annexb::Standard;
+use crate::codec::annexb::Standard;
 use crate::codec::{AccessUnit, Clear, Codec, NotOfCodec, Prepared};
 use crate::error::{EncryptError, KeyError};
+use crate::frame::seal::{Layout, SealPlan, Straight};
+use crate::frame::stats::{EncryptCounters, EncryptStats, Tally};
 use crate::keyring::KeyRing;
-use crate::lookup::{Run, Sealing};
-use crate::nonce::Unique;
-use crate::sealing::{Layout, SealPlan, Straight};
-use crate::stats::{EncryptCounters, EncryptStats, Tally};
+use crate::keyring::lookup::{Run, Sealing};
+use crate::keyring::nonce::Unique;
 use crate::wire::envelope::{Envelope, is_key_frame};
 use crate::wire::sframe::Header;
 use crate::wire::{Wire, trailer};

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::counter::CtrSource;
 use crate::error::{EncryptError, KeyError};
-use crate::key::{Identity, Key, Maker, serial};
-use crate::lookup::Sending;
-use crate::nonce::NonceSource;
+use crate::keyring::counter::CtrSource;
+use crate::keyring::key::{Identity, Key, Maker, serial};
+use crate::keyring::lookup::Sending;
+use crate::keyring::nonce::NonceSource;
 use crate::secret::Secret;
 use crate::suite::random;
 

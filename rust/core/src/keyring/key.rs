@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use zeroize::Zeroizing;
 
 use crate::error::KeyError;
-use crate::fingerprint::{self, Fingerprint};
-use crate::nonce::{Nonce, Unique};
+use crate::keyring::fingerprint::{self, Fingerprint};
+use crate::keyring::nonce::{Nonce, Unique};
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::{AeadKey, CipherSuite, NONCE_LEN, digest};

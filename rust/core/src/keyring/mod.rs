@@ -1,22 +1,36 @@
 //! Key ids, keys and nonces. The only owner of secrets.
 //!
 //! One ring per sender identity; its encryptors and decryptors share it. A lock is taken once per frame, for the look-up
-//! and the nonce. It is kept during the AEAD of a [short](crate::lookup::SHORT) frame, never of a long one, nor in a slow
+//! and the nonce. It is kept during the AEAD of a [short](crate::keyring::lookup::SHORT) frame, never of a long one, nor in a slow
 //! derivation.
+
+pub(crate) mod counter;
+pub(crate) mod derived;
+pub(crate) mod fingerprint;
+pub(crate) mod key;
+pub(crate) mod kid;
+pub(crate) mod lookup;
+pub(crate) mod nonce;
+pub(crate) mod options;
+pub(crate) mod ratchet;
+pub(crate) mod sender_bindings;
+pub(crate) mod sender_keys;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use zeroize::Zeroizing;
 
-use crate::counter::CtrSource;
 use crate::error::KeyError;
-use crate::family::{Family, Field};
-use crate::key::{Identity, Key, Maker, serial};
-use crate::lookup::Sending;
-use crate::mls::{MAX_RETAINED, MlsKid};
-use crate::nonce::{IvSource, NonceSource};
-use crate::options::Options;
+use crate::keyring::counter::CtrSource;
+use crate::keyring::fingerprint::Fingerprint;
+use crate::keyring::key::{Identity, Key, Maker, serial};
+use crate::keyring::kid::{MAX_RETAINED, MlsKid};
+use crate::keyring::lookup::Sending;
+use crate::keyring::nonce::{IvSource, NonceSource};
+use crate::keyring::options::Options;
+use crate::keyring::sender_keys::{Family, Field};
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::CipherSuite;
@@ -24,6 +38,9 @@ use crate::wire::Wire;
 
 /// Key ids of a room's shared base keys; the other bits of a KID tell its senders apart.
 const SHARED_BITS: u8 = 8;
+
+/// Rings that may stand behind a ring: a participant's, a group's and a room's are three in all.
+const MAX_DEPTH: usize = 16;
 
 pub(crate) struct Slot {
     pub(crate) material: Secret,
@@ -252,6 +269,126 @@ impl KeyRing {
         self.maker.suite
     }
 
+    /// Whether a frame can be sealed now: the sending key is there.
+    #[must_use]
+    pub fn can_seal(&self) -> bool {
+        let state = self.current().read();
+        state.newest(state.sending).is_some()
+    }
+
+    /// Counts the times that keys were set, chosen or removed, here or in the fallback: another number, another try.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        let shared = self.fallback.as_ref().map_or(0, |shared| shared.changes());
+        self.changes.load(Ordering::Acquire).wrapping_add(shared)
+    }
+
+    /// How many frames (and data packets) this ring has sealed under the key that is now under `key_id`. What other
+    /// rings and machines with the same key have sealed is not in it.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`].
+    pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
+        let state = self.current().read();
+        let held = state.newest(key_id).ok_or(KeyError::NoSuchKey { key_id })?;
+        Ok(state.sealed_with(held.identity()))
+    }
+
+    /// Frames at which a key is exhausted.
+    #[must_use]
+    pub fn usage_limit(&self) -> u64 {
+        self.options.usage_limit
+    }
+
+    /// Frames from which on a new key is due: 2^24.5, or three quarters of a lower limit.
+    #[must_use]
+    pub fn usage_warning(&self) -> u64 {
+        self.options.usage_warning()
+    }
+
+    /// What the holders of the key under `key_id` (none: the sending key) can compare to see that they have the same.
+    /// It says nothing about the key, but a passphrase that can be guessed can be checked against it.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
+    pub fn fingerprint(&self, key_id: Option<u64>) -> Result<Fingerprint, KeyError> {
+        let state = self.current().read();
+        let key_id = key_id.unwrap_or(state.sending);
+        let (material, key) = state.material(key_id)?;
+        self.maker.fingerprint(key_id, material, key)
+    }
+
+    /// Returns the fingerprint of every key that may open a frame, with its key id, in ascending order: one snapshot.
+    /// Two epochs may stand under one id.
+    ///
+    /// # Errors
+    /// [`KeyError::Unavailable`].
+    pub fn fingerprints(&self) -> Result<Vec<(u64, Fingerprint)>, KeyError> {
+        let state = self.current().read();
+        let slots = state.slots.iter().map(|(&key_id, slot)| (key_id, &slot.material, Some(&*slot.key)));
+        let families = state.families.iter().map(|family| (family.field.value, &family.material, None));
+        let mut all = slots
+            .chain(families)
+            .map(|(key_id, material, key)| Ok((key_id, self.maker.fingerprint(key_id, material, key)?)))
+            .collect::<Result<Vec<_>, KeyError>>()?;
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// The material of the key under `key_id` (none: the sending key) as it is now, for a ring that was made for it.
+    ///
+    /// # Errors
+    /// [`KeyError::NotExportable`], [`KeyError::NoSuchKey`].
+    pub fn export(&self, key_id: Option<u64>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        let ring = self.current();
+        if !self.options.exportable || !ring.options.exportable {
+            return Err(KeyError::NotExportable);
+        }
+        let state = ring.read();
+        let key_id = key_id.unwrap_or(state.sending);
+        state.material(key_id).map(|(material, _)| Zeroizing::new(material.bytes().to_vec()))
+    }
+
+    // A ring turns to another one while it has no keys of its own: a participant's, and the shared one of the room. Sealing
+    // and opening, and every question about keys, go to `current`. Setting, choosing and removing are the ring's own.
+    // Between looking a key up and opening with it the ring may get its first key: then nothing of the other ring's finds a
+    // place in this one, since keys are told apart by their serials.
+
+    /// This ring, turning to `shared` while it has no keys.
+    ///
+    /// # Errors
+    /// [`KeyError::NotOfProfile`]: the other ring has another profile or suite. [`KeyError::FallbackDepth`]: too many
+    /// rings stand behind it.
+    pub fn with_fallback(mut self, shared: Arc<Self>) -> Result<Self, KeyError> {
+        let (ours, theirs) = (&self.maker, &shared.maker);
+        if ours.profile.name != theirs.profile.name || ours.suite.id != theirs.suite.id {
+            return Err(KeyError::NotOfProfile {
+                option: "fallback of another profile or suite",
+                profile: ours.profile.name,
+            });
+        }
+        let behind = std::iter::successors(Some(&shared), |ring| ring.fallback.as_ref());
+        if behind.take(MAX_DEPTH + 1).count() > MAX_DEPTH {
+            return Err(KeyError::FallbackDepth { most: MAX_DEPTH });
+        }
+        self.fallback = Some(shared);
+        Ok(self)
+    }
+
+    /// The ring whose keys count now.
+    pub(crate) fn current(&self) -> &Self {
+        match &self.fallback {
+            Some(shared) if !self.occupied.load(Ordering::Acquire) => shared.current(),
+            _ => self,
+        }
+    }
+
+    /// To be called, under the lock, after every change of the keys.
+    pub(crate) fn changed(&self, state: &State) {
+        self.occupied.store(!state.is_empty(), Ordering::Release);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(crate) fn check(&self, key_id: u64) -> Result<(), KeyError> {
         let ring_size = match (self.maker.profile.wire, self.options.shared) {
             (Wire::Sframe, false) => return Ok(()),
@@ -373,6 +510,15 @@ impl State {
         slot.into_iter().for_each(|slot| slot.nonces.count_from(sealed));
         let families = self.families.iter_mut().filter(|family| family.identity == identity);
         families.for_each(|family| family.count_from(sealed));
+    }
+
+    /// The material of what goes by this id and, where it gives one key, the key.
+    fn material(&self, key_id: u64) -> Result<(&Secret, Option<&Key>), KeyError> {
+        match self.newest(key_id) {
+            Some(Held::Slot(slot)) => Ok((&slot.material, Some(&*slot.key))),
+            Some(Held::Family(family)) => Ok((&family.material, None)),
+            None => Err(KeyError::NoSuchKey { key_id }),
+        }
     }
 
     fn next_set(&mut self) -> u64 {

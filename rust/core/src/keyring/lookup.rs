@@ -3,10 +3,10 @@
 use std::sync::{Arc, RwLockReadGuard};
 
 use crate::error::{DecryptError, EncryptError};
-use crate::family::Family;
-use crate::key::{Identity, Key, Maker};
+use crate::keyring::key::{Identity, Key, Maker};
+use crate::keyring::nonce::{NonceSource, Unique};
+use crate::keyring::sender_keys::Family;
 use crate::keyring::{KeyRing, State};
-use crate::nonce::{NonceSource, Unique};
 use crate::secret::Secret;
 use crate::wire::Wire;
 

@@ -1,5 +1,7 @@
 //! What a key is made from, boxed and cleared when it is dropped.
 
+mod spelling;
+
 use std::fmt;
 use zeroize::Zeroizing;
 

@@ -6,11 +6,11 @@ use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
 use super::{STRETCH, locked, side_by_side, stretch_of, workers};
-use crate::decryptor::Decryptor;
 use crate::error::DecryptError;
 use crate::fork;
-use crate::lookup::SHORT;
-use crate::opening::{Attempt, OpenPlan};
+use crate::frame::decryptor::Decryptor;
+use crate::frame::open::{Attempt, OpenPlan};
+use crate::keyring::lookup::SHORT;
 
 /// A batch about to be opened.
 pub struct OpenBatch<'a> {

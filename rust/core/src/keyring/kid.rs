@@ -1,7 +1,7 @@
 //! Key ids under MLS (RFC 9605, section 5.2).
 
 use crate::error::KeyError;
-use crate::family::Field;
+use crate::keyring::sender_keys::Field;
 
 /// Epochs before the newest that a ring may retain: each holds the keys of its senders.
 pub(crate) const MAX_RETAINED: usize = 255;

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use crate::error::KeyError;
+use crate::keyring::ratchet::Step;
 use crate::keyring::{Fresh, KeyRing};
-use crate::ratchet::Step;
 use crate::secret::Secret;
 
 /// A key of one ring, or a step of one, that is derived and not set yet. Dropping it changes nothing.

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use crate::annexb;
+use crate::codec::annexb;
 use crate::codec::{Clear, Prepared, copy_clear};
-use crate::encryptor::Encryptor;
 use crate::error::EncryptError;
-use crate::key::Key;
-use crate::lookup::{SHORT, Sealing};
-use crate::nonce::Unique;
+use crate::frame::encryptor::Encryptor;
+use crate::keyring::key::Key;
+use crate::keyring::lookup::{SHORT, Sealing};
+use crate::keyring::nonce::Unique;
 use crate::suite::NONCE_LEN;
 use crate::wire::envelope::Envelope;
 use crate::wire::sframe::{self, Header};

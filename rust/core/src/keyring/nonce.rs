@@ -7,11 +7,11 @@
 //! a child never repeats its parent. Neither RTP timestamps nor SSRCs take part: a sender that restarts may see both
 //! again.
 //!
-//! An SFrame counter (CTR) is never transmitted at random: see [`crate::counter`].
+//! An SFrame counter (CTR) is never transmitted at random: see [`crate::keyring::counter`].
 
-use crate::counter::CtrSource;
 use crate::error::KeyError;
 use crate::fork;
+use crate::keyring::counter::CtrSource;
 use crate::suite::{NONCE_LEN, random};
 
 const PREFIX_LEN: usize = 8;
@@ -224,7 +224,7 @@ fn survives_escaping(iv: &[u8]) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::key::Identity;
+    use crate::keyring::key::Identity;
     use std::collections::HashSet;
 
     #[test]

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::KeyError;
 use crate::fork;
-use crate::key::Identity;
+use crate::keyring::key::Identity;
 
 /// Keys remembered that were set, sealed nothing and were dropped: a fork may still come. About 2 MiB.
 const MAX_UNUSED: usize = 16 * 1024;

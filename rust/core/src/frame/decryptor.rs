@@ -6,17 +6,17 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::annexb::{self, Standard};
+use crate::codec::annexb::{self, Standard};
 use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
-use crate::injected::{self, Injected, Refused};
-use crate::key::Identity;
+use crate::frame::open::{OpenPlan, Parts};
+use crate::frame::replay::{self, ReplayWindow};
+use crate::frame::server_injected::{self, Injected, Refused};
+use crate::frame::stats::{DecryptCounters, DecryptStats, Tally};
 use crate::keyring::KeyRing;
-use crate::nonce::Unique;
-use crate::opening::{OpenPlan, Parts};
-use crate::replay::{self, ReplayWindow};
-use crate::senders::{Sender, SenderBindings};
-use crate::stats::{DecryptCounters, DecryptStats, Tally};
+use crate::keyring::key::Identity;
+use crate::keyring::nonce::Unique;
+use crate::keyring::sender_bindings::{Sender, SenderBindings};
 use crate::wire::envelope::Envelope;
 use crate::wire::{Wire, sframe, trailer};
 
@@ -126,7 +126,7 @@ impl Decryptor {
     /// a trailer. It is a hint for people: anybody can make such a frame.
     #[must_use]
     pub fn holds_blank(codec: Codec, frame: &[u8]) -> bool {
-        injected::holds_blank(codec, frame)
+        server_injected::holds_blank(codec, frame)
     }
 
     /// The payload of a frame that a server put in: one of few blank ones, of this codec, at most 100 without a sealed

@@ -1,0 +1,140 @@
+//! `Decryptor`, and `SenderBindings` that several of them share.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::buffers::{Input, written};
+use crate::errors::{decrypt_error, key_error};
+use crate::keys::KeyRing;
+use crate::text::text;
+use crate::{batch, maybe_detach, no_metadata, numbers, stats};
+
+#[pyclass(frozen, module = "frameseal", name = "SenderBindings")]
+pub(crate) struct SenderBindings(Arc<frameseal::SenderBindings>);
+
+#[pymethods]
+impl SenderBindings {
+    #[new]
+    fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    fn release(&self, participant_id: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.0.release(text("participant_id", participant_id)?);
+        Ok(())
+    }
+}
+
+#[pyclass(frozen, module = "frameseal", name = "Decryptor")]
+pub(crate) struct Decryptor {
+    cipher: frameseal::Decryptor,
+    _ring: Py<KeyRing>,
+}
+
+#[pymethods]
+impl Decryptor {
+    #[new]
+    #[pyo3(signature = (ring, codec=None, replay_window=None, *, sif_trailer=None, senders=None, participant_id=None))]
+    fn new(
+        ring: &Bound<'_, KeyRing>,
+        codec: Option<&Bound<'_, PyAny>>,
+        #[pyo3(from_py_with = numbers::or_none::replay_window)] replay_window: Option<usize>,
+        sif_trailer: Option<Input<'_, '_>>,
+        senders: Option<&Bound<'_, SenderBindings>>,
+        participant_id: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let codec = crate::codec(codec)?;
+        let decryptor = frameseal::Decryptor::new(Arc::clone(&ring.get().ring), codec, replay_window);
+        let decryptor = match (senders, participant_id) {
+            (Some(senders), Some(participant)) => {
+                let bindings = Arc::clone(&senders.get().0);
+                let participant = text("participant_id", participant)?;
+                decryptor.and_then(|decryptor| decryptor.with_sender(bindings, participant))
+            }
+            (None, None) => decryptor,
+            _ => return Err(PyValueError::new_err("senders and participant_id go together: give both, or none")),
+        };
+        let cipher = match sif_trailer {
+            Some(trailer) => decryptor.and_then(|decryptor| decryptor.with_injected(trailer.as_slice())),
+            None => decryptor,
+        }
+        .map_err(key_error)?;
+        Ok(Self { cipher, _ring: ring.clone().unbind() })
+    }
+
+    #[pyo3(signature = (sealed, metadata=None), text_signature = "($self, sealed, metadata=b'')")]
+    fn decrypt<'py>(
+        &self,
+        py: Python<'py>,
+        sealed: Input<'_, 'py>,
+        metadata: Option<Input<'_, 'py>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
+        if !metadata.is_empty() && !self.cipher.takes_metadata() {
+            return Err(no_metadata());
+        }
+        let sealed = self.cipher.cut_injected(sealed.as_slice());
+        if let Some(payload) = self.cipher.injected(sealed).map_err(decrypt_error)? {
+            return Ok(PyBytes::new(py, payload));
+        }
+        let opened = self.cipher.with_plan(sealed, metadata, |plan| {
+            written(py, plan.frame_len(), |out| {
+                maybe_detach(py, out.len(), || plan.open_into(out)).map_err(decrypt_error)
+            })
+        });
+        match opened {
+            Ok(Some(frame)) => frame,
+            Ok(None) => Ok(PyBytes::new(py, b"")),
+            Err(error) => Err(decrypt_error(error)),
+        }
+    }
+
+    #[pyo3(signature = (data, offsets=None, threads=None, *, out=None))]
+    fn decrypt_batch<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        offsets: Option<&Bound<'py, PyAny>>,
+        #[pyo3(from_py_with = numbers::or_none::threads)] threads: Option<usize>,
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        batch::decrypt(py, &self.cipher, data, offsets, batch::threads(threads)?, out)
+    }
+
+    #[getter]
+    fn consecutive_failures(&self) -> u32 {
+        self.cipher.consecutive_failures()
+    }
+
+    #[getter]
+    fn injected(&self) -> u64 {
+        self.cipher.injected_so_far()
+    }
+
+    #[getter]
+    fn sif_trailer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.cipher.injected_trailer().map(|trailer| PyBytes::new(py, &trailer))
+    }
+
+    #[setter]
+    fn set_sif_trailer(&self, trailer: Option<Input<'_, '_>>) -> PyResult<()> {
+        self.cipher.set_injected(trailer.as_ref().map(Input::as_slice)).map_err(key_error)
+    }
+
+    fn without_injected<'py>(&self, py: Python<'py>, frame: Input<'_, 'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.cipher.without_injected(frame.as_slice()))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (codec, frame))]
+    fn holds_blank(codec: Option<&Bound<'_, PyAny>>, frame: Input<'_, '_>) -> PyResult<bool> {
+        Ok(frameseal::Decryptor::holds_blank(crate::codec(codec)?, frame.as_slice()))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats(py, self.cipher.stats().entries())
+    }
+}

@@ -1,0 +1,74 @@
+//! `Encryptor`.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::buffers::{Input, written};
+use crate::errors::{encrypt_error, key_error};
+use crate::keys::KeyRing;
+use crate::{batch, maybe_detach, no_metadata, numbers, stats};
+
+#[pyclass(frozen, module = "frameseal", name = "Encryptor")]
+pub(crate) struct Encryptor {
+    cipher: frameseal::Encryptor,
+    _ring: Py<KeyRing>,
+}
+
+#[pymethods]
+impl Encryptor {
+    #[new]
+    #[pyo3(signature = (ring, codec=None))]
+    fn new(ring: &Bound<'_, KeyRing>, codec: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let codec = crate::codec(codec)?;
+        let cipher = frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map_err(key_error)?;
+        Ok(Self { cipher, _ring: ring.clone().unbind() })
+    }
+
+    #[pyo3(signature = (frame, metadata=None), text_signature = "($self, frame, metadata=b'')")]
+    fn encrypt<'py>(
+        &self,
+        py: Python<'py>,
+        frame: Input<'_, 'py>,
+        metadata: Option<Input<'_, 'py>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
+        if !metadata.is_empty() && !self.cipher.takes_metadata() {
+            return Err(no_metadata());
+        }
+        // Borrowed where it stands: moving a plan costs as much as a lock.
+        let planned = self.cipher.plan(frame.as_slice(), metadata);
+        let plan = match &planned {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return Ok(PyBytes::new(py, b"")),
+            Err(error) => return Err(encrypt_error(*error)),
+        };
+        let mut escapes = 0;
+        let sealed = written(py, plan.sealed_len(), |out| {
+            escapes = maybe_detach(py, out.len(), || plan.seal_into(out)).map_err(encrypt_error)?;
+            Ok(())
+        })?;
+        if escapes == 0 {
+            return Ok(sealed);
+        }
+        let sealed = sealed.as_bytes();
+        written(py, sealed.len() + escapes, |out| plan.escape_into(sealed, out).map_err(encrypt_error))
+    }
+
+    #[pyo3(signature = (data, offsets=None, threads=None, *, out=None))]
+    fn encrypt_batch<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        offsets: Option<&Bound<'py, PyAny>>,
+        #[pyo3(from_py_with = numbers::or_none::threads)] threads: Option<usize>,
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        batch::encrypt(py, &self.cipher, data, offsets, batch::threads(threads)?, out)
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats(py, self.cipher.stats().entries())
+    }
+}
