@@ -13,8 +13,8 @@ use crate::frame::replay::{self, ReplayWindow};
 use crate::frame::stats::{DataCounters, DataStats};
 use crate::keyring::KeyRing;
 use crate::keyring::key::Key;
-use crate::keyring::lookup::Sealing;
-use crate::keyring::nonce::Unique;
+use crate::keyring::lookup::SealingKey;
+use crate::keyring::nonce::NonceInput;
 use crate::suite::NONCE_LEN;
 use crate::wire::Wire;
 use crate::wire::packet::{self, OVERHEAD, Packet};
@@ -49,9 +49,9 @@ pub struct SealedData {
 }
 
 /// What a received message is opened by.
-struct Parts<'a> {
+struct PacketParts<'a> {
     kid: u64,
-    unique: Unique,
+    nonce_input: NonceInput,
     aad: Vec<u8>,
     ciphertext: &'a [u8],
     tag: &'a [u8],
@@ -67,8 +67,8 @@ impl DataCryptor {
             Wire::Trailer => REPLAY_WINDOW,
             Wire::Sframe => COUNTER_WINDOW,
         });
-        if window > replay::MOST {
-            return Err(KeyError::ReplayWindow { given: window, most: replay::MOST });
+        if window > replay::MAX_REPLAY_WINDOW {
+            return Err(KeyError::ReplayWindow { given: window, max: replay::MAX_REPLAY_WINDOW });
         }
         let replay = (window > 0).then(|| Mutex::new(ReplayWindow::new(window)));
         Ok(Self { ring, bind_context, replay, counters: DataCounters::default() })
@@ -80,7 +80,7 @@ impl DataCryptor {
         self.bind_context
     }
 
-    /// Whether the profile has packets in parts: [`Self::seal`] and [`Self::open`].
+    /// Whether the profile has packets in parts: [`Self::encrypt`] and [`Self::decrypt`].
     #[must_use]
     pub fn has_parts(&self) -> bool {
         self.ring.profile().wire == Wire::Trailer
@@ -90,7 +90,7 @@ impl DataCryptor {
     ///
     /// # Errors
     /// [`EncryptError`]; [`EncryptError::Malformed`] for a profile without such parts. Nothing may be sent then.
-    pub fn seal(&self, payload: &[u8], context: &[u8]) -> Result<SealedData, EncryptError> {
+    pub fn encrypt(&self, payload: &[u8], context: &[u8]) -> Result<SealedData, EncryptError> {
         self.seal_parts(&self.next()?, payload, context)
     }
 
@@ -98,21 +98,21 @@ impl DataCryptor {
     ///
     /// # Errors
     /// [`EncryptError`]; nothing may be sent then.
-    pub fn seal_packet(&self, payload: &[u8], context: &[u8]) -> Result<Vec<u8>, EncryptError> {
+    pub fn encrypt_packet(&self, payload: &[u8], context: &[u8]) -> Result<Vec<u8>, EncryptError> {
         let sealing = self.next()?;
         let aad = self.aad(context);
-        match sealing.unique {
-            Unique::Iv(iv) => {
+        match sealing.nonce_input {
+            NonceInput::Iv(iv) => {
                 let mut packet = vec![0; payload.len() + OVERHEAD];
                 let out = packet::write(&mut packet, index(&sealing), &iv.bytes()).ok_or(EncryptError::Malformed)?;
                 let places = out.split_at_mut_checked(payload.len()).ok_or(EncryptError::Malformed)?;
                 self.seal_into(&sealing, &aad, payload, places)?;
                 Ok(packet)
             }
-            Unique::Ctr(ctr) => {
+            NonceInput::Ctr(ctr) => {
                 let (header, tag_len) = (Header { kid: sealing.kid, ctr }, self.ring.suite().tag_len);
                 let mut packet = vec![0; header.len() + payload.len() + tag_len];
-                let sframe::Places { head, ciphertext, tag } =
+                let sframe::SframePlaces { head, ciphertext, tag } =
                     sframe::write(&mut packet, header, tag_len).ok_or(EncryptError::Malformed)?;
                 self.seal_into(&sealing, &[head, &aad].concat(), payload, (ciphertext, tag))?;
                 Ok(packet)
@@ -124,22 +124,22 @@ impl DataCryptor {
     ///
     /// # Errors
     /// [`DecryptError`]; [`DecryptError::Malformed`] for a profile without such parts.
-    pub fn open(&self, iv: &[u8], key_index: u64, sealed: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
+    pub fn decrypt(&self, iv: &[u8], key_index: u64, sealed: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
         let parts = iv.try_into().ok().filter(|_| self.has_parts());
         self.count(self.open_parts(parts.and_then(|iv| self.trailer_parts(iv, key_index, sealed, context))))
     }
 
-    /// Opens a packet of [`Self::seal_packet`].
+    /// Opens a packet of [`Self::encrypt_packet`].
     ///
     /// # Errors
     /// [`DecryptError`].
-    pub fn open_packet(&self, packet: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
+    pub fn decrypt_packet(&self, packet: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
         let parts = match self.ring.profile().wire {
             Wire::Trailer => packet::parse(packet)
                 .and_then(|Packet { key_index, iv, sealed }| self.trailer_parts(iv, key_index.into(), sealed, context)),
-            Wire::Sframe => sframe::parse(packet, self.ring.suite().tag_len).map(|sealed| Parts {
+            Wire::Sframe => sframe::parse(packet, self.ring.suite().tag_len).map(|sealed| PacketParts {
                 kid: sealed.header.kid,
-                unique: Unique::Ctr(sealed.header.ctr),
+                nonce_input: NonceInput::Ctr(sealed.header.ctr),
                 aad: [sealed.head, &self.aad(context)].concat(),
                 ciphertext: sealed.ciphertext,
                 tag: sealed.tag,
@@ -153,8 +153,8 @@ impl DataCryptor {
     /// # Errors
     /// [`EncryptError`].
     #[cfg(feature = "hazmat")]
-    pub fn seal_with_iv(&self, payload: &[u8], context: &[u8], iv: [u8; 12]) -> Result<SealedData, EncryptError> {
-        let sealing = Sealing { unique: Unique::Iv(iv.into()), ..self.next()? };
+    pub fn encrypt_with_iv(&self, payload: &[u8], context: &[u8], iv: [u8; 12]) -> Result<SealedData, EncryptError> {
+        let sealing = SealingKey { nonce_input: NonceInput::Iv(iv.into()), ..self.next()? };
         self.seal_parts(&sealing, payload, context)
     }
 
@@ -164,12 +164,12 @@ impl DataCryptor {
         self.counters.snapshot()
     }
 
-    fn next(&self) -> Result<Sealing, EncryptError> {
+    fn next(&self) -> Result<SealingKey, EncryptError> {
         self.ring.next().inspect_err(|_| self.counters.not_sealed.add(1))
     }
 
-    fn seal_parts(&self, sealing: &Sealing, payload: &[u8], context: &[u8]) -> Result<SealedData, EncryptError> {
-        let Unique::Iv(iv) = sealing.unique else { return Err(EncryptError::Malformed) };
+    fn seal_parts(&self, sealing: &SealingKey, payload: &[u8], context: &[u8]) -> Result<SealedData, EncryptError> {
+        let NonceInput::Iv(iv) = sealing.nonce_input else { return Err(EncryptError::Malformed) };
         let mut ciphertext = vec![0; payload.len() + TAG_LEN];
         let places = ciphertext.split_at_mut_checked(payload.len()).ok_or(EncryptError::Malformed)?;
         self.seal_into(sealing, &self.aad(context), payload, places)?;
@@ -178,36 +178,42 @@ impl DataCryptor {
 
     fn seal_into(
         &self,
-        sealing: &Sealing,
+        sealing: &SealingKey,
         aad: &[u8],
         payload: &[u8],
         (ciphertext, tag): (&mut [u8], &mut [u8]),
     ) -> Result<(), EncryptError> {
-        let Sealing { key, unique, .. } = sealing;
-        key.aead.seal(key.nonce(*unique), aad, payload, ciphertext, tag).map_err(|_| EncryptError::Malformed)?;
+        let SealingKey { key, nonce_input, .. } = sealing;
+        key.aead.seal(key.nonce(*nonce_input), aad, payload, ciphertext, tag).map_err(|_| EncryptError::Malformed)?;
         self.counters.sealed.add(1);
         Ok(())
     }
 
-    fn trailer_parts<'a>(&self, iv: [u8; NONCE_LEN], kid: u64, sealed: &'a [u8], context: &[u8]) -> Option<Parts<'a>> {
+    fn trailer_parts<'a>(
+        &self,
+        iv: [u8; NONCE_LEN],
+        kid: u64,
+        sealed: &'a [u8],
+        context: &[u8],
+    ) -> Option<PacketParts<'a>> {
         let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>()?;
-        Some(Parts { kid, unique: Unique::Iv(iv.into()), aad: self.aad(context), ciphertext, tag })
+        Some(PacketParts { kid, nonce_input: NonceInput::Iv(iv.into()), aad: self.aad(context), ciphertext, tag })
     }
 
-    fn open_parts(&self, parts: Option<Parts<'_>>) -> Result<Vec<u8>, DecryptError> {
-        let Parts { kid, unique, aad, ciphertext, tag } = parts.ok_or(DecryptError::Malformed)?;
-        let found = self.ring.find(kid)?;
-        let is_replayed = |key: &Key| self.replay().is_some_and(|window| window.has(key.identity, unique));
+    fn open_parts(&self, parts: Option<PacketParts<'_>>) -> Result<Vec<u8>, DecryptError> {
+        let PacketParts { kid, nonce_input, aad, ciphertext, tag } = parts.ok_or(DecryptError::Malformed)?;
+        let candidate = self.ring.find(kid)?;
+        let is_replayed = |key: &Key| self.replay().is_some_and(|window| window.contains(key.identity, nonce_input));
         let mut payload = vec![0; ciphertext.len()];
-        let mut opens = |key: &Key| key.aead.open(key.nonce(unique), &aad, ciphertext, tag, &mut payload).is_ok();
+        let mut opens = |key: &Key| key.aead.open(key.nonce(nonce_input), &aad, ciphertext, tag, &mut payload).is_ok();
         // A packet that was seen opens nothing, and takes no ratchet step. It counts as seen only if it authenticates.
-        let is_claimed = is_replayed(&found.key);
-        if is_claimed && opens(&found.key) {
+        let is_claimed = is_replayed(&candidate.key);
+        if is_claimed && opens(&candidate.key) {
             return Err(DecryptError::Replayed { kid });
         }
         let mut is_seen = false;
-        let opened = self.ring.open(kid, &found, |key| {
-            let is_first = key.serial == found.key.serial;
+        let opened = self.ring.open(kid, &candidate, |key| {
+            let is_first = key.serial == candidate.key.serial;
             if is_seen || is_first && is_claimed || !opens(key) {
                 return false;
             }
@@ -221,7 +227,7 @@ impl DataCryptor {
                 DecryptError::AuthenticationFailed { kid }
             });
         };
-        if self.replay().is_some_and(|mut window| !window.mark(opened.identity, unique)) {
+        if self.replay().is_some_and(|mut window| !window.mark(opened.identity, nonce_input)) {
             return Err(DecryptError::Replayed { kid });
         }
         Ok(payload)
@@ -253,6 +259,6 @@ impl DataCryptor {
 }
 
 #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
-fn index(sealing: &Sealing) -> u8 {
+fn index(sealing: &SealingKey) -> u8 {
     sealing.kid as u8
 }

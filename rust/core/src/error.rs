@@ -58,7 +58,7 @@ pub enum KeyError {
         /// Bytes given.
         given: usize,
         /// Bytes needed.
-        least: usize,
+        min: usize,
     },
     /// A passphrase, for a profile that takes raw keys only.
     NoPassphrases,
@@ -79,19 +79,19 @@ pub enum KeyError {
         /// The counter given.
         given: u64,
         /// The least that is unused; none where all are used.
-        least: Option<u64>,
+        min: Option<u64>,
     },
     /// More epochs to retain than a ring may hold.
     Retain {
         /// The number given.
         given: usize,
         /// The largest allowed.
-        most: usize,
+        max: usize,
     },
     /// A chain of rings that turn to each other, longer than the bound.
     FallbackDepth {
         /// The longest allowed, in rings behind the first.
-        most: usize,
+        max: usize,
     },
     /// The ring was not made to give keys back.
     NotExportable,
@@ -105,7 +105,7 @@ pub enum KeyError {
         /// The window given.
         given: u16,
         /// The largest allowed.
-        most: u16,
+        max: u16,
     },
     /// A key size in bits that the profile does not have.
     KeySize {
@@ -121,21 +121,21 @@ pub enum KeyError {
         /// The window given, in frames.
         given: usize,
         /// The largest allowed.
-        most: usize,
+        max: usize,
     },
     /// A limit on the frames of a key beyond what its nonces allow.
     UsageLimit {
         /// The limit given, in frames.
         given: u64,
         /// The largest allowed.
-        most: u64,
+        max: u64,
     },
     /// A trailer of injected frames that chance could bring about.
     ShortTrailer {
         /// Bytes given.
         given: usize,
         /// Bytes needed.
-        least: usize,
+        min: usize,
     },
     /// The profile has no layout for this codec.
     UnsupportedCodec {
@@ -152,7 +152,7 @@ pub enum KeyError {
         profile: &'static str,
     },
     /// An option that this profile does not have.
-    NotOfProfile {
+    UnsupportedOption {
         /// What was asked for.
         option: &'static str,
         /// The profile's name.
@@ -195,35 +195,35 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EmptyPassphrase => f.write_str("the passphrase is empty"),
-            Self::ShortKey { given, least } => write!(
+            Self::ShortKey { given, min } => write!(
                 f,
-                "a raw key needs at least {least} bytes, got {given}; a passphrase is given as a passphrase (str)"
+                "a raw key needs at least {min} bytes, got {given}; a passphrase is given as a passphrase (str)"
             ),
             Self::NoPassphrases => f.write_str("this profile has no password KDF: give it a raw key (bytes)"),
-            Self::UsageLimit { given, most } => write!(f, "usage_limit: a key seals 1 to {most} frames, not {given}"),
-            Self::ShortTrailer { given, least } => {
-                write!(f, "the trailer of injected frames needs at least {least} bytes, got {given}")
+            Self::UsageLimit { given, max } => write!(f, "usage_limit: a key seals 1 to {max} frames, not {given}"),
+            Self::ShortTrailer { given, min } => {
+                write!(f, "the trailer of injected frames needs at least {min} bytes, got {given}")
             }
             Self::KeyIdOutOfRange { key_id, ring_size } => {
                 write!(f, "key_id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
             }
             Self::NoSuchKey { key_id } => write!(f, "key_id: no key is set under id {key_id}"),
-            Self::CounterUsed { given, least: Some(least) } => write!(
+            Self::CounterUsed { given, min: Some(min) } => write!(
                 f,
-                "counter {given} was used in this process under this key and key_id: the least allowed is {least}"
+                "counter {given} was used in this process under this key and key_id: the least allowed is {min}"
             ),
-            Self::CounterUsed { given, least: None } => write!(
+            Self::CounterUsed { given, min: None } => write!(
                 f,
                 "counter {given} was used in this process under this key and key_id, and there is none above: set a new key"
             ),
-            Self::Retain { given, most } => write!(f, "retain: a ring retains 0 to {most} epochs, not {given}"),
-            Self::FallbackDepth { most } => {
-                write!(f, "fallback: at most {most} rings may stand behind each other, make the chain shorter")
+            Self::Retain { given, max } => write!(f, "retain: a ring retains 0 to {max} epochs, not {given}"),
+            Self::FallbackDepth { max } => {
+                write!(f, "fallback: at most {max} rings may stand behind each other, make the chain shorter")
             }
             Self::NotExportable => write!(f, "this ring gives no keys back: make it exportable"),
             Self::RingSize { given } => write!(f, "ring_size: a ring has 1 to 256 slots, not {given}"),
-            Self::RatchetWindow { given, most } => {
-                write!(f, "ratchet_window: the ratchet window is 0 to {most} steps, not {given}")
+            Self::RatchetWindow { given, max } => {
+                write!(f, "ratchet_window: the ratchet window is 0 to {max} steps, not {given}")
             }
             Self::KeySize { given, default, profile } => {
                 write!(
@@ -231,8 +231,8 @@ impl fmt::Display for KeyError {
                     "key_size: profile {profile} has no keys of {given} bits: leave the size out for its {default}"
                 )
             }
-            Self::ReplayWindow { given, most } => {
-                write!(f, "replay_window: the replay window is 0 to {most} frames, not {given}")
+            Self::ReplayWindow { given, max } => {
+                write!(f, "replay_window: the replay window is 0 to {max} frames, not {given}")
             }
             Self::UnsupportedCodec { codec, profile } => {
                 write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")
@@ -240,7 +240,7 @@ impl fmt::Display for KeyError {
             Self::UnsupportedSuite { suite, profile } => {
                 write!(f, "profile {profile} does not have {suite} (suites of a draft need allow_draft)")
             }
-            Self::NotOfProfile { option, profile } => write!(f, "profile {profile} has no {option}"),
+            Self::UnsupportedOption { option, profile } => write!(f, "profile {profile} has no {option}"),
             Self::KeyIdField { field } => write!(f, "{field} does not fit its bits of a key id"),
             Self::Unavailable => f.write_str("the system's cryptography is unavailable"),
         }

@@ -58,7 +58,7 @@ mod unix {
     /// Keeps forks of this process waiting until the guard is dropped; while one is under way, waits for it.
     ///
     /// A program that calls this crate in one thread and `fork`s in another holds a guard during each call. Then the child
-    /// can use every ring, encryptor and decryptor. Batches enter by themselves, and let forks pass between stretches of
+    /// can use every ring, encryptor and decryptor. Batches enter by themselves, and let forks pass between chunks of
     /// their frames. Guards nest, and a thread that forks does not wait for its own.
     pub fn enter() -> Inside {
         let outermost = DEPTH.get() == 0;

@@ -10,13 +10,13 @@ use crate::suite::{CipherSuite, Hash, NONCE_LEN, hkdf, pbkdf2_sha256};
 /// How a secret becomes key bytes.
 pub(crate) enum KeySchedule {
     /// One derivation for everything: the same input always gives the same output, a longer one extends a shorter one.
-    Direct(Direct),
+    Trailer(TrailerSchedule),
     /// RFC 9605, sections 4.4.2 and 5.1: labelled, by KID and suite.
     Sframe,
 }
 
 /// The parameters of the trailer family's key schedule.
-pub(crate) struct Direct {
+pub(crate) struct TrailerSchedule {
     pub(crate) salt: &'static [u8],
     /// The salt of a ratchet step. Where it is the other one, a step's material begins with the key before it.
     pub(crate) ratchet_salt: &'static [u8],
@@ -27,7 +27,10 @@ pub(crate) struct Direct {
 }
 
 /// Iterations of PBKDF2, as every client of the trailer family that has one has them.
-const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(99_999);
+const ITERATIONS: NonZeroU32 = match NonZeroU32::new(100_000) {
+    Some(iterations) => iterations,
+    None => NonZeroU32::MIN,
+};
 
 /// RFC 9605 has no password KDF; this one, and its salt, are frameseal's own.
 const SFRAME_PASSPHRASE_SALT: &[u8] = b"frameseal SFrame 1.0 passphrase";
@@ -57,7 +60,7 @@ impl KeySchedule {
     ) -> Result<[u8; NONCE_LEN], KeyError> {
         let mut nonce_salt = [0; NONCE_LEN];
         match self {
-            Self::Direct(direct) => direct.derive(direct.salt, material, key)?,
+            Self::Trailer(schedule) => schedule.derive(schedule.salt, material, key)?,
             Self::Sframe => {
                 let ids = [&kid.to_be_bytes()[..], &suite.id.to_be_bytes()].concat();
                 hkdf(suite.hash, &[], material.bytes(), &[b"SFrame 1.0 Secret key ", &ids], key)?;
@@ -70,9 +73,9 @@ impl KeySchedule {
     /// The material one ratchet step on.
     pub(crate) fn ratchet(&self, suite: &CipherSuite, material: &Secret) -> Result<Secret, KeyError> {
         let next = match self {
-            Self::Direct(direct) => {
+            Self::Trailer(schedule) => {
                 let mut next = Zeroizing::new(vec![0; RATCHETED_LEN]);
-                direct.derive(direct.ratchet_salt, material, &mut next)?;
+                schedule.derive(schedule.ratchet_salt, material, &mut next)?;
                 next
             }
             Self::Sframe => {
@@ -85,7 +88,7 @@ impl KeySchedule {
     }
 }
 
-impl Direct {
+impl TrailerSchedule {
     pub(crate) const fn with_salt(salt: &'static [u8]) -> Self {
         // The browsers' worker passes a buffer of 128 zero bytes as `info`.
         Self { salt, ratchet_salt: salt, iterations: Some(ITERATIONS), info: &[0; 128] }

@@ -2,7 +2,7 @@
 
 use crate::codec::{Clear, Codec};
 use crate::error::KeyError;
-use crate::key_schedule::{Direct, KeySchedule};
+use crate::key_schedule::{KeySchedule, TrailerSchedule};
 use crate::suite::{AES_128_GCM_SHA256_128, AES_256_GCM_SHA512_128, CipherSuite, SUITES};
 use crate::wire::Wire;
 
@@ -63,7 +63,7 @@ impl Profile {
 pub static LIVEKIT: Profile = Profile {
     name: "livekit",
     wire: Wire::Trailer,
-    schedule: KeySchedule::Direct(Direct::with_salt(b"LKFrameEncryptionKey")),
+    schedule: KeySchedule::Trailer(TrailerSchedule::with_salt(b"LKFrameEncryptionKey")),
     suites: &[&AES_128_GCM_SHA256_128, &AES_256_GCM_SHA512_128],
     replay_window: 0,
     refused: &[],
@@ -73,7 +73,7 @@ pub static LIVEKIT: Profile = Profile {
 pub static VIDEOSDK: Profile = Profile {
     name: "videosdk",
     wire: Wire::Trailer,
-    schedule: KeySchedule::Direct(Direct::with_salt(b"VideoSDKEncryptionRatchetSalt")),
+    schedule: KeySchedule::Trailer(TrailerSchedule::with_salt(b"VideoSDKEncryptionRatchetSalt")),
     suites: &[&AES_128_GCM_SHA256_128],
     replay_window: 0,
     refused: &[],
@@ -84,7 +84,7 @@ pub static VIDEOSDK: Profile = Profile {
 pub static JITSI: Profile = Profile {
     name: "jitsi",
     wire: Wire::Trailer,
-    schedule: KeySchedule::Direct(Direct {
+    schedule: KeySchedule::Trailer(TrailerSchedule {
         salt: b"JFrameEncryptionKey",
         ratchet_salt: b"JFrameRatchetKey",
         iterations: None,

@@ -107,7 +107,7 @@ impl CipherSuite {
 }
 
 /// The AEAD refused: a wrong tag on opening, or lengths that do not fit on sealing.
-pub(crate) struct Refused;
+pub(crate) struct AeadError;
 
 /// An expanded key: the AES schedule, the GHASH tables and HMAC's inner states are kept, not remade for each frame.
 pub(crate) enum AeadKey {
@@ -151,12 +151,12 @@ impl AeadKey {
         plaintext: &[u8],
         ciphertext: &mut [u8],
         tag: &mut [u8],
-    ) -> Result<(), Refused> {
+    ) -> Result<(), AeadError> {
         match self {
             Self::Gcm(key) => {
                 let nonce = Nonce::assume_unique_for_key(nonce);
                 key.seal_out_of_place_scatter(nonce, Aad::from(aad), plaintext, ciphertext, &[], tag)
-                    .map_err(|_| Refused)
+                    .map_err(|_| AeadError)
             }
             Self::CtrHmac(key) => key.seal(nonce, aad, plaintext, ciphertext, tag),
         }
@@ -171,11 +171,11 @@ impl AeadKey {
         ciphertext: &[u8],
         tag: &[u8],
         plaintext: &mut [u8],
-    ) -> Result<(), Refused> {
+    ) -> Result<(), AeadError> {
         let opened = match self {
             Self::Gcm(key) => {
                 let nonce = Nonce::assume_unique_for_key(nonce);
-                key.open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, plaintext).map_err(|_| Refused)
+                key.open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, plaintext).map_err(|_| AeadError)
             }
             Self::CtrHmac(key) => key.open(nonce, aad, ciphertext, tag, plaintext),
         };
@@ -191,14 +191,14 @@ impl CtrHmac {
         plaintext: &[u8],
         ciphertext: &mut [u8],
         tag: &mut [u8],
-    ) -> Result<(), Refused> {
+    ) -> Result<(), AeadError> {
         if ciphertext.len() != plaintext.len() || tag.len() != self.tag_len {
-            return Err(Refused);
+            return Err(AeadError);
         }
         ciphertext.copy_from_slice(plaintext);
         self.ctr(nonce, ciphertext)?;
         let whole = self.authenticate(nonce, aad, ciphertext);
-        tag.copy_from_slice(whole.as_ref().get(..self.tag_len).ok_or(Refused)?);
+        tag.copy_from_slice(whole.as_ref().get(..self.tag_len).ok_or(AeadError)?);
         Ok(())
     }
 
@@ -210,22 +210,22 @@ impl CtrHmac {
         ciphertext: &[u8],
         tag: &[u8],
         plaintext: &mut [u8],
-    ) -> Result<(), Refused> {
+    ) -> Result<(), AeadError> {
         let whole = self.authenticate(nonce, aad, ciphertext);
-        let expected = whole.as_ref().get(..self.tag_len).ok_or(Refused)?;
+        let expected = whole.as_ref().get(..self.tag_len).ok_or(AeadError)?;
         if plaintext.len() != ciphertext.len() || constant_time::verify_slices_are_equal(expected, tag).is_err() {
-            return Err(Refused);
+            return Err(AeadError);
         }
         plaintext.copy_from_slice(ciphertext);
         self.ctr(nonce, plaintext)
     }
 
     /// AES-CTR from the block `nonce || 00000000`: its own inverse.
-    fn ctr(&self, nonce: [u8; NONCE_LEN], data: &mut [u8]) -> Result<(), Refused> {
+    fn ctr(&self, nonce: [u8; NONCE_LEN], data: &mut [u8]) -> Result<(), AeadError> {
         let mut block = [0; 16];
         block[..NONCE_LEN].copy_from_slice(&nonce);
         let context = EncryptionContext::Iv128(FixedLength::from(block));
-        self.cipher.less_safe_encrypt(data, context).map(drop).map_err(|_| Refused)
+        self.cipher.less_safe_encrypt(data, context).map(drop).map_err(|_| AeadError)
     }
 
     /// HMAC over lengths, nonce, AAD and ciphertext; its first bytes are the tag.

@@ -22,14 +22,14 @@ fn slices(frames: &[Vec<u8>]) -> Vec<&[u8]> {
 
 fn seal(encryptor: &Encryptor, frames: &[Vec<u8>], threads: usize) -> Vec<Vec<u8>> {
     let batch = encryptor.plan_batch(slices(frames), threads).unwrap();
-    let mut out = vec![0xaa; batch.room()];
+    let mut out = vec![0xaa; batch.max_len()];
     let lens = batch.seal_into(&mut out, threads).unwrap();
     parted(&out, lens.into_iter())
 }
 
 fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> (Vec<Vec<u8>>, Vec<Option<DecryptError>>) {
     let batch = decryptor.plan_batch(slices(sealed));
-    let mut out = vec![0xaa; batch.room()];
+    let mut out = vec![0xaa; batch.max_len()];
     let results = batch.open_into(&mut out, threads);
     let len: usize = results.iter().map(|result| result.unwrap_or(0)).sum();
     assert!(out[len..].iter().all(|&byte| byte == 0), "what lies behind the frames is cleared");
@@ -76,7 +76,7 @@ fn the_first_frame_that_cannot_be_sealed_is_named_and_nothing_is_left_in_the_out
         frames[4_900] = vec![1];
         let encryptor = Encryptor::new(ring("livekit", 1), Codec::Vp8).unwrap();
         let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
-        let mut out = vec![0xaa; batch.room()];
+        let mut out = vec![0xaa; batch.max_len()];
         assert_eq!(batch.seal_into(&mut out, threads), Err((4_321, EncryptError::Malformed)));
         assert!(out.iter().all(|&byte| byte == 0));
         assert_eq!(encryptor.stats().malformed, 1);
@@ -101,7 +101,7 @@ fn too_little_room_is_refused_before_a_nonce_is_taken() {
     let (ring, frames) = (ring("livekit", 1), numbered(10));
     let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
     let batch = encryptor.plan_batch(slices(&frames), 1).unwrap();
-    let mut out = vec![0; batch.room() - 1];
+    let mut out = vec![0; batch.max_len() - 1];
     assert!(batch.seal_into(&mut out, 1).is_err());
     assert_eq!(ring.usage(0).unwrap(), 0);
 }
@@ -150,7 +150,7 @@ fn where_a_key_is_used_up_the_batch_names_the_frame_and_nothing_of_it_is_written
         // Every third frame is empty and takes no nonce.
         let frames: Vec<Vec<u8>> = (0..3_000).map(|n| if n % 3 == 0 { vec![] } else { vec![7; 40] }).collect();
         let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
-        let mut out = vec![0xaa; batch.room()];
+        let mut out = vec![0xaa; batch.max_len()];
         assert_eq!(batch.seal_into(&mut out, threads), Err((1_501, EncryptError::KeyExhausted { kid: 0 })));
         assert!(out.iter().all(|&byte| byte == 0));
         assert_eq!(encryptor.stats().key_exhausted, 1);
@@ -166,7 +166,7 @@ fn empty_frames_need_no_key_where_the_layout_has_no_place_for_them() {
         assert_eq!((encryptor.stats().empty, encryptor.stats().unknown_key), (200, 0));
         let frames = [vec![vec![]; 70], vec![b"x".to_vec()]].concat();
         let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
-        let refused = batch.seal_into(&mut vec![0; batch.room()], threads);
+        let refused = batch.seal_into(&mut vec![0; batch.max_len()], threads);
         assert!(matches!(refused, Err((70, EncryptError::UnknownKey { .. }))), "{refused:?}");
     }
 }
@@ -191,7 +191,7 @@ fn empty_frames_of_an_sframe_batch_are_sealed_and_empty_sealed_ones_are_malforme
         let encryptor = Encryptor::new(Arc::new(keyless), codec).unwrap();
         let empty = vec![vec![]; 5];
         let refused = encryptor.plan_batch(slices(&empty), threads).and_then(|batch| {
-            let mut out = vec![0; batch.room()];
+            let mut out = vec![0; batch.max_len()];
             batch.seal_into(&mut out, threads)
         });
         assert!(matches!(refused, Err((0, EncryptError::UnknownKey { .. }))), "{refused:?}");

@@ -180,7 +180,7 @@ fn change(call: &Call, ring: &KeyRing, salt: u64, number: u8) {
         0 => call.set(ring, n, salt, 0), // the same key again
         1 => call.set(ring, n, salt + 1, 0),
         2 => ring.remove(call.id(n)),
-        3 => _ = ring.derive_ahead(call.id(n)),
+        3 => _ = ring.derive_ratchet_step(call.id(n)),
         _ => {}
     }
 }
@@ -219,15 +219,15 @@ fn receive(call: &Call, salt: u64, batches: &[(Vec<Vec<u8>>, u8)], threads: Opti
         failures,
         stats: decryptor.stats(),
         keys: ring.key_ids().into_iter().map(|id| (id, ring.export(Some(id)).unwrap().to_vec())).collect(),
-        followed: ring.followed_key_id(),
-        wanted: ring.wanted_ahead(),
-        changes: ring.changes(),
+        followed: ring.ratcheted_key_id(),
+        wanted: ring.pending_ratchets(),
+        changes: ring.generation(),
     }
 }
 
 fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> Vec<Result<Vec<u8>, DecryptError>> {
     let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
-    let mut out = vec![0xaa; batch.room()];
+    let mut out = vec![0xaa; batch.max_len()];
     let results = batch.open_into(&mut out, threads);
     let mut from = 0;
     let opened = results
@@ -348,9 +348,9 @@ fn a_step_of_a_passphrase_is_asked_for_and_not_derived_as_with_single_calls() {
                 None => results.extend(sealed.iter().map(|frame| decryptor.decrypt(frame))),
                 Some(threads) => results.extend(open(&decryptor, &sealed, threads)),
             }
-            let wanted = ring.wanted_ahead();
+            let wanted = ring.pending_ratchets();
             results.push(Ok(wanted.iter().map(|id| *id as u8).collect()));
-            wanted.iter().for_each(|id| assert!(ring.derive_ahead(*id).is_ok()));
+            wanted.iter().for_each(|id| assert!(ring.derive_ratchet_step(*id).is_ok()));
         }
         (results, decryptor.stats(), decryptor.consecutive_failures())
     };
@@ -409,7 +409,7 @@ fn a_trailer_that_comes_or_goes_while_a_batch_is_planned_costs_no_other_frame() 
             let decryptor = Decryptor::new(call.receiver(salt), call.codec, None).unwrap();
             decryptor.set_injected(before).unwrap();
             let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
-            let mut out = vec![0; batch.room()];
+            let mut out = vec![0; batch.max_len()];
             decryptor.set_injected(then).unwrap();
             let results = batch.open_into(&mut out, threads);
             let opened = sealed.iter().zip(&results).filter(|(frame, _)| !frame.ends_with(TRAILER));
@@ -537,7 +537,7 @@ fn send(track: &Track, threads: Option<usize>) -> Sent {
 
 fn seal(encryptor: &Encryptor, frames: &[Vec<u8>], threads: usize) -> Result<Vec<Vec<u8>>, (usize, EncryptError)> {
     let batch = encryptor.plan_batch(frames.iter().map(Vec::as_slice).collect(), threads)?;
-    let mut out = vec![0xaa; batch.room()];
+    let mut out = vec![0xaa; batch.max_len()];
     let mut rest = &mut out[..];
     let lens = batch.seal_into(rest, threads)?;
     Ok(lens

@@ -59,11 +59,11 @@ fn seal_five(ring: &Arc<KeyRing>, way: usize) {
         1 => {
             let encryptor = encryptor(ring);
             let batch = encryptor.plan_batch(vec![b"x"; 5], 1).unwrap();
-            batch.seal_into(&mut vec![0; batch.room()], 1).unwrap();
+            batch.seal_into(&mut vec![0; batch.max_len()], 1).unwrap();
         }
         _ => {
             let data = DataCryptor::new(Arc::clone(ring), false, None).unwrap();
-            (0..5).for_each(|_| assert!(data.seal_packet(b"x", b"").is_ok()));
+            (0..5).for_each(|_| assert!(data.encrypt_packet(b"x", b"").is_ok()));
         }
     }
 }
@@ -100,7 +100,7 @@ fn a_counter_that_this_process_has_used_is_refused_and_changes_nothing() {
     ring.set_from(KID, &secret, Some(0)).unwrap();
     assert_eq!(counters(&ring, 5), [0, 1, 2, 3, 4]);
     for given in 0..5 {
-        let refused = Err(KeyError::CounterUsed { given, least: Some(5) });
+        let refused = Err(KeyError::CounterUsed { given, min: Some(5) });
         assert_eq!(ring.set_from(KID, &secret, Some(given)), refused);
         assert_eq!(self::ring().set_from(KID, &secret, Some(given)), refused);
     }
@@ -188,7 +188,7 @@ fn the_largest_counter_ends_the_key_for_every_ring() {
     assert_eq!(counters(&ring, 2), [u64::MAX - 1, u64::MAX]);
     assert_eq!(sealed(&ring, 1), Err(EncryptError::KeyExhausted { kid: KID }));
     for given in [0, u64::MAX] {
-        let refused = Err(KeyError::CounterUsed { given, least: None });
+        let refused = Err(KeyError::CounterUsed { given, min: None });
         assert_eq!(self::ring().set_from(KID, &secret, Some(given)), refused);
     }
     ring.set(KID, &secret).unwrap();

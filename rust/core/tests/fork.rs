@@ -72,14 +72,14 @@ impl Call {
     fn batch(&self, threads: usize) {
         let frames = vec![[0x78; 900].as_slice(); 600];
         let batch = self.encryptor.plan_batch(frames, threads).unwrap();
-        let mut sealed = vec![0; batch.room()];
+        let mut sealed = vec![0; batch.max_len()];
         batch.seal_into(&mut sealed, threads).unwrap();
         let mut sealed: Vec<Vec<u8>> = sealed.chunks(930).map(<[u8]>::to_vec).collect();
         sealed.iter().for_each(|sealed| self.note(sealed));
         // Some that fail: they leave something of the crypto library's in the thread that tried them.
         sealed.iter_mut().step_by(50).for_each(|sealed| sealed[900] ^= 1);
         let batch = self.decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
-        let mut opened = vec![0; batch.room()];
+        let mut opened = vec![0; batch.max_len()];
         batch.open_into(&mut opened, threads);
     }
 
@@ -87,7 +87,7 @@ impl Call {
     fn short_batches(&self) {
         for _ in 0..20 {
             let batch = self.encryptor.plan_batch(vec![b"\x78 short".as_slice(); 130], 2).unwrap();
-            batch.seal_into(&mut vec![0; batch.room()], 2).unwrap();
+            batch.seal_into(&mut vec![0; batch.max_len()], 2).unwrap();
         }
     }
 
@@ -95,13 +95,13 @@ impl Call {
         let _inside = fork::enter();
         self.ring.set(1, &Secret::key(&[8; 32]).unwrap()).unwrap();
         // Another thread may have removed it.
-        let _ = self.ring.ratchet(1).and_then(|_| self.ring.derive_ahead(1));
+        let _ = self.ring.ratchet(1).and_then(|_| self.ring.derive_ratchet_step(1));
         for len in [100, 200_000] {
             let sealed = self.encryptor.encrypt(&vec![0x78; len]).unwrap();
             self.note(&sealed);
             self.decryptor.decrypt(&sealed).unwrap();
         }
-        self.data.open_packet(&self.data.seal_packet(b"message", b"").unwrap(), b"").unwrap();
+        self.data.decrypt_packet(&self.data.encrypt_packet(b"message", b"").unwrap(), b"").unwrap();
         self.ring.remove(1);
     }
 
@@ -120,7 +120,7 @@ impl Call {
         // The tracks that were in use in the parent.
         let sealed = self.encryptor.encrypt(b"\x78 mine").unwrap();
         assert_eq!(self.decryptor.decrypt(&sealed).unwrap(), b"\x78 mine");
-        self.data.open_packet(&self.data.seal_packet(b"message", b"").unwrap(), b"").unwrap();
+        self.data.decrypt_packet(&self.data.encrypt_packet(b"message", b"").unwrap(), b"").unwrap();
         assert!(self.ring.usage(0).unwrap() > 0 && self.ring.key_ids().contains(&0));
         assert!(self.encryptor.stats().frames > 0 && self.decryptor.stats().frames > 0);
         call.note(&sealed);

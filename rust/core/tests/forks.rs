@@ -59,7 +59,7 @@ impl Way {
         let encryptor = Encryptor::new(Arc::clone(ring), Codec::Opus).unwrap();
         let cryptor = DataCryptor::new(Arc::clone(ring), false, None).unwrap();
         let frames = (0..3).map(|_| (encryptor.encrypt(b"\x78frame"), false));
-        let sealed: Vec<_> = frames.chain([(cryptor.seal_packet(b"packet", b""), true)]).collect();
+        let sealed: Vec<_> = frames.chain([(cryptor.encrypt_packet(b"packet", b""), true)]).collect();
         let refused = sealed.iter().filter(|(sealed, _)| matches!(sealed, Err(EncryptError::KeyExhausted { .. })));
         assert!([0, sealed.len()].contains(&refused.count()));
         let sealed: Vec<_> = sealed.into_iter().filter_map(|(sealed, packet)| Some((sealed.ok()?, packet))).collect();

@@ -40,15 +40,15 @@ fn a_step_of_a_passphrase_is_never_derived_where_a_frame_is_opened() {
     let ring = ring(&passphrase(), 2);
     let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
     let ahead = seal_after(2, &passphrase());
-    assert_eq!(ring.wanted_ahead(), []);
+    assert_eq!(ring.pending_ratchets(), []);
 
     assert_eq!(decryptor.decrypt(&ahead), Err(DecryptError::AuthenticationFailed { kid: 0 }));
-    assert_eq!(ring.wanted_ahead(), [0]);
-    assert!(ring.derive_ahead(0).unwrap());
+    assert_eq!(ring.pending_ratchets(), [0]);
+    assert!(ring.derive_ratchet_step(0).unwrap());
     assert_eq!(decryptor.decrypt(&ahead), Err(DecryptError::AuthenticationFailed { kid: 0 }));
-    assert!(!ring.derive_ahead(0).unwrap());
+    assert!(!ring.derive_ratchet_step(0).unwrap());
 
-    assert_eq!(ring.wanted_ahead(), []);
+    assert_eq!(ring.pending_ratchets(), []);
     assert_eq!(decryptor.decrypt(&ahead).unwrap(), b"\x78frame");
     assert_eq!(decryptor.stats().ratchets, 2);
 }
@@ -62,8 +62,8 @@ fn forged_frames_ask_for_the_window_once_and_never_again() {
     let mut derived = 0;
     for _ in 0..1000 {
         decryptor.decrypt(&forged).unwrap_err();
-        for key_id in ring.wanted_ahead() {
-            ring.derive_ahead(key_id).unwrap();
+        for key_id in ring.pending_ratchets() {
+            ring.derive_ratchet_step(key_id).unwrap();
             derived += 1;
         }
     }
@@ -75,14 +75,14 @@ fn forged_frames_ask_for_the_window_once_and_never_again() {
 #[test]
 fn steps_can_be_ready_before_a_sender_takes_them_and_go_with_their_key() {
     let ring = ring(&passphrase(), 1);
-    assert!(!ring.derive_ahead(0).unwrap());
+    assert!(!ring.derive_ratchet_step(0).unwrap());
     let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
     assert!(decryptor.decrypt(&seal_after(1, &passphrase())).is_ok());
 
     ring.set(0, &Secret::passphrase(b"another").unwrap()).unwrap();
     assert!(decryptor.decrypt(&seal_after(2, &passphrase())).is_err());
-    assert_eq!(ring.wanted_ahead(), [0]);
-    assert_eq!(ring.derive_ahead(1), Err(KeyError::NoSuchKey { key_id: 1 }));
+    assert_eq!(ring.pending_ratchets(), [0]);
+    assert_eq!(ring.derive_ratchet_step(1), Err(KeyError::NoSuchKey { key_id: 1 }));
 }
 
 #[test]
@@ -90,8 +90,8 @@ fn without_a_window_nothing_is_searched_and_nothing_derived() {
     let ring = ring(&passphrase(), 0);
     let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
     assert!(decryptor.decrypt(&seal_after(1, &passphrase())).is_err());
-    assert_eq!(ring.wanted_ahead(), []);
-    assert!(!ring.derive_ahead(0).unwrap());
+    assert_eq!(ring.pending_ratchets(), []);
+    assert!(!ring.derive_ratchet_step(0).unwrap());
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_raw_key_is_followed_at_once_and_a_step_beyond_the_window_is_not() {
         let opened = decryptor.decrypt(&seal_after(steps, &raw()));
         assert_eq!(opened.is_ok(), steps <= usize::from(window), "{window} {steps}");
         assert_eq!(decryptor.decrypt(&seal_after(0, &raw())).is_ok(), opened.is_err(), "{window} {steps}");
-        assert_eq!(ring.wanted_ahead(), []);
+        assert_eq!(ring.pending_ratchets(), []);
     }
 }
 
@@ -128,7 +128,7 @@ fn frames_are_counted_per_key_and_the_limit_is_the_end() {
 fn a_limit_is_one_that_nonces_allow_and_the_warning_comes_before_it() {
     let with = |usage_limit| KeyRing::new(&LIVEKIT, Options { usage_limit, ..Options::default() });
     for given in [0, (1 << 32) + 1] {
-        assert_eq!(with(given).err(), Some(KeyError::UsageLimit { given, most: 1 << 32 }));
+        assert_eq!(with(given).err(), Some(KeyError::UsageLimit { given, max: 1 << 32 }));
     }
     let ring = with(Options::default().usage_limit).unwrap();
     assert_eq!((ring.usage_limit(), ring.usage_warning()), (1 << 32, 23_726_566));
@@ -268,7 +268,7 @@ fn an_sframe_key_that_is_set_again_goes_on_where_its_counter_says_and_counts_on(
     (0..3).for_each(|_| assert!(encryptor.encrypt(b"x").is_ok()));
     ring.set(1, &own(2)).unwrap();
     assert_eq!(encryptor.encrypt(b"x").unwrap()[0], 0x13, "a counter from 0 would repeat");
-    let refused = KeyError::CounterUsed { given: 3, least: Some(4) };
+    let refused = KeyError::CounterUsed { given: 3, min: Some(4) };
     assert_eq!(ring.set_from(1, &own(2), Some(3)), Err(refused));
     ring.set_from(1, &own(2), Some(7)).unwrap();
     assert_eq!(ring.usage(1), Ok(4));
@@ -344,13 +344,13 @@ fn sframe_steps_are_followed_at_once_and_can_be_ready_before_they_are_needed() {
     let (sender, receiver) = (sframe(options), sframe(options));
     sender.set(0, &Secret::passphrase(b"its KDF runs once, when it is set").unwrap()).unwrap();
     receiver.set(0, &Secret::passphrase(b"its KDF runs once, when it is set").unwrap()).unwrap();
-    assert_eq!([(); 4].map(|()| receiver.derive_ahead(0)), [Ok(true), Ok(true), Ok(false), Ok(false)]);
+    assert_eq!([(); 4].map(|()| receiver.derive_ratchet_step(0)), [Ok(true), Ok(true), Ok(false), Ok(false)]);
     (0..3).for_each(|step| assert_eq!(sender.ratchet(step), Ok(step + 1)));
     let sealed = Encryptor::new(sender, Codec::Opus).unwrap().encrypt(b"x").unwrap();
     let decryptor = Decryptor::new(Arc::clone(&receiver), Codec::Opus, None).unwrap();
     assert_eq!((decryptor.decrypt(&sealed).unwrap(), decryptor.stats().ratchets), (b"x".to_vec(), 3));
-    assert_eq!((receiver.wanted_ahead(), receiver.key_ids()), (vec![], vec![0, 3]));
-    assert_eq!(receiver.derive_ahead(0), Ok(false), "a step that was passed has nothing ahead");
+    assert_eq!((receiver.pending_ratchets(), receiver.key_ids()), (vec![], vec![0, 3]));
+    assert_eq!(receiver.derive_ratchet_step(0), Ok(false), "a step that was passed has nothing ahead");
 }
 
 #[test]
@@ -377,8 +377,8 @@ fn a_frame_that_was_parsed_before_its_epoch_was_replaced_opens_no_more() {
 #[test]
 fn keys_without_a_ratchet_have_nothing_ahead() {
     for (ring, key_id) in sframe_rings(8, 8) {
-        assert_eq!((ring.derive_ahead(key_id), ring.wanted_ahead()), (Ok(false), vec![]));
-        assert_eq!(ring.derive_ahead(200), Err(KeyError::NoSuchKey { key_id: 200 }));
+        assert_eq!((ring.derive_ratchet_step(key_id), ring.pending_ratchets()), (Ok(false), vec![]));
+        assert_eq!(ring.derive_ratchet_step(200), Err(KeyError::NoSuchKey { key_id: 200 }));
     }
 }
 
@@ -483,7 +483,7 @@ fn a_trailer_may_be_set_at_any_time_and_taken_away() {
         assert_eq!(decryptor.decrypt(&[silence(), trailer.to_vec()].concat()), Ok(silence()));
     }
     let refused = decryptor.set_injected(Some(b"LK-ROCK"));
-    assert_eq!(refused, Err(KeyError::ShortTrailer { given: 7, least: 8 }));
+    assert_eq!(refused, Err(KeyError::ShortTrailer { given: 7, min: 8 }));
     let frame = [silence(), b"of a room made anew".to_vec()].concat();
     assert_eq!(decryptor.decrypt(&frame), Ok(silence()), "the one before stays");
     assert_eq!(decryptor.set_injected(None), Ok(()));
@@ -494,7 +494,7 @@ fn a_trailer_may_be_set_at_any_time_and_taken_away() {
 fn a_trailer_has_eight_bytes_and_without_one_nothing_passes() {
     let decryptor = || Decryptor::new(ring(&raw(), 0), Codec::Opus, None).unwrap();
     let refused = decryptor().with_injected(b"LK-ROCK").err();
-    assert_eq!(refused, Some(KeyError::ShortTrailer { given: 7, least: 8 }));
+    assert_eq!(refused, Some(KeyError::ShortTrailer { given: 7, min: 8 }));
     let frame = [silence(), b"LK-ROCKS".to_vec()].concat();
     assert_eq!(decryptor().decrypt(&frame), Err(DecryptError::Malformed));
 }
@@ -517,13 +517,13 @@ fn a_chain_of_fallbacks_ends_at_its_bound_and_works_up_to_there() {
         match next {
             Ok(next) => last = Arc::new(next),
             Err(error) => {
-                assert_eq!(error, KeyError::FallbackDepth { most: 16 });
+                assert_eq!(error, KeyError::FallbackDepth { max: 16 });
                 refused += 1;
             }
         }
     }
     assert_eq!(refused, 300_000 - 16);
-    assert_eq!((last.key_ids(), last.can_seal(), last.changes()), (vec![0], true, 1));
+    assert_eq!((last.key_ids(), last.can_encrypt(), last.generation()), (vec![0], true, 1));
     let sealed = Encryptor::new(Arc::clone(&last), Codec::Opus).unwrap().encrypt(b"\x78frame").unwrap();
     assert_eq!(Decryptor::new(first, Codec::Opus, None).unwrap().decrypt(&sealed).unwrap(), b"\x78frame");
 }
@@ -533,7 +533,7 @@ fn epochs_are_retained_up_to_a_bound_and_fields_of_any_size_are_taken_or_refused
     let ring = sframe(Options::default());
     let kid = MlsKid { epoch: 1, epoch_bits: 4, sender_index: 0, sender_bits: 1, context: 0 };
     for given in [256, usize::MAX - 1, usize::MAX] {
-        assert_eq!(ring.set_epoch(&own(11), &kid, given), Err(KeyError::Retain { given, most: 255 }));
+        assert_eq!(ring.set_epoch(&own(11), &kid, given), Err(KeyError::Retain { given, max: 255 }));
     }
     assert_eq!(ring.set_epoch(&own(11), &kid, 255), Ok(1));
     let edges = [0, 1, 1 << 31, 1 << 63, u64::MAX];

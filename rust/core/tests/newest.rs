@@ -123,11 +123,11 @@ fn what_a_ring_says_of_an_id_is_said_of_the_newest_and_removing_it_removes_all()
         assert_eq!(alice.export(Some(id)).unwrap().as_slice(), secrets[2]);
         assert_eq!([None, Some(id)].map(|id| alice.fingerprint(id).unwrap()), [alone.fingerprint(None).unwrap(); 2]);
         (0..3).for_each(|_| assert!(encryptor(&alice).encrypt(b"x").is_ok()));
-        assert_eq!((alice.usage(id), alice.can_seal()), (Ok(3), true));
+        assert_eq!((alice.usage(id), alice.can_encrypt()), (Ok(3), true));
         assert_eq!(encryptor(&alice).stats().key_frames, 3);
 
         alice.remove(id);
-        assert!(!alice.key_ids().contains(&id) && !alice.can_seal(), "{sequence:?}");
+        assert!(!alice.key_ids().contains(&id) && !alice.can_encrypt(), "{sequence:?}");
         assert_eq!(encryptor(&alice).encrypt(b"x"), Err(EncryptError::UnknownKey { kid: id }));
         assert!(alice.fingerprint(None).is_err() && alice.export(None).is_err() && alice.usage(id).is_err());
     }
@@ -148,12 +148,12 @@ fn a_group_made_anew_with_another_number_of_bits_seals_under_the_new_secret() {
     }
     let (frame, packet) = (
         encryptor(&alice).encrypt(b"new").unwrap(),
-        DataCryptor::new(Arc::clone(&alice), false, None).unwrap().seal_packet(b"new", b"").unwrap(),
+        DataCryptor::new(Arc::clone(&alice), false, None).unwrap().encrypt_packet(b"new", b"").unwrap(),
     );
     let data = |ring: &Arc<KeyRing>| DataCryptor::new(Arc::clone(ring), false, None).unwrap();
     assert_eq!(decryptor(&bob).decrypt(&frame).unwrap(), b"new");
-    assert_eq!(data(&bob).open_packet(&packet, b"").unwrap(), b"new");
-    assert!(decryptor(&carol).decrypt(&frame).is_err() && data(&carol).open_packet(&packet, b"").is_err());
+    assert_eq!(data(&bob).decrypt_packet(&packet, b"").unwrap(), b"new");
+    assert!(decryptor(&carol).decrypt(&frame).is_err() && data(&carol).decrypt_packet(&packet, b"").is_err());
 }
 
 #[test]

@@ -72,14 +72,14 @@ impl Receiver {
             .iter()
             .map(|(frame, packet)| {
                 usize::from(self.decryptor.decrypt(frame).is_ok())
-                    + usize::from(self.data.open_packet(packet, b"").is_ok())
+                    + usize::from(self.data.decrypt_packet(packet, b"").is_ok())
             })
             .sum()
     }
 
     fn opened_in_batches(&self, sealed: &[(Vec<u8>, Vec<u8>)]) -> usize {
         let batch = self.decryptor.plan_batch(sealed.iter().map(|(frame, _)| frame.as_slice()).collect());
-        let opened = batch.open_into(&mut vec![0; batch.room()], 1);
+        let opened = batch.open_into(&mut vec![0; batch.max_len()], 1);
         opened.iter().filter(|opened| opened.is_ok()).count()
     }
 }
@@ -88,7 +88,7 @@ impl Receiver {
 fn sealed(ring: &Arc<KeyRing>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let encryptor = Encryptor::new(Arc::clone(ring), Codec::Unknown).unwrap();
     let data = DataCryptor::new(Arc::clone(ring), false, None).unwrap();
-    (0..FRAMES).map(|_| (encryptor.encrypt(b"frame").unwrap(), data.seal_packet(b"packet", b"").unwrap())).collect()
+    (0..FRAMES).map(|_| (encryptor.encrypt(b"frame").unwrap(), data.encrypt_packet(b"packet", b"").unwrap())).collect()
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn from_senders(secret: &Secret, senders: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
             let ring = ring();
             ring.set(0, secret).unwrap();
             let frame = Encryptor::new(Arc::clone(&ring), Codec::Unknown).unwrap().encrypt(b"frame").unwrap();
-            (frame, DataCryptor::new(ring, false, None).unwrap().seal_packet(b"packet", b"").unwrap())
+            (frame, DataCryptor::new(ring, false, None).unwrap().encrypt_packet(b"packet", b"").unwrap())
         })
         .collect()
 }

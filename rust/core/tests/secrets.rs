@@ -96,7 +96,7 @@ fn no_block_is_freed_with_a_key_in_it() {
         let mut forged = sealed.clone();
         forged[3] ^= 1;
         assert!(decryptor.decrypt(&forged).is_err());
-        DataCryptor::new(Arc::clone(&ring), true, None).unwrap().seal(b"text", b"context").unwrap();
+        DataCryptor::new(Arc::clone(&ring), true, None).unwrap().encrypt(b"text", b"context").unwrap();
         let shown = format!("{ring:?} {secret:?} {:?}", ring.fingerprint(None).unwrap());
         assert!(!shown.contains(&hex::encode(&raw[..4])));
         ring.ratchet(0).unwrap();
@@ -117,7 +117,7 @@ fn no_block_is_freed_with_a_key_in_it() {
         let decryptor = Decryptor::new(Arc::clone(&behind), Codec::Opus, None).unwrap();
         for kid in 0..3 {
             assert!(decryptor.decrypt(&encryptor.encrypt(b"\x78frame").unwrap()).is_ok());
-            DataCryptor::new(Arc::clone(&ring), true, None).unwrap().seal_packet(b"text", b"context").unwrap();
+            DataCryptor::new(Arc::clone(&ring), true, None).unwrap().encrypt_packet(b"text", b"context").unwrap();
             ring.fingerprint(None).unwrap();
             assert_eq!(ring.ratchet(kid), Ok(kid + 1));
         }

@@ -126,12 +126,12 @@ impl Side {
             Do::SealBatch(count) => {
                 let frames = vec![b"frame".as_slice(); *count];
                 let batch = self.encryptor.plan_batch(frames, 1).map_err(|(_, error)| error)?;
-                let mut out = vec![0; batch.room()];
+                let mut out = vec![0; batch.max_len()];
                 let lens = batch.seal_into(&mut out, 1).map_err(|(_, error)| error)?;
                 let mut from = 0;
                 Ok(lens.iter().map(|len| (out[from..from + len].to_vec(), from += len).0).collect())
             }
-            _ => self.data.seal_packet(b"packet", b"").map(|packet| vec![packet]),
+            _ => self.data.encrypt_packet(b"packet", b"").map(|packet| vec![packet]),
         }
     }
 
@@ -139,7 +139,7 @@ impl Side {
     fn receive(&mut self, sealed: &[(bool, Vec<u8>)]) {
         for (is_packet, bytes) in sealed {
             let opened = if *is_packet {
-                self.data.open_packet(bytes, b"").is_ok()
+                self.data.decrypt_packet(bytes, b"").is_ok()
             } else {
                 self.decryptor.decrypt(bytes).is_ok()
             };
@@ -192,7 +192,8 @@ impl Witness {
                     let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Unknown, Some(0)).unwrap();
                     (decryptor, DataCryptor::new(ring, false, Some(0)).unwrap())
                 });
-                let opened = if is_packet { data.open_packet(sealed, b"") } else { decryptor.decrypt(sealed) }.is_ok();
+                let opened =
+                    if is_packet { data.decrypt_packet(sealed, b"") } else { decryptor.decrypt(sealed) }.is_ok();
                 if opened {
                     // In the trailer layout the key is the same under every id.
                     let counted = if self.profile.name == "sframe" { kid } else { 0 };
@@ -233,7 +234,7 @@ fn run(profile: &'static Profile, options: Options, steps: Vec<(usize, Do)>) {
                 match side.ring.set_from(*id, &witness.secrets[*secret][0], *counter) {
                     Ok(()) => assert!(counter.is_none_or(|given| least.is_none_or(|least| given >= least))),
                     // A batch that failed has used counters that nobody saw.
-                    Err(KeyError::CounterUsed { given, least: Some(said) }) => {
+                    Err(KeyError::CounterUsed { given, min: Some(said) }) => {
                         assert!(Some(given) == *counter && given < said && least.is_none_or(|least| said >= least));
                         continue;
                     }
@@ -296,7 +297,7 @@ fn run(profile: &'static Profile, options: Options, steps: Vec<(usize, Do)>) {
                 }
             }
         }
-        assert_eq!(sides[number].ring.can_seal(), sides[number].model.sealing().is_some());
+        assert_eq!(sides[number].ring.can_encrypt(), sides[number].model.sealing().is_some());
     }
     for side in &mut sides {
         side.receive(&sealed);

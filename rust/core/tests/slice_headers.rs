@@ -256,7 +256,7 @@ fn frames_of_a_batch_keep_their_header_too() {
         let (idr, delta) = (idr_of_x264(), h264_slice(0x41, 0, 5, 0, b"\x80 a delta frame"));
         let frames: Vec<&[u8]> = (0..600).map(|n| if n % 3 == 0 { &idr[..] } else { &delta[..] }).collect();
         let batch = encryptor.plan_batch(frames.clone(), threads).unwrap();
-        let mut out = vec![0; batch.room()];
+        let mut out = vec![0; batch.max_len()];
         let lens = batch.seal_into(&mut out, threads).unwrap();
         let (mut rest, mut ivs) = (&out[..], HashSet::new());
         for (frame, len) in frames.iter().zip(lens) {

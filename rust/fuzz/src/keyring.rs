@@ -315,9 +315,10 @@ impl<'p> World<'p> {
         check!(self, native.fingerprint(Some(id)).is_ok() == there, "key {id} has a fingerprint and is not there");
         check!(self, native.export(Some(id)).is_ok() == there, "key {id} can be exported and is not there");
         check!(self, native.key_ids().contains(&id) == there, "key {id} is among the ids or there, and not both");
-        let _ = (native.derive_ahead(id), native.wanted_ahead(), native.followed_key_id(), native.changes());
+        let _ =
+            (native.derive_ratchet_step(id), native.pending_ratchets(), native.ratcheted_key_id(), native.generation());
         let sends = self.rings[self.current(ring)].sending().is_some();
-        check!(self, native.can_seal() == sends, "can_seal is {}, and there is a sending key: {sends}", !sends);
+        check!(self, native.can_encrypt() == sends, "can_encrypt is {}, and there is a sending key: {sends}", !sends);
         assert!(!format!("{native:?}").contains("base key"));
     }
 }
@@ -351,7 +352,8 @@ fn construct(profile: &'static Profile, first: u64, second: u64) {
     };
     let Ok(ring) = KeyRing::new(profile, options) else { return };
     let ring = Arc::new(ring);
-    let _ = (ring.usage_warning(), ring.ratchet(first), ring.derive_ahead(second), ring.set_sending_key_id(first));
+    let _ =
+        (ring.usage_warning(), ring.ratchet(first), ring.derive_ratchet_step(second), ring.set_sending_key_id(first));
     // Windows of a megabyte would cost a fuzzer its speed, and are a matter of size alone.
     let window = usize::try_from(second).unwrap_or(usize::MAX);
     if !(4096..=1 << 16).contains(&window) {

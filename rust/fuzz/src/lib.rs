@@ -113,7 +113,7 @@ pub fn seal(input: &[u8]) -> Option<Vec<u8>> {
 pub fn packet(input: &[u8]) -> Option<Vec<u8>> {
     let (ring, _, bytes) = split(input)?;
     let cryptor = DataCryptor::new(ring, false, Some(0)).ok()?;
-    let packet = cryptor.seal_packet(bytes, b"").expect("there is a key");
-    assert_eq!(cryptor.open_packet(&packet, b"").as_deref(), Ok(bytes));
-    cryptor.open_packet(bytes, b"").ok()
+    let packet = cryptor.encrypt_packet(bytes, b"").expect("there is a key");
+    assert_eq!(cryptor.decrypt_packet(&packet, b"").as_deref(), Ok(bytes));
+    cryptor.decrypt_packet(bytes, b"").ok()
 }

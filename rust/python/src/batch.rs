@@ -11,7 +11,7 @@ use crate::detach_batch;
 use crate::errors::encrypt_error;
 
 /// Frames in a buffer, and where each begins and ends.
-struct Frames {
+struct BufferedFrames {
     data: PyBuffer<u8>,
     offsets: Offsets,
 }
@@ -21,7 +21,7 @@ enum Offsets {
     Narrow(PyBuffer<i32>),
 }
 
-impl Frames {
+impl BufferedFrames {
     fn new(data: &Bound<'_, PyAny>, offsets: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let wrong = |what: &str| PyTypeError::new_err(format!("{what}: pass contiguous uint8 data and int64 offsets"));
         let (data, offsets) = match offsets {
@@ -90,12 +90,12 @@ fn bytes_of(buffer: &PyBuffer<u8>) -> &[u8] {
 }
 
 /// Room for so many bytes: a new array, or the caller's.
-struct Room<'py> {
+struct OutputArray<'py> {
     array: Bound<'py, PyAny>,
     buffer: PyBuffer<u8>,
 }
 
-impl<'py> Room<'py> {
+impl<'py> OutputArray<'py> {
     fn new(py: Python<'py>, needed: usize, given: Option<Bound<'py, PyAny>>) -> PyResult<Self> {
         let array = match given {
             Some(array) => array,
@@ -120,23 +120,23 @@ impl<'py> Room<'py> {
         }
         // SAFETY: `new` saw to it that the memory is writable, contiguous and at least as long, and the exporter keeps it
         // in place. It is a new array that nobody else has, or the caller's `out`, which is the caller's to leave alone
-        // (see the stub). It overlaps no input: `new_room` refuses that.
+        // (see the stub). It overlaps no input: `output_array` refuses that.
         unsafe { std::slice::from_raw_parts_mut(self.buffer.buf_ptr().cast::<u8>(), len) }
     }
 }
 
-fn new_room<'py>(
+fn output_array<'py>(
     py: Python<'py>,
     needed: usize,
     given: Option<Bound<'py, PyAny>>,
     input: &PyBuffer<u8>,
-) -> PyResult<Room<'py>> {
-    let room = Room::new(py, needed, given)?;
-    let (ours, theirs) = (room.buffer.buf_ptr().addr(), input.buf_ptr().addr());
-    if ours < theirs + input.item_count() && theirs < ours + room.buffer.item_count() {
+) -> PyResult<OutputArray<'py>> {
+    let output = OutputArray::new(py, needed, given)?;
+    let (ours, theirs) = (output.buffer.buf_ptr().addr(), input.buf_ptr().addr());
+    if ours < theirs + input.item_count() && theirs < ours + output.buffer.item_count() {
         return Err(PyValueError::new_err("out overlaps data: give it memory of its own"));
     }
-    Ok(room)
+    Ok(output)
 }
 
 /// Offsets of pieces of these lengths, as a numpy array of int64.
@@ -175,7 +175,7 @@ pub(crate) fn encrypt<'py>(
     threads: usize,
     out: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let frames = Frames::new(data, offsets)?;
+    let frames = BufferedFrames::new(data, offsets)?;
     let failed = |(place, error)| {
         let error = encrypt_error(error);
         let _ = error.value(py).call_method1("add_note", (format!("frame {place} of the batch"),));
@@ -183,12 +183,12 @@ pub(crate) fn encrypt<'py>(
     };
     let pieces = frames.cut(py)?;
     let batch = detach_batch(py, || encryptor.plan_batch(pieces, threads)).map_err(failed)?;
-    let most = batch.room();
-    let mut room = new_room(py, most, out, &frames.data)?;
-    let place = room.bytes(most);
+    let max_len = batch.max_len();
+    let mut output = output_array(py, max_len, out, &frames.data)?;
+    let place = output.bytes(max_len);
     let lens = detach_batch(py, || batch.seal_into(place, threads)).map_err(failed)?;
     let len = lens.iter().sum();
-    Ok((head(&room.array, len)?, offsets_of(py, lens.into_iter())?))
+    Ok((head(&output.array, len)?, offsets_of(py, lens.into_iter())?))
 }
 
 pub(crate) fn decrypt<'py>(
@@ -199,16 +199,16 @@ pub(crate) fn decrypt<'py>(
     threads: usize,
     out: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let frames = Frames::new(data, offsets)?;
+    let frames = BufferedFrames::new(data, offsets)?;
     let batch = decryptor.plan_batch(frames.cut(py)?);
-    let len = batch.room();
-    let mut room = new_room(py, len, out, &frames.data)?;
-    let place = room.bytes(len);
+    let len = batch.max_len();
+    let mut output = output_array(py, len, out, &frames.data)?;
+    let place = output.bytes(len);
     let opened = detach_batch(py, || batch.open_into(place, threads));
     let lens = opened.iter().map(|frame| frame.unwrap_or_default());
     let ok: Vec<u8> = opened.iter().map(|frame| u8::from(frame.is_ok())).collect();
     let ok = array(py, PyByteArray::new(py, &ok), "bool")?;
-    Ok((head(&room.array, lens.clone().sum())?, offsets_of(py, lens)?, ok))
+    Ok((head(&output.array, lens.clone().sum())?, offsets_of(py, lens)?, ok))
 }
 
 /// The first so many bytes of an array: the same memory.

@@ -57,8 +57,8 @@ impl DataCryptor {
         self.cipher.binds_context()
     }
 
-    #[pyo3(signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
-    fn seal<'py>(
+    #[pyo3(name = "seal", signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
+    fn encrypt<'py>(
         &self,
         py: Python<'py>,
         payload: Input<'_, 'py>,
@@ -66,16 +66,18 @@ impl DataCryptor {
     ) -> PyResult<(Bound<'py, PyBytes>, u8, Bound<'py, PyBytes>)> {
         self.check_parts()?;
         let (payload, context) = (payload.as_slice(), self.context(context.as_ref())?);
-        let sealed = maybe_detach(py, payload.len(), || self.cipher.seal(payload, context)).map_err(encrypt_error)?;
+        let sealed =
+            maybe_detach(py, payload.len(), || self.cipher.encrypt(payload, context)).map_err(encrypt_error)?;
         let SealedData { iv, key_index, ciphertext } = sealed;
         Ok((PyBytes::new(py, &iv), key_index, PyBytes::new(py, &ciphertext)))
     }
 
     #[pyo3(
+        name = "open",
         signature = (iv, key_index, ciphertext, context=None),
         text_signature = "($self, iv, key_index, ciphertext, context=b'')"
     )]
-    fn open<'py>(
+    fn decrypt<'py>(
         &self,
         py: Python<'py>,
         iv: Input<'_, 'py>,
@@ -85,31 +87,31 @@ impl DataCryptor {
     ) -> PyResult<Bound<'py, PyBytes>> {
         self.check_parts()?;
         let (iv, sealed, context) = (iv.as_slice(), ciphertext.as_slice(), self.context(context.as_ref())?);
-        let payload = maybe_detach(py, sealed.len(), || self.cipher.open(iv, key_index, sealed, context));
+        let payload = maybe_detach(py, sealed.len(), || self.cipher.decrypt(iv, key_index, sealed, context));
         Ok(PyBytes::new(py, &payload.map_err(decrypt_error)?))
     }
 
-    #[pyo3(signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
-    fn seal_packet<'py>(
+    #[pyo3(name = "seal_packet", signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
+    fn encrypt_packet<'py>(
         &self,
         py: Python<'py>,
         payload: Input<'_, 'py>,
         context: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let (payload, context) = (payload.as_slice(), self.context(context.as_ref())?);
-        let packet = maybe_detach(py, payload.len(), || self.cipher.seal_packet(payload, context));
+        let packet = maybe_detach(py, payload.len(), || self.cipher.encrypt_packet(payload, context));
         Ok(PyBytes::new(py, &packet.map_err(encrypt_error)?))
     }
 
-    #[pyo3(signature = (packet, context=None), text_signature = "($self, packet, context=b'')")]
-    fn open_packet<'py>(
+    #[pyo3(name = "open_packet", signature = (packet, context=None), text_signature = "($self, packet, context=b'')")]
+    fn decrypt_packet<'py>(
         &self,
         py: Python<'py>,
         packet: Input<'_, 'py>,
         context: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let (packet, context) = (packet.as_slice(), self.context(context.as_ref())?);
-        let payload = maybe_detach(py, packet.len(), || self.cipher.open_packet(packet, context));
+        let payload = maybe_detach(py, packet.len(), || self.cipher.decrypt_packet(packet, context));
         Ok(PyBytes::new(py, &payload.map_err(decrypt_error)?))
     }
 

@@ -244,18 +244,23 @@ impl KeyRing {
         self.ring.remove(key_id);
     }
 
-    fn derive_ahead(&self, py: Python<'_>, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<bool> {
-        detach(py, || self.ring.derive_ahead(key_id)).map_err(key_error)
+    #[pyo3(name = "derive_ahead")]
+    fn derive_ratchet_step(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
+    ) -> PyResult<bool> {
+        detach(py, || self.ring.derive_ratchet_step(key_id)).map_err(key_error)
     }
 
-    #[getter]
-    fn wanted_ahead(&self) -> Vec<u64> {
-        self.ring.wanted_ahead()
+    #[getter(wanted_ahead)]
+    fn pending_ratchets(&self) -> Vec<u64> {
+        self.ring.pending_ratchets()
     }
 
-    #[getter]
-    fn followed_key_id(&self) -> Option<u64> {
-        self.ring.followed_key_id()
+    #[getter(followed_key_id)]
+    fn ratcheted_key_id(&self) -> Option<u64> {
+        self.ring.ratcheted_key_id()
     }
 
     #[pyo3(signature = (key_id=0))]
@@ -296,14 +301,14 @@ impl KeyRing {
         self.ring.export(key_id).map(|material| PyBytes::new(py, &material)).map_err(key_error)
     }
 
-    #[getter]
-    fn can_seal(&self) -> bool {
-        self.ring.can_seal()
+    #[getter(can_seal)]
+    fn can_encrypt(&self) -> bool {
+        self.ring.can_encrypt()
     }
 
-    #[getter]
-    fn changes(&self) -> u64 {
-        self.ring.changes()
+    #[getter(changes)]
+    fn generation(&self) -> u64 {
+        self.ring.generation()
     }
 
     #[getter]

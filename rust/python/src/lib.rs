@@ -41,7 +41,7 @@ fn detach<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Works on a batch without the GIL. It enters by itself, and lets `os.fork` pass between stretches of its frames.
+/// Works on a batch without the GIL. It enters by itself, and lets `os.fork` pass between chunks of its frames.
 fn detach_batch<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     py.detach(work)
 }

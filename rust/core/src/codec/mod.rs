@@ -50,7 +50,7 @@ pub(crate) enum Clear {
 
 /// Not a frame of this codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotOfCodec;
+pub(crate) struct CodecMismatch;
 
 /// A frame in the form in which it is sealed.
 pub(crate) struct Prepared<'a> {
@@ -104,15 +104,15 @@ impl<'a> AccessUnit<'a> {
     ///
     /// The bytes say where the slice lies and of which standard it is, since receivers look at nothing else. What was
     /// signalled decides only where no slice can be sealed in.
-    pub(crate) fn new(frame: &'a [u8], signalled: Standard, overhead: usize) -> Result<Self, NotOfCodec> {
-        let slice = annexb::first_slice(frame, overhead).map_err(|NotAnnexB| NotOfCodec)?;
+    pub(crate) fn new(frame: &'a [u8], signalled: Standard, overhead: usize) -> Result<Self, CodecMismatch> {
+        let slice = annexb::first_slice(frame, overhead).map_err(|NotAnnexB| CodecMismatch)?;
         if let Some((frame, slice)) = slice.and_then(|slice| annexb::normalize(frame, slice)) {
             return Ok(Self::Sealable(Prepared::access_unit(frame, slice)));
         }
         if slice.is_some_and(|slice| slice.standard == signalled) {
-            return Err(NotOfCodec);
+            return Err(CodecMismatch);
         }
-        annexb::readable_units(frame, signalled).map(Self::Waiting).ok_or(NotOfCodec)
+        annexb::readable_units(frame, signalled).map(Self::Waiting).ok_or(CodecMismatch)
     }
 }
 

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::codec::annexb::{self, Standard};
 use crate::codec::{Clear, Codec};
 use crate::error::{DecryptError, KeyError};
-use crate::frame::open::{OpenPlan, Parts};
+use crate::frame::open::{FrameParts, OpenPlan};
 use crate::frame::replay::{self, ReplayWindow};
-use crate::frame::server_injected::{self, Injected, Refused};
-use crate::frame::stats::{DecryptCounters, DecryptStats, Tally};
+use crate::frame::server_injected::{self, Injected, InjectionRefused};
+use crate::frame::stats::{DecryptCounters, DecryptStats, PackedCounter};
 use crate::keyring::KeyRing;
 use crate::keyring::key::Identity;
-use crate::keyring::nonce::Unique;
-use crate::keyring::sender_bindings::{Sender, SenderBindings};
+use crate::keyring::nonce::NonceInput;
+use crate::keyring::sender_bindings::{BoundSender, SenderBindings};
 use crate::wire::envelope::Envelope;
 use crate::wire::{Wire, sframe, trailer};
 
@@ -27,9 +27,9 @@ pub struct Decryptor {
     /// Where the depacketiser hands over NAL units.
     annexb: Option<Standard>,
     injected: Injected,
-    sender: Option<Sender>,
+    sender: Option<BoundSender>,
     replay: Option<Mutex<ReplayWindow>>,
-    tally: Tally,
+    frames_and_bytes: PackedCounter,
     pub(crate) counters: DecryptCounters,
     /// Failures in a row, and the key that failed: a new key starts at none.
     failures: AtomicU32,
@@ -44,8 +44,8 @@ impl Decryptor {
     pub fn new(ring: Arc<KeyRing>, codec: Codec, replay_window: Option<usize>) -> Result<Self, KeyError> {
         let clear = ring.profile().clear(codec)?;
         let window = replay_window.unwrap_or(ring.profile().replay_window);
-        if window > replay::MOST {
-            return Err(KeyError::ReplayWindow { given: window, most: replay::MOST });
+        if window > replay::MAX_REPLAY_WINDOW {
+            return Err(KeyError::ReplayWindow { given: window, max: replay::MAX_REPLAY_WINDOW });
         }
         Ok(Self {
             ring,
@@ -54,7 +54,7 @@ impl Decryptor {
             injected: Injected::new(codec),
             sender: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
-            tally: Tally::default(),
+            frames_and_bytes: PackedCounter::default(),
             counters: DecryptCounters::default(),
             failures: AtomicU32::new(0),
             failing: AtomicU64::new(0),
@@ -73,20 +73,20 @@ impl Decryptor {
     /// Opens only what this participant sent: see [`SenderBindings`].
     ///
     /// # Errors
-    /// [`KeyError::NotOfProfile`]: the senders of this layout have no keys of their own under one base key.
+    /// [`KeyError::UnsupportedOption`]: the senders of this layout have no keys of their own under one base key.
     pub fn with_sender(mut self, bindings: Arc<SenderBindings>, participant: &str) -> Result<Self, KeyError> {
         let profile = self.ring.profile();
         if profile.wire != Wire::Sframe {
-            return Err(KeyError::NotOfProfile { option: "bindings of keys to senders", profile: profile.name });
+            return Err(KeyError::UnsupportedOption { option: "bindings of keys to senders", profile: profile.name });
         }
-        self.sender = Some(Sender::new(bindings, participant));
+        self.sender = Some(BoundSender::new(bindings, participant));
         Ok(self)
     }
 
     /// Whether a frame that opened with this key may be from the participant whose track this is.
     #[inline(always)]
     pub(crate) fn is_of_sender(&self, key: Identity) -> bool {
-        self.sender.as_ref().is_none_or(|sender| sender.has(key, &self.ring))
+        self.sender.as_ref().is_none_or(|sender| sender.owns(key, &self.ring))
     }
 
     /// Lets blank frames pass from now on that a server puts in with this trailer, or none: at any time, from any thread.
@@ -141,7 +141,7 @@ impl Decryptor {
                 self.counters.injected.add(1);
                 Ok(Some(payload))
             }
-            Some(Err(Refused)) => {
+            Some(Err(InjectionRefused)) => {
                 self.counters.injected_refused.add(1);
                 Err(DecryptError::Malformed)
             }
@@ -149,13 +149,13 @@ impl Decryptor {
     }
 
     /// Whether there may be frames that [`Self::injected`] lets pass.
-    pub(crate) fn lets_injected_pass(&self) -> bool {
-        self.injected.has_a_trailer()
+    pub(crate) fn may_be_injected(&self) -> bool {
+        self.injected.is_enabled()
     }
 
     /// Whether [`Self::injected`] decides about a frame, and not the ring.
     pub(crate) fn is_injected(&self, sealed: &[u8]) -> bool {
-        self.injected.has_trailer(sealed)
+        self.injected.ends_with_trailer(sealed)
     }
 
     /// How many injected frames have passed.
@@ -233,43 +233,43 @@ impl Decryptor {
     }
 
     #[inline(always)]
-    fn parse_trailer<'a>(&self, sealed: &'a [u8]) -> Option<Parts<'a>> {
+    fn parse_trailer<'a>(&self, sealed: &'a [u8]) -> Option<FrameParts<'a>> {
         let (clear_len, escaped) = self.clear.read(sealed);
         let (clear, tail) = sealed.split_at_checked(clear_len)?;
         let body = if escaped { annexb::unescape(tail) } else { Cow::Borrowed(tail) };
-        let trailer::Sealed { ciphertext, tag, iv, key_index } = trailer::parse(&body)?;
+        let trailer::TrailerParts { ciphertext, tag, iv, key_index } = trailer::parse(&body)?;
         let (from, to) = (ciphertext.len(), ciphertext.len() + tag.len());
-        Some(Parts {
+        Some(FrameParts {
             clear,
             aad: Cow::Borrowed(clear),
             body,
             ciphertext: 0..from,
             tag: from..to,
             kid: u64::from(key_index),
-            unique: Unique::Iv(iv.into()),
+            nonce_input: NonceInput::Iv(iv.into()),
         })
     }
 
     #[inline(always)]
-    fn parse_sframe<'a>(&self, sealed: &'a [u8], metadata: &'a [u8]) -> Option<Parts<'a>> {
+    fn parse_sframe<'a>(&self, sealed: &'a [u8], metadata: &'a [u8]) -> Option<FrameParts<'a>> {
         let body = match self.annexb {
             Some(standard) => annexb::unescape(Envelope::open(standard, sealed)?),
             None => Cow::Borrowed(sealed),
         };
-        let sframe::Sealed { header, head, tag, .. } = sframe::parse(&body, self.ring.suite().tag_len)?;
+        let sframe::SframeParts { header, head, tag, .. } = sframe::parse(&body, self.ring.suite().tag_len)?;
         let (from, to) = (head.len(), body.len() - tag.len());
         let aad = match sealed.get(..from) {
             // As it stands in the frame, which no envelope hides: nothing to join, nothing to allocate.
             Some(head) if metadata.is_empty() && self.annexb.is_none() => Cow::Borrowed(head),
             _ => Cow::Owned([head, metadata].concat()),
         };
-        Some(Parts {
+        Some(FrameParts {
             clear: &[],
             aad,
             ciphertext: from..to,
             tag: to..body.len(),
             kid: header.kid,
-            unique: Unique::Ctr(header.ctr),
+            nonce_input: NonceInput::Ctr(header.ctr),
             body,
         })
     }
@@ -282,11 +282,11 @@ impl Decryptor {
 
     /// Returns the length that a sealed frame may have at the most once it is open.
     pub(crate) fn max_opened_len(&self, sealed: &[u8]) -> usize {
-        let least_overhead = match self.ring.profile().wire {
+        let min_overhead = match self.ring.profile().wire {
             Wire::Trailer => trailer::OVERHEAD,
             Wire::Sframe => 1 + self.ring.suite().tag_len,
         };
-        sealed.len().saturating_sub(least_overhead)
+        sealed.len().saturating_sub(min_overhead)
     }
 
     /// Whether the profile has a place for metadata.
@@ -298,13 +298,13 @@ impl Decryptor {
     /// The counters so far.
     #[must_use]
     pub fn stats(&self) -> DecryptStats {
-        let (frames, bytes) = self.tally.get();
+        let (frames, bytes) = self.frames_and_bytes.get();
         DecryptStats { frames, bytes, ..self.counters.snapshot() }
     }
 
     #[inline(always)]
     pub(crate) fn count_opened(&self, frames: usize, bytes: usize) {
-        self.tally.add(frames, bytes);
+        self.frames_and_bytes.add(frames, bytes);
     }
 
     pub(crate) fn replay(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
@@ -323,14 +323,14 @@ impl Decryptor {
 
     /// A frame opened that is new.
     #[inline(always)]
-    pub(crate) fn settled_well(&self) {
+    pub(crate) fn record_success(&self) {
         self.injected.resumed();
         if self.consecutive_failures() != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn failed(&self, serial: u64) {
+    pub(crate) fn record_failure(&self, serial: u64) {
         if self.failing.swap(serial, Ordering::Relaxed) == serial {
             self.failures.fetch_add(1, Ordering::Relaxed);
         } else {

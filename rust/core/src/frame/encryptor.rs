@@ -7,13 +7,13 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::codec::annexb::Standard;
-use crate::codec::{AccessUnit, Clear, Codec, NotOfCodec, Prepared};
+use crate::codec::{AccessUnit, Clear, Codec, CodecMismatch, Prepared};
 use crate::error::{EncryptError, KeyError};
-use crate::frame::seal::{Layout, SealPlan, Straight};
-use crate::frame::stats::{EncryptCounters, EncryptStats, Tally};
+use crate::frame::seal::{FixedOverhead, Layout, SealPlan};
+use crate::frame::stats::{EncryptCounters, EncryptStats, PackedCounter};
 use crate::keyring::KeyRing;
-use crate::keyring::lookup::{Run, Sealing};
-use crate::keyring::nonce::Unique;
+use crate::keyring::lookup::{BatchKey, SealingKey};
+use crate::keyring::nonce::NonceInput;
 use crate::wire::envelope::{Envelope, is_key_frame};
 use crate::wire::sframe::Header;
 use crate::wire::{Wire, trailer};
@@ -29,7 +29,7 @@ pub struct Encryptor {
     annexb: Option<Standard>,
     /// Access units without a slice, waiting for the next frame (trailer layout, Annex B codecs only).
     held: Mutex<Vec<u8>>,
-    tally: Tally,
+    frames_and_bytes: PackedCounter,
     pub(crate) counters: EncryptCounters,
 }
 
@@ -45,7 +45,7 @@ impl Encryptor {
             clear,
             annexb: codec.annexb(),
             held: Mutex::default(),
-            tally: Tally::default(),
+            frames_and_bytes: PackedCounter::default(),
             counters: EncryptCounters::default(),
         })
     }
@@ -87,15 +87,15 @@ impl Encryptor {
             (Clear::AnnexB(signalled), _) => match self.prepare(signalled, frame) {
                 Ok(Some(prepared)) => prepared,
                 Ok(None) => return Ok(None),
-                Err(NotOfCodec) => return Err(self.refused()),
+                Err(CodecMismatch) => return Err(self.codec_mismatch()),
             },
-            _ => return Err(self.refused()),
+            _ => return Err(self.codec_mismatch()),
         };
         if wire == Wire::Trailer {
             return Ok(Some(SealPlan { encryptor: self, frame, layout: Layout::Trailer, sealing: None }));
         }
         let sealing = self.next()?;
-        let Unique::Ctr(ctr) = sealing.unique else { return Err(EncryptError::Malformed) };
+        let NonceInput::Ctr(ctr) = sealing.nonce_input else { return Err(EncryptError::Malformed) };
         let layout = Layout::Sframe {
             header: Header { kid: sealing.kid, ctr },
             metadata,
@@ -115,13 +115,17 @@ impl Encryptor {
     }
 
     #[inline(always)]
-    pub(crate) fn next(&self) -> Result<Sealing, EncryptError> {
+    pub(crate) fn next(&self) -> Result<SealingKey, EncryptError> {
         self.ring.next().inspect_err(|error| self.count(*error))
     }
 
-    /// See [`KeyRing::next_run`].
-    pub(crate) fn next_run(&self, count: usize, uniques: &mut Vec<Unique>) -> Result<Run, EncryptError> {
-        self.ring.next_run(count, uniques).inspect_err(|error| self.count(*error))
+    /// See [`KeyRing::next_batch`].
+    pub(crate) fn next_batch(
+        &self,
+        count: usize,
+        nonce_inputs: &mut Vec<NonceInput>,
+    ) -> Result<BatchKey, EncryptError> {
+        self.ring.next_batch(count, nonce_inputs).inspect_err(|error| self.count(*error))
     }
 
     #[cold]
@@ -140,29 +144,29 @@ impl Encryptor {
     #[cfg(feature = "hazmat")]
     pub fn encrypt_with_iv(&self, frame: &[u8], iv: [u8; 12]) -> Result<Vec<u8>, EncryptError> {
         let Some(mut plan) = self.plan(frame, &[])? else { return Ok(Vec::new()) };
-        plan.sealing = Some(Sealing { unique: Unique::Iv(iv.into()), ..self.next()? });
+        plan.sealing = Some(SealingKey { nonce_input: NonceInput::Iv(iv.into()), ..self.next()? });
         plan.frame.kept = None;
         plan.seal()
     }
 
     /// How its frames are sealed, where no packetiser looks into them.
-    pub(crate) fn straight(&self) -> Option<Straight> {
+    pub(crate) fn fixed_overhead(&self) -> Option<FixedOverhead> {
         match (self.annexb, self.ring.profile().wire) {
             (Some(_), _) => None,
-            (None, Wire::Trailer) => Some(Straight::Trailer(self.clear)),
-            (None, Wire::Sframe) => Some(Straight::Sframe { tag_len: self.ring.suite().tag_len }),
+            (None, Wire::Trailer) => Some(FixedOverhead::Trailer(self.clear)),
+            (None, Wire::Sframe) => Some(FixedOverhead::Sframe { tag_len: self.ring.suite().tag_len }),
         }
     }
 
     /// Counts a frame that is not one of the codec.
-    pub(crate) fn refused(&self) -> EncryptError {
+    pub(crate) fn codec_mismatch(&self) -> EncryptError {
         self.count(EncryptError::Malformed);
         EncryptError::Malformed
     }
 
     #[inline(always)]
     pub(crate) fn count_sealed(&self, frames: usize, bytes: usize) {
-        self.tally.add(frames, bytes);
+        self.frames_and_bytes.add(frames, bytes);
     }
 
     /// Whether the profile has a place for metadata.
@@ -174,7 +178,7 @@ impl Encryptor {
     /// The counters so far, and how much of the ring's sending key is used up.
     #[must_use]
     pub fn stats(&self) -> EncryptStats {
-        let (frames, bytes) = self.tally.get();
+        let (frames, bytes) = self.frames_and_bytes.get();
         let stats = EncryptStats { frames, bytes, ..self.counters.snapshot() };
         let ring = self.ring.current();
         match ring.usage(ring.sending_key_id()) {
@@ -188,7 +192,7 @@ impl Encryptor {
 
     /// Returns the access unit in the form in which it is sealed, with what was held back in front of it, or `None` if it
     /// has no slice and is held back itself.
-    fn prepare<'a>(&self, signalled: Standard, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, NotOfCodec> {
+    fn prepare<'a>(&self, signalled: Standard, frame: &'a [u8]) -> Result<Option<Prepared<'a>>, CodecMismatch> {
         let unit = AccessUnit::new(frame, signalled, trailer::OVERHEAD)?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match unit {
@@ -197,13 +201,13 @@ impl Encryptor {
                 let whole = [mem::take(&mut *held).as_slice(), frame].concat();
                 match AccessUnit::new(&whole, signalled, trailer::OVERHEAD)? {
                     AccessUnit::Sealable(prepared) => Ok(Some(prepared.into_owned())),
-                    AccessUnit::Waiting(_) => Err(NotOfCodec),
+                    AccessUnit::Waiting(_) => Err(CodecMismatch),
                 }
             }
             AccessUnit::Waiting(units) => {
                 if held.len() + units.len() > MAX_HELD {
                     held.clear();
-                    return Err(NotOfCodec);
+                    return Err(CodecMismatch);
                 }
                 held.extend_from_slice(&units);
                 self.counters.held.add(1);

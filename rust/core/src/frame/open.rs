@@ -7,11 +7,11 @@ use crate::codec::copy_clear;
 use crate::error::DecryptError;
 use crate::frame::decryptor::Decryptor;
 use crate::keyring::key::{Identity, Key};
-use crate::keyring::lookup::{AtHand, Found, Named, Opened, SHORT};
-use crate::keyring::nonce::Unique;
+use crate::keyring::lookup::{Candidate, LOCKED_AEAD_MAX, NamedKey, Opened, ReadyKeys};
+use crate::keyring::nonce::NonceInput;
 
 /// Where the parts of a frame lie, before any key is looked at.
-pub(crate) struct Parts<'a> {
+pub(crate) struct FrameParts<'a> {
     /// What stands in front of the opened frame as it is.
     pub(crate) clear: &'a [u8],
     pub(crate) aad: Cow<'a, [u8]>,
@@ -20,26 +20,26 @@ pub(crate) struct Parts<'a> {
     pub(crate) ciphertext: Range<usize>,
     pub(crate) tag: Range<usize>,
     pub(crate) kid: u64,
-    pub(crate) unique: Unique,
+    pub(crate) nonce_input: NonceInput,
 }
 
 /// A parsed frame.
 pub struct OpenPlan<'a> {
     pub(crate) decryptor: &'a Decryptor,
-    pub(crate) parts: Parts<'a>,
+    pub(crate) parts: FrameParts<'a>,
 }
 
 /// The outcome of one key on a frame whose turn has not come. Nothing is marked, counted or ratcheted by it.
 pub(crate) struct Attempt {
-    /// Of the key, as in [`Found`].
+    /// Of the key, as in [`Candidate`].
     serial: u64,
     opened: bool,
 }
 
 /// The outcome of a frame that is neither marked nor counted yet.
-struct Unsettled {
+struct Pending {
     opened: Result<Opened, DecryptError>,
-    /// Of the key that was tried, as in [`Found`].
+    /// Of the key that was tried, as in [`Candidate`].
     serial: u64,
 }
 
@@ -57,7 +57,7 @@ impl OpenPlan<'_> {
     /// [`DecryptError`].
     #[inline(always)]
     pub fn open_into(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        if out.len() < SHORT && self.open_with(&self.decryptor.ring.at_hand(), out) {
+        if out.len() < LOCKED_AEAD_MAX && self.open_with(&self.decryptor.ring.ready_keys(), out) {
             self.decryptor.count_opened(1, out.len());
             return Ok(());
         }
@@ -67,7 +67,7 @@ impl OpenPlan<'_> {
     /// Opens with the key that the frame names, if that is at hand and opens it, and the frame is new: the caller counts it.
     /// False: nothing has happened, and [`Self::open_long`] finds out what there is to say.
     #[inline(always)]
-    pub(crate) fn open_with(&self, keys: &AtHand<'_>, out: &mut [u8]) -> bool {
+    pub(crate) fn open_with(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
         let Some(key) = keys.find(self.parts.kid) else { return false };
         let identity = key.identity;
         let opened = !self.is_replayed(identity)
@@ -75,7 +75,7 @@ impl OpenPlan<'_> {
             && self.decryptor.is_of_sender(identity)
             && self.mark(identity);
         if opened {
-            self.decryptor.settled_well();
+            self.decryptor.record_success();
         }
         opened
     }
@@ -92,70 +92,70 @@ impl OpenPlan<'_> {
     /// Opens as [`Self::open_long`] does; the caller counts a frame that opens. The key with the serial `failed` is not
     /// tried again.
     fn open_uncounted(&self, failed: Option<u64>, out: &mut [u8]) -> Result<(), DecryptError> {
-        let unsettled = self.find().map(|found| {
+        let pending = self.find().map(|candidate| {
             let replayed = DecryptError::Replayed { kid: self.parts.kid };
             // A frame that was seen opens nothing, and takes no ratchet step. Anybody can claim the nonce of another frame, so
             // it counts as seen only if it authenticates.
-            let is_claimed = self.is_replayed(found.key.identity);
-            if is_claimed && self.opens(&found.key, out) {
-                return Unsettled::refused(replayed, &found);
+            let is_claimed = self.is_replayed(candidate.key.identity);
+            if is_claimed && self.opens(&candidate.key, out) {
+                return Pending::refused(replayed, &candidate);
             }
-            let (has_failed, mut is_seen) = (is_claimed || failed == Some(found.serial), false);
-            let unsettled = self.open_found(&found, |key| {
-                let is_first = key.serial == found.key.serial;
+            let (has_failed, mut is_seen) = (is_claimed || failed == Some(candidate.serial), false);
+            let pending = self.open_candidate(&candidate, |key| {
+                let is_first = key.serial == candidate.key.serial;
                 if is_seen || is_first && has_failed || !self.opens(key, out) {
                     return false;
                 }
                 is_seen = !is_first && self.is_replayed(key.identity);
                 !is_seen
             });
-            if is_seen { Unsettled::refused(replayed, &found) } else { unsettled }
+            if is_seen { Pending::refused(replayed, &candidate) } else { pending }
         });
-        self.settle(unsettled).inspect_err(|_| out.fill(0))
+        self.commit(pending).inspect_err(|_| out.fill(0))
     }
 
-    fn find(&self) -> Result<Found, DecryptError> {
+    fn find(&self) -> Result<Candidate, DecryptError> {
         self.decryptor.ring.find(self.parts.kid)
     }
 
-    fn open_found(&self, found: &Found, opens: impl FnMut(&Key) -> bool) -> Unsettled {
+    fn open_candidate(&self, candidate: &Candidate, opens: impl FnMut(&Key) -> bool) -> Pending {
         let kid = self.parts.kid;
-        match self.decryptor.ring.open(kid, found, opens) {
-            Some(opened) => Unsettled { opened: Ok(opened), serial: found.serial },
-            None => Unsettled::refused(DecryptError::AuthenticationFailed { kid }, found),
+        match self.decryptor.ring.open(kid, candidate, opens) {
+            Some(opened) => Pending { opened: Ok(opened), serial: candidate.serial },
+            None => Pending::refused(DecryptError::AuthenticationFailed { kid }, candidate),
         }
     }
 
     #[inline(always)]
     fn is_replayed(&self, key: Identity) -> bool {
-        self.decryptor.replay().is_some_and(|window| window.has(key, self.parts.unique))
+        self.decryptor.replay().is_some_and(|window| window.contains(key, self.parts.nonce_input))
     }
 
     /// Marks an authentic frame. False: another thread was first with the same one.
     #[inline(always)]
     fn mark(&self, key: Identity) -> bool {
-        self.decryptor.replay().is_none_or(|mut window| window.mark(key, self.parts.unique))
+        self.decryptor.replay().is_none_or(|mut window| window.mark(key, self.parts.nonce_input))
     }
 
     /// Writes the frame, if `key` opens it; what is in `out` otherwise is nobody's.
     #[inline(always)]
     fn opens(&self, key: &Key, out: &mut [u8]) -> bool {
-        let Parts { clear, aad, body, ciphertext, tag, unique, .. } = &self.parts;
+        let FrameParts { clear, aad, body, ciphertext, tag, nonce_input, .. } = &self.parts;
         let (Some(ciphertext), Some(tag)) = (body.get(ciphertext.clone()), body.get(tag.clone())) else {
             return false;
         };
         let Some((clear_place, plaintext)) = out.split_at_mut_checked(clear.len()) else { return false };
         copy_clear(clear_place, clear);
-        key.aead.open(key.nonce(*unique), aad, ciphertext, tag, plaintext).is_ok()
+        key.aead.open(key.nonce(*nonce_input), aad, ciphertext, tag, plaintext).is_ok()
     }
 
     /// Marks an opened frame as seen, or counts why there is none. The caller counts frames that opened. The frames of a
     /// track are settled in order.
-    fn settle(&self, unsettled: Result<Unsettled, DecryptError>) -> Result<(), DecryptError> {
+    fn commit(&self, pending: Result<Pending, DecryptError>) -> Result<(), DecryptError> {
         let (decryptor, kid) = (self.decryptor, self.parts.kid);
-        let result = match unsettled {
+        let result = match pending {
             Err(error) => Err(error),
-            Ok(Unsettled { opened: Ok(opened), .. }) => {
+            Ok(Pending { opened: Ok(opened), .. }) => {
                 if opened.steps > 0 {
                     decryptor.counters.ratchets.add(opened.steps);
                 }
@@ -165,43 +165,43 @@ impl OpenPlan<'_> {
                     true => Err(DecryptError::Replayed { kid }),
                 }
             }
-            Ok(Unsettled { opened: Err(error), serial }) => {
+            Ok(Pending { opened: Err(error), serial }) => {
                 if !matches!(error, DecryptError::Replayed { .. }) {
-                    decryptor.failed(serial);
+                    decryptor.record_failure(serial);
                 }
                 Err(error)
             }
         };
         match result {
-            Ok(()) => decryptor.settled_well(),
+            Ok(()) => decryptor.record_success(),
             Err(error) => decryptor.count(error),
         }
         result
     }
 }
 
-impl Unsettled {
-    fn refused(error: DecryptError, found: &Found) -> Self {
-        Self { opened: Err(error), serial: found.serial }
+impl Pending {
+    fn refused(error: DecryptError, candidate: &Candidate) -> Self {
+        Self { opened: Err(error), serial: candidate.serial }
     }
 }
 
 impl<'a> OpenPlan<'a> {
     /// Tries the frame ahead of its turn, with the key that it names now. Returns None if that key is still to be derived.
-    pub(crate) fn attempt(&self, keys: &AtHand<'_>, out: &mut [u8]) -> Option<Attempt> {
-        let Named { key, serial, .. } = keys.named(self.parts.kid)?;
+    pub(crate) fn attempt(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> Option<Attempt> {
+        let NamedKey { key, serial, .. } = keys.named(self.parts.kid)?;
         Some(Attempt { serial, opened: self.opens(key?, out) })
     }
 
     /// Tries the frame ahead of its turn without a lock, with a key that may have to be derived. `met` keeps the key for
     /// the next frame of the same sender.
-    pub(crate) fn attempt_long(&self, met: &mut Option<(u64, Found)>, out: &mut [u8]) -> Option<Attempt> {
+    pub(crate) fn attempt_long(&self, cached: &mut Option<(u64, Candidate)>, out: &mut [u8]) -> Option<Attempt> {
         let kid = self.parts.kid;
-        if met.as_ref().is_none_or(|(known, _)| *known != kid) {
-            *met = self.find().ok().map(|found| (kid, found));
+        if cached.as_ref().is_none_or(|(known, _)| *known != kid) {
+            *cached = self.find().ok().map(|candidate| (kid, candidate));
         }
-        let (_, found) = met.as_ref()?;
-        Some(Attempt { serial: found.serial, opened: self.opens(&found.key, out) })
+        let (_, candidate) = cached.as_ref()?;
+        Some(Attempt { serial: candidate.serial, opened: self.opens(&candidate.key, out) })
     }
 
     /// Opens the frame in its turn, as a single call does. An `attempt` counts if the frame names the same key now as it did
@@ -209,27 +209,27 @@ impl<'a> OpenPlan<'a> {
     pub(crate) fn finish(
         &self,
         attempt: Option<Attempt>,
-        keys: &mut Option<AtHand<'a>>,
+        keys: &mut Option<ReadyKeys<'a>>,
         out: &mut [u8],
     ) -> Result<(), DecryptError> {
         let (ring, kid) = (&self.decryptor.ring, self.parts.kid);
-        let named = keys.get_or_insert_with(|| ring.at_hand()).named(kid);
-        let unsettled = match (&attempt, named) {
-            (Some(attempt), Some(Named { key: Some(key), serial, is_alone })) if attempt.serial == serial => {
+        let named = keys.get_or_insert_with(|| ring.ready_keys()).named(kid);
+        let pending = match (&attempt, named) {
+            (Some(attempt), Some(NamedKey { key: Some(key), serial, is_alone })) if attempt.serial == serial => {
                 let identity = key.identity;
                 match attempt.opened {
-                    true => Some(Unsettled { opened: Ok(Opened { identity, steps: 0 }), serial }),
-                    false if is_alone && !ring.searches() => {
+                    true => Some(Pending { opened: Ok(Opened { identity, steps: 0 }), serial }),
+                    false if is_alone && !ring.can_search() => {
                         let error = DecryptError::AuthenticationFailed { kid };
-                        Some(Unsettled { opened: Err(error), serial })
+                        Some(Pending { opened: Err(error), serial })
                     }
                     false => None,
                 }
             }
             _ => None,
         };
-        match unsettled {
-            Some(unsettled) => self.settle(Ok(unsettled)).inspect_err(|_| out.fill(0)),
+        match pending {
+            Some(pending) => self.commit(Ok(pending)).inspect_err(|_| out.fill(0)),
             None => {
                 *keys = None;
                 self.open_uncounted(attempt.filter(|attempt| !attempt.opened).map(|attempt| attempt.serial), out)
@@ -266,9 +266,9 @@ mod tests {
         set(9);
         let before = encryptor.encrypt(b"before").unwrap();
         let plan = decryptor.plan(&before, &[]).unwrap().unwrap();
-        let found = plan.find().unwrap();
+        let candidate = plan.find().unwrap();
         set(10);
-        assert!(plan.open_found(&found, |key| plan.opens(key, &mut [0; 6])).opened.is_ok());
+        assert!(plan.open_candidate(&candidate, |key| plan.opens(key, &mut [0; 6])).opened.is_ok());
         assert_eq!(decryptor.decrypt(&encryptor.encrypt(b"after").unwrap()).unwrap(), b"after");
     }
 }

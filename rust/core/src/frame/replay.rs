@@ -6,10 +6,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::keyring::key::Identity;
-use crate::keyring::nonce::{Nonce, Unique};
+use crate::keyring::nonce::{Nonce, NonceInput};
 
 /// The largest window: 64 Ki frames cost about 6 MiB.
-pub(crate) const MOST: usize = 1 << 16;
+pub(crate) const MAX_REPLAY_WINDOW: usize = 1 << 16;
 
 /// Keys whose counters have a window at once. The one whose last frame is the oldest gives its window up and keeps its
 /// highest counter.
@@ -35,21 +35,21 @@ impl ReplayWindow {
     }
 
     /// Whether a frame was opened, or is so old or under so new a key that nobody can tell.
-    pub(crate) fn has(&self, key: Identity, unique: Unique) -> bool {
-        match unique {
-            Unique::Iv(iv) => self.ivs.seen.contains(&(key, iv)),
-            Unique::Ctr(ctr) => match self.counters.iter().find(|(known, _)| *known == key) {
-                Some((_, counters)) => counters.has(ctr),
+    pub(crate) fn contains(&self, key: Identity, nonce_input: NonceInput) -> bool {
+        match nonce_input {
+            NonceInput::Iv(iv) => self.ivs.seen.contains(&(key, iv)),
+            NonceInput::Ctr(ctr) => match self.counters.iter().find(|(known, _)| *known == key) {
+                Some((_, counters)) => counters.contains(ctr),
                 None => self.is_below_highest(key, ctr),
             },
         }
     }
 
     /// Marks an authentic frame. False: [`Self::has`] has become true, because another thread was first.
-    pub(crate) fn mark(&mut self, key: Identity, unique: Unique) -> bool {
-        let ctr = match unique {
-            Unique::Iv(iv) => return self.ivs.mark((key, iv), self.size),
-            Unique::Ctr(ctr) => ctr,
+    pub(crate) fn mark(&mut self, key: Identity, nonce_input: NonceInput) -> bool {
+        let ctr = match nonce_input {
+            NonceInput::Iv(iv) => return self.ivs.mark((key, iv), self.size),
+            NonceInput::Ctr(ctr) => ctr,
         };
         self.marked += 1;
         if let Some((_, counters)) = self.counters.iter_mut().find(|(known, _)| *known == key) {
@@ -137,7 +137,7 @@ impl SeenCounters {
         self.top.saturating_sub(1) as u64
     }
 
-    fn has(&self, ctr: u64) -> bool {
+    fn contains(&self, ctr: u64) -> bool {
         let ctr128 = u128::from(ctr);
         if ctr128 >= self.top {
             return false;
@@ -147,7 +147,7 @@ impl SeenCounters {
 
     fn mark(&mut self, ctr: u64, marked: u64) -> bool {
         self.last = marked;
-        if self.has(ctr) {
+        if self.contains(ctr) {
             return false;
         }
         let ctr128 = u128::from(ctr);
@@ -195,22 +195,22 @@ mod tests {
     fn a_marked_frame_is_known_until_the_window_has_moved_on() {
         let mut window = ReplayWindow::new(3);
         for n in 0..3 {
-            assert!(window.mark(key(0), Unique::Iv([n; 12].into())));
+            assert!(window.mark(key(0), NonceInput::Iv([n; 12].into())));
         }
-        assert!(window.has(key(0), Unique::Iv([0; 12].into())));
-        assert!(!window.mark(key(0), Unique::Iv([0; 12].into())));
-        assert!(window.mark(key(0), Unique::Iv([3; 12].into())));
-        assert!(!window.has(key(0), Unique::Iv([0; 12].into())));
-        assert!(window.has(key(0), Unique::Iv([1; 12].into())));
+        assert!(window.contains(key(0), NonceInput::Iv([0; 12].into())));
+        assert!(!window.mark(key(0), NonceInput::Iv([0; 12].into())));
+        assert!(window.mark(key(0), NonceInput::Iv([3; 12].into())));
+        assert!(!window.contains(key(0), NonceInput::Iv([0; 12].into())));
+        assert!(window.contains(key(0), NonceInput::Iv([1; 12].into())));
     }
 
     #[test]
     fn the_same_nonce_under_another_key_is_another_frame() {
-        for unique in [Unique::Iv([9; 12].into()), Unique::Ctr(9)] {
+        for nonce_input in [NonceInput::Iv([9; 12].into()), NonceInput::Ctr(9)] {
             let mut window = ReplayWindow::new(3);
-            assert!(window.mark(key(0), unique));
-            assert!(!window.has(key(1), unique));
-            assert!(window.mark(key(1), unique));
+            assert!(window.mark(key(0), nonce_input));
+            assert!(!window.contains(key(1), nonce_input));
+            assert!(window.mark(key(1), nonce_input));
         }
     }
 
@@ -218,52 +218,61 @@ mod tests {
     fn counters_may_come_in_any_order_inside_the_window_and_once() {
         let mut window = ReplayWindow::new(100);
         for ctr in [5, 3, 104, 90, 6] {
-            assert!(window.mark(key(0), Unique::Ctr(ctr)), "{ctr}");
-            assert!(!window.mark(key(0), Unique::Ctr(ctr)), "{ctr}");
+            assert!(window.mark(key(0), NonceInput::Ctr(ctr)), "{ctr}");
+            assert!(!window.mark(key(0), NonceInput::Ctr(ctr)), "{ctr}");
         }
         // The window now holds 5 to 104.
-        assert!(window.has(key(0), Unique::Ctr(4)));
-        assert!(window.has(key(0), Unique::Ctr(5)));
-        assert!(!window.has(key(0), Unique::Ctr(7)));
+        assert!(window.contains(key(0), NonceInput::Ctr(4)));
+        assert!(window.contains(key(0), NonceInput::Ctr(5)));
+        assert!(!window.contains(key(0), NonceInput::Ctr(7)));
     }
 
     #[test]
     fn a_jump_leaves_nothing_of_the_last_turn() {
         let mut window = ReplayWindow::new(64);
-        assert!((0..64).all(|ctr| window.mark(key(0), Unique::Ctr(ctr))));
-        assert!(window.mark(key(0), Unique::Ctr(100)));
-        assert!((64..100).all(|ctr| !window.has(key(0), Unique::Ctr(ctr))));
-        assert!(window.has(key(0), Unique::Ctr(36)));
-        assert!(window.has(key(0), Unique::Ctr(37)));
-        assert!(window.mark(key(0), Unique::Ctr(u64::MAX)));
-        assert!(window.has(key(0), Unique::Ctr(u64::MAX)) && !window.has(key(0), Unique::Ctr(u64::MAX - 1)));
+        assert!((0..64).all(|ctr| window.mark(key(0), NonceInput::Ctr(ctr))));
+        assert!(window.mark(key(0), NonceInput::Ctr(100)));
+        assert!((64..100).all(|ctr| !window.contains(key(0), NonceInput::Ctr(ctr))));
+        assert!(window.contains(key(0), NonceInput::Ctr(36)));
+        assert!(window.contains(key(0), NonceInput::Ctr(37)));
+        assert!(window.mark(key(0), NonceInput::Ctr(u64::MAX)));
+        assert!(
+            window.contains(key(0), NonceInput::Ctr(u64::MAX))
+                && !window.contains(key(0), NonceInput::Ctr(u64::MAX - 1))
+        );
     }
 
     #[test]
     fn a_key_that_loses_its_window_keeps_its_highest_counter_and_goes_on_above_it() {
         let mut window = ReplayWindow::new(100);
-        assert!(window.mark(key(0), Unique::Ctr(90)) && window.mark(key(0), Unique::Ctr(70)));
+        assert!(window.mark(key(0), NonceInput::Ctr(90)) && window.mark(key(0), NonceInput::Ctr(70)));
         for number in 1..=MAX_WINDOWS {
-            assert!(window.mark(key(number), Unique::Ctr(u64::MAX)));
+            assert!(window.mark(key(number), NonceInput::Ctr(u64::MAX)));
         }
         assert_eq!((window.counters.len(), window.highest.len()), (MAX_WINDOWS, 1));
-        assert!((0..=90).all(|ctr| window.has(key(0), Unique::Ctr(ctr)) && !window.mark(key(0), Unique::Ctr(ctr))));
+        assert!(
+            (0..=90)
+                .all(|ctr| window.contains(key(0), NonceInput::Ctr(ctr)) && !window.mark(key(0), NonceInput::Ctr(ctr)))
+        );
         for ctr in [120, 95, 91] {
-            assert!(window.mark(key(0), Unique::Ctr(ctr)) && !window.mark(key(0), Unique::Ctr(ctr)), "{ctr}");
+            assert!(window.mark(key(0), NonceInput::Ctr(ctr)) && !window.mark(key(0), NonceInput::Ctr(ctr)), "{ctr}");
         }
-        assert!((0..=90).all(|ctr| window.has(key(0), Unique::Ctr(ctr))), "its window holds 21 to 120");
-        assert!(window.has(key(1), Unique::Ctr(u64::MAX)), "the key whose last frame is the oldest went");
+        assert!((0..=90).all(|ctr| window.contains(key(0), NonceInput::Ctr(ctr))), "its window holds 21 to 120");
+        assert!(window.contains(key(1), NonceInput::Ctr(u64::MAX)), "the key whose last frame is the oldest went");
         assert_eq!((window.counters.len(), window.highest.len()), (MAX_WINDOWS, 1));
     }
 
     #[test]
     fn the_keys_remembered_are_bounded_and_a_further_one_is_refused() {
         let mut window = ReplayWindow::new(8);
-        assert!((0..MAX_KEYS).all(|number| window.mark(key(number), Unique::Ctr(1))));
+        assert!((0..MAX_KEYS).all(|number| window.mark(key(number), NonceInput::Ctr(1))));
         let further = key(MAX_KEYS);
-        assert!(window.has(further, Unique::Ctr(1)) && !window.mark(further, Unique::Ctr(1)));
+        assert!(window.contains(further, NonceInput::Ctr(1)) && !window.mark(further, NonceInput::Ctr(1)));
         assert_eq!((window.counters.len(), window.highest.len()), (MAX_WINDOWS, MAX_KEYS - MAX_WINDOWS));
-        assert!((0..MAX_KEYS).all(|number| window.has(key(number), Unique::Ctr(1))));
-        assert!(window.mark(key(0), Unique::Ctr(2)) && !window.mark(further, Unique::Ctr(9)), "who is known goes on");
+        assert!((0..MAX_KEYS).all(|number| window.contains(key(number), NonceInput::Ctr(1))));
+        assert!(
+            window.mark(key(0), NonceInput::Ctr(2)) && !window.mark(further, NonceInput::Ctr(9)),
+            "who is known goes on"
+        );
     }
 }

@@ -7,8 +7,8 @@ use crate::codec::{Clear, Prepared, copy_clear};
 use crate::error::EncryptError;
 use crate::frame::encryptor::Encryptor;
 use crate::keyring::key::Key;
-use crate::keyring::lookup::{SHORT, Sealing};
-use crate::keyring::nonce::Unique;
+use crate::keyring::lookup::{LOCKED_AEAD_MAX, SealingKey};
+use crate::keyring::nonce::NonceInput;
 use crate::suite::NONCE_LEN;
 use crate::wire::envelope::Envelope;
 use crate::wire::sframe::{self, Header};
@@ -17,7 +17,7 @@ use crate::wire::trailer;
 /// How frames are sealed that no packetiser takes apart: without envelope and escapes, so that their lengths are known
 /// before. Small, since it stays in registers over a whole batch.
 #[derive(Clone, Copy)]
-pub(crate) enum Straight {
+pub(crate) enum FixedOverhead {
     Trailer(Clear),
     Sframe { tag_len: usize },
 }
@@ -28,7 +28,7 @@ pub(crate) enum Straight {
 const MAX_DRAWS: usize = 128;
 
 /// The longest clear header that receivers up to libwebrtc m144 can represent.
-const LONGEST_SAFE_HEADER: usize = 255;
+const MAX_SAFE_HEADER_LEN: usize = 255;
 
 /// A frame about to be sealed. Dropping it wastes a nonce at the most.
 pub struct SealPlan<'a> {
@@ -36,7 +36,7 @@ pub struct SealPlan<'a> {
     pub(crate) frame: Prepared<'a>,
     pub(crate) layout: Layout<'a>,
     /// The key, and the nonce that is this frame's alone; none where they are taken when it is sealed.
-    pub(crate) sealing: Option<Sealing>,
+    pub(crate) sealing: Option<SealingKey>,
 }
 
 pub(crate) enum Layout<'a> {
@@ -44,7 +44,7 @@ pub(crate) enum Layout<'a> {
     Sframe { header: Header, metadata: &'a [u8], envelope: Option<Envelope> },
 }
 
-impl Straight {
+impl FixedOverhead {
     /// Whether a frame is one of the codec.
     #[inline(always)]
     pub(crate) fn fits(self, frame: &[u8]) -> bool {
@@ -62,27 +62,31 @@ impl Straight {
 
     /// What sealing adds to a frame.
     #[inline(always)]
-    pub(crate) fn overhead(self, kid: u64, unique: Unique) -> usize {
-        match (self, unique) {
-            (Self::Sframe { tag_len }, Unique::Ctr(ctr)) => Header { kid, ctr }.len() + tag_len,
+    pub(crate) fn overhead(self, kid: u64, nonce_input: NonceInput) -> usize {
+        match (self, nonce_input) {
+            (Self::Sframe { tag_len }, NonceInput::Ctr(ctr)) => Header { kid, ctr }.len() + tag_len,
             _ => trailer::OVERHEAD,
         }
     }
 
     /// What sealing adds to a frame at the most.
-    pub(crate) fn most_overhead(self) -> usize {
+    pub(crate) fn max_overhead(self) -> usize {
         match self {
             Self::Trailer(_) => trailer::OVERHEAD,
-            Self::Sframe { tag_len } => sframe::MOST_LEN + tag_len,
+            Self::Sframe { tag_len } => sframe::MAX_LEN + tag_len,
         }
     }
 
     /// Seals a frame that [fits](Self::fits) into `out`, which is longer by the [overhead](Self::overhead). None: it is not.
     #[inline(always)]
-    pub(crate) fn seal(self, key: &Key, kid: u64, unique: Unique, frame: &[u8], out: &mut [u8]) -> Option<()> {
-        match (self, unique) {
-            (Self::Trailer(clear), Unique::Iv(iv)) => trailer(key, kid, iv.bytes(), clear.first(frame)?, frame, out),
-            (Self::Sframe { tag_len }, Unique::Ctr(ctr)) => sframe(key, Header { kid, ctr }, &[], tag_len, frame, out),
+    pub(crate) fn seal(self, key: &Key, kid: u64, nonce_input: NonceInput, frame: &[u8], out: &mut [u8]) -> Option<()> {
+        match (self, nonce_input) {
+            (Self::Trailer(clear), NonceInput::Iv(iv)) => {
+                trailer(key, kid, iv.bytes(), clear.first(frame)?, frame, out)
+            }
+            (Self::Sframe { tag_len }, NonceInput::Ctr(ctr)) => {
+                sframe(key, Header { kid, ctr }, &[], tag_len, frame, out)
+            }
             _ => None,
         }
     }
@@ -101,9 +105,9 @@ fn trailer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear_len: usize, frame: &[
 /// Writes an SFrame. None: `out` has another length.
 #[inline(always)]
 fn sframe(key: &Key, header: Header, metadata: &[u8], tag_len: usize, frame: &[u8], out: &mut [u8]) -> Option<()> {
-    let sframe::Places { head, ciphertext, tag } = sframe::write(out, header, tag_len)?;
+    let sframe::SframePlaces { head, ciphertext, tag } = sframe::write(out, header, tag_len)?;
     let aad = if metadata.is_empty() { Cow::Borrowed(head) } else { Cow::Owned([head, metadata].concat()) };
-    key.aead.seal(key.nonce(Unique::Ctr(header.ctr)), &aad, frame, ciphertext, tag).ok()
+    key.aead.seal(key.nonce(NonceInput::Ctr(header.ctr)), &aad, frame, ciphertext, tag).ok()
 }
 
 impl SealPlan<'_> {
@@ -155,8 +159,8 @@ impl SealPlan<'_> {
             return Err(EncryptError::Malformed);
         }
         match &self.sealing {
-            Some(Sealing { key, kid, unique }) => {
-                self.seal_with(key, *kid, *unique, out).ok_or(EncryptError::Malformed)?;
+            Some(SealingKey { key, kid, nonce_input }) => {
+                self.seal_with(key, *kid, *nonce_input, out).ok_or(EncryptError::Malformed)?;
             }
             None => self.seal_fresh(out).inspect_err(|error| self.encryptor.count(*error))?,
         }
@@ -164,7 +168,7 @@ impl SealPlan<'_> {
             self.redraw(out)?;
         }
         let counters = &self.encryptor.counters;
-        if self.frame.escaped && self.frame.clear_len > LONGEST_SAFE_HEADER {
+        if self.frame.escaped && self.frame.clear_len > MAX_SAFE_HEADER_LEN {
             counters.long_headers.add(1);
         }
         self.encryptor.count_sealed(1, self.frame.frame.len());
@@ -175,11 +179,11 @@ impl SealPlan<'_> {
     #[inline(always)]
     fn seal_fresh(&self, out: &mut [u8]) -> Result<(), EncryptError> {
         let ring = &self.encryptor.ring;
-        let sealed = if self.frame.frame.len() < SHORT {
-            ring.next_within(|key, kid, unique| self.seal_with(key, kid, unique, out))?
+        let sealed = if self.frame.frame.len() < LOCKED_AEAD_MAX {
+            ring.next_within(|key, kid, nonce_input| self.seal_with(key, kid, nonce_input, out))?
         } else {
-            let Sealing { key, kid, unique } = ring.next()?;
-            self.seal_with(&key, kid, unique, out)
+            let SealingKey { key, kid, nonce_input } = ring.next()?;
+            self.seal_with(&key, kid, nonce_input, out)
         };
         sealed.ok_or(EncryptError::Malformed)
     }
@@ -205,10 +209,10 @@ impl SealPlan<'_> {
     }
 
     #[inline(always)]
-    fn seal_with(&self, key: &Key, kid: u64, unique: Unique, out: &mut [u8]) -> Option<()> {
+    fn seal_with(&self, key: &Key, kid: u64, nonce_input: NonceInput, out: &mut [u8]) -> Option<()> {
         let Prepared { frame, clear_len, .. } = &self.frame;
-        match (&self.layout, unique) {
-            (Layout::Trailer, Unique::Iv(iv)) => trailer(key, kid, iv.bytes(), *clear_len, frame, out),
+        match (&self.layout, nonce_input) {
+            (Layout::Trailer, NonceInput::Iv(iv)) => trailer(key, kid, iv.bytes(), *clear_len, frame, out),
             (Layout::Sframe { header, metadata, envelope }, _) => {
                 let inside = match envelope {
                     Some(envelope) => envelope.write(out)?,

@@ -22,10 +22,10 @@ const MIN_TRAILER: usize = 8;
 const MIN_SEALED: usize = 1 + 4;
 
 /// Bytes at either end of a frame in which a blank one is looked for that no trailer tells apart.
-const SEARCHED: usize = 1024;
+const SEARCH_LEN: usize = 1024;
 
 /// Injected frames that pass without a sealed one between them.
-const MOST_IN_A_ROW: u32 = 100;
+const MAX_IN_A_ROW: u32 = 100;
 
 /// A key frame of 8 by 8 pixels.
 const VP8_BLANK: &[u8] =
@@ -60,7 +60,7 @@ pub(crate) struct Injected {
 }
 
 /// Not a payload that a server injects, or too many in a row.
-pub(crate) struct Refused;
+pub(crate) struct InjectionRefused;
 
 impl Injected {
     /// Lets nothing pass until there is a trailer.
@@ -72,7 +72,7 @@ impl Injected {
     pub(crate) fn set_trailer(&self, trailer: Option<&[u8]>) -> Result<(), KeyError> {
         let bytes = trailer.unwrap_or_default();
         if trailer.is_some() && bytes.len() < MIN_TRAILER {
-            return Err(KeyError::ShortTrailer { given: bytes.len(), least: MIN_TRAILER });
+            return Err(KeyError::ShortTrailer { given: bytes.len(), min: MIN_TRAILER });
         }
         let mut current = self.trailer.write().unwrap_or_else(PoisonError::into_inner);
         *current = bytes.to_vec();
@@ -97,24 +97,24 @@ impl Injected {
     }
 
     /// Whether there is a trailer.
-    pub(crate) fn has_a_trailer(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.ends_in.load(Ordering::Relaxed) != NO_TRAILER
     }
 
     /// Whether the frame ends as injected frames do.
-    pub(crate) fn has_trailer(&self, frame: &[u8]) -> bool {
+    pub(crate) fn ends_with_trailer(&self, frame: &[u8]) -> bool {
         self.may_end(frame) && self.with_trailer(|trailer| frame.ends_with(trailer)).unwrap_or_default()
     }
 
     /// The payload of an injected frame. None: the frame is none.
     #[inline(always)]
-    pub(crate) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], Refused>> {
+    pub(crate) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], InjectionRefused>> {
         if !self.may_end(frame) {
             return None;
         }
         let payload = self.with_trailer(|trailer| frame.strip_suffix(trailer))??;
-        if self.in_a_row.load(Ordering::Relaxed) >= MOST_IN_A_ROW || !is_blank(self.codec, payload) {
-            return Some(Err(Refused));
+        if self.in_a_row.load(Ordering::Relaxed) >= MAX_IN_A_ROW || !is_blank(self.codec, payload) {
+            return Some(Err(InjectionRefused));
         }
         self.in_a_row.fetch_add(1, Ordering::Relaxed);
         Some(Ok(payload))
@@ -124,7 +124,7 @@ impl Injected {
     /// injected frames that were joined one is left.
     #[inline(always)]
     pub(crate) fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
-        if !self.has_a_trailer() || !self.may_end(frame) && without_blank_start(self.codec, frame).is_none() {
+        if !self.is_enabled() || !self.may_end(frame) && without_blank_start(self.codec, frame).is_none() {
             return frame;
         }
         self.with_trailer(|trailer| self.cut_at(frame, trailer)).unwrap_or(frame)
@@ -160,8 +160,8 @@ impl Injected {
 /// Whether a blank frame that a server injects lies in a frame, with something behind it that may be a trailer: for people
 /// who did not say what the trailer is. Anybody can make such a frame.
 pub(crate) fn holds_blank(codec: Codec, frame: &[u8]) -> bool {
-    let start = frame.get(..SEARCHED).unwrap_or(frame);
-    let end = frame.get(frame.len().saturating_sub(SEARCHED)..).unwrap_or_default();
+    let start = frame.get(..SEARCH_LEN).unwrap_or(frame);
+    let end = frame.get(frame.len().saturating_sub(SEARCH_LEN)..).unwrap_or_default();
     [start, end].into_iter().any(|part| {
         let Some(known) = known_blank(codec) else { return false };
         memmem::rfind(part, &known).and_then(|at| part.get(at + known.len()..)).is_some_and(|behind| {

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 macro_rules! counters {
     (
         $(#[$doc:meta])* $snapshot:ident, $live:ident
-        $(tallied { $($(#[$tallied_doc:meta])* $tallied:ident),* $(,)? } and)?
+        $(packed { $($(#[$packed_doc:meta])* $packed:ident),* $(,)? })?
         counted { $($(#[$field_doc:meta])* $field:ident),* $(,)? }
-        $(and looked up { $($(#[$found_doc:meta])* $found:ident),* $(,)? })?
+        $(looked_up { $($(#[$found_doc:meta])* $found:ident),* $(,)? })?
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $snapshot {
-            $($($(#[$tallied_doc])* pub $tallied: u64,)*)?
+            $($($(#[$packed_doc])* pub $packed: u64,)*)?
             $($(#[$field_doc])* pub $field: u64,)*
             $($($(#[$found_doc])* pub $found: u64),*)?
         }
@@ -22,7 +22,7 @@ macro_rules! counters {
             #[must_use]
             pub fn entries(&self) -> Vec<(&'static str, u64)> {
                 vec![
-                    $($((stringify!($tallied), self.$tallied),)*)?
+                    $($((stringify!($packed), self.$packed),)*)?
                     $((stringify!($field), self.$field),)*
                     $($((stringify!($found), self.$found)),*)?
                 ]
@@ -30,11 +30,11 @@ macro_rules! counters {
         }
 
         #[derive(Default)]
-        pub(crate) struct $live { $(pub(crate) $field: Counter),* }
+        pub(crate) struct $live { $(pub(crate) $field: EventCounter),* }
 
         impl $live {
             pub(crate) fn snapshot(&self) -> $snapshot {
-                $snapshot { $($($tallied: 0,)*)? $($field: self.$field.get(),)* $($($found: 0),*)? }
+                $snapshot { $($($packed: 0,)*)? $($field: self.$field.get(),)* $($($found: 0),*)? }
             }
         }
     };
@@ -42,9 +42,9 @@ macro_rules! counters {
 
 /// A counter that threads share. Relaxed: it orders nothing.
 #[derive(Default)]
-pub(crate) struct Counter(AtomicU64);
+pub(crate) struct EventCounter(AtomicU64);
 
-impl Counter {
+impl EventCounter {
     pub(crate) fn add(&self, n: usize) {
         self.0.fetch_add(n as u64, Ordering::Relaxed);
     }
@@ -57,47 +57,47 @@ impl Counter {
 /// Frames and their bytes, counted for each frame that passes: in one addition, since a second costs as much as a lock
 /// does. The number that they share is emptied long before either half of it is full.
 #[derive(Default)]
-pub(crate) struct Tally {
-    recent: AtomicU64,
-    frames: Counter,
-    bytes: Counter,
+pub(crate) struct PackedCounter {
+    packed: AtomicU64,
+    frames: EventCounter,
+    bytes: EventCounter,
 }
 
-impl Tally {
+impl PackedCounter {
     /// Frames stand above so many bits for bytes.
     const BYTES: u32 = 40;
     /// What is counted apart; below it, a hundred threads can add before one of them empties the number.
-    const MANY: (usize, usize) = (1 << 16, 1 << 32);
+    const MAX_PACKED: (usize, usize) = (1 << 16, 1 << 32);
     /// Half of what there is room for.
     const HALF_FULL: u64 = 1 << 63 | 1 << (Self::BYTES - 1);
 
     #[inline(always)]
     pub(crate) fn add(&self, frames: usize, bytes: usize) {
-        if frames >= Self::MANY.0 || bytes >= Self::MANY.1 {
+        if frames >= Self::MAX_PACKED.0 || bytes >= Self::MAX_PACKED.1 {
             self.frames.add(frames);
             self.bytes.add(bytes);
-        } else if self.recent.fetch_add((frames as u64) << Self::BYTES | bytes as u64, Ordering::Relaxed)
+        } else if self.packed.fetch_add((frames as u64) << Self::BYTES | bytes as u64, Ordering::Relaxed)
             & Self::HALF_FULL
             != 0
         {
-            self.empty();
+            self.flush();
         }
     }
 
     #[cold]
-    fn empty(&self) {
-        let (frames, bytes) = Self::parts(self.recent.swap(0, Ordering::Relaxed));
+    fn flush(&self) {
+        let (frames, bytes) = Self::unpack(self.packed.swap(0, Ordering::Relaxed));
         self.frames.0.fetch_add(frames, Ordering::Relaxed);
         self.bytes.0.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn parts(recent: u64) -> (u64, u64) {
-        (recent >> Self::BYTES, recent & ((1 << Self::BYTES) - 1))
+    fn unpack(packed: u64) -> (u64, u64) {
+        (packed >> Self::BYTES, packed & ((1 << Self::BYTES) - 1))
     }
 
     /// Frames, and their bytes.
     pub(crate) fn get(&self) -> (u64, u64) {
-        let (frames, bytes) = Self::parts(self.recent.load(Ordering::Relaxed));
+        let (frames, bytes) = Self::unpack(self.packed.load(Ordering::Relaxed));
         (self.frames.get() + frames, self.bytes.get() + bytes)
     }
 }
@@ -105,13 +105,13 @@ impl Tally {
 counters! {
     /// What an encryptor has done so far.
     EncryptStats, EncryptCounters
-    tallied {
+    packed {
         /// Frames sealed.
         frames,
         /// Bytes of these frames before sealing.
         bytes,
     }
-    and counted {
+    counted {
         /// Empty frames, passed on as they were (trailer layout).
         empty,
         /// Access units without a slice, held back for the next one.
@@ -129,7 +129,7 @@ counters! {
         /// Sealed frames whose slice header reads otherwise all the same: libwebrtc may drop these.
         misread,
     }
-    and looked up {
+    looked_up {
         /// Frames that the ring has sealed under its sending key, over all tracks, and sealings thrown away; 0 when there
         /// is none.
         key_frames,
@@ -143,13 +143,13 @@ counters! {
 counters! {
     /// What a decryptor has done so far.
     DecryptStats, DecryptCounters
-    tallied {
+    packed {
         /// Frames opened.
         frames,
         /// Bytes of these frames after opening.
         bytes,
     }
-    and counted {
+    counted {
         /// Empty frames, passed on as they were (trailer layout).
         empty,
         /// Frames refused: not of the profile.
@@ -200,14 +200,14 @@ mod tests {
 
     #[test]
     fn a_tally_loses_nothing_where_its_number_is_emptied() {
-        let tally = Tally::default();
+        let counter = PackedCounter::default();
         let (mut frames, mut bytes) = (0, 0);
         for (more_frames, more_bytes) in [(1, 120), (65_535, 1 << 31), (1 << 20, 7), (3, 1 << 33)] {
             for _ in 0..400 {
-                tally.add(more_frames, more_bytes);
+                counter.add(more_frames, more_bytes);
                 frames += more_frames as u64;
                 bytes += more_bytes as u64;
-                assert_eq!(tally.get(), (frames, bytes));
+                assert_eq!(counter.get(), (frames, bytes));
             }
         }
     }

@@ -29,13 +29,13 @@ const MAX_RINGS: usize = 64;
 
 /// The counter of one key. All operations are relaxed: they order nothing but themselves.
 #[derive(Default)]
-struct Counter {
+struct KeyCounter {
     next: AtomicU64,
     /// Whether the largest counter was issued too.
     ended: AtomicBool,
 }
 
-impl Counter {
+impl KeyCounter {
     /// Takes `count` counters in a row and returns the first. None: there are not so many left.
     #[inline(always)]
     fn take(&self, count: u64) -> Option<u64> {
@@ -56,18 +56,18 @@ impl Counter {
     }
 
     /// The least counter that was not issued yet. None: all were.
-    fn least(&self) -> Option<u64> {
+    fn next_unused(&self) -> Option<u64> {
         (!self.ended.load(Ordering::Relaxed)).then(|| self.next.load(Ordering::Relaxed))
     }
 }
 
 /// What the process knows about one key.
 struct Entry {
-    counter: Arc<Counter>,
+    counter: Arc<KeyCounter>,
     /// The fork generation that may seal with it: where it was set first, or where a caller continued its counter.
     generation: u32,
     /// Where the last caller who said so wanted to go on from.
-    told: u64,
+    explicit_start: u64,
     /// The ring that sealed with it first. 0: none has.
     ring: u64,
     /// Further rings, whose callers said where to go on from.
@@ -80,12 +80,12 @@ struct Entry {
 
 impl Entry {
     fn new(generation: u32) -> Self {
-        let (told, ring, more_rings) = (0, 0, Vec::new());
-        Self { counter: Arc::default(), generation, told, ring, more_rings, sources: 0, is_queued: false }
+        let (explicit_start, ring, more_rings) = (0, 0, Vec::new());
+        Self { counter: Arc::default(), generation, explicit_start, ring, more_rings, sources: 0, is_queued: false }
     }
 
     fn is_unused(&self) -> bool {
-        self.sources == 0 && self.ring == 0 && self.told == 0
+        self.sources == 0 && self.ring == 0 && self.explicit_start == 0
     }
 
     fn is_sealed_with_in(&self, ring: u64) -> bool {
@@ -139,12 +139,12 @@ pub(crate) fn has_sealed(identity: Identity, ring: u64) -> bool {
 }
 
 /// A source's place in the registry, given up when it is dropped.
-struct Place {
+struct Registration {
     identity: Identity,
-    counter: Arc<Counter>,
+    counter: Arc<KeyCounter>,
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
         with_registry(|registry| registry.leave(self.identity));
     }
@@ -152,14 +152,14 @@ impl Drop for Place {
 
 /// What one ring draws counters of a key from.
 pub(crate) struct CtrSource {
-    place: Place,
+    registration: Registration,
     ring: u64,
     /// The fork generation in which alone it gives counters.
     generation: u32,
     /// Where a caller said to go on from, if one did.
     start: u64,
     /// Whether it was this source's caller.
-    is_told: bool,
+    has_explicit_start: bool,
     /// Whether the ring was found to seal with this key.
     is_claimed: bool,
     issued: u64,
@@ -189,11 +189,11 @@ impl CtrSource {
         with_registry(|registry| {
             let entry = registry.entries.entry(identity).or_insert_with(|| Entry::new(made));
             if let Some(given) = start {
-                let least = entry.counter.least();
-                if least.is_none_or(|least| given < least) {
-                    return Err(KeyError::CounterUsed { given, least });
+                let min = entry.counter.next_unused();
+                if min.is_none_or(|min| given < min) {
+                    return Err(KeyError::CounterUsed { given, min });
                 }
-                entry.told = given;
+                entry.explicit_start = given;
             }
             entry.sources += 1;
             let generation = match start {
@@ -201,9 +201,9 @@ impl CtrSource {
                 None if made != current => made,
                 None => entry.generation,
             };
-            let place = Place { identity, counter: Arc::clone(&entry.counter) };
-            let (start, is_told) = (entry.told, start.is_some());
-            Ok(Self { place, ring, generation, start, is_told, is_claimed: false, issued: 0 })
+            let registration = Registration { identity, counter: Arc::clone(&entry.counter) };
+            let (start, has_explicit_start) = (entry.explicit_start, start.is_some());
+            Ok(Self { registration, ring, generation, start, has_explicit_start, is_claimed: false, issued: 0 })
         })
     }
 
@@ -219,7 +219,7 @@ impl CtrSource {
         if fork::generation()? != self.generation || !self.is_claimed && !self.claim() {
             return Ok(None);
         }
-        let first = self.place.counter.take(count);
+        let first = self.registration.counter.take(count);
         if first.is_some() {
             self.issued += count;
         }
@@ -230,8 +230,8 @@ impl CtrSource {
     #[cold]
     fn claim(&mut self) -> bool {
         with_registry(|registry| {
-            let Some(entry) = registry.entries.get_mut(&self.place.identity) else { return false };
-            if self.is_told && entry.generation != self.generation {
+            let Some(entry) = registry.entries.get_mut(&self.registration.identity) else { return false };
+            if self.has_explicit_start && entry.generation != self.generation {
                 entry.generation = self.generation;
                 entry.ring = 0;
                 entry.more_rings.clear();
@@ -239,7 +239,7 @@ impl CtrSource {
             if entry.ring == 0 {
                 entry.ring = self.ring;
             } else if !entry.is_sealed_with_in(self.ring) {
-                if !self.is_told {
+                if !self.has_explicit_start {
                     return false;
                 }
                 if entry.more_rings.len() == MAX_RINGS {
@@ -254,11 +254,11 @@ impl CtrSource {
     }
 
     /// Carries over what the caller said when the same key was set in this ring before, and has not said again.
-    pub(crate) fn after(self, before: &Self) -> Self {
-        if self.is_told || !before.is_told {
+    pub(crate) fn continuing(self, previous: &Self) -> Self {
+        if self.has_explicit_start || !previous.has_explicit_start {
             return self;
         }
-        Self { start: before.start, is_told: true, generation: before.generation, ..self }
+        Self { start: previous.start, has_explicit_start: true, generation: previous.generation, ..self }
     }
 
     /// How many were issued, with those that it counts on from.
@@ -316,7 +316,7 @@ mod tests {
             assert_eq!(drawn(&mut source(&name, 1, start), 5), [0, 1, 2, 3, 4]);
             for given in 0..5 {
                 let refused = CtrSource::new(identity(&name), 2, Some(given)).err();
-                assert_eq!(refused, Some(KeyError::CounterUsed { given, least: Some(5) }));
+                assert_eq!(refused, Some(KeyError::CounterUsed { given, min: Some(5) }));
             }
             assert_eq!(drawn(&mut source(&name, 2, Some(9)), 1), [9]);
         }
@@ -335,10 +335,10 @@ mod tests {
     #[test]
     fn what_the_caller_said_goes_on_where_the_key_is_set_again_in_its_ring() {
         assert_eq!(drawn(&mut source("said again", 1, None), 5), [0, 1, 2, 3, 4]);
-        let told = source("said again", 2, Some(100));
+        let explicit = source("said again", 2, Some(100));
         assert_eq!(drawn(&mut source("said again", 2, None), 1), [], "without what was said");
-        assert_eq!(drawn(&mut source("said again", 2, None).after(&told), 2), [100, 101]);
-        assert_eq!(drawn(&mut source("said again", 2, Some(200)).after(&told), 1), [200]);
+        assert_eq!(drawn(&mut source("said again", 2, None).continuing(&explicit), 2), [100, 101]);
+        assert_eq!(drawn(&mut source("said again", 2, Some(200)).continuing(&explicit), 1), [200]);
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(last.take(3), Ok(None));
         assert_eq!(drawn(&mut last, 4), [u64::MAX - 1, u64::MAX]);
         let refused = CtrSource::new(identity("the end"), 2, Some(u64::MAX)).err();
-        assert_eq!(refused, Some(KeyError::CounterUsed { given: u64::MAX, least: None }));
+        assert_eq!(refused, Some(KeyError::CounterUsed { given: u64::MAX, min: None }));
         assert_eq!(drawn(&mut source("the end", 1, None), 1), []);
     }
 

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::error::KeyError;
 use crate::keyring::fingerprint::{self, Fingerprint};
-use crate::keyring::nonce::{Nonce, Unique};
+use crate::keyring::nonce::{Nonce, NonceInput};
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::{AeadKey, CipherSuite, NONCE_LEN, digest};
@@ -28,10 +28,10 @@ pub(crate) struct Key {
 impl Key {
     /// The nonce of one frame: an IV as it is, a counter with the key's salt.
     #[inline(always)]
-    pub(crate) fn nonce(&self, unique: Unique) -> [u8; NONCE_LEN] {
-        match unique {
-            Unique::Iv(iv) => iv.bytes(),
-            Unique::Ctr(ctr) => self.salt.salted(ctr).bytes(),
+    pub(crate) fn nonce(&self, nonce_input: NonceInput) -> [u8; NONCE_LEN] {
+        match nonce_input {
+            NonceInput::Iv(iv) => iv.bytes(),
+            NonceInput::Ctr(ctr) => self.salt.salted(ctr).bytes(),
         }
     }
 }
@@ -65,14 +65,14 @@ pub(crate) fn serial() -> u64 {
 
 /// What all keys of one ring have in common.
 #[derive(Clone, Copy)]
-pub(crate) struct Maker {
+pub(crate) struct KeyDeriver {
     pub(crate) profile: &'static Profile,
     pub(crate) suite: &'static CipherSuite,
     /// A number that no other ring has.
     pub(crate) ring: u64,
 }
 
-impl Maker {
+impl KeyDeriver {
     /// Derives and expands the key that `material` gives under `kid`.
     pub(crate) fn key(&self, kid: u64, material: &Secret) -> Result<Key, KeyError> {
         let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);

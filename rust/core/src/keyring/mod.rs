@@ -25,12 +25,12 @@ use zeroize::Zeroizing;
 use crate::error::KeyError;
 use crate::keyring::counter::CtrSource;
 use crate::keyring::fingerprint::Fingerprint;
-use crate::keyring::key::{Identity, Key, Maker, serial};
+use crate::keyring::key::{Identity, Key, KeyDeriver, serial};
 use crate::keyring::kid::{MAX_RETAINED, MlsKid};
-use crate::keyring::lookup::Sending;
+use crate::keyring::lookup::ActiveKey;
 use crate::keyring::nonce::{IvSource, NonceSource};
 use crate::keyring::options::Options;
-use crate::keyring::sender_keys::{Family, Field};
+use crate::keyring::sender_keys::{Field, SenderKeys};
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::CipherSuite;
@@ -51,34 +51,34 @@ pub(crate) struct Slot {
     /// Steps ahead that a search has derived already: a forged frame buys no second derivation.
     pub(crate) ahead: Vec<(Secret, Arc<Key>)>,
     /// A frame failed that a further step, too slow for the frame's own path, might open.
-    pub(crate) wanted: bool,
+    pub(crate) step_requested: bool,
     /// A step that a later one has replaced: it opens what comes late, and goes with the next step.
-    pub(crate) old: bool,
+    pub(crate) superseded: bool,
 }
 
 impl Slot {
     pub(crate) fn new(material: Secret, key: Arc<Key>, nonces: NonceSource) -> Self {
-        Self { material, key, nonces, set: 0, ahead: Vec::new(), wanted: false, old: false }
+        Self { material, key, nonces, set: 0, ahead: Vec::new(), step_requested: false, superseded: false }
     }
 
     #[inline(always)]
-    pub(crate) fn sending(&mut self, kid: u64) -> Sending<'_> {
+    pub(crate) fn active_key(&mut self, kid: u64) -> ActiveKey<'_> {
         let Self { key, nonces, .. } = self;
-        Sending { key, kid, nonces, named: kid }
+        ActiveKey { key, kid, nonces, error_kid: kid }
     }
 }
 
 /// What a key id stands for: a base key has a KID of its own, a shared key or epoch the low bits of many.
-pub(crate) enum Held<'s> {
+pub(crate) enum KeyEntry<'s> {
     Slot(&'s Slot),
-    Family(&'s Family),
+    SenderKeys(&'s SenderKeys),
 }
 
-impl Held<'_> {
+impl KeyEntry<'_> {
     pub(crate) fn identity(&self) -> Identity {
         match self {
             Self::Slot(slot) => slot.key.identity,
-            Self::Family(family) => family.identity,
+            Self::SenderKeys(keys) => keys.identity,
         }
     }
 }
@@ -86,18 +86,18 @@ impl Held<'_> {
 /// A key that is derived and not set yet.
 pub(crate) enum Fresh {
     Slot(Box<Slot>),
-    Family(Box<Family>),
+    SenderKeys(Box<SenderKeys>),
 }
 
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) slots: BTreeMap<u64, Slot>,
     /// In the order in which they were set.
-    pub(crate) families: Vec<Family>,
+    pub(crate) sender_keys: Vec<SenderKeys>,
     /// The id of what seals. Where several keys go by one id, the newest of them does.
-    pub(crate) sending: u64,
+    pub(crate) sending_key_id: u64,
     /// The id under which a sender that had ratcheted was followed last.
-    pub(crate) followed: Option<u64>,
+    pub(crate) last_ratcheted: Option<u64>,
     /// Whether `sending` was chosen; until then the first key that is set becomes it.
     chosen: bool,
     /// How many keys were set.
@@ -109,20 +109,20 @@ pub(crate) struct State {
 /// Aligned away from its neighbours, which other cores read while this one changes (two lines: they are fetched in pairs).
 #[derive(Default)]
 #[repr(align(128))]
-struct Apart<T>(T);
+struct CachePadded<T>(T);
 
 /// The keys of one sender (or of all, where they share one).
 pub struct KeyRing {
-    pub(crate) maker: Maker,
+    pub(crate) deriver: KeyDeriver,
     pub(crate) options: Options,
-    state: Apart<RwLock<State>>,
+    state: CachePadded<RwLock<State>>,
     /// Held during a derivation that frames ask for: one at a time.
     pub(crate) deriving: Mutex<()>,
     /// The ring to turn to while this one has no keys.
     pub(crate) fallback: Option<Arc<KeyRing>>,
     /// Whether this one has: read without the lock.
     pub(crate) occupied: AtomicBool,
-    pub(crate) changes: AtomicU64,
+    pub(crate) generation: AtomicU64,
 }
 
 impl KeyRing {
@@ -133,13 +133,13 @@ impl KeyRing {
     pub fn new(profile: &'static Profile, options: Options) -> Result<Self, KeyError> {
         let suite = options.check(profile)?;
         Ok(Self {
-            maker: Maker { profile, suite, ring: serial() },
+            deriver: KeyDeriver { profile, suite, ring: serial() },
             options,
-            state: Apart::default(),
+            state: CachePadded::default(),
             deriving: Mutex::default(),
             fallback: None,
             occupied: AtomicBool::default(),
-            changes: AtomicU64::default(),
+            generation: AtomicU64::default(),
         })
     }
 
@@ -157,7 +157,7 @@ impl KeyRing {
     /// KID, in this process or any other.
     ///
     /// # Errors
-    /// [`KeyError::CounterUsed`]: this process has used it. [`KeyError::KeyIdOutOfRange`], [`KeyError::NotOfProfile`],
+    /// [`KeyError::CounterUsed`]: this process has used it. [`KeyError::KeyIdOutOfRange`], [`KeyError::UnsupportedOption`],
     /// [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
     pub fn set_from(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<(), KeyError> {
         let fresh = self.derive_fresh(key_id, secret, counter)?;
@@ -165,22 +165,25 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Derives what [`Self::install_fresh`] sets. No lock is held meanwhile.
+    /// Derives what [`Self::install_fresh`] sets. No lock is entry meanwhile.
     pub(crate) fn derive_fresh(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<Fresh, KeyError> {
         self.check(key_id)?;
-        if counter.is_some() && (self.maker.profile.wire != Wire::Sframe || self.options.shared) {
-            return Err(KeyError::NotOfProfile { option: "counter to go on from", profile: self.maker.profile.name });
+        if counter.is_some() && (self.deriver.profile.wire != Wire::Sframe || self.options.shared) {
+            return Err(KeyError::UnsupportedOption {
+                option: "counter to go on from",
+                profile: self.deriver.profile.name,
+            });
         }
-        let material = self.maker.profile.schedule.material(secret);
+        let material = self.deriver.profile.schedule.material(secret);
         if self.options.shared {
-            let identity = self.maker.shared_identity(key_id, &material);
+            let identity = self.deriver.shared_identity(key_id, &material);
             let field = Field { bits: SHARED_BITS, value: key_id };
-            return Ok(Fresh::Family(Box::new(Family::drawing(field, material, identity))));
+            return Ok(Fresh::SenderKeys(Box::new(SenderKeys::shared(field, material, identity))));
         }
-        let key = Arc::new(self.maker.key(key_id, &material)?);
-        let nonces = match self.maker.profile.wire {
+        let key = Arc::new(self.deriver.key(key_id, &material)?);
+        let nonces = match self.deriver.profile.wire {
             Wire::Trailer => NonceSource::Iv(IvSource::new()?),
-            Wire::Sframe => NonceSource::Ctr(CtrSource::new(key.identity, self.maker.ring, counter)?),
+            Wire::Sframe => NonceSource::Ctr(CtrSource::new(key.identity, self.deriver.ring, counter)?),
         };
         Ok(Fresh::Slot(Box::new(Slot::new(material, key, nonces))))
     }
@@ -188,7 +191,7 @@ impl KeyRing {
     pub(crate) fn install_fresh(&self, key_id: u64, fresh: Fresh) {
         let mut state = self.lock();
         match fresh {
-            Fresh::Family(family) => state.add(*family),
+            Fresh::SenderKeys(keys) => state.add(*keys),
             Fresh::Slot(slot) => state.insert(key_id, *slot),
         }
         state.choose_first(key_id);
@@ -199,20 +202,20 @@ impl KeyRing {
     /// `retain` epochs before it still open frames; older ones are erased. This side then seals with its own KID.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdField`], [`KeyError::NotOfProfile`], [`KeyError::Retain`], [`KeyError::Unavailable`].
+    /// [`KeyError::KeyIdField`], [`KeyError::UnsupportedOption`], [`KeyError::Retain`], [`KeyError::Unavailable`].
     pub fn set_epoch(&self, secret: &Secret, kid: &MlsKid, retain: usize) -> Result<u64, KeyError> {
-        if self.maker.profile.wire != Wire::Sframe || self.options.shared || self.options.ratchet_bits != 0 {
-            return Err(KeyError::NotOfProfile { option: "MLS epochs", profile: self.maker.profile.name });
+        if self.deriver.profile.wire != Wire::Sframe || self.options.shared || self.options.ratchet_bits != 0 {
+            return Err(KeyError::UnsupportedOption { option: "MLS epochs", profile: self.deriver.profile.name });
         }
         if retain > MAX_RETAINED {
-            return Err(KeyError::Retain { given: retain, most: MAX_RETAINED });
+            return Err(KeyError::Retain { given: retain, max: MAX_RETAINED });
         }
         let value = kid.value()?;
-        let material = self.maker.profile.schedule.material(secret);
+        let material = self.deriver.profile.schedule.material(secret);
         let field = Field { bits: kid.epoch_bits, value: value & Field::mask(kid.epoch_bits) };
-        let family = Family::member(field, material, value, &self.maker)?;
+        let keys = SenderKeys::epoch(field, material, value, &self.deriver)?;
         let mut state = self.lock();
-        state.add(family);
+        state.add(keys);
         state.keep_newest(retain + 1);
         state.choose(field.value);
         self.changed(&state);
@@ -223,7 +226,7 @@ impl KeyRing {
     pub fn remove(&self, key_id: u64) {
         let mut state = self.lock();
         state.remove_slot(key_id);
-        state.remove_families(|family| family.field.value == key_id);
+        state.remove_sender_keys(|keys| keys.field.value == key_id);
         self.changed(&state);
     }
 
@@ -232,7 +235,7 @@ impl KeyRing {
     pub fn key_ids(&self) -> Vec<u64> {
         let state = self.current().read();
         let mut ids: Vec<u64> = state.slots.keys().copied().collect();
-        ids.extend(state.families.iter().map(|family| family.field.value));
+        ids.extend(state.sender_keys.iter().map(|keys| keys.field.value));
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -241,7 +244,7 @@ impl KeyRing {
     /// The id of the key that this ring's encryptors use.
     #[must_use]
     pub fn sending_key_id(&self) -> u64 {
-        self.current().read().sending
+        self.current().read().sending_key_id
     }
 
     /// Chooses the key that this ring's encryptors use: the newest that goes by this id. It may be set later; until then
@@ -260,27 +263,27 @@ impl KeyRing {
     /// The profile that this ring was made for.
     #[must_use]
     pub fn profile(&self) -> &'static Profile {
-        self.maker.profile
+        self.deriver.profile
     }
 
     /// The suite that this ring's keys are for.
     #[must_use]
     pub fn suite(&self) -> &'static CipherSuite {
-        self.maker.suite
+        self.deriver.suite
     }
 
     /// Whether a frame can be sealed now: the sending key is there.
     #[must_use]
-    pub fn can_seal(&self) -> bool {
+    pub fn can_encrypt(&self) -> bool {
         let state = self.current().read();
-        state.newest(state.sending).is_some()
+        state.newest(state.sending_key_id).is_some()
     }
 
     /// Counts the times that keys were set, chosen or removed, here or in the fallback: another number, another try.
     #[must_use]
-    pub fn changes(&self) -> u64 {
-        let shared = self.fallback.as_ref().map_or(0, |shared| shared.changes());
-        self.changes.load(Ordering::Acquire).wrapping_add(shared)
+    pub fn generation(&self) -> u64 {
+        let shared = self.fallback.as_ref().map_or(0, |shared| shared.generation());
+        self.generation.load(Ordering::Acquire).wrapping_add(shared)
     }
 
     /// How many frames (and data packets) this ring has sealed under the key that is now under `key_id`. What other
@@ -290,8 +293,8 @@ impl KeyRing {
     /// [`KeyError::NoSuchKey`].
     pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
         let state = self.current().read();
-        let held = state.newest(key_id).ok_or(KeyError::NoSuchKey { key_id })?;
-        Ok(state.sealed_with(held.identity()))
+        let entry = state.newest(key_id).ok_or(KeyError::NoSuchKey { key_id })?;
+        Ok(state.sealed_with(entry.identity()))
     }
 
     /// Frames at which a key is exhausted.
@@ -313,9 +316,9 @@ impl KeyRing {
     /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
     pub fn fingerprint(&self, key_id: Option<u64>) -> Result<Fingerprint, KeyError> {
         let state = self.current().read();
-        let key_id = key_id.unwrap_or(state.sending);
+        let key_id = key_id.unwrap_or(state.sending_key_id);
         let (material, key) = state.material(key_id)?;
-        self.maker.fingerprint(key_id, material, key)
+        self.deriver.fingerprint(key_id, material, key)
     }
 
     /// Returns the fingerprint of every key that may open a frame, with its key id, in ascending order: one snapshot.
@@ -326,10 +329,10 @@ impl KeyRing {
     pub fn fingerprints(&self) -> Result<Vec<(u64, Fingerprint)>, KeyError> {
         let state = self.current().read();
         let slots = state.slots.iter().map(|(&key_id, slot)| (key_id, &slot.material, Some(&*slot.key)));
-        let families = state.families.iter().map(|family| (family.field.value, &family.material, None));
+        let sender_keys = state.sender_keys.iter().map(|keys| (keys.field.value, &keys.material, None));
         let mut all = slots
-            .chain(families)
-            .map(|(key_id, material, key)| Ok((key_id, self.maker.fingerprint(key_id, material, key)?)))
+            .chain(sender_keys)
+            .map(|(key_id, material, key)| Ok((key_id, self.deriver.fingerprint(key_id, material, key)?)))
             .collect::<Result<Vec<_>, KeyError>>()?;
         all.sort_unstable();
         Ok(all)
@@ -345,7 +348,7 @@ impl KeyRing {
             return Err(KeyError::NotExportable);
         }
         let state = ring.read();
-        let key_id = key_id.unwrap_or(state.sending);
+        let key_id = key_id.unwrap_or(state.sending_key_id);
         state.material(key_id).map(|(material, _)| Zeroizing::new(material.bytes().to_vec()))
     }
 
@@ -357,19 +360,19 @@ impl KeyRing {
     /// This ring, turning to `shared` while it has no keys.
     ///
     /// # Errors
-    /// [`KeyError::NotOfProfile`]: the other ring has another profile or suite. [`KeyError::FallbackDepth`]: too many
+    /// [`KeyError::UnsupportedOption`]: the other ring has another profile or suite. [`KeyError::FallbackDepth`]: too many
     /// rings stand behind it.
     pub fn with_fallback(mut self, shared: Arc<Self>) -> Result<Self, KeyError> {
-        let (ours, theirs) = (&self.maker, &shared.maker);
+        let (ours, theirs) = (&self.deriver, &shared.deriver);
         if ours.profile.name != theirs.profile.name || ours.suite.id != theirs.suite.id {
-            return Err(KeyError::NotOfProfile {
+            return Err(KeyError::UnsupportedOption {
                 option: "fallback of another profile or suite",
                 profile: ours.profile.name,
             });
         }
         let behind = std::iter::successors(Some(&shared), |ring| ring.fallback.as_ref());
         if behind.take(MAX_DEPTH + 1).count() > MAX_DEPTH {
-            return Err(KeyError::FallbackDepth { most: MAX_DEPTH });
+            return Err(KeyError::FallbackDepth { max: MAX_DEPTH });
         }
         self.fallback = Some(shared);
         Ok(self)
@@ -386,11 +389,11 @@ impl KeyRing {
     /// To be called, under the lock, after every change of the keys.
     pub(crate) fn changed(&self, state: &State) {
         self.occupied.store(!state.is_empty(), Ordering::Release);
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn check(&self, key_id: u64) -> Result<(), KeyError> {
-        let ring_size = match (self.maker.profile.wire, self.options.shared) {
+        let ring_size = match (self.deriver.profile.wire, self.options.shared) {
             (Wire::Sframe, false) => return Ok(()),
             (Wire::Sframe, true) => 1 << SHARED_BITS,
             (Wire::Trailer, _) => self.options.ring_size,
@@ -412,22 +415,22 @@ impl KeyRing {
 
 impl State {
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.families.is_empty()
+        self.slots.is_empty() && self.sender_keys.is_empty()
     }
 
     /// What goes by this id and was set last.
-    pub(crate) fn newest(&self, key_id: u64) -> Option<Held<'_>> {
+    pub(crate) fn newest(&self, key_id: u64) -> Option<KeyEntry<'_>> {
         let slot = self.slots.get(&key_id);
-        let family = self.families.iter().rev().find(|family| family.field.value == key_id);
-        match (slot, family) {
-            (Some(slot), Some(family)) if slot.set < family.set => Some(Held::Family(family)),
-            (Some(slot), _) => Some(Held::Slot(slot)),
-            (None, family) => family.map(Held::Family),
+        let keys = self.sender_keys.iter().rev().find(|keys| keys.field.value == key_id);
+        match (slot, keys) {
+            (Some(slot), Some(keys)) if slot.set < keys.set => Some(KeyEntry::SenderKeys(keys)),
+            (Some(slot), _) => Some(KeyEntry::Slot(slot)),
+            (None, keys) => keys.map(KeyEntry::SenderKeys),
         }
     }
 
     pub(crate) fn choose(&mut self, key_id: u64) {
-        self.sending = key_id;
+        self.sending_key_id = key_id;
         self.chosen = true;
         self.count_on(key_id);
     }
@@ -440,9 +443,9 @@ impl State {
 
     /// Puts a key under `key_id`, in the place of the one that is there. Where that is the same, what it knows goes on.
     pub(crate) fn insert(&mut self, key_id: u64, mut slot: Slot) {
-        if let Some(before) = self.remove_slot(key_id).filter(|before| before.material.same(&slot.material)) {
-            slot.ahead = before.ahead;
-            slot.nonces = slot.nonces.after(before.nonces);
+        if let Some(previous) = self.remove_slot(key_id).filter(|previous| previous.material.same(&slot.material)) {
+            slot.ahead = previous.ahead;
+            slot.nonces = slot.nonces.continuing(previous.nonces);
         }
         slot.set = self.next_set();
         self.slots.insert(key_id, slot);
@@ -450,19 +453,19 @@ impl State {
     }
 
     /// Adds a shared key or an epoch as the newest, in the place of the one with the same field. The same one stays.
-    fn add(&mut self, family: Family) {
-        let known = self.families.iter().position(|known| known.field == family.field);
-        let known = known.map(|at| self.families.remove(at));
-        let mut family = match known {
-            Some(known) if known.is_same(&family) => known,
+    fn add(&mut self, keys: SenderKeys) {
+        let known = self.sender_keys.iter().position(|known| known.field == keys.field);
+        let known = known.map(|at| self.sender_keys.remove(at));
+        let mut keys = match known {
+            Some(known) if known.is_same(&keys) => known,
             other => {
                 other.iter().for_each(|other| note(&mut self.used, other.identity, other.issued()));
-                family
+                keys
             }
         };
-        family.set = self.next_set();
-        let key_id = family.field.value;
-        self.families.push(family);
+        keys.set = self.next_set();
+        let key_id = keys.field.value;
+        self.sender_keys.push(keys);
         self.count_on(key_id);
     }
 
@@ -472,12 +475,12 @@ impl State {
         Some(slot)
     }
 
-    fn remove_families(&mut self, mut is_removed: impl FnMut(&Family) -> bool) {
-        let Self { families, used, .. } = self;
-        families.retain(|family| {
-            let removed = is_removed(family);
+    fn remove_sender_keys(&mut self, mut is_removed: impl FnMut(&SenderKeys) -> bool) {
+        let Self { sender_keys, used, .. } = self;
+        sender_keys.retain(|keys| {
+            let removed = is_removed(keys);
             if removed {
-                note(used, family.identity, family.issued());
+                note(used, keys.identity, keys.issued());
             }
             !removed
         });
@@ -485,8 +488,8 @@ impl State {
 
     /// Keeps so many shared keys or epochs, the newest.
     fn keep_newest(&mut self, count: usize) {
-        let mut older = self.families.len().saturating_sub(count);
-        self.remove_families(|_| {
+        let mut older = self.sender_keys.len().saturating_sub(count);
+        self.remove_sender_keys(|_| {
             let is_older = older > 0;
             older = older.saturating_sub(1);
             is_older
@@ -495,28 +498,28 @@ impl State {
 
     /// Frames that this ring has sealed with a key, under whichever ids it has or had.
     pub(crate) fn sealed_with(&self, identity: Identity) -> u64 {
-        let gone = self.used.get(&identity).copied();
+        let earlier = self.used.get(&identity).copied();
         let slots = self.slots.values().filter(|slot| slot.key.identity == identity).map(|slot| slot.nonces.issued());
-        let families = self.families.iter().filter(|family| family.identity == identity).map(Family::issued);
-        gone.into_iter().chain(slots).chain(families).max().unwrap_or_default()
+        let sender_keys = self.sender_keys.iter().filter(|keys| keys.identity == identity).map(SenderKeys::issued);
+        earlier.into_iter().chain(slots).chain(sender_keys).max().unwrap_or_default()
     }
 
     /// Lets the key under `key_id` count on from there, if it is the one that seals.
     fn count_on(&mut self, key_id: u64) {
-        let held = self.newest(key_id).filter(|_| key_id == self.sending);
-        let Some(identity) = held.map(|held| held.identity()) else { return };
+        let entry = self.newest(key_id).filter(|_| key_id == self.sending_key_id);
+        let Some(identity) = entry.map(|entry| entry.identity()) else { return };
         let sealed = self.sealed_with(identity);
         let slot = self.slots.get_mut(&key_id).filter(|slot| slot.key.identity == identity);
         slot.into_iter().for_each(|slot| slot.nonces.count_from(sealed));
-        let families = self.families.iter_mut().filter(|family| family.identity == identity);
-        families.for_each(|family| family.count_from(sealed));
+        let sender_keys = self.sender_keys.iter_mut().filter(|keys| keys.identity == identity);
+        sender_keys.for_each(|keys| keys.count_from(sealed));
     }
 
     /// The material of what goes by this id and, where it gives one key, the key.
     fn material(&self, key_id: u64) -> Result<(&Secret, Option<&Key>), KeyError> {
         match self.newest(key_id) {
-            Some(Held::Slot(slot)) => Ok((&slot.material, Some(&*slot.key))),
-            Some(Held::Family(family)) => Ok((&family.material, None)),
+            Some(KeyEntry::Slot(slot)) => Ok((&slot.material, Some(&*slot.key))),
+            Some(KeyEntry::SenderKeys(keys)) => Ok((&keys.material, None)),
             None => Err(KeyError::NoSuchKey { key_id }),
         }
     }
@@ -538,8 +541,8 @@ fn note(used: &mut HashMap<Identity, u64>, identity: Identity, issued: u64) {
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyRing")
-            .field("profile", &self.maker.profile.name)
-            .field("suite", &self.maker.suite.name)
+            .field("profile", &self.deriver.profile.name)
+            .field("suite", &self.deriver.suite.name)
             .field("key_ids", &self.key_ids())
             .field("sending_key_id", &self.sending_key_id())
             .finish_non_exhaustive()

@@ -29,7 +29,7 @@ pub(crate) enum NonceSource {
 
 /// What belongs to one frame alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Unique {
+pub(crate) enum NonceInput {
     Iv(Nonce),
     Ctr(u64),
 }
@@ -75,40 +75,40 @@ impl From<[u8; NONCE_LEN]> for Nonce {
 }
 
 impl NonceSource {
-    /// The next one. None: `most` have been given, or there is none that is known to be unused.
+    /// The next one. None: `max` have been given, or there is none that is known to be unused.
     #[inline(always)]
-    pub(crate) fn next(&mut self, most: u64) -> Option<Unique> {
-        if self.issued() >= most {
+    pub(crate) fn next(&mut self, max: u64) -> Option<NonceInput> {
+        if self.issued() >= max {
             return None;
         }
         // One that cannot be had, for whatever reason, is none.
         match self {
-            Self::Iv(ivs) => ivs.next().ok().flatten().map(Unique::Iv),
-            Self::Ctr(counter) => counter.next().ok().flatten().map(Unique::Ctr),
+            Self::Iv(ivs) => ivs.next().ok().flatten().map(NonceInput::Iv),
+            Self::Ctr(counter) => counter.next().ok().flatten().map(NonceInput::Ctr),
         }
     }
 
-    /// Pushes up to `count` of them, each for one frame, to `uniques`. Fewer: `most` have been given, or there are no more.
-    pub(crate) fn fill(&mut self, count: usize, most: u64, uniques: &mut Vec<Unique>) {
+    /// Pushes up to `count` of them, each for one frame, to `nonce_inputs`. Fewer: `max` have been given, or there are no more.
+    pub(crate) fn fill(&mut self, count: usize, max: u64, nonce_inputs: &mut Vec<NonceInput>) {
         if let Self::Ctr(counter) = self {
             // In one go: all frames of a batch have one key.
-            let allowed = most.saturating_sub(counter.issued()).min(count as u64);
+            let allowed = max.saturating_sub(counter.issued()).min(count as u64);
             if allowed > 0
                 && let Ok(Some(first)) = counter.take(allowed)
             {
                 // Not a range to an end, which the last counter of all does not have.
-                uniques.extend((0..allowed).map(|place| Unique::Ctr(first + place)));
+                nonce_inputs.extend((0..allowed).map(|place| NonceInput::Ctr(first + place)));
                 return;
             }
         }
-        uniques.extend((0..count).map_while(|_| self.next(most)));
+        nonce_inputs.extend((0..count).map_while(|_| self.next(max)));
     }
 
-    /// Carries over what `before` holds where the same key is set again. IVs go on. A counter goes on by itself.
-    pub(crate) fn after(self, before: Self) -> Self {
-        match (self, before) {
-            (Self::Iv(_), before @ Self::Iv(_)) => before,
-            (Self::Ctr(counter), Self::Ctr(before)) => Self::Ctr(counter.after(&before)),
+    /// Carries over what `previous` holds where the same key is set again. IVs go on. A counter goes on by itself.
+    pub(crate) fn continuing(self, previous: Self) -> Self {
+        match (self, previous) {
+            (Self::Iv(_), previous @ Self::Iv(_)) => previous,
+            (Self::Ctr(counter), Self::Ctr(previous)) => Self::Ctr(counter.continuing(&previous)),
             (new, _) => new,
         }
     }
@@ -187,7 +187,7 @@ impl IvSource {
                 self.issued += 1;
                 Ok(Some(iv))
             }
-            Some(_) => Ok(self.pass_over()),
+            Some(_) => Ok(self.skip_unsafe()),
             None => Ok(None),
         }
     }
@@ -202,7 +202,7 @@ impl IvSource {
 
     /// One IV in 256 has others behind it that may not be used.
     #[cold]
-    fn pass_over(&mut self) -> Option<Nonce> {
+    fn skip_unsafe(&mut self) -> Option<Nonce> {
         loop {
             let iv = self.count()?;
             if !iv.ends_in_zeros() {
@@ -274,9 +274,9 @@ mod tests {
     #[test]
     fn a_new_generation_draws_a_new_prefix() {
         let mut source = IvSource::new().unwrap();
-        let before = source.next().unwrap().unwrap();
+        let previous = source.next().unwrap().unwrap();
         source.generation = source.generation.wrapping_sub(1);
-        let after = source.next().unwrap().unwrap();
-        assert_ne!(before.front, after.front);
+        let next = source.next().unwrap().unwrap();
+        assert_ne!(previous.front, next.front);
     }
 }

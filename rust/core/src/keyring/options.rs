@@ -2,13 +2,13 @@
 
 use crate::error::KeyError;
 use crate::keyring::nonce;
-use crate::keyring::ratchet::MOST_AHEAD;
+use crate::keyring::ratchet::MAX_RATCHET_WINDOW;
 use crate::profile::Profile;
 use crate::suite::CipherSuite;
 use crate::wire::Wire;
 
 /// The most slots that a one-byte key id can name.
-const MOST_SLOTS: u16 = 256;
+const MAX_SLOTS: u16 = 256;
 
 /// Frames under one key from which on a new one is due: 2^24.5, as TLS 1.3 has it for AES-GCM (RFC 8446 section 5.5),
 /// where it leaves a margin of 2^-57 on records of 16 KiB. Most frames are shorter.
@@ -56,23 +56,26 @@ impl Default for Options {
 impl Options {
     /// The suite that they come to in this profile, if they are in their ranges and the profile has them.
     pub(crate) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, KeyError> {
-        if !(1..=MOST_SLOTS).contains(&self.ring_size) {
+        if !(1..=MAX_SLOTS).contains(&self.ring_size) {
             return Err(KeyError::RingSize { given: self.ring_size });
         }
-        if self.ratchet_window > MOST_AHEAD {
-            return Err(KeyError::RatchetWindow { given: self.ratchet_window, most: MOST_AHEAD });
+        if self.ratchet_window > MAX_RATCHET_WINDOW {
+            return Err(KeyError::RatchetWindow { given: self.ratchet_window, max: MAX_RATCHET_WINDOW });
         }
         if !(1..=nonce::LIMIT).contains(&self.usage_limit) {
-            return Err(KeyError::UsageLimit { given: self.usage_limit, most: nonce::LIMIT });
+            return Err(KeyError::UsageLimit { given: self.usage_limit, max: nonce::LIMIT });
         }
         if self.ratchet_bits >= 64 {
             return Err(KeyError::KeyIdField { field: "ratchet_bits" });
         }
         if profile.wire != Wire::Sframe && (self.ratchet_bits != 0 || self.shared) {
-            return Err(KeyError::NotOfProfile { option: "KID fields (ratchet_bits, shared)", profile: profile.name });
+            return Err(KeyError::UnsupportedOption {
+                option: "KID fields (ratchet_bits, shared)",
+                profile: profile.name,
+            });
         }
         if self.shared && self.ratchet_bits != 0 {
-            return Err(KeyError::NotOfProfile {
+            return Err(KeyError::UnsupportedOption {
                 option: "ratchet of shared base keys (ratchet_bits)",
                 profile: profile.name,
             });

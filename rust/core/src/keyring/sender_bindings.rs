@@ -68,27 +68,27 @@ impl SenderBindings {
 }
 
 /// The participant whose track a decryptor has.
-pub(crate) struct Sender {
+pub(crate) struct BoundSender {
     bindings: Arc<SenderBindings>,
     participant: Arc<str>,
     /// The key that was found to be theirs last, so that a frame costs one comparison.
     bound: AtomicU64,
 }
 
-impl Sender {
+impl BoundSender {
     pub(crate) fn new(bindings: Arc<SenderBindings>, participant: &str) -> Self {
         Self { bindings, participant: participant.into(), bound: AtomicU64::default() }
     }
 
     /// Whether a frame that opened with this key is one of the participant's.
     #[inline(always)]
-    pub(crate) fn has(&self, identity: Identity, ring: &KeyRing) -> bool {
+    pub(crate) fn owns(&self, identity: Identity, ring: &KeyRing) -> bool {
         self.bound.load(Ordering::Relaxed) == identity.tag() || self.bind(identity, ring)
     }
 
     #[cold]
     fn bind(&self, identity: Identity, ring: &KeyRing) -> bool {
-        let is_own = counter::has_sealed(identity, ring.current().maker.ring);
+        let is_own = counter::has_sealed(identity, ring.current().deriver.ring);
         let is_theirs = !is_own && self.bindings.bind(identity, &self.participant);
         if is_theirs {
             self.bound.store(identity.tag(), Ordering::Relaxed);

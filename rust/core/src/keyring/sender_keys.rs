@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use crate::error::{EncryptError, KeyError};
 use crate::keyring::counter::CtrSource;
-use crate::keyring::key::{Identity, Key, Maker, serial};
-use crate::keyring::lookup::Sending;
+use crate::keyring::key::{Identity, Key, KeyDeriver, serial};
+use crate::keyring::lookup::ActiveKey;
 use crate::keyring::nonce::NonceSource;
 use crate::secret::Secret;
 use crate::suite::random;
 
 /// Senders whose keys are kept expanded; the one met longest ago goes first, and costs a derivation when it comes back.
-const MOST_SENDERS: usize = 1024;
+const MAX_SENDERS: usize = 1024;
 
 /// The low bits of a KID, and what they must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Field {
     }
 }
 
-pub(crate) struct Family {
+pub(crate) struct SenderKeys {
     pub(crate) field: Field,
     pub(crate) material: Secret,
     /// Stands for the base key, whose senders' keys come and go.
@@ -45,54 +45,63 @@ pub(crate) struct Family {
     /// What this side's frames are counted under: its own key, or the shared key, whichever KIDs it draws.
     pub(crate) identity: Identity,
     /// The KID that was assigned to this side; none draws one.
-    own: Option<u64>,
-    sending: Option<Sender>,
+    assigned_kid: Option<u64>,
+    own_sender: Option<OwnSender>,
     /// Frames that this side has sealed under KIDs that it has no more.
     used: u64,
     /// Senders of whom a frame has authenticated: forged KIDs cost a derivation each and no memory.
-    senders: BTreeMap<u64, Known>,
+    senders: BTreeMap<u64, KnownSender>,
 }
 
 /// A sender's key, and the serial by which it is older than others.
-struct Known {
+struct KnownSender {
     key: Arc<Key>,
-    met: u64,
+    serial: u64,
 }
 
-struct Sender {
+struct OwnSender {
     kid: u64,
     key: Arc<Key>,
     nonces: NonceSource,
 }
 
-impl Family {
+impl SenderKeys {
     /// A shared key: this side's KID is drawn when it first seals.
-    pub(crate) fn drawing(field: Field, material: Secret, identity: Identity) -> Self {
+    pub(crate) fn shared(field: Field, material: Secret, identity: Identity) -> Self {
         let (serial, senders) = (serial(), BTreeMap::new());
-        Self { field, material, serial, set: 0, identity, own: None, sending: None, used: 0, senders }
+        Self { field, material, serial, set: 0, identity, assigned_kid: None, own_sender: None, used: 0, senders }
     }
 
     /// An epoch in which this side has the KID `own`. Its counter is there from now on: a fork may come before a frame.
-    pub(crate) fn member(field: Field, material: Secret, own: u64, maker: &Maker) -> Result<Self, KeyError> {
-        let sender = Sender::new(own, &material, maker)?;
+    pub(crate) fn epoch(
+        field: Field,
+        material: Secret,
+        assigned_kid: u64,
+        deriver: &KeyDeriver,
+    ) -> Result<Self, KeyError> {
+        let sender = OwnSender::new(assigned_kid, &material, deriver)?;
         let identity = sender.key.identity;
-        Ok(Self { own: Some(own), sending: Some(sender), ..Self::drawing(field, material, identity) })
+        Ok(Self {
+            assigned_kid: Some(assigned_kid),
+            own_sender: Some(sender),
+            ..Self::shared(field, material, identity)
+        })
     }
 
     /// Whether both give the same keys to the same senders.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.field == other.field && self.own == other.own && self.material.same(&other.material)
+        self.field == other.field && self.assigned_kid == other.assigned_kid && self.material.same(&other.material)
     }
 
     /// Counts on from what the ring has sealed with this key.
     pub(crate) fn count_from(&mut self, sealed: u64) {
         self.used = sealed;
-        if let Some(sender) = &mut self.sending {
+        if let Some(sender) = &mut self.own_sender {
             sender.nonces.count_from(sealed);
         }
     }
 
-    pub(crate) fn sender(&self, kid: u64) -> Option<&Arc<Key>> {
+    pub(crate) fn key_of(&self, kid: u64) -> Option<&Arc<Key>> {
         self.senders.get(&kid).map(|known| &known.key)
     }
 
@@ -100,51 +109,51 @@ impl Family {
         if self.senders.contains_key(&kid) {
             return;
         }
-        if self.senders.len() == MOST_SENDERS
-            && let Some((&oldest, _)) = self.senders.iter().min_by_key(|(_, known)| known.met)
+        if self.senders.len() == MAX_SENDERS
+            && let Some((&oldest, _)) = self.senders.iter().min_by_key(|(_, known)| known.serial)
         {
             self.senders.remove(&oldest);
         }
-        self.senders.insert(kid, Known { key: Arc::clone(key), met: key.serial });
+        self.senders.insert(kid, KnownSender { key: Arc::clone(key), serial: key.serial });
     }
 
     /// Frames sealed by this side.
     pub(crate) fn issued(&self) -> u64 {
-        self.sending.as_ref().map_or(self.used, |sender| sender.nonces.issued())
+        self.own_sender.as_ref().map_or(self.used, |sender| sender.nonces.issued())
     }
 
     /// What this side seals with: an assigned KID, or one that is drawn now.
-    pub(crate) fn sending(&mut self, maker: &Maker) -> Result<Sending<'_>, EncryptError> {
-        let named = self.own.unwrap_or(self.field.value);
+    pub(crate) fn active_key(&mut self, deriver: &KeyDeriver) -> Result<ActiveKey<'_>, EncryptError> {
+        let error_kid = self.assigned_kid.unwrap_or(self.field.value);
         // An assigned KID stays what it is; its counter refuses to be used in a forked child.
-        if self.own.is_none() && self.sending.as_ref().is_some_and(|sender| sender.nonces.is_forked()) {
+        if self.assigned_kid.is_none() && self.own_sender.as_ref().is_some_and(|sender| sender.nonces.is_forked()) {
             self.used = self.issued();
-            self.sending = None;
+            self.own_sender = None;
         }
-        let Sender { kid, key, nonces } = match &mut self.sending {
+        let OwnSender { kid, key, nonces } = match &mut self.own_sender {
             Some(sender) => sender,
             none => none.insert(
-                Sender::drawn(self.field, &self.material, maker, self.used)
-                    .map_err(|_| EncryptError::KeyExhausted { kid: named })?,
+                OwnSender::with_random_kid(self.field, &self.material, deriver, self.used)
+                    .map_err(|_| EncryptError::KeyExhausted { kid: error_kid })?,
             ),
         };
-        Ok(Sending { key, kid: *kid, nonces, named })
+        Ok(ActiveKey { key, kid: *kid, nonces, error_kid })
     }
 }
 
-impl Sender {
-    fn new(kid: u64, material: &Secret, maker: &Maker) -> Result<Self, KeyError> {
-        let key = Arc::new(maker.key(kid, material)?);
-        let nonces = NonceSource::Ctr(CtrSource::new(key.identity, maker.ring, None)?);
+impl OwnSender {
+    fn new(kid: u64, material: &Secret, deriver: &KeyDeriver) -> Result<Self, KeyError> {
+        let key = Arc::new(deriver.key(kid, material)?);
+        let nonces = NonceSource::Ctr(CtrSource::new(key.identity, deriver.ring, None)?);
         Ok(Self { kid, key, nonces })
     }
 
     /// A sender whose KID is drawn: all bits outside of `field`.
-    fn drawn(field: Field, material: &Secret, maker: &Maker, used: u64) -> Result<Self, KeyError> {
-        let mut drawn = [0; 8];
-        random(&mut drawn)?;
-        let kid = u64::from_be_bytes(drawn) & !Field::mask(field.bits) | field.value;
-        let mut sender = Self::new(kid, material, maker)?;
+    fn with_random_kid(field: Field, material: &Secret, deriver: &KeyDeriver, used: u64) -> Result<Self, KeyError> {
+        let mut bytes = [0; 8];
+        random(&mut bytes)?;
+        let kid = u64::from_be_bytes(bytes) & !Field::mask(field.bits) | field.value;
+        let mut sender = Self::new(kid, material, deriver)?;
         sender.nonces.count_from(used);
         Ok(sender)
     }
@@ -159,15 +168,15 @@ mod tests {
 
     #[test]
     fn the_senders_remembered_are_bounded_and_the_one_met_longest_ago_goes_first() {
-        let maker = Maker { profile: &SFRAME, suite: SFRAME.suite(None, None).unwrap(), ring: serial() };
+        let deriver = KeyDeriver { profile: &SFRAME, suite: SFRAME.suite(None, None).unwrap(), ring: serial() };
         let material = Secret::new(&[1; 16], Kdf::Random);
-        let identity = maker.shared_identity(0, &material);
-        let mut family = Family::drawing(Field { bits: 8, value: 0 }, material, identity);
-        for kid in 0..=MOST_SENDERS as u64 {
-            let key = Arc::new(maker.key(kid << 8, &family.material).unwrap());
-            family.remember(kid << 8, &key);
+        let identity = deriver.shared_identity(0, &material);
+        let mut keys = SenderKeys::shared(Field { bits: 8, value: 0 }, material, identity);
+        for kid in 0..=MAX_SENDERS as u64 {
+            let key = Arc::new(deriver.key(kid << 8, &keys.material).unwrap());
+            keys.remember(kid << 8, &key);
         }
-        assert_eq!(family.senders.len(), MOST_SENDERS);
-        assert!(family.sender(0).is_none() && family.sender(1 << 8).is_some());
+        assert_eq!(keys.senders.len(), MAX_SENDERS);
+        assert!(keys.key_of(0).is_none() && keys.key_of(1 << 8).is_some());
     }
 }

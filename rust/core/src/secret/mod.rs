@@ -9,7 +9,7 @@ use crate::error::KeyError;
 use crate::suite;
 
 /// The least bytes of a raw key: the strength of AES-128.
-pub(crate) const LEAST_KEY_LEN: usize = 16;
+pub(crate) const MIN_KEY_LEN: usize = 16;
 
 /// How key material becomes a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +45,8 @@ impl Secret {
     /// # Errors
     /// [`KeyError::ShortKey`] below 16 bytes.
     pub fn key(bytes: &[u8]) -> Result<Self, KeyError> {
-        if bytes.len() < LEAST_KEY_LEN {
-            return Err(KeyError::ShortKey { given: bytes.len(), least: LEAST_KEY_LEN });
+        if bytes.len() < MIN_KEY_LEN {
+            return Err(KeyError::ShortKey { given: bytes.len(), min: MIN_KEY_LEN });
         }
         Ok(Self::new(bytes, Kdf::Random))
     }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use zeroize::Zeroizing;
 
-use crate::secret::{Kdf, LEAST_KEY_LEN, Secret};
+use crate::secret::{Kdf, MIN_KEY_LEN, Secret};
 
 /// The most spellings of one key.
 pub(crate) const MAX_SPELLINGS: usize = 64;
@@ -20,7 +20,7 @@ impl Secret {
     /// Returns other spellings of this key, the likelier ones first, each with what makes the difference: 64 at the most.
     #[must_use]
     pub fn spellings(&self) -> Vec<(Cow<'static, str>, Self)> {
-        let mut found = Found { own: self, spellings: Vec::new() };
+        let mut found = Spellings { own: self, spellings: Vec::new() };
         let bytes = self.bytes();
         found.add_same("without the line end behind it", without_line_end(bytes));
         found.add_same("without the spaces around it", bytes.trim_ascii());
@@ -61,12 +61,12 @@ impl Secret {
     }
 }
 
-struct Found<'s> {
+struct Spellings<'s> {
     own: &'s Secret,
     spellings: Vec<(Cow<'static, str>, Secret)>,
 }
 
-impl Found<'_> {
+impl Spellings<'_> {
     /// Adds a spelling of the kind that the key has, and of the other one.
     fn add_same(&mut self, name: &'static str, bytes: &[u8]) {
         self.add(name, bytes, self.own.kdf());
@@ -80,7 +80,7 @@ impl Found<'_> {
         };
         for (kdf, name) in [(natural, Cow::Borrowed(name)), (other, Cow::Owned(format!("{name}, {how}")))] {
             let fits = match kdf {
-                Kdf::Random => bytes.len() >= LEAST_KEY_LEN,
+                Kdf::Random => bytes.len() >= MIN_KEY_LEN,
                 Kdf::Password => !bytes.is_empty() && std::str::from_utf8(bytes).is_ok(),
             };
             let secret = Secret::new(bytes, kdf);
@@ -92,13 +92,13 @@ impl Found<'_> {
 }
 
 fn joined(parts: &[&[u8]]) -> Bytes {
-    let mut whole = with_room(parts.iter().map(|part| part.len()).sum());
+    let mut whole = with_capacity(parts.iter().map(|part| part.len()).sum());
     parts.iter().for_each(|part| whole.extend_from_slice(part));
     whole
 }
 
 /// Returns an empty buffer that is not moved before `len` bytes are in it: what it leaves behind would not be cleared.
-fn with_room(len: usize) -> Bytes {
+fn with_capacity(len: usize) -> Bytes {
     Zeroizing::new(Vec::with_capacity(len))
 }
 
@@ -116,7 +116,7 @@ fn without_quotes(bytes: &[u8]) -> &[u8] {
 
 /// RFC 4648, sections 4 and 5.
 fn base64(bytes: &[u8], alphabet: &[u8; 64], pads: bool) -> Bytes {
-    let mut text = with_room(bytes.len().div_ceil(3) * 4);
+    let mut text = with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let group = (0..3).fold(0, |group, at| group << 8 | u32::from(chunk.get(at).copied().unwrap_or_default()));
         for place in 0..4 {
@@ -133,7 +133,7 @@ fn base64(bytes: &[u8], alphabet: &[u8; 64], pads: bool) -> Bytes {
 
 /// Reads base64 of either alphabet, with or without padding, among white space. None: it is something else.
 fn base64_decoded(text: &[u8]) -> Option<Bytes> {
-    let mut bytes = with_room(text.len());
+    let mut bytes = with_capacity(text.len());
     let (mut group, mut bits, mut padding) = (0_u32, 0, false);
     for &letter in text.iter().filter(|letter| !letter.is_ascii_whitespace()) {
         if letter == b'=' {
@@ -156,7 +156,7 @@ fn base64_decoded(text: &[u8]) -> Option<Bytes> {
 }
 
 fn hex(bytes: &[u8], digits: &[u8; 16]) -> Bytes {
-    let mut text = with_room(2 * bytes.len());
+    let mut text = with_capacity(2 * bytes.len());
     for byte in bytes {
         text.extend([byte >> 4, byte & 0x0F].iter().filter_map(|digit| digits.get(usize::from(*digit))));
     }
@@ -165,7 +165,7 @@ fn hex(bytes: &[u8], digits: &[u8; 16]) -> Bytes {
 
 /// Reads hex digits among white space. None: it is something else.
 fn hex_decoded(text: &[u8]) -> Option<Bytes> {
-    let mut bytes = with_room(text.len());
+    let mut bytes = with_capacity(text.len());
     let mut first = None;
     for &letter in text.iter().filter(|letter| !letter.is_ascii_whitespace()) {
         let digit = u8::try_from(char::from(letter).to_digit(16)?).ok()?;
@@ -180,7 +180,7 @@ fn hex_decoded(text: &[u8]) -> Option<Bytes> {
 /// Returns text as one byte for each character. None: it is ASCII, no text, or has characters that Latin-1 does not have.
 fn latin_1(bytes: &[u8]) -> Option<Bytes> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_ascii())?;
-    let mut latin = with_room(bytes.len());
+    let mut latin = with_capacity(bytes.len());
     for character in text.chars() {
         latin.push(u8::try_from(u32::from(character)).ok()?);
     }

@@ -12,7 +12,7 @@
 #![deny(clippy::indexing_slicing)]
 
 /// One config byte, and at most eight bytes for each value.
-pub(crate) const MOST_LEN: usize = 17;
+pub(crate) const MAX_LEN: usize = 17;
 
 /// Bytes of a value at the most.
 const WORD: usize = 8;
@@ -65,7 +65,7 @@ impl Header {
 }
 
 /// A sealed frame in pieces.
-pub(crate) struct Sealed<'a> {
+pub(crate) struct SframeParts<'a> {
     pub(crate) header: Header,
     /// The header as it stands, which is authenticated.
     pub(crate) head: &'a [u8],
@@ -74,15 +74,15 @@ pub(crate) struct Sealed<'a> {
 }
 
 /// Takes a frame to pieces. None: truncated, or its header is not in its shortest form.
-pub(crate) fn parse(sealed: &[u8], tag_len: usize) -> Option<Sealed<'_>> {
+pub(crate) fn parse(sealed: &[u8], tag_len: usize) -> Option<SframeParts<'_>> {
     let (header, len) = Header::parse(sealed)?;
     let (head, rest) = sealed.split_at_checked(len)?;
     let (ciphertext, tag) = rest.split_at_checked(rest.len().checked_sub(tag_len)?)?;
-    Some(Sealed { header, head, ciphertext, tag })
+    Some(SframeParts { header, head, ciphertext, tag })
 }
 
 /// A sealed frame to be written: the header, which is, and the places of ciphertext and tag.
-pub(crate) struct Places<'a> {
+pub(crate) struct SframePlaces<'a> {
     pub(crate) head: &'a [u8],
     pub(crate) ciphertext: &'a mut [u8],
     pub(crate) tag: &'a mut [u8],
@@ -90,10 +90,10 @@ pub(crate) struct Places<'a> {
 
 /// Writes the header and hands out the places behind it. None: `out` is too short.
 #[inline(always)]
-pub(crate) fn write(out: &mut [u8], header: Header, tag_len: usize) -> Option<Places<'_>> {
+pub(crate) fn write(out: &mut [u8], header: Header, tag_len: usize) -> Option<SframePlaces<'_>> {
     let (head, rest) = header.write(out)?;
     let (ciphertext, tag) = rest.split_at_mut_checked(rest.len().checked_sub(tag_len)?)?;
-    Some(Places { head, ciphertext, tag })
+    Some(SframePlaces { head, ciphertext, tag })
 }
 
 /// Bytes of a value behind the config byte.
@@ -131,7 +131,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn encoded(header: Header) -> Vec<u8> {
-        header.write(&mut [0; MOST_LEN]).unwrap().0.to_vec()
+        header.write(&mut [0; MAX_LEN]).unwrap().0.to_vec()
     }
 
     proptest! {

@@ -15,7 +15,7 @@ pub(crate) const OVERHEAD: usize = TAG_LEN + TRAILER_LEN;
 
 /// The sealed part of a frame, behind its clear header and without escapes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Sealed<'a> {
+pub(crate) struct TrailerParts<'a> {
     pub(crate) ciphertext: &'a [u8],
     pub(crate) tag: &'a [u8],
     pub(crate) iv: [u8; IV_LEN],
@@ -23,25 +23,30 @@ pub(crate) struct Sealed<'a> {
 }
 
 /// Takes the sealed part to pieces. None: not of this layout.
-pub(crate) fn parse(tail: &[u8]) -> Option<Sealed<'_>> {
+pub(crate) fn parse(tail: &[u8]) -> Option<TrailerParts<'_>> {
     let (rest, &[iv_len, key_index]) = tail.split_last_chunk::<2>()?;
     if usize::from(iv_len) != IV_LEN {
         return None;
     }
     let (rest, &iv) = rest.split_last_chunk::<IV_LEN>()?;
     let (ciphertext, tag) = rest.split_last_chunk::<TAG_LEN>()?;
-    Some(Sealed { ciphertext, tag, iv, key_index })
+    Some(TrailerParts { ciphertext, tag, iv, key_index })
 }
 
 /// The places of a frame to be written: `out` is the clear header, the plaintext's length and [`OVERHEAD`] long.
-pub(crate) struct Places<'a> {
+pub(crate) struct TrailerPlaces<'a> {
     pub(crate) clear: &'a mut [u8],
     pub(crate) ciphertext: &'a mut [u8],
     pub(crate) tag: &'a mut [u8],
 }
 
 /// Writes the trailer and hands out the places before it. None: `out` is too short.
-pub(crate) fn write<'a>(out: &'a mut [u8], clear_len: usize, iv: &[u8; IV_LEN], key_index: u8) -> Option<Places<'a>> {
+pub(crate) fn write<'a>(
+    out: &'a mut [u8],
+    clear_len: usize,
+    iv: &[u8; IV_LEN],
+    key_index: u8,
+) -> Option<TrailerPlaces<'a>> {
     let (rest, trailer) = out.split_last_chunk_mut::<TRAILER_LEN>()?;
     let (iv_place, ids) = trailer.split_first_chunk_mut::<IV_LEN>()?;
     *iv_place = *iv;
@@ -49,7 +54,7 @@ pub(crate) fn write<'a>(out: &'a mut [u8], clear_len: usize, iv: &[u8; IV_LEN], 
     ids.copy_from_slice(&[IV_LEN as u8, key_index]);
     let (rest, tag) = rest.split_last_chunk_mut::<TAG_LEN>()?;
     let (clear, ciphertext) = rest.split_at_mut_checked(clear_len)?;
-    Some(Places { clear, ciphertext, tag })
+    Some(TrailerPlaces { clear, ciphertext, tag })
 }
 
 #[cfg(test)]
@@ -68,7 +73,7 @@ mod tests {
             places.ciphertext.copy_from_slice(&body[clear_len..]);
             places.tag.fill(7);
             let sealed = parse(&out[clear_len..]).unwrap();
-            prop_assert_eq!(sealed, Sealed { ciphertext: &body[clear_len..], tag: &[7; 16], iv, key_index });
+            prop_assert_eq!(sealed, TrailerParts { ciphertext: &body[clear_len..], tag: &[7; 16], iv, key_index });
         }
 
         #[test]

@@ -9,7 +9,7 @@ impl World<'_> {
     pub(super) fn open(&mut self, at: usize, bytes: &[u8]) -> Option<Vec<u8>> {
         let opened = match &self.receivers[at].cryptor {
             Cryptor::Frames(decryptor) => decryptor.decrypt(bytes),
-            Cryptor::Packets(cryptor) => cryptor.open_packet(bytes, b""),
+            Cryptor::Packets(cryptor) => cryptor.decrypt_packet(bytes, b""),
         };
         self.opened(at, bytes, opened)
     }
@@ -19,7 +19,7 @@ impl World<'_> {
             self.frames.iter().chain(self.frames.last()).map(|sealed| sealed.bytes.clone()).collect();
         let Cryptor::Frames(decryptor) = &self.receivers[at].cryptor else { return None };
         let batch = decryptor.plan_batch(all.iter().map(Vec::as_slice).collect());
-        let mut out = vec![0; batch.room()];
+        let mut out = vec![0; batch.max_len()];
         let results = batch.open_into(&mut out, 1);
         let mut rest = out.as_slice();
         let mut last = None;

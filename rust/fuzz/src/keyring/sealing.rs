@@ -23,7 +23,7 @@ impl World<'_> {
         let native = Arc::clone(&self.rings[ring].native);
         let sealed = match form {
             Form::Frame => Encryptor::new(native, Codec::Opus).expect("a codec of the profile").encrypt(&payload),
-            Form::Packet => self.cryptor(native).seal_packet(&payload, b""),
+            Form::Packet => self.cryptor(native).encrypt_packet(&payload, b""),
         };
         match sealed {
             Ok(bytes) => self.sealed(ring, form, bytes, payload),
@@ -41,7 +41,7 @@ impl World<'_> {
             return;
         }
         let payload = self.payload();
-        match cryptor.seal(&payload, b"") {
+        match cryptor.encrypt(&payload, b"") {
             Ok(parts) => {
                 let bytes = [&[0xF5, 0x01, parts.key_index], &parts.iv[..], &parts.ciphertext].concat();
                 self.sealed(ring, Form::Packet, bytes, payload);
@@ -58,7 +58,7 @@ impl World<'_> {
         let encryptor = Encryptor::new(Arc::clone(&self.rings[ring].native), Codec::Opus).expect("a codec");
         let planned = encryptor.plan_batch(payloads.iter().map(Vec::as_slice).collect(), 1);
         let sealed = planned.and_then(|batch| {
-            let mut out = vec![0; batch.room()];
+            let mut out = vec![0; batch.max_len()];
             batch.seal_into(&mut out, 1).map(|lens| (out, lens))
         });
         match sealed {
@@ -248,7 +248,7 @@ impl World<'_> {
         let ring = self.receiver_with(thing);
         let opened = match form {
             Form::Frame => Decryptor::new(ring, Codec::Opus, None).expect("a codec").decrypt(bytes),
-            Form::Packet => self.cryptor(ring).open_packet(bytes, b""),
+            Form::Packet => self.cryptor(ring).decrypt_packet(bytes, b""),
         };
         check!(self, opened.as_deref() == Ok(payload), "{opened:?} at a receiver who has {thing:?} alone");
     }

@@ -2,10 +2,10 @@
 //!
 //! What depends on the order of frames (nonces, what H.264 holds back, ratchets, the replay window, failures in a row)
 //! happens in the order of the batch, whatever the number of threads, so a batch comes to what single calls would have
-//! come to. Threads take the next stretch of frames under one lock, plan it there, and seal or open it outside. A stretch
+//! come to. Threads take the next chunk of frames under one lock, plan it there, and seal or open it outside. A chunk
 //! is so short that its plans stay in the cache: planning a whole batch first costs as much as its AEAD does.
 //!
-//! A batch lets a `fork` pass between stretches. Whoever takes the batch's lock has [entered](fork::enter) before: a thread
+//! A batch lets a `fork` pass between chunks. Whoever takes the batch's lock has [entered](fork::enter) before: a thread
 //! that waited for a fork with that lock would keep those waiting for whom the fork waits.
 #![deny(clippy::indexing_slicing)]
 
@@ -24,34 +24,34 @@ use std::thread::{self, Thread};
 use crate::fork;
 
 /// Frames planned in one go by one thread alone, and the fewest that a thread is worth.
-const STRETCH: usize = 64;
+const CHUNK: usize = 64;
 /// Several threads take more at a time: a thread that has to wait for the lock goes to sleep, which costs as much as
 /// some hundred frames.
-const SHARED_STRETCH: usize = 2_048;
+const MAX_CHUNK: usize = 2_048;
 /// What a thread has to do at the least where their number is left to us, in bytes; starting one takes some 50 us.
-const LEAST_WORK: usize = 2_000_000;
+const MIN_WORK: usize = 2_000_000;
 /// What a frame costs beside its bytes, in bytes.
 const PER_FRAME: usize = 1_200;
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many threads to use: as many as asked for if each gets a stretch; where that is 0, as many as there are cores and
+/// How many threads to use: as many as asked for if each gets a chunk; where that is 0, as many as there are cores and
 /// as pay.
 fn workers(asked: usize, frames: &[&[u8]]) -> usize {
-    let most = match asked {
+    let max = match asked {
         0 => {
             let work: usize = frames.iter().map(|frame| frame.len() + PER_FRAME).sum();
-            thread::available_parallelism().map_or(1, NonZeroUsize::get).min(work / LEAST_WORK)
+            thread::available_parallelism().map_or(1, NonZeroUsize::get).min(work / MIN_WORK)
         }
         asked => asked,
     };
-    most.min(frames.len().div_ceil(STRETCH)).max(1)
+    max.min(frames.len().div_ceil(CHUNK)).max(1)
 }
 
-fn stretch_of(workers: usize, frames: usize) -> usize {
-    if workers == 1 { STRETCH } else { (frames / (4 * workers)).clamp(STRETCH, SHARED_STRETCH) }
+fn chunk_len(workers: usize, frames: usize) -> usize {
+    if workers == 1 { CHUNK } else { (frames / (4 * workers)).clamp(CHUNK, MAX_CHUNK) }
 }
 
 /// Tells the thread that waits that one more thread is done, in a panic too.
@@ -68,7 +68,7 @@ impl Drop for Done<'_> {
 ///
 /// Threads start and end under locks, of the standard library and of what the crypto library keeps for each. So no fork
 /// passes until those that were started run, nor between the end of the first and the end of the last.
-fn side_by_side(threads: usize, work: impl Fn() + Sync) {
+fn run_on_threads(threads: usize, work: impl Fn() + Sync) {
     if threads == 1 {
         return work();
     }
@@ -80,10 +80,10 @@ fn side_by_side(threads: usize, work: impl Fn() + Sync) {
         let is_done = Done(&done, &caller);
         work();
         drop(is_done);
-        drop(locked(&may_end));
+        drop(lock(&may_end));
     };
     thread::scope(|scope| {
-        let (not_yet, inside) = (locked(&may_end), fork::enter());
+        let (not_yet, inside) = (lock(&may_end), fork::enter());
         let mut others = Vec::with_capacity(threads);
         for _ in 1..threads {
             let starting = inside.starting();

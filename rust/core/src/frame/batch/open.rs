@@ -5,12 +5,12 @@ use std::mem;
 use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
-use super::{STRETCH, locked, side_by_side, stretch_of, workers};
+use super::{CHUNK, chunk_len, lock, run_on_threads, workers};
 use crate::error::DecryptError;
 use crate::fork;
 use crate::frame::decryptor::Decryptor;
 use crate::frame::open::{Attempt, OpenPlan};
-use crate::keyring::lookup::SHORT;
+use crate::keyring::lookup::LOCKED_AEAD_MAX;
 
 /// A batch about to be opened.
 pub struct OpenBatch<'a> {
@@ -28,9 +28,9 @@ struct Unopened<'a, 'o> {
     out: &'o mut [u8],
     /// The length that was planned for each frame.
     lens: Vec<usize>,
-    stretches: usize,
+    chunks: usize,
     results: Vec<Result<usize, DecryptError>>,
-    settled: usize,
+    committed: usize,
     /// Stretches whose turn has not come, by their number.
     waiting: BTreeMap<usize, Vec<Opening<'a, 'o>>>,
 }
@@ -67,9 +67,9 @@ impl<'a> Plan<'a> {
 
 impl<'a, 'o> Unopened<'a, 'o> {
     /// Opens in order what was tried in any order.
-    fn settle(&mut self, decryptor: &'a Decryptor, stretch: &mut Vec<Opening<'a, '_>>) {
+    fn commit(&mut self, decryptor: &'a Decryptor, chunk: &mut Vec<Opening<'a, '_>>) {
         let (mut frames, mut bytes, mut keys) = (0, 0, None);
-        for Opening { plan, place, attempt } in stretch.drain(..) {
+        for Opening { plan, place, attempt } in chunk.drain(..) {
             self.results.push(match plan {
                 Ok(Plan::Sealed(plan)) => plan.finish(attempt, &mut keys, place).map(|()| {
                     frames += 1;
@@ -78,19 +78,19 @@ impl<'a, 'o> Unopened<'a, 'o> {
                 }),
                 Ok(Plan::Injected(sealed)) => {
                     keys = None; // this may turn to the ring
-                    pass_on(decryptor, sealed, place)
+                    open_injected(decryptor, sealed, place)
                 }
                 Ok(Plan::Empty) => Ok(0),
                 Err(error) => Err(error), // counted when it was planned
             });
         }
         decryptor.count_opened(frames, bytes);
-        self.settled += 1;
+        self.committed += 1;
     }
 
     /// Plans the next frames, `most` of them at the most.
-    fn take(&mut self, decryptor: &'a Decryptor, most: usize, stretch: &mut Vec<Opening<'a, 'o>>) {
-        for sealed in self.sealed.by_ref().take(most) {
+    fn take(&mut self, decryptor: &'a Decryptor, max: usize, chunk: &mut Vec<Opening<'a, 'o>>) {
+        for sealed in self.sealed.by_ref().take(max) {
             let mut plan = Plan::of(decryptor, sealed, self.injected.binary_search(&self.lens.len()).is_ok());
             let len = plan.as_ref().map_or(0, Plan::len);
             let place = match mem::take(&mut self.out).split_at_mut_checked(len) {
@@ -104,7 +104,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
                 }
             };
             self.lens.push(place.len());
-            stretch.push(Opening { plan, place, attempt: None });
+            chunk.push(Opening { plan, place, attempt: None });
         }
     }
 }
@@ -113,7 +113,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
 ///
 /// Not by way of [`Decryptor::plan`]: a second caller keeps it out of line where frames are taken, which costs 20 ns each.
 #[cold]
-fn pass_on(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
+fn open_injected(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
     if let Some(payload) = decryptor.injected(sealed)? {
         place.get_mut(..payload.len()).ok_or(DecryptError::Malformed)?.copy_from_slice(payload);
         return Ok(payload.len());
@@ -130,7 +130,7 @@ impl Decryptor {
     pub fn plan_batch<'a>(&'a self, sealed: Vec<&'a [u8]>) -> OpenBatch<'a> {
         let _inside = fork::enter();
         let sealed: Vec<&[u8]> = sealed.into_iter().map(|frame| self.cut_injected(frame)).collect();
-        let injected = match self.lets_injected_pass() {
+        let injected = match self.may_be_injected() {
             true => (0..).zip(&sealed).filter(|(_, frame)| self.is_injected(frame)).map(|(place, _)| place).collect(),
             false => Vec::new(),
         };
@@ -141,17 +141,17 @@ impl Decryptor {
 impl OpenBatch<'_> {
     /// Bytes that [`Self::open_into`] needs at the most: no frame is longer than it was sealed.
     #[must_use]
-    pub fn room(&self) -> usize {
+    pub fn max_len(&self) -> usize {
         let len = |sealed: &&[u8]| self.decryptor.max_opened_len(sealed);
         let injected = self.injected.iter().filter_map(|place| self.sealed.get(*place));
         self.sealed.iter().map(len).sum::<usize>() + injected.map(|sealed| sealed.len() - len(sealed)).sum::<usize>()
     }
 
     /// Writes the frames that open, one behind the other; one that does not is empty. Returns, for each, its bytes or why
-    /// not. What of `out` lies behind them is cleared. `out` has at least [`Self::room`].
+    /// not. What of `out` lies behind them is cleared. `out` has at least [`Self::max_len`].
     pub fn open_into(&self, out: &mut [u8], threads: usize) -> Vec<Result<usize, DecryptError>> {
         let workers = workers(threads, &self.sealed);
-        let (lens, results) = if workers == 1 { self.open_in_turn(out) } else { self.open_beside(out, workers) };
+        let (lens, results) = if workers == 1 { self.open_in_turn(out) } else { self.open_in_parallel(out, workers) };
         let (mut from, mut to) = (0, 0);
         for (result, planned) in results.iter().zip(lens) {
             if let Ok(len) = result {
@@ -172,16 +172,16 @@ impl OpenBatch<'_> {
     fn open_in_turn(&self, mut out: &mut [u8]) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
         let (decryptor, count) = (self.decryptor, self.sealed.len());
         let (mut lens, mut results) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for stretch in self.sealed.chunks(STRETCH) {
+        for chunk in self.sealed.chunks(CHUNK) {
             let _inside = fork::enter();
             let (mut frames, mut bytes, mut keys) = (0, 0, None);
-            results.extend(stretch.iter().map(|sealed| {
+            results.extend(chunk.iter().map(|sealed| {
                 if self.injected.binary_search(&lens.len()).is_ok() {
                     let len = sealed.len().min(out.len());
                     lens.push(len);
                     let (place, behind) = mem::take(&mut out).split_at_mut(len);
                     (out, keys) = (behind, None);
-                    return pass_on(decryptor, sealed, place);
+                    return open_injected(decryptor, sealed, place);
                 }
                 let planned = decryptor.with_plan(sealed, &[], |plan| {
                     let len = plan.frame_len();
@@ -189,7 +189,9 @@ impl OpenBatch<'_> {
                     let place = mem::take(&mut out).split_at_mut_checked(len);
                     let (place, behind) = place.ok_or(DecryptError::Malformed)?;
                     (out, bytes) = (behind, bytes + len);
-                    if len < SHORT && plan.open_with(keys.get_or_insert_with(|| decryptor.ring.at_hand()), place) {
+                    if len < LOCKED_AEAD_MAX
+                        && plan.open_with(keys.get_or_insert_with(|| decryptor.ring.ready_keys()), place)
+                    {
                         frames += 1;
                         return Ok(len);
                     }
@@ -211,52 +213,52 @@ impl OpenBatch<'_> {
     }
 
     /// Tries the frames on several threads, and opens them in order all the same.
-    fn open_beside(&self, out: &mut [u8], workers: usize) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
+    fn open_in_parallel(&self, out: &mut [u8], workers: usize) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
         let count = self.sealed.len();
         let unopened = Mutex::new(Unopened {
             sealed: self.sealed.iter(),
             injected: &self.injected,
             out,
             lens: Vec::with_capacity(count),
-            stretches: 0,
+            chunks: 0,
             results: Vec::with_capacity(count),
-            settled: 0,
+            committed: 0,
             waiting: BTreeMap::new(),
         });
-        side_by_side(workers, || self.open_stretches(&unopened, stretch_of(workers, count)));
+        run_on_threads(workers, || self.open_chunks(&unopened, chunk_len(workers, count)));
         let Unopened { lens, results, .. } = unopened.into_inner().unwrap_or_else(PoisonError::into_inner);
         (lens, results)
     }
 
-    fn open_stretches<'a, 'o>(&'a self, unopened: &Mutex<Unopened<'a, 'o>>, most: usize) {
+    fn open_chunks<'a, 'o>(&'a self, unopened: &Mutex<Unopened<'a, 'o>>, max: usize) {
         let mut number = None;
-        let mut stretch: Vec<Opening<'a, 'o>> = Vec::with_capacity(most);
+        let mut chunk: Vec<Opening<'a, 'o>> = Vec::with_capacity(max);
         loop {
             let inside = fork::enter();
-            let mut rest = locked(unopened);
+            let mut rest = lock(unopened);
             match number {
-                Some(number) if number == rest.settled => {
-                    rest.settle(self.decryptor, &mut stretch);
+                Some(number) if number == rest.committed => {
+                    rest.commit(self.decryptor, &mut chunk);
                     while let Some(mut next) = {
-                        let turn = rest.settled;
+                        let turn = rest.committed;
                         rest.waiting.remove(&turn)
                     } {
-                        rest.settle(self.decryptor, &mut next);
+                        rest.commit(self.decryptor, &mut next);
                     }
                 }
                 Some(number) => {
-                    rest.waiting.insert(number, mem::replace(&mut stretch, Vec::with_capacity(most)));
+                    rest.waiting.insert(number, mem::replace(&mut chunk, Vec::with_capacity(max)));
                 }
                 None => {}
             }
             if rest.sealed.len() == 0 {
                 return;
             }
-            number = Some(rest.stretches);
-            rest.stretches += 1;
-            rest.take(self.decryptor, most, &mut stretch);
+            number = Some(rest.chunks);
+            rest.chunks += 1;
+            rest.take(self.decryptor, max, &mut chunk);
             drop((rest, inside));
-            for openings in stretch.chunks_mut(STRETCH) {
+            for openings in chunk.chunks_mut(CHUNK) {
                 let _inside = fork::enter();
                 self.try_ahead(openings);
             }
@@ -264,15 +266,15 @@ impl OpenBatch<'_> {
     }
 
     fn try_ahead(&self, openings: &mut [Opening<'_, '_>]) {
-        let (mut keys, mut met) = (None, None);
+        let (mut keys, mut cached) = (None, None);
         for Opening { plan, place, attempt } in openings {
             let Ok(Plan::Sealed(plan)) = plan else { continue };
-            if place.len() < SHORT {
-                *attempt = plan.attempt(keys.get_or_insert_with(|| self.decryptor.ring.at_hand()), place);
+            if place.len() < LOCKED_AEAD_MAX {
+                *attempt = plan.attempt(keys.get_or_insert_with(|| self.decryptor.ring.ready_keys()), place);
             }
             if attempt.is_none() {
                 keys = None; // this turns to the ring
-                *attempt = plan.attempt_long(&mut met, place);
+                *attempt = plan.attempt_long(&mut cached, place);
             }
         }
     }

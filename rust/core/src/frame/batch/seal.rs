@@ -5,22 +5,22 @@ use std::mem;
 use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
-use super::{STRETCH, locked, side_by_side, stretch_of, workers};
+use super::{CHUNK, chunk_len, lock, run_on_threads, workers};
 use crate::error::EncryptError;
 use crate::fork;
 use crate::frame::encryptor::Encryptor;
-use crate::frame::seal::Straight;
-use crate::keyring::lookup::Run;
-use crate::keyring::nonce::Unique;
+use crate::frame::seal::FixedOverhead;
+use crate::keyring::lookup::BatchKey;
+use crate::keyring::nonce::NonceInput;
 
 /// A batch about to be sealed.
 pub struct SealBatch<'a> {
     encryptor: &'a Encryptor,
-    frames: Frames<'a>,
+    frames: PlannedFrames<'a>,
 }
 
-enum Frames<'a> {
-    Straight(Straight, Vec<&'a [u8]>),
+enum PlannedFrames<'a> {
+    FixedOverhead(FixedOverhead, Vec<&'a [u8]>),
     /// Sealed already, where only sealing tells how long a frame gets (escapes).
     Sealed(Vec<Vec<u8>>),
 }
@@ -37,12 +37,12 @@ struct Unsealed<'a, 'o> {
 }
 
 /// Frames that one thread seals now.
-struct Stretch<'a, 'o> {
+struct Chunk<'a, 'o> {
     first: usize,
     frames: &'a [&'a [u8]],
     out: &'o mut [u8],
     /// None where none of them is sealed: they need no key.
-    run: Option<Run>,
+    batch_key: Option<BatchKey>,
 }
 
 impl Encryptor {
@@ -55,18 +55,18 @@ impl Encryptor {
         frames: Vec<&'a [u8]>,
         threads: usize,
     ) -> Result<SealBatch<'a>, (usize, EncryptError)> {
-        let frames = match self.straight() {
-            Some(straight) => Frames::Straight(straight, frames),
-            None => Frames::Sealed(self.seal_all(&frames, threads)?),
+        let frames = match self.fixed_overhead() {
+            Some(fixed_overhead) => PlannedFrames::FixedOverhead(fixed_overhead, frames),
+            None => PlannedFrames::Sealed(self.seal_all(&frames, threads)?),
         };
         Ok(SealBatch { encryptor: self, frames })
     }
 
     fn seal_all(&self, frames: &[&[u8]], threads: usize) -> Result<Vec<Vec<u8>>, Failed> {
         let (mut plans, mut refused) = (Vec::with_capacity(frames.len()), None);
-        for stretch in frames.chunks(STRETCH) {
+        for chunk in frames.chunks(CHUNK) {
             let _inside = fork::enter();
-            for frame in stretch {
+            for frame in chunk {
                 match self.plan_keyed(frame) {
                     Ok(plan) => plans.push(plan),
                     Err(error) => {
@@ -81,11 +81,11 @@ impl Encryptor {
         }
         // The frames before a refused one are sealed and counted, as single calls would have done.
         let mut sealed: Vec<Result<Vec<u8>, EncryptError>> = plans.iter().map(|_| Ok(Vec::new())).collect();
-        let jobs = Mutex::new(plans.chunks(STRETCH).zip(sealed.chunks_mut(STRETCH)));
-        side_by_side(workers(threads, frames), || {
+        let jobs = Mutex::new(plans.chunks(CHUNK).zip(sealed.chunks_mut(CHUNK)));
+        run_on_threads(workers(threads, frames), || {
             loop {
                 let _inside = fork::enter();
-                let Some((plans, places)) = locked(&jobs).next() else { return };
+                let Some((plans, places)) = lock(&jobs).next() else { return };
                 for (plan, place) in plans.iter().zip(places) {
                     if let Some(plan) = plan {
                         *place = plan.seal();
@@ -102,27 +102,27 @@ impl Encryptor {
 impl SealBatch<'_> {
     /// Bytes that the sealed frames need at the most: in the trailer layout just as many as they will have.
     #[must_use]
-    pub fn room(&self) -> usize {
+    pub fn max_len(&self) -> usize {
         match &self.frames {
-            Frames::Sealed(sealed) => sealed.iter().map(Vec::len).sum(),
-            Frames::Straight(straight, frames) => {
-                let overhead = straight.most_overhead();
-                frames.iter().map(|frame| if straight.seals(frame) { frame.len() + overhead } else { 0 }).sum()
+            PlannedFrames::Sealed(sealed) => sealed.iter().map(Vec::len).sum(),
+            PlannedFrames::FixedOverhead(fixed_overhead, frames) => {
+                let overhead = fixed_overhead.max_overhead();
+                frames.iter().map(|frame| if fixed_overhead.seals(frame) { frame.len() + overhead } else { 0 }).sum()
             }
         }
     }
 
     /// Writes all sealed frames, one behind the other, and returns the bytes of each. `out` has at least
-    /// [`Self::room`].
+    /// [`Self::max_len`].
     ///
     /// # Errors
     /// As [`Encryptor::plan_batch`]; `out` is cleared then. Also where `out` is too short.
     pub fn seal_into(&self, out: &mut [u8], threads: usize) -> Result<Vec<usize>, (usize, EncryptError)> {
-        if out.len() < self.room() {
+        if out.len() < self.max_len() {
             return Err((0, EncryptError::Malformed));
         }
         match &self.frames {
-            Frames::Sealed(sealed) => {
+            PlannedFrames::Sealed(sealed) => {
                 let mut rest = out;
                 for sealed in sealed {
                     let (place, behind) =
@@ -132,11 +132,13 @@ impl SealBatch<'_> {
                 }
                 Ok(sealed.iter().map(Vec::len).collect())
             }
-            Frames::Straight(straight, frames) => {
+            PlannedFrames::FixedOverhead(fixed_overhead, frames) => {
                 let lens = Vec::with_capacity(frames.len());
                 let unsealed = Mutex::new(Unsealed { frames: frames.iter(), out: &mut *out, lens, failed: None });
                 let workers = workers(threads, frames);
-                side_by_side(workers, || self.seal_stretches(*straight, &unsealed, stretch_of(workers, frames.len())));
+                run_on_threads(workers, || {
+                    self.seal_chunks(*fixed_overhead, &unsealed, chunk_len(workers, frames.len()))
+                });
                 let Unsealed { lens, failed, .. } = unsealed.into_inner().unwrap_or_else(PoisonError::into_inner);
                 match failed {
                     None => Ok(lens),
@@ -149,24 +151,24 @@ impl SealBatch<'_> {
         }
     }
 
-    fn seal_stretches(&self, straight: Straight, unsealed: &Mutex<Unsealed<'_, '_>>, most: usize) {
-        let mut uniques = Vec::with_capacity(most);
+    fn seal_chunks(&self, fixed_overhead: FixedOverhead, unsealed: &Mutex<Unsealed<'_, '_>>, max: usize) {
+        let mut nonce_inputs = Vec::with_capacity(max);
         loop {
             let _inside = fork::enter();
-            let mut rest = locked(unsealed);
+            let mut rest = lock(unsealed);
             if rest.failed.is_some() || rest.frames.len() == 0 {
                 return;
             }
             // What fails here is said before another thread can ask for more: it is the first that is named.
             let taken = rest
-                .take(most, self.encryptor, straight, &mut uniques)
+                .take(max, self.encryptor, fixed_overhead, &mut nonce_inputs)
                 .inspect_err(|failed| rest.failed = Some(*failed));
-            let Ok(stretch) = taken else { return };
+            let Ok(chunk) = taken else { return };
             drop(rest);
-            match stretch.seal(straight, &uniques) {
-                Ok(bytes) => self.encryptor.count_sealed(uniques.len(), bytes),
+            match chunk.seal(fixed_overhead, &nonce_inputs) {
+                Ok(bytes) => self.encryptor.count_sealed(nonce_inputs.len(), bytes),
                 Err(place) => {
-                    locked(unsealed).failed.get_or_insert((place, EncryptError::Malformed));
+                    lock(unsealed).failed.get_or_insert((place, EncryptError::Malformed));
                 }
             }
         }
@@ -174,59 +176,61 @@ impl SealBatch<'_> {
 }
 
 impl<'a, 'o> Unsealed<'a, 'o> {
-    /// Takes the next frames, `most` of them at the most, and their places. Under one look-up for all it takes the key, and
+    /// Takes the next frames, `max` of them at the most, and their places. Under one look-up for all it takes the key, and
     /// what each frame that is sealed gets alone. A frame without such is left for the next call, which fails there.
     fn take(
         &mut self,
-        most: usize,
+        max: usize,
         encryptor: &Encryptor,
-        straight: Straight,
-        uniques: &mut Vec<Unique>,
-    ) -> Result<Stretch<'a, 'o>, Failed> {
+        fixed_overhead: FixedOverhead,
+        nonce_inputs: &mut Vec<NonceInput>,
+    ) -> Result<Chunk<'a, 'o>, Failed> {
         let (all, first) = (self.frames.as_slice(), self.lens.len());
-        let fitting = all.iter().take(most).take_while(|frame| !straight.seals(frame) || straight.fits(frame)).count();
+        let fitting =
+            all.iter().take(max).take_while(|frame| !fixed_overhead.seals(frame) || fixed_overhead.fits(frame)).count();
         if fitting == 0 {
-            return Err((first, encryptor.refused()));
+            return Err((first, encryptor.codec_mismatch()));
         }
-        let filled = || all.iter().enumerate().take(fitting).filter(|(_, frame)| straight.seals(frame));
+        let filled = || all.iter().enumerate().take(fitting).filter(|(_, frame)| fixed_overhead.seals(frame));
         let place_of = |n| filled().nth(n).map_or(fitting, |(place, _)| place);
-        uniques.clear();
-        let run = match filled().count() {
+        nonce_inputs.clear();
+        let batch_key = match filled().count() {
             0 => None,
-            count => Some(encryptor.next_run(count, uniques).map_err(|error| {
+            count => Some(encryptor.next_batch(count, nonce_inputs).map_err(|error| {
                 let empty = place_of(0);
                 encryptor.counters.empty.add(empty);
                 (first + empty, error)
             })?),
         };
-        let (frames, behind) = all.split_at(place_of(uniques.len()));
-        encryptor.counters.empty.add(frames.len() - uniques.len());
-        let (kid, mut nonces, mut len) = (run.as_ref().map_or(0, |run| run.kid), uniques.iter(), 0);
+        let (frames, behind) = all.split_at(place_of(nonce_inputs.len()));
+        encryptor.counters.empty.add(frames.len() - nonce_inputs.len());
+        let (kid, mut nonces, mut len) =
+            (batch_key.as_ref().map_or(0, |batch_key| batch_key.kid), nonce_inputs.iter(), 0);
         self.lens.extend(frames.iter().map(|frame| {
-            let overhead = |unique: &Unique| straight.overhead(kid, *unique);
-            let sealed = if straight.seals(frame) { frame.len() + nonces.next().map_or(0, overhead) } else { 0 };
+            let overhead = |nonce_input: &NonceInput| fixed_overhead.overhead(kid, *nonce_input);
+            let sealed = if fixed_overhead.seals(frame) { frame.len() + nonces.next().map_or(0, overhead) } else { 0 };
             len += sealed;
             sealed
         }));
         let place = mem::take(&mut self.out).split_at_mut_checked(len);
         let (out, rest) = place.ok_or((first, EncryptError::Malformed))?;
         (self.frames, self.out) = (behind.iter(), rest);
-        Ok(Stretch { first, frames, out, run })
+        Ok(Chunk { first, frames, out, batch_key })
     }
 }
 
-impl Stretch<'_, '_> {
+impl Chunk<'_, '_> {
     /// Seals the frames and returns their bytes, or the place of one that is too long for the AEAD.
-    fn seal(self, straight: Straight, uniques: &[Unique]) -> Result<usize, usize> {
-        let Self { first, frames, mut out, run } = self;
-        let Some(Run { key, kid }) = run else { return Ok(0) };
+    fn seal(self, fixed_overhead: FixedOverhead, nonce_inputs: &[NonceInput]) -> Result<usize, usize> {
+        let Self { first, frames, mut out, batch_key } = self;
+        let Some(BatchKey { key, kid }) = batch_key else { return Ok(0) };
         let mut bytes = 0;
-        let filled = frames.iter().enumerate().filter(|(_, frame)| straight.seals(frame));
-        for ((place, frame), unique) in filled.zip(uniques) {
-            let len = frame.len() + straight.overhead(kid, *unique);
+        let filled = frames.iter().enumerate().filter(|(_, frame)| fixed_overhead.seals(frame));
+        for ((place, frame), nonce_input) in filled.zip(nonce_inputs) {
+            let len = frame.len() + fixed_overhead.overhead(kid, *nonce_input);
             let sealed = mem::take(&mut out).split_at_mut_checked(len).and_then(|(sealed, behind)| {
                 out = behind;
-                straight.seal(&key, kid, *unique, frame, sealed)
+                fixed_overhead.seal(&key, kid, *nonce_input, frame, sealed)
             });
             sealed.ok_or(first + place)?;
             bytes += frame.len();
