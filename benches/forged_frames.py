@@ -4,7 +4,7 @@
 
 Each frame has the right length, key id and layout, and a wrong tag; each is new. One thousand of them in a second is
 twenty times the rate of a voice. Everything that such frames lead to is counted: the AEAD under every key in the
-window, and the steps that `derive_ahead` is asked for, here in a thread as an application would have it.
+window, and the steps that `derive_ratchet_step` is asked for, here in a thread as an application would have it.
 
 A second table is the same attack on a call: an `E2EEManager` on an event loop, a thousand frames in each of five
 seconds, with all that it does about them (states, diagnoses, derivations in threads).
@@ -48,8 +48,8 @@ def derive_all(ring: frameseal.KeyRing) -> float:
 
     def work() -> None:
         start = time.thread_time()
-        for key_id in ring.wanted_ahead:
-            while ring.derive_ahead(key_id):
+        for key_id in ring.pending_ratchets:
+            while ring.derive_ratchet_step(key_id):
                 pass
         spent.append(time.thread_time() - start)
 

@@ -32,7 +32,7 @@ def epoch(made: KeyRing, context: int = 0) -> KeyRing:
 def seal(ring: KeyRing, frames: int = FRAMES) -> Sealed:
     """Seal frames, as far as that goes: some by themselves, in a batch and as packets."""
     sealed = []
-    for take in (Encryptor(ring).encrypt, DataCryptor(ring).seal_packet):
+    for take in (Encryptor(ring).encrypt, DataCryptor(ring).encrypt_packet):
         for _ in range(frames):
             with contextlib.suppress(KeyExhausted):
                 sealed.append(take(b"frame"))

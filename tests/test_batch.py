@@ -140,7 +140,7 @@ def test_a_batch_opens_what_single_calls_open_across_ratchets_replays_and_forger
 
     def state(keys: KeyRing, decryptor: Decryptor) -> tuple[object, ...]:
         prints = [keys.fingerprint(key_id) for key_id in keys.key_ids]
-        return decryptor.stats(), decryptor.consecutive_failures, keys.key_ids, prints, keys.followed_key_id
+        return decryptor.stats(), decryptor.consecutive_failures, keys.key_ids, prints, keys.ratcheted_key_id
 
     one_by_one = receiver()
     expected = []

@@ -74,11 +74,11 @@ def test_what_claims_to_be_an_old_frame_is_one_only_if_it_authenticates(key, pro
 @pytest.mark.parametrize("profile", ["sframe", "livekit"])
 def test_so_with_data_packets(key, profile):
     opener = DataCryptor(ring(key, profile))
-    packet = DataCryptor(ring(key, profile)).seal_packet(b"a message")
+    packet = DataCryptor(ring(key, profile)).encrypt_packet(b"a message")
     forged = bytearray(packet)
     forged[-1] ^= 1
-    assert opener.open_packet(packet) == b"a message"
+    assert opener.decrypt_packet(packet) == b"a message"
     with pytest.raises(ReplayedFrame):
-        opener.open_packet(packet)
+        opener.decrypt_packet(packet)
     with pytest.raises(AuthenticationFailed):
-        opener.open_packet(forged)
+        opener.decrypt_packet(forged)

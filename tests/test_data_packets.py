@@ -39,9 +39,9 @@ def test_the_workers_packets_open_and_ours_are_as_it_would_have_made_them(case: 
     cryptor = frameseal.DataCryptor(room)
     iv, sealed = bytes.fromhex(case["iv_hex"]), bytes.fromhex(case["encrypted_value_hex"])
     assert AESGCM(key).encrypt(iv, plaintext, None) == sealed
-    assert cryptor.open(iv, case["key_index"], sealed) == plaintext
+    assert cryptor.decrypt(iv, case["key_index"], sealed) == plaintext
 
-    ours_iv, key_index, ours = cryptor.seal(plaintext)
+    ours_iv, key_index, ours = cryptor.encrypt(plaintext)
     assert (len(ours_iv), key_index) == (12, case["key_index"])
     assert AESGCM(key).encrypt(ours_iv, plaintext, None) == ours
 
@@ -63,28 +63,28 @@ def test_a_sender_that_ratcheted_is_followed_where_the_worker_loses_it() -> None
 @given(payload=st.binary(max_size=300), context=st.binary(max_size=40))
 def test_what_is_sealed_opens_in_its_context(payload: bytes, context: bytes) -> None:
     alice, bob = pair(bind_context=True)
-    assert bob.open(*alice.seal(payload, context), context) == payload
-    packet = alice.seal_packet(payload, context)
+    assert bob.decrypt(*alice.encrypt(payload, context), context) == payload
+    packet = alice.encrypt_packet(payload, context)
     assert len(packet) == len(payload) + 31
     with pytest.raises(frameseal.AuthenticationFailed):
-        bob.open_packet(packet, context + b"!")
-    assert bob.open_packet(packet, context) == payload
+        bob.decrypt_packet(packet, context + b"!")
+    assert bob.decrypt_packet(packet, context) == payload
 
 
 @given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda tail: b"\xf5\x01\x00" + tail))
 def test_arbitrary_bytes_are_a_frame_error_and_nothing_else(packet: bytes) -> None:
     for bind_context in (False, True):
         with pytest.raises(frameseal.FrameError):
-            frameseal.DataCryptor(SHARED, bind_context).open_packet(packet)
+            frameseal.DataCryptor(SHARED, bind_context).decrypt_packet(packet)
 
 
 def test_the_bound_form_is_the_documented_one() -> None:
     key = reference.derive("livekit", bytes(32))
     alice, _ = pair(bind_context=True)
-    iv, _, sealed = alice.seal(b"text", b"to bob")
+    iv, _, sealed = alice.encrypt(b"text", b"to bob")
     aad = b"frameseal data v1" + (6).to_bytes(8, "big") + b"to bob"
     assert AESGCM(key).decrypt(iv, sealed, aad) == b"text"
-    packet = alice.seal_packet(b"text", b"to bob")
+    packet = alice.encrypt_packet(b"text", b"to bob")
     assert packet[:3] == b"\xf5\x01\x00"
     assert AESGCM(key).decrypt(packet[3:15], packet[15:], aad) == b"text"
 
@@ -94,19 +94,19 @@ def test_ivs_come_from_the_ring_that_the_media_draws_from() -> None:
     ivs = {frameseal.DataCryptor(room).seal(b"")[0] for _ in range(3)}
     ivs |= {reference.take_apart(frameseal.Encryptor(room).encrypt(b"frame"), None).iv for _ in range(3)}
     assert len(ivs) == 6
-    assert room.usage() == 6
+    assert room.frames_sealed() == 6
     with pytest.raises(frameseal.KeyExhausted):
-        frameseal.DataCryptor(room).seal_packet(b"")
+        frameseal.DataCryptor(room).encrypt_packet(b"")
 
 
 def test_a_context_that_would_not_be_looked_at_is_a_mistake() -> None:
     alice, bob = pair()
-    packet = alice.seal_packet(b"text")
+    packet = alice.encrypt_packet(b"text")
     for call in (
-        lambda: alice.seal(b"text", b"to bob"),
-        lambda: alice.seal_packet(b"text", context=b"to bob"),
-        lambda: bob.open_packet(packet, b"to bob"),
-        lambda: bob.open(packet[3:15], 0, packet[15:], b"to bob"),
+        lambda: alice.encrypt(b"text", b"to bob"),
+        lambda: alice.encrypt_packet(b"text", context=b"to bob"),
+        lambda: bob.decrypt_packet(packet, b"to bob"),
+        lambda: bob.decrypt(packet[3:15], 0, packet[15:], b"to bob"),
     ):
         with pytest.raises(ValueError, match="bind_context"):
             call()
@@ -115,14 +115,14 @@ def test_a_context_that_would_not_be_looked_at_is_a_mistake() -> None:
 
 def test_a_packet_opens_once() -> None:
     alice, bob = pair()
-    packet = alice.seal_packet(b"pay 10")
-    assert bob.open_packet(packet) == b"pay 10"
+    packet = alice.encrypt_packet(b"pay 10")
+    assert bob.decrypt_packet(packet) == b"pay 10"
     with pytest.raises(frameseal.ReplayedFrame):
-        bob.open_packet(packet)
+        bob.decrypt_packet(packet)
     with pytest.raises(frameseal.ReplayedFrame):
-        bob.open(packet[3:15], 0, packet[15:])
+        bob.decrypt(packet[3:15], 0, packet[15:])
     forgetful = frameseal.DataCryptor(SHARED, replay_window=0)
-    assert {forgetful.open_packet(packet) for _ in range(3)} == {b"pay 10"}
+    assert {forgetful.decrypt_packet(packet) for _ in range(3)} == {b"pay 10"}
     with pytest.raises(ValueError, match="replay window"):
         frameseal.DataCryptor(SHARED, replay_window=65_537)
 
@@ -145,7 +145,7 @@ def test_keys_that_are_missing_and_parts_that_are_none_are_told() -> None:
 def test_large_messages_and_buffers_go_the_same_way() -> None:
     alice, bob = pair(bind_context=True)
     payload = bytearray(b"x" * 100_000)
-    assert bob.open_packet(memoryview(alice.seal_packet(payload, bytearray(b"c"))), b"c") == payload
+    assert bob.decrypt_packet(memoryview(alice.encrypt_packet(payload, bytearray(b"c"))), b"c") == payload
 
 
 # --- sframe ----------------------------------------------------------------------------------------------------------
@@ -171,28 +171,28 @@ def test_an_sframe_packet_is_a_plain_sframe(suite: frameseal.CipherSuite) -> Non
     room = sframe((7, fresh()), suite=suite, allow_draft=True)
     cryptor, opener = frameseal.DataCryptor(room), frameseal.Decryptor(room)
     for ctr, payload in enumerate([b"", b"text", bytes(100_000)]):
-        packet = cryptor.seal_packet(payload)
+        packet = cryptor.encrypt_packet(payload)
         assert packet[0] == 7 << 4 | ctr
-        assert opener.decrypt(packet) == cryptor.open_packet(packet) == payload
-    assert room.usage(7) == 3
+        assert opener.decrypt(packet) == cryptor.decrypt_packet(packet) == payload
+    assert room.frames_sealed(7) == 3
 
 
 def test_a_bound_sframe_packet_has_the_documented_metadata() -> None:
     room = sframe((1, fresh()))
     bound = frameseal.DataCryptor(room, bind_context=True)
-    packet = bound.seal_packet(b"text", b"to bob")
+    packet = bound.encrypt_packet(b"text", b"to bob")
     metadata = b"frameseal data v1" + (6).to_bytes(8, "big") + b"to bob"
     assert frameseal.Decryptor(room).decrypt(packet, metadata) == b"text"
     frame = frameseal.Encryptor(room).encrypt(b"picture")
     for call in (
         lambda: frameseal.Decryptor(room).decrypt(packet),
-        lambda: bound.open_packet(packet, b"to carol"),
-        lambda: bound.open_packet(packet),
-        lambda: bound.open_packet(frame),
+        lambda: bound.decrypt_packet(packet, b"to carol"),
+        lambda: bound.decrypt_packet(packet),
+        lambda: bound.decrypt_packet(frame),
     ):
         with pytest.raises(frameseal.AuthenticationFailed):
             call()
-    assert bound.open_packet(packet, b"to bob") == b"text"
+    assert bound.decrypt_packet(packet, b"to bob") == b"text"
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -206,19 +206,19 @@ def test_two_sframe_senders_each_have_counters_of_their_own(shared: bool) -> Non
     packets = []
     for number in range(3):
         payload = number.to_bytes(1, "big")
-        packets += [alice.seal_packet(payload), bob.seal_packet(payload)]
-        assert bob.open_packet(packets[-2]) == alice.open_packet(packets[-1]) == payload
+        packets += [alice.encrypt_packet(payload), bob.encrypt_packet(payload)]
+        assert bob.decrypt_packet(packets[-2]) == alice.decrypt_packet(packets[-1]) == payload
     assert len(set(packets)) == 6
     for packet in packets[::2]:
         with pytest.raises(frameseal.ReplayedFrame):
-            bob.open_packet(packet)
+            bob.decrypt_packet(packet)
     forgetful = frameseal.DataCryptor(rings[1], replay_window=0)
-    assert {forgetful.open_packet(packets[0]) for _ in range(3)} == {b"\0"}
+    assert {forgetful.decrypt_packet(packets[0]) for _ in range(3)} == {b"\0"}
 
 
 def test_an_sframe_packet_under_a_wrong_or_missing_key_does_not_open() -> None:
     key = fresh()
-    packet = frameseal.DataCryptor(sframe((1, key))).seal_packet(b"text")
+    packet = frameseal.DataCryptor(sframe((1, key))).encrypt_packet(b"text")
     for ring, expected in [
         (sframe((1, fresh())), frameseal.AuthenticationFailed),
         (sframe((1, key), suite=frameseal.CipherSuite.AES_256_GCM_SHA512_128), frameseal.AuthenticationFailed),
@@ -227,18 +227,18 @@ def test_an_sframe_packet_under_a_wrong_or_missing_key_does_not_open() -> None:
     ]:
         cryptor = frameseal.DataCryptor(ring)
         with pytest.raises(expected) as error:
-            cryptor.open_packet(packet)
+            cryptor.decrypt_packet(packet)
         assert error.value.kid == 1
         assert cryptor.stats()["opened"] == 0
     with pytest.raises(frameseal.UnknownKey):
-        frameseal.DataCryptor(sframe()).seal_packet(b"text")
+        frameseal.DataCryptor(sframe()).encrypt_packet(b"text")
 
 
 @given(st.binary(max_size=80))
 def test_arbitrary_bytes_are_no_sframe_packet(packet: bytes) -> None:
     cryptor = frameseal.DataCryptor(SFRAME)
     with pytest.raises(frameseal.FrameError):
-        cryptor.open_packet(packet)
+        cryptor.decrypt_packet(packet)
     assert cryptor.stats()["opened"] == 0
 
 
@@ -246,23 +246,25 @@ def test_an_sframe_sender_that_ratcheted_is_followed() -> None:
     key = fresh()
     sender, receiver = (sframe((0, key), ratchet_bits=4, ratchet_window=4) for _ in range(2))
     assert sender.ratchet() == 1
-    assert frameseal.DataCryptor(receiver).open_packet(frameseal.DataCryptor(sender).seal_packet(b"text")) == b"text"
+    assert (
+        frameseal.DataCryptor(receiver).decrypt_packet(frameseal.DataCryptor(sender).encrypt_packet(b"text")) == b"text"
+    )
     assert receiver.key_ids == [0, 1]
 
 
 def test_media_between_two_messages_does_not_make_the_late_one_look_replayed() -> None:
     room = sframe((1, fresh()))
     cryptor, encryptor = frameseal.DataCryptor(room), frameseal.Encryptor(room, "opus")
-    late = cryptor.seal_packet(b"first")
+    late = cryptor.encrypt_packet(b"first")
     for _ in range(5_000):
         encryptor.encrypt(b"voice")
-    assert cryptor.open_packet(cryptor.seal_packet(b"second")) == b"second"
-    assert cryptor.open_packet(late) == b"first"
+    assert cryptor.decrypt_packet(cryptor.encrypt_packet(b"second")) == b"second"
+    assert cryptor.decrypt_packet(late) == b"first"
 
 
 def test_an_sframe_packet_has_no_parts() -> None:
     cryptor = frameseal.DataCryptor(sframe((1, fresh())))
-    for call in (lambda: cryptor.seal(b"text"), lambda: cryptor.open(bytes(12), 1, bytes(16))):
-        with pytest.raises(ValueError, match="seal_packet and open_packet"):
+    for call in (lambda: cryptor.encrypt(b"text"), lambda: cryptor.decrypt(bytes(12), 1, bytes(16))):
+        with pytest.raises(ValueError, match="encrypt_packet and decrypt_packet"):
             call()
     assert cryptor.stats()["sealed"] == cryptor.stats()["malformed"] == 0

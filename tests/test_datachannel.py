@@ -107,7 +107,7 @@ def test_an_sframe_channel_refuses_what_is_in_the_clear_altered_replayed_or_of_a
     alice.send("pay 10")
     packet = alice.channel.sent[0]
     assert isinstance(packet, bytes)
-    eves = cryptor(bytes(32), profile="sframe").seal_packet(b"\x01pay 99")
+    eves = cryptor(bytes(32), profile="sframe").encrypt_packet(b"\x01pay 99")
     for message in ("in the clear", bytes([packet[0] | 1]) + packet[1:], packet, eves, b""):
         bob.channel.emit("message", message)
     alice.channel.emit("message", packet)
@@ -139,7 +139,7 @@ def test_an_authentic_packet_that_is_no_message_is_refused() -> None:
     wire = Pipe()
     messages, refused = collected(wrap(wire, cryptor(bind_context=False)))
     for payload in (b"", b"\x02x", b"\x01\xff"):
-        wire.emit("message", keys.seal_packet(payload))
+        wire.emit("message", keys.encrypt_packet(payload))
     assert messages == []
     assert [type(error) for error in refused] == [frameseal.MalformedFrame] * 3
 

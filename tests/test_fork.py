@@ -68,7 +68,7 @@ class Track:
         else:
             self.ring.set_key(key, 1)
         self.ring.ratchet(1)
-        self.ring.derive_ahead(1)
+        self.ring.derive_ratchet_step(1)
         self.ring.remove_key(1)
 
     def goes_on(self) -> bytes:
@@ -76,14 +76,14 @@ class Track:
         self.ivs = bytearray()
         for size in (100, 1_000_000):
             assert self.decryptor.decrypt(self.frame(size)) == b"\x78" + bytes(size)
-        assert self.data.open_packet(self.data.seal_packet(b"message")) == b"message"
+        assert self.data.decrypt_packet(self.data.encrypt_packet(b"message")) == b"message"
         self.batch(2)
         self.keys(os.urandom(32))
         with pytest.raises(frameseal.UnknownKey):
             self.decryptor.decrypt(self.frame(10)[:-1] + b"\x09")
         self.ring.set_key(os.urandom(32))
         assert self.decryptor.decrypt(self.frame(100)) == b"\x78" + bytes(100)
-        assert self.ring.key_ids == [0] and self.ring.usage() > 0 and self.ring.sending_key_id == 0
+        assert self.ring.key_ids == [0] and self.ring.frames_sealed() > 0 and self.ring.sending_key_id == 0
         assert self.encryptor.stats()["frames"] and self.decryptor.stats()["frames"]
         return bytes(self.ivs)
 
@@ -106,7 +106,7 @@ def test_a_child_forked_during_long_frames_and_messages_goes_on():
         track.decryptor.decrypt(track.frame(1_000_000))
 
     def long_messages() -> None:
-        track.data.open_packet(track.data.seal_packet(bytes(200_000)))
+        track.data.decrypt_packet(track.data.encrypt_packet(bytes(200_000)))
 
     assert_no_nonce_twice(track, children(track.goes_on, long_frames, long_frames, long_messages))
 
@@ -393,7 +393,7 @@ def test_a_removal_that_a_fork_has_cut_in_two_is_completed_by_the_childs_own(mon
 
     def child() -> None:
         for ring in rings:
-            ring.ring.can_seal  # noqa: B018 - neither hangs nor raises
+            ring.ring.can_encrypt  # noqa: B018 - neither hangs nor raises
         keys.remove()
         assert [ring.key_ids for ring in rings] == [[], []] and keys.key_ids == []
         keys.set_shared_key(OTHER_KEY)

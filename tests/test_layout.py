@@ -108,7 +108,10 @@ def test_the_core_knows_no_python():
 
 
 def test_a_wire_layout_knows_neither_key_nor_cipher():
-    assert naming(r"crate::(suite|keyring|secret|key_schedule|frame)\b|\b(suite|keyring)::", rust(CORE / "src/wire")) == set()
+    assert (
+        naming(r"crate::(suite|keyring|secret|key_schedule|frame)\b|\b(suite|keyring)::", rust(CORE / "src/wire"))
+        == set()
+    )
 
 
 def test_only_the_profiles_name_vendors():

@@ -233,9 +233,9 @@ CALLS: dict[str, Callable[[], Call]] = {
         {"epoch": 1, "exported_secret": KEY, "epoch_bits": 4, "sender_bits": 4, "sender_index": 1},
     ),
     "KeyRing.ratchet": lambda: (ring().ratchet, {}),
-    "KeyRing.derive_ahead": lambda: (ring(ratchet_window=1).derive_ahead, {"key_id": 0}),
+    "KeyRing.derive_ratchet_step": lambda: (ring(ratchet_window=1).derive_ratchet_step, {"key_id": 0}),
     "KeyRing.remove_key": lambda: (ring().remove_key, {"key_id": 0}),
-    "KeyRing.usage": lambda: (ring().usage, {}),
+    "KeyRing.frames_sealed": lambda: (ring().frames_sealed, {}),
     "KeyRing.derive_key": lambda: (ring().derive_key, {"secret": Secret(KEY)}),
     "KeyRing.derive_ratchet": lambda: (ring().derive_ratchet, {}),
     "KeyRing.fingerprints": lambda: (ring().fingerprints, {}),
@@ -254,10 +254,10 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Decryptor.holds_blank": lambda: (frameseal.Decryptor.holds_blank, {"codec": "opus", "frame": b"frame"}),
     "Decryptor.stats": lambda: (frameseal.Decryptor(ring()).stats, {}),
     "DataCryptor": lambda: (frameseal.DataCryptor, {"ring": ring()}),
-    "DataCryptor.seal": lambda: (cryptor().seal, {"payload": b"payload"}),
-    "DataCryptor.open": lambda: (cryptor().open, {"iv": bytes(12), "key_index": 0, "ciphertext": bytes(20)}),
-    "DataCryptor.seal_packet": lambda: (cryptor().seal_packet, {"payload": b"payload"}),
-    "DataCryptor.open_packet": lambda: (cryptor().open_packet, {"packet": bytes(40)}),
+    "DataCryptor.encrypt": lambda: (cryptor().encrypt, {"payload": b"payload"}),
+    "DataCryptor.decrypt": lambda: (cryptor().decrypt, {"iv": bytes(12), "key_index": 0, "ciphertext": bytes(20)}),
+    "DataCryptor.encrypt_packet": lambda: (cryptor().encrypt_packet, {"payload": b"payload"}),
+    "DataCryptor.decrypt_packet": lambda: (cryptor().decrypt_packet, {"packet": bytes(40)}),
     "DataCryptor.stats": lambda: (cryptor().stats, {}),
     "Profile": lambda: (member_of(frameseal.Profile), {"value": "livekit"}),
     "CipherSuite": lambda: (member_of(frameseal.CipherSuite), {"value": 1}),
@@ -453,7 +453,7 @@ NOT_CALLED = {
     "keys.protocol.ParticipantKeys.keep": MADE_BY_US,
     "tools.meet.Meeting": MADE_BY_US,
     "videosdk.MeetingE2EE": MADE_BY_US,
-    "Decryptor.without_injected": GIVEN,
+    "Decryptor.without_sif_frames": GIVEN,
     "tools.cli.main": "called with a secret in every place of the command line, below",
 }
 # What applications import or run of the packages whose modules are not theirs to import.
@@ -732,7 +732,7 @@ def test_a_message_that_is_no_text_is_refused_without_being_shown(caplog):
     refused: list[BaseException] = []
     datachannel.wrap(here, cryptor()).on("message-refused", refused.append)
     context = datachannel._context("remote_id", "chat", "")
-    there.send(cryptor().seal_packet(b"\x01" + RAW + b"\xff", context))
+    there.send(cryptor().encrypt_packet(b"\x01" + RAW + b"\xff", context))
     (error,) = refused
     assert not any(shows(text) for text in [*said_by(error), caplog.text])
 

@@ -33,7 +33,7 @@ def epoch(**fields: Any) -> None:
 TAKEN: list[tuple[str, Callable[[Any], object], bool]] = [
     ("suite", lambda n: KeyRing("sframe", suite=n), True),
     ("key_size", lambda n: KeyRing("livekit", key_size=n), True),
-    ("ring_size", lambda n: KeyRing("livekit", ring_size=n), False),
+    ("key_ring_size", lambda n: KeyRing("livekit", key_ring_size=n), False),
     ("ratchet_window", lambda n: KeyRing("livekit", ratchet_window=n), False),
     ("ratchet_bits", lambda n: KeyRing("sframe", ratchet_bits=n), False),
     ("ratchet_bits", lambda n: KeyRing("livekit", ratchet_bits=n), False),
@@ -54,10 +54,10 @@ TAKEN: list[tuple[str, Callable[[Any], object], bool]] = [
     ("key_id", lambda n: keyed().ratchet(n), False),
     ("key_id", lambda n: keyed("sframe", ratchet_bits=63).ratchet(n), False),
     ("key_id", lambda n: keyed().remove_key(n), False),
-    ("key_id", lambda n: keyed(ratchet_window=2).derive_ahead(n), False),
-    ("key_id", lambda n: keyed().usage(n), False),
+    ("key_id", lambda n: keyed(ratchet_window=2).derive_ratchet_step(n), False),
+    ("key_id", lambda n: keyed().frames_sealed(n), False),
     ("key_id", lambda n: keyed().fingerprint(n), True),
-    ("key_id", lambda n: keyed(exportable=True).export_key(n), True),
+    ("key_id", lambda n: keyed(allow_export=True).export_key(n), True),
     ("sending_key_id", lambda n: setattr(KeyRing("sframe"), "sending_key_id", n), False),
     ("key_id", lambda n: setattr(KeyRing("livekit"), "sending_key_id", n), False),
     ("replay_window", lambda n: Decryptor(keyed(), replay_window=n), True),
@@ -105,19 +105,19 @@ def test_what_is_no_number_is_a_type_error_that_names_the_argument(
 
 def test_a_key_index_that_is_no_number_of_a_key_opens_nothing() -> None:
     cryptor = DataCryptor(keyed())
-    iv, key_index, ciphertext = cryptor.seal(b"message")
+    iv, key_index, ciphertext = cryptor.encrypt(b"message")
     for number in NUMBERS:
         if number == key_index:
-            assert cryptor.open(iv, number, ciphertext) == b"message"
+            assert cryptor.decrypt(iv, number, ciphertext) == b"message"
         elif 0 <= number < 2**64:
             with pytest.raises(frameseal.UnknownKey):
-                cryptor.open(iv, number, ciphertext)
+                cryptor.decrypt(iv, number, ciphertext)
         else:
             with pytest.raises(ValueError, match="key_index"):
-                cryptor.open(iv, number, ciphertext)
+                cryptor.decrypt(iv, number, ciphertext)
     for other in NO_NUMBERS:
         with pytest.raises(TypeError, match="key_index"):
-            cryptor.open(iv, other, ciphertext)
+            cryptor.decrypt(iv, other, ciphertext)
 
 
 def test_a_chain_of_fallbacks_is_bounded_and_one_within_the_bound_works_through() -> None:
@@ -130,9 +130,9 @@ def test_a_chain_of_fallbacks_is_bounded_and_one_within_the_bound_works_through(
     assert rings == 17
     sealed = Encryptor(first).encrypt(b"frame")
     assert Decryptor(last).decrypt(sealed) == b"frame"
-    before = last.changes
+    before = last.generation
     first.set_key(KEY, 1)
-    assert (last.changes, last.key_ids, last.can_seal, last.usage()) == (before + 1, [0, 1], True, 1)
+    assert (last.generation, last.key_ids, last.can_encrypt, last.frames_sealed()) == (before + 1, [0, 1], True, 1)
 
 
 def test_deep_chains_and_large_numbers_end_no_process() -> None:

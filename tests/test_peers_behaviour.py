@@ -87,8 +87,10 @@ def steps_ahead(call: Call) -> None:
         for _ in range(steps):
             call.sending.ratchet()
         call.send(1)
-        while call.keys.ring_for("livekit", "bob").wanted_ahead and call.near.decrypt(call.far.encrypt(AUDIO)) is None:
-            call.keys.ring_for("livekit", "bob").derive_ahead(0)
+        while (
+            call.keys.ring_for("livekit", "bob").pending_ratchets and call.near.decrypt(call.far.encrypt(AUDIO)) is None
+        ):
+            call.keys.ring_for("livekit", "bob").derive_ratchet_step(0)
         assert call.send() == [AUDIO] * 5
     assert call.near.stats()["ratchets"] == 4
     wanted = dict(zip(*[iter(NATIVE["auto ratchet +1 then +3, window 16"]["marks"][-1])] * 2, strict=True))

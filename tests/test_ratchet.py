@@ -44,15 +44,15 @@ def test_a_passphrase_sender_is_found_once_its_steps_have_been_derived_elsewhere
     receiver = ring(window=3)
     decryptor = frameseal.Decryptor(receiver, "opus")
     frame = sealed_after(2)
-    assert receiver.wanted_ahead == []
+    assert receiver.pending_ratchets == []
     assert not opens(decryptor, frame)
-    assert receiver.wanted_ahead == [0]
+    assert receiver.pending_ratchets == [0]
 
-    helper = threading.Thread(target=receiver.derive_ahead, args=[0])
+    helper = threading.Thread(target=receiver.derive_ratchet_step, args=[0])
     helper.start()
     helper.join()
     assert not opens(decryptor, frame)
-    assert receiver.derive_ahead(0) is True
+    assert receiver.derive_ratchet_step(0) is True
 
     assert opens(decryptor, frame)
     assert decryptor.stats()["ratchets"] == 2
@@ -65,11 +65,11 @@ def test_the_window_is_derived_once_however_many_frames_are_forged() -> None:
     derived = 0
     for number in range(500):
         assert not opens(decryptor, forged(number))
-        for key_id in receiver.wanted_ahead:
-            receiver.derive_ahead(key_id)
+        for key_id in receiver.pending_ratchets:
+            receiver.derive_ratchet_step(key_id)
             derived += 1
     assert derived == 2
-    assert receiver.derive_ahead(0) is False
+    assert receiver.derive_ratchet_step(0) is False
     assert decryptor.consecutive_failures == 500
     assert opens(decryptor, sealed_after(0)), "the key that was there is still tried first"
     assert decryptor.stats()["ratchets"] == 0
@@ -78,7 +78,7 @@ def test_the_window_is_derived_once_however_many_frames_are_forged() -> None:
 def test_two_threads_derive_each_step_once() -> None:
     receiver = ring(window=4)
     more: list[bool] = []
-    threads = [threading.Thread(target=lambda: more.append(receiver.derive_ahead(0))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: more.append(receiver.derive_ratchet_step(0))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -91,7 +91,7 @@ def test_a_raw_key_is_followed_at_once_within_the_window(ahead: int) -> None:
     receiver = ring(RAW, window=16)
     decryptor = frameseal.Decryptor(receiver, "opus")
     assert opens(decryptor, sealed_after(ahead, RAW)) == (ahead <= 16)
-    assert receiver.wanted_ahead == []
+    assert receiver.pending_ratchets == []
 
 
 def test_a_step_that_was_taken_is_not_taken_back() -> None:
@@ -103,7 +103,7 @@ def test_a_step_that_was_taken_is_not_taken_back() -> None:
 
 def test_deriving_for_a_key_that_is_not_there_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="no key is set under id 5"):
-        ring().derive_ahead(5)
+        ring().derive_ratchet_step(5)
 
 
 @pytest.mark.parametrize("case", JITSI["auto_ratchet"], ids=lambda case: f"{case['sender_steps_ahead']} steps ahead")
@@ -136,7 +136,7 @@ def test_jitsi_takes_raw_keys_only_and_codecs_whose_frames_survive() -> None:
 def test_frames_are_counted_until_the_key_is_exhausted() -> None:
     sender = frameseal.KeyRing("livekit", usage_limit=20)
     sender.set_key(RAW)
-    assert (sender.usage(), sender.usage_limit, sender.usage_warning) == (0, 20, 15)
+    assert (sender.frames_sealed(), sender.usage_limit, sender.usage_warning) == (0, 20, 15)
     encryptors = [frameseal.Encryptor(sender, codec) for codec in ("opus", "vp8")]
     for number in range(20):
         encryptors[number % 2].encrypt(b"\x10\x02\x00\x9d\x01\x2a\x08\x00\x08\x00 frame")
@@ -145,10 +145,10 @@ def test_frames_are_counted_until_the_key_is_exhausted() -> None:
         with pytest.raises(frameseal.KeyExhausted) as error:
             encryptors[0].encrypt(b"\x78frame")
         assert error.value.kid == 0
-        assert sender.usage() == 20
+        assert sender.frames_sealed() == 20
     sender.set_key(bytes(32))
     assert encryptors[0].encrypt(b"\x78frame")
-    assert sender.usage() == 1
+    assert sender.frames_sealed() == 1
 
 
 def family(limit: int, how: str) -> frameseal.KeyRing:
@@ -167,8 +167,8 @@ def test_sframe_keys_are_counted_and_exhausted_too(how: str) -> None:
     data = frameseal.DataCryptor(sender)
     for number in range(4):
         encryptors[number % 2].encrypt(b"frame")
-        data.seal_packet(b"message")
-    assert sender.usage(5) == 8
+        data.encrypt_packet(b"message")
+    assert sender.frames_sealed(5) == 8
     with pytest.raises(frameseal.KeyExhausted):
         encryptors[1].encrypt(b"frame")
     stats = encryptors[0].stats()
@@ -203,7 +203,7 @@ def test_limits_that_nonces_do_not_allow_are_refused() -> None:
     unlimited = ring(RAW)
     assert (unlimited.usage_limit, unlimited.usage_warning) == (2**32, int(2**24.5))
     with pytest.raises(ValueError, match="no key"):
-        unlimited.usage(3)
+        unlimited.frames_sealed(3)
 
 
 @pytest.mark.parametrize("case", LIVEKIT["auto_ratchet"], ids=lambda case: f"{case['sender_steps_ahead']} steps ahead")

@@ -63,13 +63,13 @@ def test_a_key_that_goes_and_comes_back_opens_nothing_again(kind: str, again: Ca
     key, sender, receiver = os.urandom(32), RINGS[kind](), RINGS[kind]()
     sender.set_key(key)
     receiver.set_key(key)
-    encrypt, seal = Encryptor(sender, "opus").encrypt, DataCryptor(sender).seal_packet
+    encrypt, seal = Encryptor(sender, "opus").encrypt, DataCryptor(sender).encrypt_packet
     decryptor, data = Decryptor(receiver, "opus", replay_window=1024), DataCryptor(receiver)
     frames, packets = [encrypt(b"\x78 frame") for _ in range(FRAMES)], [seal(b"packet") for _ in range(FRAMES)]
-    assert opened(decryptor.decrypt, frames) == opened(data.open_packet, packets) == FRAMES
+    assert opened(decryptor.decrypt, frames) == opened(data.decrypt_packet, packets) == FRAMES
     for _ in range(3):
         again(receiver, key)
-        assert opened(decryptor.decrypt, frames) == opened(data.open_packet, packets) == 0
+        assert opened(decryptor.decrypt, frames) == opened(data.decrypt_packet, packets) == 0
     assert decryptor.stats()["replayed"] == data.stats()["replayed"] == 3 * FRAMES
     assert decryptor.decrypt(encrypt(b"\x78 new")) == b"\x78 new"
 
@@ -84,15 +84,15 @@ def test_a_forwarder_without_a_key_mixes_senders_and_replays_nothing(senders: in
         return made
 
     target, receiver = ring(), ring()
-    encrypt, seal = Encryptor(target).encrypt, DataCryptor(target).seal_packet
-    decrypt, open_packet = Decryptor(receiver).decrypt, DataCryptor(receiver).open_packet
+    encrypt, seal = Encryptor(target).encrypt, DataCryptor(target).encrypt_packet
+    decrypt, decrypt_packet = Decryptor(receiver).decrypt, DataCryptor(receiver).decrypt_packet
     frames, packets = [encrypt(b"frame") for _ in range(200)], [seal(b"packet") for _ in range(200)]
-    assert opened(decrypt, frames) == opened(open_packet, packets) == 200
+    assert opened(decrypt, frames) == opened(decrypt_packet, packets) == 200
     rings = [ring() for _ in range(senders)]
     assert opened(decrypt, [Encryptor(of_another).encrypt(b"x") for of_another in rings]) == senders
-    assert opened(open_packet, [DataCryptor(of_another).seal_packet(b"x") for of_another in rings]) == senders
-    assert opened(decrypt, frames) == opened(open_packet, packets) == 0
-    assert decrypt(encrypt(b"it goes on")) == open_packet(seal(b"it goes on")) == b"it goes on"
+    assert opened(decrypt_packet, [DataCryptor(of_another).encrypt_packet(b"x") for of_another in rings]) == senders
+    assert opened(decrypt, frames) == opened(decrypt_packet, packets) == 0
+    assert decrypt(encrypt(b"it goes on")) == decrypt_packet(seal(b"it goes on")) == b"it goes on"
 
 
 @pytest.mark.parametrize("profile", ["livekit", "sframe"])

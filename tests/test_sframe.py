@@ -125,7 +125,7 @@ def test_a_base_key_seals_once_under_a_key_id_unless_the_counter_is_given() -> N
     assert used_up.value.kid == 5
     again.set_key(b"used up by the first", 5, counter=1)
     assert Encryptor(again).encrypt(b"x")[0] == 0x51
-    assert again.usage(5) == 1
+    assert again.frames_sealed(5) == 1
 
 
 @pytest.mark.parametrize("counter", [None, 0])
@@ -156,15 +156,15 @@ def test_a_group_made_anew_seals_under_its_new_secret_and_who_has_left_opens_not
     for bits, secret, members in ((4, os.urandom(16), rings), (8, os.urandom(16), rings[:2])):
         for index, ring in enumerate(members):
             ring.set_epoch(1, secret, epoch_bits=bits, sender_bits=2, sender_index=index, retain=1)
-    sealed, packet = Encryptor(alice).encrypt(b"new"), frameseal.DataCryptor(alice).seal_packet(b"new")
-    assert Decryptor(bob).decrypt(sealed) == frameseal.DataCryptor(bob).open_packet(packet) == b"new"
-    for take, closed in ((Decryptor(carol).decrypt, sealed), (frameseal.DataCryptor(carol).open_packet, packet)):
+    sealed, packet = Encryptor(alice).encrypt(b"new"), frameseal.DataCryptor(alice).encrypt_packet(b"new")
+    assert Decryptor(bob).decrypt(sealed) == frameseal.DataCryptor(bob).decrypt_packet(packet) == b"new"
+    for take, closed in ((Decryptor(carol).decrypt, sealed), (frameseal.DataCryptor(carol).decrypt_packet, packet)):
         with pytest.raises(frameseal.FrameError):
             take(closed)
     assert alice.fingerprint() == bob.fingerprint() != carol.fingerprint()
-    assert (alice.usage(1), alice.key_ids, bob.usage(1)) == (2, [1], 0)
+    assert (alice.frames_sealed(1), alice.key_ids, bob.frames_sealed(1)) == (2, [1], 0)
     alice.remove_key(1)
-    assert not alice.can_seal and alice.key_ids == []
+    assert not alice.can_encrypt and alice.key_ids == []
 
 
 def in_a_forked_child(encryptor: Encryptor) -> bytes:
@@ -252,7 +252,7 @@ def test_suites_have_the_names_and_numbers_of_the_registry(suite: CipherSuite) -
             lambda: KeyRing("sframe").set_epoch(1, bytes(16), epoch_bits=4, sender_bits=2, sender_index=4),
             "sender_index",
         ),
-        (lambda: ring_with(1).usage(2), "no key"),
+        (lambda: ring_with(1).frames_sealed(2), "no key"),
         (lambda: Encryptor(KeyRing("livekit")).encrypt(b"x", b"metadata"), "metadata"),
         (lambda: Decryptor(KeyRing("livekit")).decrypt(b"x", metadata=b"metadata"), "metadata"),
     ],

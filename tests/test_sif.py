@@ -74,9 +74,9 @@ def test_an_injected_frame_can_be_told_from_an_opened_one() -> None:
     ring = frameseal.KeyRing("livekit")
     ring.set_key(bytes(32))
     sealed = frameseal.Encryptor(ring, "opus").encrypt(b"\x78frame")
-    assert (receiver.decrypt(sealed), receiver.injected) == (b"\x78frame", 0)
-    assert (receiver.decrypt(SILENCE + TRAILER), receiver.injected) == (SILENCE, 1)
-    assert (receiver.decrypt(sealed), receiver.injected) == (b"\x78frame", 1)
+    assert (receiver.decrypt(sealed), receiver.sif_frames) == (b"\x78frame", 0)
+    assert (receiver.decrypt(SILENCE + TRAILER), receiver.sif_frames) == (SILENCE, 1)
+    assert (receiver.decrypt(sealed), receiver.sif_frames) == (b"\x78frame", 1)
     assert receiver.stats()["frames"] == 2
 
 
@@ -151,11 +151,11 @@ def test_a_sealed_frame_opens_without_what_a_jitter_buffer_joined_to_it(codec: s
     for number, (before, after) in enumerate(product(range(3), range(3)), 1):
         sealed = encryptor.encrypt(frame)
         received = joined(blank * before, sealed, blank * after)
-        assert receiver.without_injected(received) == sealed
+        assert receiver.without_sif_frames(received) == sealed
         assert receiver.decrypt(received) == frame
         with pytest.raises(frameseal.ReplayedFrame):
             receiver.decrypt(received)
-        assert (receiver.injected, receiver.stats()["frames"]) == (0, number)
+        assert (receiver.sif_frames, receiver.stats()["frames"]) == (0, number)
     stats = receiver.stats()
     assert stats["injected_cut"] == 2 * 8, "cut each time that there was something to cut"
     assert stats["injected_refused"] == stats["malformed"] == 0
@@ -165,7 +165,7 @@ def test_a_sealed_frame_opens_without_what_a_jitter_buffer_joined_to_it(codec: s
 def test_several_blank_frames_that_were_joined_pass_as_one(codec: str) -> None:
     receiver = decryptor(codec, sif_trailer=ROOM)
     assert receiver.decrypt(joined(BLANKS[codec], ROOM, BLANKS[codec], ROOM)) == BLANKS[codec]
-    assert (receiver.injected, receiver.stats()["injected_cut"]) == (1, 1)
+    assert (receiver.sif_frames, receiver.stats()["injected_cut"]) == (1, 1)
 
 
 @pytest.mark.parametrize("codec", BLANKS)
@@ -190,7 +190,7 @@ def test_what_is_left_has_to_open_like_any_other_frame(codec: str) -> None:
     ):
         with pytest.raises(frameseal.FrameError):
             receiver.decrypt(received)
-    assert receiver.injected == 0
+    assert receiver.sif_frames == 0
     assert receiver.decrypt(sealed + blank) == FRAMES[codec], "a failure changes nothing"
 
 
@@ -209,10 +209,10 @@ def test_a_sealed_frame_that_happens_to_end_or_begin_like_a_blank_one_is_left_al
     """Only with the trailer is anything cut off, and nothing else than known payloads."""
     receiver = decryptor(None, sif_trailer=ROOM)
     sealed = Encryptor(keyed(), None).encrypt(b"a frame")
-    assert receiver.without_injected(sealed + SILENCE + ROOM) == sealed + SILENCE + ROOM, "of no known codec"
+    assert receiver.without_sif_frames(sealed + SILENCE + ROOM) == sealed + SILENCE + ROOM, "of no known codec"
     receiver = decryptor(sif_trailer=ROOM)
     for frame in (b"", ROOM, SILENCE, sealed + SILENCE, SILENCE + sealed, SILENCE + ROOM, sealed + ROOM):
-        assert receiver.without_injected(frame) == frame
+        assert receiver.without_sif_frames(frame) == frame
 
 
 # --- the trailer, at any time ----------------------------------------------------------------------------------------

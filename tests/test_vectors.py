@@ -26,7 +26,7 @@ def named(case: dict[str, Any]) -> str:
 
 
 def ring_with(profile: str, secret: str | bytes, key_id: int = 0, **options: Any) -> frameseal.KeyRing:
-    ring = frameseal.KeyRing(profile, ring_size=256, **options)
+    ring = frameseal.KeyRing(profile, key_ring_size=256, **options)
     if isinstance(secret, str):
         ring.set_passphrase(secret, key_id)
     else:

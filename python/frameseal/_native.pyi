@@ -73,11 +73,11 @@ class KeyRing:
     :param allow_draft: whether suites 6 to 8, which are a draft's, may be used.
     :param key_size: bits of the AES key, another way to choose between AES-128 and AES-256 in the profile livekit. 256
         is for rooms of LiveKit's JavaScript clients alone, which have it as ``keySize``.
-    :param ring_size: slots of the trailer profiles, 1 to 256: key ids run from 0 to one less. A KID has 64 bits.
+    :param key_ring_size: slots of the trailer profiles, 1 to 256: key ids run from 0 to one less. A KID has 64 bits.
     :param ratchet_window: steps that a receiver looks ahead, 0 (off) to 16. In the trailer profiles it tries them when
         a key does not open a frame; in SFrame the KID tells the step. Each step is derived once per key, however many
         frames are forged. Steps of a raw key are derived when a frame needs them (microseconds), those of a passphrase
-        in the trailer profiles (milliseconds) only by `derive_ahead`.
+        in the trailer profiles (milliseconds) only by `derive_ratchet_step`.
     :param ratchet_bits: SFrame: how many low bits of a KID count ratchet steps (RFC 9605, section 5.1); 0 is none.
         Both ends must have the same.
     :param shared: SFrame: the base keys are shared by many senders. Each ring then seals under a KID of its own, of
@@ -86,7 +86,7 @@ class KeyRing:
     :param failure_tolerance: kept for whoever reports states: failures in a row beyond which a key counts as invalid;
         -1 for never. Opening is tried with every frame in any case.
     :param usage_limit: frames that one key may seal here, 1 to 2**32, which None stands for; then `KeyExhausted`.
-    :param exportable: whether `export_key` gives key material back. Off, nothing does.
+    :param allow_export: whether `export_key` gives key material back. Off, nothing does.
     :param fallback: a ring of the same profile and suite whose keys are used while this one has none: a participant's
         ring, and the one with the room's shared key. What is asked about keys is then answered by it; setting, choosing
         and removing concern this ring. At most 16 rings stand behind each other.
@@ -100,13 +100,13 @@ class KeyRing:
         suite: int | None = None,
         allow_draft: bool = False,
         key_size: int | None = None,
-        ring_size: int = 16,
+        key_ring_size: int = 16,
         ratchet_window: int = 0,
         ratchet_bits: int = 0,
         shared: bool = False,
         failure_tolerance: int = -1,
         usage_limit: int | None = None,
-        exportable: bool = False,
+        allow_export: bool = False,
         fallback: KeyRing | None = None,
     ) -> KeyRing: ...
     def set_passphrase(self, passphrase: str | Buffer, key_id: int = 0) -> None:
@@ -186,32 +186,32 @@ class KeyRing:
         :raises ValueError: for a key id that has no key, or an SFrame ring without ``ratchet_bits``.
         """
 
-    def derive_ahead(self, key_id: int) -> bool:
+    def derive_ratchet_step(self, key_id: int) -> bool:
         """Derive one more step ahead of a key, for frames to come; True while the ratchet window has further ones.
 
         For a passphrase of a trailer profile. Its steps take milliseconds (two password KDFs each, some 25 ms) and are
         therefore never derived where frames are opened: call this from a thread of yours, for the key ids in
-        `wanted_ahead`, or early, right after setting a key. The GIL is released, and one step is derived at a time,
+        `pending_ratchets`, or early, right after setting a key. The GIL is released, and one step is derived at a time,
         whichever threads call.
 
         :raises ValueError: for a key id that has no key.
         """
 
     @property
-    def wanted_ahead(self) -> list[int]:
+    def pending_ratchets(self) -> list[int]:
         """Key ids under which a frame failed while steps within the ratchet window were still to be derived.
 
-        `derive_ahead` is due for them. Empty at once when the steps are there, so a forger cannot refill it.
+        `derive_ratchet_step` is due for them. Empty at once when the steps are there, so a forger cannot refill it.
         """
 
     @property
-    def followed_key_id(self) -> int | None:
+    def ratcheted_key_id(self) -> int | None:
         """The id of the key to which a sender that had ratcheted was followed last; None: none was yet."""
 
     def remove_key(self, key_id: int) -> None:
         """Forget every key under *key_id*, which clears it; without effect where there is none."""
 
-    def usage(self, key_id: int = 0) -> int:
+    def frames_sealed(self, key_id: int = 0) -> int:
         """How many frames and data packets this ring has sealed under the key that has this id now.
 
         A sealing that was thrown away counts as well (``redrawn`` in `Encryptor.stats`): it has used a nonce. Setting
@@ -250,7 +250,7 @@ class KeyRing:
         """
 
     def export_key(self, key_id: int | None = None) -> bytes:
-        """Return the material of a key as it is now; None: the sending key. Only for a ring made with ``exportable``.
+        """Return the material of a key as it is now; None: the sending key. Only for a ring made with ``allow_export``.
 
         It is what goes into the KDF: the passphrase or raw key itself before any ratchet step, 32 bytes after one.
 
@@ -259,11 +259,11 @@ class KeyRing:
         """
 
     @property
-    def can_seal(self) -> bool:
+    def can_encrypt(self) -> bool:
         """Whether the sending key is there."""
 
     @property
-    def changes(self) -> int:
+    def generation(self) -> int:
         """A number that is another one after every change of the keys, those of the fallback included."""
 
     @property
@@ -354,8 +354,9 @@ class Encryptor:
         LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/profiles.md). redrawn: sealings of H.264 and H.265
         frames thrown away, since libwebrtc would have read another slice header from them. misread: frames that were
         sent although it does, after 128 draws: it may drop these. key_frames: frames that the ring has sealed under its
-        sending key so far, over all tracks, and sealings thrown away (`KeyRing.usage`). key_limit: at how many that key
-        is exhausted. key_warning: from how many on a new key is due. These three are 0 when there is no sending key.
+        sending key so far, over all tracks, and sealings thrown away (`KeyRing.frames_sealed`). key_limit: at how
+        many that key is exhausted. key_warning: from how many on a new key is due. These three are 0 when there is no
+        sending key.
         """
 
 @final
@@ -442,7 +443,7 @@ class Decryptor:
         """How many frames in a row one key has failed to open; 0 after a frame that opened."""
 
     @property
-    def injected(self) -> int:
+    def sif_frames(self) -> int:
         """How many frames that a server put in have passed (see `sif_trailer`)."""
 
     @property
@@ -454,7 +455,7 @@ class Decryptor:
 
     @sif_trailer.setter
     def sif_trailer(self, trailer: Buffer | None) -> None: ...
-    def without_injected(self, frame: _Buffer) -> bytes:
+    def without_sif_frames(self, frame: _Buffer) -> bytes:
         """Return a frame without the blank ones that were joined to it (see `decrypt`). Opens and counts nothing."""
 
     @staticmethod
@@ -491,7 +492,7 @@ class DataCryptor:
     def bind_context(self) -> bool:
         """As given at construction."""
 
-    def seal(self, payload: Buffer, context: Buffer = b"") -> tuple[bytes, int, bytes]:
+    def encrypt(self, payload: Buffer, context: Buffer = b"") -> tuple[bytes, int, bytes]:
         """Seal a message with the sending key: IV (12 bytes), key index, ciphertext with its 16-byte tag.
 
         In LiveKit's `EncryptedPacket` these are iv, key_index and encrypted_value.
@@ -501,7 +502,7 @@ class DataCryptor:
         :raises ValueError: a context without `bind_context`, or the profile is sframe.
         """
 
-    def open(self, iv: Buffer, key_index: int, ciphertext: Buffer, context: Buffer = b"") -> bytes:
+    def decrypt(self, iv: Buffer, key_index: int, ciphertext: Buffer, context: Buffer = b"") -> bytes:
         """Open a message.
 
         :raises MalformedFrame: the IV has not 12 bytes, or the ciphertext less than 16.
@@ -511,15 +512,15 @@ class DataCryptor:
         :raises ValueError: a context without `bind_context`, or the profile is sframe.
         """
 
-    def seal_packet(self, payload: Buffer, context: Buffer = b"") -> bytes:
+    def encrypt_packet(self, payload: Buffer, context: Buffer = b"") -> bytes:
         """Seal a message into one packet, for a channel that carries nothing beside it.
 
         31 bytes longer in the trailer profiles, 17 to 33 in SFrame with the default suite: its header and its tag.
         Raises as `seal` does, whatever the profile.
         """
 
-    def open_packet(self, packet: Buffer, context: Buffer = b"") -> bytes:
-        """Open a packet of `seal_packet`. Raises as `open` does, whatever the profile."""
+    def decrypt_packet(self, packet: Buffer, context: Buffer = b"") -> bytes:
+        """Open a packet of `encrypt_packet`. Raises as `open` does, whatever the profile."""
 
     def stats(self) -> dict[str, int]:
         """Return the counters.

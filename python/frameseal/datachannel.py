@@ -1,6 +1,6 @@
 """A data channel whose messages are sealed: `wrap` puts it around an `RTCDataChannel` of aiortc, or one like it.
 
-Each message is one packet of `DataCryptor.seal_packet`; inside it, a byte tells text from bytes, so that a forwarder
+Each message is one packet of `DataCryptor.encrypt_packet`; inside it, a byte tells text from bytes, so that a forwarder
 can change neither. See docs/data-packets.md.
 """
 
@@ -117,7 +117,7 @@ class SealedDataChannel(Confidential, AsyncIOEventEmitter):
             message = _BINARY + data
         else:
             raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
-        packet = self._cryptor.seal_packet(message, self._outgoing)
+        packet = self._cryptor.encrypt_packet(message, self._outgoing)
         self._note(packet)
         self.channel.send(packet)
 
@@ -144,7 +144,7 @@ class SealedDataChannel(Confidential, AsyncIOEventEmitter):
     def _open(self, data: bytes | str) -> bytes | str:
         if isinstance(data, str):
             raise MalformedFrame("a message in the clear")
-        message = self._opener.open_packet(data, self._incoming)
+        message = self._opener.decrypt_packet(data, self._incoming)
         kind, content = message[:1], message[1:]
         if kind == _BINARY:
             return content

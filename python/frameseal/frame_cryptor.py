@@ -71,7 +71,7 @@ class CallCryptor(Confidential):
     `remove_participant` lets go of some.
 
     What an event loop is for elsewhere is not here: stalls, diagnoses, the warning of a worn key (look at
-    `KeyProvider.frames_sealed`), and the ratchet steps of passphrases, which `KeyRing.derive_ahead` derives.
+    `KeyProvider.frames_sealed`), and the ratchet steps of passphrases, which `KeyRing.derive_ratchet_step` derives.
     """
 
     _lock: threading.Lock  # never held while a transform is made, which may derive a key

@@ -137,7 +137,7 @@ class _Failing:
     tried: bool = False  # the keys, in this row of failures
     cause: str | None = None  # the last one that was told
     told: float = -math.inf  # when
-    keys: int = -1  # the ring's changes, when the first of its keys was tried
+    keys: int = -1  # the ring's generation when the first of its keys was tried
     keys_tried: int = 0
     seen: deque[Excerpt] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
 
@@ -212,11 +212,11 @@ class Diagnostician:
                 return
             provider = manager.provider
             secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
-            changes = transform.ring.changes
-            tries = Tries(failing.keys_tried if failing.keys == changes else 0, min(MAX_TRY, BUDGET.left()))
+            generation = transform.ring.generation
+            tries = Tries(failing.keys_tried if failing.keys == generation else 0, min(MAX_TRY, BUDGET.left()))
             found = diagnose(frame, manager.profile, transform.codec, secrets, key_id, list(failing.seen), tries)
             BUDGET.spend(tries.taken)
-            failing.keys, failing.keys_tried = changes, 0 if tries.ended else tries.tried
+            failing.keys, failing.keys_tried = generation, 0 if tries.ended else tries.tried
             if found is None:
                 return
             cause, advice, proven = found
@@ -357,7 +357,7 @@ def _spelt(
 def _opens(frame: bytes, codec: str | None, way: _Way) -> bool:
     shared = way.profile is Profile.SFRAME
     try:
-        ring = KeyRing(way.profile, shared=shared, ring_size=256)
+        ring = KeyRing(way.profile, shared=shared, key_ring_size=256)
         ring.set_secret(way.secret, key_id=way.key_id & 0xFF if shared else way.key_id)
         Decryptor(ring, codec, 0).decrypt(frame)
     except (FrameError, ValueError):  # not opened, or a profile that has no such key, id or codec

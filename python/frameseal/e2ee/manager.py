@@ -74,8 +74,8 @@ class E2EEManager(LoopEmitter):
     :param pass_sif_frames: whether `frameseal.aiortc` gives these blank frames to the decoder: silence, and pictures of
         8x8 pixels. By default they end there. Who calls `ReceiverTransform.decrypt` gets them either way.
     :param on_missing_key: called on the event loop with one `E2EEMissingKey` when frames name a key that is not there:
-        the moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the same
-        as listening to ``"e2ee-missing-key"``.
+        the moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the
+        same as listening to ``"e2ee-missing-key"``.
     :param bind_media: the profile sframe only: authenticate each frame together with the kind and codec of its track.
         Then a forwarder cannot pass off sound as pictures, nor one codec as another. All participants must have it, and
         other implementations do not: off by default.
@@ -176,7 +176,7 @@ class E2EEManager(LoopEmitter):
     @property
     def is_e2ee_enabled(self) -> bool:
         """Whether frames can be sealed now: there is a key to send with."""
-        return self._provider.ring_for(self._profile, self._local_id).can_seal
+        return self._provider.ring_for(self._profile, self._local_id).can_encrypt
 
     def short_code(self, participant_ids: Iterable[str] = ()) -> str:
         """Return what people compare by voice, to see that the same keys open frames here and there: 40 digits.
@@ -446,7 +446,7 @@ class E2EEManager(LoopEmitter):
         if transform.track.in_doubt:
             return
         self._diagnostician.consider(transform, frame, key_id, transform.missing_key)
-        self._watch.derive_ahead(transform)
+        self._watch.derive_ratchet_step(transform)
 
     def _key_is_missing(self, transform: ReceiverTransform, key_id: int | None) -> None:
         with self._state_lock:

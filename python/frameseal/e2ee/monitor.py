@@ -192,10 +192,10 @@ class Monitor:
             for asked in [asked for asked in self._asked if asked[0] == participant_id]:
                 del self._asked[asked]
 
-    def derive_ahead(self, transform: ReceiverTransform) -> None:
+    def derive_ratchet_step(self, transform: ReceiverTransform) -> None:
         """Have the next ratchet step derived in a thread, if frames ask for one and may. From any thread."""
         ring = transform.ring
-        wanted = ring.wanted_ahead
+        wanted = ring.pending_ratchets
         if not wanted:
             return
         with self._lock:
@@ -213,7 +213,7 @@ class Monitor:
     def _derive(self, ring: KeyRing, key_id: int, bucket: _Bucket) -> None:
         def step() -> None:
             try:
-                ring.derive_ahead(key_id)
+                ring.derive_ratchet_step(key_id)
             except ValueError:
                 pass  # the key was removed meanwhile
             finally:
@@ -251,7 +251,7 @@ class Monitor:
         ratchets = counters.get("ratchets", 0)
         if ratchets > progress.ratchets and isinstance(manager.provider, KeyProvider):
             # Where several keys ratchet between two looks, the last of them is named.
-            followed = (transform.ring.followed_key_id for transform in list(track.transforms))
+            followed = (transform.ring.ratcheted_key_id for transform in list(track.transforms))
             manager.provider.note_ratcheted(track.participant_id, next((i for i in followed if i is not None), 0))
         now = monotonic()
         if opened > progress.opened:
@@ -290,6 +290,6 @@ class Monitor:
         for track in manager.tracks():
             for transform in list(track.transforms) if track.direction == "receive" else []:
                 live.add(id(transform.ring))
-                self.derive_ahead(transform)  # type: ignore[arg-type]
+                self.derive_ratchet_step(transform)  # type: ignore[arg-type]
         with self._lock:
             self._derivations = {ring: bucket for ring, bucket in self._derivations.items() if ring in live}

@@ -160,8 +160,8 @@ class ReceiverTransform(Transform):
     """Opens the frames of one incoming track. Made by `E2EEManager.receiver_transform`."""
 
     __slots__ = (
-        "_changes",
         "_clean",
+        "_generation",
         "_held",
         "_incomplete",
         "_injected",
@@ -209,7 +209,7 @@ class ReceiverTransform(Transform):
         self._missing: int | None = None  # the last key id that was not there
         self._missing_since = 0.0
         self._held = HeldFrames(hold, hold_bytes) if hold else None
-        self._changes = 0  # the ring's, when the held frames were last tried
+        self._generation = 0  # of the ring, when the held frames were last tried
         self._injected = False  # a server may inject blank frames
         self._injected_before = 0
         self._pass_injected = pass_sif_frames
@@ -273,10 +273,10 @@ class ReceiverTransform(Transform):
         """
         if self._held is None:
             return self._to_decode(frame, tag, whole)
-        changes = self._ring.changes  # asked before trying: a key that is set meanwhile counts as new
-        waiting = self._held.take() if changes != self._changes else []
+        generation = self._ring.generation  # asked before trying: a key that is set meanwhile counts as new
+        waiting = self._held.take() if generation != self._generation else []
         opened = [part for each in [*waiting, (frame, tag, whole)] for part in self._open_or_hold(*each)]
-        self._changes = changes
+        self._generation = generation
         return opened
 
     def drop_held(self) -> None:
@@ -319,7 +319,7 @@ class ReceiverTransform(Transform):
 
     def _was_injected(self) -> bool:
         """Whether the frame just passed is a server's: no proof that any key is right."""
-        injected = self._cipher.injected
+        injected = self._cipher.sif_frames
         if injected == self._injected_before:
             return False
         if self._clean or self._injected_before == 0:
@@ -332,7 +332,7 @@ class ReceiverTransform(Transform):
         self.missing_key = False
         self._passed_over = self._incomplete = 0
         self._invalid_keys.clear()
-        sealed = self._cipher.without_injected(frame) if self._injected else frame
+        sealed = self._cipher.without_sif_frames(frame) if self._injected else frame
         key_id = readings.key_id(sealed, self._ring.profile, self.codec)
         self._key_is_there(key_id)
         self._manager._opened_again(self)

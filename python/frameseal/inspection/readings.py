@@ -129,7 +129,7 @@ def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> lis
 def _base_key(secret: str | bytes) -> bytes:
     if isinstance(secret, bytes):
         return secret
-    ring = KeyRing(Profile.SFRAME, exportable=True)
+    ring = KeyRing(Profile.SFRAME, allow_export=True)
     ring.set_passphrase(secret)
     return ring.export_key()
 
@@ -139,7 +139,7 @@ def _opens(sealed: bytes, secret: str | bytes, profile: Profile, suite: CipherSu
         return False  # it has no password KDF
     kid = next(int(part.note) for part in reading.parts if part.name in ("key index", "KID"))
     for shared in (False, True) if profile is Profile.SFRAME else (False,):
-        ring = KeyRing(profile, suite=suite, allow_draft=True, shared=shared, ring_size=256)
+        ring = KeyRing(profile, suite=suite, allow_draft=True, shared=shared, key_ring_size=256)
         key_id = kid & 0xFF if shared else kid
         if isinstance(secret, str):
             ring.set_passphrase(secret, key_id)

@@ -84,7 +84,7 @@ def of_provider(provider: KeyRingProvider, profile: Profile, named: Iterable[str
 
 
 def _snapshot(rings: Callable[[], Mapping[Owner, KeyRing]]) -> _Keys:
-    """Read all keys of one moment: until two reads in a row are equal, a ring's count of changes included."""
+    """Read all keys of one moment: until two reads in a row are equal, a ring's generation included."""
     last = None
     for _ in range(MAX_READS):
         read = {owner: _read(owner, ring) for owner, ring in _items(rings())}
@@ -109,7 +109,7 @@ def _read(owner: Owner, ring: KeyRing) -> tuple[int, tuple[tuple[int, bytes], ..
     if fingerprints is None:
         raise TypeError(f"rings: each participant must have a KeyRing, not {type(ring).__name__}")
     # In this order: what changes after the first is seen by the next read.
-    return ring.changes, tuple(fingerprints())
+    return ring.generation, tuple(fingerprints())
 
 
 def _digest(keys: _Keys) -> bytes:

@@ -43,9 +43,9 @@ class KeyProvider(LoopEmitter):
     :raises ValueError: for a number out of its range.
 
     Emits ``"key-set"`` and ``"key-ratcheted"`` (by `ratchet`, or because a sender went ahead) with one `E2EEKeyChange`.
-    All methods may be called from any thread. Keys are held by the native module, which clears them when they are replaced;
-    no Python object keeps one. The string or buffer that the caller passed in remains the caller's to forget. Of a
-    participant whose keys are removed, and whom no track or channel is left of, nothing is kept.
+    All methods may be called from any thread. Keys are held by the native module, which clears them when they are
+    replaced; no Python object keeps one. The string or buffer that the caller passed in remains the caller's to forget.
+    Of a participant whose keys are removed, and whom no track or channel is left of, nothing is kept.
 
     Of two calls that concern one key the later one wins, however long a passphrase takes. No call waits for the
     derivation of another.
@@ -229,7 +229,7 @@ class KeyProvider(LoopEmitter):
             keys = self._keys(participant_id)
             if keys.sending not in keys.secrets:
                 return 0
-            return max((ring.usage(keys.sending) for ring in keys.rings.values()), default=0)
+            return max((ring.frames_sealed(keys.sending) for ring in keys.rings.values()), default=0)
 
     def secrets_of(self, participant_id: str) -> dict[int, Secret]:
         """Return what a participant's frames may be sealed with, for diagnoses; a `Secret` cannot be read."""
@@ -294,10 +294,10 @@ class KeyProvider(LoopEmitter):
                 profile,
                 # SFrame counts from 0: what many share must not be what one seals under.
                 shared=profile is Profile.SFRAME,
-                ring_size=self.key_ring_size,
+                key_ring_size=self.key_ring_size,
                 ratchet_window=self.ratchet_window_size,
                 failure_tolerance=self.failure_tolerance,
-                exportable=self.allow_export,
+                allow_export=self.allow_export,
                 fallback=fallback,
             )
             while True:

@@ -34,7 +34,7 @@ impl DataCryptor {
         if self.cipher.has_parts() {
             return Ok(());
         }
-        Err(PyValueError::new_err("an SFrame packet is in one piece: use seal_packet and open_packet"))
+        Err(PyValueError::new_err("an SFrame packet is in one piece: use encrypt_packet and decrypt_packet"))
     }
 }
 
@@ -57,7 +57,7 @@ impl DataCryptor {
         self.cipher.binds_context()
     }
 
-    #[pyo3(name = "seal", signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
+    #[pyo3(signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
     fn encrypt<'py>(
         &self,
         py: Python<'py>,
@@ -73,7 +73,6 @@ impl DataCryptor {
     }
 
     #[pyo3(
-        name = "open",
         signature = (iv, key_index, ciphertext, context=None),
         text_signature = "($self, iv, key_index, ciphertext, context=b'')"
     )]
@@ -91,7 +90,7 @@ impl DataCryptor {
         Ok(PyBytes::new(py, &payload.map_err(decrypt_error)?))
     }
 
-    #[pyo3(name = "seal_packet", signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
+    #[pyo3(signature = (payload, context=None), text_signature = "($self, payload, context=b'')")]
     fn encrypt_packet<'py>(
         &self,
         py: Python<'py>,
@@ -103,7 +102,7 @@ impl DataCryptor {
         Ok(PyBytes::new(py, &packet.map_err(encrypt_error)?))
     }
 
-    #[pyo3(name = "open_packet", signature = (packet, context=None), text_signature = "($self, packet, context=b'')")]
+    #[pyo3(signature = (packet, context=None), text_signature = "($self, packet, context=b'')")]
     fn decrypt_packet<'py>(
         &self,
         py: Python<'py>,

@@ -110,7 +110,7 @@ impl Decryptor {
     }
 
     #[getter]
-    fn injected(&self) -> u64 {
+    fn sif_frames(&self) -> u64 {
         self.cipher.injected_so_far()
     }
 
@@ -124,7 +124,7 @@ impl Decryptor {
         self.cipher.set_injected(trailer.as_ref().map(Input::as_slice)).map_err(key_error)
     }
 
-    fn without_injected<'py>(&self, py: Python<'py>, frame: Input<'_, 'py>) -> Bound<'py, PyBytes> {
+    fn without_sif_frames<'py>(&self, py: Python<'py>, frame: Input<'_, 'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.cipher.without_injected(frame.as_slice()))
     }
 

@@ -112,10 +112,10 @@ impl KeyRing {
 impl KeyRing {
     #[new]
     #[pyo3(
-        signature = (profile, *, suite=None, allow_draft=false, key_size=None, ring_size=16, ratchet_window=0,
-            ratchet_bits=0, shared=false, failure_tolerance=-1, usage_limit=None, exportable=false, fallback=None),
-        text_signature = "(profile, *, suite=None, allow_draft=False, key_size=None, ring_size=16, ratchet_window=0, \
-            ratchet_bits=0, shared=False, failure_tolerance=-1, usage_limit=None, exportable=False, fallback=None)"
+        signature = (profile, *, suite=None, allow_draft=false, key_size=None, key_ring_size=16, ratchet_window=0,
+            ratchet_bits=0, shared=false, failure_tolerance=-1, usage_limit=None, allow_export=false, fallback=None),
+        text_signature = "(profile, *, suite=None, allow_draft=False, key_size=None, key_ring_size=16, ratchet_window=0, \
+            ratchet_bits=0, shared=False, failure_tolerance=-1, usage_limit=None, allow_export=False, fallback=None)"
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
     fn new(
@@ -123,13 +123,13 @@ impl KeyRing {
         #[pyo3(from_py_with = numbers::or_none::suite)] suite: Option<u16>,
         allow_draft: bool,
         #[pyo3(from_py_with = numbers::or_none::key_size)] key_size: Option<u16>,
-        #[pyo3(from_py_with = numbers::ring_size)] ring_size: u16,
+        #[pyo3(from_py_with = numbers::key_ring_size)] key_ring_size: u16,
         #[pyo3(from_py_with = numbers::ratchet_window)] ratchet_window: u16,
         #[pyo3(from_py_with = numbers::ratchet_bits)] ratchet_bits: u8,
         shared: bool,
         #[pyo3(from_py_with = numbers::failure_tolerance)] failure_tolerance: i32,
         #[pyo3(from_py_with = numbers::or_none::usage_limit)] usage_limit: Option<u64>,
-        exportable: bool,
+        allow_export: bool,
         fallback: Option<&Bound<'_, Self>>,
     ) -> PyResult<Self> {
         let profile = Profile::by_name(text("profile", profile)?).ok_or_else(|| {
@@ -147,12 +147,12 @@ impl KeyRing {
             suite,
             allow_draft,
             key_size,
-            ring_size,
+            ring_size: key_ring_size,
             ratchet_window,
             ratchet_bits,
             shared,
             usage_limit,
-            exportable,
+            exportable: allow_export,
         };
         let ring = frameseal::KeyRing::new(profile, options);
         let ring = match fallback {
@@ -244,7 +244,6 @@ impl KeyRing {
         self.ring.remove(key_id);
     }
 
-    #[pyo3(name = "derive_ahead")]
     fn derive_ratchet_step(
         &self,
         py: Python<'_>,
@@ -253,18 +252,18 @@ impl KeyRing {
         detach(py, || self.ring.derive_ratchet_step(key_id)).map_err(key_error)
     }
 
-    #[getter(wanted_ahead)]
+    #[getter]
     fn pending_ratchets(&self) -> Vec<u64> {
         self.ring.pending_ratchets()
     }
 
-    #[getter(followed_key_id)]
+    #[getter]
     fn ratcheted_key_id(&self) -> Option<u64> {
         self.ring.ratcheted_key_id()
     }
 
     #[pyo3(signature = (key_id=0))]
-    fn usage(&self, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<u64> {
+    fn frames_sealed(&self, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<u64> {
         self.ring.usage(key_id).map_err(key_error)
     }
 
@@ -301,12 +300,12 @@ impl KeyRing {
         self.ring.export(key_id).map(|material| PyBytes::new(py, &material)).map_err(key_error)
     }
 
-    #[getter(can_seal)]
+    #[getter]
     fn can_encrypt(&self) -> bool {
         self.ring.can_encrypt()
     }
 
-    #[getter(changes)]
+    #[getter]
     fn generation(&self) -> u64 {
         self.ring.generation()
     }

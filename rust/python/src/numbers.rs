@@ -48,7 +48,7 @@ arguments! {
     ratchet_bits: u8,
     ratchet_window: u16,
     retain: usize,
-    ring_size: u16,
+    key_ring_size: u16,
     sender_bits: u8,
     sender_index: u64,
     sending_key_id: u64,
