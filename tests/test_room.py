@@ -98,6 +98,7 @@ class Room:
         return {self.e2ee.state(name, kind) for kind in ("audio", "video")}
 
 
+@pytest.mark.timeout(SECONDS + 180)
 @pytest.mark.parametrize("codec", ["vp8", "h264"])
 @pytest.mark.parametrize("stack", STACKS)
 async def test_every_line_of_the_log_of_a_room_is_true(stack, codec):
