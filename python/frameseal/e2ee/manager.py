@@ -453,8 +453,15 @@ class E2EEManager(LoopEmitter):
             track = self._track_of(transform)
         if track is None or track.in_doubt or key_id is None:
             return
-        if self._watch.may_ask(track.participant_id, key_id):
+        if self._watch.may_ask(track.participant_id, key_id, self._last_set(track.participant_id, key_id)):
             self.deliver(MISSING_KEY, E2EEMissingKey(track.participant_id, track.kind, key_id))
+
+    def _last_set(self, participant_id: str, key_id: int) -> int:
+        """Return a number that grows when the provider is handed this key, even if no frame ever opens with it."""
+        if not isinstance(self._provider, KeyProvider):
+            return 0
+        # The low bits of a shared SFrame key's KID are its key id; the others name the sender.
+        return self._provider.last_set(participant_id, key_id & 0xFF)
 
     def _key_is_there(self, transform: ReceiverTransform, key_id: int) -> None:
         """A key that was missing is there: when it is missing again, that is news."""

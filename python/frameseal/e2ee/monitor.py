@@ -140,7 +140,8 @@ class Monitor:
         # The parent's derivations and ticks end in the parent.
         renew_in_child(self, _lock=Lock, _loop=nothing, _derivations=dict, _ticking=bool)
         self._progress: weakref.WeakKeyDictionary[Track, _Progress] = weakref.WeakKeyDictionary()
-        self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
+        # When each missing key was last asked for, and the number of its last setting at that time.
+        self._asked: OrderedDict[tuple[str, int], tuple[float, int]] = OrderedDict()
         self._questions: OrderedDict[str, _Bucket] = OrderedDict()
         self._warned: dict[str, int] = {}
         self._not_shown: dict[str, weakref.WeakSet[Track]] = {counter: weakref.WeakSet() for counter in NOT_SHOWN}
@@ -161,12 +162,15 @@ class Monitor:
                 self._loop.call_soon_threadsafe(self._tick)
                 self._ticking = True
 
-    def may_ask(self, participant_id: str, key_id: int) -> bool:
-        """Whether it is time to tell that this key is missing. From any thread."""
+    def may_ask(self, participant_id: str, key_id: int, last_set: int = 0) -> bool:
+        """Return True if it is time to report that this key is missing. From any thread.
+
+        *last_set* is a number that changes when the key is set: then an earlier shortage has ended.
+        """
         now = monotonic()
         with self._lock:
-            asked = self._asked.get((participant_id, key_id))
-            if asked is not None and now - asked < ASK_AGAIN_AFTER:
+            asked, set_before = self._asked.get((participant_id, key_id), (None, 0))
+            if asked is not None and now - asked < ASK_AGAIN_AFTER and last_set == set_before:
                 return False
             bucket = self._questions.pop(participant_id, None)
             bucket = bucket or _Bucket(now, BURST_OF_QUESTIONS, QUESTIONS_PER_SECOND)
@@ -175,7 +179,7 @@ class Monitor:
                 self._questions.popitem(last=False)
             if not bucket.take():
                 return False
-            self._asked[participant_id, key_id] = now
+            self._asked[participant_id, key_id] = now, last_set
             self._asked.move_to_end((participant_id, key_id))
             if len(self._asked) > MOST_MISSING:
                 self._asked.popitem(last=False)

@@ -69,6 +69,7 @@ class ParticipantKeys:
     kept: list[KeyRing] = field(default_factory=list)
     deriving: set[int] = field(default_factory=set)  # the turns of calls that derive now
     turns: dict[int, int] = field(default_factory=dict)  # by key id, the last turn that set or removed it
+    set_turns: dict[int, int] = field(default_factory=dict)  # by key id, the last turn that set it
     removed: int = 0  # the last turn that removed all keys
     chosen: int = 0  # the last turn that chose the sending key
 
@@ -93,7 +94,7 @@ class ParticipantKeys:
 
     def install(self, secret: Secret, key_id: int, send: bool, turn: int, derived: Iterable[DerivedKey]) -> None:
         """Set a key that was derived for every ring."""
-        self.turns[key_id] = turn
+        self.turns[key_id] = self.set_turns[key_id] = turn
         for key in derived:
             key.install()
         # The first key is the one to send with, whatever was asked: there is no other.

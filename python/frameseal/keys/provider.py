@@ -236,6 +236,15 @@ class KeyProvider(LoopEmitter):
         with self._keys_lock:
             return dict(self._keys(participant_id).secrets or self._shared.secrets)
 
+    def last_set(self, participant_id: str, key_id: int) -> int:
+        """Return a number that grows whenever a key is set that may open a participant's frames under *key_id*.
+
+        0: no such key was ever set. For the manager.
+        """
+        with self._keys_lock:
+            held = self._keys(participant_id), self._shared
+            return max(keys.set_turns.get(key_id, 0) for keys in held)
+
     def note_ratcheted(self, participant_id: str, key_id: int) -> None:
         """Tell listeners that a sender has gone ahead and the ring has followed. For the manager."""
         self.deliver(KEY_RATCHETED, E2EEKeyChange(participant_id, key_id))
