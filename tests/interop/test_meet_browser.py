@@ -181,8 +181,14 @@ async def test_a_browser_and_the_bot_see_and_hear_each_other(served, tabs, artef
     row = ada.page.locator("#report tbody tr", has_text="Ada").filter(has_text="video")
     await playwright.expect(row).to_contain_text("DecryptionSuccess", timeout=PATIENCE)
     await playwright.expect(row).to_contain_text(re.compile(r"[1-9]\d* / \d+$"), timeout=PATIENCE)
-    await ada.page.screenshot(path=artefacts / "report.png", full_page=True)
+    report_shot = artefacts / "report.png"
+    # The bar of buttons stays where it is while the page scrolls, and would hide rows of the table.
+    show = "(bar, visibility) => { bar.style.visibility = visibility; }"
+    await ada.page.locator("#controls").evaluate(show, "hidden")
+    await ada.page.locator("#report").screenshot(path=report_shot)
+    await ada.page.locator("#controls").evaluate(show, "visible")
     await ada.page.get_by_text("Who can open whom, at the bot").click()
+    await ada.page.evaluate("scrollTo(0, 0)")
     await ada.press("What the SFU sees")
     facts = ada.tile("Ada").locator(".sfu-facts")
     await playwright.expect(facts).to_contain_text(re.compile(r"Passed on: [1-9]\d+ pictures"), timeout=PATIENCE)
@@ -195,7 +201,8 @@ async def test_a_browser_and_the_bot_see_and_hear_each_other(served, tabs, artef
     sfu_shot = artefacts / "sfu.png"
     await ada.page.screenshot(path=sfu_shot)
     grid = await ada.page.locator("#grid").bounding_box()
-    for_the_documents(meeting_shot, sfu_shot, int(grid["y"] + grid["height"]) + 16, artefacts / "meet.png")
+    end = int(grid["y"] + grid["height"]) + 16
+    for_the_documents(meeting_shot, report_shot, sfu_shot, end, artefacts / "meet.png")
     await ada.press("What the SFU sees")
     await ada.plays("Bot")
     assert not [message for message in ada.sent if PASSPHRASE in message or "correct+horse" in message]
@@ -206,13 +213,14 @@ async def screenshot(locator, path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=float)
 
 
-def for_the_documents(meeting_shot: Path, sfu_shot: Path, end: int, target: Path) -> None:
-    """The whole meeting, and below it the participants as the SFU sees them."""
-    first, second = (Image.open(path).convert("RGB") for path in (meeting_shot, sfu_shot))
-    whole = Image.new("RGB", (first.width, first.height + end))
-    whole.paste(first, (0, 0))
-    whole.paste(second.crop((0, 0, second.width, end)), (0, first.height))
-    whole.quantize(192).save(target, optimize=True)
+def for_the_documents(meeting_shot: Path, report_shot: Path, sfu_shot: Path, end: int, target: Path) -> None:
+    """The whole meeting, below it the table of its tracks, and then the participants as the SFU sees them."""
+    meeting, report, sfu = (Image.open(path).convert("RGB") for path in (meeting_shot, report_shot, sfu_shot))
+    whole = Image.new("RGB", (meeting.width, meeting.height + report.height + 16 + end), meeting.getpixel((0, 0)))
+    whole.paste(meeting, (0, 0))
+    whole.paste(report, ((meeting.width - report.width) // 2, meeting.height + 16))
+    whole.paste(sfu.crop((0, 0, sfu.width, end)), (0, whole.height - end))
+    whole.quantize(96).save(target, optimize=True)
 
 
 async def test_a_wrong_passphrase_takes_the_picture_away_and_the_right_one_brings_it_back(served, tabs):
