@@ -4,7 +4,9 @@ import secrets
 
 import pytest
 
+from calls import connect, peers, picture_track, shows, until
 from frameseal import AuthenticationFailed, DataCryptor, Decryptor, E2EEManager, Encryptor, KeyRing, ReplayedFrame
+from frameseal.aiortc import attach
 
 
 @pytest.fixture
@@ -45,6 +47,28 @@ def test_a_sender_who_counts_from_0_again_under_a_key_that_has_not_come_has_a_wr
     held.set_key(fresh, key_id=7)
     assert all(track.decrypt(frame) for frame in late[50:])
     assert track.track.state == "DecryptionSuccess"
+
+
+async def test_in_a_call_a_sender_who_returns_with_a_key_that_has_not_come_has_a_wrong_key(stack, key):
+    held, sender = ring(key), ring(key)
+    opening, changes = E2EEManager(Rings(held), "sframe"), []
+    opening.on("e2ee-state-change", changes.append)
+    async with peers(stack, stack) as (alice, bob):
+        sealing = attach(alice.pc, E2EEManager(Rings(sender), "sframe"), local_id="alice")
+        attach(bob.pc, opening, local_id="bob", remote_id="alice")
+        alice.send(picture_track(stack), "vp8")
+        await connect(alice, bob)
+        (sink,) = bob.sinks.values()
+        await until(lambda: shows(sink))
+        sealing.detach()
+        fresh = secrets.token_bytes(16)
+        attach(alice.pc, E2EEManager(Rings(ring(fresh)), "sframe"), local_id="alice")
+        await until(lambda: opening.state("alice", "video") == "InvalidKey")
+        held.set_key(fresh, key_id=7)
+        sink.clear()
+        await until(lambda: shows(sink), 40)
+    assert opening.state("alice", "video") == "DecryptionSuccess"
+    assert {change.reason for change in changes} == {None, "authentication_failed"}
 
 
 @pytest.mark.parametrize(("profile", "window"), [("sframe", None), ("livekit", 100)])

@@ -2,8 +2,20 @@
 
 import pytest
 
-from frameseal import AuthenticationFailed, Decryptor, E2EEManager, Encryptor, KeyProvider, KeyRing, SenderMismatch
+from calls import manager, peers, picture_track, record, shows, until
+from frameseal import (
+    AuthenticationFailed,
+    Decryptor,
+    E2EEManager,
+    E2EEState,
+    Encryptor,
+    KeyProvider,
+    KeyRing,
+    SenderMismatch,
+)
 from frameseal._native import SenderBindings
+from frameseal.aiortc import attach
+from switchboard import Switchboard
 
 KEY = bytes(range(16))
 
@@ -127,3 +139,51 @@ def test_bindings_are_for_sframe_alone_and_complete():
     with pytest.raises(ValueError, match="bind_media"):
         E2EEManager(KeyProvider(), "livekit", bind_media=True)
     assert not issubclass(SenderMismatch, AuthenticationFailed)
+
+
+async def test_in_a_call_a_forwarder_without_a_key_neither_swaps_senders_nor_sends_ones_own_back(stack):
+    """Bob is told what the forwarder should do, and it does something else; then what it should."""
+    sfu, opening = Switchboard(), manager(profile="sframe")
+    changes = record(opening)
+    async with peers(*[stack] * 4) as (bob, alice, carol, bobs_camera):
+        lines = {}
+        try:
+            for name, peer, colour in (
+                ("alice", alice, "red"),
+                ("carol", carol, "blue"),
+                ("bob", bobs_camera, "green"),
+            ):
+                sealing = opening if name == "bob" else manager(profile="sframe")
+                attach(peer.pc, sealing, local_id=name, remote_id="the SFU")
+                peer.send(picture_track(stack, colour), "vp8")
+                await sfu.publish(name, peer)
+            attach(bob.pc, opening, local_id="bob", remote_id=lambda receiver: told_by(lines, bob, receiver))
+            for name in ("alice", "carol"):
+                lines[name] = await sfu.add_lines(bob, "vp8", name)
+            sinks = {name: bob.sinks[video.transceiver.mid] for name, (_, video) in lines.items()}
+            await until(lambda: shows(sinks["alice"], "red") and shows(sinks["carol"], "blue"))
+            assert told(changes, "receive") == {"alice": ["DecryptionSuccess"], "carol": ["DecryptionSuccess"]}
+            for put_in_her_place in ("alice", "bob"):
+                changes.clear()
+                await sfu.switch(lines["carol"], put_in_her_place)
+                await until(lambda: opening.state("carol", "video") is E2EEState.DecryptionFailed)
+                assert [c.reason for _, c in changes if c.direction == "receive"] == ["sender_mismatch"]
+                await sfu.switch(lines["carol"], "carol")
+                sinks["carol"].clear()
+                await until(lambda: shows(sinks["carol"], "blue"), 40)
+                assert told(changes, "receive") == {"carol": ["DecryptionFailed", "DecryptionSuccess"]}
+        finally:
+            await sfu.close()
+
+
+def told_by(lines: dict[str, list], bob, receiver) -> str | None:
+    mid = next(t.mid for t in bob.pc.getTransceivers() if t.receiver is receiver)
+    return next((name for name, both in lines.items() if mid in [line.transceiver.mid for line in both]), None)
+
+
+def told(changes: list, direction: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for _, change in changes:
+        if change.direction == direction:
+            found.setdefault(change.participant_id, []).append(change.state)
+    return found
