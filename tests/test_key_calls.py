@@ -127,6 +127,26 @@ async def test_frames_that_come_before_their_key_are_played_when_it_comes(stack)
             assert [picture.number for picture in sink.pictures[:12]] == list(range(number, number + 12))
 
 
+async def test_a_key_that_is_missing_again_is_asked_for_again_and_not_only_when_time_has_passed(stack, monkeypatch):
+    for module in ("watch", "transforms"):
+        monkeypatch.setattr(f"frameseal.{module}.ASK_AGAIN_AFTER", float("inf"))
+    ours, theirs = keyed("alice"), keyed()
+    asked: list = []
+    theirs.on("e2ee-missing-key", asked.append)
+    async with peers(stack, stack) as (alice, bob):
+        attach(alice.pc, ours, local_id="alice", remote_id="bob")
+        attach(bob.pc, theirs, local_id="bob", remote_id="alice")
+        alice.send(tone_track(stack))
+        await connect(alice, bob)
+        for shortages in (1, 2, 3):
+            await until(lambda: theirs.state("alice", "audio") == "MissingKey")
+            await until(lambda count=shortages: len(asked) == count)
+            theirs.provider.set_key("alice", KEYS["alice"])
+            await until(lambda: theirs.state("alice", "audio") == "DecryptionSuccess")
+            theirs.provider.remove("alice")
+        await until(lambda: len(asked) == 4)
+
+
 def provided(key: str | bytes, **options) -> ExternalE2EEKeyProvider:
     made = ExternalE2EEKeyProvider(**options)
     made.set_shared_key(key)
@@ -134,12 +154,12 @@ def provided(key: str | bytes, **options) -> ExternalE2EEKeyProvider:
 
 
 @contextlib.asynccontextmanager
-async def sealed_tone(ours: E2EEManager, theirs: E2EEManager):
+async def sealed_tone(ours: E2EEManager, theirs: E2EEManager, stack: str = "aiortc"):
     """A call from Alice to Bob with a tone in it; gives what Bob hears."""
-    async with peers("aiortc", "aiortc") as (alice, bob):
+    async with peers(stack, stack) as (alice, bob):
         attach(alice.pc, ours, local_id="alice", remote_id="bob")
         attach(bob.pc, theirs, local_id="bob", remote_id="alice")
-        alice.send(tone_track("aiortc"))
+        alice.send(tone_track(stack))
         await connect(alice, bob)
         (sink,) = bob.sinks.values()
         yield sink
@@ -273,6 +293,19 @@ async def test_a_call_in_which_text_meets_bytes_is_explained_and_recovers():
         (E2EEState.DecryptionFailed, None),
         (E2EEState.DecryptionSuccess, "recovered"),
     ]
+
+
+async def test_a_call_in_which_a_key_is_spelt_differently_is_explained_and_recovers(stack):
+    ours, theirs = E2EEManager(provided("a passphrase"), "livekit"), E2EEManager(provided("a passphrase\n"), "livekit")
+    told: list = []
+    theirs.on("e2ee-diagnosis", told.append)
+    async with sealed_tone(ours, theirs, stack) as sink:
+        await until(lambda: told)
+        assert (told[0].cause, told[0].proven, sink.empty) == ("other_spelling", True, True)
+        assert "without the line end behind it" in told[0].advice and "passphrase" not in told[0].advice
+        theirs.provider.set_shared_key("a passphrase")
+        await until(lambda: sink.seconds > 0.8)
+    assert theirs.state("alice", "audio") == "DecryptionSuccess"
 
 
 @pytest.mark.parametrize(
