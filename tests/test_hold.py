@@ -223,6 +223,19 @@ async def test_setting_a_key_ends_the_shortage_of_no_other_participant_and_remov
     assert await call.asks(seal(AUDIO), seal(AUDIO)) == [3]
 
 
+async def test_a_frame_that_failed_just_before_its_key_was_set_asks_nobody(monkeypatch):
+    call, seal = Asking(monkeypatch), sealer(key_id=3)
+    assert await call.asks(seal(AUDIO)) == [3]
+    missing = call.e2ee._key_is_missing
+
+    def set_meanwhile(transform, key_id):
+        call.keys.set_shared_key(KEY, 3)
+        missing(transform, key_id)
+
+    monkeypatch.setattr(call.e2ee, "_key_is_missing", set_meanwhile)
+    assert await call.asks(seal(AUDIO), seal(AUDIO)) == []
+
+
 async def test_a_key_that_comes_and_goes_at_frame_rate_asks_no_more_than_the_rate(monkeypatch):
     call, seal, asked = Asking(monkeypatch), sealer(key_id=3), 0
     for _ in range(200):

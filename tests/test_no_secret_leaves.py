@@ -281,6 +281,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             ".frames_sealed": lambda made=made: (made().frames_sealed, {}),
             ".secrets_of": lambda made=made: (made().secrets_of, {"participant_id": "bob"}),
             ".note_ratcheted": lambda made=made: (made().note_ratcheted, {"participant_id": "bob", "key_id": 0}),
+            ".last_set": lambda made=made: (made().last_set, {"participant_id": "bob", "key_id": 0}),
         }.items()
     },
     "KeyRotator": lambda: (frameseal.KeyRotator, {"provider": keys(), "distribute": handed_out}),

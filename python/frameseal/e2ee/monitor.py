@@ -165,12 +165,12 @@ class Monitor:
     def may_ask(self, participant_id: str, key_id: int, last_set: int = 0) -> bool:
         """Return True if it is time to report that this key is missing. From any thread.
 
-        *last_set* is a number that changes when the key is set: then an earlier shortage has ended.
+        *last_set* is a number that grows when the key is set and is missing again: the earlier shortage has ended.
         """
         now = monotonic()
         with self._lock:
             asked, set_before = self._asked.get((participant_id, key_id), (None, 0))
-            if asked is not None and now - asked < ASK_AGAIN_AFTER and last_set == set_before:
+            if asked is not None and now - asked < ASK_AGAIN_AFTER and last_set <= set_before:
                 return False
             bucket = self._questions.pop(participant_id, None)
             bucket = bucket or _Bucket(now, BURST_OF_QUESTIONS, QUESTIONS_PER_SECOND)
@@ -179,7 +179,7 @@ class Monitor:
                 self._questions.popitem(last=False)
             if not bucket.take():
                 return False
-            self._asked[participant_id, key_id] = now, last_set
+            self._asked[participant_id, key_id] = now, max(last_set, set_before)
             self._asked.move_to_end((participant_id, key_id))
             if len(self._asked) > MOST_MISSING:
                 self._asked.popitem(last=False)

@@ -239,11 +239,13 @@ class KeyProvider(LoopEmitter):
     def last_set(self, participant_id: str, key_id: int) -> int:
         """Return a number that grows whenever a key is set that may open a participant's frames under *key_id*.
 
-        0: no such key was ever set. For the manager.
+        0: no such key was ever set, or it is there now. For the manager.
         """
         with self._keys_lock:
-            held = self._keys(participant_id), self._shared
-            return max(keys.set_turns.get(key_id, 0) for keys in held)
+            own, shared = self._keys(participant_id), self._shared
+            if key_id in (own.secrets or shared.secrets):
+                return 0
+            return max(keys.set_turns.get(key_id, 0) for keys in (own, shared))
 
     def note_ratcheted(self, participant_id: str, key_id: int) -> None:
         """Tell listeners that a sender has gone ahead and the ring has followed. For the manager."""
