@@ -1,6 +1,7 @@
 """The rules between the layers, as checks (docs/architecture.md): who may name whom."""
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -134,6 +135,151 @@ def test_one_file_lets_go_of_the_gil():
     assert naming(r"\.detach\(|allow_threads|SuspendAttach", rust(ROOT / "rust/python/src")) == {
         "rust/python/src/lib.rs"
     }
+
+
+Graph = dict[str, set[str]]
+Module = tuple[str, ...]
+
+USE = re.compile(r"(?m)(?:^|(?<=[;{}]))\s*(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);")
+
+
+def expanded(tree: str) -> list[list[str]]:
+    """Returns the full paths of one `use`: `a::{b, c::d}` is `a::b` and `a::c::d`."""
+    start = tree.find("{")
+    if start < 0:
+        return [[part.strip() for part in tree.partition(" as ")[0].split("::")]]
+    front = [part.strip() for part in tree[:start].split("::") if part.strip()]
+    depth, item, items = 0, "", []
+    for sign in tree[start + 1 : tree.rindex("}")] + ",":
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if sign == "," and depth == 0:
+            items.append(item.strip())
+            item = ""
+        else:
+            item += sign
+    paths = [path for item in items if item for path in expanded(item)]
+    return [front + [part for part in path if part != "self"] for path in paths]
+
+
+class Crate:
+    """Who imports whom among the modules of a crate's `src`.
+
+    A folder is a module with its `mod.rs`, and its children are the files and folders in it. A re-export is an import
+    only if its module uses the name as well. Whoever imports a name from a parent that re-exports it imports the child.
+    """
+
+    def __init__(self, src: Path) -> None:
+        self.texts: dict[Module, str] = {}
+        for path in rust(src):
+            name = path.relative_to(src).with_suffix("").parts
+            self.texts[name[:-1] if name[-1] in ("mod", "lib") else name] = code(path)
+        self.exports: dict[tuple[Module, str], Module] = {}
+        paths: dict[Module, list[Module]] = {}
+        for module, text in self.texts.items():
+            # Paths in expressions and types count too, such as `crate::fork::in_child()`.
+            rest = USE.sub("", text)
+            inline = [path.split("::") for path in re.findall(r"\b(?:crate|super)(?:::\w+)+", rest)]
+            paths[module] = [self.absolute(module, path) for path in inline]
+            for match in USE.finditer(text):
+                for path in expanded(match[2]):
+                    target = self.absolute(module, path)
+                    if match[1]:
+                        self.exports[module, path[-1]] = target
+                    if not match[1] or re.search(rf"\b{path[-1]}\b", rest):
+                        paths[module].append(target)
+        self.imports = {
+            module: {target for path in found if (target := self.resolved(path)) and target != module}
+            for module, found in paths.items()
+        }
+
+    def absolute(self, module: Module, path: list[str]) -> Module:
+        """Returns a path from the crate's root, or an empty one for a path that leaves the crate."""
+        base, rest = module, list(path)
+        if rest[0] in ("crate", "self"):
+            base, rest = () if rest[0] == "crate" else base, rest[1:]
+        elif rest[0] == "super":
+            while rest and rest[0] == "super":
+                base, rest = base[:-1], rest[1:]
+        elif (*module, rest[0]) not in self.texts:
+            return ()
+        return (*base, *rest)
+
+    def resolved(self, path: Module) -> Module:
+        """Returns the module that a path leads to, behind re-exports. The crate's root is none: an empty path."""
+        module: Module = ()
+        for part in path:
+            if (*module, part) in self.texts:
+                module = (*module, part)
+            elif (target := self.exports.get((module, part), path)) != path:
+                return self.resolved(target)
+            else:
+                break
+        return module
+
+    def graphs(self) -> dict[str, Graph]:
+        """Returns a graph for each level: the rooms of the crate, and the children of each folder with its `mod`."""
+        levels: dict[str, Graph] = {}
+        for module, targets in self.imports.items():
+            for target in targets if module else ():
+                same = itertools.takewhile(lambda names: names[0] == names[1], zip(module, target, strict=False))
+                shared = len(list(same))
+                graph = levels.setdefault("::".join(("crate", *module[:shared])), {})
+                here, there = (name[shared] if len(name) > shared else "mod" for name in (module, target))
+                graph.setdefault(here, set()).add(there)
+        return levels
+
+
+def circle(graph: Graph) -> list[str]:
+    """Returns the nodes of a circle of the graph in order, or an empty list."""
+    done: set[str] = set()
+
+    def walk(node: str, way: list[str]) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return []
+        for target in sorted(graph.get(node, ())):
+            if found := walk(target, [*way, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
+
+
+def test_no_modules_of_the_core_import_each_other_in_a_circle():
+    graphs = Crate(CORE / "src").graphs()
+    assert {"crate", "crate::codec", "crate::frame", "crate::frame::batch", "crate::keyring"} <= graphs.keys()
+    assert {level: found for level, graph in graphs.items() if (found := circle(graph))} == {}
+
+
+def test_a_folder_of_the_core_is_a_wall():
+    """Its parent says what leaves it."""
+    folders = [*rust(CORE / "src/keyring"), *rust(CORE / "src/frame"), *rust(CORE / "src/secret")]
+    assert naming(r"\bpub(\([^)]*\))? mod\b", folders) == set()
+
+
+@pytest.mark.parametrize(
+    ("level", "files", "found"),
+    [
+        ("crate", {"a.rs": "use crate::b::B;", "b.rs": "fn b() { crate::a::f() }"}, ["a", "b", "a"]),
+        ("crate", {"a.rs": "// use crate::b::B;", "b.rs": "use crate::a::A;"}, []),
+        ("crate", {"a.rs": "#[cfg(test)]\nmod tests { use crate::b::B; }", "b.rs": "use crate::a::A;"}, []),
+        ("crate::a", {"a/x.rs": "use super::{A, y::{self, Y}};", "a/y.rs": "use crate::a::x;"}, ["x", "y", "x"]),
+        ("crate::a", {"a/x.rs": "use super::y::Y;", "a/y.rs": "use super::X;"}, ["x", "y", "x"]),
+        ("crate::a", {"a/mod.rs": "mod x; use x::A; pub struct B;", "a/x.rs": "use super::B;"}, ["mod", "x", "mod"]),
+        ("crate::a", {"a/mod.rs": "pub use x::A; fn a() -> A {}", "a/x.rs": "use super::a;"}, ["mod", "x", "mod"]),
+        ("crate::a", {"a/x.rs": "use super::A;"}, []),
+    ],
+)
+def test_a_circle_of_modules_is_found(tmp_path, level, files, found):
+    parent = "mod x; mod y; pub(crate) use self::x::X; pub struct A;"
+    for name, text in {"lib.rs": "mod a; mod b;", "a/mod.rs": parent, "a/x.rs": "", "a/y.rs": "", **files}.items():
+        if name.startswith("a/") and "a.rs" in files:
+            continue
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert circle(Crate(tmp_path).graphs()[level]) == found
 
 
 # --- the package -----------------------------------------------------------------------------------------------------

@@ -9,12 +9,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{DecryptError, EncryptError, KeyError};
-use crate::frame::replay::{self, ReplayWindow};
-use crate::frame::stats::{DataCounters, DataStats};
-use crate::keyring::KeyRing;
-use crate::keyring::key::Key;
-use crate::keyring::lookup::SealingKey;
-use crate::keyring::nonce::NonceInput;
+use crate::frame::{DataCounters, DataStats, MAX_REPLAY_WINDOW, ReplayWindow};
+use crate::keyring::{Key, KeyRing, NonceInput, SealingKey};
 use crate::suite::NONCE_LEN;
 use crate::wire::Wire;
 use crate::wire::packet::{self, OVERHEAD, Packet};
@@ -67,8 +63,8 @@ impl DataCryptor {
             Wire::Trailer => REPLAY_WINDOW,
             Wire::Sframe => COUNTER_WINDOW,
         });
-        if window > replay::MAX_REPLAY_WINDOW {
-            return Err(KeyError::ReplayWindow { given: window, max: replay::MAX_REPLAY_WINDOW });
+        if window > MAX_REPLAY_WINDOW {
+            return Err(KeyError::ReplayWindow { given: window, max: MAX_REPLAY_WINDOW });
         }
         let replay = (window > 0).then(|| Mutex::new(ReplayWindow::new(window)));
         Ok(Self { ring, bind_context, replay, counters: DataCounters::default() })

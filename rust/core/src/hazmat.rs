@@ -1,7 +1,6 @@
 //! Inner workings laid open for this crate's own vector tests. Off in every build that ships.
 
-use crate::codec::annexb;
-use crate::codec::nal;
+use crate::codec::{Standard, annexb, nal};
 use crate::error::KeyError;
 use crate::profile::Profile;
 use crate::secret::Secret;
@@ -81,8 +80,8 @@ pub fn scan(data: &[u8]) -> Scan {
         Ok(Some(slice)) => Scan::Slice(
             slice.clear_len(),
             match slice.standard {
-                annexb::Standard::H264 => "h264",
-                annexb::Standard::H265 => "h265",
+                Standard::H264 => "h264",
+                Standard::H265 => "h265",
             },
         ),
         Ok(None) => Scan::NoSlice,

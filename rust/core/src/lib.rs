@@ -35,18 +35,10 @@ mod wire;
 pub use codec::Codec;
 pub use data::{DataCryptor, SealedData};
 pub use error::{DecryptError, EncryptError, KeyError};
-pub use frame::batch::{OpenBatch, SealBatch};
-pub use frame::decryptor::Decryptor;
-pub use frame::encryptor::Encryptor;
-pub use frame::open::OpenPlan;
-pub use frame::seal::SealPlan;
-pub use frame::stats::{DataStats, DecryptStats, EncryptStats};
-pub use keyring::KeyRing;
-pub use keyring::derived::DerivedKey;
-pub use keyring::fingerprint::Fingerprint;
-pub use keyring::kid::MlsKid;
-pub use keyring::options::Options;
-pub use keyring::sender_bindings::SenderBindings;
+pub use frame::{
+    DataStats, DecryptStats, Decryptor, EncryptStats, Encryptor, OpenBatch, OpenPlan, SealBatch, SealPlan,
+};
+pub use keyring::{DerivedKey, Fingerprint, KeyRing, MlsKid, Options, SenderBindings};
 pub use profile::Profile;
 pub use secret::Secret;
 pub use suite::{CipherSuite, SUITES};

@@ -7,7 +7,7 @@
 use memchr::memmem;
 use std::borrow::Cow;
 
-use crate::codec::nal::Class;
+use super::nal::{Class, Standard, h264_type, h265_type};
 
 const START_CODE: [u8; 3] = [0, 0, 1];
 const LONG_START_CODE: [u8; 4] = [0, 0, 0, 1];
@@ -23,14 +23,6 @@ pub(crate) struct Slice {
     /// Where the first slice's NAL unit begins, behind its start code.
     pub(crate) start: usize,
     pub(crate) standard: Standard,
-}
-
-/// Which of the two standards a byte stream follows. Where the slice lies the bytes decide, since signalling has been
-/// seen to lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standard {
-    H264,
-    H265,
 }
 
 /// Not a byte stream: no start code, or other bytes before the first.
@@ -78,14 +70,6 @@ impl Iterator for Units<'_> {
 fn without_trailing_zeros(unit: &[u8]) -> &[u8] {
     let end = unit.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     unit.get(..end).unwrap_or_default()
-}
-
-pub(crate) fn h264_type(header: u8) -> u8 {
-    header & 0x1F
-}
-
-pub(crate) fn h265_type(header: u8) -> u8 {
-    (header >> 1) & 0x3F
 }
 
 /// Finds the first slice in `data`, of which `hidden` more bytes will follow once it is sealed.

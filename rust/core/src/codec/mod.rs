@@ -7,9 +7,11 @@ pub(crate) mod annexb;
 pub(crate) mod nal;
 mod slice_header;
 
+pub(crate) use self::nal::Standard;
+
 use std::borrow::Cow;
 
-use self::annexb::{NotAnnexB, Slice, Standard};
+use self::annexb::{NotAnnexB, Slice};
 use self::slice_header::SliceHeader;
 
 /// What a track carries.
@@ -204,7 +206,7 @@ impl Clear {
             Self::AnnexB(_) => match annexb::first_slice(sealed, 0) {
                 Ok(Some(slice)) => (slice.clear_len(), true),
                 // LiveKit's worker falls back to the VP8 rule by frame type, and does not escape.
-                _ if annexb::has_unit(sealed, |header| matches!(annexb::h264_type(header), 7 | 8)) => (VP8_KEY, false),
+                _ if annexb::has_unit(sealed, |header| matches!(nal::h264_type(header), 7 | 8)) => (VP8_KEY, false),
                 _ => (VP8_DELTA, false),
             },
         }

@@ -5,7 +5,13 @@
 //! unspecified, or a slice of another kind is refused: nobody knows what it carries.
 #![deny(clippy::indexing_slicing)]
 
-use crate::codec::annexb::{Standard, h264_type, h265_type};
+/// Which of the two standards a byte stream follows. Where the slice lies the bytes decide, since signalling has been
+/// seen to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standard {
+    H264,
+    H265,
+}
 
 /// What becomes of a NAL unit that does not lie behind the first slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +133,14 @@ pub(crate) static H265: [(&str, Class); 64] = [
     ("UNSPEC62", Refused),
     ("UNSPEC63", Refused),
 ];
+
+pub(crate) fn h264_type(header: u8) -> u8 {
+    header & 0x1F
+}
+
+pub(crate) fn h265_type(header: u8) -> u8 {
+    (header >> 1) & 0x3F
+}
 
 const FORBIDDEN_ZERO_BIT: u8 = 0x80;
 

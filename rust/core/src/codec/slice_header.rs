@@ -10,7 +10,8 @@
 use memchr::memmem;
 use std::borrow::Cow;
 
-use crate::codec::annexb::{self, Standard, h264_type, h265_type};
+use super::annexb;
+use super::nal::{Standard, h264_type, h265_type};
 
 /// Bytes that are looked at behind the NAL header: three numbers of 63 bits each, and their escapes.
 const WINDOW: usize = 40;
@@ -25,7 +26,7 @@ const fn header_len(standard: Standard) -> usize {
 
 /// What receivers read of the first slice, at the place where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SliceHeader {
+pub(super) struct SliceHeader {
     standard: Standard,
     /// `first_mb_in_slice`, or `first_slice_segment_in_pic_flag`.
     first: u32,
@@ -37,7 +38,7 @@ pub(crate) struct SliceHeader {
 impl SliceHeader {
     /// Reads the header of the slice at `start` in a plain frame, `clear_len` bytes of which stay readable. Returns `None`
     /// if nothing of it depends on ciphertext, nobody looks at it, or it is no slice header.
-    pub(crate) fn hidden(frame: &[u8], start: usize, clear_len: usize, standard: Standard) -> Option<Self> {
+    pub(super) fn hidden(frame: &[u8], start: usize, clear_len: usize, standard: Standard) -> Option<Self> {
         let unit = frame.get(start..)?;
         let unit = unit.get(..header_len(standard) + WINDOW).unwrap_or(unit);
         let end = memmem::find(unit, &[0, 0, 1]).unwrap_or(unit.len());
@@ -46,7 +47,7 @@ impl SliceHeader {
     }
 
     /// Whether a receiver reads the same from the sealed frame, whose first `clear_len` bytes are readable.
-    pub(crate) fn is_kept(&self, sealed: &[u8], start: usize, clear_len: usize) -> bool {
+    pub(super) fn is_kept(&self, sealed: &[u8], start: usize, clear_len: usize) -> bool {
         let (Some(clear), Some(tail)) = (sealed.get(start..clear_len), sealed.get(clear_len..)) else { return false };
         let tail = tail.get(..WINDOW).unwrap_or(tail);
         let mut wire = vec![0; clear.len() + tail.len() + annexb::escapes(tail)];

@@ -3,34 +3,34 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::codec::copy_clear;
+use super::state::ReceiverState;
+use crate::codec::{annexb, copy_clear};
 use crate::error::DecryptError;
-use crate::frame::decryptor::Decryptor;
-use crate::keyring::key::{Identity, Key};
-use crate::keyring::lookup::{Candidate, LOCKED_AEAD_MAX, NamedKey, Opened, ReadyKeys};
-use crate::keyring::nonce::NonceInput;
+use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, ReadyKeys};
+use crate::wire::envelope::Envelope;
+use crate::wire::{Wire, sframe, trailer};
 
 /// Where the parts of a frame lie, before any key is looked at.
-pub(crate) struct FrameParts<'a> {
+pub(super) struct FrameParts<'a> {
     /// What stands in front of the opened frame as it is.
-    pub(crate) clear: &'a [u8],
-    pub(crate) aad: Cow<'a, [u8]>,
+    pub(super) clear: &'a [u8],
+    pub(super) aad: Cow<'a, [u8]>,
     /// The sealed part without escapes; ciphertext and tag lie in it.
-    pub(crate) body: Cow<'a, [u8]>,
-    pub(crate) ciphertext: Range<usize>,
-    pub(crate) tag: Range<usize>,
-    pub(crate) kid: u64,
-    pub(crate) nonce_input: NonceInput,
+    pub(super) body: Cow<'a, [u8]>,
+    pub(super) ciphertext: Range<usize>,
+    pub(super) tag: Range<usize>,
+    pub(super) kid: u64,
+    pub(super) nonce_input: NonceInput,
 }
 
 /// A parsed frame.
 pub struct OpenPlan<'a> {
-    pub(crate) decryptor: &'a Decryptor,
-    pub(crate) parts: FrameParts<'a>,
+    pub(super) receiver: &'a ReceiverState,
+    pub(super) parts: FrameParts<'a>,
 }
 
 /// The outcome of one key on a frame whose turn has not come. Nothing is marked, counted or ratcheted by it.
-pub(crate) struct Attempt {
+pub(super) struct Attempt {
     /// Of the key, as in [`Candidate`].
     serial: u64,
     opened: bool,
@@ -41,6 +41,67 @@ struct Pending {
     opened: Result<Opened, DecryptError>,
     /// Of the key that was tried, as in [`Candidate`].
     serial: u64,
+}
+
+impl<'a> FrameParts<'a> {
+    #[inline(always)]
+    fn of_trailer(receiver: &ReceiverState, sealed: &'a [u8]) -> Option<Self> {
+        let (clear_len, escaped) = receiver.clear.read(sealed);
+        let (clear, tail) = sealed.split_at_checked(clear_len)?;
+        let body = if escaped { annexb::unescape(tail) } else { Cow::Borrowed(tail) };
+        let trailer::TrailerParts { ciphertext, tag, iv, key_index } = trailer::parse(&body)?;
+        let (from, to) = (ciphertext.len(), ciphertext.len() + tag.len());
+        Some(Self {
+            clear,
+            aad: Cow::Borrowed(clear),
+            body,
+            ciphertext: 0..from,
+            tag: from..to,
+            kid: u64::from(key_index),
+            nonce_input: NonceInput::Iv(iv.into()),
+        })
+    }
+
+    #[inline(always)]
+    fn of_sframe(receiver: &ReceiverState, sealed: &'a [u8], metadata: &'a [u8]) -> Option<Self> {
+        let body = match receiver.annexb {
+            Some(standard) => annexb::unescape(Envelope::open(standard, sealed)?),
+            None => Cow::Borrowed(sealed),
+        };
+        let sframe::SframeParts { header, head, tag, .. } = sframe::parse(&body, receiver.ring.suite().tag_len)?;
+        let (from, to) = (head.len(), body.len() - tag.len());
+        let aad = match sealed.get(..from) {
+            // As it stands in the frame, which no envelope hides: nothing to join, nothing to allocate.
+            Some(head) if metadata.is_empty() && receiver.annexb.is_none() => Cow::Borrowed(head),
+            _ => Cow::Owned([head, metadata].concat()),
+        };
+        Some(Self {
+            clear: &[],
+            aad,
+            ciphertext: from..to,
+            tag: to..body.len(),
+            kid: header.kid,
+            nonce_input: NonceInput::Ctr(header.ctr),
+            body,
+        })
+    }
+}
+
+impl<'a> OpenPlan<'a> {
+    /// Parses a frame.
+    #[inline(always)]
+    pub(super) fn parse(
+        receiver: &'a ReceiverState,
+        sealed: &'a [u8],
+        metadata: &'a [u8],
+    ) -> Result<Self, DecryptError> {
+        let parts = match receiver.ring.profile().wire {
+            Wire::Trailer if metadata.is_empty() => FrameParts::of_trailer(receiver, sealed),
+            Wire::Trailer => None,
+            Wire::Sframe => FrameParts::of_sframe(receiver, sealed, metadata),
+        };
+        Ok(Self { receiver, parts: parts.ok_or(DecryptError::Malformed)? })
+    }
 }
 
 impl OpenPlan<'_> {
@@ -57,8 +118,8 @@ impl OpenPlan<'_> {
     /// [`DecryptError`].
     #[inline(always)]
     pub fn open_into(&self, out: &mut [u8]) -> Result<(), DecryptError> {
-        if out.len() < LOCKED_AEAD_MAX && self.open_with(&self.decryptor.ring.ready_keys(), out) {
-            self.decryptor.count_opened(1, out.len());
+        if out.len() < LOCKED_AEAD_MAX && self.open_with(&self.receiver.ring.ready_keys(), out) {
+            self.receiver.count_opened(1, out.len());
             return Ok(());
         }
         self.open_long(out)
@@ -67,24 +128,24 @@ impl OpenPlan<'_> {
     /// Opens with the key that the frame names, if that is at hand and opens it, and the frame is new: the caller counts it.
     /// False: nothing has happened, and [`Self::open_long`] finds out what there is to say.
     #[inline(always)]
-    pub(crate) fn open_with(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
+    pub(super) fn open_with(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
         let Some(key) = keys.find(self.parts.kid) else { return false };
         let identity = key.identity;
         let opened = !self.is_replayed(identity)
             && self.opens(key, out)
-            && self.decryptor.is_of_sender(identity)
+            && self.receiver.is_of_sender(identity)
             && self.mark(identity);
         if opened {
-            self.decryptor.record_success();
+            self.receiver.record_success();
         }
         opened
     }
 
     #[inline(never)]
-    pub(crate) fn open_long(&self, out: &mut [u8]) -> Result<(), DecryptError> {
+    pub(super) fn open_long(&self, out: &mut [u8]) -> Result<(), DecryptError> {
         let result = self.open_uncounted(None, out);
         if result.is_ok() {
-            self.decryptor.count_opened(1, out.len());
+            self.receiver.count_opened(1, out.len());
         }
         result
     }
@@ -115,12 +176,12 @@ impl OpenPlan<'_> {
     }
 
     fn find(&self) -> Result<Candidate, DecryptError> {
-        self.decryptor.ring.find(self.parts.kid)
+        self.receiver.ring.find(self.parts.kid)
     }
 
     fn open_candidate(&self, candidate: &Candidate, opens: impl FnMut(&Key) -> bool) -> Pending {
         let kid = self.parts.kid;
-        match self.decryptor.ring.open(kid, candidate, opens) {
+        match self.receiver.ring.open(kid, candidate, opens) {
             Some(opened) => Pending { opened: Ok(opened), serial: candidate.serial },
             None => Pending::refused(DecryptError::AuthenticationFailed { kid }, candidate),
         }
@@ -128,13 +189,13 @@ impl OpenPlan<'_> {
 
     #[inline(always)]
     fn is_replayed(&self, key: Identity) -> bool {
-        self.decryptor.replay().is_some_and(|window| window.contains(key, self.parts.nonce_input))
+        self.receiver.replay().is_some_and(|window| window.contains(key, self.parts.nonce_input))
     }
 
     /// Marks an authentic frame. False: another thread was first with the same one.
     #[inline(always)]
     fn mark(&self, key: Identity) -> bool {
-        self.decryptor.replay().is_none_or(|mut window| window.mark(key, self.parts.nonce_input))
+        self.receiver.replay().is_none_or(|mut window| window.mark(key, self.parts.nonce_input))
     }
 
     /// Writes the frame, if `key` opens it; what is in `out` otherwise is nobody's.
@@ -152,14 +213,14 @@ impl OpenPlan<'_> {
     /// Marks an opened frame as seen, or counts why there is none. The caller counts frames that opened. The frames of a
     /// track are settled in order.
     fn commit(&self, pending: Result<Pending, DecryptError>) -> Result<(), DecryptError> {
-        let (decryptor, kid) = (self.decryptor, self.parts.kid);
+        let (receiver, kid) = (self.receiver, self.parts.kid);
         let result = match pending {
             Err(error) => Err(error),
             Ok(Pending { opened: Ok(opened), .. }) => {
                 if opened.steps > 0 {
-                    decryptor.counters.ratchets.add(opened.steps);
+                    receiver.counters.ratchets.add(opened.steps);
                 }
-                match decryptor.is_of_sender(opened.identity) {
+                match receiver.is_of_sender(opened.identity) {
                     false => Err(DecryptError::SenderMismatch { kid }),
                     true if self.mark(opened.identity) => Ok(()),
                     true => Err(DecryptError::Replayed { kid }),
@@ -167,14 +228,14 @@ impl OpenPlan<'_> {
             }
             Ok(Pending { opened: Err(error), serial }) => {
                 if !matches!(error, DecryptError::Replayed { .. }) {
-                    decryptor.record_failure(serial);
+                    receiver.record_failure(serial);
                 }
                 Err(error)
             }
         };
         match result {
-            Ok(()) => decryptor.record_success(),
-            Err(error) => decryptor.count(error),
+            Ok(()) => receiver.record_success(),
+            Err(error) => receiver.count(error),
         }
         result
     }
@@ -188,14 +249,14 @@ impl Pending {
 
 impl<'a> OpenPlan<'a> {
     /// Tries the frame ahead of its turn, with the key that it names now. Returns None if that key is still to be derived.
-    pub(crate) fn attempt(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> Option<Attempt> {
+    pub(super) fn attempt(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> Option<Attempt> {
         let NamedKey { key, serial, .. } = keys.named(self.parts.kid)?;
         Some(Attempt { serial, opened: self.opens(key?, out) })
     }
 
     /// Tries the frame ahead of its turn without a lock, with a key that may have to be derived. `met` keeps the key for
     /// the next frame of the same sender.
-    pub(crate) fn attempt_long(&self, cached: &mut Option<(u64, Candidate)>, out: &mut [u8]) -> Option<Attempt> {
+    pub(super) fn attempt_long(&self, cached: &mut Option<(u64, Candidate)>, out: &mut [u8]) -> Option<Attempt> {
         let kid = self.parts.kid;
         if cached.as_ref().is_none_or(|(known, _)| *known != kid) {
             *cached = self.find().ok().map(|candidate| (kid, candidate));
@@ -206,13 +267,13 @@ impl<'a> OpenPlan<'a> {
 
     /// Opens the frame in its turn, as a single call does. An `attempt` counts if the frame names the same key now as it did
     /// then. The caller counts a frame that opens. `keys` is cleared where the ring is needed beyond them.
-    pub(crate) fn finish(
+    pub(super) fn finish(
         &self,
         attempt: Option<Attempt>,
         keys: &mut Option<ReadyKeys<'a>>,
         out: &mut [u8],
     ) -> Result<(), DecryptError> {
-        let (ring, kid) = (&self.decryptor.ring, self.parts.kid);
+        let (ring, kid) = (&self.receiver.ring, self.parts.kid);
         let named = keys.get_or_insert_with(|| ring.ready_keys()).named(kid);
         let pending = match (&attempt, named) {
             (Some(attempt), Some(NamedKey { key: Some(key), serial, is_alone })) if attempt.serial == serial => {
@@ -241,12 +302,9 @@ impl<'a> OpenPlan<'a> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
     use crate::codec::Codec;
-    use crate::frame::encryptor::Encryptor;
-    use crate::keyring::KeyRing;
-    use crate::keyring::kid::MlsKid;
-    use crate::keyring::options::Options;
+    use crate::frame::{Decryptor, Encryptor};
+    use crate::keyring::{KeyRing, MlsKid, Options};
     use crate::profile::SFRAME;
     use crate::secret::{Kdf, Secret};
     use std::sync::Arc;

@@ -5,8 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::keyring::key::Identity;
-use crate::keyring::nonce::{Nonce, NonceInput};
+use crate::keyring::{Identity, Nonce, NonceInput};
 
 /// The largest window: 64 Ki frames cost about 6 MiB.
 pub(crate) const MAX_REPLAY_WINDOW: usize = 1 << 16;
@@ -45,7 +44,7 @@ impl ReplayWindow {
         }
     }
 
-    /// Marks an authentic frame. False: [`Self::has`] has become true, because another thread was first.
+    /// Marks an authentic frame. False: [`Self::contains`] has become true, because another thread was first.
     pub(crate) fn mark(&mut self, key: Identity, nonce_input: NonceInput) -> bool {
         let ctr = match nonce_input {
             NonceInput::Iv(iv) => return self.ivs.mark((key, iv), self.size),

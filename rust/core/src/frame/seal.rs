@@ -2,22 +2,19 @@
 
 use std::borrow::Cow;
 
-use crate::codec::annexb;
-use crate::codec::{Clear, Prepared, copy_clear};
+use super::state::SenderState;
+use crate::codec::{Clear, CodecMismatch, Prepared, annexb, copy_clear};
 use crate::error::EncryptError;
-use crate::frame::encryptor::Encryptor;
-use crate::keyring::key::Key;
-use crate::keyring::lookup::{LOCKED_AEAD_MAX, SealingKey};
-use crate::keyring::nonce::NonceInput;
+use crate::keyring::{Key, LOCKED_AEAD_MAX, NonceInput, SealingKey};
 use crate::suite::NONCE_LEN;
-use crate::wire::envelope::Envelope;
+use crate::wire::envelope::{Envelope, is_key_frame};
 use crate::wire::sframe::{self, Header};
-use crate::wire::trailer;
+use crate::wire::{Wire, trailer};
 
 /// How frames are sealed that no packetiser takes apart: without envelope and escapes, so that their lengths are known
 /// before. Small, since it stays in registers over a whole batch.
 #[derive(Clone, Copy)]
-pub(crate) enum FixedOverhead {
+pub(super) enum FixedOverhead {
     Trailer(Clear),
     Sframe { tag_len: usize },
 }
@@ -32,22 +29,31 @@ const MAX_SAFE_HEADER_LEN: usize = 255;
 
 /// A frame about to be sealed. Dropping it wastes a nonce at the most.
 pub struct SealPlan<'a> {
-    pub(crate) encryptor: &'a Encryptor,
-    pub(crate) frame: Prepared<'a>,
-    pub(crate) layout: Layout<'a>,
+    pub(super) sender: &'a SenderState,
+    pub(super) frame: Prepared<'a>,
+    pub(super) layout: Layout<'a>,
     /// The key, and the nonce that is this frame's alone; none where they are taken when it is sealed.
-    pub(crate) sealing: Option<SealingKey>,
+    pub(super) sealing: Option<SealingKey>,
 }
 
-pub(crate) enum Layout<'a> {
+pub(super) enum Layout<'a> {
     Trailer,
     Sframe { header: Header, metadata: &'a [u8], envelope: Option<Envelope> },
 }
 
 impl FixedOverhead {
+    /// How its frames are sealed, where no packetiser looks into them.
+    pub(super) fn of(sender: &SenderState) -> Option<Self> {
+        match (sender.annexb, sender.ring.profile().wire) {
+            (Some(_), _) => None,
+            (None, Wire::Trailer) => Some(Self::Trailer(sender.clear)),
+            (None, Wire::Sframe) => Some(Self::Sframe { tag_len: sender.ring.suite().tag_len }),
+        }
+    }
+
     /// Whether a frame is one of the codec.
     #[inline(always)]
-    pub(crate) fn fits(self, frame: &[u8]) -> bool {
+    pub(super) fn fits(self, frame: &[u8]) -> bool {
         match self {
             Self::Trailer(clear) => clear.first(frame).is_some_and(|clear_len| clear_len <= frame.len()),
             Self::Sframe { .. } => true,
@@ -56,13 +62,13 @@ impl FixedOverhead {
 
     /// Whether the layout has a sealed form of the frame: the trailer has none of an empty one.
     #[inline(always)]
-    pub(crate) fn seals(self, frame: &[u8]) -> bool {
+    pub(super) fn seals(self, frame: &[u8]) -> bool {
         matches!(self, Self::Sframe { .. }) || !frame.is_empty()
     }
 
     /// What sealing adds to a frame.
     #[inline(always)]
-    pub(crate) fn overhead(self, kid: u64, nonce_input: NonceInput) -> usize {
+    pub(super) fn overhead(self, kid: u64, nonce_input: NonceInput) -> usize {
         match (self, nonce_input) {
             (Self::Sframe { tag_len }, NonceInput::Ctr(ctr)) => Header { kid, ctr }.len() + tag_len,
             _ => trailer::OVERHEAD,
@@ -70,7 +76,7 @@ impl FixedOverhead {
     }
 
     /// What sealing adds to a frame at the most.
-    pub(crate) fn max_overhead(self) -> usize {
+    pub(super) fn max_overhead(self) -> usize {
         match self {
             Self::Trailer(_) => trailer::OVERHEAD,
             Self::Sframe { tag_len } => sframe::MAX_LEN + tag_len,
@@ -79,7 +85,7 @@ impl FixedOverhead {
 
     /// Seals a frame that [fits](Self::fits) into `out`, which is longer by the [overhead](Self::overhead). None: it is not.
     #[inline(always)]
-    pub(crate) fn seal(self, key: &Key, kid: u64, nonce_input: NonceInput, frame: &[u8], out: &mut [u8]) -> Option<()> {
+    pub(super) fn seal(self, key: &Key, kid: u64, nonce_input: NonceInput, frame: &[u8], out: &mut [u8]) -> Option<()> {
         match (self, nonce_input) {
             (Self::Trailer(clear), NonceInput::Iv(iv)) => {
                 trailer(key, kid, iv.bytes(), clear.first(frame)?, frame, out)
@@ -110,6 +116,55 @@ fn sframe(key: &Key, header: Header, metadata: &[u8], tag_len: usize, frame: &[u
     key.aead.seal(key.nonce(NonceInput::Ctr(header.ctr)), &aad, frame, ciphertext, tag).ok()
 }
 
+impl<'a> SealPlan<'a> {
+    /// Plans one frame: see [`Encryptor::plan`](super::encryptor::Encryptor::plan).
+    #[inline(always)]
+    pub(super) fn new(
+        sender: &'a SenderState,
+        frame: &'a [u8],
+        metadata: &'a [u8],
+    ) -> Result<Option<Self>, EncryptError> {
+        let wire = sender.ring.profile().wire;
+        if wire == Wire::Trailer && !metadata.is_empty() {
+            return Err(EncryptError::Malformed);
+        }
+        if frame.is_empty() && wire == Wire::Trailer {
+            sender.counters.empty.add(1);
+            return Ok(None);
+        }
+        let frame = match (sender.clear, sender.clear.first(frame)) {
+            (_, Some(clear_len)) if clear_len <= frame.len() => Prepared::as_it_is(frame, clear_len),
+            (Clear::AnnexB(signalled), _) => match sender.prepare(signalled, frame) {
+                Ok(Some(prepared)) => prepared,
+                Ok(None) => return Ok(None),
+                Err(CodecMismatch) => return Err(sender.codec_mismatch()),
+            },
+            _ => return Err(sender.codec_mismatch()),
+        };
+        if wire == Wire::Trailer {
+            return Ok(Some(Self { sender, frame, layout: Layout::Trailer, sealing: None }));
+        }
+        let sealing = sender.next()?;
+        let NonceInput::Ctr(ctr) = sealing.nonce_input else { return Err(EncryptError::Malformed) };
+        let layout = Layout::Sframe {
+            header: Header { kid: sealing.kid, ctr },
+            metadata,
+            envelope: sender.annexb.map(|standard| Envelope::new(standard, is_key_frame(standard, &frame.frame))),
+        };
+        Ok(Some(Self { sender, frame, layout, sealing: Some(sealing) }))
+    }
+
+    /// As [`Self::new`], and takes the key and a nonce in any layout: where many are planned, in their order.
+    #[inline(always)]
+    pub(super) fn keyed(sender: &'a SenderState, frame: &'a [u8]) -> Result<Option<Self>, EncryptError> {
+        let Some(mut plan) = Self::new(sender, frame, &[])? else { return Ok(None) };
+        if plan.sealing.is_none() {
+            plan.sealing = Some(sender.next()?);
+        }
+        Ok(Some(plan))
+    }
+}
+
 impl SealPlan<'_> {
     /// Bytes that [`Self::seal_into`] writes.
     #[must_use]
@@ -125,7 +180,7 @@ impl SealPlan<'_> {
     }
 
     fn tag_len(&self) -> usize {
-        self.encryptor.ring.suite().tag_len
+        self.sender.ring.suite().tag_len
     }
 
     /// Where the part begins that is escaped; none where nothing is.
@@ -136,7 +191,7 @@ impl SealPlan<'_> {
         }
     }
 
-    pub(crate) fn seal(&self) -> Result<Vec<u8>, EncryptError> {
+    pub(super) fn seal(&self) -> Result<Vec<u8>, EncryptError> {
         let mut sealed = vec![0; self.sealed_len()];
         let escapes = self.seal_into(&mut sealed)?;
         if escapes == 0 {
@@ -162,23 +217,23 @@ impl SealPlan<'_> {
             Some(SealingKey { key, kid, nonce_input }) => {
                 self.seal_with(key, *kid, *nonce_input, out).ok_or(EncryptError::Malformed)?;
             }
-            None => self.seal_fresh(out).inspect_err(|error| self.encryptor.count(*error))?,
+            None => self.seal_fresh(out).inspect_err(|error| self.sender.count(*error))?,
         }
         if !self.frame.is_kept(out) {
             self.redraw(out)?;
         }
-        let counters = &self.encryptor.counters;
+        let counters = &self.sender.counters;
         if self.frame.escaped && self.frame.clear_len > MAX_SAFE_HEADER_LEN {
             counters.long_headers.add(1);
         }
-        self.encryptor.count_sealed(1, self.frame.frame.len());
+        self.sender.count_sealed(1, self.frame.frame.len());
         Ok(self.escaped_from().map_or(0, |from| annexb::escapes(out.get(from..).unwrap_or_default())))
     }
 
     /// Seals with the sending key, under a nonce that this takes from the ring.
     #[inline(always)]
     fn seal_fresh(&self, out: &mut [u8]) -> Result<(), EncryptError> {
-        let ring = &self.encryptor.ring;
+        let ring = &self.sender.ring;
         let sealed = if self.frame.frame.len() < LOCKED_AEAD_MAX {
             ring.next_within(|key, kid, nonce_input| self.seal_with(key, kid, nonce_input, out))?
         } else {
@@ -193,7 +248,7 @@ impl SealPlan<'_> {
     /// nonce left, the frame is sent as it is: most receivers do not look.
     #[cold]
     fn redraw(&self, out: &mut [u8]) -> Result<(), EncryptError> {
-        let counters = &self.encryptor.counters;
+        let counters = &self.sender.counters;
         for _ in 1..MAX_DRAWS {
             match self.seal_fresh(out) {
                 Ok(()) => counters.redrawn.add(1),

@@ -50,7 +50,7 @@ const A_LAW_SILENCE: u8 = 0xD5;
 const NO_TRAILER: u16 = u16::MAX;
 
 /// What passes on one track.
-pub(crate) struct Injected {
+pub(super) struct Injected {
     codec: Codec,
     /// Known only once a room was joined, and another one in each room.
     trailer: RwLock<Vec<u8>>,
@@ -60,16 +60,16 @@ pub(crate) struct Injected {
 }
 
 /// Not a payload that a server injects, or too many in a row.
-pub(crate) struct InjectionRefused;
+pub(super) struct InjectionRefused;
 
 impl Injected {
     /// Lets nothing pass until there is a trailer.
-    pub(crate) fn new(codec: Codec) -> Self {
+    pub(super) fn new(codec: Codec) -> Self {
         Self { codec, trailer: RwLock::default(), ends_in: AtomicU16::new(NO_TRAILER), in_a_row: AtomicU32::new(0) }
     }
 
     /// Lets frames with this trailer pass from now on, or none.
-    pub(crate) fn set_trailer(&self, trailer: Option<&[u8]>) -> Result<(), KeyError> {
+    pub(super) fn set_trailer(&self, trailer: Option<&[u8]>) -> Result<(), KeyError> {
         let bytes = trailer.unwrap_or_default();
         if trailer.is_some() && bytes.len() < MIN_TRAILER {
             return Err(KeyError::ShortTrailer { given: bytes.len(), min: MIN_TRAILER });
@@ -81,7 +81,7 @@ impl Injected {
     }
 
     /// The trailer of now.
-    pub(crate) fn trailer(&self) -> Option<Vec<u8>> {
+    pub(super) fn trailer(&self) -> Option<Vec<u8>> {
         self.with_trailer(<[u8]>::to_vec)
     }
 
@@ -97,18 +97,18 @@ impl Injected {
     }
 
     /// Whether there is a trailer.
-    pub(crate) fn is_enabled(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         self.ends_in.load(Ordering::Relaxed) != NO_TRAILER
     }
 
     /// Whether the frame ends as injected frames do.
-    pub(crate) fn ends_with_trailer(&self, frame: &[u8]) -> bool {
+    pub(super) fn ends_with_trailer(&self, frame: &[u8]) -> bool {
         self.may_end(frame) && self.with_trailer(|trailer| frame.ends_with(trailer)).unwrap_or_default()
     }
 
     /// The payload of an injected frame. None: the frame is none.
     #[inline(always)]
-    pub(crate) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], InjectionRefused>> {
+    pub(super) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], InjectionRefused>> {
         if !self.may_end(frame) {
             return None;
         }
@@ -123,7 +123,7 @@ impl Injected {
     /// Returns a frame without the injected ones that a jitter buffer joined to it, at its end or its start. Of several
     /// injected frames that were joined one is left.
     #[inline(always)]
-    pub(crate) fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+    pub(super) fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
         if !self.is_enabled() || !self.may_end(frame) && without_blank_start(self.codec, frame).is_none() {
             return frame;
         }
@@ -150,7 +150,7 @@ impl Injected {
 
     /// A sealed frame was opened.
     #[inline(always)]
-    pub(crate) fn resumed(&self) {
+    pub(super) fn resumed(&self) {
         if self.in_a_row.load(Ordering::Relaxed) != 0 {
             self.in_a_row.store(0, Ordering::Relaxed);
         }
@@ -159,7 +159,7 @@ impl Injected {
 
 /// Whether a blank frame that a server injects lies in a frame, with something behind it that may be a trailer: for people
 /// who did not say what the trailer is. Anybody can make such a frame.
-pub(crate) fn holds_blank(codec: Codec, frame: &[u8]) -> bool {
+pub(super) fn holds_blank(codec: Codec, frame: &[u8]) -> bool {
     let start = frame.get(..SEARCH_LEN).unwrap_or(frame);
     let end = frame.get(frame.len().saturating_sub(SEARCH_LEN)..).unwrap_or_default();
     [start, end].into_iter().any(|part| {

@@ -57,7 +57,7 @@ impl EventCounter {
 /// Frames and their bytes, counted for each frame that passes: in one addition, since a second costs as much as a lock
 /// does. The number that they share is emptied long before either half of it is full.
 #[derive(Default)]
-pub(crate) struct PackedCounter {
+pub(super) struct PackedCounter {
     packed: AtomicU64,
     frames: EventCounter,
     bytes: EventCounter,
@@ -72,7 +72,7 @@ impl PackedCounter {
     const HALF_FULL: u64 = 1 << 63 | 1 << (Self::BYTES - 1);
 
     #[inline(always)]
-    pub(crate) fn add(&self, frames: usize, bytes: usize) {
+    pub(super) fn add(&self, frames: usize, bytes: usize) {
         if frames >= Self::MAX_PACKED.0 || bytes >= Self::MAX_PACKED.1 {
             self.frames.add(frames);
             self.bytes.add(bytes);
@@ -96,7 +96,7 @@ impl PackedCounter {
     }
 
     /// Frames, and their bytes.
-    pub(crate) fn get(&self) -> (u64, u64) {
+    pub(super) fn get(&self) -> (u64, u64) {
         let (frames, bytes) = Self::unpack(self.packed.load(Ordering::Relaxed));
         (self.frames.get() + frames, self.bytes.get() + bytes)
     }

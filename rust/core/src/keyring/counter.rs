@@ -16,9 +16,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::identity::Identity;
 use crate::error::KeyError;
 use crate::fork;
-use crate::keyring::key::Identity;
 
 /// Keys remembered that were set, sealed nothing and were dropped: a fork may still come. About 2 MiB.
 const MAX_UNUSED: usize = 16 * 1024;
@@ -134,7 +134,7 @@ fn with_registry<R>(work: impl FnOnce(&mut Registry) -> R) -> R {
 }
 
 /// Whether a ring has sealed with the key with this identity, in this process or in one that it was forked from.
-pub(crate) fn has_sealed(identity: Identity, ring: u64) -> bool {
+pub(super) fn has_sealed(identity: Identity, ring: u64) -> bool {
     with_registry(|registry| registry.entries.get(&identity).is_some_and(|entry| entry.is_sealed_with_in(ring)))
 }
 
@@ -151,7 +151,7 @@ impl Drop for Registration {
 }
 
 /// What one ring draws counters of a key from.
-pub(crate) struct CtrSource {
+pub(super) struct CtrSource {
     registration: Registration,
     ring: u64,
     /// The fork generation in which alone it gives counters.
@@ -170,7 +170,7 @@ impl CtrSource {
     ///
     /// # Errors
     /// [`KeyError::CounterUsed`]: this process has sealed under `start`, or beyond it.
-    pub(crate) fn new(identity: Identity, ring: u64, start: Option<u64>) -> Result<Self, KeyError> {
+    pub(super) fn new(identity: Identity, ring: u64, start: Option<u64>) -> Result<Self, KeyError> {
         Self::register(identity, ring, start, fork::generation()?)
     }
 
@@ -179,7 +179,7 @@ impl CtrSource {
     ///
     /// # Errors
     /// [`KeyError::Unavailable`].
-    pub(crate) fn step(identity: Identity, ring: u64, generation: u32) -> Result<Self, KeyError> {
+    pub(super) fn step(identity: Identity, ring: u64, generation: u32) -> Result<Self, KeyError> {
         Self::register(identity, ring, None, generation)
     }
 
@@ -209,13 +209,13 @@ impl CtrSource {
 
     /// The next counter. None: there is none left, or none that is known to be unused.
     #[inline(always)]
-    pub(crate) fn next(&mut self) -> Result<Option<u64>, KeyError> {
+    pub(super) fn next(&mut self) -> Result<Option<u64>, KeyError> {
         self.take(1)
     }
 
     /// As [`Self::next`], `count` counters in a row: the first of them.
     #[inline(always)]
-    pub(crate) fn take(&mut self, count: u64) -> Result<Option<u64>, KeyError> {
+    pub(super) fn take(&mut self, count: u64) -> Result<Option<u64>, KeyError> {
         if fork::generation()? != self.generation || !self.is_claimed && !self.claim() {
             return Ok(None);
         }
@@ -254,7 +254,7 @@ impl CtrSource {
     }
 
     /// Carries over what the caller said when the same key was set in this ring before, and has not said again.
-    pub(crate) fn continuing(self, previous: &Self) -> Self {
+    pub(super) fn continuing(self, previous: &Self) -> Self {
         if self.has_explicit_start || !previous.has_explicit_start {
             return self;
         }
@@ -263,16 +263,16 @@ impl CtrSource {
 
     /// How many were issued, with those that it counts on from.
     #[inline(always)]
-    pub(crate) fn issued(&self) -> u64 {
+    pub(super) fn issued(&self) -> u64 {
         self.issued
     }
 
     /// Counts on from what the ring has sealed with this key.
-    pub(crate) fn count_from(&mut self, issued: u64) {
+    pub(super) fn count_from(&mut self, issued: u64) {
         self.issued = issued;
     }
 
-    pub(crate) fn generation(&self) -> u32 {
+    pub(super) fn generation(&self) -> u32 {
         self.generation
     }
 }

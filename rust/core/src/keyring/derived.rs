@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
+use super::ratchet::Step;
+use super::{Fresh, KeyRing};
 use crate::error::KeyError;
-use crate::keyring::ratchet::Step;
-use crate::keyring::{Fresh, KeyRing};
 use crate::secret::Secret;
 
 /// A key of one ring, or a step of one, that is derived and not set yet. Dropping it changes nothing.

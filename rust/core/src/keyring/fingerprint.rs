@@ -15,14 +15,14 @@ const BASE_KEY_LABEL: &[u8] = b"frameseal sframe fingerprint v1";
 pub type Fingerprint = [u8; 32];
 
 /// The fingerprint of an AEAD key.
-pub(crate) fn of_key(key: &[u8]) -> Result<Fingerprint, KeyError> {
+pub(super) fn of_key(key: &[u8]) -> Result<Fingerprint, KeyError> {
     let mut fingerprint = [0; 32];
     hkdf(Hash::Sha256, &[], key, &[LABEL], &mut fingerprint)?;
     Ok(fingerprint)
 }
 
 /// The fingerprint of an SFrame base key, the same for all who hold it under `key_id`.
-pub(crate) fn of_base_key(suite: &CipherSuite, key_id: u64, base_key: &Secret) -> Result<Fingerprint, KeyError> {
+pub(super) fn of_base_key(suite: &CipherSuite, key_id: u64, base_key: &Secret) -> Result<Fingerprint, KeyError> {
     let mut fingerprint = [0; 32];
     let info = [BASE_KEY_LABEL, &suite.id.to_be_bytes(), &key_id.to_be_bytes()];
     hkdf(Hash::Sha256, &[], base_key.bytes(), &info, &mut fingerprint)?;

@@ -1,10 +1,26 @@
-//! Key ids under MLS (RFC 9605, section 5.2).
+//! Fields of a KID, and key ids under MLS (RFC 9605, section 5.2).
 
 use crate::error::KeyError;
-use crate::keyring::sender_keys::Field;
 
 /// Epochs before the newest that a ring may retain: each holds the keys of its senders.
-pub(crate) const MAX_RETAINED: usize = 255;
+pub(super) const MAX_RETAINED: usize = 255;
+
+/// The low bits of a KID, and what they must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Field {
+    pub(super) bits: u8,
+    pub(super) value: u64,
+}
+
+impl Field {
+    pub(super) fn mask(bits: u8) -> u64 {
+        (1 << bits) - 1
+    }
+
+    pub(super) fn holds(self, kid: u64) -> bool {
+        kid & Self::mask(self.bits) == self.value
+    }
+}
 
 /// The fields of a KID under MLS (RFC 9605, section 5.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

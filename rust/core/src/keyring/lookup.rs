@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, RwLockReadGuard};
 
+use super::identity::Identity;
+use super::key::{Key, KeyDeriver};
+use super::nonce::NonceInput;
+use super::sender_keys::{ActiveKey, SenderKeys};
+use super::{KeyRing, State};
 use crate::error::{DecryptError, EncryptError};
-use crate::keyring::key::{Identity, Key, KeyDeriver};
-use crate::keyring::nonce::{NonceInput, NonceSource};
-use crate::keyring::sender_keys::SenderKeys;
-use crate::keyring::{KeyRing, State};
 use crate::secret::Secret;
 use crate::wire::Wire;
 
@@ -26,15 +27,6 @@ pub(crate) struct SealingKey {
 pub(crate) struct BatchKey {
     pub(crate) key: Arc<Key>,
     pub(crate) kid: u64,
-}
-
-/// What a ring seals with, while its lock is held.
-pub(crate) struct ActiveKey<'s> {
-    pub(crate) key: &'s Arc<Key>,
-    pub(crate) kid: u64,
-    pub(crate) nonces: &'s mut NonceSource,
-    /// The key id by which an error names it.
-    pub(crate) error_kid: u64,
 }
 
 /// Keys that need no derivation, while the ring's lock is held.

@@ -1,20 +1,30 @@
 //! Key ids, keys and nonces. The only owner of secrets.
 //!
 //! One ring per sender identity; its encryptors and decryptors share it. A lock is taken once per frame, for the look-up
-//! and the nonce. It is kept during the AEAD of a [short](crate::keyring::lookup::SHORT) frame, never of a long one, nor in a slow
+//! and the nonce. It is kept during the AEAD of a [short](LOCKED_AEAD_MAX) frame, never of a long one, nor in a slow
 //! derivation.
 
-pub(crate) mod counter;
-pub(crate) mod derived;
-pub(crate) mod fingerprint;
-pub(crate) mod key;
-pub(crate) mod kid;
-pub(crate) mod lookup;
-pub(crate) mod nonce;
-pub(crate) mod options;
-pub(crate) mod ratchet;
-pub(crate) mod sender_bindings;
-pub(crate) mod sender_keys;
+mod counter;
+mod derived;
+mod fingerprint;
+mod identity;
+mod key;
+mod kid;
+mod lookup;
+mod nonce;
+mod options;
+mod ratchet;
+mod sender_bindings;
+mod sender_keys;
+
+pub use derived::DerivedKey;
+pub use kid::MlsKid;
+pub use options::Options;
+pub use sender_bindings::SenderBindings;
+
+pub(crate) use lookup::{BatchKey, Candidate, LOCKED_AEAD_MAX, NamedKey, Opened, ReadyKeys, SealingKey};
+pub(crate) use nonce::Nonce;
+pub(crate) use sender_bindings::BoundSender;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -22,15 +32,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use zeroize::Zeroizing;
 
+pub use self::fingerprint::Fingerprint;
+pub(crate) use self::identity::Identity;
+pub(crate) use self::key::Key;
+pub(crate) use self::nonce::NonceInput;
+
+use self::counter::CtrSource;
+use self::key::{KeyDeriver, serial};
+use self::kid::{Field, MAX_RETAINED};
+use self::nonce::{IvSource, NonceSource};
+use self::sender_keys::{ActiveKey, SenderKeys};
 use crate::error::KeyError;
-use crate::keyring::counter::CtrSource;
-use crate::keyring::fingerprint::Fingerprint;
-use crate::keyring::key::{Identity, Key, KeyDeriver, serial};
-use crate::keyring::kid::{MAX_RETAINED, MlsKid};
-use crate::keyring::lookup::ActiveKey;
-use crate::keyring::nonce::{IvSource, NonceSource};
-use crate::keyring::options::Options;
-use crate::keyring::sender_keys::{Field, SenderKeys};
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::CipherSuite;
@@ -42,40 +54,40 @@ const SHARED_BITS: u8 = 8;
 /// Rings that may stand behind a ring: a participant's, a group's and a room's are three in all.
 const MAX_DEPTH: usize = 16;
 
-pub(crate) struct Slot {
-    pub(crate) material: Secret,
-    pub(crate) key: Arc<Key>,
-    pub(crate) nonces: NonceSource,
+struct Slot {
+    material: Secret,
+    key: Arc<Key>,
+    nonces: NonceSource,
     /// Its place in the order in which the ring's keys were set.
-    pub(crate) set: u64,
+    set: u64,
     /// Steps ahead that a search has derived already: a forged frame buys no second derivation.
-    pub(crate) ahead: Vec<(Secret, Arc<Key>)>,
+    ahead: Vec<(Secret, Arc<Key>)>,
     /// A frame failed that a further step, too slow for the frame's own path, might open.
-    pub(crate) step_requested: bool,
+    step_requested: bool,
     /// A step that a later one has replaced: it opens what comes late, and goes with the next step.
-    pub(crate) superseded: bool,
+    superseded: bool,
 }
 
 impl Slot {
-    pub(crate) fn new(material: Secret, key: Arc<Key>, nonces: NonceSource) -> Self {
+    fn new(material: Secret, key: Arc<Key>, nonces: NonceSource) -> Self {
         Self { material, key, nonces, set: 0, ahead: Vec::new(), step_requested: false, superseded: false }
     }
 
     #[inline(always)]
-    pub(crate) fn active_key(&mut self, kid: u64) -> ActiveKey<'_> {
+    fn active_key(&mut self, kid: u64) -> ActiveKey<'_> {
         let Self { key, nonces, .. } = self;
         ActiveKey { key, kid, nonces, error_kid: kid }
     }
 }
 
 /// What a key id stands for: a base key has a KID of its own, a shared key or epoch the low bits of many.
-pub(crate) enum KeyEntry<'s> {
+enum KeyEntry<'s> {
     Slot(&'s Slot),
     SenderKeys(&'s SenderKeys),
 }
 
 impl KeyEntry<'_> {
-    pub(crate) fn identity(&self) -> Identity {
+    fn identity(&self) -> Identity {
         match self {
             Self::Slot(slot) => slot.key.identity,
             Self::SenderKeys(keys) => keys.identity,
@@ -84,20 +96,20 @@ impl KeyEntry<'_> {
 }
 
 /// A key that is derived and not set yet.
-pub(crate) enum Fresh {
+enum Fresh {
     Slot(Box<Slot>),
     SenderKeys(Box<SenderKeys>),
 }
 
 #[derive(Default)]
-pub(crate) struct State {
-    pub(crate) slots: BTreeMap<u64, Slot>,
+struct State {
+    slots: BTreeMap<u64, Slot>,
     /// In the order in which they were set.
-    pub(crate) sender_keys: Vec<SenderKeys>,
+    sender_keys: Vec<SenderKeys>,
     /// The id of what seals. Where several keys go by one id, the newest of them does.
-    pub(crate) sending_key_id: u64,
+    sending_key_id: u64,
     /// The id under which a sender that had ratcheted was followed last.
-    pub(crate) last_ratcheted: Option<u64>,
+    last_ratcheted: Option<u64>,
     /// Whether `sending` was chosen; until then the first key that is set becomes it.
     chosen: bool,
     /// How many keys were set.
@@ -113,16 +125,16 @@ struct CachePadded<T>(T);
 
 /// The keys of one sender (or of all, where they share one).
 pub struct KeyRing {
-    pub(crate) deriver: KeyDeriver,
-    pub(crate) options: Options,
+    deriver: KeyDeriver,
+    options: Options,
     state: CachePadded<RwLock<State>>,
     /// Held during a derivation that frames ask for: one at a time.
-    pub(crate) deriving: Mutex<()>,
+    deriving: Mutex<()>,
     /// The ring to turn to while this one has no keys.
-    pub(crate) fallback: Option<Arc<KeyRing>>,
+    fallback: Option<Arc<KeyRing>>,
     /// Whether this one has: read without the lock.
-    pub(crate) occupied: AtomicBool,
-    pub(crate) generation: AtomicU64,
+    occupied: AtomicBool,
+    generation: AtomicU64,
 }
 
 impl KeyRing {
@@ -166,7 +178,7 @@ impl KeyRing {
     }
 
     /// Derives what [`Self::install_fresh`] sets. No lock is entry meanwhile.
-    pub(crate) fn derive_fresh(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<Fresh, KeyError> {
+    fn derive_fresh(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<Fresh, KeyError> {
         self.check(key_id)?;
         if counter.is_some() && (self.deriver.profile.wire != Wire::Sframe || self.options.shared) {
             return Err(KeyError::UnsupportedOption {
@@ -188,7 +200,7 @@ impl KeyRing {
         Ok(Fresh::Slot(Box::new(Slot::new(material, key, nonces))))
     }
 
-    pub(crate) fn install_fresh(&self, key_id: u64, fresh: Fresh) {
+    fn install_fresh(&self, key_id: u64, fresh: Fresh) {
         let mut state = self.lock();
         match fresh {
             Fresh::SenderKeys(keys) => state.add(*keys),
@@ -387,12 +399,12 @@ impl KeyRing {
     }
 
     /// To be called, under the lock, after every change of the keys.
-    pub(crate) fn changed(&self, state: &State) {
+    fn changed(&self, state: &State) {
         self.occupied.store(!state.is_empty(), Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(crate) fn check(&self, key_id: u64) -> Result<(), KeyError> {
+    fn check(&self, key_id: u64) -> Result<(), KeyError> {
         let ring_size = match (self.deriver.profile.wire, self.options.shared) {
             (Wire::Sframe, false) => return Ok(()),
             (Wire::Sframe, true) => 1 << SHARED_BITS,
@@ -402,24 +414,24 @@ impl KeyRing {
     }
 
     #[inline(always)]
-    pub(crate) fn lock(&self) -> RwLockWriteGuard<'_, State> {
+    fn lock(&self) -> RwLockWriteGuard<'_, State> {
         // No invariant spans two writes, so a thread that died here leaves nothing half done.
         self.state.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline(always)]
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+    fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.slots.is_empty() && self.sender_keys.is_empty()
     }
 
     /// What goes by this id and was set last.
-    pub(crate) fn newest(&self, key_id: u64) -> Option<KeyEntry<'_>> {
+    fn newest(&self, key_id: u64) -> Option<KeyEntry<'_>> {
         let slot = self.slots.get(&key_id);
         let keys = self.sender_keys.iter().rev().find(|keys| keys.field.value == key_id);
         match (slot, keys) {
@@ -429,7 +441,7 @@ impl State {
         }
     }
 
-    pub(crate) fn choose(&mut self, key_id: u64) {
+    fn choose(&mut self, key_id: u64) {
         self.sending_key_id = key_id;
         self.chosen = true;
         self.count_on(key_id);
@@ -442,7 +454,7 @@ impl State {
     }
 
     /// Puts a key under `key_id`, in the place of the one that is there. Where that is the same, what it knows goes on.
-    pub(crate) fn insert(&mut self, key_id: u64, mut slot: Slot) {
+    fn insert(&mut self, key_id: u64, mut slot: Slot) {
         if let Some(previous) = self.remove_slot(key_id).filter(|previous| previous.material.same(&slot.material)) {
             slot.ahead = previous.ahead;
             slot.nonces = slot.nonces.continuing(previous.nonces);
@@ -469,7 +481,7 @@ impl State {
         self.count_on(key_id);
     }
 
-    pub(crate) fn remove_slot(&mut self, key_id: u64) -> Option<Slot> {
+    fn remove_slot(&mut self, key_id: u64) -> Option<Slot> {
         let slot = self.slots.remove(&key_id)?;
         note(&mut self.used, slot.key.identity, slot.nonces.issued());
         Some(slot)
@@ -497,7 +509,7 @@ impl State {
     }
 
     /// Frames that this ring has sealed with a key, under whichever ids it has or had.
-    pub(crate) fn sealed_with(&self, identity: Identity) -> u64 {
+    fn sealed_with(&self, identity: Identity) -> u64 {
         let earlier = self.used.get(&identity).copied();
         let slots = self.slots.values().filter(|slot| slot.key.identity == identity).map(|slot| slot.nonces.issued());
         let sender_keys = self.sender_keys.iter().filter(|keys| keys.identity == identity).map(SenderKeys::issued);

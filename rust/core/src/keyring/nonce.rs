@@ -9,18 +9,18 @@
 //!
 //! An SFrame counter (CTR) is never transmitted at random: see [`crate::keyring::counter`].
 
+use super::counter::CtrSource;
 use crate::error::KeyError;
 use crate::fork;
-use crate::keyring::counter::CtrSource;
 use crate::suite::{NONCE_LEN, random};
 
 const PREFIX_LEN: usize = 8;
 
 /// Frames under one key from one installation of it: one full turn of an IV's counter, and our ceiling for AES-GCM.
-pub(crate) const LIMIT: u64 = 1 << 32;
+pub(super) const LIMIT: u64 = 1 << 32;
 
 /// What a sending key has left to give.
-pub(crate) enum NonceSource {
+pub(super) enum NonceSource {
     /// Transmitted whole.
     Iv(IvSource),
     /// Transmitted as a counter, and mixed with the key's salt.
@@ -45,7 +45,7 @@ pub(crate) struct Nonce {
 impl Nonce {
     /// RFC 9605, section 4.4.3: the counter, as long as a nonce, XOR the salt, which this is.
     #[inline(always)]
-    pub(crate) fn salted(self, ctr: u64) -> Self {
+    pub(super) fn salted(self, ctr: u64) -> Self {
         #[allow(clippy::cast_possible_truncation)] // the lower half
         let low = ctr as u32;
         Self { front: self.front ^ ctr >> 32, back: self.back ^ low }
@@ -77,7 +77,7 @@ impl From<[u8; NONCE_LEN]> for Nonce {
 impl NonceSource {
     /// The next one. None: `max` have been given, or there is none that is known to be unused.
     #[inline(always)]
-    pub(crate) fn next(&mut self, max: u64) -> Option<NonceInput> {
+    pub(super) fn next(&mut self, max: u64) -> Option<NonceInput> {
         if self.issued() >= max {
             return None;
         }
@@ -89,7 +89,7 @@ impl NonceSource {
     }
 
     /// Pushes up to `count` of them, each for one frame, to `nonce_inputs`. Fewer: `max` have been given, or there are no more.
-    pub(crate) fn fill(&mut self, count: usize, max: u64, nonce_inputs: &mut Vec<NonceInput>) {
+    pub(super) fn fill(&mut self, count: usize, max: u64, nonce_inputs: &mut Vec<NonceInput>) {
         if let Self::Ctr(counter) = self {
             // In one go: all frames of a batch have one key.
             let allowed = max.saturating_sub(counter.issued()).min(count as u64);
@@ -105,7 +105,7 @@ impl NonceSource {
     }
 
     /// Carries over what `previous` holds where the same key is set again. IVs go on. A counter goes on by itself.
-    pub(crate) fn continuing(self, previous: Self) -> Self {
+    pub(super) fn continuing(self, previous: Self) -> Self {
         match (self, previous) {
             (Self::Iv(_), previous @ Self::Iv(_)) => previous,
             (Self::Ctr(counter), Self::Ctr(previous)) => Self::Ctr(counter.continuing(&previous)),
@@ -114,7 +114,7 @@ impl NonceSource {
     }
 
     /// Counts on from what the ring has sealed with this key.
-    pub(crate) fn count_from(&mut self, issued: u64) {
+    pub(super) fn count_from(&mut self, issued: u64) {
         match self {
             Self::Iv(ivs) => ivs.issued = issued,
             Self::Ctr(counter) => counter.count_from(issued),
@@ -123,7 +123,7 @@ impl NonceSource {
 
     /// How many have been given, each to a frame.
     #[inline(always)]
-    pub(crate) fn issued(&self) -> u64 {
+    pub(super) fn issued(&self) -> u64 {
         match self {
             Self::Iv(ivs) => ivs.issued,
             Self::Ctr(counter) => counter.issued(),
@@ -131,7 +131,7 @@ impl NonceSource {
     }
 
     /// The fork generation that the source was made for.
-    pub(crate) fn generation(&self) -> u32 {
+    pub(super) fn generation(&self) -> u32 {
         match self {
             Self::Iv(ivs) => ivs.generation,
             Self::Ctr(counter) => counter.generation(),
@@ -139,12 +139,12 @@ impl NonceSource {
     }
 
     /// Whether the process was forked since the source was made.
-    pub(crate) fn is_forked(&self) -> bool {
+    pub(super) fn is_forked(&self) -> bool {
         fork::generation() != Ok(self.generation())
     }
 }
 
-pub(crate) struct IvSource {
+pub(super) struct IvSource {
     prefix: u64,
     counter: u32,
     left: u64,
@@ -154,7 +154,7 @@ pub(crate) struct IvSource {
 }
 
 impl IvSource {
-    pub(crate) fn new() -> Result<Self, KeyError> {
+    pub(super) fn new() -> Result<Self, KeyError> {
         let generation = fork::generation()?;
         let mut source = Self { prefix: 0, counter: 0, left: LIMIT, issued: 0, generation };
         source.draw()?;
@@ -176,7 +176,7 @@ impl IvSource {
 
     /// The next IV, or none when the counter has come full circle.
     #[inline(always)]
-    pub(crate) fn next(&mut self) -> Result<Option<Nonce>, KeyError> {
+    pub(super) fn next(&mut self) -> Result<Option<Nonce>, KeyError> {
         let generation = fork::generation()?;
         if generation != self.generation {
             self.draw()?;
@@ -224,7 +224,7 @@ fn survives_escaping(iv: &[u8]) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::keyring::key::Identity;
+    use crate::keyring::Identity;
     use std::collections::HashSet;
 
     #[test]

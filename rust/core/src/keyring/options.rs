@@ -1,14 +1,16 @@
 //! What a key ring can be told at construction, and which of it fits together.
 
+use super::nonce;
 use crate::error::KeyError;
-use crate::keyring::nonce;
-use crate::keyring::ratchet::MAX_RATCHET_WINDOW;
 use crate::profile::Profile;
 use crate::suite::CipherSuite;
 use crate::wire::Wire;
 
 /// The most slots that a one-byte key id can name.
 const MAX_SLOTS: u16 = 256;
+
+/// Steps that a receiver may look ahead, at the most.
+const MAX_RATCHET_WINDOW: u16 = 16;
 
 /// Frames under one key from which on a new one is due: 2^24.5, as TLS 1.3 has it for AES-GCM (RFC 8446 section 5.5),
 /// where it leaves a margin of 2^-57 on records of 16 KiB. Most frames are shorter.
@@ -55,7 +57,7 @@ impl Default for Options {
 
 impl Options {
     /// The suite that they come to in this profile, if they are in their ranges and the profile has them.
-    pub(crate) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, KeyError> {
+    pub(super) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, KeyError> {
         if !(1..=MAX_SLOTS).contains(&self.ring_size) {
             return Err(KeyError::RingSize { given: self.ring_size });
         }
@@ -92,7 +94,7 @@ impl Options {
     }
 
     /// Frames from which on a new key is due: 2^24.5, or three quarters of a lower limit.
-    pub(crate) fn usage_warning(&self) -> u64 {
+    pub(super) fn usage_warning(&self) -> u64 {
         USAGE_WARNING.min(self.usage_limit - self.usage_limit / 4)
     }
 }

@@ -8,20 +8,17 @@
 
 use std::sync::{Arc, PoisonError};
 
+use super::counter::CtrSource;
+use super::key::Key;
+use super::kid::Field;
+use super::nonce::{IvSource, NonceSource};
+use super::{KeyRing, Slot, State};
 use crate::error::KeyError;
-use crate::keyring::counter::CtrSource;
-use crate::keyring::key::Key;
-use crate::keyring::nonce::{IvSource, NonceSource};
-use crate::keyring::sender_keys::Field;
-use crate::keyring::{KeyRing, Slot, State};
 use crate::secret::{Kdf, Secret};
 use crate::wire::Wire;
 
-/// Steps that a receiver may look ahead, at the most.
-pub(crate) const MAX_RATCHET_WINDOW: u16 = 16;
-
 /// A step that is derived and not taken yet.
-pub(crate) struct Step {
+pub(super) struct Step {
     key_id: u64,
     /// Of the key that it follows.
     serial: u64,
@@ -53,7 +50,7 @@ impl KeyRing {
     }
 
     /// Derives the step that follows the key under `key_id`. No lock is held meanwhile.
-    pub(crate) fn derive_step(&self, key_id: u64) -> Result<Step, KeyError> {
+    pub(super) fn derive_step(&self, key_id: u64) -> Result<Step, KeyError> {
         self.check(key_id)?;
         let next_id = self.stepped_key_id(key_id, 1)?;
         let (material, serial, generation) = {
@@ -69,7 +66,7 @@ impl KeyRing {
     }
 
     /// Takes a step. Returns false if its key was replaced meanwhile: the step belongs to the key that is there now.
-    pub(crate) fn install_step(&self, Step { key_id, serial, next_id, next }: Step) -> bool {
+    pub(super) fn install_step(&self, Step { key_id, serial, next_id, next }: Step) -> bool {
         let mut state = self.lock();
         let is_there = state.slots.get(&key_id).is_some_and(|slot| slot.key.serial == serial);
         if is_there {
@@ -118,7 +115,7 @@ impl KeyRing {
 
     /// Tries the keys that the sender may have ratcheted to, where key ids do not tell. A candidate becomes the key once
     /// it has opened a frame; until then nothing changes. Returns that key and the steps to it.
-    pub(crate) fn search(
+    pub(super) fn search(
         &self,
         kid: u64,
         base: &Key,
@@ -139,7 +136,7 @@ impl KeyRing {
 
     /// The key `steps` (1 or more) ahead of `base`. None: `base` is not the key under `kid` any more, or the step is one
     /// for [`Self::derive_ratchet_step`].
-    pub(crate) fn key_ahead(&self, kid: u64, base: &Key, steps: usize) -> Option<Arc<Key>> {
+    pub(super) fn key_ahead(&self, kid: u64, base: &Key, steps: usize) -> Option<Arc<Key>> {
         loop {
             let (known, material) = {
                 let mut state = self.lock();
@@ -184,7 +181,7 @@ impl KeyRing {
     }
 
     /// A frame authenticated with `key`, which is ahead of the one under `from`: from now on it is the key under `kid`.
-    pub(crate) fn promote(&self, from: u64, kid: u64, key: &Key) {
+    pub(super) fn promote(&self, from: u64, kid: u64, key: &Key) {
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(&from) else { return };
         let Some(step) = slot.ahead.iter().position(|(_, ahead)| ahead.serial == key.serial) else { return };
@@ -243,7 +240,7 @@ impl KeyRing {
 
     /// The nearest key that `kid` is ahead of in its generation, and by how many steps, if these are within the window.
     /// Steps wrap: they are a distance.
-    pub(crate) fn nearest_base(&self, state: &State, kid: u64) -> Option<(u64, usize)> {
+    pub(super) fn nearest_base(&self, state: &State, kid: u64) -> Option<(u64, usize)> {
         let bits = self.options.ratchet_bits;
         if bits == 0 {
             return None;

@@ -9,9 +9,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::keyring::KeyRing;
-use crate::keyring::counter;
-use crate::keyring::key::Identity;
+use super::KeyRing;
+use super::counter;
+use super::identity::Identity;
 
 /// Keys whose participant is remembered. The oldest goes first, those of participants who left before all others.
 const MAX_BOUND: usize = 4096;

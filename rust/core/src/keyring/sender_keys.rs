@@ -7,43 +7,27 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::counter::CtrSource;
+use super::identity::Identity;
+use super::key::{Key, KeyDeriver, serial};
+use super::kid::Field;
+use super::nonce::NonceSource;
 use crate::error::{EncryptError, KeyError};
-use crate::keyring::counter::CtrSource;
-use crate::keyring::key::{Identity, Key, KeyDeriver, serial};
-use crate::keyring::lookup::ActiveKey;
-use crate::keyring::nonce::NonceSource;
 use crate::secret::Secret;
 use crate::suite::random;
 
 /// Senders whose keys are kept expanded; the one met longest ago goes first, and costs a derivation when it comes back.
 const MAX_SENDERS: usize = 1024;
 
-/// The low bits of a KID, and what they must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Field {
-    pub(crate) bits: u8,
-    pub(crate) value: u64,
-}
-
-impl Field {
-    pub(crate) fn mask(bits: u8) -> u64 {
-        (1 << bits) - 1
-    }
-
-    pub(crate) fn holds(self, kid: u64) -> bool {
-        kid & Self::mask(self.bits) == self.value
-    }
-}
-
-pub(crate) struct SenderKeys {
-    pub(crate) field: Field,
-    pub(crate) material: Secret,
+pub(super) struct SenderKeys {
+    pub(super) field: Field,
+    pub(super) material: Secret,
     /// Stands for the base key, whose senders' keys come and go.
-    pub(crate) serial: u64,
+    pub(super) serial: u64,
     /// Its place in the order in which the ring's keys were set.
-    pub(crate) set: u64,
+    pub(super) set: u64,
     /// What this side's frames are counted under: its own key, or the shared key, whichever KIDs it draws.
-    pub(crate) identity: Identity,
+    pub(super) identity: Identity,
     /// The KID that was assigned to this side; none draws one.
     assigned_kid: Option<u64>,
     own_sender: Option<OwnSender>,
@@ -65,15 +49,24 @@ struct OwnSender {
     nonces: NonceSource,
 }
 
+/// What a ring seals with, while its lock is held.
+pub(super) struct ActiveKey<'s> {
+    pub(super) key: &'s Arc<Key>,
+    pub(super) kid: u64,
+    pub(super) nonces: &'s mut NonceSource,
+    /// The key id by which an error names it.
+    pub(super) error_kid: u64,
+}
+
 impl SenderKeys {
     /// A shared key: this side's KID is drawn when it first seals.
-    pub(crate) fn shared(field: Field, material: Secret, identity: Identity) -> Self {
+    pub(super) fn shared(field: Field, material: Secret, identity: Identity) -> Self {
         let (serial, senders) = (serial(), BTreeMap::new());
         Self { field, material, serial, set: 0, identity, assigned_kid: None, own_sender: None, used: 0, senders }
     }
 
     /// An epoch in which this side has the KID `own`. Its counter is there from now on: a fork may come before a frame.
-    pub(crate) fn epoch(
+    pub(super) fn epoch(
         field: Field,
         material: Secret,
         assigned_kid: u64,
@@ -89,23 +82,23 @@ impl SenderKeys {
     }
 
     /// Whether both give the same keys to the same senders.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         self.field == other.field && self.assigned_kid == other.assigned_kid && self.material.same(&other.material)
     }
 
     /// Counts on from what the ring has sealed with this key.
-    pub(crate) fn count_from(&mut self, sealed: u64) {
+    pub(super) fn count_from(&mut self, sealed: u64) {
         self.used = sealed;
         if let Some(sender) = &mut self.own_sender {
             sender.nonces.count_from(sealed);
         }
     }
 
-    pub(crate) fn key_of(&self, kid: u64) -> Option<&Arc<Key>> {
+    pub(super) fn key_of(&self, kid: u64) -> Option<&Arc<Key>> {
         self.senders.get(&kid).map(|known| &known.key)
     }
 
-    pub(crate) fn remember(&mut self, kid: u64, key: &Arc<Key>) {
+    pub(super) fn remember(&mut self, kid: u64, key: &Arc<Key>) {
         if self.senders.contains_key(&kid) {
             return;
         }
@@ -118,12 +111,12 @@ impl SenderKeys {
     }
 
     /// Frames sealed by this side.
-    pub(crate) fn issued(&self) -> u64 {
+    pub(super) fn issued(&self) -> u64 {
         self.own_sender.as_ref().map_or(self.used, |sender| sender.nonces.issued())
     }
 
     /// What this side seals with: an assigned KID, or one that is drawn now.
-    pub(crate) fn active_key(&mut self, deriver: &KeyDeriver) -> Result<ActiveKey<'_>, EncryptError> {
+    pub(super) fn active_key(&mut self, deriver: &KeyDeriver) -> Result<ActiveKey<'_>, EncryptError> {
         let error_kid = self.assigned_kid.unwrap_or(self.field.value);
         // An assigned KID stays what it is; its counter refuses to be used in a forked child.
         if self.assigned_kid.is_none() && self.own_sender.as_ref().is_some_and(|sender| sender.nonces.is_forked()) {

@@ -5,10 +5,10 @@
 use std::borrow::Cow;
 use zeroize::Zeroizing;
 
-use crate::secret::{Kdf, MIN_KEY_LEN, Secret};
+use super::{Kdf, MIN_KEY_LEN, Secret};
 
 /// The most spellings of one key.
-pub(crate) const MAX_SPELLINGS: usize = 64;
+pub(super) const MAX_SPELLINGS: usize = 64;
 
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

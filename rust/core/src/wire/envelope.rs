@@ -11,7 +11,7 @@
 //! forwarders look for when they switch streams. It is not authenticated, and a receiver ignores it.
 #![deny(clippy::indexing_slicing)]
 
-use crate::codec::annexb::{self, Standard};
+use crate::codec::{Standard, annexb, nal};
 
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
 const STOP: u8 = 0x80;
@@ -66,7 +66,7 @@ impl Envelope {
 /// Whether a frame starts a new picture sequence; what is no byte stream does not.
 pub(crate) fn is_key_frame(standard: Standard, frame: &[u8]) -> bool {
     annexb::has_unit(frame, |header| match standard {
-        Standard::H264 => annexb::h264_type(header) == 5,
-        Standard::H265 => matches!(annexb::h265_type(header), 16..=21),
+        Standard::H264 => nal::h264_type(header) == 5,
+        Standard::H265 => matches!(nal::h265_type(header), 16..=21),
     })
 }

@@ -10,7 +10,7 @@ use crate::error::DecryptError;
 use crate::fork;
 use crate::frame::decryptor::Decryptor;
 use crate::frame::open::{Attempt, OpenPlan};
-use crate::keyring::lookup::LOCKED_AEAD_MAX;
+use crate::keyring::LOCKED_AEAD_MAX;
 
 /// A batch about to be opened.
 pub struct OpenBatch<'a> {
@@ -84,7 +84,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
                 Err(error) => Err(error), // counted when it was planned
             });
         }
-        decryptor.count_opened(frames, bytes);
+        decryptor.state.count_opened(frames, bytes);
         self.committed += 1;
     }
 
@@ -190,7 +190,7 @@ impl OpenBatch<'_> {
                     let (place, behind) = place.ok_or(DecryptError::Malformed)?;
                     (out, bytes) = (behind, bytes + len);
                     if len < LOCKED_AEAD_MAX
-                        && plan.open_with(keys.get_or_insert_with(|| decryptor.ring.ready_keys()), place)
+                        && plan.open_with(keys.get_or_insert_with(|| decryptor.state.ring.ready_keys()), place)
                     {
                         frames += 1;
                         return Ok(len);
@@ -207,7 +207,7 @@ impl OpenBatch<'_> {
                     }
                 }
             }));
-            decryptor.count_opened(frames, bytes);
+            decryptor.state.count_opened(frames, bytes);
         }
         (lens, results)
     }
@@ -270,7 +270,7 @@ impl OpenBatch<'_> {
         for Opening { plan, place, attempt } in openings {
             let Ok(Plan::Sealed(plan)) = plan else { continue };
             if place.len() < LOCKED_AEAD_MAX {
-                *attempt = plan.attempt(keys.get_or_insert_with(|| self.decryptor.ring.ready_keys()), place);
+                *attempt = plan.attempt(keys.get_or_insert_with(|| self.decryptor.state.ring.ready_keys()), place);
             }
             if attempt.is_none() {
                 keys = None; // this turns to the ring

@@ -9,13 +9,13 @@ use super::{CHUNK, chunk_len, lock, run_on_threads, workers};
 use crate::error::EncryptError;
 use crate::fork;
 use crate::frame::encryptor::Encryptor;
-use crate::frame::seal::FixedOverhead;
-use crate::keyring::lookup::BatchKey;
-use crate::keyring::nonce::NonceInput;
+use crate::frame::seal::{FixedOverhead, SealPlan};
+use crate::frame::state::SenderState;
+use crate::keyring::{BatchKey, NonceInput};
 
 /// A batch about to be sealed.
 pub struct SealBatch<'a> {
-    encryptor: &'a Encryptor,
+    sender: &'a SenderState,
     frames: PlannedFrames<'a>,
 }
 
@@ -55,11 +55,11 @@ impl Encryptor {
         frames: Vec<&'a [u8]>,
         threads: usize,
     ) -> Result<SealBatch<'a>, (usize, EncryptError)> {
-        let frames = match self.fixed_overhead() {
+        let frames = match FixedOverhead::of(&self.state) {
             Some(fixed_overhead) => PlannedFrames::FixedOverhead(fixed_overhead, frames),
             None => PlannedFrames::Sealed(self.seal_all(&frames, threads)?),
         };
-        Ok(SealBatch { encryptor: self, frames })
+        Ok(SealBatch { sender: &self.state, frames })
     }
 
     fn seal_all(&self, frames: &[&[u8]], threads: usize) -> Result<Vec<Vec<u8>>, Failed> {
@@ -67,7 +67,7 @@ impl Encryptor {
         for chunk in frames.chunks(CHUNK) {
             let _inside = fork::enter();
             for frame in chunk {
-                match self.plan_keyed(frame) {
+                match SealPlan::keyed(&self.state, frame) {
                     Ok(plan) => plans.push(plan),
                     Err(error) => {
                         refused = Some((plans.len(), error));
@@ -161,12 +161,12 @@ impl SealBatch<'_> {
             }
             // What fails here is said before another thread can ask for more: it is the first that is named.
             let taken = rest
-                .take(max, self.encryptor, fixed_overhead, &mut nonce_inputs)
+                .take(max, self.sender, fixed_overhead, &mut nonce_inputs)
                 .inspect_err(|failed| rest.failed = Some(*failed));
             let Ok(chunk) = taken else { return };
             drop(rest);
             match chunk.seal(fixed_overhead, &nonce_inputs) {
-                Ok(bytes) => self.encryptor.count_sealed(nonce_inputs.len(), bytes),
+                Ok(bytes) => self.sender.count_sealed(nonce_inputs.len(), bytes),
                 Err(place) => {
                     lock(unsealed).failed.get_or_insert((place, EncryptError::Malformed));
                 }
@@ -181,7 +181,7 @@ impl<'a, 'o> Unsealed<'a, 'o> {
     fn take(
         &mut self,
         max: usize,
-        encryptor: &Encryptor,
+        sender: &SenderState,
         fixed_overhead: FixedOverhead,
         nonce_inputs: &mut Vec<NonceInput>,
     ) -> Result<Chunk<'a, 'o>, Failed> {
@@ -189,21 +189,21 @@ impl<'a, 'o> Unsealed<'a, 'o> {
         let fitting =
             all.iter().take(max).take_while(|frame| !fixed_overhead.seals(frame) || fixed_overhead.fits(frame)).count();
         if fitting == 0 {
-            return Err((first, encryptor.codec_mismatch()));
+            return Err((first, sender.codec_mismatch()));
         }
         let filled = || all.iter().enumerate().take(fitting).filter(|(_, frame)| fixed_overhead.seals(frame));
         let place_of = |n| filled().nth(n).map_or(fitting, |(place, _)| place);
         nonce_inputs.clear();
         let batch_key = match filled().count() {
             0 => None,
-            count => Some(encryptor.next_batch(count, nonce_inputs).map_err(|error| {
+            count => Some(sender.next_batch(count, nonce_inputs).map_err(|error| {
                 let empty = place_of(0);
-                encryptor.counters.empty.add(empty);
+                sender.counters.empty.add(empty);
                 (first + empty, error)
             })?),
         };
         let (frames, behind) = all.split_at(place_of(nonce_inputs.len()));
-        encryptor.counters.empty.add(frames.len() - nonce_inputs.len());
+        sender.counters.empty.add(frames.len() - nonce_inputs.len());
         let (kid, mut nonces, mut len) =
             (batch_key.as_ref().map_or(0, |batch_key| batch_key.kid), nonce_inputs.iter(), 0);
         self.lens.extend(frames.iter().map(|frame| {

@@ -1,0 +1,211 @@
+//! The state of one track: the ring, the codec's rules, and counts. Plans of single frames and of batches stand on it.
+
+use std::mem;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::replay::{MAX_REPLAY_WINDOW, ReplayWindow};
+use super::server_injected::Injected;
+use super::stats::{DecryptCounters, DecryptStats, EncryptCounters, EncryptStats, PackedCounter};
+use crate::codec::{AccessUnit, Clear, Codec, CodecMismatch, Prepared, Standard};
+use crate::error::{DecryptError, EncryptError, KeyError};
+use crate::keyring::{BatchKey, BoundSender, Identity, KeyRing, NonceInput, SealingKey};
+use crate::wire::trailer;
+
+/// Bytes of units that may wait for their slice; real parameter sets have some hundred.
+const MAX_HELD: usize = 16 * 1024;
+
+/// The state of one outgoing track.
+pub(super) struct SenderState {
+    pub(super) ring: Arc<KeyRing>,
+    pub(super) clear: Clear,
+    /// Where the packetiser looks for NAL units.
+    pub(super) annexb: Option<Standard>,
+    /// Access units without a slice, waiting for the next frame (trailer layout, Annex B codecs only).
+    held: Mutex<Vec<u8>>,
+    frames_and_bytes: PackedCounter,
+    pub(super) counters: EncryptCounters,
+}
+
+/// The state of one incoming track.
+pub(super) struct ReceiverState {
+    pub(super) ring: Arc<KeyRing>,
+    pub(super) clear: Clear,
+    /// Where the depacketiser hands over NAL units.
+    pub(super) annexb: Option<Standard>,
+    pub(super) injected: Injected,
+    pub(super) sender: Option<BoundSender>,
+    replay: Option<Mutex<ReplayWindow>>,
+    frames_and_bytes: PackedCounter,
+    pub(super) counters: DecryptCounters,
+    /// Failures in a row, and the key that failed: a new key starts at none.
+    failures: AtomicU32,
+    failing: AtomicU64,
+}
+
+impl SenderState {
+    pub(super) fn new(ring: Arc<KeyRing>, codec: Codec) -> Result<Self, KeyError> {
+        let clear = ring.profile().clear(codec)?;
+        Ok(Self {
+            ring,
+            clear,
+            annexb: codec.annexb(),
+            held: Mutex::default(),
+            frames_and_bytes: PackedCounter::default(),
+            counters: EncryptCounters::default(),
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn next(&self) -> Result<SealingKey, EncryptError> {
+        self.ring.next().inspect_err(|error| self.count(*error))
+    }
+
+    /// See [`KeyRing::next_batch`].
+    pub(super) fn next_batch(
+        &self,
+        count: usize,
+        nonce_inputs: &mut Vec<NonceInput>,
+    ) -> Result<BatchKey, EncryptError> {
+        self.ring.next_batch(count, nonce_inputs).inspect_err(|error| self.count(*error))
+    }
+
+    /// Returns the access unit in the form in which it is sealed, with what was held back in front of it, or `None` if it
+    /// has no slice and is held back itself.
+    pub(super) fn prepare<'a>(
+        &self,
+        signalled: Standard,
+        frame: &'a [u8],
+    ) -> Result<Option<Prepared<'a>>, CodecMismatch> {
+        let unit = AccessUnit::new(frame, signalled, trailer::OVERHEAD)?;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match unit {
+            AccessUnit::Sealable(prepared) if held.is_empty() => Ok(Some(prepared)),
+            AccessUnit::Sealable(_) => {
+                let whole = [mem::take(&mut *held).as_slice(), frame].concat();
+                match AccessUnit::new(&whole, signalled, trailer::OVERHEAD)? {
+                    AccessUnit::Sealable(prepared) => Ok(Some(prepared.into_owned())),
+                    AccessUnit::Waiting(_) => Err(CodecMismatch),
+                }
+            }
+            AccessUnit::Waiting(units) => {
+                if held.len() + units.len() > MAX_HELD {
+                    held.clear();
+                    return Err(CodecMismatch);
+                }
+                held.extend_from_slice(&units);
+                self.counters.held.add(1);
+                Ok(None)
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn count_sealed(&self, frames: usize, bytes: usize) {
+        self.frames_and_bytes.add(frames, bytes);
+    }
+
+    /// Counts a frame that is not one of the codec.
+    pub(super) fn codec_mismatch(&self) -> EncryptError {
+        self.count(EncryptError::Malformed);
+        EncryptError::Malformed
+    }
+
+    #[cold]
+    pub(super) fn count(&self, error: EncryptError) {
+        match error {
+            EncryptError::Malformed => self.counters.malformed.add(1),
+            EncryptError::UnknownKey { .. } => self.counters.unknown_key.add(1),
+            EncryptError::KeyExhausted { .. } => self.counters.key_exhausted.add(1),
+        }
+    }
+
+    /// The counters so far, and how much of the ring's sending key is used up.
+    pub(super) fn stats(&self) -> EncryptStats {
+        let (frames, bytes) = self.frames_and_bytes.get();
+        let stats = EncryptStats { frames, bytes, ..self.counters.snapshot() };
+        let ring = self.ring.current();
+        match ring.usage(ring.sending_key_id()) {
+            Ok(key_frames) => {
+                let (key_limit, key_warning) = (ring.usage_limit(), ring.usage_warning());
+                EncryptStats { key_frames, key_limit, key_warning, ..stats }
+            }
+            Err(_) => stats,
+        }
+    }
+}
+
+impl ReceiverState {
+    pub(super) fn new(ring: Arc<KeyRing>, codec: Codec, replay_window: Option<usize>) -> Result<Self, KeyError> {
+        let clear = ring.profile().clear(codec)?;
+        let window = replay_window.unwrap_or(ring.profile().replay_window);
+        if window > MAX_REPLAY_WINDOW {
+            return Err(KeyError::ReplayWindow { given: window, max: MAX_REPLAY_WINDOW });
+        }
+        Ok(Self {
+            ring,
+            clear,
+            annexb: codec.annexb(),
+            injected: Injected::new(codec),
+            sender: None,
+            replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
+            frames_and_bytes: PackedCounter::default(),
+            counters: DecryptCounters::default(),
+            failures: AtomicU32::new(0),
+            failing: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether a frame that opened with this key may be from the participant whose track this is.
+    #[inline(always)]
+    pub(super) fn is_of_sender(&self, key: Identity) -> bool {
+        self.sender.as_ref().is_none_or(|sender| sender.owns(key, &self.ring))
+    }
+
+    pub(super) fn replay(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
+        self.replay.as_ref().map(|window| window.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    #[inline(always)]
+    pub(super) fn count_opened(&self, frames: usize, bytes: usize) {
+        self.frames_and_bytes.add(frames, bytes);
+    }
+
+    pub(super) fn count(&self, error: DecryptError) {
+        match error {
+            DecryptError::Malformed => self.counters.malformed.add(1),
+            DecryptError::UnknownKey { .. } => self.counters.unknown_key.add(1),
+            DecryptError::AuthenticationFailed { .. } => self.counters.authentication_failed.add(1),
+            DecryptError::Replayed { .. } => self.counters.replayed.add(1),
+            DecryptError::SenderMismatch { .. } => self.counters.sender_mismatch.add(1),
+        }
+    }
+
+    /// A frame opened that is new.
+    #[inline(always)]
+    pub(super) fn record_success(&self) {
+        self.injected.resumed();
+        if self.consecutive_failures() != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn record_failure(&self, serial: u64) {
+        if self.failing.swap(serial, Ordering::Relaxed) == serial {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.failures.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many frames in a row one key has failed to open: 0 after a frame that opened.
+    pub(super) fn consecutive_failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// The counters so far.
+    pub(super) fn stats(&self) -> DecryptStats {
+        let (frames, bytes) = self.frames_and_bytes.get();
+        DecryptStats { frames, bytes, ..self.counters.snapshot() }
+    }
+}
