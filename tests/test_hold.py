@@ -5,9 +5,9 @@ import os
 import pytest
 
 from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
-from frameseal import E2EEManager, KeyProvider, E2EEMissingKey
-from frameseal.e2ee.track import GRACE
+from frameseal import E2EEManager, E2EEMissingKey, KeyProvider
 from frameseal.e2ee.monitor import ASK_AGAIN_AFTER, BURST_OF_QUESTIONS, MOST_MISSING
+from frameseal.e2ee.track import GRACE
 
 
 def receiving(keys, **options):
