@@ -8,7 +8,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::{DecryptError, EncryptError, KeyError};
+use crate::error::{ApiMisuse, ConfigError, DecryptError, EncryptError};
 use crate::frame::{DataCounters, DataStats, MAX_REPLAY_WINDOW, ReplayWindow};
 use crate::keyring::{Key, KeyRing, NonceInput, SealingKey};
 use crate::suite::NONCE_LEN;
@@ -57,14 +57,14 @@ impl DataCryptor {
     /// A cryptor that remembers `replay_window` packets (counters, in SFrame): none is 1,024 (16,384), 0 is off.
     ///
     /// # Errors
-    /// [`KeyError::ReplayWindow`].
-    pub fn new(ring: Arc<KeyRing>, bind_context: bool, replay_window: Option<usize>) -> Result<Self, KeyError> {
+    /// [`ConfigError::ReplayWindow`].
+    pub fn new(ring: Arc<KeyRing>, bind_context: bool, replay_window: Option<usize>) -> Result<Self, ConfigError> {
         let window = replay_window.unwrap_or(match ring.profile().wire {
             Wire::Trailer => REPLAY_WINDOW,
             Wire::Sframe => COUNTER_WINDOW,
         });
         if window > MAX_REPLAY_WINDOW {
-            return Err(KeyError::ReplayWindow { given: window, max: MAX_REPLAY_WINDOW });
+            return Err(ConfigError::ReplayWindow { given: window, max: MAX_REPLAY_WINDOW });
         }
         let replay = (window > 0).then(|| Mutex::new(ReplayWindow::new(window)));
         Ok(Self { ring, bind_context, replay, counters: DataCounters::default() })
@@ -85,8 +85,11 @@ impl DataCryptor {
     /// Seals a message with the ring's sending key. The context is not sent; without a binding it is not looked at.
     ///
     /// # Errors
-    /// [`EncryptError`]; [`EncryptError::Malformed`] for a profile without such parts. Nothing may be sent then.
+    /// [`EncryptError`]; [`ApiMisuse::PacketParts`] for a profile without such parts. Nothing may be sent then.
     pub fn encrypt(&self, payload: &[u8], context: &[u8]) -> Result<SealedData, EncryptError> {
+        if !self.has_parts() {
+            return Err(ApiMisuse::PacketParts.into());
+        }
         self.seal_parts(&self.next()?, payload, context)
     }
 
@@ -119,9 +122,12 @@ impl DataCryptor {
     /// Opens a message from its parts.
     ///
     /// # Errors
-    /// [`DecryptError`]; [`DecryptError::Malformed`] for a profile without such parts.
+    /// [`DecryptError`]; [`ApiMisuse::PacketParts`] for a profile without such parts.
     pub fn decrypt(&self, iv: &[u8], key_index: u64, sealed: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
-        let parts = iv.try_into().ok().filter(|_| self.has_parts());
+        if !self.has_parts() {
+            return Err(ApiMisuse::PacketParts.into());
+        }
+        let parts = iv.try_into().ok();
         self.count(self.open_parts(parts.and_then(|iv| self.trailer_parts(iv, key_index, sealed, context))))
     }
 
@@ -248,7 +254,7 @@ impl DataCryptor {
             Err(DecryptError::AuthenticationFailed { .. }) => self.counters.authentication_failed.add(1),
             Err(DecryptError::Replayed { .. }) => self.counters.replayed.add(1),
             // Packets are not bound to senders: their context is.
-            Err(DecryptError::SenderMismatch { .. }) => {}
+            Err(DecryptError::SenderMismatch { .. } | DecryptError::Misuse(_)) => {}
         }
         opened
     }

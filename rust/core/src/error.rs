@@ -19,6 +19,8 @@ pub enum EncryptError {
         /// The key id whose nonces are used up.
         kid: u64,
     },
+    /// A call that no frame could make right.
+    Misuse(ApiMisuse),
 }
 
 /// Why a frame could not be opened. Nothing of it may reach a decoder.
@@ -46,9 +48,11 @@ pub enum DecryptError {
         /// The key id in the frame.
         kid: u64,
     },
+    /// A call that no frame could make right.
+    Misuse(ApiMisuse),
 }
 
-/// A mistake of the caller: in a key, a key id, a codec or an option.
+/// Input that does not fit: a key, a key id, a counter or a field of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
     /// A passphrase of no bytes.
@@ -88,13 +92,20 @@ pub enum KeyError {
         /// The largest allowed.
         max: usize,
     },
-    /// A chain of rings that turn to each other, longer than the bound.
-    FallbackDepth {
-        /// The longest allowed, in rings behind the first.
-        max: usize,
+    /// A field of a key id with too many bits, or a value that does not fit its field.
+    KeyIdField {
+        /// Which field.
+        field: &'static str,
     },
-    /// The ring was not made to give keys back.
-    NotExportable,
+    /// A call that this ring was not made for.
+    Misuse(ApiMisuse),
+    /// The operating system gave no randomness, or the key derivation failed.
+    Unavailable,
+}
+
+/// An option or argument with which no ring, encryptor or decryptor can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
     /// A ring of no slots, or of more than a one-byte key id can name.
     RingSize {
         /// The size given.
@@ -130,6 +141,11 @@ pub enum KeyError {
         /// The largest allowed.
         max: u64,
     },
+    /// A chain of rings that turn to each other, longer than the bound.
+    FallbackDepth {
+        /// The longest allowed, in rings behind the first.
+        max: usize,
+    },
     /// A trailer of injected frames that chance could bring about.
     ShortTrailer {
         /// Bytes given.
@@ -158,13 +174,32 @@ pub enum KeyError {
         /// The profile's name.
         profile: &'static str,
     },
-    /// A field of a key id with too many bits, or a value that does not fit its field.
-    KeyIdField {
-        /// Which field.
-        field: &'static str,
+    /// More bits of a KID for ratchet steps than leave one for the generation.
+    RatchetBits {
+        /// The bits given.
+        given: u8,
     },
-    /// The operating system gave no randomness, or the key derivation failed.
-    Unavailable,
+}
+
+/// A call that no input could make right: a mistake in the calling program.
+///
+/// Without fields, so that the errors of frames stay small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiMisuse {
+    /// An output buffer does not have the length that the plan reports.
+    BufferLength,
+    /// Metadata, for a profile that does not authenticate any.
+    Metadata,
+    /// A data packet in parts, for a profile whose packets are in one piece.
+    PacketParts,
+    /// A counter to continue from, for a ring whose keys take none.
+    Counter,
+    /// An MLS epoch, for a ring that holds none.
+    Epoch,
+    /// A ratchet step, for a ring whose KIDs have no bits for it.
+    RatchetBits,
+    /// Key material, from a ring that was not made to return any.
+    NotExportable,
 }
 
 impl fmt::Display for EncryptError {
@@ -175,6 +210,7 @@ impl fmt::Display for EncryptError {
             Self::KeyExhausted { kid } => {
                 write!(f, "key {kid} has no nonce left that is known to be unused: set a new key")
             }
+            Self::Misuse(misuse) => misuse.fmt(f),
         }
     }
 }
@@ -187,6 +223,7 @@ impl fmt::Display for DecryptError {
             Self::AuthenticationFailed { kid } => write!(f, "key {kid} does not open this frame"),
             Self::Replayed { kid } => write!(f, "a frame under key {kid} came a second time, or too late to tell"),
             Self::SenderMismatch { kid } => write!(f, "key {kid} belongs to another participant than this track"),
+            Self::Misuse(misuse) => misuse.fmt(f),
         }
     }
 }
@@ -200,10 +237,6 @@ impl fmt::Display for KeyError {
                 "a raw key needs at least {min} bytes, got {given}; a passphrase is given as a passphrase (str)"
             ),
             Self::NoPassphrases => f.write_str("this profile has no password KDF: give it a raw key (bytes)"),
-            Self::UsageLimit { given, max } => write!(f, "usage_limit: a key seals 1 to {max} frames, not {given}"),
-            Self::ShortTrailer { given, min } => {
-                write!(f, "the trailer of injected frames needs at least {min} bytes, got {given}")
-            }
             Self::KeyIdOutOfRange { key_id, ring_size } => {
                 write!(f, "key_id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
             }
@@ -217,10 +250,16 @@ impl fmt::Display for KeyError {
                 "counter {given} was used in this process under this key and key_id, and there is none above: set a new key"
             ),
             Self::Retain { given, max } => write!(f, "retain: a ring retains 0 to {max} epochs, not {given}"),
-            Self::FallbackDepth { max } => {
-                write!(f, "fallback: at most {max} rings may stand behind each other, make the chain shorter")
-            }
-            Self::NotExportable => write!(f, "this ring gives no keys back: make it exportable"),
+            Self::KeyIdField { field } => write!(f, "{field} does not fit its bits of a key id"),
+            Self::Misuse(misuse) => misuse.fmt(f),
+            Self::Unavailable => f.write_str("the system's cryptography is unavailable"),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::RingSize { given } => write!(f, "ring_size: a ring has 1 to 256 slots, not {given}"),
             Self::RatchetWindow { given, max } => {
                 write!(f, "ratchet_window: the ratchet window is 0 to {max} steps, not {given}")
@@ -234,6 +273,13 @@ impl fmt::Display for KeyError {
             Self::ReplayWindow { given, max } => {
                 write!(f, "replay_window: the replay window is 0 to {max} frames, not {given}")
             }
+            Self::UsageLimit { given, max } => write!(f, "usage_limit: a key seals 1 to {max} frames, not {given}"),
+            Self::FallbackDepth { max } => {
+                write!(f, "fallback: at most {max} rings may stand behind each other, make the chain shorter")
+            }
+            Self::ShortTrailer { given, min } => {
+                write!(f, "the trailer of injected frames needs at least {min} bytes, got {given}")
+            }
             Self::UnsupportedCodec { codec, profile } => {
                 write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")
             }
@@ -241,12 +287,47 @@ impl fmt::Display for KeyError {
                 write!(f, "profile {profile} does not have {suite} (suites of a draft need allow_draft)")
             }
             Self::UnsupportedOption { option, profile } => write!(f, "profile {profile} has no {option}"),
-            Self::KeyIdField { field } => write!(f, "{field} does not fit its bits of a key id"),
-            Self::Unavailable => f.write_str("the system's cryptography is unavailable"),
+            Self::RatchetBits { given } => write!(f, "ratchet_bits: at most 63 bits of a key id, not {given}"),
         }
+    }
+}
+
+impl fmt::Display for ApiMisuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BufferLength => "out: the buffer needs the length that the plan reports",
+            Self::Metadata => "metadata: only the profile sframe authenticates metadata, leave it out",
+            Self::PacketParts => {
+                "packets of the profile sframe are in one piece: use encrypt_packet and decrypt_packet"
+            }
+            Self::Counter => "counter: only an SFrame ring without shared keys continues from a counter, leave it out",
+            Self::Epoch => "set_epoch: only an SFrame ring without shared keys and ratchet_bits holds MLS epochs",
+            Self::RatchetBits => "ratchet: an SFrame ring ratchets only with ratchet_bits, which it is made with",
+            Self::NotExportable => "this ring gives no keys back: make it exportable",
+        })
+    }
+}
+
+impl From<ApiMisuse> for KeyError {
+    fn from(misuse: ApiMisuse) -> Self {
+        Self::Misuse(misuse)
+    }
+}
+
+impl From<ApiMisuse> for EncryptError {
+    fn from(misuse: ApiMisuse) -> Self {
+        Self::Misuse(misuse)
+    }
+}
+
+impl From<ApiMisuse> for DecryptError {
+    fn from(misuse: ApiMisuse) -> Self {
+        Self::Misuse(misuse)
     }
 }
 
 impl std::error::Error for EncryptError {}
 impl std::error::Error for DecryptError {}
 impl std::error::Error for KeyError {}
+impl std::error::Error for ConfigError {}
+impl std::error::Error for ApiMisuse {}

@@ -34,7 +34,7 @@ mod wire;
 
 pub use codec::Codec;
 pub use data::{DataCryptor, SealedData};
-pub use error::{DecryptError, EncryptError, KeyError};
+pub use error::{ApiMisuse, ConfigError, DecryptError, EncryptError, KeyError};
 pub use frame::{
     DataStats, DecryptStats, Decryptor, EncryptStats, Encryptor, OpenBatch, OpenPlan, SealBatch, SealPlan,
 };

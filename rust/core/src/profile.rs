@@ -1,7 +1,7 @@
 //! Profiles: who speaks which layout, with which keys. The only file that names vendors.
 
 use crate::codec::{Clear, Codec};
-use crate::error::KeyError;
+use crate::error::ConfigError;
 use crate::key_schedule::{KeySchedule, TrailerSchedule};
 use crate::suite::{AES_128_GCM_SHA256_128, AES_256_GCM_SHA512_128, CipherSuite, SUITES};
 use crate::wire::Wire;
@@ -22,13 +22,13 @@ pub struct Profile {
 
 impl Profile {
     /// Which bytes of a frame stay readable; an SFrame has none.
-    pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, KeyError> {
+    pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, ConfigError> {
         match self.wire {
             Wire::Sframe => Ok(Clear::First(0)),
             Wire::Trailer => codec
                 .clear()
                 .filter(|_| !self.refused.contains(&codec))
-                .ok_or(KeyError::UnsupportedCodec { codec: codec.name(), profile: self.name }),
+                .ok_or(ConfigError::UnsupportedCodec { codec: codec.name(), profile: self.name }),
         }
     }
 
@@ -37,17 +37,17 @@ impl Profile {
         &self,
         asked: Option<&'static CipherSuite>,
         key_size: Option<u16>,
-    ) -> Result<&'static CipherSuite, KeyError> {
+    ) -> Result<&'static CipherSuite, ConfigError> {
         let fits = |suite: &&&'static CipherSuite| {
             asked.is_none_or(|asked| asked.id == suite.id)
                 && key_size.is_none_or(|bits| usize::from(bits) == suite.key_len * 8)
         };
         match (self.suites.iter().find(fits), asked) {
             (Some(suite), _) => Ok(suite),
-            (None, Some(asked)) => Err(KeyError::UnsupportedSuite { suite: asked.name, profile: self.name }),
+            (None, Some(asked)) => Err(ConfigError::UnsupportedSuite { suite: asked.name, profile: self.name }),
             (None, None) => {
                 let default = self.suites.first().map_or(0, |suite| suite.key_len * 8);
-                Err(KeyError::KeySize { given: key_size.unwrap_or_default(), default, profile: self.name })
+                Err(ConfigError::KeySize { given: key_size.unwrap_or_default(), default, profile: self.name })
             }
         }
     }

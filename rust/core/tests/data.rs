@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use frameseal::profile::{LIVEKIT, SFRAME};
 use frameseal::{
-    Codec, DataCryptor, DecryptError, Decryptor, EncryptError, Encryptor, KeyRing, Options, SUITES, SealedData, Secret,
-    hazmat,
+    ApiMisuse, Codec, DataCryptor, DecryptError, Decryptor, EncryptError, Encryptor, KeyRing, Options, SUITES,
+    SealedData, Secret, hazmat,
 };
 use serde_json::Value;
 
@@ -240,6 +240,6 @@ fn media_between_two_sframe_messages_does_not_make_the_late_one_look_replayed() 
 fn an_sframe_packet_has_no_parts() {
     let cryptor = DataCryptor::new(sframe(&[(1, 26)], Options::default()), false, None).unwrap();
     assert!(!cryptor.has_parts());
-    assert_eq!(cryptor.encrypt(b"text", b""), Err(EncryptError::Malformed));
-    assert_eq!(cryptor.decrypt(&[1; 12], 1, &[0; 16], b""), Err(DecryptError::Malformed));
+    assert_eq!(cryptor.encrypt(b"text", b""), Err(EncryptError::Misuse(ApiMisuse::PacketParts)));
+    assert_eq!(cryptor.decrypt(&[1; 12], 1, &[0; 16], b""), Err(DecryptError::Misuse(ApiMisuse::PacketParts)));
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use frameseal::profile::JITSI;
-use frameseal::{CipherSuite, Codec, Decryptor, Encryptor, KeyError, KeyRing, Options, Secret, hazmat};
+use frameseal::{CipherSuite, Codec, ConfigError, Decryptor, Encryptor, KeyRing, Options, Secret, hazmat};
 use serde_json::Value;
 
 fn group(name: &str) -> Vec<Value> {
@@ -85,6 +85,6 @@ fn a_sender_is_followed_as_far_as_they_follow_it() {
 fn codecs_whose_frames_would_not_survive_are_refused() {
     for codec in [Codec::Vp9, Codec::H264, Codec::H265, Codec::Av1] {
         let refused = Encryptor::new(ring(&[7; 16], 0, 0), codec).err();
-        assert_eq!(refused, Some(KeyError::UnsupportedCodec { codec: codec.name(), profile: "jitsi" }));
+        assert_eq!(refused, Some(ConfigError::UnsupportedCodec { codec: codec.name(), profile: "jitsi" }));
     }
 }

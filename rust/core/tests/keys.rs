@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use frameseal::profile::{JITSI, LIVEKIT, SFRAME, VIDEOSDK};
 use frameseal::{
-    Codec, DecryptError, Decryptor, EncryptError, EncryptStats, Encryptor, KeyError, KeyRing, MlsKid, Options, Profile,
-    Secret,
+    Codec, ConfigError, DecryptError, Decryptor, EncryptError, EncryptStats, Encryptor, KeyError, KeyRing, MlsKid,
+    Options, Profile, Secret,
 };
 
 const PASSPHRASE: &[u8] = b"my-shared-secret";
@@ -128,7 +128,7 @@ fn frames_are_counted_per_key_and_the_limit_is_the_end() {
 fn a_limit_is_one_that_nonces_allow_and_the_warning_comes_before_it() {
     let with = |usage_limit| KeyRing::new(&LIVEKIT, Options { usage_limit, ..Options::default() });
     for given in [0, (1 << 32) + 1] {
-        assert_eq!(with(given).err(), Some(KeyError::UsageLimit { given, max: 1 << 32 }));
+        assert_eq!(with(given).err(), Some(ConfigError::UsageLimit { given, max: 1 << 32 }));
     }
     let ring = with(Options::default().usage_limit).unwrap();
     assert_eq!((ring.usage_limit(), ring.usage_warning()), (1 << 32, 23_726_566));
@@ -483,7 +483,7 @@ fn a_trailer_may_be_set_at_any_time_and_taken_away() {
         assert_eq!(decryptor.decrypt(&[silence(), trailer.to_vec()].concat()), Ok(silence()));
     }
     let refused = decryptor.set_injected(Some(b"LK-ROCK"));
-    assert_eq!(refused, Err(KeyError::ShortTrailer { given: 7, min: 8 }));
+    assert_eq!(refused, Err(ConfigError::ShortTrailer { given: 7, min: 8 }));
     let frame = [silence(), b"of a room made anew".to_vec()].concat();
     assert_eq!(decryptor.decrypt(&frame), Ok(silence()), "the one before stays");
     assert_eq!(decryptor.set_injected(None), Ok(()));
@@ -494,7 +494,7 @@ fn a_trailer_may_be_set_at_any_time_and_taken_away() {
 fn a_trailer_has_eight_bytes_and_without_one_nothing_passes() {
     let decryptor = || Decryptor::new(ring(&raw(), 0), Codec::Opus, None).unwrap();
     let refused = decryptor().with_injected(b"LK-ROCK").err();
-    assert_eq!(refused, Some(KeyError::ShortTrailer { given: 7, min: 8 }));
+    assert_eq!(refused, Some(ConfigError::ShortTrailer { given: 7, min: 8 }));
     let frame = [silence(), b"LK-ROCKS".to_vec()].concat();
     assert_eq!(decryptor().decrypt(&frame), Err(DecryptError::Malformed));
 }
@@ -517,7 +517,7 @@ fn a_chain_of_fallbacks_ends_at_its_bound_and_works_up_to_there() {
         match next {
             Ok(next) => last = Arc::new(next),
             Err(error) => {
-                assert_eq!(error, KeyError::FallbackDepth { max: 16 });
+                assert_eq!(error, ConfigError::FallbackDepth { max: 16 });
                 refused += 1;
             }
         }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use frameseal::hazmat::{self, Scan};
 use frameseal::{
-    CipherSuite, Codec, DecryptError, Decryptor, EncryptError, Encryptor, KeyError, KeyRing, Options, Profile, Secret,
+    CipherSuite, Codec, ConfigError, DecryptError, Decryptor, EncryptError, Encryptor, KeyRing, Options, Profile,
+    Secret,
 };
 use serde_json::Value;
 
@@ -168,7 +169,7 @@ fn the_edge_cases_of_sending_come_out_as_the_worker_has_them_or_safer() {
         let clear = bytes(&case, "clear_hex");
         if name.starts_with("av1") {
             let refused = Encryptor::new(ring_with(&[0], Options::default()), Codec::Av1).err();
-            assert_eq!(refused, Some(KeyError::UnsupportedCodec { codec: "av1", profile: "livekit" }));
+            assert_eq!(refused, Some(ConfigError::UnsupportedCodec { codec: "av1", profile: "livekit" }));
             continue;
         }
         let keys: &[u64] = if name.starts_with("no key") { &[] } else { &[0] };
@@ -201,7 +202,7 @@ fn receiving_comes_out_as_the_worker_has_it_or_safer() {
         let wire = bytes(&case, "wire_hex");
         if codec(&case) == Codec::Av1 {
             let refused = Decryptor::new(ring_with(&[0], Options::default()), Codec::Av1, None).err();
-            assert_eq!(refused, Some(KeyError::UnsupportedCodec { codec: "av1", profile: "livekit" }));
+            assert_eq!(refused, Some(ConfigError::UnsupportedCodec { codec: "av1", profile: "livekit" }));
             continue;
         }
         let window = case["options"]["ratchetWindowSize"].as_u64().unwrap_or(0);

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::buffers::Input;
-use crate::errors::{decrypt_error, encrypt_error, key_error};
+use crate::errors::{config_error, decrypt_error, encrypt_error};
 use crate::keys::KeyRing;
 use crate::numbers;
 use crate::{maybe_detach, stats};
@@ -48,7 +48,7 @@ impl DataCryptor {
         #[pyo3(from_py_with = numbers::or_none::replay_window)] replay_window: Option<usize>,
     ) -> PyResult<Self> {
         let core = Arc::clone(&ring.get().ring);
-        let cipher = frameseal::DataCryptor::new(core, bind_context, replay_window).map_err(key_error)?;
+        let cipher = frameseal::DataCryptor::new(core, bind_context, replay_window).map_err(config_error)?;
         Ok(Self { cipher, _ring: ring.clone().unbind() })
     }
 

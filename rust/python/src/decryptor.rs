@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::buffers::{Input, written};
-use crate::errors::{decrypt_error, key_error};
+use crate::errors::{config_error, decrypt_error};
 use crate::keys::KeyRing;
 use crate::text::text;
 use crate::{batch, maybe_detach, no_metadata, numbers, stats};
@@ -61,7 +61,7 @@ impl Decryptor {
             Some(trailer) => decryptor.and_then(|decryptor| decryptor.with_injected(trailer.as_slice())),
             None => decryptor,
         }
-        .map_err(key_error)?;
+        .map_err(config_error)?;
         Ok(Self { cipher, _ring: ring.clone().unbind() })
     }
 
@@ -121,7 +121,7 @@ impl Decryptor {
 
     #[setter]
     fn set_sif_trailer(&self, trailer: Option<Input<'_, '_>>) -> PyResult<()> {
-        self.cipher.set_injected(trailer.as_ref().map(Input::as_slice)).map_err(key_error)
+        self.cipher.set_injected(trailer.as_ref().map(Input::as_slice)).map_err(config_error)
     }
 
     fn without_sif_frames<'py>(&self, py: Python<'py>, frame: Input<'_, 'py>) -> Bound<'py, PyBytes> {

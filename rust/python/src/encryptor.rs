@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::buffers::{Input, written};
-use crate::errors::{encrypt_error, key_error};
+use crate::errors::{config_error, encrypt_error};
 use crate::keys::KeyRing;
 use crate::{batch, maybe_detach, no_metadata, numbers, stats};
 
@@ -22,7 +22,7 @@ impl Encryptor {
     #[pyo3(signature = (ring, codec=None))]
     fn new(ring: &Bound<'_, KeyRing>, codec: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let codec = crate::codec(codec)?;
-        let cipher = frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map_err(key_error)?;
+        let cipher = frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map_err(config_error)?;
         Ok(Self { cipher, _ring: ring.clone().unbind() })
     }
 

@@ -1,6 +1,6 @@
 //! The one match from the core's errors to the exceptions of `frameseal.exceptions`.
 
-use frameseal::{DecryptError, EncryptError, KeyError};
+use frameseal::{ApiMisuse, ConfigError, DecryptError, EncryptError, KeyError};
 use pyo3::exceptions::{PyPermissionError, PyRuntimeError, PyValueError};
 use pyo3::{PyErr, PyResult, PyTypeInfo, Python, import_exception};
 
@@ -31,6 +31,7 @@ pub(crate) fn encrypt_error(error: EncryptError) -> PyErr {
         EncryptError::Malformed => MalformedFrame::new_err(message),
         EncryptError::UnknownKey { kid } => UnknownKey::new_err((message, kid)),
         EncryptError::KeyExhausted { kid } => KeyExhausted::new_err((message, kid)),
+        EncryptError::Misuse(misuse) => api_misuse(misuse),
     }
 }
 
@@ -42,13 +43,25 @@ pub(crate) fn decrypt_error(error: DecryptError) -> PyErr {
         DecryptError::AuthenticationFailed { kid } => AuthenticationFailed::new_err((message, kid)),
         DecryptError::Replayed { kid } => ReplayedFrame::new_err((message, kid)),
         DecryptError::SenderMismatch { kid } => SenderMismatch::new_err((message, kid)),
+        DecryptError::Misuse(misuse) => api_misuse(misuse),
     }
 }
 
 pub(crate) fn key_error(error: KeyError) -> PyErr {
     match error {
         KeyError::Unavailable => PyRuntimeError::new_err(error.to_string()),
-        KeyError::NotExportable => PyPermissionError::new_err(error.to_string()),
+        KeyError::Misuse(misuse) => api_misuse(misuse),
         _ => PyValueError::new_err(error.to_string()),
+    }
+}
+
+pub(crate) fn config_error(error: ConfigError) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+fn api_misuse(misuse: ApiMisuse) -> PyErr {
+    match misuse {
+        ApiMisuse::NotExportable => PyPermissionError::new_err(misuse.to_string()),
+        _ => PyValueError::new_err(misuse.to_string()),
     }
 }

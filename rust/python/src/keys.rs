@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyString};
 
 use crate::buffers::secret_bytes;
 use crate::detach;
-use crate::errors::key_error;
+use crate::errors::{config_error, key_error};
 use crate::numbers;
 use crate::text::{text, utf8};
 
@@ -159,7 +159,7 @@ impl KeyRing {
             Some(fallback) => ring.and_then(|ring| ring.with_fallback(Arc::clone(&fallback.get().ring))),
             None => ring,
         };
-        Ok(Self { ring: Arc::new(ring.map_err(key_error)?), failure_tolerance })
+        Ok(Self { ring: Arc::new(ring.map_err(config_error)?), failure_tolerance })
     }
 
     #[pyo3(signature = (passphrase, key_id=0))]

@@ -9,7 +9,7 @@ use super::server_injected::{self, InjectionRefused};
 use super::state::ReceiverState;
 use super::stats::DecryptStats;
 use crate::codec::Codec;
-use crate::error::{DecryptError, KeyError};
+use crate::error::{ConfigError, DecryptError};
 use crate::keyring::{BoundSender, KeyRing, SenderBindings};
 use crate::wire::{Wire, trailer};
 
@@ -22,16 +22,16 @@ impl Decryptor {
     /// A decryptor that remembers `replay_window` frames; none is the profile's default, 0 is off.
     ///
     /// # Errors
-    /// [`KeyError::UnsupportedCodec`], [`KeyError::ReplayWindow`].
-    pub fn new(ring: Arc<KeyRing>, codec: Codec, replay_window: Option<usize>) -> Result<Self, KeyError> {
+    /// [`ConfigError::UnsupportedCodec`], [`ConfigError::ReplayWindow`].
+    pub fn new(ring: Arc<KeyRing>, codec: Codec, replay_window: Option<usize>) -> Result<Self, ConfigError> {
         Ok(Self { state: ReceiverState::new(ring, codec, replay_window)? })
     }
 
     /// Lets blank frames pass that a server puts in, in the clear, with this trailer (see [`Self::injected`]).
     ///
     /// # Errors
-    /// [`KeyError::ShortTrailer`] below 8 bytes.
-    pub fn with_injected(self, trailer: &[u8]) -> Result<Self, KeyError> {
+    /// [`ConfigError::ShortTrailer`] below 8 bytes.
+    pub fn with_injected(self, trailer: &[u8]) -> Result<Self, ConfigError> {
         self.state.injected.set_trailer(Some(trailer))?;
         Ok(self)
     }
@@ -39,11 +39,14 @@ impl Decryptor {
     /// Opens only what this participant sent: see [`SenderBindings`].
     ///
     /// # Errors
-    /// [`KeyError::UnsupportedOption`]: the senders of this layout have no keys of their own under one base key.
-    pub fn with_sender(mut self, bindings: Arc<SenderBindings>, participant: &str) -> Result<Self, KeyError> {
+    /// [`ConfigError::UnsupportedOption`]: the senders of this layout have no keys of their own under one base key.
+    pub fn with_sender(mut self, bindings: Arc<SenderBindings>, participant: &str) -> Result<Self, ConfigError> {
         let profile = self.state.ring.profile();
         if profile.wire != Wire::Sframe {
-            return Err(KeyError::UnsupportedOption { option: "bindings of keys to senders", profile: profile.name });
+            return Err(ConfigError::UnsupportedOption {
+                option: "bindings of keys to senders",
+                profile: profile.name,
+            });
         }
         self.state.sender = Some(BoundSender::new(bindings, participant));
         Ok(self)
@@ -52,8 +55,8 @@ impl Decryptor {
     /// Lets blank frames pass from now on that a server puts in with this trailer, or none: at any time, from any thread.
     ///
     /// # Errors
-    /// [`KeyError::ShortTrailer`] below 8 bytes; the one before stays then.
-    pub fn set_injected(&self, trailer: Option<&[u8]>) -> Result<(), KeyError> {
+    /// [`ConfigError::ShortTrailer`] below 8 bytes; the one before stays then.
+    pub fn set_injected(&self, trailer: Option<&[u8]>) -> Result<(), ConfigError> {
         self.state.injected.set_trailer(trailer)
     }
 

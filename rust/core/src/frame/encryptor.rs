@@ -9,7 +9,7 @@ use super::seal::SealPlan;
 use super::state::SenderState;
 use super::stats::EncryptStats;
 use crate::codec::Codec;
-use crate::error::{EncryptError, KeyError};
+use crate::error::{ConfigError, EncryptError};
 use crate::keyring::KeyRing;
 #[cfg(feature = "hazmat")]
 use crate::keyring::{NonceInput, SealingKey};
@@ -24,8 +24,8 @@ impl Encryptor {
     /// An encryptor that seals with the ring's sending key, whichever that is when a frame comes.
     ///
     /// # Errors
-    /// [`KeyError::UnsupportedCodec`].
-    pub fn new(ring: Arc<KeyRing>, codec: Codec) -> Result<Self, KeyError> {
+    /// [`ConfigError::UnsupportedCodec`].
+    pub fn new(ring: Arc<KeyRing>, codec: Codec) -> Result<Self, ConfigError> {
         Ok(Self { state: SenderState::new(ring, codec)? })
     }
 
@@ -50,7 +50,7 @@ impl Encryptor {
     /// have the same. SFrame only.
     ///
     /// # Errors
-    /// [`EncryptError`]; [`EncryptError::Malformed`] too for metadata in a profile that has no place for it.
+    /// [`EncryptError`]; [`ApiMisuse::Metadata`](crate::ApiMisuse::Metadata) for metadata in a profile that has no place for it.
     #[inline(always)]
     pub fn plan<'a>(&'a self, frame: &'a [u8], metadata: &'a [u8]) -> Result<Option<SealPlan<'a>>, EncryptError> {
         SealPlan::new(&self.state, frame, metadata)

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::state::ReceiverState;
 use crate::codec::{annexb, copy_clear};
-use crate::error::DecryptError;
+use crate::error::{ApiMisuse, DecryptError};
 use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, ReadyKeys};
 use crate::wire::envelope::Envelope;
 use crate::wire::{Wire, sframe, trailer};
@@ -97,7 +97,7 @@ impl<'a> OpenPlan<'a> {
     ) -> Result<Self, DecryptError> {
         let parts = match receiver.ring.profile().wire {
             Wire::Trailer if metadata.is_empty() => FrameParts::of_trailer(receiver, sealed),
-            Wire::Trailer => None,
+            Wire::Trailer => return Err(ApiMisuse::Metadata.into()),
             Wire::Sframe => FrameParts::of_sframe(receiver, sealed, metadata),
         };
         Ok(Self { receiver, parts: parts.ok_or(DecryptError::Malformed)? })
@@ -143,6 +143,9 @@ impl OpenPlan<'_> {
 
     #[inline(never)]
     pub(super) fn open_long(&self, out: &mut [u8]) -> Result<(), DecryptError> {
+        if out.len() != self.frame_len() {
+            return Err(ApiMisuse::BufferLength.into());
+        }
         let result = self.open_uncounted(None, out);
         if result.is_ok() {
             self.receiver.count_opened(1, out.len());

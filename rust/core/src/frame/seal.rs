@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::state::SenderState;
 use crate::codec::{Clear, CodecMismatch, Prepared, annexb, copy_clear};
-use crate::error::EncryptError;
+use crate::error::{ApiMisuse, EncryptError};
 use crate::keyring::{Key, LOCKED_AEAD_MAX, NonceInput, SealingKey};
 use crate::suite::NONCE_LEN;
 use crate::wire::envelope::{Envelope, is_key_frame};
@@ -126,7 +126,7 @@ impl<'a> SealPlan<'a> {
     ) -> Result<Option<Self>, EncryptError> {
         let wire = sender.ring.profile().wire;
         if wire == Wire::Trailer && !metadata.is_empty() {
-            return Err(EncryptError::Malformed);
+            return Err(ApiMisuse::Metadata.into());
         }
         if frame.is_empty() && wire == Wire::Trailer {
             sender.counters.empty.add(1);
@@ -206,12 +206,12 @@ impl SealPlan<'_> {
     /// passed through [`Self::escape_into`] before it is sent.
     ///
     /// # Errors
-    /// [`EncryptError`]; [`EncryptError::Malformed`] where `out` has another length, or the frame is longer than the AEAD
-    /// allows.
+    /// [`EncryptError`]; [`ApiMisuse::BufferLength`] where `out` has another length, and [`EncryptError::Malformed`]
+    /// where the frame is longer than the AEAD allows.
     #[inline(always)]
     pub fn seal_into(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
         if out.len() != self.sealed_len() {
-            return Err(EncryptError::Malformed);
+            return Err(ApiMisuse::BufferLength.into());
         }
         match &self.sealing {
             Some(SealingKey { key, kid, nonce_input }) => {
@@ -252,7 +252,7 @@ impl SealPlan<'_> {
         for _ in 1..MAX_DRAWS {
             match self.seal_fresh(out) {
                 Ok(()) => counters.redrawn.add(1),
-                Err(EncryptError::Malformed) => return Err(EncryptError::Malformed),
+                Err(error @ (EncryptError::Malformed | EncryptError::Misuse(_))) => return Err(error),
                 Err(EncryptError::UnknownKey { .. } | EncryptError::KeyExhausted { .. }) => break,
             }
             if self.frame.is_kept(out) {
@@ -282,15 +282,15 @@ impl SealPlan<'_> {
     /// Writes `sealed` with its escapes; `out` is as much longer as [`Self::seal_into`] said.
     ///
     /// # Errors
-    /// [`EncryptError::Malformed`] where `out` has another length; what is in it may not be sent then.
+    /// [`ApiMisuse::BufferLength`] where `out` has another length; what is in it may not be sent then.
     pub fn escape_into(&self, sealed: &[u8], out: &mut [u8]) -> Result<(), EncryptError> {
         let from = self.escaped_from().unwrap_or_default();
         let (Some((clear, tail)), Some((out_clear, out_tail))) =
             (sealed.split_at_checked(from), out.split_at_mut_checked(from))
         else {
-            return Err(EncryptError::Malformed);
+            return Err(ApiMisuse::BufferLength.into());
         };
         out_clear.copy_from_slice(clear);
-        annexb::escape(tail, out_tail).ok_or(EncryptError::Malformed)
+        annexb::escape(tail, out_tail).ok_or(ApiMisuse::BufferLength.into())
     }
 }

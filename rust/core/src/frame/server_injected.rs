@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use crate::codec::Codec;
-use crate::error::KeyError;
+use crate::error::ConfigError;
 
 /// The least bytes of a trailer: chance brings it about once in 2^64 frames.
 const MIN_TRAILER: usize = 8;
@@ -69,10 +69,10 @@ impl Injected {
     }
 
     /// Lets frames with this trailer pass from now on, or none.
-    pub(super) fn set_trailer(&self, trailer: Option<&[u8]>) -> Result<(), KeyError> {
+    pub(super) fn set_trailer(&self, trailer: Option<&[u8]>) -> Result<(), ConfigError> {
         let bytes = trailer.unwrap_or_default();
         if trailer.is_some() && bytes.len() < MIN_TRAILER {
-            return Err(KeyError::ShortTrailer { given: bytes.len(), min: MIN_TRAILER });
+            return Err(ConfigError::ShortTrailer { given: bytes.len(), min: MIN_TRAILER });
         }
         let mut current = self.trailer.write().unwrap_or_else(PoisonError::into_inner);
         *current = bytes.to_vec();

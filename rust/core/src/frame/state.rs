@@ -8,7 +8,7 @@ use super::replay::{MAX_REPLAY_WINDOW, ReplayWindow};
 use super::server_injected::Injected;
 use super::stats::{DecryptCounters, DecryptStats, EncryptCounters, EncryptStats, PackedCounter};
 use crate::codec::{AccessUnit, Clear, Codec, CodecMismatch, Prepared, Standard};
-use crate::error::{DecryptError, EncryptError, KeyError};
+use crate::error::{ConfigError, DecryptError, EncryptError};
 use crate::keyring::{BatchKey, BoundSender, Identity, KeyRing, NonceInput, SealingKey};
 use crate::wire::trailer;
 
@@ -44,7 +44,7 @@ pub(super) struct ReceiverState {
 }
 
 impl SenderState {
-    pub(super) fn new(ring: Arc<KeyRing>, codec: Codec) -> Result<Self, KeyError> {
+    pub(super) fn new(ring: Arc<KeyRing>, codec: Codec) -> Result<Self, ConfigError> {
         let clear = ring.profile().clear(codec)?;
         Ok(Self {
             ring,
@@ -117,6 +117,7 @@ impl SenderState {
             EncryptError::Malformed => self.counters.malformed.add(1),
             EncryptError::UnknownKey { .. } => self.counters.unknown_key.add(1),
             EncryptError::KeyExhausted { .. } => self.counters.key_exhausted.add(1),
+            EncryptError::Misuse(_) => {}
         }
     }
 
@@ -136,11 +137,11 @@ impl SenderState {
 }
 
 impl ReceiverState {
-    pub(super) fn new(ring: Arc<KeyRing>, codec: Codec, replay_window: Option<usize>) -> Result<Self, KeyError> {
+    pub(super) fn new(ring: Arc<KeyRing>, codec: Codec, replay_window: Option<usize>) -> Result<Self, ConfigError> {
         let clear = ring.profile().clear(codec)?;
         let window = replay_window.unwrap_or(ring.profile().replay_window);
         if window > MAX_REPLAY_WINDOW {
-            return Err(KeyError::ReplayWindow { given: window, max: MAX_REPLAY_WINDOW });
+            return Err(ConfigError::ReplayWindow { given: window, max: MAX_REPLAY_WINDOW });
         }
         Ok(Self {
             ring,
@@ -178,6 +179,7 @@ impl ReceiverState {
             DecryptError::AuthenticationFailed { .. } => self.counters.authentication_failed.add(1),
             DecryptError::Replayed { .. } => self.counters.replayed.add(1),
             DecryptError::SenderMismatch { .. } => self.counters.sender_mismatch.add(1),
+            DecryptError::Misuse(_) => {}
         }
     }
 

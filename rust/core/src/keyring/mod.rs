@@ -42,7 +42,7 @@ use self::key::{KeyDeriver, serial};
 use self::kid::{Field, MAX_RETAINED};
 use self::nonce::{IvSource, NonceSource};
 use self::sender_keys::{ActiveKey, SenderKeys};
-use crate::error::KeyError;
+use crate::error::{ApiMisuse, ConfigError, KeyError};
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::CipherSuite;
@@ -141,8 +141,8 @@ impl KeyRing {
     /// An empty ring.
     ///
     /// # Errors
-    /// [`KeyError`]: a number out of its range, a suite or an option that the profile does not have.
-    pub fn new(profile: &'static Profile, options: Options) -> Result<Self, KeyError> {
+    /// [`ConfigError`]: a number out of its range, a suite or an option that the profile does not have.
+    pub fn new(profile: &'static Profile, options: Options) -> Result<Self, ConfigError> {
         let suite = options.check(profile)?;
         Ok(Self {
             deriver: KeyDeriver { profile, suite, ring: serial() },
@@ -169,7 +169,7 @@ impl KeyRing {
     /// KID, in this process or any other.
     ///
     /// # Errors
-    /// [`KeyError::CounterUsed`]: this process has used it. [`KeyError::KeyIdOutOfRange`], [`KeyError::UnsupportedOption`],
+    /// [`KeyError::CounterUsed`]: this process has used it. [`KeyError::KeyIdOutOfRange`], [`ApiMisuse::Counter`],
     /// [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
     pub fn set_from(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<(), KeyError> {
         let fresh = self.derive_fresh(key_id, secret, counter)?;
@@ -181,10 +181,7 @@ impl KeyRing {
     fn derive_fresh(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<Fresh, KeyError> {
         self.check(key_id)?;
         if counter.is_some() && (self.deriver.profile.wire != Wire::Sframe || self.options.shared) {
-            return Err(KeyError::UnsupportedOption {
-                option: "counter to go on from",
-                profile: self.deriver.profile.name,
-            });
+            return Err(ApiMisuse::Counter.into());
         }
         let material = self.deriver.profile.schedule.material(secret);
         if self.options.shared {
@@ -214,10 +211,10 @@ impl KeyRing {
     /// `retain` epochs before it still open frames; older ones are erased. This side then seals with its own KID.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdField`], [`KeyError::UnsupportedOption`], [`KeyError::Retain`], [`KeyError::Unavailable`].
+    /// [`KeyError::KeyIdField`], [`ApiMisuse::Epoch`], [`KeyError::Retain`], [`KeyError::Unavailable`].
     pub fn set_epoch(&self, secret: &Secret, kid: &MlsKid, retain: usize) -> Result<u64, KeyError> {
         if self.deriver.profile.wire != Wire::Sframe || self.options.shared || self.options.ratchet_bits != 0 {
-            return Err(KeyError::UnsupportedOption { option: "MLS epochs", profile: self.deriver.profile.name });
+            return Err(ApiMisuse::Epoch.into());
         }
         if retain > MAX_RETAINED {
             return Err(KeyError::Retain { given: retain, max: MAX_RETAINED });
@@ -353,11 +350,11 @@ impl KeyRing {
     /// The material of the key under `key_id` (none: the sending key) as it is now, for a ring that was made for it.
     ///
     /// # Errors
-    /// [`KeyError::NotExportable`], [`KeyError::NoSuchKey`].
+    /// [`ApiMisuse::NotExportable`], [`KeyError::NoSuchKey`].
     pub fn export(&self, key_id: Option<u64>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let ring = self.current();
         if !self.options.exportable || !ring.options.exportable {
-            return Err(KeyError::NotExportable);
+            return Err(ApiMisuse::NotExportable.into());
         }
         let state = ring.read();
         let key_id = key_id.unwrap_or(state.sending_key_id);
@@ -372,19 +369,19 @@ impl KeyRing {
     /// This ring, turning to `shared` while it has no keys.
     ///
     /// # Errors
-    /// [`KeyError::UnsupportedOption`]: the other ring has another profile or suite. [`KeyError::FallbackDepth`]: too many
+    /// [`ConfigError::UnsupportedOption`]: the other ring has another profile or suite. [`ConfigError::FallbackDepth`]: too many
     /// rings stand behind it.
-    pub fn with_fallback(mut self, shared: Arc<Self>) -> Result<Self, KeyError> {
+    pub fn with_fallback(mut self, shared: Arc<Self>) -> Result<Self, ConfigError> {
         let (ours, theirs) = (&self.deriver, &shared.deriver);
         if ours.profile.name != theirs.profile.name || ours.suite.id != theirs.suite.id {
-            return Err(KeyError::UnsupportedOption {
+            return Err(ConfigError::UnsupportedOption {
                 option: "fallback of another profile or suite",
                 profile: ours.profile.name,
             });
         }
         let behind = std::iter::successors(Some(&shared), |ring| ring.fallback.as_ref());
         if behind.take(MAX_DEPTH + 1).count() > MAX_DEPTH {
-            return Err(KeyError::FallbackDepth { max: MAX_DEPTH });
+            return Err(ConfigError::FallbackDepth { max: MAX_DEPTH });
         }
         self.fallback = Some(shared);
         Ok(self)

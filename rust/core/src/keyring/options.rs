@@ -1,7 +1,7 @@
 //! What a key ring can be told at construction, and which of it fits together.
 
 use super::nonce;
-use crate::error::KeyError;
+use crate::error::ConfigError;
 use crate::profile::Profile;
 use crate::suite::CipherSuite;
 use crate::wire::Wire;
@@ -57,27 +57,27 @@ impl Default for Options {
 
 impl Options {
     /// The suite that they come to in this profile, if they are in their ranges and the profile has them.
-    pub(super) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, KeyError> {
+    pub(super) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, ConfigError> {
         if !(1..=MAX_SLOTS).contains(&self.ring_size) {
-            return Err(KeyError::RingSize { given: self.ring_size });
+            return Err(ConfigError::RingSize { given: self.ring_size });
         }
         if self.ratchet_window > MAX_RATCHET_WINDOW {
-            return Err(KeyError::RatchetWindow { given: self.ratchet_window, max: MAX_RATCHET_WINDOW });
+            return Err(ConfigError::RatchetWindow { given: self.ratchet_window, max: MAX_RATCHET_WINDOW });
         }
         if !(1..=nonce::LIMIT).contains(&self.usage_limit) {
-            return Err(KeyError::UsageLimit { given: self.usage_limit, max: nonce::LIMIT });
+            return Err(ConfigError::UsageLimit { given: self.usage_limit, max: nonce::LIMIT });
         }
         if self.ratchet_bits >= 64 {
-            return Err(KeyError::KeyIdField { field: "ratchet_bits" });
+            return Err(ConfigError::RatchetBits { given: self.ratchet_bits });
         }
         if profile.wire != Wire::Sframe && (self.ratchet_bits != 0 || self.shared) {
-            return Err(KeyError::UnsupportedOption {
+            return Err(ConfigError::UnsupportedOption {
                 option: "KID fields (ratchet_bits, shared)",
                 profile: profile.name,
             });
         }
         if self.shared && self.ratchet_bits != 0 {
-            return Err(KeyError::UnsupportedOption {
+            return Err(ConfigError::UnsupportedOption {
                 option: "ratchet of shared base keys (ratchet_bits)",
                 profile: profile.name,
             });
@@ -87,7 +87,7 @@ impl Options {
             Some(id) => Some(
                 CipherSuite::by_id(id)
                     .filter(|suite| self.allow_draft || !suite.draft)
-                    .ok_or(KeyError::UnsupportedSuite { suite: "this suite", profile: profile.name })?,
+                    .ok_or(ConfigError::UnsupportedSuite { suite: "this suite", profile: profile.name })?,
             ),
         };
         profile.suite(asked, self.key_size)

@@ -13,7 +13,7 @@ use super::key::Key;
 use super::kid::Field;
 use super::nonce::{IvSource, NonceSource};
 use super::{KeyRing, Slot, State};
-use crate::error::KeyError;
+use crate::error::{ApiMisuse, KeyError};
 use crate::secret::{Kdf, Secret};
 use crate::wire::Wire;
 
@@ -38,7 +38,7 @@ impl KeyRing {
     /// profiles, the KID of the next step in SFrame, where the step before it still opens frames until the step after.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoSuchKey`], [`KeyError::UnsupportedOption`], [`KeyError::Unavailable`].
+    /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoSuchKey`], [`ApiMisuse::RatchetBits`], [`KeyError::Unavailable`].
     pub fn ratchet(&self, key_id: u64) -> Result<u64, KeyError> {
         loop {
             let step = self.derive_step(key_id)?;
@@ -227,10 +227,7 @@ impl KeyRing {
         let bits = self.options.ratchet_bits;
         match (self.deriver.profile.wire, bits) {
             (Wire::Trailer, _) => Ok(key_id),
-            (Wire::Sframe, 0) => Err(KeyError::UnsupportedOption {
-                option: "ratchet without ratchet_bits",
-                profile: self.deriver.profile.name,
-            }),
+            (Wire::Sframe, 0) => Err(ApiMisuse::RatchetBits.into()),
             (Wire::Sframe, _) => {
                 let mask = Field::mask(bits);
                 Ok(key_id & !mask | key_id.wrapping_add(steps) & mask)

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use frameseal::{
-    CipherSuite, Codec, DecryptError, Decryptor, EncryptError, Encryptor, KeyError, KeyRing, MlsKid, Options, SUITES,
-    Secret, hazmat, profile,
+    ApiMisuse, CipherSuite, Codec, ConfigError, DecryptError, Decryptor, EncryptError, Encryptor, KeyError, KeyRing,
+    MlsKid, Options, SUITES, Secret, hazmat, profile,
 };
 use serde_json::Value;
 
@@ -348,12 +348,12 @@ fn an_envelope_hides_start_codes_and_ends_in_a_byte_that_is_not_zero() {
 fn what_belongs_to_the_other_profile_is_refused() {
     let livekit = KeyRing::new(&profile::LIVEKIT, Options::default()).unwrap();
     let secret = Secret::key(&[8; 16]).unwrap();
-    assert!(matches!(livekit.set_from(0, &secret, Some(1)), Err(KeyError::UnsupportedOption { .. })));
-    assert!(matches!(livekit.set_epoch(&secret, &MlsKid::default(), 1), Err(KeyError::UnsupportedOption { .. })));
+    assert!(matches!(livekit.set_from(0, &secret, Some(1)), Err(KeyError::Misuse(ApiMisuse::Counter))));
+    assert!(matches!(livekit.set_epoch(&secret, &MlsKid::default(), 1), Err(KeyError::Misuse(ApiMisuse::Epoch))));
     for options in [Options { shared: true, ..Options::default() }, Options { ratchet_bits: 4, ..Options::default() }] {
-        assert!(matches!(KeyRing::new(&profile::LIVEKIT, options), Err(KeyError::UnsupportedOption { .. })));
+        assert!(matches!(KeyRing::new(&profile::LIVEKIT, options), Err(ConfigError::UnsupportedOption { .. })));
     }
-    assert!(matches!(keyed(1, &[9; 16], Options::default()).ratchet(1), Err(KeyError::UnsupportedOption { .. })));
+    assert!(matches!(keyed(1, &[9; 16], Options::default()).ratchet(1), Err(KeyError::Misuse(ApiMisuse::RatchetBits))));
     livekit.set(0, &secret).unwrap();
     let encryptor = Encryptor::new(Arc::new(livekit), Codec::Opus).unwrap();
     assert!(encryptor.plan(b"x", b"metadata").is_err());

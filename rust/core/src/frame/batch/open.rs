@@ -6,7 +6,7 @@ use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
 use super::{CHUNK, chunk_len, lock, run_on_threads, workers};
-use crate::error::DecryptError;
+use crate::error::{ApiMisuse, DecryptError};
 use crate::fork;
 use crate::frame::decryptor::Decryptor;
 use crate::frame::open::{Attempt, OpenPlan};
@@ -99,7 +99,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
                     place
                 }
                 None => {
-                    plan = Err(DecryptError::Malformed);
+                    plan = Err(ApiMisuse::BufferLength.into());
                     &mut []
                 }
             };
@@ -115,11 +115,11 @@ impl<'a, 'o> Unopened<'a, 'o> {
 #[cold]
 fn open_injected(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
     if let Some(payload) = decryptor.injected(sealed)? {
-        place.get_mut(..payload.len()).ok_or(DecryptError::Malformed)?.copy_from_slice(payload);
+        place.get_mut(..payload.len()).ok_or(ApiMisuse::BufferLength)?.copy_from_slice(payload);
         return Ok(payload.len());
     }
     let opened = decryptor.with_plan(sealed, &[], |plan| {
-        let place = place.get_mut(..plan.frame_len()).ok_or(DecryptError::Malformed)?;
+        let place = place.get_mut(..plan.frame_len()).ok_or(ApiMisuse::BufferLength)?;
         plan.open_into(place).map(|()| place.len())
     });
     opened?.unwrap_or(Ok(0))
@@ -187,7 +187,7 @@ impl OpenBatch<'_> {
                     let len = plan.frame_len();
                     lens.push(len);
                     let place = mem::take(&mut out).split_at_mut_checked(len);
-                    let (place, behind) = place.ok_or(DecryptError::Malformed)?;
+                    let (place, behind) = place.ok_or(ApiMisuse::BufferLength)?;
                     (out, bytes) = (behind, bytes + len);
                     if len < LOCKED_AEAD_MAX
                         && plan.open_with(keys.get_or_insert_with(|| decryptor.state.ring.ready_keys()), place)

@@ -6,7 +6,7 @@ use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
 use super::{CHUNK, chunk_len, lock, run_on_threads, workers};
-use crate::error::EncryptError;
+use crate::error::{ApiMisuse, EncryptError};
 use crate::fork;
 use crate::frame::encryptor::Encryptor;
 use crate::frame::seal::{FixedOverhead, SealPlan};
@@ -119,14 +119,14 @@ impl SealBatch<'_> {
     /// As [`Encryptor::plan_batch`]; `out` is cleared then. Also where `out` is too short.
     pub fn seal_into(&self, out: &mut [u8], threads: usize) -> Result<Vec<usize>, (usize, EncryptError)> {
         if out.len() < self.max_len() {
-            return Err((0, EncryptError::Malformed));
+            return Err((0, ApiMisuse::BufferLength.into()));
         }
         match &self.frames {
             PlannedFrames::Sealed(sealed) => {
                 let mut rest = out;
                 for sealed in sealed {
                     let (place, behind) =
-                        rest.split_at_mut_checked(sealed.len()).ok_or((0, EncryptError::Malformed))?;
+                        rest.split_at_mut_checked(sealed.len()).ok_or((0, ApiMisuse::BufferLength.into()))?;
                     place.copy_from_slice(sealed);
                     rest = behind;
                 }
@@ -213,7 +213,7 @@ impl<'a, 'o> Unsealed<'a, 'o> {
             sealed
         }));
         let place = mem::take(&mut self.out).split_at_mut_checked(len);
-        let (out, rest) = place.ok_or((first, EncryptError::Malformed))?;
+        let (out, rest) = place.ok_or((first, ApiMisuse::BufferLength.into()))?;
         (self.frames, self.out) = (behind.iter(), rest);
         Ok(Chunk { first, frames, out, batch_key })
     }

@@ -1,0 +1,83 @@
+//! Mistakes of the calling program are `ApiMisuse`, not bad input: they are not counted and leave nothing behind.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use frameseal::profile::{LIVEKIT, SFRAME};
+use frameseal::{
+    ApiMisuse, Codec, DecryptError, DecryptStats, Decryptor, EncryptError, EncryptStats, Encryptor, KeyError, KeyRing,
+    Options, Profile, Secret,
+};
+use std::sync::Arc;
+
+fn ring(profile: &'static Profile) -> Arc<KeyRing> {
+    ring_of(profile, None, 7)
+}
+
+fn ring_of(profile: &'static Profile, suite: Option<u16>, key: u8) -> Arc<KeyRing> {
+    let ring = KeyRing::new(profile, Options { suite, ..Options::default() }).unwrap();
+    ring.set(0, &Secret::key(&[key; 16]).unwrap()).unwrap();
+    Arc::new(ring)
+}
+
+#[test]
+fn a_buffer_of_another_length_than_the_plan_reports_is_misuse() {
+    // Each with a key of its own: no two rings of a process seal with one SFrame key.
+    let cases = [(&LIVEKIT, None, 40), (&LIVEKIT, None, 10_000), (&SFRAME, None, 40), (&SFRAME, Some(1), 10_000)];
+    for (key, (profile, suite, len)) in (100..).zip(cases) {
+        let ring = ring_of(profile, suite, key);
+        let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Vp8).unwrap();
+        let frame = vec![1; len];
+        let plan = encryptor.plan(&frame, &[]).unwrap().unwrap();
+        for wrong in [0, plan.sealed_len() - 1, plan.sealed_len() + 1] {
+            let refused = plan.seal_into(&mut vec![0; wrong]);
+            assert_eq!(refused, Err(EncryptError::Misuse(ApiMisuse::BufferLength)));
+        }
+        assert_eq!(plan.escape_into(&frame, &mut [0; 3]), Err(EncryptError::Misuse(ApiMisuse::BufferLength)));
+        assert_eq!(
+            EncryptStats { key_frames: 0, key_limit: 0, key_warning: 0, ..encryptor.stats() },
+            EncryptStats::default()
+        );
+
+        let sealed = encryptor.encrypt(&frame).unwrap();
+        let decryptor = Decryptor::new(ring, Codec::Vp8, None).unwrap();
+        let plan = decryptor.plan(&sealed, &[]).unwrap().unwrap();
+        for wrong in [0, len - 1, len + 1] {
+            let refused = plan.open_into(&mut vec![0; wrong]);
+            assert_eq!(refused, Err(DecryptError::Misuse(ApiMisuse::BufferLength)));
+        }
+        assert_eq!(decryptor.stats(), DecryptStats::default());
+        plan.open_into(&mut vec![0; len]).unwrap();
+    }
+}
+
+#[test]
+fn a_batch_without_enough_room_is_misuse() {
+    let ring = ring(&LIVEKIT);
+    let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
+    let batch = encryptor.plan_batch(vec![b"one", b"two"], 1).unwrap();
+    let refused = batch.seal_into(&mut vec![0; batch.max_len() - 1], 1);
+    assert_eq!(refused, Err((0, EncryptError::Misuse(ApiMisuse::BufferLength))));
+
+    let sealed = encryptor.encrypt(b"one").unwrap();
+    let decryptor = Decryptor::new(ring, Codec::Opus, None).unwrap();
+    let opened = decryptor.plan_batch(vec![&sealed, &sealed]).open_into(&mut [0; 3], 1);
+    assert_eq!(opened, [Ok(3), Err(DecryptError::Misuse(ApiMisuse::BufferLength))]);
+}
+
+#[test]
+fn metadata_in_a_profile_that_authenticates_none_is_misuse() {
+    let ring = ring(&LIVEKIT);
+    let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
+    let refused = encryptor.plan(b"frame", b"metadata").map(|_| ());
+    assert_eq!(refused, Err(EncryptError::Misuse(ApiMisuse::Metadata)));
+    let sealed = encryptor.encrypt(b"frame").unwrap();
+    let decryptor = Decryptor::new(ring, Codec::Opus, None).unwrap();
+    let refused = decryptor.plan(&sealed, b"metadata").map(|_| ());
+    assert_eq!(refused, Err(DecryptError::Misuse(ApiMisuse::Metadata)));
+    assert_eq!((encryptor.stats().malformed, decryptor.stats().malformed), (0, 0));
+}
+
+#[test]
+fn a_ring_that_was_not_made_to_return_keys_names_the_call() {
+    let refused = ring(&LIVEKIT).export(None).map(|_| ());
+    assert_eq!(refused, Err(KeyError::Misuse(ApiMisuse::NotExportable)));
+}
