@@ -43,14 +43,14 @@ test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, th
 	$(BIN)/pytest $(ARGS)
 
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
-	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/test_aiortc*.py $(ARGS)
+	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/unit/aiortc tests/calls/test_aiortc*.py $(ARGS)
 
 interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 FRAMESEAL_ARTEFACTS="$(CURDIR)/target/interop" $(BIN)/pytest tests/interop $(ARGS)
 
 # Two arenas for all threads: with one for each, what codecs' threads leave behind in them looks like a leak for long.
 soak: .stamps/build ## half an hour of meetings in one process, in which nothing may grow; SECONDS=180 for less
-	MALLOC_ARENA_MAX=2 FRAMESEAL_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest tests/soak -s $(ARGS)
+	MALLOC_ARENA_MAX=2 FRAMESEAL_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest tests/soak/test_soak.py -s $(ARGS)
 
 fuzz: SECONDS := 600
 fuzz: ## random input for the core, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something

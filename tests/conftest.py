@@ -6,16 +6,16 @@ import sys
 import aioice.ice
 import pytest
 
-from calls import STACKS
 from frameseal.e2ee import diagnosis
+from support.calls import STACKS
 
 # PyPI's wrtc has wheels for Linux alone, and the soak reads /proc there. What needs a browser is for `make interop`,
 # which installs one; what takes half an hour is for `make soak`.
-collect_ignore = [] if sys.platform == "linux" else ["test_wrtc.py", "test_soak_parts.py"]
+collect_ignore = [] if sys.platform == "linux" else ["sdks/test_wrtc.py", "soak/test_soak_parts.py"]
 if "FRAMESEAL_INTEROP" not in os.environ:
     collect_ignore.append("interop")
 if "FRAMESEAL_SOAK_SECONDS" not in os.environ:
-    collect_ignore.append("soak")
+    collect_ignore.append("soak/test_soak.py")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,10 @@ from random import Random
 import pytest
 from aiortc.rtp import RTCP_PSFB_PLI, RtcpPacket, RtcpPsfbPacket, RtcpRrPacket, RtpPacket, is_rtcp
 
-from calls import (
+from frameseal import E2EEState
+from frameseal.aiortc import attach
+from frameseal.tools.meet.janus import Janus, JanusStream
+from support.calls import (
     PASSPHRASE,
     Tap,
     assert_pictures,
@@ -21,13 +24,10 @@ from calls import (
     tone_track,
     until,
 )
-from frameseal import E2EEState
-from frameseal.aiortc import attach
-from frameseal.tools.meet.janus import Janus, JanusStream
-from recording import not_opened, recorded
-from wire import beyond_clear_bytes, leaks
+from support.recording import not_opened, recorded
+from support.wire import beyond_clear_bytes, leaks
 
-pytest_plugins = ["gateway"]
+pytest_plugins = ["interop.gateway"]
 COLOURS = {"alice": "red", "bob": "blue", "alice again": "green"}
 HERTZ = {"alice": 440, "bob": 880, "alice again": 660}
 

@@ -7,7 +7,7 @@ import asyncio
 import time
 from fractions import Fraction
 
-from calls import FRAME_RATE, draw, part, until
+from support.calls import FRAME_RATE, draw, part, until
 
 KEYFRAMES = 100
 PATIENCE = 60  # seconds; the limit is for a call that is broken, not a measurement

@@ -12,8 +12,8 @@ import uuid
 import aiohttp
 from livekit.protocol import models, rtc
 
-from calls import Peer, Sink, mime, part, until
 from frameseal.aiortc import attach
+from support.calls import Peer, Sink, mime, part, until
 
 PROTOCOL = 9  # the newest without single connections and reused transceivers
 PATIENCE = 60  # seconds; the limit is for a call that is broken, not a measurement

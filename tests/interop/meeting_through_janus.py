@@ -2,12 +2,12 @@
 
 import pytest
 
-from calls import PASSPHRASE, assert_pictures, until
 from frameseal.tools.meet import MeetOptions, meeting, worker
 from frameseal.tools.meet.janus import Janus, JanusError
-from meet_page import Page
+from support.calls import PASSPHRASE, assert_pictures, until
+from support.meet_page import Page
 
-pytest_plugins = ["gateway"]
+pytest_plugins = ["interop.gateway"]
 STAND_IN = worker.Worker(b"// a stand-in for the worker", b"its licence")
 
 OFFER = "\r\n".join(

@@ -7,12 +7,12 @@ import asyncio
 
 import pytest
 
-from calls import PASSPHRASE, until
 from frameseal.tools.meet import MeetOptions, meeting
 from frameseal.tools.meet.worker import load_worker
-from test_meet_browser import NO_SCRIPT_TRANSFORM, is_the_fake_camera, see_and_hear_each_other
+from interop.test_meet_browser import NO_SCRIPT_TRANSFORM, is_the_fake_camera, see_and_hear_each_other
+from support.calls import PASSPHRASE, until
 
-pytest_plugins = ["gateway", "test_meet_browser"]
+pytest_plugins = ["interop.gateway", "interop.test_meet_browser"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from namespace import HAVE, run_in_namespace
+from interop.namespace import HAVE, run_in_namespace
 
 HERE = Path(__file__).parent
 PATIENCE = 400  # seconds; for tests that hang, not a measurement

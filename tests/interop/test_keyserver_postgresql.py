@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from frameseal.keys.fetch import NotAuthorised
-from test_keyserver import SECRET, Storage, certificate, keyserver, no_waiting  # noqa: F401 - the fixtures
+from unit.keys.test_fetch import SECRET, Storage, certificate, keyserver, no_waiting  # noqa: F401 - the fixtures
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 PATH = os.pathsep.join([os.environ.get("PATH", ""), *map(str, INSTALLED)])

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from livekit import rtc
 
-from calls import PASSPHRASE, STACKS, Picture, manager, until
-from keyframes import KEYFRAMES, keyframe_track
-from livekit_room import PATIENCE, join
+from interop.keyframes import KEYFRAMES, keyframe_track
+from interop.livekit_room import PATIENCE, join
+from support.calls import PASSPHRASE, STACKS, Picture, manager, until
 
-pytest_plugins = ["livekit_server"]
+pytest_plugins = ["interop.livekit_server"]
 
 ALICE, BOB = "alice", "bob"
 

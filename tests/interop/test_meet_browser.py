@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browsers import CHROMIUM, launch
-from calls import PASSPHRASE, until
 from frameseal.tools.meet import MeetOptions, meeting
 from frameseal.tools.meet.worker import load_worker
+from interop.browsers import CHROMIUM, launch
+from support.calls import PASSPHRASE, until
 
 playwright = pytest.importorskip("playwright.async_api", reason="needs playwright: make interop")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: make interop")

@@ -13,13 +13,13 @@ import av
 import numpy as np
 import pytest
 
-from calls import Tap, manager, peers, picture_track, plays, shows, tone_track, until
 from frameseal import Decryptor, E2EEState
 from frameseal.aiortc import attach
 from frameseal.aiortc.rtp import is_keyframe
-from recording import not_opened, recorded
-from werift_sfu import MODULES, werift_sfu
-from wire import beyond_clear_bytes, leaks
+from interop.werift_sfu import MODULES, werift_sfu
+from support.calls import Tap, manager, peers, picture_track, plays, shows, tone_track, until
+from support.recording import not_opened, recorded
+from support.wire import beyond_clear_bytes, leaks
 
 pytestmark = pytest.mark.skipif(
     not (MODULES / "werift").is_dir() or shutil.which("node") is None, reason="needs Node and werift: make interop"

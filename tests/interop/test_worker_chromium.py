@@ -10,12 +10,11 @@ from functools import partial
 import pytest
 import pytest_asyncio
 
-from browsers import CHROMIUM, chromium
-from calls import PASSPHRASE, STACKS, manager, until
 from frameseal import E2EEManager, E2EEState, KeyProvider
 from frameseal.tools.meet.worker import load_worker
-from keyframes import KEYFRAMES, keyframe_track
-from worker_call import (
+from interop.browsers import CHROMIUM, chromium
+from interop.keyframes import KEYFRAMES, keyframe_track
+from interop.worker_call import (
     AIORTC,
     EMPTYING,
     ENCODED_STREAMS,
@@ -28,6 +27,7 @@ from worker_call import (
     key_ids,
     worker_call,
 )
+from support.calls import PASSPHRASE, STACKS, manager, until
 
 pytest.importorskip("playwright", reason="needs playwright: make interop")
 pytestmark = [

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from browsers import FIREFOX
 from frameseal.tools.meet.worker import load_worker
-from namespace import HAVE, run_in_namespace
+from interop.browsers import FIREFOX
+from interop.namespace import HAVE, run_in_namespace
 
 CALLS = Path(__file__).with_name("worker_in_firefox.py")
 

@@ -17,11 +17,11 @@ import av
 import numpy as np
 from aiohttp import WSMsgType, web
 
-from calls import Picture, assert_shown, part, peers, picture_track, record, tone, tone_track, until
 from frameseal import Decryptor, E2EEState
 from frameseal.aiortc import attach
 from frameseal.tools.meet.worker import Worker
-from recording import recorded_apart
+from support.calls import Picture, assert_shown, part, peers, picture_track, record, tone, tone_track, until
+from support.recording import recorded_apart
 
 PAGE, AIORTC = "ada", "bob"  # the participants
 FOLDER = Path(__file__).with_name("page")

@@ -6,11 +6,11 @@ import aioice.ice
 import pytest
 import pytest_asyncio
 
-from browsers import firefox
-from calls import PASSPHRASE, manager, until
 from frameseal import E2EEManager, KeyProvider
 from frameseal.tools.meet.worker import load_worker
-from worker_call import AIORTC, PAGE, TAPPED, TONE, key_ids, worker_call
+from interop.browsers import firefox
+from interop.worker_call import AIORTC, PAGE, TAPPED, TONE, key_ids, worker_call
+from support.calls import PASSPHRASE, manager, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

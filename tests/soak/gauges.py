@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aiortc.codecs.opus import OpusEncoder
 
-from calls import sine, until
+from support.calls import sine, until
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MB = 1e6

@@ -5,9 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 
-from calls import Tap
-from recording import without_sei
-from wire import WINDOW, beyond_clear_bytes, leaks
+from support.calls import Tap
+from support.recording import without_sei
+from support.wire import WINDOW, beyond_clear_bytes, leaks
 
 # Sealed frames that are remembered beyond the round they were sealed in, because a bad line holds up what is on its
 # way: a jitter buffer has room for 512 packets. Always as many, so that the ledger itself does not come and go.

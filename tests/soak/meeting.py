@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from calls import Peer, Sink, hang_up, picture_track, tone, tone_track, until
 from frameseal import E2EEManager, KeyProvider, KeyRotator
 from frameseal.aiortc import attach
 from frameseal.tools.sfu import Forwarder
 from frameseal.tools.sfu.leg import HISTORY_SIZE
-from recording import noted
 from soak.ledger import Ledger
+from support.calls import Peer, Sink, hang_up, picture_track, tone, tone_track, until
+from support.recording import noted
 
 STACK = "aiortc"
 LOSS, REORDER = 0.05, 0.02

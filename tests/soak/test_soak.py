@@ -18,9 +18,7 @@ from itertools import count
 
 import pytest
 
-from calls import Watch, until
 from frameseal import E2EEManager, KeyProvider
-from recording import noted
 from soak.gauges import (
     MB,
     Census,
@@ -36,6 +34,8 @@ from soak.gauges import (
 )
 from soak.ledger import Ledger, LedgerTap
 from soak.meeting import LOSS, PATIENCE, REORDER, STACK, Meeting, keys
+from support.calls import Watch, until
+from support.recording import noted
 
 SECONDS = float(os.environ["FRAMESEAL_SOAK_SECONDS"])
 TRACE = "FRAMESEAL_SOAK_TRACE" in os.environ

@@ -2,7 +2,7 @@
 //!
 //! An allocator that looks for two markers in every block before it frees it, the raw key and the AES key derived from
 //! it. It sees the heap of this crate. It does not see the stack, registers, swap, or what the crypto library allocates
-//! for itself (it clears every block before freeing it: `OPENSSL_free`, read in AWS-LC's source); `tests/test_secrets.py`
+//! for itself (it clears every block before freeing it: `OPENSSL_free`, read in AWS-LC's source); `tests/unit/test_secrecy.py`
 //! looks at a whole process.
 #![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
 
