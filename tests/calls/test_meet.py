@@ -601,13 +601,21 @@ def test_a_missing_extra_is_named(module):
     assert 'pip install "frameseal[meet]"' in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_the_command_prints_the_link_and_ends_with_ctrl_c():
+# A shell that starts a job in the background (`make test &` in a script) ignores SIGINT, and its children inherit that.
+IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+
+
+@pytest.mark.parametrize("shell", [[], IN_THE_BACKGROUND], ids=["in the foreground", "in the background"])
+def test_the_command_prints_the_link_and_ends_with_ctrl_c(shell):
     program = (
+        # Accept SIGINT as a command in the foreground does, whatever the shell of this test ignores.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, frameseal.tools.meet as meet; from frameseal.tools.cli import main\n"
         "meet.load_worker = lambda package: meet.Worker(b'stand-in', b'licence')\n"
         "sys.exit(main(['meet', '--port', '0', '--passphrase', 'with a space & more']))"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = [*shell, sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         printed = process.stdout.readline() + process.stdout.readline()
         assert re.search(rb"http://127\.0\.0\.1:\d+/#key=with\+a\+space\+%26\+more&id=0", printed)
         process.send_signal(signal.SIGINT)
