@@ -126,7 +126,7 @@ class KeyRing:
         HKDF-SHA256 in the trailer profiles, as LiveKit's JavaScript client treats byte keys. In SFrame it is the base
         key of the KID *key_id* (RFC 9605, section 4.4.2). One ring of the process seals under both: set again in that
         ring, the key goes on counting. In another ring, or in a forked child, sealing raises `KeyExhausted`
-        (docs/sframe.md).
+        (docs/formats/sframe.md).
 
         :param counter: SFrame: go on sealing from this CTR, which was never used under this base key and KID, here or
             anywhere. For senders that keep their counter over a restart, and for a second ring or a forked child.
@@ -235,8 +235,8 @@ class KeyRing:
         """Return 32 bytes that the holders of a key can compare, to see that they have the same; None: the sending key.
 
         It is of the AES key in the trailer profiles, and in SFrame of the base key or epoch secret, the suite and the
-        key id, so that all who hold that secret have the same (docs/verification.md). It tells nothing about the key,
-        though a passphrase that can be guessed can be checked against it. It covers one key only: people compare
+        key id, so that all who hold that secret have the same (docs/guide/verification.md). It tells nothing about the
+        key, though a passphrase that can be guessed can be checked against it. It covers one key only: people compare
         `frameseal.keys.fingerprint.short_code`.
 
         :raises ValueError: for a key id that has no key.
@@ -308,10 +308,10 @@ class Encryptor:
         In the trailer profiles an empty frame comes back empty. An H.264 or H.265 access unit without a slice
         (parameter sets alone) is held back there: b"" is returned, and it goes out in front of the next frame. SEI
         before the first slice is left out, and any other unit there that may carry a picture makes the frame malformed
-        (docs/profiles.md).
+        (docs/formats/profiles.md).
 
         In SFrame nothing of a frame stays clear, and an empty one is sealed like any other. The sealed frame of these
-        two codecs comes as one NAL unit, which their packetisers carry (docs/sframe.md).
+        two codecs comes as one NAL unit, which their packetisers carry (docs/formats/sframe.md).
 
         :param metadata: SFrame: authenticated with the frame and not sent; the receiver must give the same.
 
@@ -351,10 +351,10 @@ class Encryptor:
         """Return the counters, and how far the ring's sending key is used up.
 
         frames, bytes, empty, held, malformed, unknown_key, key_exhausted of this track; long_headers: frames that
-        LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/profiles.md). redrawn: sealings of H.264 and H.265
-        frames thrown away, since libwebrtc would have read another slice header from them. misread: frames that were
-        sent although it does, after 128 draws: it may drop these. key_frames: frames that the ring has sealed under its
-        sending key so far, over all tracks, and sealings thrown away (`KeyRing.frames_sealed`). key_limit: at how
+        LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/formats/profiles.md). redrawn: sealings of
+        H.264 and H.265 frames thrown away, since libwebrtc would have read another slice header from them. misread:
+        frames that were sent although it does, after 128 draws: it may drop these. key_frames: frames that the ring
+        has sealed under its sending key so far, over all tracks, and sealings thrown away (`KeyRing.frames_sealed`). key_limit: at how
         many that key is exhausted. key_warning: from how many on a new key is due. These three are 0 when there is no
         sending key.
         """
@@ -474,7 +474,7 @@ class Decryptor:
 
 @final
 class DataCryptor:
-    """Seals and opens messages of a data channel with the keys of the media. See docs/data-packets.md.
+    """Seals and opens messages of a data channel with the keys of the media. See docs/guide/data-packets.md.
 
     The trailer profiles have LiveKit's packets; a ring of the profile sframe seals plain SFrames, without codec or
     envelope, in one piece only.

@@ -1,7 +1,7 @@
 """A data channel whose messages are sealed: `wrap` puts it around an `RTCDataChannel` of aiortc, or one like it.
 
 Each message is one packet of `DataCryptor.encrypt_packet`; inside it, a byte tells text from bytes, so that a forwarder
-can change neither. See docs/data-packets.md.
+can change neither. See docs/guide/data-packets.md.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ class SealedDataChannel(Confidential, AsyncIOEventEmitter):
 
     @property
     def bufferedAmount(self) -> int:
-        """Bytes queued for sending; a message is some 30 longer than it was (docs/data-packets.md)."""
+        """Bytes queued for sending; a message is some 30 longer than it was (docs/guide/data-packets.md)."""
         return self.channel.bufferedAmount
 
     def send(self, data: bytes | str) -> None:

@@ -32,7 +32,8 @@ class CipherSuite(IntEnum):
     """The cipher suites of SFrame (RFC 9605, section 4.5), under their names and numbers in its registry.
 
     A number at the end of a name is the length of the tag in bits. A tag of 64 or 32 bits is forged in 2^64 or 2^32
-    tries on average: only for audio, with replay protection, and where each attempt is noticed (docs/sframe.md).
+    tries on average: only for audio, with replay protection, and where each attempt is noticed
+    (docs/formats/sframe.md).
     """
 
     @classmethod
@@ -52,7 +53,7 @@ class CipherSuite(IntEnum):
 
 
 class E2EEState(StrEnum):
-    """How one track of one participant fares; docs/states.md says what leads to each state and what to do about it."""
+    """How one track of one participant fares; docs/guide/states.md has what leads to each state and what to do then."""
 
     @classmethod
     def _missing_(cls, value: object) -> None:

@@ -1,7 +1,7 @@
 """End-to-end encryption for meetings of VideoSDK's Python SDK (PyPI ``videosdk``), which has none of its own.
 
 The model is that of VideoSDK's JavaScript SDK: set a key provider before a meeting is made, and it is encrypted. See
-docs/videosdk.md, which goes through that SDK's documented snippets line by line.
+docs/adapters/videosdk.md, which goes through that SDK's documented snippets line by line.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
 def seal_data_channel(
     channel: DataChannel, e2ee: E2EEManager, local_id: str = "alice", remote_id: str = "bob"
 ) -> SealedDataChannel:
-    """Put a sealed channel around *channel*, with the keys that the call's media have. See docs/data-packets.md.
+    """Put a sealed channel around *channel*, with the keys that the call's media have. See docs/guide/data-packets.md.
 
     Do it at once when the channel is made or announced, before messages can come, and send on what this returns. A
     message opens only in a channel of this label, and as one of the participant who sent it.

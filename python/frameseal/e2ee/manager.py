@@ -2,7 +2,7 @@
 
 A transport (`frameseal.aiortc`, or one of your own) asks an `E2EEManager` for one transform per track and passes every
 whole encoded frame through it. Transforms run in encoder and decoder threads; events reach listeners on the event loop
-and nowhere else. docs/states.md is the model in prose; the names of the states are VideoSDK's.
+and nowhere else. docs/guide/states.md is the model in prose; the names of the states are VideoSDK's.
 """
 
 from __future__ import annotations
@@ -181,8 +181,9 @@ class E2EEManager(LoopEmitter):
     def short_code(self, participant_ids: Iterable[str] = ()) -> str:
         """Return what people compare by voice, to see that the same keys open frames here and there: 40 digits.
 
-        It covers every key of the provider's that may open a frame, with its key id and owner (docs/verification.md).
-        It takes some 0.2 s, once for the same keys: on an event loop, ``await asyncio.to_thread(e2ee.short_code)``.
+        It covers every key of the provider's that may open a frame, with its key id and owner
+        (docs/guide/verification.md). It takes some 0.2 s, once for the same keys: on an event loop,
+        ``await asyncio.to_thread(e2ee.short_code)``.
 
         :param participant_ids: those who must have a key. A provider without ``participant_ids`` of its own does not
             tell who has keys: name everybody in the room, oneself included, where each has their own.

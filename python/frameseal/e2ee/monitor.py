@@ -55,8 +55,8 @@ QUESTIONS_PER_SECOND: Final = 1.0
 NOT_SHOWN: Final = {
     "long_headers": "video that is sent has more than 255 bytes in front of its first slice: native receivers of the "
     "LiveKit family (libwebrtc m144 and before) cannot open such frames; have the encoder write shorter ones",
-    "misread": "video that is sent has slice headers that cannot be kept readable (docs/profiles.md): receivers built "
-    "on libwebrtc may drop keyframes; have the encoder write pic_parameter_set_id 0",
+    "misread": "video that is sent has slice headers that cannot be kept readable (docs/formats/profiles.md): "
+    "receivers built on libwebrtc may drop keyframes; have the encoder write pic_parameter_set_id 0",
 }
 
 STALLED: Final = "e2ee-stalled"

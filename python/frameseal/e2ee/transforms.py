@@ -1,7 +1,8 @@
 """What a track's frames pass through: seal or open one frame, turn the outcome into a state, and never raise.
 
 Transforms run in encoder and decoder threads, at frame rate: a frame that goes well costs two attribute reads here.
-Which outcome means which state is livekit's FrameCryptor with its silences filled in; docs/states.md has the table.
+Which outcome means which state is livekit's FrameCryptor with its silences filled in; docs/guide/states.md has
+the table.
 
 Trust: until a frame is authenticated, nothing that it says may do more than change which failure is reported.
 """

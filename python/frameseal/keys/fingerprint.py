@@ -1,7 +1,7 @@
 """Short codes that people compare by voice, to see that the same keys open frames on both sides.
 
 A code covers every key that may open a frame, with its key id and owner. It is stretched (PBKDF2, RFC 8018), so that a
-search for two rooms with the same code costs 2^85 hashes. docs/verification.md has the arithmetic and the limits.
+search for two rooms with the same code costs 2^85 hashes. docs/guide/verification.md has the arithmetic and the limits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Keys = Mapping[Owner, tuple[tuple[int, bytes], ...]]
 def combine(rings: Mapping[Owner, KeyRing]) -> bytes:
     """Return 32 bytes that stand for every key by which these rings open frames, all of one moment.
 
-    It is the same for all who open the same participants' frames with the same keys: docs/verification.md has the
+    It is the same for all who open the same participants' frames with the same keys: docs/guide/verification.md has the
     derivation. A participant whose keys are those of the ring under None adds nothing.
 
     :param rings: participant id to the ring that opens their frames, oneself included; None: the ring that opens

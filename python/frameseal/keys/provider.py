@@ -33,7 +33,7 @@ class KeyProvider(LoopEmitter):
 
     :param discard_frame_when_cryptor_not_ready: what becomes of empty frames, which carry nothing and are never sealed:
         True drops them, False passes them on. It never lets an unsealed frame out nor an unopened one in, see
-        docs/states.md.
+        docs/guide/states.md.
     :param ratchet_window_size: how many ratchet steps ahead a receiver searches when a frame does not open, 0 to 16.
         Steps of a passphrase cost some 25 ms each, once, in a thread beside the decoders.
     :param failure_tolerance: frames in a row that may fail under one key id before InvalidKey is reported. -1: never

@@ -113,7 +113,7 @@ fn a_frame_cannot_pass_for_a_bound_packet() {
         let cryptor = DataCryptor::new(Arc::clone(&ring), bind_context, None).unwrap();
         cryptor.decrypt(&trailer[..12], 0, sealed, b"")
     };
-    // LiveKit's format cannot tell; it is stated in docs/data-packets.md.
+    // LiveKit's format cannot tell; it is stated in docs/guide/data-packets.md.
     assert_eq!(open(false).unwrap(), b"picture");
     assert_eq!(open(true), Err(DecryptError::AuthenticationFailed { kid: 0 }));
 }

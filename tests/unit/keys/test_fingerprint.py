@@ -1,4 +1,4 @@
-"""Fingerprints and short codes: the same for the same keys, different for others, as docs/verification.md has them."""
+"""Fingerprints and short codes: the same for the same keys, different for others (docs/guide/verification.md)."""
 
 import hashlib
 import itertools

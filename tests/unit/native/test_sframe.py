@@ -1,4 +1,4 @@
-"""SFrame (RFC 9605) through the wheel: the working group's vectors, keys and their lives; docs/sframe.md explains."""
+"""SFrame (RFC 9605) through the wheel: the working group's vectors, keys and their lives (docs/formats/sframe.md)."""
 
 import json
 import os
