@@ -354,9 +354,9 @@ class Encryptor:
         LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/formats/profiles.md). redrawn: sealings of
         H.264 and H.265 frames thrown away, since libwebrtc would have read another slice header from them. misread:
         frames that were sent although it does, after 128 draws: it may drop these. key_frames: frames that the ring
-        has sealed under its sending key so far, over all tracks, and sealings thrown away (`KeyRing.frames_sealed`). key_limit: at how
-        many that key is exhausted. key_warning: from how many on a new key is due. These three are 0 when there is no
-        sending key.
+        has sealed under its sending key so far, over all tracks, and sealings thrown away (`KeyRing.frames_sealed`).
+        key_limit: at how many that key is exhausted. key_warning: from how many on a new key is due. These three are 0
+        when there is no sending key.
         """
 
 @final
