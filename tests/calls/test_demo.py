@@ -15,10 +15,10 @@ from rich.console import Console
 
 from frameseal.tools.demo import CallOptions, picture, run, sound
 from frameseal.tools.demo.call import Status
-from frameseal.tools.demo.media import Sent
+from frameseal.tools.demo.observer import Eavesdropper, Witness
 from frameseal.tools.demo.poster import draw_poster
+from frameseal.tools.demo.published import Sent
 from frameseal.tools.demo.verdict import failures, listen
-from frameseal.tools.demo.witness import Eavesdropper, Witness
 
 SECONDS = 3.0
 

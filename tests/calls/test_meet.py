@@ -29,12 +29,11 @@ from frameseal.tools.cli import main
 from frameseal.tools.meet import Meeting, MeetOptions, NoWorker, Unusable, meeting, worker
 from frameseal.tools.meet import bot as bot_module
 from frameseal.tools.meet import page as page_module
+from frameseal.tools.meet.bot_video import WIDTH, Painter, Seen, View
 from frameseal.tools.meet.echo import GAIN, Echo
-from frameseal.tools.meet.face import WIDTH, Painter, Seen, View
 from frameseal.tools.meet.room import MOST_PARTICIPANTS
-from frameseal.tools.meet.rotation import Key, RotationRefused, next_key, open_rotation, seal_rotation
-from support.calls import PASSPHRASE, Picture, Sink, assert_pictures, until
-from support.meet_page import Page
+from frameseal.tools.meet.rotation_message import Key, RotationRefused, next_key, open_rotation, seal_rotation
+from meet_page import Page
 
 STAND_IN = worker.Worker(b"// a stand-in for the worker", b"its licence")
 STATIC = Path(page_module.__file__).parent / "static"

@@ -19,13 +19,13 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RtpPacket
 
 from frameseal.e2ee.manager import E2EEStateChange
-from frameseal.tools.meet import MeetOptions, meeting, outsider, worker
+from frameseal.tools.meet import MeetOptions, meeting, sfu_view, worker
 from frameseal.tools.meet import bot as bot_module
-from frameseal.tools.meet import guest as guest_module
+from frameseal.tools.meet import browser_member as guest_module
 from frameseal.tools.meet import limits as limits_module
-from frameseal.tools.meet import rotation as rotation_module
-from frameseal.tools.meet.face import Painter, Seen, View
-from frameseal.tools.meet.guest import MAX_CANDIDATES, MAX_QUEUED, MAX_SECTIONS, Guest, cleaned
+from frameseal.tools.meet import rotation_message as rotation_module
+from frameseal.tools.meet.bot_video import Painter, Seen, View
+from frameseal.tools.meet.browser_member import MAX_CANDIDATES, MAX_QUEUED, MAX_SECTIONS, Guest, cleaned
 from frameseal.tools.meet.limits import (
     JOINS,
     MAX_ADDRESSES,
@@ -37,7 +37,7 @@ from frameseal.tools.meet.limits import (
     Rate,
     RateLimit,
 )
-from frameseal.tools.meet.rotation import Key
+from frameseal.tools.meet.rotation_message import Key
 from frameseal.tools.sfu import ForwardedPacket
 from support.calls import PASSPHRASE, until
 from support.meet_page import Page
@@ -630,14 +630,14 @@ def packet(payload: bytes, *, marker: bool = False) -> ForwardedPacket:
 
 
 def test_packets_of_a_frame_that_never_ends_are_let_go():
-    seen = outsider.Outsider()
+    seen = sfu_view.Outsider()
     for payload in (b"\x10" + bytes(1200), b"\x10"):
-        for _ in range(2 * outsider.MAX_FRAME // 1200):
+        for _ in range(2 * sfu_view.MAX_FRAME // 1200):
             seen.tap(packet(payload))
-            assert sum(map(len, seen._parts)) == seen._size <= outsider.MAX_FRAME
-    for _ in range(outsider.MAX_FRAME // 8):
+            assert sum(map(len, seen._parts)) == seen._size <= sfu_view.MAX_FRAME
+    for _ in range(sfu_view.MAX_FRAME // 8):
         seen.tap(packet(b"\x10"))
-        assert len(seen._parts) <= outsider.MAX_FRAME // 64
+        assert len(seen._parts) <= sfu_view.MAX_FRAME // 64
     seen.tap(packet(b"\x10end", marker=True))
     assert seen.frames["video"] == 1 and seen._size == 0
     seen.close()
@@ -645,15 +645,15 @@ def test_packets_of_a_frame_that_never_ends_are_let_go():
 
 def test_a_picture_that_claims_to_be_huge_is_not_decoded(monkeypatch):
     made = []
-    monkeypatch.setattr(outsider, "get_decoder", made.append)
-    seen = outsider.Outsider()
+    monkeypatch.setattr(sfu_view, "get_decoder", made.append)
+    seen = sfu_view.Outsider()
     head = b"\x10\x02\x00\x9d\x01\x2a"
     for size in (b"\xff\x3f\xff\x3f", b"\xff\xff\xff\xff"):
         seen._codec = "vp8"
         seen._decode(packet(b""), head + size + bytes(100))
     assert made == []
-    assert outsider.claimed_pixels("vp8", head + b"\x40\x01\xf0\x00" + bytes(9)) == 320 * 240
-    assert outsider.claimed_pixels("vp8", b"\x11" + bytes(99)) == outsider.claimed_pixels("vp8", b"") == 0
+    assert sfu_view.claimed_pixels("vp8", head + b"\x40\x01\xf0\x00" + bytes(9)) == 320 * 240
+    assert sfu_view.claimed_pixels("vp8", b"\x11" + bytes(99)) == sfu_view.claimed_pixels("vp8", b"") == 0
     seen._decode(packet(b""), head + b"\x40\x01\xf0\x00" + bytes(100))
     assert len(made) == 1
     seen.close()

@@ -34,7 +34,7 @@ from frameseal.emitter import LoopEmitter
 from frameseal.inspection import readings
 from frameseal.keys import fetch, fingerprint, protocol
 from frameseal.tools import cli, demo, meet
-from frameseal.tools.meet import rotation as meet_rotation
+from frameseal.tools.meet import rotation_message as meet_rotation
 from frameseal.tools.meet.bot import Bot
 from frameseal.tools.meet.room import Room
 from support.calls import until
@@ -374,18 +374,18 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "tools.meet.run": lambda: (meet.run, {"options": meet.MeetOptions(port=0), "package": Path("no/such/file")}),
     "tools.meet.worker.load_worker": lambda: (meet.worker.load_worker, {"package": Path("no/such/file")}),
-    "tools.meet.rotation.Key": lambda: (meet_rotation.Key, {"passphrase": "present"}),
-    "tools.meet.rotation.next_key": lambda: (meet_rotation.next_key, {"present": meet_rotation.Key("present")}),
-    "tools.meet.rotation.seal_rotation": lambda: (
+    "tools.meet.rotation_message.Key": lambda: (meet_rotation.Key, {"passphrase": "present"}),
+    "tools.meet.rotation_message.next_key": lambda: (meet_rotation.next_key, {"present": meet_rotation.Key("present")}),
+    "tools.meet.rotation_message.seal_rotation": lambda: (
         meet_rotation.seal_rotation,
         {"present": meet_rotation.Key("present"), "coming": meet_rotation.Key("coming", 1)},
     ),
-    "tools.meet.rotation.Opener": lambda: (meet_rotation.Opener, {"present": meet_rotation.Key("present")}),
-    "tools.meet.rotation.Opener.open": lambda: (
+    "tools.meet.rotation_message.Opener": lambda: (meet_rotation.Opener, {"present": meet_rotation.Key("present")}),
+    "tools.meet.rotation_message.Opener.open": lambda: (
         meet_rotation.Opener(meet_rotation.Key("present")).open,
         {"sealed": sealed()},
     ),
-    "tools.meet.rotation.open_rotation": lambda: (
+    "tools.meet.rotation_message.open_rotation": lambda: (
         meet_rotation.open_rotation,
         {"present": meet_rotation.Key("present"), "sealed": sealed()},
     ),
@@ -458,7 +458,7 @@ NOT_CALLED = {
     "tools.cli.main": "called with a secret in every place of the command line, below",
 }
 # What applications import or run of the packages whose modules are not theirs to import.
-WALKED = {"tools.cli", "tools.demo", "tools.meet", "tools.meet.rotation"}
+WALKED = {"tools.cli", "tools.demo", "tools.meet", "tools.meet.rotation_message"}
 # Modules whose public names are the package's too, or that no application imports.
 NOT_WALKED = {"emitter", "enums", "exceptions", "inspection.shapes", "keys.provider", "keys.rotation"}
 
@@ -811,4 +811,4 @@ def test_what_a_rotation_brought_is_not_shown_where_it_is_refused(content):
     with pytest.raises(meet_rotation.RotationRefused) as caught:
         meet_rotation.open_rotation(present, bad)
     assert not any(shows(text) for text in said_by(caught.value))
-    assert not any(shows(text) for text in captured_by(caught.value, "tools/meet/rotation.py"))
+    assert not any(shows(text) for text in captured_by(caught.value, "tools/meet/rotation_message.py"))

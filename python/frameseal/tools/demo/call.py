@@ -21,8 +21,8 @@ from frameseal._secrecy import Confidential, Hidden, hide
 from frameseal.aiortc import Attachment, TrackCounters, attach
 from frameseal.e2ee.manager import E2EEManager, E2EEState, E2EEStateChange, ExternalE2EEKeyProvider
 from frameseal.tools.demo import verdict
-from frameseal.tools.demo.media import Sent, published_tracks
-from frameseal.tools.demo.witness import Eavesdropper, Witness
+from frameseal.tools.demo.observer import Eavesdropper, Witness
+from frameseal.tools.demo.published import Sent, published_tracks
 from frameseal.tools.sfu import Forwarder, LegStats
 
 DISPLAY_INTERVAL = 0.1  # seconds

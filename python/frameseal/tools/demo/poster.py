@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from frameseal.tools.demo import verdict
 from frameseal.tools.demo.call import Status
 from frameseal.tools.demo.picture import Rgb
-from frameseal.tools.demo.sound import RATE, Samples
+from frameseal.tools.media import RATE, Samples
 
 # Drawn at twice its size and scaled down at the end, which smooths every edge.
 SCALE = 2

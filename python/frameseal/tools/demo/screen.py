@@ -16,7 +16,7 @@ from rich.text import Text
 from frameseal.e2ee.manager import E2EEStateChange
 from frameseal.tools.demo import verdict
 from frameseal.tools.demo.call import Status
-from frameseal.tools.demo.witness import Witness
+from frameseal.tools.demo.observer import Witness
 
 PLAIN_INTERVAL = 2.0  # seconds between two lines where there is no terminal
 RATE_SPAN = 10  # updates, one second, over which rates are averaged

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Samples = npt.NDArray[np.int16]
-"""Mono sound: int16[n] at RATE."""
+from frameseal.tools.media import RATE, Samples
 
-RATE = 48000
 TONE = 440.0  # Hz
 AMPLITUDE = 9000
 

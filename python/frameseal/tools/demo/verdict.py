@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from frameseal.tools.demo import sound
-from frameseal.tools.demo.media import Sent
-from frameseal.tools.demo.sound import Samples
-from frameseal.tools.demo.witness import Eavesdropper, Witness
+from frameseal.tools.demo.observer import Eavesdropper, Witness
+from frameseal.tools.demo.published import Sent
+from frameseal.tools.media import Samples
 
 # Of the frames that Alice encoded, Bob's share: he joins a few frames late, and under loss whole frames never complete.
 FRAMES_ARRIVED = 0.5

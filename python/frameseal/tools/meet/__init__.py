@@ -28,7 +28,7 @@ from frameseal.tools.meet.janus import Janus, JanusError
 from frameseal.tools.meet.limits import IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ADDRESS, Places
 from frameseal.tools.meet.page import application
 from frameseal.tools.meet.room import Room
-from frameseal.tools.meet.rotation import Key
+from frameseal.tools.meet.rotation_message import Key
 from frameseal.tools.meet.worker import NoWorker, Worker, load_worker
 
 __all__ = ["MeetOptions", "Meeting", "NoWorker", "Unusable", "meeting", "run"]

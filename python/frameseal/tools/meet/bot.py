@@ -21,11 +21,11 @@ from frameseal._secrecy import Confidential
 from frameseal.aiortc import attach
 from frameseal.e2ee.manager import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
 from frameseal.enums import Profile
-from frameseal.tools.demo.media import mono
+from frameseal.tools.media import mono
+from frameseal.tools.meet.bot_video import FaceTrack, Seen, View
 from frameseal.tools.meet.echo import Echo, EchoTrack
-from frameseal.tools.meet.face import FaceTrack, Seen, View
 from frameseal.tools.meet.room import CLOSE_TIMEOUT, PUBLISH, Message, Room
-from frameseal.tools.meet.rotation import Key, Opener, RotationRefused
+from frameseal.tools.meet.rotation_message import Key, Opener, RotationRefused
 from frameseal.tools.sfu import PeerConnection
 
 FORGET_AFTER: Final = 10.0  # seconds after a rotation for which frames under the old key still open

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from aiortc import AudioStreamTrack
 
-from frameseal.tools.demo.sound import RATE, Samples
+from frameseal.tools.media import RATE, Samples
 
 DELAY: Final = RATE  # samples: a second, enough to hear that it is an echo
 GAIN: Final = 0.6  # below 1, so that an echo that a microphone picks up again dies out

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from frameseal.tools.meet.guest import Guest
+from frameseal.tools.meet.browser_member import Guest
 from frameseal.tools.meet.limits import MAX_WAITING, MAX_WAITING_OF_ADDRESS
 from frameseal.tools.meet.room import Room
 from frameseal.tools.meet.worker import Worker

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from frameseal.tools.meet.janus import Janus, JanusStream
 from frameseal.tools.meet.limits import Limits
-from frameseal.tools.meet.outsider import Outsider
+from frameseal.tools.meet.sfu_view import Outsider
 from frameseal.tools.sfu import Forwarder, PeerConnection
 
 MOST_PARTICIPANTS: Final = 8  # each pair of them is two connections

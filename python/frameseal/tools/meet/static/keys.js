@@ -1,5 +1,5 @@
 // What is made from the meeting's passphrase, all of it in this browser: the code that people compare, and the sealing
-// of a rotation (frameseal/tools/meet/rotation.py is the other half).
+// of a rotation (frameseal/tools/meet/rotation_message.py is the other half).
 
 const utf8 = (text) => new TextEncoder().encode(text);
 const SALT = utf8('LKFrameEncryptionKey'); // LiveKit's, of all keys of this profile

@@ -15,9 +15,9 @@ from typing import Self
 import av
 from aiortc.mediastreams import MediaStreamError
 
-from frameseal.tools.demo import sound
+from frameseal.tools.media import RATE
 
-SAMPLES_PER_FRAME = sound.RATE // 50  # 20 ms, as Opus wants it
+SAMPLES_PER_FRAME = RATE // 50  # 20 ms, as Opus wants it
 CLOCK = Fraction(1, 90000)
 USUAL_RATE = Fraction(25)  # frames a second, where the file does not say
 
@@ -70,12 +70,12 @@ def _audio(path: Path) -> Iterator[av.AudioFrame]:
     while True:
         with av.open(str(path)) as container:
             began = samples
-            resampler = av.AudioResampler("s16", "stereo", sound.RATE, SAMPLES_PER_FRAME)
+            resampler = av.AudioResampler("s16", "stereo", RATE, SAMPLES_PER_FRAME)
             for frame in chain(container.decode(container.streams.audio[0]), [None]):
                 # None empties the resampler; its last piece is shorter, and an encoder would wait for the rest.
                 for piece in resampler.resample(frame):
                     if piece.samples == SAMPLES_PER_FRAME:
-                        piece.pts, piece.time_base = samples, Fraction(1, sound.RATE)
+                        piece.pts, piece.time_base = samples, Fraction(1, RATE)
                         samples += piece.samples
                         yield piece
             if samples == began:

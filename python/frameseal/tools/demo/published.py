@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import cast
 
 import av
-import numpy as np
 from aiortc import AudioStreamTrack, VideoStreamTrack
 
 from frameseal.tools.demo import picture, sound
-from frameseal.tools.demo.film import Film
+from frameseal.tools.demo.file_source import Film
 from frameseal.tools.demo.picture import Rgb
-from frameseal.tools.demo.sound import Samples
+from frameseal.tools.media import RATE, Samples, mono
 
 KEPT_PICTURES = 24  # whole pictures kept for the poster
 KEEP_EVERY = 10  # of the frames, on both sides: so that the same frame can be shown as it was sent and as it came
@@ -88,13 +87,13 @@ class PublishedSound(AudioStreamTrack):
         loop = asyncio.get_running_loop()
         if self._began is None:
             self._began = loop.time()
-        await asyncio.sleep(self._began + self._position / sound.RATE - loop.time())
-        count = int(self._PTIME * sound.RATE)
+        await asyncio.sleep(self._began + self._position / RATE - loop.time())
+        count = int(self._PTIME * RATE)
         samples = sound.tone(self._position, count)
         self._sent.sound.append(samples)
         frame = av.AudioFrame.from_ndarray(samples[None, :], format="s16", layout="mono")
-        frame.sample_rate, frame.pts = sound.RATE, self._position
-        frame.time_base = fractions.Fraction(1, sound.RATE)
+        frame.sample_rate, frame.pts = RATE, self._position
+        frame.time_base = fractions.Fraction(1, RATE)
         self._position += count
         return frame
 
@@ -108,14 +107,3 @@ def published_tracks(media: Path | None) -> tuple[Sent, PublishedVideo, Publishe
     video = PublishedVideo(sent, Film.of(media, "video") if media is not None else None)
     audio = PublishedSound(sent, Film.of(media, "audio") if media is not None else None)
     return sent, video, audio
-
-
-def mono(frame: av.AudioFrame) -> Samples:
-    """The samples of a frame as mono at RATE, whatever they were."""
-    if (frame.format.name, frame.layout.name, frame.sample_rate) == ("s16", "stereo", sound.RATE):
-        # What aiortc's decoders and players give: averaged here, since a resampler for each frame is costly.
-        both = frame.to_ndarray().reshape(-1, 2).astype(np.int32)
-        average: Samples = (both.sum(axis=1) // 2).astype(np.int16)
-        return average
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=sound.RATE)
-    return np.concatenate([piece.to_ndarray().reshape(-1) for piece in resampler.resample(frame)])

@@ -20,9 +20,9 @@ from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError
 
 from frameseal.tools.demo import picture
-from frameseal.tools.demo.media import KEEP_EVERY, Sent, mono
 from frameseal.tools.demo.picture import Rgb
-from frameseal.tools.demo.sound import Samples
+from frameseal.tools.demo.published import KEEP_EVERY, Sent
+from frameseal.tools.media import Samples, mono
 from frameseal.tools.sfu import ForwardedPacket
 
 ALIKE = 14.0  # mean absolute difference of thumbnails, of 255: VP8 and H.264 at their starting bit rates stay below 6
