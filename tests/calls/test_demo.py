@@ -15,9 +15,9 @@ from rich.console import Console
 
 from frameseal.tools.demo import CallOptions, picture, run, sound
 from frameseal.tools.demo.call import Status
-from frameseal.tools.demo.observer import Eavesdropper, Witness
+from frameseal.tools.demo.observer import Eavesdropper, Observer
 from frameseal.tools.demo.poster import draw_poster
-from frameseal.tools.demo.published import Sent
+from frameseal.tools.demo.published import SentMedia
 from frameseal.tools.demo.verdict import failures, listen
 
 SECONDS = 3.0
@@ -138,10 +138,10 @@ def stamped(number, seconds=0.0):
 
 
 def seen(sent, *pictures):
-    witness = Witness(sent)
+    observer = Observer(sent)
     for rgb in pictures:
-        witness.see(av.VideoFrame.from_ndarray(rgb, format="rgb24"))
-    return witness
+        observer.see(av.VideoFrame.from_ndarray(rgb, format="rgb24"))
+    return observer
 
 
 @pytest.mark.parametrize("number", [0, 1, 4711, 65535])
@@ -156,23 +156,23 @@ def test_a_picture_without_a_stamp_or_of_another_size_has_no_number():
 
 def test_noise_is_not_taken_for_a_picture():
     random = np.random.default_rng(1)
-    sent = Sent(thumbnails={n: picture.thumbnail(stamped(n)) for n in range(20)})
+    sent = SentMedia(thumbnails={n: picture.thumbnail(stamped(n)) for n in range(20)})
     noise = [random.integers(0, 255, (picture.HEIGHT, picture.WIDTH, 3), dtype=np.uint8) for _ in range(50)]
-    witness = seen(sent, *noise)
-    assert (witness.frames, witness.right) == (50, 0)
+    observer = seen(sent, *noise)
+    assert (observer.frames, observer.right) == (50, 0)
 
 
 def test_a_right_number_on_a_wrong_picture_is_not_taken_for_it():
-    sent = Sent(thumbnails={7: picture.thumbnail(stamped(7))})
+    sent = SentMedia(thumbnails={7: picture.thumbnail(stamped(7))})
     swapped = stamped(7)[:, :, ::-1].copy()
     forged = np.full_like(swapped, 128)
     picture.stamp(forged, 7)
-    witness = seen(sent, stamped(7), swapped, forged)
-    assert (witness.frames, witness.right) == (3, 1)
+    observer = seen(sent, stamped(7), swapped, forged)
+    assert (observer.frames, observer.right) == (3, 1)
 
 
 def test_a_frame_that_was_never_sent_does_not_count():
-    assert seen(Sent(), stamped(7)).right == 0
+    assert seen(SentMedia(), stamped(7)).right == 0
 
 
 def test_the_tone_is_known_from_other_tones_noise_and_silence():
@@ -188,7 +188,7 @@ def test_the_tone_is_known_from_other_tones_noise_and_silence():
 def test_a_recording_is_known_from_another_however_late_it_starts():
     random = np.random.default_rng(1)
     one, other = (np.cumsum(random.normal(0, 300, 5 * 48000)).clip(-30000, 30000).astype(np.int16) for _ in range(2))
-    sent = Sent(sound=[one], is_tone=False)
+    sent = SentMedia(sound=[one], is_tone=False)
     assert listen(sent, one[31000:]).score > 0.9
     assert listen(sent, random.integers(-9000, 9000, 5 * 48000, dtype=np.int16)).score < 0.2
     assert listen(sent, np.zeros(96000, np.int16)).score == 0
@@ -196,17 +196,17 @@ def test_a_recording_is_known_from_another_however_late_it_starts():
 
 
 def test_a_call_that_never_came_about_has_a_poster_too(tmp_path):
-    sent = Sent()
-    nobody = Witness(sent)
+    sent = SentMedia()
+    nobody = Observer(sent)
     status = Status(CallOptions(), sent, Eavesdropper(sent), nobody, nobody, failures=["nobody came"])
     assert draw_poster(status).size == (1924, 675)
 
 
 def test_a_call_in_which_nothing_was_sent_proves_nothing():
-    class Nothing(Witness):
+    class Nothing(Observer):
         frames_tried = sounds_tried = 0
 
-    sent = Sent()
-    wrong = failures(sent, Nothing(sent), Witness(sent), Witness(sent), eve_was_sent=0)
+    sent = SentMedia()
+    wrong = failures(sent, Nothing(sent), Observer(sent), Observer(sent), eve_was_sent=0)
     assert any("reached Eve, which proves nothing: hold a longer call (--seconds)" in reason for reason in wrong)
     assert "Bob saw nothing" in wrong

@@ -26,13 +26,13 @@ from PIL import Image
 import frameseal
 from frameseal.keys.fingerprint import short_code
 from frameseal.tools.cli import main
-from frameseal.tools.meet import Meeting, MeetOptions, NoWorker, Unusable, meeting, worker
+from frameseal.tools.meet import CannotServe, Meeting, MeetOptions, WorkerUnavailable, meeting, worker
 from frameseal.tools.meet import bot as bot_module
 from frameseal.tools.meet import page as page_module
-from frameseal.tools.meet.bot_video import WIDTH, Painter, Seen, View
+from frameseal.tools.meet.bot_video import WIDTH, Painter, Scene, ShownParticipant
 from frameseal.tools.meet.echo import GAIN, Echo
-from frameseal.tools.meet.room import MOST_PARTICIPANTS
-from frameseal.tools.meet.rotation_message import Key, RotationRefused, next_key, open_rotation, seal_rotation
+from frameseal.tools.meet.room import MAX_PARTICIPANTS
+from frameseal.tools.meet.rotation_message import MeetingKey, RotationRefused, next_key, open_rotation, seal_rotation
 from meet_page import Page
 
 STAND_IN = worker.Worker(b"// a stand-in for the worker", b"its licence")
@@ -103,7 +103,7 @@ async def test_a_wrong_passphrase_shows_on_both_sides_and_the_right_one_brings_e
         await until(lambda: eve.bot_says(None, "InvalidKey"), 60)
         await until(lambda: eve.opens("bot") == eve.opens("bot", "audio") == "InvalidKey")
         assert all(sink.empty for sink in eve.sinks.values())
-        eve.set_key(Key(PASSPHRASE))
+        eve.set_key(MeetingKey(PASSPHRASE))
         await until(lambda: eve.bot_says(None, "DecryptionSuccess"))
         await until(lambda: eve.opens("bot") == eve.opens("bot", "audio") == "DecryptionSuccess")
         await until(lambda: not any(sink.empty for sink in eve.sinks.values()))
@@ -209,7 +209,7 @@ async def test_a_rotation_takes_those_along_who_have_the_key_and_nobody_else():
         await until(lambda: len(ada.sinks["bot", "video"].pictures) > seen + 10)
         assert ada.bot_says(None, "DecryptionSuccess")
         await until(lambda: eve.opens("bot") == "MissingKey")  # she has no key under the new id
-        assert eve.key == Key("a wrong one")
+        assert eve.key == MeetingKey("a wrong one")
 
         await eve.rotate()
         await until(lambda: len(ada.heard("rotated")) == 2)
@@ -225,7 +225,7 @@ async def test_somebody_without_the_key_cannot_keep_the_others_busy_with_rotatio
         await eve.send({"type": "watch", "on": True})
         await until(lambda: eve.heard("sfu"))
         assert 1 <= len(eve.heard("rotated")) <= 5
-        assert served.bot.key == Key(PASSPHRASE)
+        assert served.bot.key == MeetingKey(PASSPHRASE)
 
 
 async def test_nothing_that_is_sent_to_the_server_has_the_passphrase_or_the_next_one(served):
@@ -250,7 +250,7 @@ async def test_who_leaves_is_gone_and_leaves_nothing_behind(served):
             await until(lambda: ada.id and bob.id and ada.opens(bob.id) == "DecryptionSuccess", 60)
             gone = bob.id
         await until(lambda: ada.heard("left") and ada.heard("left")[0]["id"] == gone)
-        await until(lambda: set(served.room.outsiders) == {"bot", ada.id})
+        await until(lambda: set(served.room.sfu_views) == {"bot", ada.id})
         assert gone not in served.room.members
         seen = len(ada.sinks["bot", "video"].pictures)
         await until(lambda: len(ada.sinks["bot", "video"].pictures) > seen + 5)
@@ -309,13 +309,13 @@ async def test_a_client_that_does_not_speak_the_protocol_is_hung_up_on(served, s
 async def test_a_full_room_says_so(served):
     async with aiohttp.ClientSession() as session:
         sockets = []
-        for _ in range(MOST_PARTICIPANTS):
+        for _ in range(MAX_PARTICIPANTS):
             sockets.append(await session.ws_connect(f"{served.origin}/signalling"))
             await sockets[-1].send_json({"type": "join", "name": "x", "tracks": []})
         while (message := await sockets[-1].receive_json(timeout=20))["type"] != "problem":
             pass
         assert "full" in message["message"]
-        assert len(served.room.members) == MOST_PARTICIPANTS
+        assert len(served.room.members) == MAX_PARTICIPANTS
         for web_socket in sockets:
             await web_socket.close()
 
@@ -343,7 +343,7 @@ async def test_the_sfu_decodes_nothing_that_is_sealed(served):
             # A VP8 decoder makes pictures of some noise. They are noise too.
             assert report["picture"] is None or shown(report) == Picture(None, None)
         await ada.send({"type": "watch", "on": False})
-        await until(lambda: not any(outsider.watched for outsider in served.room.outsiders.values()))
+        await until(lambda: not any(sfu_view.watched for sfu_view in served.room.sfu_views.values()))
 
 
 async def test_the_sfu_sees_who_does_not_seal_and_nobody_opens_it(served):
@@ -418,7 +418,7 @@ async def test_lan_serves_tls_with_a_certificate_for_the_address(monkeypatch):
 
 
 async def test_without_a_network_there_is_no_lan():
-    with pytest.raises(Unusable, match="--lan"):
+    with pytest.raises(CannotServe, match="--lan"):
         async with meeting(MeetOptions(port=0, lan=True), STAND_IN):
             pass
 
@@ -427,12 +427,12 @@ async def test_without_a_network_there_is_no_lan():
 
 
 def test_a_rotation_is_for_who_has_the_present_key_and_for_the_next_id_alone():
-    present = Key("one", 15)
+    present = MeetingKey("one", 15)
     coming = next_key(present)
     sealed = seal_rotation(present, coming)
     assert coming.key_id == 0 and "one" not in repr(present) and coming.passphrase.encode() not in sealed
     assert open_rotation(present, sealed) == coming
-    for other in (Key("two", 15), Key("one", 14), coming):
+    for other in (MeetingKey("two", 15), MeetingKey("one", 14), coming):
         with pytest.raises(RotationRefused):
             open_rotation(other, sealed)
     for spoilt in (b"", sealed[:-20], sealed[:5] + bytes([sealed[5] ^ 1]) + sealed[6:]):
@@ -445,8 +445,8 @@ def test_a_rotation_that_the_page_sealed_opens():
     sealed = (
         "8Gl5X3lfALVEStHNQdnCUCfmKINf80ssRyaYEQNpxp8U3kMxJ3N2yvAt0KgDsBOdJ1Z1yzvvDK8HafrL+yr63BZtbLJTVOlczCWxWSwMAA=="
     )
-    opened = open_rotation(Key(PASSPHRASE, 15), base64.b64decode(sealed))
-    assert opened == Key("CPgLQ_D41UXDJNrMRdSQgg", 0)
+    opened = open_rotation(MeetingKey(PASSPHRASE, 15), base64.b64decode(sealed))
+    assert opened == MeetingKey("CPgLQ_D41UXDJNrMRdSQgg", 0)
 
 
 def test_an_echo_comes_later_and_quieter_and_mixes():
@@ -475,7 +475,7 @@ CODE = "v2 82233 72827 31690 14388 68277 76259 05085 27087"
 
 def test_the_whole_code_is_in_the_bots_picture():
     def right_end(code):
-        drawn = np.asarray(Painter().draw(View(15, code, {}, []), 0))[326:]
+        drawn = np.asarray(Painter().draw(Scene(15, code, {}, []), 0))[326:]
         return int(np.flatnonzero((drawn.max(axis=2) > 150).any(axis=0)).max())
 
     assert right_end(CODE[:-6]) < right_end(CODE) < WIDTH - 10
@@ -483,14 +483,14 @@ def test_the_whole_code_is_in_the_bots_picture():
 
 def test_the_bots_picture_changes_with_states_and_code():
     painter = Painter()
-    good = Seen("Ada", None, {"video": "DecryptionSuccess"})
+    good = ShownParticipant("Ada", None, {"video": "DecryptionSuccess"})
     views = [
-        View(0, None, {}, []),
-        View(0, CODE, {}, []),
-        View(1, None, {}, []),
-        View(0, None, {}, [good]),
-        View(0, None, {}, [Seen("Ada", None, {"video": "InvalidKey"})]),
-        View(0, None, {}, [good] * 3),
+        Scene(0, None, {}, []),
+        Scene(0, CODE, {}, []),
+        Scene(1, None, {}, []),
+        Scene(0, None, {}, [good]),
+        Scene(0, None, {}, [ShownParticipant("Ada", None, {"video": "InvalidKey"})]),
+        Scene(0, None, {}, [good] * 3),
     ]
     drawn = {painter.draw(view, 0).tobytes() for view in views}
     assert len(drawn) == len(views)
@@ -503,9 +503,9 @@ def test_the_bots_picture_changes_with_states_and_code():
 def test_only_the_pinned_package_is_taken(tmp_path):
     other = tmp_path / "livekit-client-2.23.0.tgz"
     other.write_bytes(b"something else")
-    with pytest.raises(NoWorker, match="hash differs"):
+    with pytest.raises(WorkerUnavailable, match="hash differs"):
         worker.load_worker(other)
-    with pytest.raises(NoWorker, match="No such file"):
+    with pytest.raises(WorkerUnavailable, match="No such file"):
         worker.load_worker(tmp_path / "missing.tgz")
 
 
@@ -543,7 +543,7 @@ def test_a_registry_that_gives_something_else_is_not_believed(npm, tmp_path):
         "place = sys.argv[sys.argv.index('--pack-destination') + 1]\n"
         f"pathlib.Path(place, {worker.TARBALL!r}).write_bytes(b'something else')"
     )
-    with pytest.raises(NoWorker, match="hash differs"):
+    with pytest.raises(WorkerUnavailable, match="hash differs"):
         worker.load_worker()
     assert not (tmp_path / "cache").exists()
 
@@ -552,7 +552,7 @@ def test_a_cache_that_was_altered_is_not_believed(npm, tmp_path):
     kept = tmp_path / "cache" / "frameseal" / worker.TARBALL
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"altered")
-    with pytest.raises(NoWorker, match="npm"):
+    with pytest.raises(WorkerUnavailable, match="npm"):
         worker.load_worker()
     assert not kept.exists()
 

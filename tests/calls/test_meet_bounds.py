@@ -21,11 +21,11 @@ from aiortc.rtp import RtpPacket
 from frameseal.e2ee.manager import E2EEStateChange
 from frameseal.tools.meet import MeetOptions, meeting, sfu_view, worker
 from frameseal.tools.meet import bot as bot_module
-from frameseal.tools.meet import browser_member as guest_module
+from frameseal.tools.meet import browser_member as member_module
 from frameseal.tools.meet import limits as limits_module
 from frameseal.tools.meet import rotation_message as rotation_module
-from frameseal.tools.meet.bot_video import Painter, Seen, View
-from frameseal.tools.meet.browser_member import MAX_CANDIDATES, MAX_QUEUED, MAX_SECTIONS, Guest, cleaned
+from frameseal.tools.meet.bot_video import Painter, Scene, ShownParticipant
+from frameseal.tools.meet.browser_member import MAX_CANDIDATES, MAX_QUEUED, MAX_SECTIONS, BrowserMember, cleaned
 from frameseal.tools.meet.limits import (
     JOINS,
     MAX_ADDRESSES,
@@ -33,11 +33,11 @@ from frameseal.tools.meet.limits import (
     MAX_WAITING_OF_ADDRESS,
     RECONNECTIONS,
     ROTATIONS,
-    Places,
+    ConnectionLimit,
     Rate,
     RateLimit,
 )
-from frameseal.tools.meet.rotation_message import Key
+from frameseal.tools.meet.rotation_message import MeetingKey
 from frameseal.tools.sfu import ForwardedPacket
 from support.calls import PASSPHRASE, until
 from support.meet_page import Page
@@ -148,7 +148,7 @@ async def test_who_joins_rotates_and_hangs_up_in_a_loop_costs_one_derivation_bes
     await until(lambda: len([m for m in broadcast if m["type"] == "rotated"]) == len(rotations))
     assert len(derivations) == 1
     assert threading.get_ident() not in derivations
-    assert served.bot.key == Key(PASSPHRASE)
+    assert served.bot.key == MeetingKey(PASSPHRASE)
     # It is a rate, and not a ban.
     clock.seconds += 2 / JOINS[0].each_second
     async with Visitor(served) as late:
@@ -207,22 +207,22 @@ async def test_rotations_are_followed_in_the_order_in_which_they_came(served, cl
 
 def test_rates_are_by_address_and_in_total_and_the_addresses_are_bounded(clock):
     limit = RateLimit(Rate(2, 1.0), Rate(5, 1.0))
-    assert [limit.admits("a") for _ in range(3)] == [True, True, False]
-    assert [limit.admits(name) for name in "bbccd"] == [True, True, True, False, False]
+    assert [limit.allows("a") for _ in range(3)] == [True, True, False]
+    assert [limit.allows(name) for name in "bbccd"] == [True, True, True, False, False]
     clock.seconds += 1
-    assert [limit.admits("a"), limit.admits("b")] == [True, False]
+    assert [limit.allows("a"), limit.allows("b")] == [True, False]
     for number in range(3 * MAX_ADDRESSES):
-        limit.admits(f"address {number}")
+        limit.allows(f"address {number}")
         assert len(limit._buckets) <= MAX_ADDRESSES
 
 
 def test_places_are_by_address_and_in_total_and_nothing_is_kept_of_who_is_gone():
-    places = Places(2, 3)
-    assert [places.take(name) for name in "aaabb"] == [True, True, False, True, False]
+    places = ConnectionLimit(2, 3)
+    assert [places.acquire(name) for name in "aaabb"] == [True, True, False, True, False]
     for name in "aab":
-        places.give_back(name)
-    assert not places._taken
-    assert places.take("b")
+        places.release(name)
+    assert not places._open
+    assert places.acquire("b")
 
 
 # --- sockets that never join -----------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ async def until_status(served, statuses: list[int]) -> None:
 
 
 async def test_a_web_socket_that_does_not_join_in_time_is_hung_up_on_and_told_so(served, monkeypatch):
-    monkeypatch.setattr(guest_module, "JOIN_TIMEOUT", 0.3)
+    monkeypatch.setattr(member_module, "JOIN_TIMEOUT", 0.3)
     async with Visitor(served) as silent, Visitor(served) as eve:
         await eve.join()
         await eve.until("welcome")
@@ -336,7 +336,7 @@ async def test_tcp_connections_are_bounded_and_places_are_given_back(monkeypatch
 @pytest.mark.parametrize("lan", [False, True])
 async def test_a_tcp_connection_that_says_nothing_whole_is_hung_up_on(monkeypatch, lan, said, caplog):
     monkeypatch.setattr("frameseal.tools.meet.IDLE_TIMEOUT", 0.3)
-    monkeypatch.setattr("frameseal.tools.meet.door.HANDSHAKE_TIMEOUT", 0.3)
+    monkeypatch.setattr("frameseal.tools.meet.admission.HANDSHAKE_TIMEOUT", 0.3)
     monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1", "127.0.0.2"])
     async with meeting(MeetOptions(port=0, lan=lan), STAND_IN) as served:
         reader, writer = await connected(served.origin)
@@ -465,7 +465,7 @@ async def test_values_that_are_of_the_right_type_and_mean_nothing_do_no_harm(ser
         await eve.socket.send_json({"type": "rotate", "sealed": GARBAGE})
         await eve.until("rotated")
     assert untroubled(caplog)
-    assert served.bot.key == Key(PASSPHRASE)
+    assert served.bot.key == MeetingKey(PASSPHRASE)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ async def test_values_that_are_of_the_right_type_and_mean_nothing_do_no_harm(ser
 def test_names_are_one_line_that_can_be_shown_drawn_and_logged(given, shown):
     assert cleaned(given) == shown
     shown.encode()
-    Painter().draw(View(0, None, {}, [Seen(cleaned(given), None, {})]), 0)
+    Painter().draw(Scene(0, None, {}, [ShownParticipant(cleaned(given), None, {})]), 0)
 
 
 async def test_a_name_that_no_font_has_neither_ends_the_bots_picture_nor_the_log(served, caplog):
@@ -544,7 +544,7 @@ async def test_a_connection_that_is_said_to_be_lost_again_and_again_is_made_anew
 
 async def test_messages_beyond_the_rate_wait_in_the_visitors_own_socket(served, clock, monkeypatch):
     taken, waits = [], []
-    original = Guest._take
+    original = BrowserMember._handle
 
     async def take(guest, message):
         taken.append(message)
@@ -556,8 +556,8 @@ async def test_messages_beyond_the_rate_wait_in_the_visitors_own_socket(served, 
         await real(0)
 
     real = asyncio.sleep
-    monkeypatch.setattr(Guest, "_take", take)
-    monkeypatch.setattr(guest_module, "asyncio", SimpleNamespace(**(vars(asyncio) | {"sleep": sleep})))
+    monkeypatch.setattr(BrowserMember, "_handle", take)
+    monkeypatch.setattr(member_module, "asyncio", SimpleNamespace(**(vars(asyncio) | {"sleep": sleep})))
     began = clock.seconds
     async with Visitor(served) as eve:
         await eve.join()
@@ -573,7 +573,7 @@ async def test_messages_beyond_the_rate_wait_in_the_visitors_own_socket(served, 
 
 async def test_what_waits_for_a_browser_that_does_not_read_is_bounded_in_size(served):
     aborted = []
-    guest = Guest(SimpleNamespace(), served.room, "guest", "127.0.0.1", lambda: aborted.append(True))
+    guest = BrowserMember(SimpleNamespace(), served.room, "guest", "127.0.0.1", lambda: aborted.append(True))
     for _ in range(400):
         guest.notify({"type": "sfu", "picture": "x" * 50_000})
         assert guest._queued <= MAX_QUEUED
@@ -617,7 +617,7 @@ async def test_who_joins_and_hangs_up_while_connecting_leaves_no_task_behind(ser
     await until(lambda: served.room.members.keys() == {"bot"})
     await until(lambda: len(asyncio.all_tasks()) <= before, 60)
     assert not served.bot._connections.keys() - {"publish"}
-    assert not served.room.outsiders.keys() - {"bot"}
+    assert not served.room.sfu_views.keys() - {"bot"}
 
 
 # --- the SFU's own decoder -------------------------------------------------------------------------------------------
@@ -630,7 +630,7 @@ def packet(payload: bytes, *, marker: bool = False) -> ForwardedPacket:
 
 
 def test_packets_of_a_frame_that_never_ends_are_let_go():
-    seen = sfu_view.Outsider()
+    seen = sfu_view.SfuView()
     for payload in (b"\x10" + bytes(1200), b"\x10"):
         for _ in range(2 * sfu_view.MAX_FRAME // 1200):
             seen.tap(packet(payload))
@@ -646,7 +646,7 @@ def test_packets_of_a_frame_that_never_ends_are_let_go():
 def test_a_picture_that_claims_to_be_huge_is_not_decoded(monkeypatch):
     made = []
     monkeypatch.setattr(sfu_view, "get_decoder", made.append)
-    seen = sfu_view.Outsider()
+    seen = sfu_view.SfuView()
     head = b"\x10\x02\x00\x9d\x01\x2a"
     for size in (b"\xff\x3f\xff\x3f", b"\xff\xff\xff\xff"):
         seen._codec = "vp8"

@@ -10,14 +10,14 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from frameseal.aiortc import attach
 from frameseal.tools.meet.bot import prefer
-from frameseal.tools.meet.rotation_message import Key, next_key, open_rotation, seal_rotation
+from frameseal.tools.meet.rotation_message import MeetingKey, next_key, open_rotation, seal_rotation
 
 
 class Page:
     """Takes part in a meeting, and keeps every message that went over its web socket."""
 
     def __init__(self, served, passphrase, name="Ada", *, tracks=("audio", "video"), sealed=True, codec="vp8"):
-        self.key = Key(passphrase)
+        self.key = MeetingKey(passphrase)
         self.name, self.tracks, self.sealed, self.codec = name, tracks, sealed, codec
         self.e2ee = manager(passphrase, failure_tolerance=10)
         self.id = None
@@ -49,11 +49,11 @@ class Page:
         self.carried.append(json.dumps(message))
         await self._socket.send_str(self.carried[-1])
 
-    def set_key(self, key: Key) -> None:
+    def set_key(self, key: MeetingKey) -> None:
         self.key = key
         self.e2ee.provider.set_shared_key(key.passphrase, key.key_id)
 
-    async def rotate(self) -> Key:
+    async def rotate(self) -> MeetingKey:
         coming = next_key(self.key)
         sealed = base64.b64encode(seal_rotation(self.key, coming)).decode()
         await self.send({"type": "rotate", "sealed": sealed})

@@ -374,20 +374,26 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "tools.meet.run": lambda: (meet.run, {"options": meet.MeetOptions(port=0), "package": Path("no/such/file")}),
     "tools.meet.worker.load_worker": lambda: (meet.worker.load_worker, {"package": Path("no/such/file")}),
-    "tools.meet.rotation_message.Key": lambda: (meet_rotation.Key, {"passphrase": "present"}),
-    "tools.meet.rotation_message.next_key": lambda: (meet_rotation.next_key, {"present": meet_rotation.Key("present")}),
+    "tools.meet.rotation_message.MeetingKey": lambda: (meet_rotation.MeetingKey, {"passphrase": "present"}),
+    "tools.meet.rotation_message.next_key": lambda: (
+        meet_rotation.next_key,
+        {"present": meet_rotation.MeetingKey("present")},
+    ),
     "tools.meet.rotation_message.seal_rotation": lambda: (
         meet_rotation.seal_rotation,
-        {"present": meet_rotation.Key("present"), "coming": meet_rotation.Key("coming", 1)},
+        {"present": meet_rotation.MeetingKey("present"), "coming": meet_rotation.MeetingKey("coming", 1)},
     ),
-    "tools.meet.rotation_message.Opener": lambda: (meet_rotation.Opener, {"present": meet_rotation.Key("present")}),
-    "tools.meet.rotation_message.Opener.open": lambda: (
-        meet_rotation.Opener(meet_rotation.Key("present")).open,
+    "tools.meet.rotation_message.RotationOpener": lambda: (
+        meet_rotation.RotationOpener,
+        {"present": meet_rotation.MeetingKey("present")},
+    ),
+    "tools.meet.rotation_message.RotationOpener.open": lambda: (
+        meet_rotation.RotationOpener(meet_rotation.MeetingKey("present")).open,
         {"sealed": sealed()},
     ),
     "tools.meet.rotation_message.open_rotation": lambda: (
         meet_rotation.open_rotation,
-        {"present": meet_rotation.Key("present"), "sealed": sealed()},
+        {"present": meet_rotation.MeetingKey("present"), "sealed": sealed()},
     ),
 }
 
@@ -445,13 +451,13 @@ NOT_CALLED = {
     "aiortc.Attachment.resume": MADE_BY_US,
     "keys.protocol.ParticipantKeys.choose": MADE_BY_US,
     "keys.protocol.ParticipantKeys.forget": MADE_BY_US,
-    "keys.protocol.ParticipantKeys.holdings": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.secrets_and_steps": MADE_BY_US,
     "keys.protocol.ParticipantKeys.install": MADE_BY_US,
     "keys.protocol.ParticipantKeys.is_in_use": MADE_BY_US,
     "keys.protocol.ParticipantKeys.is_outdated": MADE_BY_US,
     "keys.fingerprint.of_provider": "called by the manager, with what it was made with",
     "keys.protocol.ParticipantKeys": MADE_BY_US,
-    "keys.protocol.ParticipantKeys.keep": MADE_BY_US,
+    "keys.protocol.ParticipantKeys.pin_rings": MADE_BY_US,
     "tools.meet.Meeting": MADE_BY_US,
     "videosdk.MeetingE2EE": MADE_BY_US,
     "Decryptor.without_sif_frames": GIVEN,
@@ -637,7 +643,7 @@ def test_what_a_command_cannot_use_is_said_without_its_name(line, hint, capsys, 
 
 async def test_a_janus_that_is_not_there_is_reported_without_its_url():
     options = meet.MeetOptions(port=0, janus=f"ws://u:{MARKER}@127.0.0.1:1/{MARKER}")
-    with pytest.raises(meet.Unusable, match="there is no Janus") as caught:
+    with pytest.raises(meet.CannotServe, match="there is no Janus") as caught:
         await meet_for_a_moment(options=options, worker=STAND_IN)
     assert not any(shows(text) for text in said_by(caught.value))
 
@@ -663,9 +669,9 @@ def holders() -> Iterator[Any]:
     yield aiortc.attach(pc, call, local_id="alice", remote_id="bob")
     yield videosdk.enable_e2ee(room, provider)
     yield fetch.SharedKey(RAW, 1)
-    yield meet_rotation.Key(MARKER)
+    yield meet_rotation.MeetingKey(MARKER)
     yield from (meet.MeetOptions(passphrase=MARKER), demo.CallOptions(passphrase=MARKER, bob_passphrase=MARKER))
-    bot = Bot(Room(), meet_rotation.Key(MARKER), "vp8", print)
+    bot = Bot(Room(), meet_rotation.MeetingKey(MARKER), "vp8", print)
     yield from (bot, meet.Meeting(bot._room, bot, "http://127.0.0.1", None))
     yield from (protocol.ParticipantKeys(secrets={0: Secret(RAW)}), Hidden(MARKER), Hidden(RAW))
 
@@ -709,7 +715,7 @@ def test_text_with_a_lone_surrogate_is_a_value_error_that_names_the_argument(tex
         "the passphrase ": lambda: Secret(text),
         "the passphrase  ": lambda: shared().set_shared_key(text),
         "the passphrase   ": lambda: keys().set_key("bob", text),
-        "the passphrase    ": lambda: meet_rotation.Key(text),
+        "the passphrase    ": lambda: meet_rotation.MeetingKey(text),
         "profile": lambda: frameseal.KeyRing(text),
         "codec": lambda: frameseal.Encryptor(ring(), text),
         "codec ": lambda: frameseal.Decryptor(ring(), text),
@@ -775,7 +781,7 @@ async def test_a_participant_or_track_that_a_secret_names_is_in_no_log_line(capl
 
 async def test_a_rotation_of_the_meeting_with_such_text_changes_nothing():
     """JSON can carry half a surrogate pair: whoever has the present key can send it."""
-    present = meet_rotation.Key("present")
+    present = meet_rotation.MeetingKey("present")
     text = json.dumps({"keyId": 1, "passphrase": f"{MARKER}\ud83d"})
     bad = frameseal.Encryptor(meet_rotation._ring(present)).encrypt(text.encode())
     told: list[Any] = []
@@ -806,7 +812,7 @@ async def test_a_rotation_of_the_meeting_with_such_text_changes_nothing():
     ids=lambda content: content[:20],
 )
 def test_what_a_rotation_brought_is_not_shown_where_it_is_refused(content):
-    present = meet_rotation.Key("present")
+    present = meet_rotation.MeetingKey("present")
     bad = frameseal.Encryptor(meet_rotation._ring(present)).encrypt(content.encode())
     with pytest.raises(meet_rotation.RotationRefused) as caught:
         meet_rotation.open_rotation(present, bad)

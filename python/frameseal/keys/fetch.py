@@ -26,7 +26,7 @@ from frameseal.keys.protocol import bounded
 __all__ = [
     "BadAnswer",
     "KeyFetchError",
-    "NoSuchKey",
+    "MeetingNotFound",
     "NotAuthorised",
     "ServerNotTrusted",
     "ServerUnavailable",
@@ -51,7 +51,7 @@ class NotAuthorised(KeyFetchError):
     """The token is missing, expired, altered, or for another meeting: get a new one."""
 
 
-class NoSuchKey(KeyFetchError):
+class MeetingNotFound(KeyFetchError):
     """The server knows no such meeting, or it has ended."""
 
 
@@ -132,28 +132,28 @@ async def fetch_shared_key(
     reason = ""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=attempt_timeout)) as session:
         for attempt in range(attempts):
-            status, body, asked, untrusted = 0, Hidden(b""), None, ""
+            status, body, retry_after, untrusted = 0, Hidden(b""), None, ""
             try:
                 async with session.get(
                     url, headers={"Authorization": f"Bearer {token}"}, ssl=trust, allow_redirects=False
                 ) as response:
-                    status, asked = response.status, response.headers.get("Retry-After")
+                    status, retry_after = response.status, response.headers.get("Retry-After")
                     if status == 200:
                         body = await _body(response.content)
             except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-                untrusted = _cause(error)
+                untrusted = _tls_failure(error)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 status, reason = 0, type(error).__name__  # ValueError: no host has such a name
             # Outside the handlers: those errors know the URL and what was sent, and an answer may be most of a key.
             if untrusted:
                 raise ServerNotTrusted(f"the server's certificate is not trusted: {untrusted}")
             if status == 200:
-                return _key(body)
+                return _shared_key(body)
             if status:
-                _give_up(status)
+                _raise_for_status(status)
                 reason = f"the server answered {status}"
             if attempt + 1 < attempts:
-                await asyncio.sleep(_wait(attempt, asked))
+                await asyncio.sleep(_wait(attempt, retry_after))
     raise ServerUnavailable(f"no key after {attempts} attempts: {reason}")
 
 
@@ -194,28 +194,28 @@ async def _body(content: aiohttp.StreamReader) -> Hidden[bytes]:
     return Hidden(body)
 
 
-def _give_up(status: int) -> None:
+def _raise_for_status(status: int) -> None:
     """Raise what trying again would not change."""
     if status in (401, 403):
         raise NotAuthorised(f"the server answered {status}: the token does not admit to this key, or no longer")
     if status in (404, 410):
-        raise NoSuchKey(f"the server answered {status}: there is no such meeting, or it has ended")
+        raise MeetingNotFound(f"the server answered {status}: there is no such meeting, or it has ended")
     if status != 429 and status < 500:
         raise BadAnswer(f"the server answered {status}")
 
 
-def _wait(attempt: int, asked: str | None) -> float:
+def _wait(attempt: int, retry_after: str | None) -> float:
     """Return how many seconds to wait after an attempt: never less than was asked for, within the bound."""
-    longest = max(FIRST_WAIT * 2.0**attempt, _seconds(asked))
+    longest = max(FIRST_WAIT * 2.0**attempt, _seconds(retry_after))
     return min(longest, MAX_WAIT) * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311 - jitter
 
 
-def _seconds(asked: str | None) -> float:
+def _seconds(retry_after: str | None) -> float:
     """Read ``Retry-After`` (RFC 9110, section 10.2.3): seconds, or a date. 0 for what is neither."""
     try:
-        seconds = float(asked or 0)
+        seconds = float(retry_after or 0)
     except ValueError:
-        seconds = _seconds_until(asked or "")
+        seconds = _seconds_until(retry_after or "")
     return seconds if math.isfinite(seconds) else 0.0
 
 
@@ -227,14 +227,14 @@ def _seconds_until(date: str) -> float:
         return 0.0
 
 
-def _key(body: Hidden[bytes]) -> SharedKey:
-    found = _found(body.reveal())
-    if found is None:
+def _shared_key(body: Hidden[bytes]) -> SharedKey:
+    key = _parse_answer(body.reveal())
+    if key is None:
         raise BadAnswer('expected {"key": base64 of 16 bytes or more, "key_id": 0 to 255}')
-    return found
+    return key
 
 
-def _found(body: bytes) -> SharedKey | None:
+def _parse_answer(body: bytes) -> SharedKey | None:
     """Return the key in an answer. None if there is none: errors of JSON and base64 would hold what came instead."""
     if len(body) > MAX_ANSWER:
         return None
@@ -246,6 +246,6 @@ def _found(body: bytes) -> SharedKey | None:
         return None
 
 
-def _cause(error: Exception) -> str:
+def _tls_failure(error: Exception) -> str:
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     return getattr(inner, "verify_message", "") or type(inner).__name__

@@ -66,19 +66,19 @@ class ParticipantKeys:
     steps: dict[int, int] = field(default_factory=dict)
     sending: int = 0
     rings: WeakValueDictionary[Profile, KeyRing] = field(default_factory=WeakValueDictionary)
-    kept: list[KeyRing] = field(default_factory=list)
+    pinned_rings: list[KeyRing] = field(default_factory=list)
     deriving: set[int] = field(default_factory=set)  # the turns of calls that derive now
     turns: dict[int, int] = field(default_factory=dict)  # by key id, the last turn that set or removed it
     set_turns: dict[int, int] = field(default_factory=dict)  # by key id, the last turn that set it
     removed: int = 0  # the last turn that removed all keys
     chosen: int = 0  # the last turn that chose the sending key
 
-    def keep(self) -> None:
+    def pin_rings(self) -> None:
         """Keep the rings that may not go even where no cipher has them.
 
         Those with a key: made anew they would count from the start. And the shared ones, to which others turn.
         """
-        self.kept = list(self.rings.values()) if self.secrets or self.shared else []
+        self.pinned_rings = list(self.rings.values()) if self.secrets or self.shared else []
 
     def is_in_use(self) -> bool:
         """Whether forgetting it would lose anything."""
@@ -88,7 +88,7 @@ class ParticipantKeys:
         """Whether a later turn has set or removed the key."""
         return max(self.turns.get(key_id, 0), self.removed) > turn
 
-    def holdings(self) -> dict[int, tuple[Secret, int]]:
+    def secrets_and_steps(self) -> dict[int, tuple[Secret, int]]:
         """Return what a ring is made from: each secret, and how often its key was ratcheted."""
         return {key_id: (secret, self.steps.get(key_id, 0)) for key_id, secret in self.secrets.items()}
 
@@ -102,7 +102,7 @@ class ParticipantKeys:
             self.choose(key_id, turn)
         self.steps.pop(key_id, None)
         self.secrets[key_id] = secret
-        self.keep()
+        self.pin_rings()
 
     def choose(self, key_id: int, turn: int) -> None:
         """Seal with a key from the next frame on."""
@@ -117,4 +117,4 @@ class ParticipantKeys:
             ring.remove_key(key_id)
         self.secrets.pop(key_id, None)
         self.steps.pop(key_id, None)
-        self.keep()
+        self.pin_rings()

@@ -20,7 +20,7 @@ from frameseal.emitter import LoopEmitter
 from frameseal.enums import Profile
 from frameseal.keys.protocol import KEY_RATCHETED, KEY_SET, E2EEKeyChange, ParticipantKeys, bounded
 
-Key = str | bytes | bytearray | memoryview
+KeyMaterial = str | bytes | bytearray | memoryview
 
 _logger = logging.getLogger("frameseal")
 
@@ -102,7 +102,7 @@ class KeyProvider(LoopEmitter):
         with self._keys_lock:
             return self._keys(participant_id).sending
 
-    def set_shared_key(self, key: Key, key_id: int = 0, *, send: bool = True) -> None:
+    def set_shared_key(self, key: KeyMaterial, key_id: int = 0, *, send: bool = True) -> None:
         """Set the shared key under *key_id*; may be called at any time.
 
         :param key: a str goes through the profile's password KDF (PBKDF2, some 12 ms per profile in use); bytes or any
@@ -115,7 +115,7 @@ class KeyProvider(LoopEmitter):
         """
         self._set(None, key, key_id, send)
 
-    def set_key(self, participant_id: str, key: Key, key_id: int = 0, *, send: bool = True) -> None:
+    def set_key(self, participant_id: str, key: KeyMaterial, key_id: int = 0, *, send: bool = True) -> None:
         """Set a participant's own key under *key_id*, as `set_shared_key` does for all. May precede their arrival.
 
         :param send: the key id to seal with, where this is the local participant; without meaning for others.
@@ -183,7 +183,7 @@ class KeyProvider(LoopEmitter):
                         raise ValueError(f"there is no key {key_id} to ratchet")
                     if Profile.SFRAME in keys.rings:  # before any other ring has taken the step
                         raise ValueError("there is no ratchet in a room of the profile sframe: set a fresh key")
-                    current, rings = keys.holdings()[key_id], list(keys.rings.values())
+                    current, rings = keys.secrets_and_steps()[key_id], list(keys.rings.values())
                     if current != derived_from:
                         derived, derived_from = {}, current
                     if all(ring in derived for ring in rings):
@@ -251,7 +251,7 @@ class KeyProvider(LoopEmitter):
         """Tell listeners that a sender has gone ahead and the ring has followed. For the manager."""
         self.deliver(KEY_RATCHETED, E2EEKeyChange(participant_id, key_id))
 
-    def _set(self, participant_id: str | None, key: Key, key_id: int, send: bool) -> None:
+    def _set(self, participant_id: str | None, key: KeyMaterial, key_id: int, send: bool) -> None:
         bounded("key_id", key_id, 0, self.key_ring_size - 1)
         secret = Secret(key)
         if isinstance(key, str) and not key.isascii():
@@ -315,11 +315,11 @@ class KeyProvider(LoopEmitter):
                 with self._keys_lock:
                     if (made := keys.rings.get(profile)) is not None:  # by another thread
                         return made
-                    current = keys.holdings()
+                    current = keys.secrets_and_steps()
                     if current == holdings:
                         ring.sending_key_id = keys.sending
                         keys.rings[profile] = ring
-                        keys.keep()
+                        keys.pin_rings()
                         return ring
                 for key_id in holdings.keys() - current.keys():
                     ring.remove_key(key_id)
@@ -349,7 +349,7 @@ class ExternalE2EEKeyProvider(KeyProvider):
         """Return the ring of *profile*: one for everybody, because the key is shared, whoever *participant_id* is."""
         return self._ring(None, profile)
 
-    def _set(self, participant_id: str | None, key: Key, key_id: int, send: bool) -> None:
+    def _set(self, participant_id: str | None, key: KeyMaterial, key_id: int, send: bool) -> None:
         if participant_id is not None:
             raise ValueError("this provider has one key for all: use a KeyProvider for keys per participant")
         super()._set(None, key, key_id, send)

@@ -1,6 +1,6 @@
 """Rotating keys during a call without losing a frame.
 
-A new key is handed out first and used later, and the old one still opens what is under way. The pattern, and its
+A new key is handed out first and used later, and the previous one still opens what is under way. The pattern, and its
 default of 5 s between the two, are MatrixRTC's (MSC4143). The library hands out nothing: the application does.
 """
 
@@ -24,7 +24,7 @@ from frameseal.keys.protocol import bounded
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from frameseal.keys.provider import Key, KeyProvider
+    from frameseal.keys.provider import KeyMaterial, KeyProvider
 
 Distribute = Callable[[bytes, int], Awaitable[object]]
 DistributeTo = Callable[[bytes, int, str], Awaitable[object]]
@@ -32,8 +32,8 @@ Targets = Iterable[str] | Callable[[], Iterable[str]]
 
 UNDELIVERED: Final = "key-undelivered"
 KEY_BYTES: Final = 32
-LOOK_EVERY: Final = 1.0  # seconds between two looks at age and usage
-RETRY_AFTER: Final = 1.0  # seconds before the second attempt to reach a target; doubled before each further one
+CHECK_INTERVAL: Final = 1.0  # seconds between two looks at age and usage
+RETRY_DELAY: Final = 1.0  # seconds before the second attempt to reach a target; doubled before each further one
 MAX_ATTEMPTS: Final = 10
 
 _logger = logging.getLogger("frameseal")
@@ -51,7 +51,7 @@ class KeyUndelivered:
 
     in_use: bool
     """True: this side seals with the new key, which these participants cannot open. False: the rotation has failed, and
-    the old key stays in use, so whoever has left still opens what is sealed."""
+    the previous key stays in use, so whoever has left still opens what is sealed."""
 
 
 class KeyRotator(LoopEmitter):
@@ -69,7 +69,7 @@ class KeyRotator(LoopEmitter):
     :param attempts: how often each of the *targets* is tried, 1 to 10; 1 s, 2 s, 4 s... lie between.
     :param participant_id: whose key; None is the shared key, which one participant rotates while the others `adopt`.
     :param delay: seconds from there until this side seals with the new key: what the slowest receiver needs to get it.
-    :param overlap: seconds that the old key still opens frames after that; then it is forgotten.
+    :param overlap: seconds that the previous key still opens frames after that; then it is forgotten.
     :param every: rotate by itself when the key is so many seconds old. None: not by age.
     :param after_frames: rotate by itself when this side has sealed so many frames. None: not by count.
     :raises ValueError: for a time or count out of range, or a provider whose ring has less than two key ids.
@@ -141,7 +141,7 @@ class KeyRotator(LoopEmitter):
         Calls that come while one is under way wait, and rotate again. It ends in bounded time, whatever `distribute`
         does, unless that blocks the event loop.
 
-        :raises TimeoutError: `distribute` took too long. With this error and the others the old key stays in use.
+        :raises TimeoutError: `distribute` took too long. With this error and the others the previous key stays in use.
         :raises ConnectionError: none of the *targets* was reached.
 
         Beyond these, whatever `distribute` raises where there are no *targets*.
@@ -153,17 +153,17 @@ class KeyRotator(LoopEmitter):
             key_id = self._next_id()
             self._set(key.reveal(), key_id)
             try:
-                missing = await self._hand_out(key, key_id)
+                missing = await self._distribute_to_all(key, key_id)
             except BaseException:
                 self._provider.remove(self._participant_id, key_id)
                 raise
             self._without_key = missing
             if missing:
                 self.deliver(UNDELIVERED, KeyUndelivered(missing, key_id, in_use=True))
-            await self._take_over(key_id)
+            await self._switch_to(key_id)
             return key_id
 
-    async def adopt(self, key: Key, key_id: int) -> None:
+    async def adopt(self, key: KeyMaterial, key_id: int) -> None:
         """Take over a key that somebody else rotated to: open with it at once, seal with it after `delay`.
 
         :raises ValueError: as `KeyProvider.set_shared_key`.
@@ -174,7 +174,7 @@ class KeyRotator(LoopEmitter):
                 self._set(key, key_id)
             finally:
                 del key  # so that no traceback captures it
-            await self._take_over(key_id)
+            await self._switch_to(key_id)
 
     def participant_left(self) -> None:
         """Rotate soon, in the task of the context manager, because somebody who has the key has left.
@@ -198,7 +198,7 @@ class KeyRotator(LoopEmitter):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop at once, and forget the old keys that are still kept."""
+        """Stop at once, and forget the previous keys that are still kept."""
         task, self._task = self._task, None
         for call in self._calls:
             call.cancel()
@@ -212,68 +212,69 @@ class KeyRotator(LoopEmitter):
     async def _run(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._due.wait(), LOOK_EVERY)
+                await asyncio.wait_for(self._due.wait(), CHECK_INTERVAL)
             except TimeoutError:
-                if not self._is_worn():
+                if not self._is_due():
                     continue
             self._due.clear()
             try:
                 await self.rotate()
             except Exception as error:
                 _logger.error(
-                    "could not rotate the key (%s); the old one stays in use, and it is tried again", _kind_of(error)
+                    "could not rotate the key (%s); the old one stays in use, and it is tried again",
+                    _class_name(error),
                 )
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(CHECK_INTERVAL)
                 self._due.set()
 
-    def _is_worn(self) -> bool:
+    def _is_due(self) -> bool:
         if self._every is not None and monotonic() - self._since >= self._every:
             return True
         used = self._provider.frames_sealed(self._participant_id)
         return self._after_frames is not None and used >= self._after_frames
 
-    async def _hand_out(self, key: Hidden[bytes], key_id: int) -> frozenset[str]:
+    async def _distribute_to_all(self, key: Hidden[bytes], key_id: int) -> frozenset[str]:
         """Get the key to everybody; return the targets that it did not reach. Raises if it reached nobody."""
         targets: list[str] = []
         try:
             if self._targets is None:
-                await self._call(key, key_id)
+                await self._call_distribute(key, key_id)
                 return frozenset()
             targets = self._present()
-            reaching = (self._reach(target, key, key_id) for target in targets)
+            reaching = (self._distribute_to(target, key, key_id) for target in targets)
             reached = await asyncio.gather(*reaching, return_exceptions=True)
             for result in reached:
                 if isinstance(result, BaseException):  # of the function that names the targets
                     raise result
             missing = frozenset(target for target, has_it in zip(targets, reached, strict=True) if has_it is False)
             if missing and True not in reached:
-                raise ConnectionError("the new key reached nobody: the old one stays in use")
+                raise ConnectionError("the new key reached nobody: the previous one stays in use")
             return missing
         except Exception:
             self.deliver(UNDELIVERED, KeyUndelivered(frozenset(targets), key_id, in_use=False))
             raise
 
-    async def _reach(self, target: str, key: Hidden[bytes], key_id: int) -> bool | None:
+    async def _distribute_to(self, target: str, key: Hidden[bytes], key_id: int) -> bool | None:
         """Get the key to one target; return whether it has it. None: it has left, and must not have it."""
         for attempt in range(1, self._attempts + 1):
             try:
-                await self._call(key, key_id, target)
+                await self._call_distribute(key, key_id, target)
                 return True
             except Exception as error:
                 _logger.warning(
                     "key %d did not reach a participant (%s), attempt %d of %d",
                     key_id,
-                    _kind_of(error),
+                    _class_name(error),
                     attempt,
                     self._attempts,
                 )
             if attempt < self._attempts:
-                await asyncio.sleep(RETRY_AFTER * 2 ** (attempt - 1))
+                await asyncio.sleep(RETRY_DELAY * 2 ** (attempt - 1))
                 if target not in self._present():
                     return None
         return False
 
-    async def _call(self, key: Hidden[bytes], key_id: int, *target: str) -> None:
+    async def _call_distribute(self, key: Hidden[bytes], key_id: int, *target: str) -> None:
         """Call `distribute`, and wait for it as long as it may take, even if it ignores that it is cancelled."""
         made = self._distribute(key.reveal(), key_id, *target)
         if not inspect.isawaitable(made):
@@ -281,7 +282,7 @@ class KeyRotator(LoopEmitter):
         call = asyncio.ensure_future(made)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
-        call.add_done_callback(_retrieved)
+        call.add_done_callback(_retrieve_exception)
         try:
             await asyncio.wait({call}, timeout=self._distribute_timeout)
         finally:
@@ -296,15 +297,15 @@ class KeyRotator(LoopEmitter):
     def _present(self) -> list[str]:
         return _ids(self._targets() if callable(self._targets) else self._targets or ())
 
-    async def _take_over(self, key_id: int) -> None:
+    async def _switch_to(self, key_id: int) -> None:
         await asyncio.sleep(self._delay)
-        old = self._provider.sending_key_id(self._participant_id)
+        previous = self._provider.sending_key_id(self._participant_id)
         self._provider.set_sending_key_id(key_id, self._participant_id)
         self._since = monotonic()
-        if old != key_id:
-            self._retired[old] = asyncio.get_running_loop().call_later(self._overlap, self._forget, old)
+        if previous != key_id:
+            self._retired[previous] = asyncio.get_running_loop().call_later(self._overlap, self._forget, previous)
 
-    def _set(self, key: Key, key_id: int) -> None:
+    def _set(self, key: KeyMaterial, key_id: int) -> None:
         timer = self._retired.pop(key_id, None)
         if timer is not None:
             timer.cancel()
@@ -329,7 +330,7 @@ class KeyRotator(LoopEmitter):
 
 
 def _forget_retired(rotator: KeyRotator) -> None:
-    """Forget the old keys in a forked child, where nothing would end their time."""
+    """Forget the previous keys in a forked child, where nothing would end their time."""
     for key_id in list(rotator._retired):
         rotator._forget(key_id)
 
@@ -344,12 +345,12 @@ def _ids(targets: Iterable[str]) -> list[str]:
     return ids
 
 
-def _kind_of(error: BaseException) -> str:
+def _class_name(error: BaseException) -> str:
     """Return what a log may say of an exception from `distribute`, which had the key: its class, not its message."""
     return type(error).__name__
 
 
-def _retrieved(call: asyncio.Future[Any]) -> None:
+def _retrieve_exception(call: asyncio.Future[Any]) -> None:
     """Take note of the exception of a call that nobody waits for any more, so that asyncio does not log it."""
     if not call.cancelled():
         call.exception()

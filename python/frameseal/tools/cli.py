@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 SHOWN_BYTES = 24  # of a part; the rest is an ellipsis
 # How a message begins that quotes nothing: ours, and those of argparse that name options only.
-HARMLESS = re.compile(r"(argument [^:]+: )?(must |expected |not allowed with |the following |one of the |unknown )")
+SAFE_MESSAGE = re.compile(r"(argument [^:]+: )?(must |expected |not allowed with |the following |one of the |unknown )")
 # What the extras bring, by the names under which it is imported.
-EXTRA = {
+EXTRA_OF_MODULE = {
     "aiohttp": "aiohttp",
     "aioice": "aiortc",
     "aiortc": "aiortc",
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except ModuleNotFoundError as error:
-        missing = EXTRA.get((error.name or "").partition(".")[0])
+        missing = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
         if missing is None:
             raise
         extra = "meet" if arguments.command == "meet" else "cli"
@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2, and say which argument is wrong and what it may be."""
-        if not HARMLESS.match(message):
+        if not SAFE_MESSAGE.match(message):
             argument, _, rest = message.partition(": ")
             _, listed, choices = rest.rpartition(" (choose from ")
             argument = argument if argument.startswith("argument ") else "arguments"
@@ -188,7 +188,7 @@ def _meet(arguments: argparse.Namespace) -> int:
     )
     try:
         return meet.run(options, arguments.worker)
-    except (meet.NoWorker, meet.Unusable) as error:
+    except (meet.WorkerUnavailable, meet.CannotServe) as error:
         print(f"frameseal meet: {error}", file=sys.stderr)
         return 2
 
@@ -223,7 +223,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if not found:
         print("\nNo layout fits: not a sealed frame, or cut short.")
     if len(frames) > 1:
-        is_sealed = _say_verdict(readings.verdict(frames, arguments.codec), len(frames))
+        is_sealed = _print_verdict(readings.verdict(frames, arguments.codec), len(frames))
     else:
         is_sealed = not signs and any(reading.likely for reading in found)
         if found and not is_sealed and not signs:
@@ -237,20 +237,20 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0 if (openers if secret else is_sealed) else 1
 
 
-def _say_verdict(verdict: readings.Verdict, count: int) -> bool:
+def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
     """Print what several frames look like. Returns whether they were sealed."""
     # Of no use to the other commands.
     from frameseal.inspection.shapes import VERDICT_FRAMES, Shape  # noqa: PLC0415
 
-    said = {
+    text = {
         Shape.TRAILER: "they end as sealed frames of the profiles livekit, videosdk and jitsi do",
         Shape.SFRAME: "they are SFrames of one sender (profile sframe): the counter advances",
         Shape.PLAIN: f"they look like {verdict.codec} that was never sealed: the sender's encryption is off",
         Shape.UNKNOWN: "no layout that is known here, and no codec",
     }[verdict.shape]
     if verdict.shape is Shape.UNKNOWN and count < VERDICT_FRAMES:
-        said = f"too few to tell: give {VERDICT_FRAMES} or more of the track, in their order"
-    print(f"\n{count} frames: {said}.")
+        text = f"too few to tell: give {VERDICT_FRAMES} or more of the track, in their order"
+    print(f"\n{count} frames: {text}.")
     return verdict.shape in (Shape.TRAILER, Shape.SFRAME)
 
 
@@ -307,11 +307,11 @@ def _path(text: str) -> Path:
     raise argparse.ArgumentTypeError("must be the name of a file")
 
 
-def _number(text: str, kind: type[float], least: int, most: int, unit: str = "") -> float:
+def _number(text: str, kind: type[float], minimum: int, maximum: int, unit: str = "") -> float:
     with contextlib.suppress(ValueError):
-        if least <= kind(text) <= most:
+        if minimum <= kind(text) <= maximum:
             return kind(text)
-    raise argparse.ArgumentTypeError(f"must be a{' whole' * (kind is int)} number from {least} to {most}{unit}")
+    raise argparse.ArgumentTypeError(f"must be a{' whole' * (kind is int)} number from {minimum} to {maximum}{unit}")
 
 
 def _seconds(text: str) -> float:

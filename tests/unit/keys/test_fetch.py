@@ -29,7 +29,7 @@ import frameseal
 from frameseal.keys import fetch as keyfetch
 from frameseal.keys.fetch import (
     BadAnswer,
-    NoSuchKey,
+    MeetingNotFound,
     NotAuthorised,
     ServerNotTrusted,
     ServerUnavailable,
@@ -228,7 +228,7 @@ async def test_a_rotated_key_is_another_under_the_next_id_and_an_ended_meeting_h
         assert len({key.key for key in keys}) == 18
         assert (await server.ask("DELETE", f"/meetings/{meeting}"))[0] == 204
         assert await server.storage.count() == 0, "erased, not marked"
-        with pytest.raises(NoSuchKey):
+        with pytest.raises(MeetingNotFound):
             await server.fetch(meeting, token)
         for method, path in (("POST", "/rotate"), ("DELETE", ""), ("POST", "/tokens")):
             status, _ = await server.ask(method, f"/meetings/{meeting}{path}", json={"participant_id": "x"})
@@ -670,8 +670,8 @@ async def test_what_passes_is_tried_again_and_what_does_not_is_told_at_once(cert
     for status, error in (
         (401, NotAuthorised),
         (403, NotAuthorised),
-        (404, NoSuchKey),
-        (410, NoSuchKey),
+        (404, MeetingNotFound),
+        (410, MeetingNotFound),
         (400, BadAnswer),
     ):
         app, asked = answering(status)

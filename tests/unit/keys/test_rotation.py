@@ -96,7 +96,7 @@ async def test_others_take_over_a_key_that_one_of_them_rotated_to():
 
 
 async def test_by_itself_it_rotates_by_age_by_count_and_when_somebody_leaves(monkeypatch):
-    monkeypatch.setattr("frameseal.keys.rotation.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("frameseal.keys.rotation.CHECK_INTERVAL", 0.01)
 
     async def rotated(room, times=1):
         for _ in range(500):
@@ -131,7 +131,7 @@ async def test_by_itself_it_rotates_by_age_by_count_and_when_somebody_leaves(mon
 
 
 async def test_a_failing_distribution_is_tried_again(monkeypatch, caplog):
-    monkeypatch.setattr("frameseal.keys.rotation.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("frameseal.keys.rotation.CHECK_INTERVAL", 0.01)
     room, failures = Room(None, delay=0, overlap=0), [ConnectionError("away"), ConnectionError("away")]
     hand_out = room.distribute
 

@@ -21,8 +21,8 @@ from frameseal._secrecy import Confidential, Hidden, hide
 from frameseal.aiortc import Attachment, TrackCounters, attach
 from frameseal.e2ee.manager import E2EEManager, E2EEState, E2EEStateChange, ExternalE2EEKeyProvider
 from frameseal.tools.demo import verdict
-from frameseal.tools.demo.observer import Eavesdropper, Witness
-from frameseal.tools.demo.published import Sent, published_tracks
+from frameseal.tools.demo.observer import Eavesdropper, Observer
+from frameseal.tools.demo.published import SentMedia, published_tracks
 from frameseal.tools.sfu import Forwarder, LegStats
 
 DISPLAY_INTERVAL = 0.1  # seconds
@@ -59,10 +59,10 @@ class Status:
     """The call as it stands; the display reads it."""
 
     options: CallOptions
-    sent: Sent
+    sent: SentMedia
     forwarder: Eavesdropper
-    bob: Witness
-    eve: Witness
+    bob: Observer
+    eve: Observer
     legs: dict[str, LegStats] = field(default_factory=dict)
     attachments: dict[str, Attachment] = field(default_factory=dict)
     states: dict[tuple[str, str], E2EEState] = field(default_factory=dict)  # by participant and kind
@@ -103,7 +103,7 @@ async def run_call(options: CallOptions, display: Display) -> Status:
         reason = None
     if reason is not None:
         raise UnusableFile(f"the media cannot be read: {reason}")
-    status = Status(options, sent, Eavesdropper(sent), Witness(sent), Witness(sent))
+    status = Status(options, sent, Eavesdropper(sent), Observer(sent), Observer(sent))
     with loopback_only(), _unhandled_errors() as errors:
         async with contextlib.AsyncExitStack() as cleanup:
             try:
@@ -132,19 +132,19 @@ async def _call(
     for track in tracks:
         cleanup.callback(track.stop)
         alice.addTrack(track)
-    _prefer(alice, options.codec)
+    _prefer_codec(alice, options.codec)
     await forwarder.connect_publisher(alice)
 
     listening: list[asyncio.Future[None]] = []
-    cleanup.push_async_callback(_ended, listening)
+    cleanup.push_async_callback(_wait_for_tracks, listening)
     listeners = (
         ("bob", hide(options.bob_passphrase or passphrase), status.bob),
         ("eve", hide(options.eve_passphrase or f"not {passphrase.reveal()}"), status.eve),
     )
-    for name, theirs, witness in listeners:
+    for name, theirs, observer in listeners:
         pc = _join(name, theirs, status, display)
         cleanup.push_async_callback(pc.close)
-        pc.on("track", lambda track, witness=witness: listening.append(asyncio.ensure_future(witness.attend(track))))
+        pc.on("track", lambda track, to=observer: listening.append(asyncio.ensure_future(to.consume(track))))
         await forwarder.connect_subscriber(pc, name)
 
     loop = asyncio.get_running_loop()
@@ -172,7 +172,7 @@ def _join(name: str, passphrase: Hidden[str], status: Status, display: Display) 
     return pc
 
 
-def _prefer(pc: RTCPeerConnection, codec: str) -> None:
+def _prefer_codec(pc: RTCPeerConnection, codec: str) -> None:
     capabilities = RTCRtpSender.getCapabilities("video")
     wanted = (f"video/{codec}".lower(), "video/rtx")
     codecs = [c for c in (capabilities.codecs if capabilities else []) if c.mimeType.lower() in wanted]
@@ -183,7 +183,7 @@ def _prefer(pc: RTCPeerConnection, codec: str) -> None:
             transceiver.setCodecPreferences(codecs)
 
 
-async def _ended(listening: list[asyncio.Future[None]]) -> None:
+async def _wait_for_tracks(listening: list[asyncio.Future[None]]) -> None:
     """Whoever attends a track does so until it ends, which is when the connection is closed."""
     await asyncio.gather(*listening)
 

@@ -22,7 +22,7 @@ CLOCK = Fraction(1, 90000)
 USUAL_RATE = Fraction(25)  # frames a second, where the file does not say
 
 
-class Film:
+class FileSource:
     """The frames of one stream, each when it is due."""
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -31,7 +31,7 @@ class Film:
         self._began: float | None = None
 
     @classmethod
-    def of(cls, path: Path, kind: str) -> Self | None:
+    def open(cls, path: Path, kind: str) -> Self | None:
         """Open the stream of this kind, "audio" or "video"; None if the file has none. Raises av.FFmpegError."""
         with av.open(str(path)) as container:
             return cls(path, kind) if any(stream.type == kind for stream in container.streams) else None

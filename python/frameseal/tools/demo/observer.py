@@ -21,17 +21,18 @@ from aiortc.mediastreams import MediaStreamError
 
 from frameseal.tools.demo import picture
 from frameseal.tools.demo.picture import Rgb
-from frameseal.tools.demo.published import KEEP_EVERY, Sent
+from frameseal.tools.demo.published import KEEP_EVERY, SentMedia
 from frameseal.tools.media import Samples, mono
 from frameseal.tools.sfu import ForwardedPacket
 
-ALIKE = 14.0  # mean absolute difference of thumbnails, of 255: VP8 and H.264 at their starting bit rates stay below 6
+# Mean absolute difference of thumbnails, 0 to 255. VP8 and H.264 at their starting bit rates stay below 6.
+MAX_DIFFERENCE = 14.0
 
 
-class Witness:
+class Observer:
     """Frames and sound that came out of somebody's decoders."""
 
-    def __init__(self, sent: Sent) -> None:
+    def __init__(self, sent: SentMedia) -> None:
         """Compare with what was sent."""
         self._sent = sent
         self.frames = 0  # pictures that came out of the decoder
@@ -50,7 +51,7 @@ class Witness:
         reference = self._sent.thumbnails.get(number) if number is not None else None
         if number is None or reference is None:
             return
-        if picture.difference(picture.thumbnail(rgb), reference) < ALIKE:
+        if picture.difference(picture.thumbnail(rgb), reference) < MAX_DIFFERENCE:
             self.right += 1
             self.numbers.add(number)
             if number % KEEP_EVERY == 0:
@@ -64,7 +65,7 @@ class Witness:
         """All of the sound."""
         return np.concatenate(self.sound) if self.sound else np.zeros(0, dtype=np.int16)
 
-    async def attend(self, track: MediaStreamTrack) -> None:
+    async def consume(self, track: MediaStreamTrack) -> None:
         """Watch a remote track, or listen to it, until it ends."""
         with contextlib.suppress(MediaStreamError):
             while True:
@@ -75,10 +76,10 @@ class Witness:
                     self.hear(frame)
 
 
-class Eavesdropper(Witness):
+class Eavesdropper(Observer):
     """The forwarder's operator: puts the forwarded packets together again and gives them to decoders, without a key."""
 
-    def __init__(self, sent: Sent) -> None:
+    def __init__(self, sent: SentMedia) -> None:
         """Start with nothing seen."""
         super().__init__(sent)
         self.frames_tried = 0
@@ -127,5 +128,5 @@ class Eavesdropper(Witness):
                     self.hear(frame)
 
     async def finish(self) -> None:
-        """Return when everything that was tapped has been tried."""
+        """Return when all_sound that was tapped has been tried."""
         await asyncio.to_thread(self._thread.shutdown)

@@ -65,7 +65,7 @@ def draw_poster(status: Status) -> Image.Image:
 def _alice(status: Status) -> _Panel:
     number, rgb = _chosen(status)
     sent = status.sent
-    sound = verdict.everything(sent)
+    sound = verdict.all_sound(sent)
     sealed = status.counters("alice", "video")
     captions = (
         f"{len(sent.thumbnails)} frames drawn, {sealed.frames_out if sealed else 0} sealed",
@@ -92,22 +92,22 @@ def _forwarder(status: Status) -> _Panel:
 def _receivers(status: Status) -> list[_Panel]:
     number, _ = _chosen(status)
     panels = []
-    for name, badge, colour, witness in (
+    for name, badge, colour, observer in (
         ("bob", "right key", GREEN, status.bob),
         ("eve", "wrong key", RED, status.eve),
     ):
-        shown = next((rgb for kept, rgb in witness.kept if kept == number), witness.latest)
+        shown = next((rgb for kept, rgb in observer.kept if kept == number), observer.latest)
         counters = status.counters(name, "video")
         opened, dropped = (counters.frames_out, counters.dropped) if counters else (0, 0)
-        if witness.right:
+        if observer.right:
             captions = (
                 f"{opened} frames opened, {dropped} dropped",
-                f"{witness.right} pictures right, by number and colours",
+                f"{observer.right} pictures right, by number and colours",
             )
         else:
             captions = (f"{opened} frames opened, {dropped} dropped", "nothing unopened reaches a decoder")
         picture = _scaled(shown) if shown is not None else _no_picture()
-        heard = witness.heard()
+        heard = observer.heard()
         hearing = verdict.listen(status.sent, heard).description
         panels.append(_Panel(f"{name.title()} received", badge, colour, picture, heard, hearing, captions))
     return panels

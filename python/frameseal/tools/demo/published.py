@@ -13,7 +13,7 @@ import av
 from aiortc import AudioStreamTrack, VideoStreamTrack
 
 from frameseal.tools.demo import picture, sound
-from frameseal.tools.demo.file_source import Film
+from frameseal.tools.demo.file_source import FileSource
 from frameseal.tools.demo.picture import Rgb
 from frameseal.tools.media import RATE, Samples, mono
 
@@ -22,7 +22,7 @@ KEEP_EVERY = 10  # of the frames, on both sides: so that the same frame can be s
 
 
 @dataclass
-class Sent:
+class SentMedia:
     """What Alice put into her tracks: thumbnails of all frames by number, the latest whole pictures, the sound."""
 
     thumbnails: dict[int, Rgb] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Sent:
 class PublishedVideo(VideoStreamTrack):
     """A clock, or the frames of `source`, each stamped with its number and recorded."""
 
-    def __init__(self, sent: Sent, source: Film | None = None) -> None:
+    def __init__(self, sent: SentMedia, source: FileSource | None = None) -> None:
         """Record into `sent`."""
         super().__init__()
         self._sent, self._source = sent, source
@@ -70,7 +70,7 @@ class PublishedSound(AudioStreamTrack):
 
     _PTIME = 0.02
 
-    def __init__(self, sent: Sent, source: Film | None = None) -> None:
+    def __init__(self, sent: SentMedia, source: FileSource | None = None) -> None:
         """Record into `sent`."""
         super().__init__()
         self._sent, self._source = sent, source
@@ -98,12 +98,12 @@ class PublishedSound(AudioStreamTrack):
         return frame
 
 
-def published_tracks(media: Path | None) -> tuple[Sent, PublishedVideo, PublishedSound]:
+def published_tracks(media: Path | None) -> tuple[SentMedia, PublishedVideo, PublishedSound]:
     """Alice's tracks: of the file what it has, looped, and the clock and the tone for what it has not.
 
     Raises av.FFmpegError for a file that cannot be opened as media.
     """
-    sent = Sent()
-    video = PublishedVideo(sent, Film.of(media, "video") if media is not None else None)
-    audio = PublishedSound(sent, Film.of(media, "audio") if media is not None else None)
+    sent = SentMedia()
+    video = PublishedVideo(sent, FileSource.open(media, "video") if media is not None else None)
+    audio = PublishedSound(sent, FileSource.open(media, "audio") if media is not None else None)
     return sent, video, audio

@@ -16,7 +16,7 @@ from rich.text import Text
 from frameseal.e2ee.manager import E2EEStateChange
 from frameseal.tools.demo import verdict
 from frameseal.tools.demo.call import Status
-from frameseal.tools.demo.observer import Witness
+from frameseal.tools.demo.observer import Observer
 
 PLAIN_INTERVAL = 2.0  # seconds between two lines where there is no terminal
 RATE_SPAN = 10  # updates, one second, over which rates are averaged
@@ -125,20 +125,20 @@ def summary(status: Status) -> RenderableType:
     sealed = status.counters("alice", "video")
     table.add_row("Alice", "her own", str(sealed.frames_out if sealed else 0), "", "", str(len(sent.thumbnails)), "")
     table.add_row("Forwarder", "none", str(spy.frames_tried), "0", *_findings(status, spy, good=False))
-    for name, key, witness in (("bob", "right", status.bob), ("eve", "wrong", status.eve)):
+    for name, key, observer in (("bob", "right", status.bob), ("eve", "wrong", status.eve)):
         counters = status.counters(name, "video")
         frames, opened = (counters.frames_in, counters.frames_out) if counters is not None else (0, 0)
-        table.add_row(name.title(), key, str(frames), str(opened), *_findings(status, witness, good=name == "bob"))
+        table.add_row(name.title(), key, str(frames), str(opened), *_findings(status, observer, good=name == "bob"))
     return table
 
 
-def _findings(status: Status, witness: Witness, *, good: bool) -> list[str | Text]:
+def _findings(status: Status, observer: Observer, *, good: bool) -> list[str | Text]:
     """Pictures decoded, how many of them were Alice's, and the sound; `good`: whether that is to be wished for."""
-    hearing = verdict.listen(status.sent, witness.heard())
-    heard = hearing.score >= verdict.SOUND_RIGHT if good else hearing.score <= verdict.SOUND_LEAKED
+    hearing = verdict.listen(status.sent, observer.heard())
+    heard = hearing.score >= verdict.MIN_SOUND_SCORE if good else hearing.score <= verdict.MAX_LEAKED_SCORE
     return [
-        str(witness.frames),
-        Text(str(witness.right), style="green" if (witness.right > 0) == good else "bold red"),
+        str(observer.frames),
+        Text(str(observer.right), style="green" if (observer.right > 0) == good else "bold red"),
         Text(hearing.description, style="green" if heard else "bold red"),
     ]
 

@@ -16,8 +16,8 @@ TONE = 440.0  # Hz
 AMPLITUDE = 9000
 
 _WINDOW = 2048  # samples, 43 ms
-_PURE = 0.9  # share of a window's power that has to lie at the tone
-_SILENCE = 50.0  # RMS
+_MIN_POWER_SHARE = 0.9  # share of a window's power that has to lie at the tone
+_MAX_SILENCE = 50.0  # RMS
 
 
 def tone(start: int, count: int) -> Samples:
@@ -40,14 +40,14 @@ def find_tone(samples: Samples) -> Tone:
     if count == 0:
         return Tone(0.0, 0.0)
     windows = samples[: count * _WINDOW].reshape(count, _WINDOW).astype(np.float64)
-    loud = np.sqrt((windows**2).mean(axis=1)) > _SILENCE
+    loud = np.sqrt((windows**2).mean(axis=1)) > _MAX_SILENCE
     if not loud.any():
         return Tone(0.0, 0.0)
     power = np.abs(np.fft.rfft(windows[loud] * np.hanning(_WINDOW), axis=1)) ** 2
     expected = round(TONE * _WINDOW / RATE)
     at_tone = power[:, expected - 3 : expected + 4].sum(axis=1) / power.sum(axis=1)
     frequency = float(np.median([_peak(spectrum) for spectrum in power]) * RATE / _WINDOW)
-    return Tone(frequency, float((at_tone >= _PURE).sum() / count))
+    return Tone(frequency, float((at_tone >= _MIN_POWER_SHARE).sum() / count))
 
 
 def _peak(power: npt.NDArray[np.float64]) -> float:
@@ -65,7 +65,7 @@ def resemblance(sent: Samples, heard: Samples) -> float:
     # Short pieces: where a packet was lost, the sound before and the sound after do not fit one place.
     piece_len = RATE // 8 // 4
     pieces = [other[i : i + piece_len] for i in range(0, len(other) - piece_len + 1, piece_len)]
-    pieces = [piece for piece in pieces if np.sqrt((piece**2).mean()) > _SILENCE]
+    pieces = [piece for piece in pieces if np.sqrt((piece**2).mean()) > _MAX_SILENCE]
     pieces = pieces[:: max(1, len(pieces) // 16)]  # enough for a median
     if not pieces or len(one) < piece_len:
         return 0.0

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from frameseal.tools.demo import sound
-from frameseal.tools.demo.observer import Eavesdropper, Witness
-from frameseal.tools.demo.published import Sent
+from frameseal.tools.demo.observer import Eavesdropper, Observer
+from frameseal.tools.demo.published import SentMedia
 from frameseal.tools.media import Samples
 
 # Of the frames that Alice encoded, Bob's share: he joins a few frames late, and under loss whole frames never complete.
-FRAMES_ARRIVED = 0.5
+MIN_ARRIVED = 0.5
 # Of the pictures that Bob's decoder gave, the right ones: VP8 shows some wrong ones when a whole frame is lost.
-FRAMES_RIGHT = 0.8
+MIN_RIGHT = 0.8
 # A pure tone is pure in all windows but those where a lost packet makes it jump.
-SOUND_RIGHT = 0.7
+MIN_SOUND_SCORE = 0.7
 # Ciphertext decoded as Opus is loud noise; a window of it may look like a tone by accident, not one in five.
-SOUND_LEAKED = 0.2
+MAX_LEAKED_SCORE = 0.2
 FREQUENCY_TOLERANCE = 2.0  # Hz
-ENOUGH_FRAMES = 20  # fewer prove nothing, about Bob or about Eve
-LONGER = "hold a longer call (--seconds), or use a less busy machine"
+MIN_FRAMES = 20  # fewer prove nothing, about Bob or about Eve
+ADVICE = "hold a longer call (--seconds), or use a less busy machine"
 
 
 @dataclass(frozen=True)
@@ -37,55 +37,55 @@ class Hearing:
         """A few words for the table."""
         if not self.loud:
             return "silence"
-        if self.frequency and self.score > SOUND_LEAKED:
+        if self.frequency and self.score > MAX_LEAKED_SCORE:
             pure = "pure" if self.score > 0.95 else f"{self.score:.0%} pure"
             return f"{self.frequency:.0f} Hz, {pure}"
-        return f"{self.score:.0%} alike" if self.score > SOUND_LEAKED else "noise"
+        return f"{self.score:.0%} alike" if self.score > MAX_LEAKED_SCORE else "noise"
 
 
-def listen(sent: Sent, heard: Samples) -> Hearing:
+def listen(sent: SentMedia, heard: Samples) -> Hearing:
     """Measure what somebody heard against what was sent."""
     loud = bool(len(heard)) and float(np.sqrt((heard.astype(np.float64) ** 2).mean())) > 50
     if sent.is_tone:
         tone = sound.find_tone(heard)
         return Hearing(tone.share, tone.frequency, loud)
-    return Hearing(sound.resemblance(everything(sent), heard), 0.0, loud)
+    return Hearing(sound.resemblance(all_sound(sent), heard), 0.0, loud)
 
 
-def everything(sent: Sent) -> Samples:
+def all_sound(sent: SentMedia) -> Samples:
     """All of the sound that was sent."""
     return np.concatenate(sent.sound) if sent.sound else np.zeros(0, dtype=np.int16)
 
 
-def failures(sent: Sent, forwarder: Eavesdropper, bob: Witness, eve: Witness, eve_was_sent: int) -> list[str]:
+def failures(sent: SentMedia, forwarder: Eavesdropper, bob: Observer, eve: Observer, eve_was_sent: int) -> list[str]:
     """Everything that is wrong with the call, the gravest first; empty if nothing is.
 
     `eve_was_sent` is the number of sealed video frames that reached Eve: had none, her blindness would prove nothing.
     """
     wrong: list[str] = []
-    for name, witness in (("the forwarder", forwarder), ("Eve", eve)):
-        if witness.right:
-            wrong.append(f"{name} could see Alice: {witness.right} frames")
-        if listen(sent, witness.heard()).score > SOUND_LEAKED:
+    for name, observer in (("the forwarder", forwarder), ("Eve", eve)):
+        if observer.right:
+            wrong.append(f"{name} could see Alice: {observer.right} frames")
+        if listen(sent, observer.heard()).score > MAX_LEAKED_SCORE:
             wrong.append(f"{name} could hear Alice")
     frames = len(sent.thumbnails)
-    if frames < ENOUGH_FRAMES:
-        wrong.append(f"Alice sent only {frames} frames: {LONGER}")
-    if forwarder.frames_tried < ENOUGH_FRAMES or forwarder.sounds_tried < ENOUGH_FRAMES:
+    if frames < MIN_FRAMES:
+        wrong.append(f"Alice sent only {frames} frames: {ADVICE}")
+    if forwarder.frames_tried < MIN_FRAMES or forwarder.sounds_tried < MIN_FRAMES:
         passed = forwarder.frames_tried
-        wrong.append(f"only {passed} frames passed through the forwarder, which proves nothing: {LONGER}")
-    if eve_was_sent < ENOUGH_FRAMES:
-        wrong.append(f"only {eve_was_sent} frames reached Eve, which proves nothing: {LONGER}")
+        wrong.append(f"only {passed} frames passed through the forwarder, which proves nothing: {ADVICE}")
+    if eve_was_sent < MIN_FRAMES:
+        wrong.append(f"only {eve_was_sent} frames reached Eve, which proves nothing: {ADVICE}")
     if not bob.frames:
         wrong.append("Bob saw nothing")
-    elif bob.right < FRAMES_RIGHT * bob.frames:
+    elif bob.right < MIN_RIGHT * bob.frames:
         wrong.append(f"Bob saw wrong pictures: {bob.frames - bob.right} of {bob.frames}")
-    elif len(bob.numbers) < FRAMES_ARRIVED * frames:
+    elif len(bob.numbers) < MIN_ARRIVED * frames:
         wrong.append(f"Bob saw only {len(bob.numbers)} of {frames} frames")
     hearing = listen(sent, bob.heard())
-    if not listen(sent, everything(sent)).loud:
+    if not listen(sent, all_sound(sent)).loud:
         pass  # a film without sound: there was nothing to hear
-    elif hearing.score < SOUND_RIGHT:
+    elif hearing.score < MIN_SOUND_SCORE:
         wrong.append(f"Bob did not hear Alice: {hearing.description}")
     elif sent.is_tone and abs(hearing.frequency - sound.TONE) > FREQUENCY_TOLERANCE:
         wrong.append(f"Bob heard {hearing.frequency:.1f} Hz, and Alice sent {sound.TONE:.0f}")

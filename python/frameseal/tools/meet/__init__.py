@@ -21,23 +21,23 @@ from aiohttp import web
 
 from frameseal._secrecy import Confidential, Hidden, hide, require
 from frameseal.keys.protocol import bounded
+from frameseal.tools.meet.admission import Admission
 from frameseal.tools.meet.bot import Bot
-from frameseal.tools.meet.certificate import self_made
-from frameseal.tools.meet.door import Door
+from frameseal.tools.meet.certificate import self_signed
 from frameseal.tools.meet.janus import Janus, JanusError
-from frameseal.tools.meet.limits import IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ADDRESS, Places
+from frameseal.tools.meet.limits import IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ADDRESS, ConnectionLimit
 from frameseal.tools.meet.page import application
 from frameseal.tools.meet.room import Room
-from frameseal.tools.meet.rotation_message import Key
-from frameseal.tools.meet.worker import NoWorker, Worker, load_worker
+from frameseal.tools.meet.rotation_message import MeetingKey
+from frameseal.tools.meet.worker import Worker, WorkerUnavailable, load_worker
 
-__all__ = ["MeetOptions", "Meeting", "NoWorker", "Unusable", "meeting", "run"]
+__all__ = ["MeetOptions", "Meeting", "WorkerUnavailable", "CannotServe", "meeting", "run"]
 
 LOOPBACK: Final = "127.0.0.1"
 BACKLOG: Final = 128  # connections that wait to be accepted
 
 
-class Unusable(Exception):
+class CannotServe(Exception):
     """The meeting cannot be served as asked; the message says why, in one line."""
 
 
@@ -83,8 +83,8 @@ def run(options: MeetOptions, package: Path | None = None) -> int:
     """Serve a meeting until Ctrl-C.
 
     :param package: a local file of the worker's npm package, for machines without a network.
-    :raises NoWorker: the browser's e2ee worker cannot be had.
-    :raises Unusable: the port is taken, there is no local network, or no Janus.
+    :raises WorkerUnavailable: the browser's e2ee worker cannot be had.
+    :raises CannotServe: the port is taken, there is no local network, or no Janus.
     """
     require("options", options, MeetOptions, "MeetOptions")
     worker = load_worker(package)
@@ -93,7 +93,7 @@ def run(options: MeetOptions, package: Path | None = None) -> int:
 
 
 async def _serve(options: MeetOptions, worker: Worker) -> None:
-    def rotated(key: Key) -> None:
+    def rotated(key: MeetingKey) -> None:
         print(f"the key is now number {key.key_id}; whoever joins from now on needs\n  {served.link}", flush=True)
 
     async with meeting(options, worker, rotated) as served:
@@ -109,11 +109,11 @@ async def _serve(options: MeetOptions, worker: Worker) -> None:
 
 @contextlib.asynccontextmanager
 async def meeting(
-    options: MeetOptions, worker: Worker, rotated: Callable[[Key], None] = lambda key: None
+    options: MeetOptions, worker: Worker, rotated: Callable[[MeetingKey], None] = lambda key: None
 ) -> AsyncIterator[Meeting]:
     """Serve a meeting as long as the context lasts. *rotated* is called when a participant brings a new key.
 
-    :raises Unusable: the port is taken, there is no local network, or no Janus.
+    :raises CannotServe: the port is taken, there is no local network, or no Janus.
     """
     require("options", options, MeetOptions, "MeetOptions")
     require("worker", worker, Worker, "a Worker")
@@ -123,19 +123,19 @@ async def meeting(
         here = [str(address) for address in _addresses()]
         others = [address for address in here if address != LOOPBACK]
         if options.lan and not others:
-            raise Unusable("there is no local network: leave out --lan")
-        context, certificate = self_made(here) if options.lan else (None, None)
+            raise CannotServe("there is no local network: leave out --lan")
+        context, certificate = self_signed(here) if options.lan else (None, None)
         janus: Janus | None = None
         if options.janus is not None:
             janus = Janus(options.janus, options.codec)
             try:
                 await janus.open()
             except JanusError as error:
-                raise Unusable(str(error)) from error
+                raise CannotServe(str(error)) from error
             cleanup.push_async_callback(janus.close)
 
         room = Room(janus)
-        bot = Bot(room, Key(hide(options.passphrase).reveal()), options.codec, rotated)
+        bot = Bot(room, MeetingKey(hide(options.passphrase).reveal()), options.codec, rotated)
         facts = {
             "codec": options.codec,
             "forwardersView": janus is None,  # into Janus nobody here can look
@@ -152,15 +152,15 @@ async def meeting(
         cleanup.push_async_callback(bot.close)
         await runner.setup()
         host = "0.0.0.0" if options.lan else LOOPBACK  # noqa: S104 - asked for with --lan
-        places = Places(MAX_CONNECTIONS_OF_ADDRESS, MAX_CONNECTIONS)
+        limit = ConnectionLimit(MAX_CONNECTIONS_OF_ADDRESS, MAX_CONNECTIONS)
         serve = runner.server
         assert serve is not None  # noqa: S101 - after setup()
         try:
             listening = await asyncio.get_running_loop().create_server(
-                lambda: Door(places, serve, context), host, options.port, reuse_address=True, backlog=BACKLOG
+                lambda: Admission(limit, serve, context), host, options.port, reuse_address=True, backlog=BACKLOG
             )
         except OSError as error:
-            raise Unusable(f"port {options.port}: {error.strerror}. Choose another with --port") from error
+            raise CannotServe(f"port {options.port}: {error.strerror}. Choose another with --port") from error
         cleanup.callback(listening.close)
         room.join(bot)
         shown, port = others[0] if options.lan else LOOPBACK, listening.sockets[0].getsockname()[1]

@@ -22,10 +22,10 @@ from frameseal.aiortc import attach
 from frameseal.e2ee.manager import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
 from frameseal.enums import Profile
 from frameseal.tools.media import mono
-from frameseal.tools.meet.bot_video import FaceTrack, Seen, View
+from frameseal.tools.meet.bot_video import BotVideoTrack, Scene, ShownParticipant
 from frameseal.tools.meet.echo import Echo, EchoTrack
 from frameseal.tools.meet.room import CLOSE_TIMEOUT, PUBLISH, Message, Room
-from frameseal.tools.meet.rotation_message import Key, Opener, RotationRefused
+from frameseal.tools.meet.rotation_message import MeetingKey, RotationOpener, RotationRefused
 from frameseal.tools.sfu import PeerConnection
 
 FORGET_AFTER: Final = 10.0  # seconds after a rotation for which frames under the old key still open
@@ -39,7 +39,7 @@ class Bot(Confidential):
     id: Final = "bot"
     name: Final = "Bot"
 
-    def __init__(self, room: Room, key: Key, codec: str, rotated: Callable[[Key], None]) -> None:
+    def __init__(self, room: Room, key: MeetingKey, codec: str, rotated: Callable[[MeetingKey], None]) -> None:
         """Take *key*, on the event loop; *rotated* is told when somebody brings another.
 
         ``code`` is what people compare to see that they hold the same keys, None while it is derived.
@@ -59,7 +59,7 @@ class Bot(Confidential):
         self._pictures: dict[str, Any] = {}
         self._states: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._opener: Opener | None = None  # of the present key, once somebody has rotated
+        self._opener: RotationOpener | None = None  # of the present key, once somebody has rotated
         self._rotations: asyncio.Queue[Message] = asyncio.Queue(MAX_ROTATIONS)
         self._following: asyncio.Task[None] | None = None
         self._reporting = asyncio.ensure_future(self._report())
@@ -70,7 +70,7 @@ class Bot(Confidential):
         pc = self._connections[peer] = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         attach(pc, self._e2ee, local_id=self.id, remote_id=peer)
         if peer == PUBLISH:
-            self._published = [EchoTrack(self._echo), FaceTrack(self._view)]
+            self._published = [EchoTrack(self._echo), BotVideoTrack(self._view)]
             for track in self._published:
                 pc.addTrack(track)
             prefer(pc, self._codec)
@@ -124,7 +124,7 @@ class Bot(Confidential):
             message = await self._rotations.get()
             answer = {"type": "rotated", "by": self.id, "from": message["from"], "keyId": None}
             try:
-                coming = await asyncio.to_thread(self._take_up, base64.b64decode(message["sealed"]))
+                coming = await asyncio.to_thread(self._open_rotation, base64.b64decode(message["sealed"]))
             except (RotationRefused, ValueError):
                 self._room.broadcast(answer)
                 continue
@@ -134,16 +134,16 @@ class Bot(Confidential):
             self._room.broadcast(answer | {"keyId": coming.key_id})
             self._rotated(coming)
 
-    def _take_up(self, sealed: bytes) -> Key:
+    def _open_rotation(self, sealed: bytes) -> MeetingKey:
         """Open a rotation, set its key and return it. Raises RotationRefused. For a thread."""
         if self._opener is None:
-            self._opener = Opener(self.key)
+            self._opener = RotationOpener(self.key)
         coming = self._opener.open(sealed)
         self.provider.set_shared_key(coming.passphrase, coming.key_id)
         self._opener = None  # one of the new key is made when it is needed
         return coming
 
-    def _forget(self, old: Key) -> None:
+    def _forget(self, old: MeetingKey) -> None:
         if old.key_id != self.key.key_id:
             self.provider.remove_shared_key(old.key_id)
             self._keys_changed()
@@ -200,10 +200,10 @@ class Bot(Confidential):
                 elif isinstance(frame, av.AudioFrame):
                     self._echo.hear(participant, mono(frame))
 
-    def _view(self) -> View:
+    def _view(self) -> Scene:
         others = [member for member in self._room.members.values() if member.id != self.id]
-        seen = [Seen(m.name, self._pictures.get(m.id), dict(self._states.get(m.id, {}))) for m in others]
-        return View(self.key.key_id, self.code, dict(self._states.get(self.id, {})), seen)
+        seen = [ShownParticipant(m.name, self._pictures.get(m.id), dict(self._states.get(m.id, {}))) for m in others]
+        return Scene(self.key.key_id, self.code, dict(self._states.get(self.id, {})), seen)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -25,7 +25,7 @@ _GOOD, _BAD, _KEY, _PLAIN, _QUIET = (104, 219, 154), (255, 157, 148), (255, 210,
 
 
 @dataclass
-class Seen:
+class ShownParticipant:
     """A participant as the bot sees them: the latest picture (av.VideoFrame) and the state of each kind."""
 
     name: str
@@ -34,13 +34,13 @@ class Seen:
 
 
 @dataclass
-class View:
+class Scene:
     """What is drawn."""
 
     key_id: int
     code: str | None
     own: dict[str, str]
-    seen: list[Seen]
+    seen: list[ShownParticipant]
 
 
 class Painter:
@@ -54,7 +54,7 @@ class Painter:
         self._background = Image.fromarray(gradient.astype(np.uint8))
         self._large, self._medium, self._small = (ImageFont.load_default(size=size) for size in (30, 24, 19))
 
-    def draw(self, view: View, seconds: float) -> Image.Image:
+    def draw(self, view: Scene, seconds: float) -> Image.Image:
         """Draw a view, with a sweep that moves as long as the picture does."""
         image = self._background.copy()
         draw = ImageDraw.Draw(image)
@@ -91,10 +91,10 @@ class Painter:
         draw.line([centre, tip], fill=_KEY, width=3)
 
 
-class FaceTrack(VideoStreamTrack):
+class BotVideoTrack(VideoStreamTrack):
     """The bot's picture as a track."""
 
-    def __init__(self, view: Callable[[], View]) -> None:
+    def __init__(self, view: Callable[[], Scene]) -> None:
         """Draw what *view* returns at the time of each frame."""
         super().__init__()
         self._view = view
@@ -116,7 +116,7 @@ class FaceTrack(VideoStreamTrack):
         return frame
 
 
-def _inset(seen: Seen) -> Image.Image:
+def _inset(seen: ShownParticipant) -> Image.Image:
     if not isinstance(seen.picture, av.VideoFrame) or seen.states.get("video") != "DecryptionSuccess":
         image = Image.new("RGB", _INSET, (10, 12, 22))
         middle = (_INSET[0] // 2, _INSET[1] // 2)

@@ -18,18 +18,18 @@ from frameseal.tools.meet.room import Message, Room, RoomFull
 from frameseal.tools.sfu import PeerConnection
 
 ANSWER_TIMEOUT: Final = 30.0  # seconds that a browser has for an offer or an answer; it asks for a camera before
-LONGEST_NAME: Final = 40
-LONGEST_ERROR: Final = 200  # characters of what a browser says went wrong
-LONGEST_ROTATION: Final = 1024  # characters of base64; a page's has some 110
+MAX_NAME_LENGTH: Final = 40
+MAX_ERROR_LENGTH: Final = 200  # characters of what a browser says went wrong
+MAX_ROTATION_LENGTH: Final = 1024  # characters of base64; a page's has some 110
 MAX_SECTIONS: Final = 2  # of an SDP: audio and video. Each costs this process a receiver with its thread
 MAX_CANDIDATES: Final = 64  # of an SDP. Each is an address to which this process sends
 # What waits for a slow browser; beyond that it is let go.
-MOST_MESSAGES: Final = 1000
+MAX_PENDING_MESSAGES: Final = 1000
 MAX_QUEUED: Final = 4 * 1024 * 1024  # characters
 _KINDS: Final = ("audio", "video")
 
 
-class NotOurPage(Exception):
+class ProtocolViolation(Exception):
     """A client that does not speak the protocol, or not as often as it may; the message is the close reason."""
 
     def __init__(self, reason: str, code: int = WSCloseCode.POLICY_VIOLATION) -> None:
@@ -38,7 +38,7 @@ class NotOurPage(Exception):
         self.code = code
 
 
-class Guest:
+class BrowserMember:
     """The room's `Member` behind a web socket."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Guest:
         self._numbers = count(1)
         self._messages = TokenBucket(MESSAGES)
         self._reconnections = TokenBucket(RECONNECTIONS)
-        self._outgoing: asyncio.Queue[str] = asyncio.Queue(MOST_MESSAGES)
+        self._outgoing: asyncio.Queue[str] = asyncio.Queue(MAX_PENDING_MESSAGES)
         self._queued = 0  # characters in the queue
 
     def connection(self, peer: str) -> PeerConnection:
@@ -83,18 +83,18 @@ class Guest:
         self._queued += len(text)
         self._outgoing.put_nowait(text)
 
-    async def attend(self) -> None:
+    async def serve(self) -> None:
         """Serve the browser until it goes, and close the socket."""
         sending = asyncio.create_task(self._send())
         code, reason = int(WSCloseCode.OK), ""
         try:
             async with asyncio.timeout(JOIN_TIMEOUT) as deadline:
                 async for frame in self._socket:
-                    await self._take(_parsed(frame))
+                    await self._handle(_parsed(frame))
                     if self.joined:
                         deadline.reschedule(None)
-                    await asyncio.sleep(self._messages.lend())  # whoever says too much is heard later
-        except NotOurPage as error:
+                    await asyncio.sleep(self._messages.borrow())  # whoever says too much is heard later
+        except ProtocolViolation as error:
             code, reason = error.code, str(error)
         except TimeoutError:
             code, reason = WSCloseCode.POLICY_VIOLATION, f"nobody joined within {JOIN_TIMEOUT:.0f} s: join again"
@@ -105,13 +105,13 @@ class Guest:
             await self._room.leave(self.id)
         await self._socket.close(code=code, message=reason.encode())
 
-    async def _take(self, message: dict[str, Any]) -> None:
-        """Act on a message. Raises NotOurPage."""
+    async def _handle(self, message: dict[str, Any]) -> None:
+        """Act on a message. Raises ProtocolViolation."""
         kind = message.get("type")
         if kind == "join" and not self.name:
             await self._join(message)
         elif not self.joined:
-            raise NotOurPage("expected one message of the type 'join' first")
+            raise ProtocolViolation("expected one message of the type 'join' first")
         elif kind == "reply":
             self._reply(message)
         elif kind == "connection":
@@ -123,16 +123,16 @@ class Guest:
         elif kind == "watch":
             self.watching = message.get("on") is True
         else:
-            raise NotOurPage("expected 'type' to be reply, connection, keyframe, rotate or watch")
+            raise ProtocolViolation("expected 'type' to be reply, connection, keyframe, rotate or watch")
 
     async def _join(self, message: dict[str, Any]) -> None:
         name, tracks = _text(message, "name"), message.get("tracks")
         if not isinstance(tracks, list):
-            raise NotOurPage("expected 'tracks' to be a list of 'audio' and 'video'")
-        self.name = cleaned(name)[:LONGEST_NAME] or "Guest"
+            raise ProtocolViolation("expected 'tracks' to be a list of 'audio' and 'video'")
+        self.name = cleaned(name)[:MAX_NAME_LENGTH] or "Guest"
         self.tracks = [kind for kind in _KINDS if kind in tracks]
         problem = None
-        if not self._room.limits.joins.admits(self.address):
+        if not self._room.limits.joins.allows(self.address):
             problem = "Too many have joined from your address: wait a minute, and join again."
         else:
             try:
@@ -141,18 +141,18 @@ class Guest:
                 problem = "The room is full: wait until somebody leaves, and join again."
         if problem is not None:
             await self._socket.send_json({"type": "problem", "message": problem})
-            raise NotOurPage(problem, WSCloseCode.TRY_AGAIN_LATER)
+            raise ProtocolViolation(problem, WSCloseCode.TRY_AGAIN_LATER)
         self.joined = True
 
     def _reply(self, message: dict[str, Any]) -> None:
         number = message.get("call")
         if isinstance(number, bool) or not isinstance(number, int):
-            raise NotOurPage("expected 'call' to be the number of a call")
+            raise ProtocolViolation("expected 'call' to be the number of a call")
         waiting = self._calls.get(number)
         if waiting is None or waiting.done():
             return
         if "error" in message:
-            said = cleaned(_text(message, "error"))[:LONGEST_ERROR]
+            said = cleaned(_text(message, "error"))[:MAX_ERROR_LENGTH]
             waiting.set_exception(ConnectionError(f"the browser says: {said}"))
             return
         sdp = _text(message, "sdp")
@@ -168,13 +168,13 @@ class Guest:
             return
         worked = remote.connectionState in ("connected", "disconnected")
         remote.report(state)
-        if worked and remote.connectionState == "failed" and self._reconnections.take():
+        if worked and remote.connectionState == "failed" and self._reconnections.consume():
             self._room.reconnect(self, peer)
 
     def _rotate(self, sealed: str) -> None:
-        if len(sealed) > LONGEST_ROTATION:
-            raise NotOurPage(f"expected 'sealed' to have {LONGEST_ROTATION} characters at the most")
-        if self._room.limits.rotations.admits(self.address):
+        if len(sealed) > MAX_ROTATION_LENGTH:
+            raise ProtocolViolation(f"expected 'sealed' to have {MAX_ROTATION_LENGTH} characters at the most")
+        if self._room.limits.rotations.allows(self.address):
             self._room.broadcast({"type": "rotate", "from": self.id, "sealed": sealed})
         else:
             self.notify({"type": "problem", "message": "Too many rotations: wait some seconds, and rotate again."})
@@ -195,7 +195,7 @@ class Guest:
             try:
                 await self._socket.send_str(text)
             except ConnectionError:
-                return  # attend() notices too
+                return  # serve() notices too
 
 
 def cleaned(text: str) -> str:
@@ -204,20 +204,20 @@ def cleaned(text: str) -> str:
 
 
 def _parsed(frame: WSMessage) -> dict[str, Any]:
-    """Return the message of a frame. Raises NotOurPage."""
+    """Return the message of a frame. Raises ProtocolViolation."""
     if frame.type is not WSMsgType.TEXT:
-        raise NotOurPage("expected text: one JSON object in each message", WSCloseCode.UNSUPPORTED_DATA)
+        raise ProtocolViolation("expected text: one JSON object in each message", WSCloseCode.UNSUPPORTED_DATA)
     try:
         message = parse_json(frame.data)
     except ValueError:
         message = None
     if not isinstance(message, dict):
-        raise NotOurPage("expected one JSON object in each message", WSCloseCode.INVALID_TEXT)
+        raise ProtocolViolation("expected one JSON object in each message", WSCloseCode.INVALID_TEXT)
     return message
 
 
 def _text(message: dict[str, Any], name: str) -> str:
     value = message.get(name)
     if not isinstance(value, str):
-        raise NotOurPage(f"expected {name!r} to be a string")
+        raise ProtocolViolation(f"expected {name!r} to be a string")
     return value

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 LIFETIME: Final = datetime.timedelta(days=7)
 
 
-def self_made(addresses: Sequence[str]) -> tuple[ssl.SSLContext, str]:
+def self_signed(addresses: Sequence[str]) -> tuple[ssl.SSLContext, str]:
     """Make a key and a certificate for these IP addresses; return the server's context and the SHA-256 fingerprint.
 
     The fingerprint is as browsers show it, so that somebody who is warned can compare. The private key lives in this

@@ -20,7 +20,7 @@ from frameseal.tools.sfu import PeerConnection
 ANSWER_TIMEOUT: Final = 15.0  # seconds for Janus to answer
 CONNECT_TIMEOUT: Final = 20.0  # seconds for ICE and DTLS, as in our forwarder
 KEEPALIVE_INTERVAL: Final = 20.0  # seconds; Janus forgets a session after 60
-MOST_PUBLISHERS: Final = 16
+MAX_PUBLISHERS: Final = 16
 
 Message = dict[str, Any]
 
@@ -101,7 +101,7 @@ class Janus:
                 {
                     "request": "create",
                     "room": self.room,
-                    "publishers": MOST_PUBLISHERS,
+                    "publishers": MAX_PUBLISHERS,
                     "require_e2ee": True,
                     "audiocodec": "opus",
                     "videocodec": self._codec,
@@ -156,14 +156,14 @@ class Janus:
         async for frame in self._socket:
             if frame.type is not aiohttp.WSMsgType.TEXT:
                 break
-            self._take(frame.json())
+            self._handle(frame.json())
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(JanusError("Janus is gone"))
         for handle in self._handles.values():
             handle.down.set()
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         kind, handle = message.get("janus"), self._handles.get(message.get("sender", 0))
         if handle is not None and kind == "webrtcup":
             handle.up.set()

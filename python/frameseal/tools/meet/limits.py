@@ -53,7 +53,7 @@ class TokenBucket:
         self._tokens = float(rate.burst)
         self._refilled = monotonic()
 
-    def take(self) -> bool:
+    def consume(self) -> bool:
         """Take a token, if there is one."""
         self._refill()
         if self._tokens < 1:
@@ -61,7 +61,7 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
-    def lend(self) -> float:
+    def borrow(self) -> float:
         """Take a token that may be lent, and return the seconds until it is there."""
         self._refill()
         self._tokens -= 1
@@ -82,35 +82,35 @@ class RateLimit:
         self._total = TokenBucket(total)
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    def admits(self, address: str) -> bool:
+    def allows(self, address: str) -> bool:
         """Take a token of this address and one of all, if both are there."""
         bucket = self._buckets.pop(address, None) or TokenBucket(self._each)
         self._buckets[address] = bucket
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
-        return bucket.take() and self._total.take()
+        return bucket.consume() and self._total.consume()
 
 
-class Places:
+class ConnectionLimit:
     """Counts what is there at once, by address and in total."""
 
     def __init__(self, each: int, total: int) -> None:
         """Start with all places free."""
         self._each, self._total = each, total
-        self._taken: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
 
-    def take(self, address: str) -> bool:
+    def acquire(self, address: str) -> bool:
         """Take a place, if one is free."""
-        if self._taken.get(address, 0) >= self._each or self._taken.total() >= self._total:
+        if self._open.get(address, 0) >= self._each or self._open.total() >= self._total:
             return False
-        self._taken[address] += 1
+        self._open[address] += 1
         return True
 
-    def give_back(self, address: str) -> None:
+    def release(self, address: str) -> None:
         """Free a place that was taken."""
-        self._taken[address] -= 1
-        if self._taken[address] <= 0:
-            del self._taken[address]
+        self._open[address] -= 1
+        if self._open[address] <= 0:
+            del self._open[address]
 
 
 @dataclass

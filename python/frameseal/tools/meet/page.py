@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from frameseal.tools.meet.browser_member import Guest
+from frameseal.tools.meet.browser_member import BrowserMember
 from frameseal.tools.meet.limits import MAX_WAITING, MAX_WAITING_OF_ADDRESS
 from frameseal.tools.meet.room import Room
 from frameseal.tools.meet.worker import Worker
 
 REPORT_INTERVAL: Final = 0.4  # seconds between two reports of what the SFU sees
 KEYFRAME_TURNS: Final = 4  # reports between two requests for a keyframe, as long as the SFU's decoder made nothing
-LONGEST_MESSAGE: Final = 64 * 1024
+MAX_MESSAGE_BYTES: Final = 64 * 1024
 HEARTBEAT: Final = 20.0
 
 _HEADERS: Final = {
@@ -63,30 +63,30 @@ def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collec
         if any(origin not in _origins(request) for origin in request.headers.getall("Origin", [])):
             raise web.HTTPForbidden(text="this page is not of this server")
         address = request.remote or ""
-        waiting = [guest.address for guest in guests if not guest.joined]
+        waiting = [browser.address for browser in browsers if not browser.joined]
         if len(waiting) >= MAX_WAITING or waiting.count(address) >= MAX_WAITING_OF_ADDRESS:
             raise web.HTTPTooManyRequests(text="too many have connected and not joined: try again in some seconds")
-        response = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LONGEST_MESSAGE)
+        response = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MAX_MESSAGE_BYTES)
 
         def abort() -> None:
             if request.transport is not None:
                 request.transport.abort()
 
-        guest = Guest(response, room, f"guest-{secrets.token_hex(3)}", address, abort)
-        guests.add(guest)
+        browser = BrowserMember(response, room, f"guest-{secrets.token_hex(3)}", address, abort)
+        browsers.add(browser)
         try:
             await response.prepare(request)
-            await guest.attend()
+            await browser.serve()
         finally:
-            guests.discard(guest)
+            browsers.discard(browser)
         return response
 
     async def reporting(_: web.Application) -> Any:
-        task = asyncio.create_task(_report(room, guests))
+        task = asyncio.create_task(_report(room, browsers))
         yield
         task.cancel()
 
-    guests: set[Guest] = set()
+    browsers: set[BrowserMember] = set()
     app = web.Application(middlewares=[guarded])
     app.on_response_prepare.append(headers)
     app.cleanup_ctx.append(reporting)
@@ -124,17 +124,17 @@ def _serve(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[
     return serve
 
 
-async def _report(room: Room, guests: Collection[Guest]) -> None:
+async def _report(room: Room, browsers: Collection[BrowserMember]) -> None:
     """Tell those who want to know what the SFU sees."""
     for turn in count():
         await asyncio.sleep(REPORT_INTERVAL)
-        watching = [guest for guest in guests if guest.watching]
-        for publisher, outsider in list(room.outsiders.items()):
+        watching = [browser for browser in browsers if browser.watching]
+        for publisher, sfu_view in list(room.sfu_views.items()):
             # Without a keyframe a decoder does not begin, and of ciphertext it takes one in a few only.
-            if watching and not outsider.pictures and turn % KEYFRAME_TURNS == 0:
+            if watching and not sfu_view.pictures and turn % KEYFRAME_TURNS == 0:
                 await room.request_keyframe(publisher)
-            outsider.watched = bool(watching)
+            sfu_view.watched = bool(watching)
             if watching:
-                report = await asyncio.to_thread(outsider.report)
-                for guest in watching:
-                    guest.notify({"type": "sfu", "participant": publisher, **report})
+                report = await asyncio.to_thread(sfu_view.report)
+                for browser in watching:
+                    browser.notify({"type": "sfu", "participant": publisher, **report})

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from aiortc import RTCSessionDescription
 from pyee.base import EventEmitter
 
-Call = Callable[[str, str | None], Awaitable[str]]
+BrowserRequest = Callable[[str, str | None], Awaitable[str]]
 """Asks the browser: a method ("offer", "answer" or "accept") and the SDP it is about; the answer is SDP, or empty."""
 
 _STATES = frozenset({"new", "connecting", "connected", "disconnected", "failed", "closed"})
@@ -20,7 +20,7 @@ class RemotePeer(EventEmitter):
     questions are enough. All of them raise what *call* raises.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: BrowserRequest) -> None:
         """Ask through *call*."""
         super().__init__()
         self._call = call

@@ -14,10 +14,10 @@ from typing import Any, Final, Protocol
 
 from frameseal.tools.meet.janus import Janus, JanusStream
 from frameseal.tools.meet.limits import Limits
-from frameseal.tools.meet.sfu_view import Outsider
+from frameseal.tools.meet.sfu_view import SfuView
 from frameseal.tools.sfu import Forwarder, PeerConnection
 
-MOST_PARTICIPANTS: Final = 8  # each pair of them is two connections
+MAX_PARTICIPANTS: Final = 8  # each pair of them is two connections
 # The name of the connection over which somebody publishes; those over which they receive have the publisher's id.
 PUBLISH: Final = "publish"
 CLOSE_TIMEOUT: Final = 5.0  # seconds; to close a connection of aiortc's that is still connecting may never end
@@ -83,7 +83,7 @@ class Room:
         self._janus = janus
         self.limits = Limits()
         self.members: dict[str, Member] = {}
-        self.outsiders: dict[str, Outsider] = {}  # by publisher
+        self.sfu_views: dict[str, SfuView] = {}  # by publisher
         self._forwarders: dict[str, Stream] = {}  # by publisher, once media can flow
         self._tasks: dict[asyncio.Task[None], tuple[str, ...]] = {}  # and whom each is about: publisher, subscriber
         self._states: dict[tuple[str, ...], Message] = {}
@@ -91,16 +91,16 @@ class Room:
     def join(self, member: Member) -> None:
         """Take somebody in; connecting goes on in the background.
 
-        :raises RoomFull: there are `MOST_PARTICIPANTS` already.
+        :raises RoomFull: there are `MAX_PARTICIPANTS` already.
         """
-        if len(self.members) >= MOST_PARTICIPANTS:
+        if len(self.members) >= MAX_PARTICIPANTS:
             raise RoomFull
-        others = [described(other) for other in self.members.values()]
+        others = [summary_of(other) for other in self.members.values()]
         self.members[member.id] = member
         member.notify({"type": "welcome", "id": member.id, "participants": others})
         for state in self._states.values():
             member.notify(state)
-        self.broadcast({"type": "joined", "participant": described(member)}, but=member.id)
+        self.broadcast({"type": "joined", "participant": summary_of(member)}, but=member.id)
         if member.tracks:
             self._start(self._publish(member), member.id)
         for publisher, forwarder in self._forwarders.items():
@@ -114,9 +114,9 @@ class Room:
             del self._states[key]
         self._hang_up_on(member_id)
         self.broadcast({"type": "left", "id": member_id})
-        await _cancelled([task for task, about in self._tasks.items() if member_id in about])
+        await _cancel_all([task for task, about in self._tasks.items() if member_id in about])
         closing = [forwarder.disconnect_subscriber(member_id) for forwarder in self._forwarders.values()]
-        await asyncio.gather(self._end_stream(member_id), *(_bounded(close) for close in closing))
+        await asyncio.gather(self._end_stream(member_id), *(_within_timeout(close) for close in closing))
 
     def reconnect(self, member: Member, peer: str) -> None:
         """Make a connection anew that was lost: `PUBLISH`, or the one for what the member of this id publishes."""
@@ -154,44 +154,44 @@ class Room:
             member.hang_up(publisher)
 
     async def _end_stream(self, publisher: str) -> None:
-        outsider, forwarder = self.outsiders.pop(publisher, None), self._forwarders.pop(publisher, None)
-        if outsider is not None:
-            outsider.close()
+        sfu_view, forwarder = self.sfu_views.pop(publisher, None), self._forwarders.pop(publisher, None)
+        if sfu_view is not None:
+            sfu_view.close()
         if forwarder is not None:
-            await _bounded(forwarder.close())
+            await _within_timeout(forwarder.close())
 
     async def _publish_again(self, member: Member) -> None:
         # Who is connecting just now would fail at the old stream, and then hang up on the new one.
-        await self._give_up(lambda about: about[0] == member.id)
+        await self._cancel_connecting(lambda about: about[0] == member.id)
         self._hang_up_on(member.id)
         member.hang_up(PUBLISH)
         await self._end_stream(member.id)
         await self._publish(member)
 
     async def _subscribe_again(self, publisher: str, forwarder: Stream, member: Member) -> None:
-        await self._give_up(lambda about: about == (publisher, member.id))
+        await self._cancel_connecting(lambda about: about == (publisher, member.id))
         member.hang_up(publisher)
-        await _bounded(forwarder.disconnect_subscriber(member.id))
+        await _within_timeout(forwarder.disconnect_subscriber(member.id))
         await self._subscribe(publisher, forwarder, member)
 
-    async def _give_up(self, chosen: Callable[[tuple[str, ...]], bool]) -> None:
+    async def _cancel_connecting(self, chosen: Callable[[tuple[str, ...]], bool]) -> None:
         """Cancel what is being connected, for whoever connects the same anew."""
         own = asyncio.current_task()
-        await _cancelled([task for task, about in self._tasks.items() if task is not own and chosen(about)])
+        await _cancel_all([task for task, about in self._tasks.items() if task is not own and chosen(about)])
 
     async def _publish(self, member: Member) -> None:
         forwarder: Stream
         if self._janus is not None:
             forwarder = JanusStream(self._janus)
         else:
-            outsider = self.outsiders[member.id] = Outsider()
-            forwarder = Forwarder(on_packet=outsider.tap)
+            sfu_view = self.sfu_views[member.id] = SfuView()
+            forwarder = Forwarder(on_packet=sfu_view.tap)
         try:
             await forwarder.connect_publisher(member.connection(PUBLISH))
         except BaseException as error:
             member.hang_up(PUBLISH)
-            await _bounded(forwarder.close())
-            self._gone_wrong(error, member, f"the connection that {member.name} publishes over")
+            await _within_timeout(forwarder.close())
+            self._report_failure(error, member, f"the connection that {member.name} publishes over")
             return
         self._forwarders[member.id] = forwarder
         for other in list(self.members.values()):
@@ -203,11 +203,11 @@ class Room:
             await forwarder.connect_subscriber(member.connection(publisher), member.id)
         except BaseException as error:
             member.hang_up(publisher)
-            await _bounded(forwarder.disconnect_subscriber(member.id))
+            await _within_timeout(forwarder.disconnect_subscriber(member.id))
             name = self.members[publisher].name if publisher in self.members else publisher
-            self._gone_wrong(error, member, f"the connection from {name} to {member.name}")
+            self._report_failure(error, member, f"the connection from {name} to {member.name}")
 
-    def _gone_wrong(self, error: BaseException, member: Member, what: str) -> None:
+    def _report_failure(self, error: BaseException, member: Member, what: str) -> None:
         # Anything may be wrong with SDP that came from outside, and one participant's must not end the meeting.
         if not isinstance(error, Exception):
             raise error
@@ -217,17 +217,17 @@ class Room:
         member.notify({"type": "problem", "message": f"{what} failed: {reason}. Leave, and join again."})
 
 
-def described(member: Member) -> Message:
+def summary_of(member: Member) -> Message:
     """What the others are told about somebody."""
     return {"id": member.id, "name": member.name, "tracks": member.tracks}
 
 
-async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancel_all(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _bounded(closing: Coroutine[Any, Any, None]) -> None:
+async def _within_timeout(closing: Coroutine[Any, Any, None]) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(closing, CLOSE_TIMEOUT)

@@ -26,7 +26,7 @@ class RotationRefused(Exception):
     """This is no rotation that follows on the present key."""
 
 
-class Key(Confidential):
+class MeetingKey(Confidential):
     """What everybody in the meeting shares, and the id that its frames name.
 
     :raises ValueError: for a passphrase that is empty or no text, and a key id out of range.
@@ -53,7 +53,7 @@ class Key(Confidential):
 
     def __eq__(self, other: object) -> bool:
         """Compare both."""
-        return isinstance(other, Key) and (self.passphrase, self.key_id) == (other.passphrase, other.key_id)
+        return isinstance(other, MeetingKey) and (self.passphrase, self.key_id) == (other.passphrase, other.key_id)
 
     def __hash__(self) -> int:
         """Hash both."""
@@ -61,26 +61,26 @@ class Key(Confidential):
 
     def __repr__(self) -> str:
         """Show the id, never the passphrase."""
-        return f"Key(key_id={self.key_id})"
+        return f"MeetingKey(key_id={self.key_id})"
 
 
-def next_key(present: Key) -> Key:
+def next_key(present: MeetingKey) -> MeetingKey:
     """Draw the key after *present*."""
-    require("present", present, Key, "a Key")
-    return Key(secrets.token_urlsafe(16), (present.key_id + 1) % KEY_IDS)
+    require("present", present, MeetingKey, "a MeetingKey")
+    return MeetingKey(secrets.token_urlsafe(16), (present.key_id + 1) % KEY_IDS)
 
 
-class Opener(Confidential):
+class RotationOpener(Confidential):
     """Opens rotations that follow on one key, and derives what it takes once, whatever is sent to it."""
 
     __slots__ = ("_decryptor", "_present")
 
-    def __init__(self, present: Key) -> None:
+    def __init__(self, present: MeetingKey) -> None:
         """Derive the sealing key: some 12 ms, for a thread beside the event loop."""
         self._present = present
         self._decryptor = Decryptor(_ring(present))
 
-    def open(self, sealed: bytes) -> Key:
+    def open(self, sealed: bytes) -> MeetingKey:
         """Return the key that a rotation brings.
 
         :raises RotationRefused: sealed under another key than the present one, or not for the next key id (a replay,
@@ -94,29 +94,29 @@ class Opener(Confidential):
         return coming
 
 
-def seal_rotation(present: Key, coming: Key) -> bytes:
+def seal_rotation(present: MeetingKey, coming: MeetingKey) -> bytes:
     """Seal *coming* for those who have *present*. It costs a derivation, some 12 ms."""
-    require("coming", coming, Key, "a Key")
+    require("coming", coming, MeetingKey, "a MeetingKey")
     text = json.dumps({"keyId": coming.key_id, "passphrase": coming.passphrase})
     return Encryptor(_ring(present)).encrypt(text.encode())
 
 
-def open_rotation(present: Key, sealed: bytes) -> Key:
-    """Return the key that a rotation brings, as `Opener.open` does, for who opens one alone."""
-    return Opener(present).open(sealed)
+def open_rotation(present: MeetingKey, sealed: bytes) -> MeetingKey:
+    """Return the key that a rotation brings, as `RotationOpener.open` does, for who opens one alone."""
+    return RotationOpener(present).open(sealed)
 
 
-def _opened(decryptor: Decryptor, sealed: bytes) -> Key | None:
+def _opened(decryptor: Decryptor, sealed: bytes) -> MeetingKey | None:
     """Return the key in a rotation. None if there is none: an error of JSON would hold what was opened."""
     try:
         content = parse_json(decryptor.decrypt(sealed))
-        return Key(content["passphrase"], content["keyId"])
+        return MeetingKey(content["passphrase"], content["keyId"])
     except (FrameError, ValueError, KeyError, TypeError):
         return None
 
 
-def _ring(key: Key) -> KeyRing:
-    require("present", key, Key, "a Key")
+def _ring(key: MeetingKey) -> KeyRing:
+    require("present", key, MeetingKey, "a MeetingKey")
     ring = KeyRing("livekit")
     ring.set_passphrase(_PREFIX + key.passphrase)
     return ring

@@ -21,14 +21,14 @@ from frameseal.tools.sfu import ForwardedPacket
 
 SIZES = 48  # of the latest video frames: sealing hides no size
 PICTURE = (320, 180)  # what came out of the decoder is shown at most this large
-MOST_WAITING = 30  # frames that wait for the decoder; beyond that they are not tried
+MAX_PENDING_FRAMES = 30  # frames that wait for the decoder; beyond that they are not tried
 SHOWN_BYTES = 24  # of each part of a frame, in hex
 MAX_FRAME = 1024 * 1024  # bytes of a frame whose end does not come; beyond that it is let go
 MAX_PIXELS = 4096 * 2304  # of a picture that is decoded: ciphertext, or a visitor, may claim any size
 PIXELS = 64 * 36  # bytes of the frame that are shown as pixels
 
 
-class Outsider:
+class SfuView:
     """Sits in the forwarder, which has no key. It decodes only while somebody watches: that costs a processor."""
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Outsider:
         self._codec = "vp8"
         self._decoder: Decoder | None = None
         self._picture: Any = None
-        self._waiting = threading.Semaphore(MOST_WAITING)
+        self._waiting = threading.Semaphore(MAX_PENDING_FRAMES)
         # One thread, for a decoder has state, and not the event loop, for decoding takes its time.
-        self._thread = ThreadPoolExecutor(1, "outsider")
+        self._thread = ThreadPoolExecutor(1, "sfu_view")
 
     def tap(self, forwarded: ForwardedPacket) -> None:
         """Take a packet from the forwarder; its `on_packet`."""

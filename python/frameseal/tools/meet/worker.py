@@ -31,7 +31,7 @@ _SCRIPT: Final = "package/dist/livekit-client.e2ee.worker.mjs"
 _LICENCE: Final = "package/LICENSE"
 
 
-class NoWorker(Exception):
+class WorkerUnavailable(Exception):
     """The worker cannot be had; the message says why and what to do, in one line."""
 
 
@@ -57,7 +57,7 @@ def cache_folder() -> Path:
 def load_worker(package: Path | None = None) -> Worker:
     """Return the worker: of *package*, a file that somebody brought, else of the cache, else of the registry.
 
-    :raises NoWorker: the file is not the pinned package; or npm is missing, or has no network.
+    :raises WorkerUnavailable: the file is not the pinned package; or npm is missing, or has no network.
     """
     require("package", package, (Path, type(None)), "a Path, or None")
     if package is not None:
@@ -67,13 +67,13 @@ def load_worker(package: Path | None = None) -> Worker:
             reason = getattr(error, "strerror", "no file can have this name")  # and no more of it: it names the file
         else:
             return _unpack(packed, "the package")
-        raise NoWorker(f"the package cannot be read: {reason}")
+        raise WorkerUnavailable(f"the package cannot be read: {reason}")
     folder = cache_folder()
     kept = folder / TARBALL
     if kept.is_file():
         try:
             return _unpack(kept.read_bytes(), TARBALL)
-        except NoWorker:
+        except WorkerUnavailable:
             kept.unlink()  # cut short or altered: fetched again
     return _fetch(folder)
 
@@ -81,7 +81,7 @@ def load_worker(package: Path | None = None) -> Worker:
 def _fetch(folder: Path) -> Worker:
     npm = shutil.which("npm")
     if npm is None:
-        raise NoWorker(
+        raise WorkerUnavailable(
             f"npm is needed, once, to fetch the browser's e2ee worker: install npm, or give {TARBALL} with --worker"
         )
     with tempfile.TemporaryDirectory() as place:
@@ -92,7 +92,7 @@ def _fetch(folder: Path) -> Worker:
             done = None
         fetched = Path(place) / TARBALL
         if done is None or done.returncode != 0 or not fetched.is_file():
-            raise NoWorker(
+            raise WorkerUnavailable(
                 f"could not fetch npm's {PACKAGE} {VERSION}: is there a network? Else give {TARBALL} with --worker"
             )
         packed = fetched.read_bytes()
@@ -111,7 +111,7 @@ def _fetch(folder: Path) -> Worker:
 
 def _unpack(packed: bytes, name: str) -> Worker:
     if "sha512-" + base64.b64encode(hashlib.sha512(packed).digest()).decode() != INTEGRITY:
-        raise NoWorker(f"{name} is not npm's {PACKAGE} {VERSION}: its hash differs from the pinned one")
+        raise WorkerUnavailable(f"{name} is not npm's {PACKAGE} {VERSION}: its hash differs from the pinned one")
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
         return Worker(_member(archive, _SCRIPT), _member(archive, _LICENCE))
 
@@ -119,5 +119,5 @@ def _unpack(packed: bytes, name: str) -> Worker:
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
     if file is None:
-        raise NoWorker(f"{name} is no file")
+        raise WorkerUnavailable(f"{name} is no file")
     return file.read()

@@ -38,7 +38,7 @@ from aiortc.rtp import (
 )
 from aiortc.sdp import MediaDescription, SessionDescription
 
-from frameseal.tools.sfu.leg import Impairment, Leg, LegStats, Outlet, quietly
+from frameseal.tools.sfu.leg import Impairment, Leg, LegStats, Outlet, ignore_disconnect
 
 __all__ = ["ForwardedPacket", "Forwarder", "LegStats"]
 
@@ -146,7 +146,7 @@ class Forwarder:
         for transceiver in self._pc.getTransceivers():
             transceiver.receiver.transport._handle_rtp_data = self._handle_publisher_rtp  # type: ignore[method-assign]
         await pc.setRemoteDescription(answer)
-        await _connected(self._pc, pc)
+        await _wait_connected(self._pc, pc)
 
     async def connect_subscriber(self, pc: PeerConnection, name: str) -> None:
         """Negotiate with a subscriber: it is offered what the publisher publishes. Returns when packets can flow.
@@ -180,7 +180,7 @@ class Forwarder:
         for transceiver in own.getTransceivers():
             transport = leg.transport = transceiver.sender.transport
             transport._handle_rtcp_data = leg.handle_rtcp  # type: ignore[method-assign]
-        await _connected(own, pc)
+        await _wait_connected(own, pc)
         # As an SFU does for whoever joins: the pictures that are under way build on one that this subscriber never saw.
         await self.request_keyframe()
 
@@ -202,7 +202,7 @@ class Forwarder:
             if stream.kind == "video":
                 pli = RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=self._rtcp_ssrc, media_ssrc=stream.ssrc)
                 self.stats["publisher"].keyframe_requests += 1
-                await quietly(self._transport._send_rtp(bytes(pli)))
+                await ignore_disconnect(self._transport._send_rtp(bytes(pli)))
 
     async def close(self) -> None:
         """Close every leg."""
@@ -236,7 +236,7 @@ class Forwarder:
         nacks, codec = stream.nacks, stream.codecs[packet.payload_type]
         if nacks is not None and nacks.add(packet) and self._transport is not None:
             nack = RtcpRtpfbPacket(RTCP_RTPFB_NACK, self._rtcp_ssrc, packet.ssrc, sorted(nacks.missing))
-            await quietly(self._transport._send_rtp(bytes(nack)))
+            await ignore_disconnect(self._transport._send_rtp(bytes(nack)))
         self.stats["publisher"].forwarded += 1
         self.stats["publisher"].payload_bytes[stream.kind] += len(packet.payload)
         for leg in list(self._legs.values()):  # somebody may join while a packet is being sent
@@ -259,7 +259,12 @@ def _outlet(stream: _Stream, offered: MediaDescription, answered: MediaDescripti
     extensions = HeaderExtensionsMap()
     extensions.configure(answered.rtp)
     return Outlet(
-        stream.kind, offered.ssrc[0].ssrc, answered.rtp.muxId, payload_types, extensions, waiting=stream.kind == "video"
+        stream.kind,
+        offered.ssrc[0].ssrc,
+        answered.rtp.muxId,
+        payload_types,
+        extensions,
+        awaits_keyframe=stream.kind == "video",
     )
 
 
@@ -269,7 +274,7 @@ def _format(codec: RTCRtpCodecParameters) -> tuple[str, ...]:
     return (codec.mimeType.lower(), *(str(codec.parameters.get(name)).lower() for name in h264))
 
 
-async def _connected(*ends: PeerConnection) -> None:
+async def _wait_connected(*ends: PeerConnection) -> None:
     """Wait for both ends of a leg: to close a connection of aiortc's that is still connecting may never end."""
     settled = asyncio.Event()
 

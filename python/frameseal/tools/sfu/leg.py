@@ -78,7 +78,9 @@ class Outlet:
     mid: str
     payload_types: dict[int, int]  # the publisher's -> the subscriber's
     extensions: HeaderExtensionsMap
-    waiting: bool  # for a keyframe: pictures that build on one which the subscriber never saw are of no use to it
+    awaits_keyframe: (
+        bool  # for a keyframe: pictures that build on one which the subscriber never saw are of no use to it
+    )
     history: dict[int, RtpPacket] = field(default_factory=dict)
 
 
@@ -113,9 +115,9 @@ class Leg:
         rewritten.extensions.audio_level = packet.extensions.audio_level
         rewritten.extensions.mid = outlet.mid
         outlet.history[packet.sequence_number % HISTORY_SIZE] = rewritten
-        if outlet.waiting and self.connected and starts_keyframe(codec, packet.payload):
-            outlet.waiting = False
-        if not outlet.waiting:
+        if outlet.awaits_keyframe and self.connected and starts_keyframe(codec, packet.payload):
+            outlet.awaits_keyframe = False
+        if not outlet.awaits_keyframe:
             await self.send(outlet, rewritten)
 
     @property
@@ -157,7 +159,7 @@ class Leg:
                 continue
             self.stats.forwarded += 1
             self.stats.payload_bytes[home.kind] += len(survivor.payload)
-            await quietly(self.transport._send_rtp(survivor.serialize(home.extensions)))
+            await ignore_disconnect(self.transport._send_rtp(survivor.serialize(home.extensions)))
 
 
 def starts_keyframe(codec: RTCRtpCodecParameters, payload: bytes) -> bool:
@@ -189,7 +191,7 @@ def _nal_types(payload: bytes) -> Iterator[int]:
         yield payload[1] & 0x1F
 
 
-async def quietly(sending: Awaitable[None]) -> None:
+async def ignore_disconnect(sending: Awaitable[None]) -> None:
     """A leg that has hung up is no reason to stop serving the others."""
     with contextlib.suppress(ConnectionError):
         await sending

@@ -3,8 +3,8 @@
 
 import { scriptTransforms } from './encryption.js';
 
-const GATHERED_WITHIN = 3_000; // milliseconds
-const MOST_BITS = 900_000; // per second, of the camera's picture
+const GATHERING_TIMEOUT = 3_000; // milliseconds
+const MAX_BITRATE = 900_000; // per second, of the camera's picture
 export const PUBLISH = 'publish';
 
 export class Connections {
@@ -30,7 +30,7 @@ export class Connections {
 
   async answer({ call, peer, method, sdp }) {
     try {
-      this.#send({ type: 'reply', call, sdp: await this.#carryOut(peer, method, sdp) });
+      this.#send({ type: 'reply', call, sdp: await this.#negotiate(peer, method, sdp) });
     } catch (error) {
       this.#send({ type: 'reply', call, error: String(error?.message ?? error) });
     }
@@ -45,7 +45,7 @@ export class Connections {
     for (const peer of [...this.#peers.keys()]) this.close(peer);
   }
 
-  async #carryOut(peer, method, sdp) {
+  async #negotiate(peer, method, sdp) {
     if (method === 'accept') {
       await this.#peers.get(peer).setRemoteDescription({ type: 'answer', sdp });
       return '';
@@ -80,7 +80,7 @@ export class Connections {
       const transceiver = pc.addTransceiver(track, {
         direction: 'sendonly',
         streams: [this.#own.stream],
-        ...(video ? { sendEncodings: [{ maxBitrate: MOST_BITS }] } : {}),
+        ...(video ? { sendEncodings: [{ maxBitrate: MAX_BITRATE }] } : {}),
       });
       this.#encryption.seal(transceiver.sender, this.#own.id, video ? this.#codec : undefined);
       // Opus alone for sound: redundancy (RED) and sealing do not go together in this family of clients.
@@ -95,7 +95,7 @@ function gathered(pc) {
   return new Promise((resolve) => {
     const look = () => pc.iceGatheringState === 'complete' && resolve();
     pc.addEventListener('icegatheringstatechange', look);
-    setTimeout(resolve, GATHERED_WITHIN);
+    setTimeout(resolve, GATHERING_TIMEOUT);
     look();
   });
 }

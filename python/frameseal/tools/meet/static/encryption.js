@@ -11,7 +11,7 @@ const OPTIONS = {
   keySize: 128,
 };
 const REASONS = ['InvalidKey', 'MissingKey', 'InternalError'];
-const ACKNOWLEDGED_WITHIN = 10_000; // milliseconds
+const ACK_TIMEOUT = 10_000; // milliseconds
 const FORGET_AFTER = 10_000; // milliseconds for which frames under the key before still open, as the bot has it
 
 export const scriptTransforms = () => typeof RTCRtpScriptTransform !== 'undefined';
@@ -113,7 +113,7 @@ export class Encryption {
     return new Promise((resolve, reject) => {
       this.#waiting.set(answer, resolve);
       this.#post(kind, data);
-      setTimeout(() => reject(new Error('the e2ee worker does not answer')), ACKNOWLEDGED_WITHIN);
+      setTimeout(() => reject(new Error('the e2ee worker does not answer')), ACK_TIMEOUT);
     });
   }
 }

@@ -3,9 +3,9 @@
 
 const utf8 = (text) => new TextEncoder().encode(text);
 const SALT = utf8('LKFrameEncryptionKey'); // LiveKit's, of all keys of this profile
-const ROUNDS = 100_000;
+const ITERATIONS = 100_000;
 const CODE_VERSION = 2; // of frameseal.keys.fingerprint, whose derivation this is
-const CODE_ROUNDS = 2 ** 18;
+const CODE_ITERATIONS = 2 ** 18;
 const CODE_GROUPS = 8;
 const GROUP_BYTES = 5;
 const KEY_IDS = 16;
@@ -19,7 +19,7 @@ export const material = (passphrase) =>
 
 const frameKey = async (passphrase) =>
   crypto.subtle.deriveBits(
-    { name: 'PBKDF2', hash: 'SHA-256', salt: SALT, iterations: ROUNDS }, await material(passphrase), 128,
+    { name: 'PBKDF2', hash: 'SHA-256', salt: SALT, iterations: ITERATIONS }, await material(passphrase), 128,
   );
 
 const derive = async (algorithm, secret, bits) => {
@@ -49,7 +49,7 @@ export async function safetyCode(keys) {
   for (const [keyId, passphrase] of places) parts.push(number(keyId, 8), await fingerprint(passphrase));
   const digest = await crypto.subtle.digest('SHA-256', await new Blob(parts).arrayBuffer());
   const salt = utf8(`frameseal short code v${CODE_VERSION}`);
-  const stretching = { name: 'PBKDF2', hash: 'SHA-512', salt, iterations: CODE_ROUNDS };
+  const stretching = { name: 'PBKDF2', hash: 'SHA-512', salt, iterations: CODE_ITERATIONS };
   const bytes = await derive(stretching, digest, CODE_GROUPS * GROUP_BYTES * 8);
   const groups = Array.from({ length: CODE_GROUPS }, (_, n) => {
     const group = bytes.slice(n * GROUP_BYTES, (n + 1) * GROUP_BYTES);

@@ -7,7 +7,7 @@ import { ReportTable } from './report.js';
 import { States } from './states.js';
 import { Tile } from './tiles.js';
 
-const MOST_LINES = 60; // of the log
+const MAX_LOG_LINES = 60; // of the log
 const $ = (id) => document.getElementById(id);
 
 let meeting = null;
@@ -56,18 +56,18 @@ class Meeting {
     for (const id of this.#tiles.keys()) this.send({ type: 'keyframe', participant: id });
   }
 
-  useOther(passphrase, line) {
+  tryPassphrase(passphrase, line) {
     this.#right ??= this.key;
     return this.setKey({ ...this.key, passphrase }, line);
   }
 
-  putRight() {
+  restoreKey() {
     const key = this.#right ?? this.key;
     this.#right = null;
     return this.setKey(key, 'You put the right key back.');
   }
 
-  get astray() {
+  get hasOtherKey() {
     return this.#right !== null && this.#right.passphrase !== this.key.passphrase;
   }
 
@@ -173,7 +173,7 @@ class Meeting {
   #showKey() {
     $('key').value = this.key.passphrase;
     $('key-id').textContent = this.key.keyId;
-    $('right').disabled = !this.astray;
+    $('right').disabled = !this.hasOtherKey;
   }
 
   /** Show no code until that of the present keys is derived. */
@@ -256,7 +256,7 @@ function log(line) {
   const item = document.createElement('li');
   item.textContent = `${new Date().toLocaleTimeString([], { hour12: false })} ${line}`;
   $('log').prepend(item);
-  while ($('log').children.length > MOST_LINES) $('log').lastElementChild.remove();
+  while ($('log').children.length > MAX_LOG_LINES) $('log').lastElementChild.remove();
 }
 
 function problem(text) {
@@ -273,10 +273,10 @@ function toggle(button) {
 $('lobby').addEventListener('submit', join);
 $('key-form').addEventListener('submit', (event) => {
   event.preventDefault();
-  meeting.useOther($('key').value, 'You typed another passphrase.');
+  meeting.tryPassphrase($('key').value, 'You typed another passphrase.');
 });
-$('wrong').addEventListener('click', () => meeting.useOther(`not ${meeting.key.passphrase}`, 'You took a wrong passphrase.'));
-$('right').addEventListener('click', () => meeting.putRight());
+$('wrong').addEventListener('click', () => meeting.tryPassphrase(`not ${meeting.key.passphrase}`, 'You took a wrong passphrase.'));
+$('right').addEventListener('click', () => meeting.restoreKey());
 $('rotate').addEventListener('click', () => meeting.rotate());
 $('leave').addEventListener('click', leave);
 $('copy-report').addEventListener('click', async ({ currentTarget: button }) => {

@@ -2,7 +2,7 @@
 // out; that frames open shows in what reaches the decoder, because nothing else can.
 
 const INTERVAL = 400; // milliseconds
-const PATIENCE = 3; // intervals in which packets come and nothing is decoded, before that is a failure
+const MAX_IDLE_INTERVALS = 3; // intervals in which packets come and nothing is decoded, before that is a failure
 
 export class States {
   #reasons = new Map();
@@ -53,7 +53,7 @@ export class States {
       const good = now.good > before.good;
       track.idle = good || !moved ? 0 : track.idle + 1;
       if (good) this.#set(track, track.direction === 'send' ? 'EncryptionSuccess' : 'DecryptionSuccess');
-      else if (track.idle >= PATIENCE) this.#set(track, this.#failure(track));
+      else if (track.idle >= MAX_IDLE_INTERVALS) this.#set(track, this.#failure(track));
     }
   }
 

@@ -1,4 +1,4 @@
-"""The door of the meeting's web server: how many TCP connections there may be, TLS handshakes included."""
+"""The admission of the meeting's web server: how many TCP connections there may be, TLS handshakes included."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
-from frameseal.tools.meet.limits import Places
+from frameseal.tools.meet.limits import ConnectionLimit
 
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 
 
-class Door(asyncio.Protocol):
+class Admission(asyncio.Protocol):
     """Hands one new connection to the web server, or hangs up where there is no place left."""
 
-    def __init__(self, places: Places, serve: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, limit: ConnectionLimit, serve: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None
+    ) -> None:
         """Ask *serve* for the web server's protocol of a connection that is let in."""
-        self._places, self._serve, self._context = places, serve, context
+        self._limit, self._serve, self._context = limit, serve, context
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place for the connection, or hang up."""
         connection = cast(asyncio.Transport, transport)
         address = str((connection.get_extra_info("peername") or ("",))[0])
-        if not self._places.take(address):
+        if not self._limit.acquire(address):
             connection.abort()
             return
-        placed = _Placed(self._serve(), lambda: self._places.give_back(address))
-        connection.set_protocol(placed)
+        counted = _CountedConnection(self._serve(), lambda: self._limit.release(address))
+        connection.set_protocol(counted)
         if self._context is None:
-            placed.connection_made(connection)
+            counted.connection_made(connection)
         else:
             connection.pause_reading()
-            placed.handshake = asyncio.ensure_future(_secured(connection, placed, self._context))
+            counted.handshake = asyncio.ensure_future(_start_tls(connection, counted, self._context))
 
 
-class _Placed(asyncio.Protocol):
+class _CountedConnection(asyncio.Protocol):
     """The web server's protocol of one connection; gives its place back when the connection is gone."""
 
-    def __init__(self, inner: asyncio.Protocol, give_back: Callable[[], None]) -> None:
-        self._inner, self._give_back = inner, give_back
+    def __init__(self, inner: asyncio.Protocol, release: Callable[[], None]) -> None:
+        self._inner, self._release = inner, release
         self._made = self._lost = False
         self.handshake: asyncio.Future[None] | None = None
 
@@ -50,7 +52,7 @@ class _Placed(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self._lost:
             self._lost = True
-            self._give_back()
+            self._release()
             if self._made:
                 self._inner.connection_lost(error)
 
@@ -67,16 +69,16 @@ class _Placed(asyncio.Protocol):
         self._inner.resume_writing()
 
 
-async def _secured(connection: asyncio.Transport, placed: _Placed, context: ssl.SSLContext) -> None:
+async def _start_tls(connection: asyncio.Transport, counted: _CountedConnection, context: ssl.SSLContext) -> None:
     loop = asyncio.get_running_loop()
     try:
         secured = await loop.start_tls(
-            connection, placed, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
+            connection, counted, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
         )
     except (OSError, asyncio.CancelledError):
         secured = None
     if secured is None:
         connection.abort()
-        placed.connection_lost(None)
+        counted.connection_lost(None)
     else:
-        placed.connection_made(secured)
+        counted.connection_made(secured)
