@@ -33,7 +33,8 @@ from frameseal.tools.meet.bot_video import WIDTH, Painter, Scene, ShownParticipa
 from frameseal.tools.meet.echo import GAIN, Echo
 from frameseal.tools.meet.room import MAX_PARTICIPANTS
 from frameseal.tools.meet.rotation_message import MeetingKey, RotationRefused, next_key, open_rotation, seal_rotation
-from meet_page import Page
+from support.calls import PASSPHRASE, Picture, Sink, assert_pictures, until
+from support.meet_page import Page
 
 STAND_IN = worker.Worker(b"// a stand-in for the worker", b"its licence")
 STATIC = Path(page_module.__file__).parent / "static"

@@ -20,7 +20,7 @@ from support.calls import until
 from support.paths import ROOT
 from support.sfu import CAPABILITIES, Endpoint
 
-DOCS = Path(__file__).parents[1] / "docs" / "adapters"
+DOCS = ROOT / "docs" / "adapters"
 S = E2EEState
 
 

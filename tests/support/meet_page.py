@@ -11,6 +11,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from frameseal.aiortc import attach
 from frameseal.tools.meet.bot import prefer
 from frameseal.tools.meet.rotation_message import MeetingKey, next_key, open_rotation, seal_rotation
+from support.calls import Sink, manager, picture_track, tone_track
 
 
 class Page:

@@ -461,6 +461,6 @@ async def test_a_transform_names_its_kind_and_neither_a_key_nor_a_participant():
 
 @pytest.mark.parametrize("name", [*E2EEState, *_REASONS.values()])
 def test_the_documentation_explains_every_state_and_reason(name):
-    text = (Path(__file__).parents[1] / "docs" / "guide" / "states.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guide" / "states.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line]
     assert rows
