@@ -30,6 +30,7 @@ import frameseal
 from frameseal import aiortc, datachannel, frame_cryptor, pymediasoup, videosdk
 from frameseal._native import Secret
 from frameseal._secrecy import Hidden
+from frameseal.aiortc.receivers import ReceiverSlot
 from frameseal.emitter import LoopEmitter
 from frameseal.inspection import readings
 from frameseal.keys import fetch, fingerprint, protocol
@@ -765,7 +766,7 @@ async def test_a_participant_or_track_that_a_secret_names_is_in_no_log_line(capl
         transform._cipher = Failing(RuntimeError("a defect"))
     sender.encrypt(b"\xf8 frame")
     receiver.decrypt(b"\xf8 frame")
-    slot = aiortc.ReceiverSlot(Pipe(), None)
+    slot = ReceiverSlot(Pipe(), None)
     slot.counters.participant_id = MARKER
     slot.failed(RuntimeError("a defect"))
     channel = datachannel.wrap(Pipe(MARKER), cryptor(), local_id=MARKER, remote_id=MARKER)

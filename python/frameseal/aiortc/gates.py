@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from frameseal.aiortc import Attachment, Stack
+    from frameseal.aiortc.attachment import Attachment
     from frameseal.aiortc.receivers import ReceiverSlot
+    from frameseal.aiortc.stack import Stack
 
 __all__ = ["SLOT", "Gated", "IncomingGate", "OutgoingGate", "SealedFrame"]
 

@@ -11,9 +11,10 @@ from frameseal.aiortc.gates import SealedFrame
 from frameseal.aiortc.rtp import is_keyframe
 
 if TYPE_CHECKING:
-    from frameseal.aiortc import Attachment, Stack
+    from frameseal.aiortc.attachment import Attachment
     from frameseal.aiortc.receivers import ReceiverSlot
     from frameseal.aiortc.slots import SenderSlot
+    from frameseal.aiortc.stack import Stack
 
 __all__ = ["NEXT_FRAME", "Guard", "OpeningDecoder", "SealingEncoder"]
 

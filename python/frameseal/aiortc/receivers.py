@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from frameseal.aiortc.slots import Slot
 
 if TYPE_CHECKING:
-    from frameseal.aiortc import Stack
+    from frameseal.aiortc.stack import Stack
 
 __all__ = ["ReceiverSlot"]
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from frameseal.aiortc.rtp import PAYLOAD_IS_FRAME, access_units, check_h264_payloads, vp8_descriptor, vp8_payloads
 
 if TYPE_CHECKING:
-    from frameseal.aiortc import Attachment, Stack
+    from frameseal.aiortc.attachment import Attachment
+    from frameseal.aiortc.stack import Stack
 
 __all__ = ["CLOCK", "SealedPayload", "SenderSlot", "Slot", "TrackCounters"]
 

@@ -8,10 +8,9 @@ from types import FunctionType, ModuleType, SimpleNamespace
 
 import pytest
 
-import frameseal.aiortc
 import frameseal.aiortc.receivers
 from frameseal.aiortc import UnsupportedStack, attach
-from frameseal.aiortc.gates import Gated
+from frameseal.aiortc.gates import SLOT, Gated
 from frameseal.aiortc.proxies import Guard, OpeningDecoder, SealingEncoder
 from frameseal.aiortc.receivers import STARTS_KEPT, ReceiverSlot
 from frameseal.aiortc.rtp import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
@@ -21,6 +20,7 @@ from support.calls import (
     part,
     picture_track,
 )
+from frameseal.aiortc.stack import Stack, stacks
 
 VP8_KEY, VP8_DELTA = b"\x10key", b"\x11delta"
 
@@ -182,16 +182,16 @@ def test_packets_are_watched_again_when_other_code_has_registered_a_codec(monkey
     receivers, noted = part(stack, "rtcrtpreceiver"), []
     before = receivers.depayload
     monkeypatch.setattr(receivers, "depayload", lambda codec, payload: payload[1:])
-    frameseal.aiortc._stacks[stack].arm()
+    stacks[stack].arm()
     codec = SimpleNamespace(mimeType="video/VP8")
     slot = SimpleNamespace(sends=False, note_packet=lambda *packet: noted.append(packet))
-    setattr(codec, frameseal.aiortc._SLOT, slot)
+    setattr(codec, SLOT, slot)
     assert receivers.depayload(codec, b"\x10data") == b"data"
     assert noted == [(codec, b"\x10data", b"data")]
     slot.sends = True
     assert receivers.depayload(codec, b"\x10data") == b"data" and len(noted) == 1
     monkeypatch.undo()
-    frameseal.aiortc._stacks[stack].arm()
+    stacks[stack].arm()
     assert receivers.depayload.__wrapped__ in (before, getattr(before, "__wrapped__", None))
 
 
@@ -450,7 +450,7 @@ SEAMS = [
 
 
 def test_a_stack_that_has_every_seam_is_hooked(stranger):
-    frameseal.aiortc.Stack("stranger")
+    Stack("stranger")
 
 
 @pytest.mark.parametrize("change", ["gone", "of another shape"])
@@ -472,7 +472,7 @@ def test_a_stack_that_lacks_a_seam_is_refused_by_name_and_left_alone(stranger, m
         attach(connection(), manager())
     assert str(refusal.value).startswith("stranger 9.9 is not built the way")
     assert [dict(shape) for shape in shapes] == before
-    assert "stranger" not in frameseal.aiortc._stacks
+    assert "stranger" not in stacks
 
 
 def test_a_stack_whose_payloads_do_not_add_up_is_refused(stranger, monkeypatch):
