@@ -51,19 +51,19 @@ def attach(
     require("remote_id", remote_id, "__call__", "a function that names the participant behind a consumer")
     if not all(isinstance(getattr(transport, name, None), dict) for name in ("_consumers", "_producers")):
         raise aiortc.UnsupportedStack("this version of pymediasoup does not list its producers and consumers")
-    media: _Media = vars(transport).get(_MEDIA) or _Media(transport)
+    media: _TransportMedia = vars(transport).get(_MEDIA) or _TransportMedia(transport)
     named = functools.partial(media.participant_of, remote_id)
     attachment = aiortc.attach(transport.handler.pc, e2ee, local_id=local_id, remote_id=named)
     setattr(transport, _MEDIA, media)
-    media.take_up(attachment, e2ee, local_id, remote_id)
+    media.cover(attachment, e2ee, local_id, remote_id)
     return attachment
 
 
 def end_consumers(transport: Any) -> None:
     """Let go of everything that an attached transport consumes. For SDKs that drop consumers unclosed."""
-    media: _Media = getattr(transport, _MEDIA)
+    media: _TransportMedia = getattr(transport, _MEDIA)
     for consumer in list(transport._consumers.values()):
-        media.ended(consumer)
+        media.release(consumer)
 
 
 def media_kind(kind: str) -> Literal["audio", "video"]:
@@ -71,7 +71,7 @@ def media_kind(kind: str) -> Literal["audio", "video"]:
     return "audio" if kind.lower().endswith("audio") else "video"
 
 
-class _Media:
+class _TransportMedia:
     """The producers and consumers of one transport, and the attachment that covers them now."""
 
     def __init__(self, transport: Any) -> None:
@@ -87,70 +87,70 @@ class _Media:
         # A consumer does not always know its receiver, but always its track.
         track = receiver.track
         consumers = [each for each in self._transport._consumers.values() if each.track is track]
-        going_on = [each for each in consumers if not each.closed and each not in self._ended]
-        return remote_id(going_on[-1]) if going_on else None
+        open_consumers = [each for each in consumers if not each.closed and each not in self._ended]
+        return remote_id(open_consumers[-1]) if open_consumers else None
 
-    def take_up(
+    def cover(
         self, attachment: aiortc.Attachment, e2ee: E2EEManager, local_id: str, remote_id: Callable[[Any], str | None]
     ) -> None:
         """Cover what the transport has, and whatever comes."""
-        is_new = self._attachment is None
+        is_first = self._attachment is None
         self._attachment, self._e2ee, self._local_id, self._remote_id = attachment, e2ee, local_id, remote_id
-        if is_new:
+        if is_first:
             self._mark_producers()
-            for event, come in (("newproducer", self._follow), ("newconsumer", self._consuming)):
-                self._transport.observer.on(event, come)
-            self._transport.observer.on("close", self._transport_closed)
+            for event, handler in (("newproducer", self._release_on_close), ("newconsumer", self._add_consumer)):
+                self._transport.observer.on(event, handler)
+            self._transport.observer.on("close", self._on_transport_closed)
             for producer in self._transport._producers.values():
-                self._follow(producer)
+                self._release_on_close(producer)
         for consumer in self._transport._consumers.values():
-            self._consuming(consumer) if is_new else self._note_claim(consumer)
+            self._add_consumer(consumer) if is_first else self._check_claim(consumer)
 
-    def ended(self, ending: Any) -> None:
+    def release(self, stream: Any) -> None:
         """Let go of what belongs to a producer or consumer that has ended. Twice is once."""
-        if self._attachment is None or self._e2ee is None or ending in self._ended:
+        if self._attachment is None or self._e2ee is None or stream in self._ended:
             return
-        self._ended.add(ending)
+        self._ended.add(stream)
         pc = self._transport.handler.pc
         for member in (*pc.getSenders(), *pc.getReceivers()):
-            if member in (getattr(ending, "rtpSender", None), getattr(ending, "rtpReceiver", None)) or (
-                member.track is not None and member.track is ending.track
+            if member in (getattr(stream, "rtpSender", None), getattr(stream, "rtpReceiver", None)) or (
+                member.track is not None and member.track is stream.track
             ):
                 self._attachment.release(member)
-        name = self._local_id if hasattr(ending, "rtpSender") else self._remote_id(ending)
+        name = self._local_id if hasattr(stream, "rtpSender") else self._remote_id(stream)
         if name is not None:
-            self._e2ee.remove_track(name, media_kind(ending.kind), track_id=ending.track.id)
+            self._e2ee.remove_track(name, media_kind(stream.kind), track_id=stream.track.id)
 
     def _mark_producers(self) -> None:
         produce = self._transport.produce
 
         @functools.wraps(produce)
-        async def marking(*args: Any, **options: Any) -> Any:
+        async def marked_produce(*args: Any, **options: Any) -> Any:
             options["appData"] = {**(options.get("appData") or {}), ENCRYPTED: True}
             return await produce(*args, **options)
 
-        self._transport.produce = marking
+        self._transport.produce = marked_produce
 
-    def _follow(self, producer_or_consumer: Any) -> None:
-        producer_or_consumer.observer.on("close", functools.partial(self.ended, producer_or_consumer))
+    def _release_on_close(self, stream: Any) -> None:
+        stream.observer.on("close", functools.partial(self.release, stream))
 
-    def _consuming(self, consumer: Any) -> None:
-        self._follow(consumer)
-        self._note_claim(consumer)
+    def _add_consumer(self, consumer: Any) -> None:
+        self._release_on_close(consumer)
+        self._check_claim(consumer)
 
-    def _note_claim(self, consumer: Any) -> None:
+    def _check_claim(self, consumer: Any) -> None:
         """Report a consumer whose sender says that it does not encrypt."""
         name = self._remote_id(consumer)
-        going_on = not consumer.closed and consumer not in self._ended
+        is_open = not consumer.closed and consumer not in self._ended
         if (
             self._e2ee is not None
             and name is not None
-            and going_on
+            and is_open
             and not (consumer.appData or {}).get(ENCRYPTED, True)
         ):
             self._e2ee.report_not_encrypted(name, media_kind(consumer.kind), track_id=consumer.track.id)
 
-    def _transport_closed(self) -> None:
+    def _on_transport_closed(self) -> None:
         if self._attachment is not None:
             self._attachment.detach()
             pc = self._transport.handler.pc

@@ -71,20 +71,20 @@ class MeetingE2EE(Confidential):
         self._meeting = weakref.ref(meeting)
         self._local_id: str = meeting.local_participant.id
         self._kinds: dict[str, str] = {}
-        self._covered: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._attached_transports: weakref.WeakSet[Any] = weakref.WeakSet()
         self._listening: set[asyncio.Future[Any]] = set()
         self.manager: Final = E2EEManager(provider, profile, **options)
-        self.manager.on(STATE_CHANGE, self._changed)
+        self.manager.on(STATE_CHANGE, self._on_state_change)
         # Where transports are made: what they will send starts later, inside produce().
         for maker in ("handle_send_transport", "handle_recv_transport"):
-            self._follow(maker, self._cover)
+            self._call_after(maker, self._attach_transports)
         for refused in ("start_recording", "async_start_recording"):
             self._refuse(refused, "record it: recordings would be noise. Record in a participant that has the key")
         for refused in ("start_transcription", "async_start_transcription"):
             self._refuse(refused, "transcribe it. Transcribe in a participant that has the key")
-        self._hear_first()
+        self._intercept_events()
 
-    def _follow(self, name: str, then: Callable[[], None]) -> None:
+    def _call_after(self, name: str, then: Callable[[], None]) -> None:
         original = getattr(self._room, name)
 
         @functools.wraps(original)
@@ -101,21 +101,21 @@ class MeetingE2EE(Confidential):
 
         setattr(self._room, name, refused)
 
-    def _hear_first(self) -> None:
+    def _intercept_events(self) -> None:
         """Hear the room client's events before its listeners do: one of the application's that raises ends the rest."""
         emit = self._room.emit
 
         @functools.wraps(emit)
-        def emitting(event: Any, *args: Any, **options: Any) -> Any:
+        def intercepted_emit(event: Any, *args: Any, **options: Any) -> Any:
             try:
-                self._heard(event, *args)
+                self._handle_event(event, *args)
             except Exception:
                 _logger.exception("the encryption of %r failed on %s", self._meeting(), event)
             return emit(event, *args, **options)
 
-        self._room.emit = emitting
+        self._room.emit = intercepted_emit
 
-    def _heard(self, event: Any, data: Any = None, *_: Any) -> None:
+    def _handle_event(self, event: Any, data: Any = None, *_: Any) -> None:
         match event:
             case Events.ADD_CONSUMER | Events.ADD_PRODUCER:
                 self._note_kind(data)
@@ -125,24 +125,24 @@ class MeetingE2EE(Confidential):
             case Events.REMOVE_PEER:
                 self.manager.remove_participant(data["peerId"])
             case Events.SWITCH_ROOM:
-                self._forget_everybody_else()
+                self._remove_others()
             case Events.RECORDING_STARTED | Events.TRANSCRIPTION_STATE_CHANGED:
                 _logger.warning(
                     "%s in an encrypted meeting: the server has no key and gets noise (%s)", event.name, data
                 )
 
-    def _forget_everybody_else(self) -> None:
+    def _remove_others(self) -> None:
         # The SDK drops its consumers here and never closes them.
-        for transport in list(self._covered):
+        for transport in list(self._attached_transports):
             pymediasoup.end_consumers(transport)
         for participant_id in {track.participant_id for track in self.manager.tracks()} - {self._local_id}:
             self.manager.remove_participant(participant_id)
 
-    def _cover(self) -> None:
+    def _attach_transports(self) -> None:
         for transport in vars(self._room).values():
-            if isinstance(transport, Transport) and transport not in self._covered:
+            if isinstance(transport, Transport) and transport not in self._attached_transports:
                 pymediasoup.attach(transport, self.manager, self._local_id)
-                self._covered.add(transport)
+                self._attached_transports.add(transport)
 
     def _note_kind(self, stream: Any) -> None:
         # The SDK writes "share" and "shareAudio" into the track, where a consumer finds its kind.
@@ -151,7 +151,7 @@ class MeetingE2EE(Confidential):
             kind = "shareAudio" if kind == "audio" else "share"
         self._kinds[stream.track.id] = kind
 
-    def _changed(self, change: E2EEStateChange) -> None:
+    def _on_state_change(self, change: E2EEStateChange) -> None:
         meeting = self._meeting()
         if meeting is None:
             return
@@ -159,26 +159,26 @@ class MeetingE2EE(Confidential):
         participant = meeting.local_participant if own else meeting.participants.get(change.participant_id)
         if participant is not None:
             kind = self._kinds.get(change.track_id or "", change.kind)
-            self._tell(participant, StateData(kind, change.state, change))
+            self._notify(participant, StateData(kind, change.state, change))
 
-    def _tell(self, participant: Participant, data: StateData) -> None:
+    def _notify(self, participant: Participant, data: StateData) -> None:
         """Tell the handlers of ``participant.on``, and the SDK's own listeners that have ``on_e2ee_state_changed``."""
         for listener in list(participant.listeners):
             if hasattr(listener, "on_e2ee_state_changed"):
                 try:
-                    told = listener.on_e2ee_state_changed(data)
-                    if inspect.isawaitable(told):
-                        self._listening.add(asyncio.ensure_future(self._finish(participant, told)))
+                    result = listener.on_e2ee_state_changed(data)
+                    if inspect.isawaitable(result):
+                        self._listening.add(asyncio.ensure_future(self._await_listener(participant, result)))
                 except Exception:
                     _logger.exception("a listener of %r failed", participant)
         emitter = vars(participant).get(_EMITTER)
         if emitter is not None:
             emitter.emit(STATE_CHANGE, data)
 
-    async def _finish(self, participant: Participant, told: Awaitable[Any]) -> None:
+    async def _await_listener(self, participant: Participant, result: Awaitable[Any]) -> None:
         """Run a listener that is a coroutine function."""
         try:
-            await told
+            await result
         except Exception:
             _logger.exception("a listener of %r failed", participant)
         finally:
@@ -203,7 +203,7 @@ def enable_e2ee(
         raise E2EEError("this meeting is end-to-end encrypted already")
     gate = _gate_of(meeting)
     made = MeetingE2EE(meeting, provider, profile, options)
-    gate.sealed = True
+    gate.encrypted = True
     setattr(meeting, _SESSION, made)
     return made
 
@@ -221,16 +221,16 @@ def set_key_provider(
     """
     if provider is not None:
         E2EEManager(provider, profile, **options)  # what is wrong with these is told here, and not by the meeting
-        if any(not _gate_of(meeting).is_over for meeting in _plain_meetings()):
+        if any(not _gate_of(meeting).is_over for meeting in _unencrypted_meetings()):
             gc.collect()  # a meeting that was made and given up lives in a cycle
-        plain = _plain_meetings()
+        plain = _unencrypted_meetings()
         if any(not _gate_of(meeting).is_over for meeting in plain):
             raise E2EEError(
                 "a meeting was made without end-to-end encryption: set the key provider before init_meeting(), "
                 "or leave that meeting first"
             )
         for meeting in plain:
-            _gate_of(meeting).shut = True
+            _gate_of(meeting).refused = True
     _default.provider, _default.profile, _default.options = provider, profile, options
 
 
@@ -242,36 +242,36 @@ class _Gate:
     """
 
     def __init__(self, meeting: Meeting) -> None:
-        self.sealed = False
-        self.shut = False
-        self._joining_ended = False
+        self.encrypted = False
+        self.refused = False
+        self._join_ended = False
         self._room: Any = _room_of(meeting)
         join = self._room.join
 
         @functools.wraps(join)
-        def joining(*args: Any, **options: Any) -> Any:
-            self._pass()
+        def checked_join(*args: Any, **options: Any) -> Any:
+            self._check()
             return join(*args, **options)
 
-        self._room.join = joining
+        self._room.join = checked_join
         for step in ("async_join", "handle_send_transport", "handle_recv_transport", "handle_produce"):
-            self._ask_before(step)
+            self._check_before(step)
 
-    def _ask_before(self, step: str) -> None:
+    def _check_before(self, step: str) -> None:
         original = getattr(self._room, step)
 
         @functools.wraps(original)
-        async def asking(*args: Any, **options: Any) -> Any:
-            self._pass()
+        async def checked_step(*args: Any, **options: Any) -> Any:
+            self._check()
             try:
                 return await original(*args, **options)
             finally:
-                self._joining_ended |= step == "async_join"
+                self._join_ended |= step == "async_join"
 
-        setattr(self._room, step, asking)
+        setattr(self._room, step, checked_step)
 
-    def _pass(self) -> None:
-        if self.shut and not self.sealed:
+    def _check(self) -> None:
+        if self.refused and not self.encrypted:
             raise E2EEError(
                 "this meeting was made before the key provider was set, so it is not end-to-end encrypted: make it anew"
             )
@@ -281,7 +281,7 @@ class _Gate:
         """Whether nothing is sent, and nothing will be that does not pass here."""
         transports = [value for value in vars(self._room).values() if isinstance(value, Transport)]
         closed = all(transport.handler.pc.connectionState == "closed" for transport in transports)
-        return closed and bool(self._room._closed or self._joining_ended)
+        return closed and bool(self._room._closed or self._join_ended)
 
 
 class _Default:
@@ -291,14 +291,14 @@ class _Default:
 
 
 _default = _Default()
-_made: weakref.WeakSet[Meeting] = weakref.WeakSet()
+_meetings: weakref.WeakSet[Meeting] = weakref.WeakSet()
 
 
-def _plain_meetings() -> list[Meeting]:
-    return [meeting for meeting in list(_made) if _session_of(meeting) is None]
+def _unencrypted_meetings() -> list[Meeting]:
+    return [meeting for meeting in list(_meetings) if _session_of(meeting) is None]
 
 
-def _made_so_far() -> list[Meeting]:
+def _existing_meetings() -> list[Meeting]:
     # By type(), as isinstance() asks the object: a weak proxy whose referent is gone raises.
     return [thing for thing in gc.get_objects() if issubclass(type(thing), Meeting)]
 
@@ -343,15 +343,15 @@ def _install() -> None:
     make = Meeting.__init__
 
     @functools.wraps(make)
-    def made(meeting: Meeting, *args: Any, **options: Any) -> None:
+    def hooked_init(meeting: Meeting, *args: Any, **options: Any) -> None:
         make(meeting, *args, **options)
         _gate_of(meeting)
-        _made.add(meeting)
+        _meetings.add(meeting)
         if _default.provider is not None:
             enable_e2ee(meeting, _default.provider, profile=_default.profile, **_default.options)
 
-    Meeting.__init__ = made
-    _made.update(_made_so_far())
+    Meeting.__init__ = hooked_init
+    _meetings.update(_existing_meetings())
     for cls, name, value in (
         (Participant, "on", _on),
         (Participant, "off", _off),

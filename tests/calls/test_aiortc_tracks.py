@@ -133,7 +133,7 @@ async def test_what_one_key_opens_for_all_is_reported_as_whose_it_is(stack):
 @pytest.mark.parametrize("change", ["SSRC", "msid", "direction"])
 async def test_the_application_is_asked_again_when_the_stream_changes(stack, monkeypatch, change):
     """At once, and not when the next second is over."""
-    monkeypatch.setattr(frameseal.aiortc.receivers, "ASK_AFTER", float("inf"))
+    monkeypatch.setattr(frameseal.aiortc.receivers, "IDENTIFY_INTERVAL", float("inf"))
     opening, now = manager(), {"name": "alice"}
     async with peers(stack, stack) as (sfu, bob):
         attach(sfu.pc, manager(), local_id="alice")
@@ -209,7 +209,7 @@ class Given:
 
     async def comes(self, data: bytes) -> bool:
         frame = SimpleNamespace(data=data, timestamp=0)
-        assert self.slot.arrives((self.codec, frame))
+        assert self.slot.admits((self.codec, frame))
         shown = len(self.shown)
         self.decoder.decode(frame)
         await asyncio.sleep(0)

@@ -15,6 +15,9 @@ from frameseal.pymediasoup import _Media, attach
 from support.calls import Sink, Tap, assert_pictures, assert_tone, picture_track, tone_track, until
 from support.sfu import CAPABILITIES, Endpoint, Produced, request_keyframe
 from support.wire import leaks
+from frameseal.pymediasoup import _TransportMedia, attach
+from sfu import CAPABILITIES, Endpoint, Produced, request_keyframe
+from wire import leaks
 
 S = E2EEState
 KEY = "the key of the room"
@@ -383,7 +386,7 @@ def test_a_receiver_is_that_of_the_latest_consumer_which_goes_on():
     alice, carol, other = (Thing(name=name, track=track, closed=False) for name in ("alice", "carol", "dave"))
     other.track = object()
     transport = Thing(_consumers={1: alice, 2: other})
-    media, receiver = _Media(transport), Thing(track=track)
+    media, receiver = _TransportMedia(transport), Thing(track=track)
 
     def name() -> str | None:
         return media.participant_of(lambda consumer: consumer.name, receiver)

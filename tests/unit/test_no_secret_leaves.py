@@ -440,15 +440,15 @@ NOT_CALLED = {
     "aiortc.Attachment": MADE_BY_US,
     "aiortc.Attachment.adopt": MADE_BY_US,
     "aiortc.Attachment.detach": MADE_BY_US,
-    "aiortc.Attachment.refuse": MADE_BY_US,
+    "aiortc.Attachment.report_error": MADE_BY_US,
     "aiortc.Attachment.transform": MADE_BY_US,
     "ReceiverTransform.drop_held": MADE_BY_US,
-    "aiortc.Attachment.excuses": MADE_BY_US,
+    "aiortc.Attachment.predates_attachment": MADE_BY_US,
     "aiortc.Attachment.has_sealed": MADE_BY_US,
     "aiortc.Attachment.identify": MADE_BY_US,
     "aiortc.Attachment.release": MADE_BY_US,
     "aiortc.Attachment.report_gap": MADE_BY_US,
-    "aiortc.Attachment.rest": MADE_BY_US,
+    "aiortc.Attachment.pause": MADE_BY_US,
     "aiortc.Attachment.resume": MADE_BY_US,
     "keys.protocol.ParticipantKeys.choose": MADE_BY_US,
     "keys.protocol.ParticipantKeys.forget": MADE_BY_US,
@@ -768,7 +768,7 @@ async def test_a_participant_or_track_that_a_secret_names_is_in_no_log_line(capl
     receiver.decrypt(b"\xf8 frame")
     slot = ReceiverSlot(Pipe(), None)
     slot.counters.participant_id = MARKER
-    slot.failed(RuntimeError("a defect"))
+    slot.note_error(RuntimeError("a defect"))
     channel = datachannel.wrap(Pipe(MARKER), cryptor(), local_id=MARKER, remote_id=MARKER)
     channel._received("in the clear")
     await asyncio.sleep(0)

@@ -42,7 +42,7 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
     """
     require("e2ee", e2ee, "receiver_transform", _MANAGER)
     stack = install(package_of(pc))
-    stack.arm()
+    stack.wrap_functions()
     attachment = Attachment(e2ee, local_id, remote_id)
     with hook.lock:
         present: Attachment | None = getattr(pc, ATTACHMENT, None)
@@ -58,7 +58,7 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
         setattr(pc, ATTACHMENT, attachment)
         stack.cover(pc)
     for member in members:
-        attachment.adopt(stack.slot(member))
+        attachment.adopt(stack.slot_of(member))
     return attachment
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from frameseal.aiortc.receivers import ReceiverSlot
     from frameseal.aiortc.stack import Stack
 
-__all__ = ["SLOT", "Gated", "IncomingGate", "OutgoingGate", "SealedFrame"]
+__all__ = ["SLOT", "GatedAttribute", "IncomingGate", "OutgoingGate", "SealedFrame"]
 
 SLOT = "_frameseal_slot"  # set on senders, receivers and our copies of codecs
 
@@ -29,7 +29,7 @@ RTP_HEADER_LEN = 12  # RFC 3550 section 5.1
 RTX_HEADER_LEN = 2  # RFC 4588 section 4: the original sequence number
 
 
-class Gated:
+class GatedAttribute:
     """An attribute of a class that puts a gate around each value assigned to it, on any instance.
 
     It has no ``__get__``: reading the attribute finds the value of the instance without a call.
@@ -99,21 +99,21 @@ class OutgoingGate:
 
     def _admitted_part(self, data: bytes) -> bytes | None:
         """Return the part of an RTP packet that may leave: all, nothing, or the header, which avoids a sequence gap."""
-        attachment = self._attachment if self._generation == self._stack.generation else self._find()
+        attachment = self._attachment if self._generation == self._stack.generation else self._find_attachment()
         if attachment is None or len(data) < RTP_HEADER_LEN:  # shorter ones are no RTP, and SRTP refuses them
             return data
         start = payload_start(data)
         payload = bytes(data[start:])
         if not payload or attachment.has_sealed(payload) or attachment.has_sealed(payload[RTX_HEADER_LEN:]):
             return data
-        self._stack.adopt_over(self._transport())
-        return data[:start] if attachment.excuses(data) else None
+        self._stack.adopt_members_of(self._transport())
+        return data[:start] if attachment.predates_attachment(data) else None
 
-    def _find(self) -> Attachment | None:
+    def _find_attachment(self) -> Attachment | None:
         # A connection knows its transports before any packet passes them. So one look is enough until another
         # connection is attached.
         self._generation = self._stack.generation
-        self._attachment = self._stack.attachment_over(self._transport())
+        self._attachment = self._stack.attachment_of_transport(self._transport())
         return self._attachment
 
 
@@ -136,7 +136,7 @@ class SealedFrame:
     @property
     def data(self) -> bytes:
         """Empty. A decoder that reads it is not the hook's, and would decode a frame that was not opened."""
-        self._slot.looked_into(self._codec)
+        self._slot.check_decoder(self._codec)
         return b""
 
     def unwrap(self) -> Any:
@@ -157,7 +157,7 @@ class IncomingGate:
 
     def put(self, task: Any, *args: Any, **options: Any) -> None:
         """Queue a frame and its codec, or None for the end; on the event loop."""
-        if self._slot.arrives(task):
+        if self._slot.admits(task):
             self._queue.put(task, *args, **options)
 
     def put_nowait(self, task: Any) -> None:

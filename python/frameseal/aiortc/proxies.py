@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from frameseal.aiortc.slots import SenderSlot
     from frameseal.aiortc.stack import Stack
 
-__all__ = ["NEXT_FRAME", "Guard", "OpeningDecoder", "SealingEncoder"]
+__all__ = ["NEXT_FRAME", "NextFrameGuard", "OpeningDecoder", "SealingEncoder"]
 
 NEXT_FRAME = "_next_encoded_frame"
 PICTURE_IDS = 1 << 15  # RFC 7741 section 4.2: 15 bits
@@ -39,7 +39,7 @@ class SealingEncoder:
         """Encode and seal, in an executor thread; ``([], ...)`` if nothing may leave."""
         slot, attachment = self._slot, self._slot.attachment
         if attachment is not None and (attachment.detached or slot.closed):
-            slot.drop()
+            slot.count_drop()
             return [], None
         force_keyframe, slot.keyframe_owed = force_keyframe or slot.keyframe_owed, False
         return self._sealed(attachment, *self._inner.encode(frame, force_keyframe))
@@ -73,7 +73,7 @@ class OpeningDecoder:
         self._awaiting_keyframe = self._is_video
         # Of the last frame. Weak: the decoder thread of a receiver that has ended may live on.
         self._transform: Callable[[], Any] = lambda: None
-        slot.proxied(codec.mimeType.lower())
+        slot.note_proxy(codec.mimeType.lower())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_inner"], name)
@@ -92,7 +92,7 @@ class OpeningDecoder:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in the native core is a BaseException
-            self._slot.failed(error)
+            self._slot.note_error(error)
             return self._drop()
 
     def _decode(self, attachment: Attachment, encoded_frame: Any) -> list[Any]:
@@ -107,7 +107,7 @@ class OpeningDecoder:
             self._transform, self._awaiting_keyframe = weakref.ref(transform), self._is_video
         whole = slot.is_whole(self._name, encoded_frame.data)
         opened = transform.open(encoded_frame.data, encoded_frame, whole=whole)
-        slot.outcome(transform, bool(opened))
+        slot.note_outcome(transform, bool(opened))
         if not opened and transform.held:
             return []  # not lost: what follows may still refer to it
         if not opened:
@@ -131,7 +131,7 @@ class OpeningDecoder:
         try:
             frames: list[Any] = self._inner.decode(encoded_frame)
         except Exception as error:
-            slot.failed(error)
+            slot.note_error(error)
             slot.counters.dropped += 1
             # No gate here: what a damaged picture leaves visible is better than nothing until the keyframe comes.
             if self._is_video:
@@ -146,7 +146,7 @@ class OpeningDecoder:
         return []
 
 
-class Guard:
+class NextFrameGuard:
     """``RTCRtpSender._next_encoded_frame`` as a data descriptor.
 
     Other libraries assign a coroutine function of their own on the instance, to use an encoder of their own. That would
@@ -161,7 +161,7 @@ class Guard:
         if sender is None:
             return self
         inner = vars(sender).get(NEXT_FRAME) or self._method.__get__(sender, owner)
-        return functools.partial(self._stack.slot(sender).next_frame, inner)
+        return functools.partial(self._stack.slot_of(sender).next_frame, inner)
 
     def __set__(self, sender: Any, method: Any) -> None:
         vars(sender)[NEXT_FRAME] = method

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from frameseal.aiortc.slots import Slot
+from frameseal.aiortc.slots import MediaSlot
 
 if TYPE_CHECKING:
     from frameseal.aiortc.stack import Stack
@@ -15,13 +15,13 @@ __all__ = ["ReceiverSlot"]
 
 PLI_INTERVAL = 0.5  # seconds
 PLI_BACKED_OFF = 5.0  # seconds
-STARTS_KEPT = 1024  # frames whose beginning is remembered: more than a jitter buffer holds packets
+MAX_STARTS = 1024  # frames whose beginning is remembered: more than a jitter buffer holds packets
 START_LEN = 16  # bytes, 6 of which are sealed at the least
-ASK_AFTER = 1.0  # seconds from one question for the participant to the next, while frames come
-MIN_ASK_INTERVAL = 0.1  # seconds, however often the stream changes
+IDENTIFY_INTERVAL = 1.0  # seconds from one question for the participant to the next, while frames come
+MIN_IDENTIFY_INTERVAL = 0.1  # seconds, however often the stream changes
 
 
-class ReceiverSlot(Slot):
+class ReceiverSlot(MediaSlot):
     """One receiver: asks for keyframes, and knows frames that lost their head.
 
     A jitter buffer that overflows delivers what it has of a frame, in which only the first packets can be missing.
@@ -33,61 +33,61 @@ class ReceiverSlot(Slot):
         super().__init__(owner, stack)
         self.ssrcs: frozenset[int] = frozenset()
         self._starts: dict[bytes, None] = {}
-        self._noted = False  # a packet, since the last frame
+        self._packet_noted = False  # a packet, since the last frame
         self._last_request = float("-inf")
         self._unanswered = 0
         self._source: int | None = None  # SSRC of the latest packet
-        self._proxied: set[str] = set()  # mime types of which the stack got a decoder proxy
+        self._proxied_codecs: set[str] = set()  # mime types of which the stack got a decoder proxy
 
-    def proxied(self, mime: str) -> None:
+    def note_proxy(self, mime: str) -> None:
         """Note that a decoder proxy was made for this codec."""
-        self._proxied.add(mime)
+        self._proxied_codecs.add(mime)
 
-    def looked_into(self, mime: str) -> None:
+    def check_decoder(self, mime: str) -> None:
         """Close the track if the codec's decoder is not a decoder proxy; in the decoder thread."""
-        if mime not in self._proxied:
+        if mime not in self._proxied_codecs:
             self.counters.kind, _, self.counters.codec = mime.partition("/")
             self.close()
 
-    def arrives(self, task: Any) -> bool:
+    def admits(self, task: Any) -> bool:
         """Whether the decoder queue takes a frame, or None for the end; on the event loop."""
         if task is None:
             return True
         with contextlib.suppress(RuntimeError):  # an SDK receives in a thread without a loop
-            self.covered()
-        if self.asks and self.attachment is not None and self._is_due():
+            self.find_attachment()
+        if self.may_be_reassigned and self.attachment is not None and self._is_due():
             self.attachment.identify(self)
-        if not self._noted:  # other code has replaced depayload(): what is remembered no longer grows
+        if not self._packet_noted:  # other code has replaced depayload(): what is remembered no longer grows
             self._starts.clear()
-        self._noted = False
+        self._packet_noted = False
         return not self.closed
 
     def _is_due(self) -> bool:
         """Whether to ask the application again whose frames these are: an SFU may have given the receiver away."""
-        since = time.monotonic() - self.asked
+        since = time.monotonic() - self.asked_at
         owner = self.owner()
-        if owner is None or since < MIN_ASK_INTERVAL:
+        if owner is None or since < MIN_IDENTIFY_INTERVAL:
             return False
         sources = owner.getSynchronizationSources()
         latest = max(sources, key=lambda source: source.timestamp).source if sources else None
         changed, self._source = latest != self._source, latest
-        return changed or since >= ASK_AFTER
+        return changed or since >= IDENTIFY_INTERVAL
 
-    def outcome(self, transform: Any, opened: bool) -> None:
+    def note_outcome(self, transform: Any, opened: bool) -> None:
         """Note whether a frame was opened. Ask whose frames these are at the first that was not."""
-        if self.asks:
+        if self.may_be_reassigned:
             if opened:
                 transform.track.in_doubt = True
             elif transform.track.in_doubt:
-                self.ask()
+                self.schedule_identify()
 
     def note_packet(self, codec: Any, payload: bytes, data: bytes) -> None:
         """Remember how a frame begins whose first packet this is, where packets tell; on the event loop."""
-        self._noted = True
+        self._packet_noted = True
         # S, and partition 0: RFC 7741 section 4.2.
         if codec.mimeType.lower() == "video/vp8" and payload[0] & 0x17 == 0x10:
             self._starts[data[:START_LEN]] = None
-            if len(self._starts) > STARTS_KEPT:
+            if len(self._starts) > MAX_STARTS:
                 del self._starts[next(iter(self._starts))]
 
     def is_whole(self, codec: str, frame: bytes) -> bool:

@@ -18,14 +18,14 @@ _OCTET_PER_TICK = frozenset({"pcmu", "pcma", "g722"})
 
 # Such a packet is cut here. libsrtp's Python binding refuses packets over 1500 bytes and the refusal ends the
 # sender's task, so a frame that just fitted must still fit with its trailer and RTP header extensions.
-_LONGEST_PCM = 1200
+_MAX_PCM_LEN = 1200
 
 # RTP adds no header of its own to these.
 PAYLOAD_IS_FRAME = _OCTET_PER_TICK | {"opus"}
 
 # RFC 7741 section 4.2: set in the first payload of a partition.
-_VP8_START = 0x10
-_LONGEST_VP8 = 1300  # as the stacks have it: see libsrtp, above
+_VP8_START_BIT = 0x10
+_MAX_VP8_PAYLOAD_LEN = 1300  # as the stacks have it: see libsrtp, above
 
 _H264_IDR = 5
 _H264_SPS = 7
@@ -45,8 +45,8 @@ def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes
     offset = 0
     if codec in _OCTET_PER_TICK:
         for payload in payloads:
-            for start in range(0, len(payload), _LONGEST_PCM):
-                yield offset + start, payload[start : start + _LONGEST_PCM]
+            for start in range(0, len(payload), _MAX_PCM_LEN):
+                yield offset + start, payload[start : start + _MAX_PCM_LEN]
             offset += len(payload)
     elif codec == "opus":
         for payload in payloads:
@@ -88,17 +88,17 @@ def vp8_descriptor(payloads: list[bytes]) -> bytes:
         length = 2 + bool(extensions & 0x40) + bool(extensions & 0x30)  # L; T or K
         if extensions & 0x80:  # I: a picture id, of 15 bits or of 7
             length += 2 if first[2] & 0x80 else 1
-    head, rest = first[0] | _VP8_START, first[1:length]
+    head, rest = first[0] | _VP8_START_BIT, first[1:length]
     for payload in payloads:
-        if payload[0] | _VP8_START != head or payload[1:length] != rest:
+        if payload[0] | _VP8_START_BIT != head or payload[1:length] != rest:
             return b""
     return first[:length]
 
 
 def vp8_payloads(descriptor: bytes, picture: bytes) -> list[bytes]:
     """Deal out a picture of VP8, given the descriptor of its first payload."""
-    following = bytes([descriptor[0] & ~_VP8_START]) + descriptor[1:]
-    step = _LONGEST_VP8 - len(descriptor)
+    following = bytes([descriptor[0] & ~_VP8_START_BIT]) + descriptor[1:]
+    step = _MAX_VP8_PAYLOAD_LEN - len(descriptor)
     return [descriptor + picture[:step]] + [
         following + picture[start : start + step] for start in range(step, len(picture), step)
     ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from frameseal.aiortc.attachment import Attachment
     from frameseal.aiortc.stack import Stack
 
-__all__ = ["CLOCK", "SealedPayload", "SenderSlot", "Slot", "TrackCounters"]
+__all__ = ["CLOCK", "SealedPayload", "SenderSlot", "MediaSlot", "TrackCounters"]
 
 CLOCK = Fraction(1, 90000)  # any valid time base: the timestamp that a packer returns is not used
 MAX_SEALED_PAYLOADS = 256  # besides those of the latest frame: twice what the stacks keep to send again
@@ -69,7 +69,7 @@ class SealedPayload(bytes):
     """Ticks of the RTP clock by which this payload's frame is later than the timestamp it was returned with."""
 
 
-class Slot:
+class MediaSlot:
     """One sender or receiver."""
 
     sends: bool
@@ -80,12 +80,12 @@ class Slot:
         self.attachment: Attachment | None = None
         self.counters = TrackCounters("send" if self.sends else "receive")
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.identifying = False
-        self.asks = False  # the application names the participant, and may name another one later
-        self.asked = float("-inf")  # when it was last asked
-        self.given = float("-inf")  # when it last named another participant
+        self.identify_scheduled = False
+        self.may_be_reassigned = False  # the application names the participant, and may name another one later
+        self.asked_at = float("-inf")  # when it was last asked
+        self.assigned_at = float("-inf")  # when it last named another participant
         self.transforms: dict[tuple[str, str], Any] = {}  # by participant and codec, earlier participants' included
-        self.resting = False  # the direction is inactive
+        self.paused = False  # the direction is inactive
         self.ended = False  # the owner has stopped, or its track has ended
         self.running = False  # media may have been sent or received before
         self.closed = False  # other code replaced a seam of the stack, so no frame passes any more
@@ -104,36 +104,36 @@ class Slot:
             attachment.adopt(self)
         self.running = True
 
-    def covered(self) -> Attachment | None:
+    def find_attachment(self) -> Attachment | None:
         """Return the attachment, and look for it again while there is none; on the event loop."""
         if not self.started or self.attachment is None:  # other code may have replaced send() or receive()
             self.start()
         return self.attachment
 
-    def taken_over(self) -> None:
+    def on_adopted(self) -> None:
         """Note that the attachment is new; on the event loop."""
 
-    def ask(self) -> None:
+    def schedule_identify(self) -> None:
         """Ask the application who the participant is, on the event loop; from any thread."""
-        if self.attachment is not None and not self.identifying:
-            self.identifying = True
+        if self.attachment is not None and not self.identify_scheduled:
+            self.identify_scheduled = True
             self.on_loop(self.attachment.identify, self)
 
     def enable(self, enabled: bool) -> None:
         """Follow a change of direction; on the event loop."""
-        if self.attachment is not None and self.resting == enabled:
-            self.resting = not enabled
+        if self.attachment is not None and self.paused == enabled:
+            self.paused = not enabled
             if enabled:
                 self.attachment.identify(self)
                 self.attachment.resume(self)
             else:
-                self.attachment.rest(self)
+                self.attachment.pause(self)
 
     def end(self) -> None:
         """Release the transforms, since no more frames arrive. From any thread."""
         if self.attachment is not None:
             self.ended = True
-            self.attachment.rest(self)
+            self.attachment.pause(self)
             self.transforms.clear()
 
     def close(self) -> None:
@@ -150,13 +150,13 @@ class Slot:
             self._run(self.stack.stop(owner))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        async def quietly() -> None:
+        async def note_errors() -> None:
             try:
                 await work
             except Exception as error:
-                self.failed(error)
+                self.note_error(error)
 
-        task = asyncio.ensure_future(quietly())
+        task = asyncio.ensure_future(note_errors())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -171,7 +171,7 @@ class Slot:
         """The id of the track that is sent or received."""
         return getattr(getattr(self.owner(), "track", None), "id", None)
 
-    def failed(self, error: BaseException) -> None:
+    def note_error(self, error: BaseException) -> None:
         """Note what went wrong, and log it unless it is the same as before."""
         text = f"{type(error).__name__}: {error}"
         if text != self.counters.last_error:
@@ -186,7 +186,7 @@ class Slot:
                 self.loop.call_soon_threadsafe(call, *args)
 
 
-class SenderSlot(Slot):
+class SenderSlot(MediaSlot):
     """One sender: seals what encoders make."""
 
     sends = True
@@ -197,29 +197,32 @@ class SenderSlot(Slot):
         self.sealed: dict[bytes, None] = {}  # the latest payloads, in the order of sealing
         self._packer: Any = None
         self._pending: deque[Any] = deque()
-        self._nominal, self._latest = 0, -1  # the last frame's timestamp: as it came, and as its last part went out
-        self._may_be_under_way = False  # one frame in the clear, from before the attachment
-        self._was_under_way: int | None = None  # its RTP timestamp
+        self._last_source_timestamp, self._last_sent_timestamp = (
+            0,
+            -1,
+        )  # the last frame's timestamp: as it came, and as its last part went out
+        self._may_send_unsealed = False  # one frame in the clear, from before the attachment
+        self._unsealed_timestamp: int | None = None  # its RTP timestamp
 
-    def taken_over(self) -> None:
+    def on_adopted(self) -> None:
         """Empty the history, so that no NACK is answered from it. In mid-call one more frame may be under way."""
-        self._may_be_under_way = self.running
+        self._may_send_unsealed = self.running
         owner = self.owner()
         if owner is not None:
             self.stack.history(owner).clear()
 
-    def excuses(self, timestamp: int) -> bool:
+    def predates_attachment(self, timestamp: int) -> bool:
         """Whether a packet that was not sealed is from before the attachment. If not, close the track; on the loop."""
-        self.covered()
-        if self._may_be_under_way:
-            self._may_be_under_way, self._was_under_way = False, timestamp
-        if timestamp == self._was_under_way:
+        self.find_attachment()
+        if self._may_send_unsealed:
+            self._may_send_unsealed, self._unsealed_timestamp = False, timestamp
+        if timestamp == self._unsealed_timestamp:
             return True
         self.sealed.clear()
         self.close()
         return False
 
-    def drop(self) -> None:
+    def count_drop(self) -> None:
         """Count a frame that does not leave."""
         self.counters.dropped += 1
         # The encoder's next picture would refer to one that no receiver has.
@@ -238,12 +241,12 @@ class SenderSlot(Slot):
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in the native core is a BaseException
-            self.failed(error)
+            self.note_error(error)
         if sealed is None:
             if self.ended:  # the frame was being encoded when its track ended: do not count it
                 self.counters.frames_in -= 1
             else:
-                self.drop()
+                self.count_drop()
             return []
         self.counters.frames_out += bool(sealed)
         return sealed
@@ -310,7 +313,7 @@ class SenderSlot(Slot):
         except self.stack.track_ended:
             self.end()
             raise
-        attachment = self.covered()
+        attachment = self.find_attachment()
         if attachment is None or frame is None:
             return frame
         payloads = frame.payloads
@@ -322,10 +325,10 @@ class SenderSlot(Slot):
             self._pass_on_owed_keyframe()
         if attachment.detached or self.closed or not payloads:
             return None
-        self._may_be_under_way = False
+        self._may_send_unsealed = False
         timestamp = self._in_order(frame.timestamp)
         offsets = [payload.offset for payload in payloads]
-        self._latest = timestamp + max(offsets)
+        self._last_sent_timestamp = timestamp + max(offsets)
         if payloads is frame.payloads and timestamp == frame.timestamp and not any(offsets):
             return frame
         # Several packets of one long audio frame: the stack knows one timestamp per frame, so each becomes its own.
@@ -344,9 +347,9 @@ class SenderSlot(Slot):
 
         A receiver would join two frames of one timestamp and open neither. Busy sources return a picture twice.
         """
-        went_out = self._nominal <= timestamp <= self._latest
-        self._nominal = timestamp
-        return self._latest + 1 if went_out else timestamp
+        went_out = self._last_source_timestamp <= timestamp <= self._last_sent_timestamp
+        self._last_source_timestamp = timestamp
+        return self._last_sent_timestamp + 1 if went_out else timestamp
 
     def _pass_on_owed_keyframe(self) -> None:
         # A foreign encoder does not see `keyframe_owed`; the stack passes it the flag that a PLI sets.

@@ -34,11 +34,11 @@ from typing import Any
 
 from frameseal.aiortc.attachment import Attachment
 from frameseal.aiortc.channels import watch_channels
-from frameseal.aiortc.gates import SLOT, Gated, IncomingGate, OutgoingGate
+from frameseal.aiortc.gates import SLOT, GatedAttribute, IncomingGate, OutgoingGate
 from frameseal.aiortc.lock import hook
-from frameseal.aiortc.proxies import NEXT_FRAME, Guard, OpeningDecoder, SealingEncoder
+from frameseal.aiortc.proxies import NEXT_FRAME, NextFrameGuard, OpeningDecoder, SealingEncoder
 from frameseal.aiortc.receivers import ReceiverSlot
-from frameseal.aiortc.slots import CLOCK, SenderSlot, Slot
+from frameseal.aiortc.slots import CLOCK, MediaSlot, SenderSlot
 
 __all__ = ["ATTACHMENT", "Stack", "UnsupportedStack", "install", "package_of"]
 
@@ -87,14 +87,16 @@ class Stack:
         self._members_of = (connection.getSenders, connection.getReceivers)
         self._sctp_of = connection.sctp.fget
         self.is_rtcp: Callable[[bytes], bool] = self._transports.is_rtcp
-        self._hook(self._senders.RTCRtpSender, "send")
-        self._hook(self._receivers.RTCRtpReceiver, "receive")
+        self._hook_life(self._senders.RTCRtpSender, "send")
+        self._hook_life(self._receivers.RTCRtpReceiver, "receive")
         self._follow_directions(self._transceivers.RTCRtpTransceiver)
-        transport._tx_srtp = Gated("_tx_srtp", lambda owner, session: OutgoingGate.around(session, owner, self))
-        setattr(self._receivers.RTCRtpReceiver, _DECODER_QUEUE, Gated(_DECODER_QUEUE, self._incoming_gate))
-        watch_channels(self._channels.RTCDataChannel, self._attached_over_sctp)
-        self.arm()
-        self._as_hooked = self._seams(self._senders.RTCRtpSender) | self._seams(self._receivers.RTCRtpReceiver)
+        transport._tx_srtp = GatedAttribute(
+            "_tx_srtp", lambda owner, session: OutgoingGate.around(session, owner, self)
+        )
+        setattr(self._receivers.RTCRtpReceiver, _DECODER_QUEUE, GatedAttribute(_DECODER_QUEUE, self._incoming_gate))
+        watch_channels(self._channels.RTCDataChannel, self._connection_of_sctp)
+        self.wrap_functions()
+        self._hooked_seams = self._seams(self._senders.RTCRtpSender) | self._seams(self._receivers.RTCRtpReceiver)
 
     def depayload(self, codec: Any, payload: bytes) -> bytes:
         """Strip the RTP payload descriptor."""
@@ -119,7 +121,7 @@ class Stack:
             owner.track.stop()
             owner.track._queue.put_nowait(None)  # wakes a reader, as the decoder thread may have died in other code
 
-    def slot(self, owner: Any) -> Any:
+    def slot_of(self, owner: Any) -> Any:
         """Return the slot of a sender or receiver."""
         slot = vars(owner).get(SLOT)
         if slot is None:
@@ -140,33 +142,33 @@ class Stack:
         """Return all senders and receivers of a connection."""
         return [member for members_of in self._members_of for member in members_of(pc)]
 
-    def attachment_of(self, slot: Slot) -> Attachment | None:
+    def attachment_of(self, slot: MediaSlot) -> Attachment | None:
         """Find the attachment of the connection that the slot's owner belongs to."""
         owner = slot.owner()
-        pc = self._attached_with(lambda member: member is owner)
+        pc = self._connection_with(lambda member: member is owner)
         return None if pc is None else getattr(pc, ATTACHMENT)
 
-    def attachment_over(self, transport: Any) -> Attachment | None:
+    def attachment_of_transport(self, transport: Any) -> Attachment | None:
         """Find the attachment of the connection that a transport belongs to."""
-        pc = self._attached_with(lambda member: member.transport is transport)
+        pc = self._connection_with(lambda member: member.transport is transport)
         return None if pc is None else getattr(pc, ATTACHMENT)
 
-    def adopt_over(self, transport: Any) -> None:
+    def adopt_members_of(self, transport: Any) -> None:
         """Cover what other code started past `send` and `receive`, on a transport's connection; on the event loop."""
-        pc = self._attached_with(lambda member: member.transport is transport)
+        pc = self._connection_with(lambda member: member.transport is transport)
         for member in self.members(pc) if pc is not None else ():
-            getattr(pc, ATTACHMENT).adopt(self.slot(member))
+            getattr(pc, ATTACHMENT).adopt(self.slot_of(member))
 
-    def _attached_over_sctp(self, sctp: Any) -> Any:
+    def _connection_of_sctp(self, sctp: Any) -> Any:
         with hook.lock:
             covered = (pc for pc in self._attached if not getattr(pc, ATTACHMENT).detached)
             return next((pc for pc in covered if self._sctp_of(pc) is sctp), None)
 
-    def _attached_with(self, has: Callable[[Any], bool]) -> Any:
+    def _connection_with(self, has: Callable[[Any], bool]) -> Any:
         with hook.lock:
             return next((pc for pc in self._attached if any(map(has, self.members(pc)))), None)
 
-    def arm(self, sender_class: Any = None) -> None:
+    def wrap_functions(self, sender_class: Any = None) -> None:
         """Wrap what is not wrapped: other code may have replaced a factory or the method since the last time."""
         with hook.lock:
             self._wrap_factory(self._senders, "get_encoder", _sealing_encoder)
@@ -174,16 +176,16 @@ class Stack:
             self._watch_packets()
             sender_class = sender_class or self._senders.RTCRtpSender
             method = inspect.getattr_static(sender_class, NEXT_FRAME)
-            if not isinstance(method, Guard):
-                setattr(sender_class, NEXT_FRAME, Guard(method, self))
+            if not isinstance(method, NextFrameGuard):
+                setattr(sender_class, NEXT_FRAME, NextFrameGuard(method, self))
 
-    def replaced(self, slot: Slot) -> str:
+    def replaced_seams(self, slot: MediaSlot) -> str:
         """Name the functions on the way of the slot's frames that other code has replaced."""
         owner = slot.owner()
-        now = self._seams(type(owner)) | {name: None for name in vars(owner) if name in self._as_hooked}
-        left = self._as_hooked | self._wrapped  # factories are wrapped anew when a call finds them replaced
+        now = self._seams(type(owner)) | {name: None for name in vars(owner) if name in self._hooked_seams}
+        left = self._hooked_seams | self._wrapped  # factories are wrapped anew when a call finds them replaced
         names = [name for name, value in now.items() if value is not left[name] and name != NEXT_FRAME]
-        if slot.sends and not isinstance(inspect.getattr_static(type(owner), NEXT_FRAME), Guard):
+        if slot.sends and not isinstance(inspect.getattr_static(type(owner), NEXT_FRAME), NextFrameGuard):
             names.insert(0, NEXT_FRAME)
         return ",".join(names) or ("_send_rtp" if slot.sends else "decode")
 
@@ -198,7 +200,7 @@ class Stack:
         return seams | {name: getattr(module, name) for name in functions}
 
     def _incoming_gate(self, receiver: Any, queue: Any) -> IncomingGate:
-        return queue if isinstance(queue, IncomingGate) else IncomingGate(queue, self.slot(receiver))
+        return queue if isinstance(queue, IncomingGate) else IncomingGate(queue, self.slot_of(receiver))
 
     def _wrap(self, module: ModuleType, name: str, wrap: Callable[[Any], Callable[..., Any]]) -> None:
         """Replace a function of the stack, unless it is ours already."""
@@ -230,7 +232,7 @@ class Stack:
 
         self._wrap(self._receivers, "depayload", wrap)
 
-    def _hook(self, cls: Any, start: str) -> None:
+    def _hook_life(self, cls: Any, start: str) -> None:
         original_init, original_start, original_stop = cls.__init__, getattr(cls, start), cls.stop
         self._stops[cls is self._senders.RTCRtpSender] = original_stop
         started = f"_{cls.__name__}__started"
@@ -238,15 +240,15 @@ class Stack:
         @functools.wraps(original_init)
         def init(owner: Any, *args: Any, **kwargs: Any) -> None:
             original_init(owner, *args, **kwargs)
-            self.slot(owner)  # tells attach() that the owner did not start before the hook was in
+            self.slot_of(owner)  # tells attach() that the owner did not start before the hook was in
 
         @functools.wraps(original_start)
         async def tagging_start(owner: Any, parameters: Any) -> None:
             if SLOT not in vars(owner) and vars(owner)[started]:
                 await original_start(owner, parameters)  # media started before the hook was in: attach() refuses it
                 return
-            slot = self.slot(owner)
-            self.arm(type(owner) if slot.sends else None)
+            slot = self.slot_of(owner)
+            self.wrap_functions(type(owner) if slot.sends else None)
             slot.start()
             if not slot.sends:
                 slot.ssrcs = frozenset(encoding.ssrc for encoding in parameters.encodings)
@@ -345,7 +347,7 @@ def _opening_decoder(inner: Callable[[Any], Any], codec: Any, slot: ReceiverSlot
         # vsaiortc negotiates G722 and has no decoder for it, which ends the thread. Unattached that is its own affair.
         if slot.attachment is None:
             raise
-        slot.attachment.refuse(slot, codec.mimeType.lower().partition("/")[0], error, "no_decoder")
+        slot.attachment.report_error(slot, codec.mimeType.lower().partition("/")[0], error, "no_decoder")
         decoder = None
     return decoder if isinstance(decoder, OpeningDecoder) else OpeningDecoder(decoder, codec, slot)
 

@@ -10,9 +10,9 @@ import pytest
 
 import frameseal.aiortc.receivers
 from frameseal.aiortc import UnsupportedStack, attach
-from frameseal.aiortc.gates import SLOT, Gated
-from frameseal.aiortc.proxies import Guard, OpeningDecoder, SealingEncoder
-from frameseal.aiortc.receivers import STARTS_KEPT, ReceiverSlot
+from frameseal.aiortc.gates import SLOT, GatedAttribute
+from frameseal.aiortc.proxies import NextFrameGuard, OpeningDecoder, SealingEncoder
+from frameseal.aiortc.receivers import MAX_STARTS, ReceiverSlot
 from frameseal.aiortc.rtp import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
 from frameseal.aiortc.slots import SealedPayload
 from support.calls import (
@@ -161,7 +161,7 @@ def test_a_receiver_knows_which_frames_begin_where_a_frame_begins(receiving):
     assert not any(slot.is_whole("vp8", tail) for tail in (frame[1:], frame[30:], other, frame[:15]))
     for number in range(3000):
         slot.note_packet(vp8, b"\x10", number.to_bytes(20, "little"))
-    assert len(slot._starts) == STARTS_KEPT
+    assert len(slot._starts) == MAX_STARTS
     assert slot.is_whole("vp8", (2999).to_bytes(20, "little")) and not slot.is_whole("vp8", frame)
     assert slot.is_whole("h264", b"\0\0\0\1\x65\x88") and not slot.is_whole("h264", b"\x88\0\0\0\1\x65")
     assert slot.is_whole("opus", frame)
@@ -172,9 +172,9 @@ def test_when_packets_are_no_longer_noted_no_frame_counts_as_one_that_lost_its_h
     slot, vp8 = receiving.slot, SimpleNamespace(mimeType="video/VP8")
     frame = bytes(range(60))
     slot.note_packet(vp8, b"\x90\x80\x01", frame[:30])
-    assert slot.arrives((vp8, frame))
+    assert slot.admits((vp8, frame))
     assert slot.is_whole("vp8", frame) and not slot.is_whole("vp8", frame[30:])
-    assert slot.arrives((vp8, frame))
+    assert slot.admits((vp8, frame))
     assert slot.is_whole("vp8", b"of a frame that nobody has noted")
 
 
@@ -182,7 +182,7 @@ def test_packets_are_watched_again_when_other_code_has_registered_a_codec(monkey
     receivers, noted = part(stack, "rtcrtpreceiver"), []
     before = receivers.depayload
     monkeypatch.setattr(receivers, "depayload", lambda codec, payload: payload[1:])
-    stacks[stack].arm()
+    stacks[stack].wrap_functions()
     codec = SimpleNamespace(mimeType="video/VP8")
     slot = SimpleNamespace(sends=False, note_packet=lambda *packet: noted.append(packet))
     setattr(codec, SLOT, slot)
@@ -191,7 +191,7 @@ def test_packets_are_watched_again_when_other_code_has_registered_a_codec(monkey
     slot.sends = True
     assert receivers.depayload(codec, b"\x10data") == b"data" and len(noted) == 1
     monkeypatch.undo()
-    stacks[stack].arm()
+    stacks[stack].wrap_functions()
     assert receivers.depayload.__wrapped__ in (before, getattr(before, "__wrapped__", None))
 
 
@@ -405,9 +405,9 @@ def first_shape(cls):
     """A class of the stack as it was before the hook was put in: the hook in the classes is shared with aiortc."""
     members = {}
     for name, value in vars(cls).items():
-        if isinstance(value, Guard):
+        if isinstance(value, NextFrameGuard):
             members[name] = value._method
-        elif not isinstance(value, Gated) and name not in ("__dict__", "__weakref__"):
+        elif not isinstance(value, GatedAttribute) and name not in ("__dict__", "__weakref__"):
             members[name] = inspect.unwrap(value) if inspect.isfunction(value) else value
     return type(cls.__name__, (), members)
 
