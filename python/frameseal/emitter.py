@@ -15,7 +15,7 @@ from frameseal._fork import nothing, renew_in_child
 from frameseal._secrecy import Confidential, require
 
 # Events raised before there is a loop to deliver them on: the latest so many are kept.
-KEPT_EVENTS: Final = 64
+MAX_PENDING_EVENTS: Final = 64
 
 _logger = logging.getLogger("frameseal")
 _in_error_listener: ContextVar[bool] = ContextVar("_in_error_listener", default=False)
@@ -39,7 +39,7 @@ class LoopEmitter(Confidential, AsyncIOEventEmitter):
         """Make an emitter without listeners."""
         super().__init__()
         renew_in_child(self, _lock=threading.Lock, _events_lock=threading.Lock, _events_loop=nothing)
-        self._undelivered: deque[tuple[str, Any]] = deque(maxlen=KEPT_EVENTS)
+        self._pending: deque[tuple[str, Any]] = deque(maxlen=MAX_PENDING_EVENTS)
         if loop is None:
             try:
                 loop = asyncio.get_running_loop()
@@ -58,15 +58,15 @@ class LoopEmitter(Confidential, AsyncIOEventEmitter):
         with self._events_lock:
             if self._events_loop is None or self._events_loop.is_closed():
                 self._events_loop = loop
-                kept = list(self._undelivered)
-                self._undelivered.clear()
+                kept = list(self._pending)
+                self._pending.clear()
                 for event, value in kept:
-                    self._hand_over(event, value)
+                    self._schedule(event, value)
 
     def deliver(self, event: str, value: object) -> None:
         """Have the listeners of *event* called on the loop. From any thread; the order of the calls is kept."""
         with self._events_lock:
-            self._hand_over(event, value)
+            self._schedule(event, value)
 
     def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
         """Call the listeners of *event*; for the event loop's thread only. What a listener raises is logged."""
@@ -84,11 +84,11 @@ class LoopEmitter(Confidential, AsyncIOEventEmitter):
                 _in_error_listener.reset(token)
         return True
 
-    def _hand_over(self, event: str, value: object) -> None:
+    def _schedule(self, event: str, value: object) -> None:
         if self._events_loop is not None:
             try:
                 self._events_loop.call_soon_threadsafe(self.emit, event, value)
                 return
             except RuntimeError:  # the loop is closed: the call is over, or another loop will be bound
                 pass
-        self._undelivered.append((event, value))
+        self._pending.append((event, value))

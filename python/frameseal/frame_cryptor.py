@@ -87,8 +87,8 @@ class CallCryptor(Confidential):
         sif_trailer: bytes | None = None,
     ) -> None:
         """Make a cryptor; it knows no track yet."""
-        _check("on_state_change", on_state_change)
-        _check("on_missing_key", on_missing_key)
+        _check_callback("on_state_change", on_state_change)
+        _check_callback("on_missing_key", on_missing_key)
         listeners = {STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key}
         self._manager = _WithoutLoop(provider, profile, listeners, replay_window, sif_trailer)
         renew_in_child(self, _lock=threading.Lock)
@@ -196,7 +196,7 @@ class _WithoutLoop(E2EEManager):
                 _logger.exception("the listener of %r failed", self)
 
 
-def _check(name: str, callback: object) -> None:
+def _check_callback(name: str, callback: object) -> None:
     if callback is not None and not callable(callback):
         raise TypeError(f"{name} must be a function, not {type(callback).__name__}")
     if inspect.iscoroutinefunction(callback):

@@ -128,8 +128,8 @@ async def test_frames_that_come_before_their_key_are_played_when_it_comes(stack)
 
 
 async def test_a_key_that_is_missing_again_is_asked_for_again_and_not_only_when_time_has_passed(stack, monkeypatch):
-    for module in ("watch", "transforms"):
-        monkeypatch.setattr(f"frameseal.{module}.ASK_AGAIN_AFTER", float("inf"))
+    for module in ("monitor", "transforms"):
+        monkeypatch.setattr(f"frameseal.e2ee.{module}.KEY_REQUEST_INTERVAL", float("inf"))
     ours, theirs = keyed("alice"), keyed()
     asked: list = []
     theirs.on("e2ee-missing-key", asked.append)

@@ -10,7 +10,7 @@ from pymediasoup.rtp_parameters import RtpCapabilities, RtpParameters
 
 from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider, KeyRing
 from frameseal.aiortc import Attachment, UnsupportedStack
-from frameseal.e2ee.monitor import FAILURES
+from frameseal.e2ee.monitor import FAILURE_COUNTERS
 from frameseal.pymediasoup import _Media, attach
 from support.calls import Sink, Tap, assert_pictures, assert_tone, picture_track, tone_track, until
 from support.sfu import CAPABILITIES, Endpoint, Produced, request_keyframe
@@ -189,7 +189,7 @@ async def test_a_sender_whose_key_is_late_sends_nothing_before_it_comes():
 def failures(guest: Guest, whom: str) -> int:
     tracks = [track for track in guest.e2ee.tracks() if track.participant_id == whom]
     stats = [transform.stats() for track in tracks for transform in track.transforms]
-    return sum(each[name] for each in stats for name in FAILURES)
+    return sum(each[name] for each in stats for name in FAILURE_COUNTERS)
 
 
 class WornKeys:

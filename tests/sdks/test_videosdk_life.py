@@ -19,7 +19,7 @@ from videosdk.room_client import RoomClient
 from vsaiortc import RTCPeerConnection
 
 from frameseal import E2EEManager, E2EEState, KeyProvider
-from frameseal.e2ee.monitor import FAILURES, Monitor
+from frameseal.e2ee.monitor import FAILURE_COUNTERS, Monitor
 from frameseal.e2ee.track import Track
 from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform
 from frameseal.emitter import LoopEmitter
@@ -160,7 +160,7 @@ async def test_a_meeting_that_is_over_has_no_watch_that_ticks_though_the_applica
         alice = await enter("alice", "red", provider())
         bob = await enter("bob", None, provider())
         await until(lambda: bob.sees("alice"))
-        watches = [guest.meeting.e2ee.manager._watch for guest in (alice, bob)]
+        watches = [guest.meeting.e2ee.manager._monitor for guest in (alice, bob)]
         assert all(watch._ticking for watch in watches)
         alice.meeting.leave()
         bob.meeting.leave()
@@ -173,7 +173,7 @@ async def test_a_meeting_that_is_over_has_no_watch_that_ticks_though_the_applica
 
 async def test_a_watch_goes_on_when_a_track_comes_after_a_pause():
     manager = E2EEManager(provider(), "videosdk")
-    watch = manager._watch
+    watch = manager._monitor
     await until(lambda: not watch._ticking)
     transform = manager.receiver_transform("alice", "audio", "opus")
     assert watch._ticking
@@ -284,7 +284,7 @@ async def test_an_unsealed_screen_beside_a_sealed_camera_is_told_of_the_screen(m
 
         def of_the_screen() -> int:
             stats = [each.stats() for each in transforms(bob, "alice") if each.track.said_plain]
-            return sum(each[name] for each in stats for name in FAILURES)
+            return sum(each[name] for each in stats for name in FAILURE_COUNTERS)
 
         await until(lambda: of_the_screen() > 20)
         assert [state for kind, state in bob.states["alice"] if kind == "share"] == [S.InternalError]

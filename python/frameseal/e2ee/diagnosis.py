@@ -25,7 +25,7 @@ from frameseal._native import Decryptor, KeyRing, Secret
 from frameseal.enums import Profile
 from frameseal.exceptions import FrameError
 from frameseal.inspection import readings, shapes
-from frameseal.inspection.shapes import IV_LEN, MAX_FRAMES, VERDICT_FRAMES, Excerpt, Shape
+from frameseal.inspection.shapes import IV_LEN, MAX_EXCERPTS, MIN_VERDICT_FRAMES, Excerpt, Shape
 from frameseal.keys.provider import KeyProvider
 
 if TYPE_CHECKING:
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 DIAGNOSIS: Final = "e2ee-diagnosis"
 
 # Seconds between two diagnoses of a track that are told; and between two tries of its keys, as long as some are left.
-AGAIN_AFTER: Final = 10.0
-TRY_AGAIN_AFTER: Final = 1.0
+DIAGNOSIS_INTERVAL: Final = 10.0
+TRIAL_INTERVAL: Final = 1.0
 
 # CPU seconds of a thread: a try of keys takes so long at the most, and one derivation, of some 12 ms for a passphrase,
 # beyond it. All tries of a process together take no more than a tenth of a core over any minute.
-MAX_TRY: Final = 0.1
-MAX_BURST: Final = 0.6
-SHARE: Final = 0.09
+MAX_TRIAL_CPU: Final = 0.1
+MAX_BUDGET: Final = 0.6
+CPU_SHARE: Final = 0.09
 
 # From so many failures in a row on: one may be a frame that lost a packet. What is not proven takes more of them.
-FAILURES_BEFORE: Final = 3
+MIN_FAILURES: Final = 3
 
 _logger = logging.getLogger("frameseal")
 
@@ -97,13 +97,13 @@ class Budget:
     def __init__(self) -> None:
         """Start full."""
         renew_in_child(self, _lock=threading.Lock)
-        self._left, self._refilled = MAX_BURST, monotonic()
+        self._left, self._refilled = MAX_BUDGET, monotonic()
 
     def left(self) -> float:
         """Return the seconds that there are now."""
         with self._lock:
             now = monotonic()
-            self._left = min(MAX_BURST, self._left + (now - self._refilled) * SHARE)
+            self._left = min(MAX_BUDGET, self._left + (now - self._refilled) * CPU_SHARE)
             self._refilled = now
             return self._left
 
@@ -117,11 +117,11 @@ BUDGET: Final = Budget()
 
 
 @dataclass(slots=True)
-class Tries:
+class Trials:
     """How far the tries of some keys have come, and what they may take now."""
 
     tried: int = 0
-    seconds: float = MAX_TRY
+    seconds: float = MAX_TRIAL_CPU
     ended: bool = False
     """Whether no more are left."""
     taken: float = 0.0
@@ -129,17 +129,17 @@ class Tries:
 
 
 @dataclass(eq=False, slots=True)
-class _Failing:
+class _FailureRun:
     """What is remembered of a track whose frames fail."""
 
     failures: int = 0  # in a row
     due: list[float] = field(default_factory=lambda: [0.0, 0.0])  # the next time, of keys that are there, and are not
     tried: bool = False  # the keys, in this row of failures
     cause: str | None = None  # the last one that was told
-    told: float = -math.inf  # when
+    reported_at: float = -math.inf
     keys: int = -1  # the ring's generation when the first of its keys was tried
     keys_tried: int = 0
-    seen: deque[Excerpt] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
+    seen: deque[Excerpt] = field(default_factory=lambda: deque(maxlen=MAX_EXCERPTS))
 
 
 class Diagnostician:
@@ -152,13 +152,13 @@ class Diagnostician:
         """Make one that has seen nothing."""
         self._manager = weakref.ref(manager)
         renew_in_child(self, _lock=threading.Lock, _busy=bool)  # the parent's diagnosis ends in the parent
-        self._failing: weakref.WeakKeyDictionary[Track, _Failing] = weakref.WeakKeyDictionary()
+        self._failing: weakref.WeakKeyDictionary[Track, _FailureRun] = weakref.WeakKeyDictionary()
 
     def note(self, track: Track, frame: bytes) -> None:
         """Remember how a frame that failed begins and ends. In the decoder's thread: it is looked at elsewhere."""
         failing = self._failing.get(track)
         if failing is None:
-            failing = self._failing[track] = _Failing()
+            failing = self._failing[track] = _FailureRun()
         failing.seen.append(shapes.excerpt(frame))
 
     def opened(self, track: Track) -> None:
@@ -194,9 +194,9 @@ class Diagnostician:
             if failing is None:
                 return False
             failing.failures += 1
-            if self._busy or monotonic() < failing.due[missing] or failing.failures < FAILURES_BEFORE:
+            if self._busy or monotonic() < failing.due[missing] or failing.failures < MIN_FAILURES:
                 return False
-            if failing.tried and len(failing.seen) < VERDICT_FRAMES:
+            if failing.tried and len(failing.seen) < MIN_VERDICT_FRAMES:
                 return False
             failing.tried = self._busy = True
             return True
@@ -213,7 +213,7 @@ class Diagnostician:
             provider = manager.provider
             secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
             generation = transform.ring.generation
-            tries = Tries(failing.keys_tried if failing.keys == generation else 0, min(MAX_TRY, BUDGET.left()))
+            tries = Trials(failing.keys_tried if failing.keys == generation else 0, min(MAX_TRIAL_CPU, BUDGET.left()))
             found = diagnose(frame, manager.profile, transform.codec, secrets, key_id, list(failing.seen), tries)
             BUDGET.spend(tries.taken)
             failing.keys, failing.keys_tried = generation, 0 if tries.ended else tries.tried
@@ -221,15 +221,15 @@ class Diagnostician:
                 return
             cause, advice, proven = found
             failing.failures, failing.tried, now = 0, False, monotonic()
-            failing.due[missing] = now + (AGAIN_AFTER if proven or tries.ended else TRY_AGAIN_AFTER)
+            failing.due[missing] = now + (DIAGNOSIS_INTERVAL if proven or tries.ended else TRIAL_INTERVAL)
             if missing and cause in ("wrong_key", "unknown_format"):
                 return  # that a key is not there has been told
-            if failing.cause == cause and now - failing.told < AGAIN_AFTER:
+            if failing.cause == cause and now - failing.reported_at < DIAGNOSIS_INTERVAL:
                 return
             if failing.cause != cause:
                 # Whose it is, the event says: logs quote nothing that a caller named (`frameseal._secrecy`).
                 _logger.warning("%s does not open: %s", track.kind, advice)
-            failing.cause, failing.told = cause, now
+            failing.cause, failing.reported_at = cause, now
             manager.deliver(
                 DIAGNOSIS, E2EEDiagnosis(track.participant_id, track.kind, track.track_id, cause, advice, proven)
             )
@@ -246,7 +246,7 @@ def diagnose(  # noqa: PLR0917 - what there is to know of a frame
     secrets: dict[int, Secret],
     key_id: int | None,
     seen: Sequence[Excerpt] = (),
-    tries: Tries | None = None,
+    tries: Trials | None = None,
 ) -> tuple[str, str, bool] | None:
     """Return why *frame*, which did not open under *profile*, may have failed: cause, advice, and whether it is proven.
 
@@ -257,13 +257,13 @@ def diagnose(  # noqa: PLR0917 - what there is to know of a frame
     :param tries: which ways of opening the frame have been tried before, and how long to go on; it is brought up to
         date.
     """
-    proven = _proven(frame, profile, codec, secrets, key_id, tries or Tries())
+    proven = _find_variant(frame, profile, codec, secrets, key_id, tries or Trials())
     if proven is not None:
         return proven.cause, ADVICE[proven.cause].format(**proven.words), True
     blank = [Decryptor.holds_blank(codec, each.data) for each in seen] or [True]
     if Decryptor.holds_blank(codec, frame) and 2 * sum(blank) > len(blank):
         return "injected", ADVICE["injected"], False
-    if len(seen) < VERDICT_FRAMES:
+    if len(seen) < MIN_VERDICT_FRAMES:
         return None
     shape = shapes.shape(seen, codec)
     ours = Shape.SFRAME if profile is Profile.SFRAME else Shape.TRAILER
@@ -275,7 +275,7 @@ def diagnose(  # noqa: PLR0917 - what there is to know of a frame
 _CAUSES: Final = {Shape.PLAIN: "not_sealed", Shape.UNKNOWN: "unknown_format"}
 
 
-class _Way(NamedTuple):
+class _Variant(NamedTuple):
     """One way of opening a frame that is a mistake people make."""
 
     cause: str
@@ -285,20 +285,20 @@ class _Way(NamedTuple):
     key_id: int
 
 
-def _proven(  # noqa: PLR0917
+def _find_variant(  # noqa: PLR0917
     frame: bytes,
     profile: Profile,
     codec: str | None,
     secrets: dict[int, Secret],
     key_id: int | None,
-    tries: Tries,
-) -> _Way | None:
+    tries: Trials,
+) -> _Variant | None:
     """Try to open a frame in other ways, those that take a password KDF last; return the one that does."""
     started = thread_time()
-    key_ids = {other: readings.key_id(frame, other, codec) for other in Profile if _may_be(frame, other)}
+    key_ids = {other: readings.key_id(frame, other, codec) for other in Profile if _may_be_of(frame, other)}
     key_ids[profile] = key_ids.get(profile) if key_id is None else key_id
     try:
-        for way in islice(_ways(profile, secrets, key_ids), tries.tried, None):
+        for way in islice(_variants(profile, secrets, key_ids), tries.tried, None):
             if thread_time() - started >= tries.seconds:
                 return None
             tries.tried += 1
@@ -310,51 +310,51 @@ def _proven(  # noqa: PLR0917
         tries.taken = thread_time() - started
 
 
-def _may_be(frame: bytes, profile: Profile) -> bool:
+def _may_be_of(frame: bytes, profile: Profile) -> bool:
     return profile is Profile.SFRAME or frame[-2:-1] == bytes([IV_LEN])
 
 
-def _ways(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profile, int | None]) -> Iterator[_Way]:
+def _variants(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profile, int | None]) -> Iterator[_Variant]:
     """Yield the ways in which keys may have been meant, the cheap ones first; the same ones in the same order."""
     claimed = key_ids.get(profile)
     at_hand = sorted(secrets.items(), key=lambda item: claimed is None or item[0] != claimed & 0xFF)
     for takes_password in (False, True):
         for set_under, secret in at_hand:
-            yield from _of_a_key(profile, set_under, secret, key_ids, takes_password)
+            yield from _key_variants(profile, set_under, secret, key_ids, takes_password)
         for _, secret in at_hand:
-            yield from _spelt(profile, secret, key_ids, takes_password)
+            yield from _spelling_variants(profile, secret, key_ids, takes_password)
 
 
-def _of_a_key(
+def _key_variants(
     profile: Profile, set_under: int, secret: Secret, key_ids: dict[Profile, int | None], takes_password: bool
-) -> Iterator[_Way]:
+) -> Iterator[_Variant]:
     """Yield the ways of a key as it is: under another id, with the other KDF, of another profile."""
     flipped, claimed = secret.with_other_kdf(), key_ids.get(profile)
     if claimed is not None and set_under != claimed & 0xFF and secret.is_passphrase is takes_password:
-        yield _Way("other_key_id", {"key_id": claimed}, profile, secret, claimed)
+        yield _Variant("other_key_id", {"key_id": claimed}, profile, secret, claimed)
     if claimed is not None and flipped.is_passphrase is takes_password:
-        yield _Way("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed)
+        yield _Variant("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed)
     for other, key_id in key_ids.items():
         if other is not profile and key_id is not None:
             cause = "other_profile" if Profile.SFRAME in (other, profile) else "other_salt"
             for candidate in (secret, flipped):
                 if candidate.is_passphrase is takes_password:
-                    yield _Way(cause, {"profile": other.value}, other, candidate, key_id)
+                    yield _Variant(cause, {"profile": other.value}, other, candidate, key_id)
 
 
-def _spelt(
+def _spelling_variants(
     profile: Profile, secret: Secret, key_ids: dict[Profile, int | None], takes_password: bool
-) -> Iterator[_Way]:
+) -> Iterator[_Variant]:
     """Yield the ways of a key as others may have spelt it; where that takes a password KDF, of this profile alone."""
     for spelling, candidate in secret.spellings():
         if candidate.is_passphrase is takes_password:
             for other, key_id in key_ids.items():
                 if key_id is not None and (other is profile or not takes_password):
                     of = "" if other is profile else f", in the profile {other}"
-                    yield _Way("other_spelling", {"spelling": spelling + of}, other, candidate, key_id)
+                    yield _Variant("other_spelling", {"spelling": spelling + of}, other, candidate, key_id)
 
 
-def _opens(frame: bytes, codec: str | None, way: _Way) -> bool:
+def _opens(frame: bytes, codec: str | None, way: _Variant) -> bool:
     shared = way.profile is Profile.SFRAME
     try:
         ring = KeyRing(way.profile, shared=shared, key_ring_size=256)

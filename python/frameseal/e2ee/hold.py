@@ -50,13 +50,13 @@ class HeldFrames:
             self.lost += 1
         return self.lost == lost
 
-    def emptied(self) -> HeldFrames:
+    def empty_copy(self) -> HeldFrames:
         """Return a queue with the same limits in which nothing waits."""
         empty = HeldFrames(self._max_frames, self._max_bytes)
         empty.lost = self.lost
         return empty
 
-    def take(self) -> list[Held]:
+    def pop_all(self) -> list[Held]:
         """Take all frames out, the oldest first."""
         frames = list(self._frames)
         self._frames.clear()

@@ -23,7 +23,7 @@ from frameseal.e2ee.diagnosis import Diagnostician, E2EEDiagnosis
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES, MAX_HOLD_FRAMES
 from frameseal.e2ee.monitor import E2EEKeyUsage, E2EEMissingKey, Monitor
 from frameseal.e2ee.report import Report, report
-from frameseal.e2ee.track import DOUBTFUL, HEALTHY, SEVERITY, Direction, E2EEStateChange, Kind, Track, kind_of
+from frameseal.e2ee.track import DOUBTFUL, HEALTHY, SEVERITY, Direction, E2EEStateChange, Kind, Track, checked_kind
 from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.emitter import LoopEmitter
 from frameseal.enums import E2EEState, Profile
@@ -130,13 +130,13 @@ class E2EEManager(LoopEmitter):
         self._hold_frames = bounded("hold_frames", hold_frames, 0, MAX_HOLD_FRAMES)
         self._hold_bytes = bounded("hold_bytes", hold_bytes, 1, MAX_HOLD_BYTES)
         self._sif_trailer = sif_trailer
-        self._pass_injected = pass_sif_frames
+        self._pass_sif_frames = pass_sif_frames
         self._receivers: weakref.WeakSet[ReceiverTransform] = weakref.WeakSet()
         self._local_id = ""
         renew_in_child(self, _state_lock=threading.Lock)
         self._tracks: dict[tuple[str, str, str | None, str | int], Track] = {}
         self._serial = count()
-        self._watch = Monitor(self)
+        self._monitor = Monitor(self)
         self._diagnostician = Diagnostician(self)
         super().__init__(loop)
         if on_missing_key is not None:
@@ -200,7 +200,7 @@ class E2EEManager(LoopEmitter):
         super().bind_loop(loop)
         if isinstance(self._provider, LoopEmitter):
             self._provider.bind_loop(loop)
-        self._watch.start(loop)
+        self._monitor.start(loop)
 
     def sender_transform(
         self, participant_id: str, kind: str, codec: str | None, *, track_id: str | None = None
@@ -241,7 +241,7 @@ class E2EEManager(LoopEmitter):
             codec=codec,
             hold=self._hold_frames,
             hold_bytes=self._hold_bytes,
-            pass_sif_frames=self._pass_injected,
+            pass_sif_frames=self._pass_sif_frames,
         )
         self._adopt(transform, participant_id, kind, "receive", track_id)
         with self._state_lock:  # after this it hears of each change
@@ -261,7 +261,7 @@ class E2EEManager(LoopEmitter):
         """
         with self._state_lock:
             tracks = [t for t in self._tracks_of(participant_id, kind) if track_id in (None, t.track_id)]
-            for track in tracks or [self._track(participant_id, kind_of(kind), None, track_id)]:
+            for track in tracks or [self._track(participant_id, checked_kind(kind), None, track_id)]:
                 self._change(track, E2EEState.InternalError, None, reason, {})
 
     def report_not_encrypted(self, participant_id: str, kind: str, *, track_id: str) -> None:
@@ -270,8 +270,8 @@ class E2EEManager(LoopEmitter):
         Only a frame that opens ends it. Callable from any thread, also before the track's transform is made.
         """
         with self._state_lock:
-            track = self._track(participant_id, kind_of(kind), "receive", track_id)
-            track.said_plain = True
+            track = self._track(participant_id, checked_kind(kind), "receive", track_id)
+            track.declared_plain = True
             self._change(track, E2EEState.InternalError, None, None, {})
 
     def state(self, participant_id: str, kind: str, *, track_id: str | None = None) -> E2EEState | None:
@@ -297,7 +297,7 @@ class E2EEManager(LoopEmitter):
             self._senders.release(participant_id)
         with self._state_lock:
             self._forget(track for track in self._tracks.values() if track.participant_id == participant_id)
-        self._watch.forget(participant_id)
+        self._monitor.forget(participant_id)
 
     def remove_track(self, participant_id: str, kind: str, *, track_id: str | None = None) -> None:
         """Forget the state of a track that has ended, which `state` would go on returning.
@@ -366,9 +366,9 @@ class E2EEManager(LoopEmitter):
     ) -> None:
         """Give *transform* its track: the known one of this id, so that a track attached anew keeps its state."""
         with self._state_lock:
-            transform.track = self._track(participant_id, kind_of(kind), direction, track_id)
+            transform.track = self._track(participant_id, checked_kind(kind), direction, track_id)
             transform.track.transforms.add(transform)
-        self._watch.wake()
+        self._monitor.wake()
 
     def _tracks_of(self, participant_id: str, kind: str) -> list[Track]:
         return [t for t in self._tracks.values() if (t.participant_id, t.kind) == (participant_id, kind)]
@@ -413,9 +413,9 @@ class E2EEManager(LoopEmitter):
         reason: str | None,
         counters: Mapping[str, int],
     ) -> bool:
-        if track.said_plain:
+        if track.declared_plain:
             if state in HEALTHY:
-                track.said_plain = False
+                track.declared_plain = False
             else:
                 state, key_id, reason = E2EEState.InternalError, None, "sender_not_encrypted"
         if track.state is state:
@@ -424,7 +424,7 @@ class E2EEManager(LoopEmitter):
             return False
         detail = track.change(state, key_id, reason)
         if not track.forgotten:
-            self.deliver(STATE_CHANGE, track.told(counters, detail))
+            self.deliver(STATE_CHANGE, track.event(counters, detail))
         return True
 
     def _in_use(self) -> list[tuple[Track, list[Transform]]]:
@@ -447,14 +447,14 @@ class E2EEManager(LoopEmitter):
         if transform.track.in_doubt:
             return
         self._diagnostician.consider(transform, frame, key_id, transform.missing_key)
-        self._watch.derive_ratchet_step(transform)
+        self._monitor.derive_ratchet_step(transform)
 
     def _key_is_missing(self, transform: ReceiverTransform, key_id: int | None) -> None:
         with self._state_lock:
             track = self._track_of(transform)
         if track is None or track.in_doubt or key_id is None:
             return
-        if self._watch.may_ask(track.participant_id, key_id, self._last_set(track.participant_id, key_id)):
+        if self._monitor.may_request(track.participant_id, key_id, self._last_set(track.participant_id, key_id)):
             self.deliver(MISSING_KEY, E2EEMissingKey(track.participant_id, track.kind, key_id))
 
     def _last_set(self, participant_id: str, key_id: int) -> int:
@@ -464,14 +464,14 @@ class E2EEManager(LoopEmitter):
         # The low bits of a shared SFrame key's KID are its key id; the others name the sender.
         return self._provider.last_set(participant_id, key_id & 0xFF)
 
-    def _key_is_there(self, transform: ReceiverTransform, key_id: int) -> None:
+    def _end_shortage(self, transform: ReceiverTransform, key_id: int) -> None:
         """A key that was missing is there: when it is missing again, that is news."""
-        self._watch.end_shortage(transform.track.participant_id, key_id)
+        self._monitor.end_shortage(transform.track.participant_id, key_id)
 
     def _injected(self, track: Track, counters: Mapping[str, int]) -> None:
         with self._state_lock:
             if not track.forgotten and track.state is not None and track.may_change():
-                self.deliver(INJECTED, track.told(counters, "injected"))
+                self.deliver(INJECTED, track.event(counters, "injected"))
 
 
 def _checked(trailer: object) -> bytes | None:

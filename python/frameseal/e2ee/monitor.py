@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from frameseal._fork import nothing, renew_in_child
-from frameseal.e2ee.track import added
+from frameseal.e2ee.track import sum_counters
 from frameseal.keys.provider import KeyProvider
 
 if TYPE_CHECKING:
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 PERIOD: Final = 0.5  # seconds
 STALLED_AFTER: Final = 2.0  # seconds
-FAILURES: Final = (
+FAILURE_COUNTERS: Final = (
     "malformed",
     "unknown_key",
     "authentication_failed",
     "replayed",
     "sender_mismatch",
 )  # counters of a Decryptor
-ASK_AGAIN_AFTER: Final = 5.0  # seconds between two events about one missing key
+KEY_REQUEST_INTERVAL: Final = 5.0  # seconds between two events about one missing key
 
 # A forger who makes receivers search gets so many derivations at once and then one a second, per ring; and never more
 # than the ratchet window has steps, since each is derived once.
-BURST_OF_DERIVATIONS: Final = 4
+DERIVATION_BURST: Final = 4
 DERIVATIONS_PER_SECOND: Final = 1.0
-DERIVATIONS: Final = (BURST_OF_DERIVATIONS, DERIVATIONS_PER_SECOND)
+DERIVATIONS: Final = (DERIVATION_BURST, DERIVATIONS_PER_SECOND)
 
 # Missing keys that are remembered: key ids are what frames claim, so there can be any number of them. Nor may a forger
 # who claims a new one with each frame make the application ask at frame rate: so many at once per participant, then one
 # a second.
-MOST_MISSING: Final = 1024
-BURST_OF_QUESTIONS: Final = 16
-QUESTIONS_PER_SECOND: Final = 1.0
+MAX_MISSING_KEYS: Final = 1024
+REQUEST_BURST: Final = 16
+REQUESTS_PER_SECOND: Final = 1.0
 
 # What an encryptor counts that some receivers cannot show, and what is logged of it, once a track.
-NOT_SHOWN: Final = {
+DISPLAY_WARNINGS: Final = {
     "long_headers": "video that is sent has more than 255 bytes in front of its first slice: native receivers of the "
     "LiveKit family (libwebrtc m144 and before) cannot open such frames; have the encoder write shorter ones",
     "misread": "video that is sent has slice headers that cannot be kept readable (docs/formats/profiles.md): "
@@ -108,7 +108,7 @@ class _Progress:
 
 
 @dataclass(eq=False, slots=True)
-class _Bucket:
+class TokenBucket:
     """The derivations that one ring may still have, or the questions that one participant may still cause."""
 
     refilled: float
@@ -118,6 +118,7 @@ class _Bucket:
     busy: bool = False
 
     def take(self) -> bool:
+        """Take one event from the allowance. Returns False if none is left."""
         now = monotonic()
         grown = self.allowance + (now - self.refilled) * self.each_second
         self.allowance, self.refilled = min(self.burst, grown), now
@@ -132,7 +133,7 @@ class Monitor:
 
     _lock: Lock
     _loop: asyncio.AbstractEventLoop | None
-    _derivations: dict[int, _Bucket]
+    _derivations: dict[int, TokenBucket]
 
     def __init__(self, manager: E2EEManager) -> None:
         """Make a watch; it looks at nothing before `start`."""
@@ -141,10 +142,12 @@ class Monitor:
         renew_in_child(self, _lock=Lock, _loop=nothing, _derivations=dict, _ticking=bool)
         self._progress: weakref.WeakKeyDictionary[Track, _Progress] = weakref.WeakKeyDictionary()
         # When each missing key was last asked for, and the number of its last setting at that time.
-        self._asked: OrderedDict[tuple[str, int], tuple[float, int]] = OrderedDict()
-        self._questions: OrderedDict[str, _Bucket] = OrderedDict()
+        self._requested: OrderedDict[tuple[str, int], tuple[float, int]] = OrderedDict()
+        self._requests: OrderedDict[str, TokenBucket] = OrderedDict()
         self._warned: dict[str, int] = {}
-        self._not_shown: dict[str, weakref.WeakSet[Track]] = {counter: weakref.WeakSet() for counter in NOT_SHOWN}
+        self._display_warned: dict[str, weakref.WeakSet[Track]] = {
+            counter: weakref.WeakSet() for counter in DISPLAY_WARNINGS
+        }
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look after the manager's tracks on *loop*, from any thread; without effect while another loop does."""
@@ -162,39 +165,39 @@ class Monitor:
                 self._loop.call_soon_threadsafe(self._tick)
                 self._ticking = True
 
-    def may_ask(self, participant_id: str, key_id: int, last_set: int = 0) -> bool:
+    def may_request(self, participant_id: str, key_id: int, last_set: int = 0) -> bool:
         """Return True if it is time to report that this key is missing. From any thread.
 
         *last_set* is a number that grows when the key is set and is missing again: the earlier shortage has ended.
         """
         now = monotonic()
         with self._lock:
-            asked, set_before = self._asked.get((participant_id, key_id), (None, 0))
-            if asked is not None and now - asked < ASK_AGAIN_AFTER and last_set <= set_before:
+            asked, set_before = self._requested.get((participant_id, key_id), (None, 0))
+            if asked is not None and now - asked < KEY_REQUEST_INTERVAL and last_set <= set_before:
                 return False
-            bucket = self._questions.pop(participant_id, None)
-            bucket = bucket or _Bucket(now, BURST_OF_QUESTIONS, QUESTIONS_PER_SECOND)
-            self._questions[participant_id] = bucket
-            if len(self._questions) > MOST_MISSING:
-                self._questions.popitem(last=False)
+            bucket = self._requests.pop(participant_id, None)
+            bucket = bucket or TokenBucket(now, REQUEST_BURST, REQUESTS_PER_SECOND)
+            self._requests[participant_id] = bucket
+            if len(self._requests) > MAX_MISSING_KEYS:
+                self._requests.popitem(last=False)
             if not bucket.take():
                 return False
-            self._asked[participant_id, key_id] = now, max(last_set, set_before)
-            self._asked.move_to_end((participant_id, key_id))
-            if len(self._asked) > MOST_MISSING:
-                self._asked.popitem(last=False)
+            self._requested[participant_id, key_id] = now, max(last_set, set_before)
+            self._requested.move_to_end((participant_id, key_id))
+            if len(self._requested) > MAX_MISSING_KEYS:
+                self._requested.popitem(last=False)
             return True
 
     def end_shortage(self, participant_id: str, key_id: int) -> None:
         """Ask at once when this key is missing the next time. From any thread."""
         with self._lock:
-            self._asked.pop((participant_id, key_id), None)
+            self._requested.pop((participant_id, key_id), None)
 
     def forget(self, participant_id: str) -> None:
         """Forget what was asked for a participant who left. From any thread."""
         with self._lock:
-            for asked in [asked for asked in self._asked if asked[0] == participant_id]:
-                del self._asked[asked]
+            for asked in [asked for asked in self._requested if asked[0] == participant_id]:
+                del self._requested[asked]
 
     def derive_ratchet_step(self, transform: ReceiverTransform) -> None:
         """Have the next ratchet step derived in a thread, if frames ask for one and may. From any thread."""
@@ -205,7 +208,7 @@ class Monitor:
         with self._lock:
             if self._loop is None:  # nobody derives, and nobody would let go of the bucket
                 return
-            bucket = self._derivations.setdefault(id(ring), _Bucket(monotonic(), *DERIVATIONS))
+            bucket = self._derivations.setdefault(id(ring), TokenBucket(monotonic(), *DERIVATIONS))
             if not bucket.take():
                 return
             bucket.busy = True
@@ -214,7 +217,7 @@ class Monitor:
         except RuntimeError:  # the loop is closed: the call is over
             bucket.busy = False
 
-    def _derive(self, ring: KeyRing, key_id: int, bucket: _Bucket) -> None:
+    def _derive(self, ring: KeyRing, key_id: int, bucket: TokenBucket) -> None:
         def step() -> None:
             try:
                 ring.derive_ratchet_step(key_id)
@@ -233,10 +236,10 @@ class Monitor:
         try:
             for track in manager.tracks():
                 if track.direction == "receive":
-                    self._look_at(manager, track)
+                    self._check_receiver(manager, track)
                 elif track.direction == "send":
                     self._count(manager, track)
-            self._search_on(manager)
+            self._resume_searches(manager)
             sending = {track.participant_id for track in manager.tracks() if track.direction == "send"}
             self._warned = {name: key_id for name, key_id in self._warned.items() if name in sending}
         except Exception:
@@ -246,12 +249,12 @@ class Monitor:
             if self._ticking:
                 self._loop.call_later(PERIOD, self._tick)
 
-    def _look_at(self, manager: E2EEManager, track: Track) -> None:
+    def _check_receiver(self, manager: E2EEManager, track: Track) -> None:
         progress = self._progress.setdefault(track, _Progress())
-        counters = added(transform.stats() for transform in list(track.transforms))
-        track.note_good(counters.get("frames", 0))
+        counters = sum_counters(transform.stats() for transform in list(track.transforms))
+        track.record_frames(counters.get("frames", 0))
         opened = counters.get("frames", 0)
-        failed = sum(counters.get(name, 0) for name in FAILURES)
+        failed = sum(counters.get(name, 0) for name in FAILURE_COUNTERS)
         ratchets = counters.get("ratchets", 0)
         if ratchets > progress.ratchets and isinstance(manager.provider, KeyProvider):
             # Where several keys ratchet between two looks, the last of them is named.
@@ -265,7 +268,7 @@ class Monitor:
                 progress.failing_since = now - PERIOD
             if not progress.stalled and now - progress.failing_since >= STALLED_AFTER and track.state is not None:
                 progress.stalled = True
-                manager.deliver(STALLED, track.told(counters, "stalled"))
+                manager.deliver(STALLED, track.event(counters, "stalled"))
         elif not progress.stalled:
             progress.failing_since = None  # nothing comes: the sender is muted or gone
         progress.opened, progress.failed, progress.ratchets = opened, failed, ratchets
@@ -275,9 +278,9 @@ class Monitor:
         for transform in list(track.transforms):
             stats = transform.stats()
             sealed += stats["frames"]
-            for counter, warning in NOT_SHOWN.items():
-                if stats[counter] and track not in self._not_shown[counter]:
-                    self._not_shown[counter].add(track)
+            for counter, warning in DISPLAY_WARNINGS.items():
+                if stats[counter] and track not in self._display_warned[counter]:
+                    self._display_warned[counter].add(track)
                     _logger.warning(warning)
             used, key_id = stats["key_frames"], transform.ring.sending_key_id
             if used < stats["key_warning"] or not used:
@@ -286,9 +289,9 @@ class Monitor:
             elif self._warned.get(track.participant_id) != key_id:
                 self._warned[track.participant_id] = key_id
                 manager.deliver(KEY_USAGE, E2EEKeyUsage(track.participant_id, key_id, used, stats["key_limit"]))
-        track.note_good(sealed)
+        track.record_frames(sealed)
 
-    def _search_on(self, manager: E2EEManager) -> None:
+    def _resume_searches(self, manager: E2EEManager) -> None:
         """Go on with searches that frames have asked for and the rate has held back."""
         live = set()
         for track in manager.tracks():

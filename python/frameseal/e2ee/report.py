@@ -10,7 +10,7 @@ from time import time
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from frameseal._native import __version__
-from frameseal.e2ee.track import HEALTHY, Direction, Kind, added
+from frameseal.e2ee.track import HEALTHY, Direction, Kind, sum_counters
 
 if TYPE_CHECKING:
     from frameseal.e2ee.manager import E2EEManager
@@ -89,8 +89,8 @@ def _order(row: TrackReport) -> tuple[str, ...]:
 
 
 def _row(manager: E2EEManager, track: Track, transforms: list[Transform]) -> TrackReport:
-    counters = added(transform.stats() for transform in transforms)
-    track.note_good(counters.get("frames", 0))
+    counters = sum_counters(transform.stats() for transform in transforms)
+    track.record_frames(counters.get("frames", 0))
     codecs = sorted({transform.codec for transform in transforms if transform.codec is not None})
     return {
         "participant_id": track.participant_id,

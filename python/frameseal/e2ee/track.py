@@ -18,11 +18,11 @@ Direction = Literal["send", "receive"]
 
 # A track that changes state at frame rate must not flood the application: this many changes at once, then one a second.
 # Nothing is lost by it: a change that is held back is still a change when the next frame comes, and is reported then.
-BURST_OF_CHANGES: Final = 32
+CHANGE_BURST: Final = 32
 CHANGES_PER_SECOND: Final = 1.0
 
 # Seconds after a participant was removed in which frames of theirs are late ones: a jitter buffer holds some so long.
-GRACE: Final = 1.0
+GRACE_PERIOD: Final = 1.0
 
 # The gravest first: what `E2EEManager.state` answers for a participant with several tracks of one kind.
 SEVERITY: Final = (
@@ -95,29 +95,29 @@ class Track:
     reason: str | None = None
     forgotten: bool = False
     grace_ends: float = 0.0
-    said_plain: bool = False
+    declared_plain: bool = False
     """Whether the sender says that it does not encrypt, and no frame has opened since."""
     in_doubt: bool = False
     """Whether the transport asks whose frames these are: failures are not this participant's yet."""
     since: float | None = None
     """When the state began, in seconds since the epoch."""
-    good: int = 0
+    frames: int = 0
     """Frames that had been sealed or opened when they were last counted."""
     last_good: float | None = None
     """When there were more than before, in seconds since the epoch."""
-    allowance: float = BURST_OF_CHANGES
+    allowance: float = CHANGE_BURST
     refilled: float = 0.0
     transforms: WeakSet[Transform] = field(default_factory=WeakSet)
 
     @property
     def is_live(self) -> bool:
         """Whether a transform is in use, or one is to come for what the sender has announced."""
-        return self.said_plain or bool(self.transforms)
+        return self.declared_plain or bool(self.transforms)
 
     def may_change(self) -> bool:
         """Take one change from the track's allowance, if there is one left (a token bucket)."""
         now = monotonic()
-        self.allowance = min(BURST_OF_CHANGES, self.allowance + (now - self.refilled) * CHANGES_PER_SECOND)
+        self.allowance = min(CHANGE_BURST, self.allowance + (now - self.refilled) * CHANGES_PER_SECOND)
         self.refilled = now
         if self.allowance < 1:
             return False
@@ -127,7 +127,7 @@ class Track:
     def forget(self) -> None:
         """Take note that the participant has been removed: nothing more is told of this track."""
         self.forgotten, self.state = True, None
-        self.grace_ends = monotonic() + GRACE
+        self.grace_ends = monotonic() + GRACE_PERIOD
 
     def is_late(self) -> bool:
         """Whether a frame that comes now is a late one of somebody who was removed."""
@@ -139,13 +139,13 @@ class Track:
         self.state, self.key_id, self.reason, self.since = state, key_id, reason, time()
         return "recovered" if recovered else None
 
-    def note_good(self, frames: int) -> None:
+    def record_frames(self, frames: int) -> None:
         """Take note of how many frames have been sealed or opened: of when the last one was, to half a second."""
-        if frames > self.good:
+        if frames > self.frames:
             self.last_good = time()
-        self.good = frames
+        self.frames = frames
 
-    def told(self, counters: Mapping[str, int], detail: str | None) -> E2EEStateChange:
+    def event(self, counters: Mapping[str, int], detail: str | None) -> E2EEStateChange:
         """Return what listeners are told about the state as it is now."""
         if self.state is None:
             raise RuntimeError("this track has no state yet")
@@ -163,7 +163,7 @@ class Track:
         )
 
 
-def added(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def sum_counters(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Add the counters of a track's transforms. What is counted for each key is the same for all of them."""
     total: dict[str, int] = {}
     for each in counters:
@@ -173,7 +173,7 @@ def added(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return total
 
 
-def kind_of(kind: str) -> Kind:
+def checked_kind(kind: str) -> Kind:
     """Return *kind*. :raises ValueError: if it is neither audio nor video."""
     if kind not in ("audio", "video"):
         raise ValueError("unknown kind: expected 'audio' or 'video'")

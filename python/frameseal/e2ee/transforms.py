@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from frameseal._secrecy import Confidential
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, HeldFrames
-from frameseal.e2ee.monitor import ASK_AGAIN_AFTER
+from frameseal.e2ee.monitor import KEY_REQUEST_INTERVAL
 from frameseal.enums import E2EEState
 from frameseal.exceptions import (
     AuthenticationFailed,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 QUIET_FRAMES: Final = 8
 
 # A probe of nothing but zeros is known by its first bytes: what is sealed has no such run.
-PROBE_PREFIX: Final = 64
+PROBE_PREFIX_LEN: Final = 64
 
 # Key ids that a track remembers as reported, the latest ones. They are what frames claim, so there is no end of them.
 MAX_INVALID_KEYS: Final = 16
@@ -104,7 +104,7 @@ class Transform(Confidential):
 
     def _report(self, state: E2EEState, key_id: int | None, reason: str | None = None) -> bool:
         # As of most frames that fail: no counters for what is no news. What a sender said of itself may be news still.
-        if self.track.state is state and not self.track.said_plain:
+        if self.track.state is state and not self.track.declared_plain:
             return True
         try:
             return self._manager._report(self, state, key_id, reason, self.stats())
@@ -163,17 +163,17 @@ class ReceiverTransform(Transform):
     __slots__ = (
         "_clean",
         "_generation",
+        "_has_opened",
         "_held",
-        "_incomplete",
-        "_injected",
-        "_injected_before",
+        "_incomplete_failures",
         "_invalid_keys",
-        "_missing",
+        "_may_hold_sif_frames",
+        "_missing_key_id",
         "_missing_since",
-        "_nothing",
-        "_opened",
-        "_pass_injected",
-        "_passed_over",
+        "_no_output",
+        "_pass_sif_frames",
+        "_quiet_drops",
+        "_sif_frames",
         "held",
         "missing_key",
     )
@@ -201,19 +201,19 @@ class ReceiverTransform(Transform):
         """Start a track that has opened nothing yet."""
         super().__init__(manager, cipher, ring, discard_empty, metadata, codec=codec)
         self.held = self.missing_key = False
-        self._opened = False  # a frame has been opened, ever
+        self._has_opened = False  # a frame has been opened, ever
         self._clean = False  # nothing has failed since the last frame that was opened
-        self._nothing = False  # the last frame is no loss, though nothing of it is for a decoder
-        self._passed_over = 0  # quiet drops in a row
-        self._incomplete = 0  # of the cipher's failures in a row, those that say nothing about the key
+        self._no_output = False  # the last frame is no loss, though nothing of it is for a decoder
+        self._quiet_drops = 0  # quiet drops in a row
+        self._incomplete_failures = 0  # of the cipher's failures in a row, those that say nothing about the key
         self._invalid_keys: dict[int | None, None] = {}  # key ids reported as InvalidKey, in order
-        self._missing: int | None = None  # the last key id that was not there
+        self._missing_key_id: int | None = None  # the last key id that was not there
         self._missing_since = 0.0
         self._held = HeldFrames(hold, hold_bytes) if hold else None
         self._generation = 0  # of the ring, when the held frames were last tried
-        self._injected = False  # a server may inject blank frames
-        self._injected_before = 0
-        self._pass_injected = pass_sif_frames
+        self._may_hold_sif_frames = False  # a server may inject blank frames
+        self._sif_frames = 0
+        self._pass_sif_frames = pass_sif_frames
 
     def set_sif_trailer(self, trailer: bytes | None) -> None:
         """Take what a server ends its blank frames with from now on; None lets none of them pass. For the manager.
@@ -221,7 +221,7 @@ class ReceiverTransform(Transform):
         :raises ValueError: for fewer than 8 bytes.
         """
         # First: no blank frame may be taken for one that was opened.
-        self._injected = self._injected or trailer is not None
+        self._may_hold_sif_frames = self._may_hold_sif_frames or trailer is not None
         self._cipher.sif_trailer = trailer
 
     def decrypt(self, frame: bytes, *, whole: bool = True) -> bytes | None:
@@ -239,11 +239,11 @@ class ReceiverTransform(Transform):
                 cipher, metadata = self._cipher, self._metadata
                 opened = cipher.decrypt(frame, metadata) if metadata else cipher.decrypt(frame)
             except FrameError as error:
-                self._clean = self._nothing = False
-                whole = whole and not self._is_a_probe(frame, error)
+                self._clean = self._no_output = False
+                whole = whole and not self._is_probe(frame, error)
                 self.missing_key = whole and isinstance(error, UnknownKey)
                 if self.missing_key:
-                    self._missing, self._missing_since = error.kid, monotonic()
+                    self._missing_key_id, self._missing_since = error.kid, monotonic()
                     self._manager._key_is_missing(self, error.kid)
                     self._report(E2EEState.MissingKey, error.kid, _reason(error))
                     self._manager._failed_frame(self, frame)
@@ -251,16 +251,16 @@ class ReceiverTransform(Transform):
                 else:
                     self._failed(frame, error, whole)
             else:
-                if self._injected and self._was_injected():
+                if self._may_hold_sif_frames and self._is_sif_frame():
                     return opened
                 if not self._clean or self.track.state is not _OPENED:
                     self._succeeded(frame)
                 if opened:
                     return opened
-                self._nothing = True
+                self._no_output = True
                 return None if self._discard_empty else opened
         except BaseException as error:
-            self._clean = self._nothing = self.missing_key = False
+            self._clean = self._no_output = self.missing_key = False
             self._internal_error(error)
         return None
 
@@ -275,7 +275,7 @@ class ReceiverTransform(Transform):
         if self._held is None:
             return self._to_decode(frame, tag, whole)
         generation = self._ring.generation  # asked before trying: a key that is set meanwhile counts as new
-        waiting = self._held.take() if generation != self._generation else []
+        waiting = self._held.pop_all() if generation != self._generation else []
         opened = [part for each in [*waiting, (frame, tag, whole)] for part in self._open_or_hold(*each)]
         self._generation = generation
         return opened
@@ -283,7 +283,7 @@ class ReceiverTransform(Transform):
     def drop_held(self) -> None:
         """Drop the frames that wait for their key, since their track has ended or rests. From any thread."""
         if self._held:
-            self._held = self._held.emptied()  # replaced, since another thread may be reading it
+            self._held = self._held.empty_copy()  # replaced, since another thread may be reading it
 
     def _open_or_hold(self, frame: bytes, tag: Any, whole: bool) -> list[tuple[bytes, Any]]:
         if opened := self._to_decode(frame, tag, whole):
@@ -301,13 +301,13 @@ class ReceiverTransform(Transform):
         return []
 
     def _to_decode(self, frame: bytes, tag: Any, whole: bool) -> list[tuple[bytes, Any]]:
-        injected_before = self._injected_before
+        sif_frames_before = self._sif_frames
         opened = self.decrypt(frame, whole=whole)
-        if self._injected_before != injected_before and not self._pass_injected:
+        if self._sif_frames != sif_frames_before and not self._pass_sif_frames:
             return [(b"", tag)]
         if opened:
             return [(opened, tag)]
-        return [(b"", tag)] if self._nothing and len(frame) else []
+        return [(b"", tag)] if self._no_output and len(frame) else []
 
     def stats(self) -> dict[str, int]:
         """Return the counters of the track's `Decryptor`, and of the frames that wait for their key.
@@ -318,33 +318,33 @@ class ReceiverTransform(Transform):
         counts = (len(held), held.size, held.lost) if held is not None else (0, 0, 0)
         return self._cipher.stats() | dict(zip(("held_frames", "held_bytes", "held_lost"), counts, strict=True))
 
-    def _was_injected(self) -> bool:
+    def _is_sif_frame(self) -> bool:
         """Whether the frame just passed is a server's: no proof that any key is right."""
         injected = self._cipher.sif_frames
-        if injected == self._injected_before:
+        if injected == self._sif_frames:
             return False
-        if self._clean or self._injected_before == 0:
+        if self._clean or self._sif_frames == 0:
             self._manager._injected(self.track, self._cipher.stats())
-        self._clean, self._injected_before = False, injected
+        self._clean, self._sif_frames = False, injected
         return True
 
     def _succeeded(self, frame: bytes) -> None:
-        self._opened = True
+        self._has_opened = True
         self.missing_key = False
-        self._passed_over = self._incomplete = 0
+        self._quiet_drops = self._incomplete_failures = 0
         self._invalid_keys.clear()
-        sealed = self._cipher.without_sif_frames(frame) if self._injected else frame
+        sealed = self._cipher.without_sif_frames(frame) if self._may_hold_sif_frames else frame
         key_id = readings.key_id(sealed, self._ring.profile, self.codec)
-        self._key_is_there(key_id)
+        self._end_shortage(key_id)
         self._manager._opened_again(self)
         # Frames under other keys open beside a missing one: look at each until it comes, or is asked for again.
-        self._clean = self._missing is None or monotonic() - self._missing_since > ASK_AGAIN_AFTER
+        self._clean = self._missing_key_id is None or monotonic() - self._missing_since > KEY_REQUEST_INTERVAL
         self._report(E2EEState.DecryptionSuccess, key_id)
 
-    def _key_is_there(self, key_id: int | None) -> None:
-        if key_id is not None and key_id == self._missing:
-            self._missing = None
-            self._manager._key_is_there(self, key_id)
+    def _end_shortage(self, key_id: int | None) -> None:
+        if key_id is not None and key_id == self._missing_key_id:
+            self._missing_key_id = None
+            self._manager._end_shortage(self, key_id)
 
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
         if self.track.forgotten:  # what was reported is forgotten with it
@@ -352,29 +352,29 @@ class ReceiverTransform(Transform):
         if whole or isinstance(error, MalformedFrame):
             self._manager._failed_frame(self, frame)
         failures = self._cipher.consecutive_failures if isinstance(error, AuthenticationFailed) else 0
-        self._incomplete = 0 if failures == 1 else self._incomplete
+        self._incomplete_failures = 0 if failures == 1 else self._incomplete_failures
         if failures and whole:
-            self._not_authenticated(error.kid, _reason(error), failures - self._incomplete)
+            self._not_authenticated(error.kid, _reason(error), failures - self._incomplete_failures)
             self._manager._undecryptable(self, frame, error.kid)
             return
         # A replay says nothing about the key, nor do another participant's frame and what is not whole: only a run of
         # them is a state of its own.
-        self._incomplete += failures > 0
-        self._passed_over += 1
-        if (not whole or isinstance(error, ReplayedFrame | SenderMismatch)) and self._passed_over < QUIET_FRAMES:
+        self._incomplete_failures += failures > 0
+        self._quiet_drops += 1
+        if (not whole or isinstance(error, ReplayedFrame | SenderMismatch)) and self._quiet_drops < QUIET_FRAMES:
             return
         if not self._invalid_keys:
             self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))
         if isinstance(error, MalformedFrame):
             self._manager._undecryptable(self, frame, error.kid)
 
-    def _is_a_probe(self, frame: bytes, error: FrameError) -> bool:
+    def _is_probe(self, frame: bytes, error: FrameError) -> bool:
         # What an SFU sends before the first real video frame; of zeros, too, which parse under SFrame.
-        may_be = self.track.kind == "video" and not self._opened
-        return may_be and (isinstance(error, MalformedFrame) or not any(bytes(frame[:PROBE_PREFIX])))
+        may_be = self.track.kind == "video" and not self._has_opened
+        return may_be and (isinstance(error, MalformedFrame) or not any(bytes(frame[:PROBE_PREFIX_LEN])))
 
     def _not_authenticated(self, kid: int | None, reason: str, failures: int) -> None:
-        self._key_is_there(kid)
+        self._end_shortage(kid)
         if failures <= 1:  # a new run: after a success, or after a new key was set
             self._invalid_keys.pop(kid, None)
         if 0 <= self._ring.failure_tolerance < failures:

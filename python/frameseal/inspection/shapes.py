@@ -26,8 +26,8 @@ EXCERPT_HEAD: Final = 1024
 EXCERPT_TAIL: Final = 256
 
 # From so many frames on there is a verdict; no more than these are kept.
-VERDICT_FRAMES: Final = 12
-MAX_FRAMES: Final = 16
+MIN_VERDICT_FRAMES: Final = 12
+MAX_EXCERPTS: Final = 16
 
 # Frames that one sender has sealed between two of a track: of its other tracks, and lost ones.
 MAX_STEP: Final = 1 << 20
@@ -67,11 +67,11 @@ def excerpt(frame: bytes) -> Excerpt:
 
 
 def shape(seen: Sequence[Excerpt], codec: str | None) -> Shape:
-    """Return what frames look like. Of fewer than `VERDICT_FRAMES` it is `Shape.UNKNOWN`.
+    """Return what frames look like. Of fewer than `MIN_VERDICT_FRAMES` it is `Shape.UNKNOWN`.
 
     :param seen: frames of one track, in the order in which they came.
     """
-    if len(seen) < VERDICT_FRAMES:
+    if len(seen) < MIN_VERDICT_FRAMES:
         return Shape.UNKNOWN
     frames = [data for data, _ in seen]
     if codec in _PCM and _most([length > 0 and length % _PCM_UNIT == 0 for _, length in seen]):
@@ -135,7 +135,7 @@ def _count_on(frames: Sequence[bytes], codec: str | None) -> bool:
     counters = [header[1] for header in headers if header[0] == kid]
     breaks = sum(not 0 < after - before <= MAX_STEP for before, after in pairwise(counters))
     # By chance 10 of 12 counters advance once in a million times, and 16 with one break as seldom.
-    return len(counters) * 8 >= len(frames) * 7 and breaks <= len(frames) // MAX_FRAMES
+    return len(counters) * 8 >= len(frames) * 7 and breaks <= len(frames) // MAX_EXCERPTS
 
 
 def _is_opus(seen: Sequence[Excerpt]) -> bool:

@@ -240,7 +240,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
     """Print what several frames look like. Returns whether they were sealed."""
     # Of no use to the other commands.
-    from frameseal.inspection.shapes import VERDICT_FRAMES, Shape  # noqa: PLC0415
+    from frameseal.inspection.shapes import MIN_VERDICT_FRAMES, Shape  # noqa: PLC0415
 
     text = {
         Shape.TRAILER: "they end as sealed frames of the profiles livekit, videosdk and jitsi do",
@@ -248,9 +248,9 @@ def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
         Shape.PLAIN: f"they look like {verdict.codec} that was never sealed: the sender's encryption is off",
         Shape.UNKNOWN: "no layout that is known here, and no codec",
     }[verdict.shape]
-    if verdict.shape is Shape.UNKNOWN and count < VERDICT_FRAMES:
-        text = f"too few to tell: give {VERDICT_FRAMES} or more of the track, in their order"
-    print(f"\n{count} frames: {text}.")
+    if verdict.shape is Shape.UNKNOWN and count < MIN_VERDICT_FRAMES:
+        said = f"too few to tell: give {MIN_VERDICT_FRAMES} or more of the track, in their order"
+    print(f"\n{count} frames: {said}.")
     return verdict.shape in (Shape.TRAILER, Shape.SFRAME)
 
 

@@ -8,7 +8,7 @@ import pytest
 from frameseal import E2EEManager, E2EEState, KeyProvider, KeyRing
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES
 from frameseal.e2ee.monitor import Monitor
-from frameseal.e2ee.track import BURST_OF_CHANGES
+from frameseal.e2ee.track import CHANGE_BURST
 from frameseal.e2ee.transforms import MAX_INVALID_KEYS
 from frameseal.frame_cryptor import MAX_TRACKS, CallCryptor
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider, sealer
@@ -45,7 +45,7 @@ async def test_a_storm_of_blank_frames_between_sealed_ones_makes_no_storm_of_eve
         bob.decrypt(seal(AUDIO))
         bob.decrypt(SILENCE + TRAILER)
     await delivered()
-    assert 0 < len(heard) <= BURST_OF_CHANGES
+    assert 0 < len(heard) <= CHANGE_BURST
 
 
 # ---- what is remembered of rings, participants and tracks
@@ -59,7 +59,7 @@ def test_rings_that_ask_for_ratchet_steps_are_forgotten_where_nobody_derives_the
         cryptor._manager.provider.set_key(name, "a passphrase")
         assert cryptor.decrypt(forged(AUDIO), participant_id=name, kind="audio", codec="opus") is None
         cryptor.remove_participant(name)
-    assert cryptor._manager._watch._derivations == {}
+    assert cryptor._manager._monitor._derivations == {}
 
 
 async def test_worn_keys_of_ids_that_this_side_had_are_forgotten(monkeypatch):
@@ -79,10 +79,10 @@ async def test_worn_keys_of_ids_that_this_side_had_are_forgotten(monkeypatch):
         alice = e2ee.sender_transform(f"alice-{number}", "audio", "opus")
         for _ in range(90):
             alice.encrypt(AUDIO)
-        e2ee._watch._tick()
+        e2ee._monitor._tick()
         e2ee.remove_participant(f"alice-{number}")
-        e2ee._watch._tick()
-        assert e2ee._watch._warned == {}
+        e2ee._monitor._tick()
+        assert e2ee._monitor._warned == {}
     await delivered()
     assert len(heard) == 20
 

@@ -15,6 +15,9 @@ from frameseal.e2ee.diagnosis import ADVICE, FAILURES_BEFORE, Tries, diagnose
 from frameseal.inspection.shapes import MAX_FRAMES, VERDICT_FRAMES, excerpt
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider
 from support.plain_media import opus, pcm, video
+from frameseal.e2ee.diagnosis import ADVICE, MIN_FAILURES, Trials, diagnose
+from frameseal.inspection.shapes import MAX_EXCERPTS, MIN_VERDICT_FRAMES, excerpt
+from plain_media import opus, pcm, video
 
 TEXT = "sixteen letters and more"
 
@@ -34,7 +37,7 @@ def verdict(frames, key, profile="livekit", codec="opus", key_id=0):
     frames = [frames] if isinstance(frames, bytes) else frames
     secrets = {} if key is None else {0: Secret(key)}
     seen = [excerpt(frame) for frame in frames]
-    found = diagnose(frames[-1], Profile(profile), codec, secrets, key_id, seen[-MAX_FRAMES:])
+    found = diagnose(frames[-1], Profile(profile), codec, secrets, key_id, seen[-MAX_EXCERPTS:])
     if found is None:
         return None
     assert found[1]
@@ -66,7 +69,7 @@ def test_another_profile_is_proven_by_the_key_and_otherwise_seen(key, theirs, ou
     cause, advice, proven = diagnose(seal(AUDIO), Profile(ours), "opus", {0: Secret(key)}, None)
     assert (cause, proven) == ("other_profile", True)
     assert theirs in advice
-    frames = [seal(AUDIO) for _ in range(VERDICT_FRAMES)]
+    frames = [seal(AUDIO) for _ in range(MIN_VERDICT_FRAMES)]
     assert verdict(frames, OTHER_KEY, ours, key_id=None) == ("other_profile", False)
     assert verdict(frames[1:], OTHER_KEY, ours, key_id=None) is None
 
@@ -82,7 +85,7 @@ def test_the_right_key_under_another_id_is_found(profile):
 @pytest.mark.parametrize("profile", ["livekit", "sframe"])
 def test_a_wrong_key_is_called_one_and_not_proven(profile):
     seal = sealing(profile, OTHER_KEY)
-    frames = [seal(AUDIO) for _ in range(VERDICT_FRAMES)]
+    frames = [seal(AUDIO) for _ in range(MIN_VERDICT_FRAMES)]
     assert verdict(frames, KEY, profile, key_id=None) == ("wrong_key", False)
     assert verdict(frames, None, profile, key_id=None) == ("wrong_key", False)
 
@@ -116,8 +119,8 @@ def test_media_that_were_never_sealed_are_told_apart_wherever_a_track_begins(nam
     """The sender's encryption is off: the commonest case of all."""
     codec, frames = PLAIN[name]
     for profile in PROFILES[name]:
-        for start in range(0, len(frames) - MAX_FRAMES, 11):
-            for count in (VERDICT_FRAMES, MAX_FRAMES):
+        for start in range(0, len(frames) - MAX_EXCERPTS, 11):
+            for count in (MIN_VERDICT_FRAMES, MAX_EXCERPTS):
                 run = frames[start : start + count]
                 assert verdict(run, None, profile, codec, key_id=None) == ("not_sealed", False), (profile, start)
 
@@ -131,8 +134,8 @@ def test_the_same_media_sealed_are_never_taken_for_plain(name):
         for ours in PROFILES[name]:
             layouts = {Profile.SFRAME in (theirs, ours), theirs is ours}
             expected = "wrong_key" if theirs is ours or layouts == {False} else "other_profile"
-            for start in range(0, len(out) - MAX_FRAMES, 23):
-                run = out[start : start + MAX_FRAMES]
+            for start in range(0, len(out) - MAX_EXCERPTS, 23):
+                run = out[start : start + MAX_EXCERPTS]
                 assert verdict(run, None, ours, codec, key_id=None) == (expected, False), (theirs, ours, start)
 
 
@@ -140,7 +143,7 @@ def test_the_same_media_sealed_are_never_taken_for_plain(name):
 def test_what_no_format_and_no_codec_fits_is_called_unknown(codec):
     dice = random.Random(7)
     for _ in range(50):
-        run = [dice.randbytes(dice.randrange(41, 400)) for _ in range(MAX_FRAMES)]
+        run = [dice.randbytes(dice.randrange(41, 400)) for _ in range(MAX_EXCERPTS)]
         for profile in ("livekit", "sframe"):
             assert verdict(run, None, profile, codec, key_id=None) == ("unknown_format", False)
 
@@ -167,7 +170,7 @@ def test_no_frame_however_short_breaks_a_diagnosis(length):
         for profile in ("livekit", "sframe"):
             for filling in (b"\0", b"\x0c", b"\xff"):
                 assert verdict(filling * length, None, profile, codec, key_id=None) in (None, ("injected", False))
-                found = verdict([filling * length] * MAX_FRAMES, None, profile, codec, key_id=None)
+                found = verdict([filling * length] * MAX_EXCERPTS, None, profile, codec, key_id=None)
                 assert found is not None and found[0] in ADVICE
     assert verdict(b"\x0c" * length, KEY, key_id=None) is None
 
@@ -253,7 +256,7 @@ async def test_what_is_kept_of_frames_that_fail_is_bounded_and_let_go():
     for _ in range(100):
         bob.decrypt(wrong(VIDEO + bytes(100_000)))
     seen = e2ee._diagnostician._failing[bob.track].seen
-    assert len(seen) == MAX_FRAMES and sum(len(each.data) for each in seen) <= MAX_FRAMES * 1280
+    assert len(seen) == MAX_EXCERPTS and sum(len(each.data) for each in seen) <= MAX_EXCERPTS * 1280
     assert bob.decrypt(good(VIDEO)) == VIDEO
     assert len(seen) == 0
     await looked(e2ee)
@@ -280,7 +283,7 @@ def idle(e2ee: E2EEManager) -> None:
 
 async def test_a_frame_or_two_that_fail_are_no_case_for_a_diagnosis():
     e2ee = E2EEManager(provider(KEY), "livekit")
-    assert FAILURES_BEFORE == 3
+    assert MIN_FAILURES == 3
     good = sealed("livekit", KEY)
     diagnoses: list = []
     e2ee.on("e2ee-diagnosis", diagnoses.append)
@@ -334,7 +337,7 @@ SPELT = {
 
 def tried_to_the_end(frame, key, profile, codec="opus"):
     """Diagnose a frame as often as it takes."""
-    tries, secrets = Tries(), {0: Secret(key)}
+    tries, secrets = Trials(), {0: Secret(key)}
     for _ in range(200):
         found = diagnose(frame, Profile(profile), codec, secrets, 0 if profile != "sframe" else None, (), tries)
         if found is not None or tries.ended:

@@ -8,6 +8,9 @@ from frameseal import E2EEManager, E2EEMissingKey, KeyProvider
 from frameseal.e2ee.monitor import ASK_AGAIN_AFTER, BURST_OF_QUESTIONS, MOST_MISSING
 from frameseal.e2ee.track import GRACE
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
+from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
+from frameseal.e2ee.monitor import KEY_REQUEST_INTERVAL, MAX_MISSING_KEYS, REQUEST_BURST
+from frameseal.e2ee.track import GRACE_PERIOD
 
 
 def receiving(keys, **options):
@@ -100,7 +103,7 @@ async def test_the_application_is_asked_for_a_missing_key_once_in_a_while(monkey
     bob.decrypt(other(AUDIO))
     await delivered()
     assert asked == [E2EEMissingKey("bob", "audio", 3), E2EEMissingKey("bob", "audio", 4)]
-    clock[0] += ASK_AGAIN_AFTER
+    clock[0] += KEY_REQUEST_INTERVAL
     bob.decrypt(seal(AUDIO))
     await delivered()
     assert asked[2:] == [E2EEMissingKey("bob", "audio", 3)]
@@ -120,9 +123,9 @@ async def test_a_coroutine_function_that_fetches_the_key_ends_the_silence():
 
 async def test_the_key_ids_that_are_remembered_as_missing_are_bounded():
     e2ee, _ = receiving(provider(None))
-    assert all(e2ee._watch.may_ask(str(name), 0) for name in range(MOST_MISSING + 50))
-    assert len(e2ee._watch._asked) == len(e2ee._watch._questions) == MOST_MISSING
-    assert e2ee._watch.may_ask("0", 0) and not e2ee._watch.may_ask(str(MOST_MISSING + 49), 0)
+    assert all(e2ee._monitor.may_request(str(name), 0) for name in range(MAX_MISSING_KEYS + 50))
+    assert len(e2ee._monitor._requested) == len(e2ee._monitor._requests) == MAX_MISSING_KEYS
+    assert e2ee._monitor.may_request("0", 0) and not e2ee._monitor.may_request(str(MAX_MISSING_KEYS + 49), 0)
 
 
 async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once_a_second(monkeypatch):
@@ -138,13 +141,13 @@ async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once
         await delivered()
         return len(asked) - before
 
-    assert await storm() == BURST_OF_QUESTIONS
+    assert await storm() == REQUEST_BURST
     assert await storm() == 0
     for _ in range(3):
         clock[0] += 1
         assert await storm() == 1
     clock[0] += 1000
-    assert await storm() == BURST_OF_QUESTIONS
+    assert await storm() == REQUEST_BURST
 
 
 class Asking:
@@ -183,7 +186,7 @@ async def test_a_key_that_is_missing_again_is_asked_for_again_at_once(monkeypatc
     call.now += 0.2
     if between == "removed":
         call.e2ee.remove_participant("bob")
-        call.now += GRACE
+        call.now += GRACE_PERIOD
     else:
         call.keys.set_shared_key(OTHER_KEY, 1)
         if between == "opened among others":
@@ -194,7 +197,7 @@ async def test_a_key_that_is_missing_again_is_asked_for_again_at_once(monkeypatc
         call.now += 0.2
         call.keys.remove(None, 3)
     assert await call.asks(*(seal(AUDIO) for _ in range(9))) == [3]
-    call.now += ASK_AGAIN_AFTER - 0.1
+    call.now += KEY_REQUEST_INTERVAL - 0.1
     assert await call.asks(seal(AUDIO)) == []
 
 
@@ -243,4 +246,4 @@ async def test_a_key_that_comes_and_goes_at_frame_rate_asks_no_more_than_the_rat
         call.keys.set_shared_key(KEY, 3)
         asked += len(await call.asks(seal(AUDIO)))
         call.keys.remove(None, 3)
-    assert asked == BURST_OF_QUESTIONS
+    assert asked == REQUEST_BURST

@@ -15,6 +15,8 @@ from frameseal import E2EEManager, E2EEState, Profile
 from frameseal.e2ee.track import BURST_OF_CHANGES, GRACE
 from frameseal.emitter import KEPT_EVENTS
 from support.e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Recorder, delivered, provider, sealer
+from frameseal.e2ee.track import CHANGE_BURST, GRACE_PERIOD
+from frameseal.emitter import MAX_PENDING_EVENTS
 
 S = E2EEState
 
@@ -243,10 +245,10 @@ async def test_media_of_somebody_who_was_removed_are_a_new_record_after_a_grace(
     asked.clear()
     for _ in range(5):  # late ones are no news
         bob.decrypt(ENDS[after](*frames))
-        clock[0] += GRACE / 6
+        clock[0] += GRACE_PERIOD / 6
     assert await call.states() == [before]
     assert call.manager.state("bob", "audio") is None and call.manager.tracks() == [] and asked == []
-    clock[0] += GRACE
+    clock[0] += GRACE_PERIOD
     for _ in range(3):
         bob.decrypt(ENDS[after](*frames))
     assert await call.states() == [before, after]
@@ -263,7 +265,7 @@ async def test_what_this_side_sends_is_a_new_record_too(clock):
     call.manager.remove_participant("alice")
     alice.encrypt(AUDIO)
     assert call.manager.state("alice", "audio") is None
-    clock[0] += GRACE
+    clock[0] += GRACE_PERIOD
     for _ in range(3):
         alice.encrypt(AUDIO)
     assert await call.states() == [S.EncryptionSuccess] * 2
@@ -276,7 +278,7 @@ async def test_somebody_who_is_removed_again_and_again_leaves_one_record(clock):
         bob.decrypt(seal(AUDIO))
         call.manager.remove_participant("bob")
         assert call.manager.tracks() == []
-        clock[0] += GRACE
+        clock[0] += GRACE_PERIOD
     assert await call.states() == [S.DecryptionSuccess] * 20
     assert len(bob.track.transforms) == 1
 
@@ -289,7 +291,7 @@ async def test_a_track_that_is_attached_anew_within_the_grace_is_a_new_record_at
     again = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
     again.decrypt(seal(AUDIO))
     assert await call.states() == [S.DecryptionSuccess] * 2
-    clock[0] += GRACE
+    clock[0] += GRACE_PERIOD
     bob.decrypt(seal(AUDIO))
     assert bob.track is again.track
     assert await call.states() == [S.DecryptionSuccess] * 2
@@ -379,18 +381,18 @@ async def test_a_track_that_flaps_at_frame_rate_does_not_flood_and_its_true_stat
         receiver.decrypt(seal(AUDIO))
         receiver.decrypt(AUDIO)
     states = await call.states()
-    assert len(states) == BURST_OF_CHANGES
+    assert len(states) == CHANGE_BURST
     assert states[-1] is S.DecryptionFailed
     assert receiver.decrypt(seal(AUDIO)) == AUDIO
     assert call.manager.state("bob", "audio") is S.DecryptionFailed
     clock[0] += 1
     assert receiver.decrypt(seal(AUDIO)) == AUDIO
-    assert (await call.states())[BURST_OF_CHANGES:] == [S.DecryptionSuccess]
+    assert (await call.states())[CHANGE_BURST:] == [S.DecryptionSuccess]
     clock[0] += 1_000_000
     for _ in range(500):
         receiver.decrypt(AUDIO)
         receiver.decrypt(seal(AUDIO))
-    assert len(await call.states()) == 2 * BURST_OF_CHANGES + 1
+    assert len(await call.states()) == 2 * CHANGE_BURST + 1
 
 
 # ---- events: where and when
@@ -447,7 +449,7 @@ def test_what_happened_before_there_is_a_loop_is_delivered_when_one_is_bound_the
     manager = E2EEManager(keys)
     seen = []
     manager.on("e2ee-state-change", seen.append)
-    for number in range(KEPT_EVENTS + 10):
+    for number in range(MAX_PENDING_EVENTS + 10):
         manager.receiver_transform(f"bob-{number}", "audio", "opus").decrypt(seal(AUDIO))
     assert seen == []
     assert manager.state("bob-0", "audio") is S.DecryptionSuccess
@@ -458,7 +460,9 @@ def test_what_happened_before_there_is_a_loop_is_delivered_when_one_is_bound_the
         await delivered()
 
     asyncio.run(call())
-    assert [change.participant_id for change in seen] == [f"bob-{number}" for number in range(10, KEPT_EVENTS + 10)]
+    assert [change.participant_id for change in seen] == [
+        f"bob-{number}" for number in range(10, MAX_PENDING_EVENTS + 10)
+    ]
 
 
 def test_a_closed_loop_is_no_error_and_the_next_call_may_bind_its_own():
@@ -626,7 +630,7 @@ async def test_a_track_that_may_not_change_for_now_says_so_as_soon_as_it_may(mon
     monkeypatch.setattr("frameseal.e2ee.track.monotonic", lambda: now)
     call, seal, other = Recorder(), sealer(), sealer(OTHER_KEY)
     transform = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
-    for number in range(BURST_OF_CHANGES):
+    for number in range(CHANGE_BURST):
         transform.decrypt((seal, other)[number % 2](AUDIO))
     call.manager.report_not_encrypted("bob", "audio", track_id="mic")
     assert (await call.states())[-1] is S.DecryptionFailed, "held back"

@@ -9,6 +9,7 @@ import pytest
 from frameseal import E2EEKeyChange, E2EEKeyUsage, E2EEManager, E2EEState, KeyProvider, KeyRing, Profile
 from frameseal.e2ee.monitor import BURST_OF_DERIVATIONS, PERIOD, STALLED_AFTER, Monitor
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
+from frameseal.e2ee.monitor import DERIVATION_BURST, PERIOD, STALLED_AFTER, Monitor
 
 TRAILER = b"a trailer that a server tells"
 SILENCE = b"\xf8\xff\xfe" + bytes(77)
@@ -44,7 +45,7 @@ class Watched:
         for _ in range(int(seconds / PERIOD)):
             self.clock.now += PERIOD
             each()
-            tick = self.e2ee._watch
+            tick = self.e2ee._monitor
             tick._loop = asyncio.get_running_loop()
             tick._tick()
         await delivered()
@@ -230,18 +231,18 @@ async def test_a_storm_of_forged_frames_buys_few_derivations(clock, monkeypatch)
         bucket.busy = False
 
     monkeypatch.setattr(Monitor, "_derive", derive)
-    e2ee._watch._loop = asyncio.get_running_loop()
+    e2ee._monitor._loop = asyncio.get_running_loop()
     bob = e2ee.receiver_transform("bob", "audio", "opus")
     frame = forged(AUDIO)
     for _ in range(1000):
         bob.decrypt(frame)
         await asyncio.sleep(0)
-    assert len(derived) == BURST_OF_DERIVATIONS
+    assert len(derived) == DERIVATION_BURST
     for _ in range(5):
         clock.now += 1
         bob.decrypt(frame)
         await asyncio.sleep(0)
-    assert len(derived) == BURST_OF_DERIVATIONS + 5
+    assert len(derived) == DERIVATION_BURST + 5
 
 
 async def test_a_servers_blank_frames_pass_are_told_and_are_no_success(clock):

@@ -86,12 +86,12 @@ async def test_the_last_good_frame_is_noticed_twice_a_second(clock):
         return rows(e2ee)["bob", "audio", "mic"]["last_good"]
 
     bob.decrypt(seal(AUDIO))
-    e2ee._watch._tick()
+    e2ee._monitor._tick()
     opened = clock[0]
     clock[0] += 30
     for _ in range(5):
         bob.decrypt(wrong(AUDIO))
-    e2ee._watch._tick()
+    e2ee._monitor._tick()
     assert last() == opened
     bob.decrypt(seal(AUDIO))
     clock[0] += 0.2

@@ -11,7 +11,7 @@ import pytest
 
 from frameseal import CipherSuite, Encryptor, KeyRing, Profile
 from frameseal.inspection.readings import _START_CODE, Reading, _clear_len, openers, plaintext_signs, readings
-from frameseal.inspection.shapes import IV_LEN, VERDICT_FRAMES
+from frameseal.inspection.shapes import IV_LEN, MIN_VERDICT_FRAMES
 from frameseal.tools.cli import main
 from support.paths import VECTORS
 from support.plain_media import opus, video
@@ -137,7 +137,7 @@ def test_several_frames_tell_whether_they_were_sealed_and_one_does_not(
         status = main(["inspect", *map(str, paths), *options, *more])
         return status, capsys.readouterr().out
 
-    plain = list(MEDIA[name][8 : 8 + VERDICT_FRAMES])
+    plain = list(MEDIA[name][8 : 8 + MIN_VERDICT_FRAMES])
     status, shown = inspected(plain)
     assert status == 1
     assert f"12 frames: they look like {codec} that was never sealed" in shown
@@ -150,7 +150,7 @@ def test_several_frames_tell_whether_they_were_sealed_and_one_does_not(
         ring.set_key(key, 3)
         ring.sending_key_id = 3
         seal = Encryptor(ring, codec).encrypt
-        frames = [sealed for sealed in map(seal, MEDIA[name]) if sealed][: VERDICT_FRAMES + 4]
+        frames = [sealed for sealed in map(seal, MEDIA[name]) if sealed][: MIN_VERDICT_FRAMES + 4]
         status, shown = inspected(frames)
         assert status == 0 and said in shown, profile
         assert inspected(frames, "--key-hex", key.hex())[0] == 0
