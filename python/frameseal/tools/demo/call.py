@@ -20,9 +20,9 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtp
 from frameseal._secrecy import Confidential, Hidden, hide
 from frameseal.aiortc import Attachment, TrackCounters, attach
 from frameseal.e2ee.manager import E2EEManager, E2EEState, E2EEStateChange, ExternalE2EEKeyProvider
-from frameseal.tools.demo import verdict
 from frameseal.tools.demo.observer import Eavesdropper, Observer
 from frameseal.tools.demo.published import SentMedia, published_tracks
+from frameseal.tools.demo.verdict import failures
 from frameseal.tools.sfu import Forwarder, LegStats
 
 DISPLAY_INTERVAL = 0.1  # seconds
@@ -113,7 +113,7 @@ async def run_call(options: CallOptions, display: Display) -> Status:
         await status.forwarder.finish()
     at_eve = status.counters("eve", "video")
     reached_eve = at_eve.frames_in if at_eve is not None else status.eve.frames
-    status.failures = verdict.failures(sent, status.forwarder, status.bob, status.eve, reached_eve)
+    status.failures = failures(sent, status.forwarder, status.bob, status.eve, reached_eve)
     status.failures = errors + status.failures
     return status
 

@@ -19,8 +19,7 @@ from aiortc.codecs.base import Decoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError
 
-from frameseal.tools.demo import picture
-from frameseal.tools.demo.picture import Rgb
+from frameseal.tools.demo.picture import Rgb, difference, read_number, thumbnail
 from frameseal.tools.demo.published import KEEP_EVERY, SentMedia
 from frameseal.tools.media import Samples, mono
 from frameseal.tools.sfu import ForwardedPacket
@@ -47,11 +46,11 @@ class Observer:
         self.frames += 1
         rgb = frame.to_ndarray(format="rgb24")
         self.latest = rgb
-        number = picture.read_number(rgb)
+        number = read_number(rgb)
         reference = self._sent.thumbnails.get(number) if number is not None else None
         if number is None or reference is None:
             return
-        if picture.difference(picture.thumbnail(rgb), reference) < MAX_DIFFERENCE:
+        if difference(thumbnail(rgb), reference) < MAX_DIFFERENCE:
             self.right += 1
             self.numbers.add(number)
             if number % KEEP_EVERY == 0:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from frameseal.tools.demo import verdict
 from frameseal.tools.demo.call import Status
 from frameseal.tools.demo.picture import Rgb
+from frameseal.tools.demo.verdict import all_sound, listen
 from frameseal.tools.media import RATE, Samples
 
 # Drawn at twice its size and scaled down at the end, which smooths every edge.
@@ -65,13 +65,13 @@ def draw_poster(status: Status) -> Image.Image:
 def _alice(status: Status) -> _Panel:
     number, rgb = _chosen(status)
     sent = status.sent
-    sound = verdict.all_sound(sent)
+    sound = all_sound(sent)
     sealed = status.counters("alice", "video")
     captions = (
         f"{len(sent.thumbnails)} frames drawn, {sealed.frames_out if sealed else 0} sealed",
         f"shown: frame {number}" if number is not None else "",
     )
-    hearing = verdict.listen(sent, sound).description
+    hearing = listen(sent, sound).description
     return _Panel("Alice sent", "publisher", BLUE, _scaled(rgb), sound, hearing, captions)
 
 
@@ -85,7 +85,7 @@ def _forwarder(status: Status) -> _Panel:
         picture = _bytes_picture(b"".join(spy.sealed))
         captions = (readable, "a decoder makes nothing of them; shown: their bytes")
     heard = spy.heard()
-    hearing = verdict.listen(status.sent, heard).description
+    hearing = listen(status.sent, heard).description
     return _Panel("The forwarder saw", "no key", RED, picture, heard, hearing, captions)
 
 
@@ -108,7 +108,7 @@ def _receivers(status: Status) -> list[_Panel]:
             captions = (f"{opened} frames opened, {dropped} dropped", "nothing unopened reaches a decoder")
         picture = _scaled(shown) if shown is not None else _no_picture()
         heard = observer.heard()
-        hearing = verdict.listen(status.sent, heard).description
+        hearing = listen(status.sent, heard).description
         panels.append(_Panel(f"{name.title()} received", badge, colour, picture, heard, hearing, captions))
     return panels
 

@@ -12,9 +12,9 @@ from typing import cast
 import av
 from aiortc import AudioStreamTrack, VideoStreamTrack
 
-from frameseal.tools.demo import picture, sound
 from frameseal.tools.demo.file_source import FileSource
-from frameseal.tools.demo.picture import Rgb
+from frameseal.tools.demo.picture import NUMBERS, Clock, Rgb, fitted, stamp, thumbnail
+from frameseal.tools.demo.sound import tone
 from frameseal.tools.media import RATE, Samples, mono
 
 KEPT_PICTURES = 24  # whole pictures kept for the poster
@@ -42,22 +42,22 @@ class PublishedVideo(VideoStreamTrack):
         """Record into `sent`."""
         super().__init__()
         self._sent, self._source = sent, source
-        self._clock = picture.Clock()
+        self._clock = Clock()
         self._number = 0
 
     async def recv(self) -> av.VideoFrame:
         """The next frame, when it is due."""
-        number = self._number % picture.NUMBERS
+        number = self._number % NUMBERS
         self._number += 1
         if self._source is not None:
             shown = cast(av.VideoFrame, await self._source.recv())
             pts, time_base = shown.pts, shown.time_base
-            rgb = picture.fitted(shown)
+            rgb = fitted(shown)
         else:
             pts, time_base = await self.next_timestamp()
             rgb = self._clock.draw(number, float(pts * time_base))
-        picture.stamp(rgb, number)
-        self._sent.thumbnails[number] = picture.thumbnail(rgb)
+        stamp(rgb, number)
+        self._sent.thumbnails[number] = thumbnail(rgb)
         if number % KEEP_EVERY == 0:
             self._sent.pictures.append((number, rgb))
         frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
@@ -89,7 +89,7 @@ class PublishedSound(AudioStreamTrack):
             self._began = loop.time()
         await asyncio.sleep(self._began + self._position / RATE - loop.time())
         count = int(self._PTIME * RATE)
-        samples = sound.tone(self._position, count)
+        samples = tone(self._position, count)
         self._sent.sound.append(samples)
         frame = av.AudioFrame.from_ndarray(samples[None, :], format="s16", layout="mono")
         frame.sample_rate, frame.pts = RATE, self._position

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from frameseal.e2ee.manager import E2EEStateChange
-from frameseal.tools.demo import verdict
 from frameseal.tools.demo.call import Status
 from frameseal.tools.demo.observer import Observer
+from frameseal.tools.demo.verdict import MAX_LEAKED_SCORE, MIN_SOUND_SCORE, listen
 
 PLAIN_INTERVAL = 2.0  # seconds between two lines where there is no terminal
 RATE_SPAN = 10  # updates, one second, over which rates are averaged
@@ -134,8 +134,8 @@ def summary(status: Status) -> RenderableType:
 
 def _findings(status: Status, observer: Observer, *, good: bool) -> list[str | Text]:
     """Pictures decoded, how many of them were Alice's, and the sound; `good`: whether that is to be wished for."""
-    hearing = verdict.listen(status.sent, observer.heard())
-    heard = hearing.score >= verdict.MIN_SOUND_SCORE if good else hearing.score <= verdict.MAX_LEAKED_SCORE
+    hearing = listen(status.sent, observer.heard())
+    heard = hearing.score >= MIN_SOUND_SCORE if good else hearing.score <= MAX_LEAKED_SCORE
     return [
         str(observer.frames),
         Text(str(observer.right), style="green" if (observer.right > 0) == good else "bold red"),

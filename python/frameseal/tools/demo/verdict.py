@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from frameseal.tools.demo import sound
 from frameseal.tools.demo.observer import Eavesdropper, Observer
 from frameseal.tools.demo.published import SentMedia
+from frameseal.tools.demo.sound import TONE, find_tone, resemblance
 from frameseal.tools.media import Samples
 
 # Of the frames that Alice encoded, Bob's share: he joins a few frames late, and under loss whole frames never complete.
@@ -47,9 +47,9 @@ def listen(sent: SentMedia, heard: Samples) -> Hearing:
     """Measure what somebody heard against what was sent."""
     loud = bool(len(heard)) and float(np.sqrt((heard.astype(np.float64) ** 2).mean())) > 50
     if sent.is_tone:
-        tone = sound.find_tone(heard)
+        tone = find_tone(heard)
         return Hearing(tone.share, tone.frequency, loud)
-    return Hearing(sound.resemblance(all_sound(sent), heard), 0.0, loud)
+    return Hearing(resemblance(all_sound(sent), heard), 0.0, loud)
 
 
 def all_sound(sent: SentMedia) -> Samples:
@@ -87,6 +87,6 @@ def failures(sent: SentMedia, forwarder: Eavesdropper, bob: Observer, eve: Obser
         pass  # a film without sound: there was nothing to hear
     elif hearing.score < MIN_SOUND_SCORE:
         wrong.append(f"Bob did not hear Alice: {hearing.description}")
-    elif sent.is_tone and abs(hearing.frequency - sound.TONE) > FREQUENCY_TOLERANCE:
-        wrong.append(f"Bob heard {hearing.frequency:.1f} Hz, and Alice sent {sound.TONE:.0f}")
+    elif sent.is_tone and abs(hearing.frequency - TONE) > FREQUENCY_TOLERANCE:
+        wrong.append(f"Bob heard {hearing.frequency:.1f} Hz, and Alice sent {TONE:.0f}")
     return wrong
