@@ -11,13 +11,10 @@ from pymediasoup.rtp_parameters import RtpCapabilities, RtpParameters
 from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider, KeyRing
 from frameseal.aiortc import Attachment, UnsupportedStack
 from frameseal.e2ee.monitor import FAILURE_COUNTERS
-from frameseal.pymediasoup import _Media, attach
+from frameseal.pymediasoup import _TransportMedia, attach
 from support.calls import Sink, Tap, assert_pictures, assert_tone, picture_track, tone_track, until
 from support.sfu import CAPABILITIES, Endpoint, Produced, request_keyframe
 from support.wire import leaks
-from frameseal.pymediasoup import _TransportMedia, attach
-from sfu import CAPABILITIES, Endpoint, Produced, request_keyframe
-from wire import leaks
 
 S = E2EEState
 KEY = "the key of the room"

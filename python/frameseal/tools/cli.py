@@ -249,8 +249,8 @@ def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
         Shape.UNKNOWN: "no layout that is known here, and no codec",
     }[verdict.shape]
     if verdict.shape is Shape.UNKNOWN and count < MIN_VERDICT_FRAMES:
-        said = f"too few to tell: give {MIN_VERDICT_FRAMES} or more of the track, in their order"
-    print(f"\n{count} frames: {said}.")
+        text = f"too few to tell: give {MIN_VERDICT_FRAMES} or more of the track, in their order"
+    print(f"\n{count} frames: {text}.")
     return verdict.shape in (Shape.TRAILER, Shape.SFRAME)
 
 

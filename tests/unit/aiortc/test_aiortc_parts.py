@@ -15,12 +15,12 @@ from frameseal.aiortc.proxies import NextFrameGuard, OpeningDecoder, SealingEnco
 from frameseal.aiortc.receivers import MAX_STARTS, ReceiverSlot
 from frameseal.aiortc.rtp import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
 from frameseal.aiortc.slots import SealedPayload
+from frameseal.aiortc.stack import Stack, stacks
 from support.calls import (
     manager,
     part,
     picture_track,
 )
-from frameseal.aiortc.stack import Stack, stacks
 
 VP8_KEY, VP8_DELTA = b"\x10key", b"\x11delta"
 

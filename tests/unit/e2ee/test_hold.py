@@ -5,12 +5,13 @@ import os
 import pytest
 
 from frameseal import E2EEManager, E2EEMissingKey, KeyProvider
-from frameseal.e2ee.monitor import ASK_AGAIN_AFTER, BURST_OF_QUESTIONS, MOST_MISSING
-from frameseal.e2ee.track import GRACE
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
-from e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
-from frameseal.e2ee.monitor import KEY_REQUEST_INTERVAL, MAX_MISSING_KEYS, REQUEST_BURST
+from frameseal.e2ee.monitor import (
+    KEY_REQUEST_INTERVAL,
+    MAX_MISSING_KEYS,
+    REQUEST_BURST,
+)
 from frameseal.e2ee.track import GRACE_PERIOD
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
 
 
 def receiving(keys, **options):

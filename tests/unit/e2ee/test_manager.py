@@ -12,11 +12,9 @@ import threading
 import pytest
 
 from frameseal import E2EEManager, E2EEState, Profile
-from frameseal.e2ee.track import BURST_OF_CHANGES, GRACE
-from frameseal.emitter import KEPT_EVENTS
-from support.e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Recorder, delivered, provider, sealer
 from frameseal.e2ee.track import CHANGE_BURST, GRACE_PERIOD
 from frameseal.emitter import MAX_PENDING_EVENTS
+from support.e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Recorder, delivered, provider, sealer
 
 S = E2EEState
 
