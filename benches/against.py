@@ -1,0 +1,130 @@
+"""One build of frameseal against another, in turns: is any row slower than before?
+
+    python benches/against.py OLD [NEW]
+
+OLD and NEW are folders that hold a package `frameseal` (an unpacked wheel, or `python/` of a checkout). NEW is the
+installed package by default. Each build runs in a process of its own. The two processes take turns, row by row, so that
+whatever else the machine does hits both.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+
+ROUNDS = 60
+TURN = 0.004  # seconds of calls in one turn: short beside what disturbs the machine, long beside reading a clock
+SIZES = (120, 1_200, 6_000, 20_000)
+BATCH = 200  # frames
+
+
+def rows() -> dict[str, Callable[[], None]]:
+    """Return what is timed, by name, in the build that this process imports."""
+    import frameseal
+
+    made: dict[str, Callable[[], None]] = {}
+    frames = {"opus": b"\xf8", "vp8": b"\x10\x02\x00\x9d\x01\x2a\x40\x01\xf0\x00", "h264": b"\0\0\0\1\x41"}
+    for profile in ("livekit", "sframe", "jitsi"):
+        for size in SIZES:
+            codec = "opus" if size == SIZES[0] else "vp8"
+            ring = frameseal.KeyRing(profile)
+            ring.set_key(os.urandom(32))
+            frame = frames[codec] + bytes(size - len(frames[codec]))
+            encryptor = frameseal.Encryptor(ring, codec)
+            decryptor = frameseal.Decryptor(ring, codec, replay_window=0)
+            sealed = encryptor.encrypt(frame)
+            made[f"{profile} {size:,} B encrypt"] = lambda encryptor=encryptor, frame=frame: encryptor.encrypt(frame)
+            made[f"{profile} {size:,} B decrypt"] = lambda decryptor=decryptor, sealed=sealed: decryptor.decrypt(sealed)
+        joined, ends = b"".join([frame] * BATCH), [size * number for number in range(BATCH + 1)]
+        import numpy as np
+
+        data, offsets = np.frombuffer(joined, np.uint8), np.array(ends, np.int64)
+        sealed_batch = encryptor.encrypt_batch(data, offsets, threads=1)
+        made[f"{profile} batch encrypt"] = lambda e=encryptor, d=data, o=offsets: e.encrypt_batch(d, o, threads=1)
+        made[f"{profile} batch decrypt"] = lambda d=decryptor, b=sealed_batch: d.decrypt_batch(*b, threads=1)
+    return made
+
+
+def serve() -> None:
+    """Time the rows that are asked for on standard input, in ns of CPU per call."""
+    import time
+
+    made, counts = rows(), {}
+    print(*made, sep="\t", flush=True)
+    for line in sys.stdin:
+        name = line.rstrip("\n")
+        call, clock = made[name], time.thread_time_ns
+        if name not in counts:
+            start = clock()
+            for _ in range(20):
+                call()
+            counts[name] = max(1, int(TURN * 1e9 / max(1, (clock() - start) / 20)))
+        start = clock()
+        for _ in range(counts[name]):
+            call()
+        print((clock() - start) / counts[name], flush=True)
+
+
+class Build:
+    """One build, in a process of its own."""
+
+    def __init__(self, folder: str | None) -> None:
+        environment = {**os.environ, "PYTHONPATH": folder} if folder else dict(os.environ)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--serve"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.rows = self._line().split("\t")
+
+    def time(self, row: str) -> float:
+        """Return the ns per call of one turn."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(row + "\n")
+        self._process.stdin.flush()
+        return float(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a build ended early: its error is above")
+        return line.rstrip("\n")
+
+
+def main() -> None:
+    """Print a row for each measurement: ns of both builds, and the median of the ratios of neighbouring turns."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("old", nargs="?")
+    parser.add_argument("new", nargs="?")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--limit", type=float, default=1.03, help="mark rows above this ratio (%(default)s)")
+    arguments = parser.parse_args()
+    if arguments.serve:
+        return serve()
+    if arguments.old is None:
+        parser.error("name the folder of the old build")
+    old, new = Build(arguments.old), Build(arguments.new)
+    slower = 0
+    print(f"{'row':28} {'old ns':>9} {'new ns':>9} {'ratio':>6}")
+    for row in (row for row in new.rows if row in old.rows):
+        old.time(row), new.time(row)  # warm
+        # The order alternates: whoever comes second finds other caches.
+        turns = [
+            (old.time(row), new.time(row)) if number % 2 else (new.time(row), old.time(row))[::-1]
+            for number in range(ROUNDS)
+        ]
+        ratio = statistics.median(after / before for before, after in turns)
+        slower += ratio > arguments.limit
+        before, after = (statistics.median(column) for column in zip(*turns, strict=True))
+        print(f"{row:28} {before:9,.0f} {after:9,.0f} {ratio:6.3f}{'  slower' * (ratio > arguments.limit)}")
+    print(f"{slower} rows above {arguments.limit}")
+    return None
+
+
+if __name__ == "__main__":
+    main()
