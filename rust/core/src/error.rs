@@ -71,7 +71,7 @@ pub enum KeyError {
         /// The key id given.
         key_id: u64,
         /// The number of slots; ids run from 0 to one less.
-        ring_size: u16,
+        key_ring_size: u16,
     },
     /// No key has been set under this id.
     NoSuchKey {
@@ -107,7 +107,7 @@ pub enum KeyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigError {
     /// A ring of no slots, or of more than a one-byte key id can name.
-    RingSize {
+    KeyRingSize {
         /// The size given.
         given: u16,
     },
@@ -199,7 +199,7 @@ pub enum ApiMisuse {
     /// A ratchet step, for a ring whose KIDs have no bits for it.
     RatchetBits,
     /// Key material, from a ring that was not made to return any.
-    NotExportable,
+    ExportNotAllowed,
 }
 
 impl fmt::Display for EncryptError {
@@ -237,8 +237,8 @@ impl fmt::Display for KeyError {
                 "a raw key needs at least {min} bytes, got {given}; a passphrase is given as a passphrase (str)"
             ),
             Self::NoPassphrases => f.write_str("this profile has no password KDF: give it a raw key (bytes)"),
-            Self::KeyIdOutOfRange { key_id, ring_size } => {
-                write!(f, "key_id {key_id} is outside this ring of {ring_size} (0 to {})", ring_size - 1)
+            Self::KeyIdOutOfRange { key_id, key_ring_size } => {
+                write!(f, "key_id {key_id} is outside this ring of {key_ring_size} (0 to {})", key_ring_size - 1)
             }
             Self::NoSuchKey { key_id } => write!(f, "key_id: no key is set under id {key_id}"),
             Self::CounterUsed { given, min: Some(min) } => write!(
@@ -260,7 +260,7 @@ impl fmt::Display for KeyError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RingSize { given } => write!(f, "ring_size: a ring has 1 to 256 slots, not {given}"),
+            Self::KeyRingSize { given } => write!(f, "key_ring_size: a ring has 1 to 256 slots, not {given}"),
             Self::RatchetWindow { given, max } => {
                 write!(f, "ratchet_window: the ratchet window is 0 to {max} steps, not {given}")
             }
@@ -303,7 +303,7 @@ impl fmt::Display for ApiMisuse {
             Self::Counter => "counter: only an SFrame ring without shared keys continues from a counter, leave it out",
             Self::Epoch => "set_epoch: only an SFrame ring without shared keys and ratchet_bits holds MLS epochs",
             Self::RatchetBits => "ratchet: an SFrame ring ratchets only with ratchet_bits, which it is made with",
-            Self::NotExportable => "this ring gives no keys back: make it exportable",
+            Self::ExportNotAllowed => "this ring gives no keys back: make it with allow_export",
         })
     }
 }

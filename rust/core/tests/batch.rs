@@ -103,7 +103,7 @@ fn too_little_room_is_refused_before_a_nonce_is_taken() {
     let batch = encryptor.plan_batch(slices(&frames), 1).unwrap();
     let mut out = vec![0; batch.max_len() - 1];
     assert!(batch.seal_into(&mut out, 1).is_err());
-    assert_eq!(ring.usage(0).unwrap(), 0);
+    assert_eq!(ring.frames_sealed(0).unwrap(), 0);
 }
 
 proptest! {

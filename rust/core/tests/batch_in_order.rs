@@ -64,7 +64,7 @@ impl Call {
             ratchet_window: self.ratchet_window,
             ratchet_bits: if self.keys == Keys::Steps { RATCHET_BITS } else { 0 },
             shared: self.keys == Keys::Shared,
-            exportable: true,
+            allow_export: true,
             ..Options::default()
         };
         KeyRing::new(Profile::by_name(profile).unwrap(), options).unwrap()
@@ -530,7 +530,7 @@ fn send(track: &Track, threads: Option<usize>) -> Sent {
             sealed.iter().map(Vec::len).collect()
         },
         stats: encryptor.stats(),
-        usage: ring.usage(5).ok(),
+        usage: ring.frames_sealed(5).ok(),
         next: encryptor.encrypt(&Frame::Whole(9).bytes(track.codec, 0)).map(|_| encryptor.stats().bytes as usize),
     }
 }

@@ -106,7 +106,7 @@ fn a_counter_that_this_process_has_used_is_refused_and_changes_nothing() {
     }
     let message = ring.set_from(KID, &secret, Some(2)).unwrap_err().to_string();
     assert!(message.contains("counter 2") && message.contains("least allowed is 5"), "{message}");
-    assert_eq!((ring.usage(KID), counters(&ring, 1)), (Ok(5), vec![5]));
+    assert_eq!((ring.frames_sealed(KID), counters(&ring, 1)), (Ok(5), vec![5]));
     ring.set_from(KID, &secret, Some(6)).unwrap();
     assert_eq!(counters(&ring, 1), [6]);
     self::ring().set_from(KID + 1, &secret, Some(0)).unwrap();
@@ -178,7 +178,7 @@ fn a_shared_key_that_is_set_again_keeps_the_key_id_that_was_drawn_and_its_counte
     ring.set(3, &secret).unwrap();
     let anew = sealed(&ring, 1).unwrap()[0];
     assert!(anew.0 != before[0].0 && anew.1 == 0, "{anew:?}");
-    assert_eq!(ring.usage(3), Ok(5));
+    assert_eq!(ring.frames_sealed(3), Ok(5));
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_limit_counts_what_a_key_has_sealed_under_whichever_id_and_however_often_it_
         assert!(encryptor(&ring).encrypt(b"x").is_ok());
         for (sealed, set) in (1..).zip(again) {
             set(&ring);
-            assert_eq!(ring.usage(ring.sending_key_id()), Ok(sealed), "{}", profile.name);
+            assert_eq!(ring.frames_sealed(ring.sending_key_id()), Ok(sealed), "{}", profile.name);
             assert!(encryptor(&ring).encrypt(b"x").is_ok());
         }
         assert!(encryptor(&ring).encrypt(b"x").is_ok());
@@ -244,11 +244,11 @@ fn a_ratchet_back_to_a_key_counts_on_from_what_it_has_sealed() {
     let encryptor = encryptor(&ring);
     (0..2).for_each(|_| assert!(encryptor.encrypt(b"x").is_ok()));
     ring.ratchet(0).unwrap();
-    assert_eq!(ring.usage(0), Ok(0));
+    assert_eq!(ring.frames_sealed(0), Ok(0));
     (0..3).for_each(|_| assert!(encryptor.encrypt(b"x").is_ok()));
     ring.set(0, &secret).unwrap();
-    assert_eq!(ring.usage(0), Ok(2));
+    assert_eq!(ring.frames_sealed(0), Ok(2));
     assert!(encryptor.encrypt(b"x").is_ok() && encryptor.encrypt(b"x").is_err());
     ring.ratchet(0).unwrap();
-    assert_eq!((ring.usage(0), encryptor.encrypt(b"x")), (Ok(3), Err(EncryptError::KeyExhausted { kid: 0 })));
+    assert_eq!((ring.frames_sealed(0), encryptor.encrypt(b"x")), (Ok(3), Err(EncryptError::KeyExhausted { kid: 0 })));
 }

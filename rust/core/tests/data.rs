@@ -140,7 +140,7 @@ fn a_missing_and_an_exhausted_key_are_told() {
     let cryptor = DataCryptor::new(Arc::clone(&ring), false, None).unwrap();
     assert_eq!(cryptor.encrypt(b"", b"").unwrap().key_index, 2);
     assert_eq!(cryptor.encrypt_packet(b"", b""), Err(EncryptError::KeyExhausted { kid: 2 }));
-    assert_eq!((ring.usage(2), cryptor.stats().not_sealed), (Ok(1), 1));
+    assert_eq!((ring.frames_sealed(2), cryptor.stats().not_sealed), (Ok(1), 1));
 }
 
 /// A ring of the profile sframe with every one of these keys, which seals with the first.
@@ -165,7 +165,7 @@ fn an_sframe_packet_is_a_plain_sframe_of_every_suite() {
             assert_eq!(decryptor.decrypt(&packet).unwrap(), payload);
             assert_eq!(cryptor.decrypt_packet(&packet, b"").unwrap(), payload);
         }
-        assert_eq!((ring.usage(7), cryptor.stats().sealed, cryptor.stats().opened), (Ok(3), 3, 3));
+        assert_eq!((ring.frames_sealed(7), cryptor.stats().sealed, cryptor.stats().opened), (Ok(3), 3, 3));
     }
 }
 

@@ -121,7 +121,7 @@ impl Call {
         let sealed = self.encryptor.encrypt(b"\x78 mine").unwrap();
         assert_eq!(self.decryptor.decrypt(&sealed).unwrap(), b"\x78 mine");
         self.data.decrypt_packet(&self.data.encrypt_packet(b"message", b"").unwrap(), b"").unwrap();
-        assert!(self.ring.usage(0).unwrap() > 0 && self.ring.key_ids().contains(&0));
+        assert!(self.ring.frames_sealed(0).unwrap() > 0 && self.ring.key_ids().contains(&0));
         assert!(self.encryptor.stats().frames > 0 && self.decryptor.stats().frames > 0);
         call.note(&sealed);
         call.ivs.into_inner().unwrap()

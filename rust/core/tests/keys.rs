@@ -110,18 +110,18 @@ fn a_raw_key_is_followed_at_once_and_a_step_beyond_the_window_is_not() {
 fn frames_are_counted_per_key_and_the_limit_is_the_end() {
     let ring = ring_of(&LIVEKIT, &raw(), Options { usage_limit: 8, ..Options::default() });
     let encryptors = [Codec::Opus, Codec::Vp9].map(|codec| Encryptor::new(Arc::clone(&ring), codec).unwrap());
-    assert_eq!((ring.usage(0), ring.usage_limit(), ring.usage_warning()), (Ok(0), 8, 6));
+    assert_eq!((ring.frames_sealed(0), ring.usage_limit(), ring.usage_warning()), (Ok(0), 8, 6));
     for n in 0..8 {
         assert!(encryptors[n % 2].encrypt(b"\x78frame").is_ok());
     }
-    assert_eq!(ring.usage(0), Ok(8));
+    assert_eq!(ring.frames_sealed(0), Ok(8));
     assert_eq!(encryptors[0].encrypt(b"\x78frame"), Err(EncryptError::KeyExhausted { kid: 0 }));
 
     ring.set(0, &raw()).unwrap();
     assert_eq!(encryptors[0].encrypt(b"\x78frame"), Err(EncryptError::KeyExhausted { kid: 0 }), "the same key again");
     ring.set(0, &Secret::key(&[8; 32]).unwrap()).unwrap();
     assert!(encryptors[0].encrypt(b"\x78frame").is_ok());
-    assert_eq!((ring.usage(0), ring.usage(1)), (Ok(1), Err(KeyError::NoSuchKey { key_id: 1 })));
+    assert_eq!((ring.frames_sealed(0), ring.frames_sealed(1)), (Ok(1), Err(KeyError::NoSuchKey { key_id: 1 })));
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn limits_hold_for_sframe_keys_whatever_they_come_from_and_stats_tell_how_far_it
         let encryptors = [(); 2].map(|()| Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap());
         assert_eq!(ring.key_ids(), [key_id]);
         for n in 0..8 {
-            assert_eq!(ring.usage(key_id), Ok(n));
+            assert_eq!(ring.frames_sealed(key_id), Ok(n));
             let EncryptStats { key_frames, key_limit, key_warning, .. } = encryptors[0].stats();
             assert_eq!((key_frames, key_limit, key_warning), (n, 8, 6));
             encryptors[usize::try_from(n).unwrap() % 2].encrypt(b"x").unwrap();
@@ -271,7 +271,7 @@ fn an_sframe_key_that_is_set_again_goes_on_where_its_counter_says_and_counts_on(
     let refused = KeyError::CounterUsed { given: 3, min: Some(4) };
     assert_eq!(ring.set_from(1, &own(2), Some(3)), Err(refused));
     ring.set_from(1, &own(2), Some(7)).unwrap();
-    assert_eq!(ring.usage(1), Ok(4));
+    assert_eq!(ring.frames_sealed(1), Ok(4));
     assert_eq!(encryptor.encrypt(b"x").unwrap()[0], 0x17);
     assert_eq!(encryptor.encrypt(b"x"), Err(EncryptError::KeyExhausted { kid: 1 }), "its limit is no other one");
 }
@@ -581,6 +581,6 @@ fn a_derived_key_is_set_when_it_is_installed_and_a_step_only_if_its_key_is_still
         encryptor.encrypt(b"x").unwrap();
         assert!(ring.derive_key(key_id, &own(8)).unwrap().install());
         assert_eq!(ring.key_ids(), [key_id]);
-        assert_eq!(ring.usage(key_id), Ok(0));
+        assert_eq!(ring.frames_sealed(key_id), Ok(0));
     }
 }

@@ -79,5 +79,5 @@ fn metadata_in_a_profile_that_authenticates_none_is_misuse() {
 #[test]
 fn a_ring_that_was_not_made_to_return_keys_names_the_call() {
     let refused = ring(&LIVEKIT).export(None).map(|_| ());
-    assert_eq!(refused, Err(KeyError::Misuse(ApiMisuse::NotExportable)));
+    assert_eq!(refused, Err(KeyError::Misuse(ApiMisuse::ExportNotAllowed)));
 }

@@ -109,9 +109,9 @@ fn same_place(a: Set, b: Set) -> bool {
 
 #[test]
 fn what_a_ring_says_of_an_id_is_said_of_the_newest_and_removing_it_removes_all() {
-    let exportable = Options { exportable: true, ..Options::default() };
+    let options = Options { allow_export: true, ..Options::default() };
     for (number, sequence) in sequences().enumerate() {
-        let alice = ring(exportable);
+        let alice = ring(options);
         let secrets = [0, 1, 2].map(|place| format!("newest.rs: answers, {number}, {place}").into_bytes());
         for (set, secret) in sequence.into_iter().zip(&secrets) {
             set.set(&alice, &Secret::key(secret).unwrap(), 1);
@@ -123,13 +123,13 @@ fn what_a_ring_says_of_an_id_is_said_of_the_newest_and_removing_it_removes_all()
         assert_eq!(alice.export(Some(id)).unwrap().as_slice(), secrets[2]);
         assert_eq!([None, Some(id)].map(|id| alice.fingerprint(id).unwrap()), [alone.fingerprint(None).unwrap(); 2]);
         (0..3).for_each(|_| assert!(encryptor(&alice).encrypt(b"x").is_ok()));
-        assert_eq!((alice.usage(id), alice.can_encrypt()), (Ok(3), true));
+        assert_eq!((alice.frames_sealed(id), alice.can_encrypt()), (Ok(3), true));
         assert_eq!(encryptor(&alice).stats().key_frames, 3);
 
         alice.remove(id);
         assert!(!alice.key_ids().contains(&id) && !alice.can_encrypt(), "{sequence:?}");
         assert_eq!(encryptor(&alice).encrypt(b"x"), Err(EncryptError::UnknownKey { kid: id }));
-        assert!(alice.fingerprint(None).is_err() && alice.export(None).is_err() && alice.usage(id).is_err());
+        assert!(alice.fingerprint(None).is_err() && alice.export(None).is_err() && alice.frames_sealed(id).is_err());
     }
 }
 

@@ -162,7 +162,8 @@ impl Witness {
         let case = CASES.fetch_add(1, Ordering::Relaxed);
         let ratchet_bits = if profile.name == "sframe" { 8 } else { 0 };
         let steps = |number: usize| {
-            let ring = KeyRing::new(profile, Options { ratchet_bits, exportable: true, ..Options::default() }).unwrap();
+            let ring =
+                KeyRing::new(profile, Options { ratchet_bits, allow_export: true, ..Options::default() }).unwrap();
             let bytes = [b"sequences.rs".as_slice(), &case.to_be_bytes(), &number.to_be_bytes()].concat();
             let mut steps = vec![Secret::key(&bytes).unwrap()];
             ring.set(0, &steps[0]).unwrap();

@@ -159,7 +159,7 @@ fn a_thousand_keyframes_of_x264_keep_their_header_and_no_nonce_comes_twice() {
     assert!(steps.iter().map(|step| u64::from(*step)).sum::<u64>() >= 999 + redrawn / 2);
     let stats = encryptor.stats();
     assert_eq!((stats.frames, stats.bytes), (1_000, 1_000 * (frame.len() as u64 + 1)));
-    assert_eq!((stats.key_frames, ring.usage(0).unwrap()), (1_000 + redrawn, 1_000 + redrawn));
+    assert_eq!((stats.key_frames, ring.frames_sealed(0).unwrap()), (1_000 + redrawn, 1_000 + redrawn));
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn the_last_draw_is_sent_as_it_is_and_counted() {
     let (redrawn, misread) = redrawn_and_misread(&encryptor);
     assert_eq!(misread, 30 - kept as u64);
     assert!(misread > 20 && redrawn >= misread * 127 && redrawn <= 30 * 127, "{redrawn}, {misread}");
-    assert_eq!((encryptor.stats().frames, ring.usage(0).unwrap()), (30, 30 + redrawn));
+    assert_eq!((encryptor.stats().frames, ring.frames_sealed(0).unwrap()), (30, 30 + redrawn));
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn where_the_key_is_used_up_while_drawing_the_frame_is_sent_all_the_same() {
             let frame = sealed(&encryptor, Codec::H264, &idr_of_x264());
             let (redrawn, misread) = redrawn_and_misread(&encryptor);
             assert_eq!(misread == 0, h264_header(&frame) == Some((0, 7, 0)));
-            assert_eq!(ring.usage(0).unwrap(), 1 + redrawn);
+            assert_eq!(ring.frames_sealed(0).unwrap(), 1 + redrawn);
             assert!(redrawn < limit && (misread == 0 || 1 + redrawn == limit));
             assert_eq!(encryptor.stats().key_exhausted, 0);
             if misread == 1 {
@@ -267,7 +267,7 @@ fn frames_of_a_batch_keep_their_header_too() {
         }
         let (redrawn, misread) = redrawn_and_misread(&encryptor);
         assert!(misread == 0 && redrawn > 100);
-        assert_eq!((encryptor.stats().frames, ring.usage(0).unwrap()), (600, 600 + redrawn));
+        assert_eq!((encryptor.stats().frames, ring.frames_sealed(0).unwrap()), (600, 600 + redrawn));
     }
 }
 
@@ -315,7 +315,7 @@ proptest! {
         let (redrawn, misread) = redrawn_and_misread(&encryptor);
         prop_assert_eq!(h264_header(&sealed) == h264_header(&frame), misread == 0);
         prop_assert!(redrawn <= 127 && (misread == 0 || redrawn == 127));
-        prop_assert_eq!(ring.usage(0).unwrap(), 1 + redrawn);
+        prop_assert_eq!(ring.frames_sealed(0).unwrap(), 1 + redrawn);
         let opened = Decryptor::new(ring, Codec::H264, None).unwrap().decrypt(&sealed);
         prop_assert_eq!(opened, Ok(frame));
     }

@@ -62,7 +62,7 @@ fn ring_of(case: &Value) -> Arc<KeyRing> {
     for profile in [&frameseal::profile::LIVEKIT, &frameseal::profile::VIDEOSDK] {
         for secret in secrets.iter().map(|secret| secret.as_ref().unwrap()) {
             if hazmat::derive(profile, suite(wanted.len() * 8), 0, secret).unwrap().0 == wanted {
-                let options = Options { key_size: Some(key_size), ring_size: 256, ..Options::default() };
+                let options = Options { key_size: Some(key_size), key_ring_size: 256, ..Options::default() };
                 let ring = Arc::new(KeyRing::new(profile, options).unwrap());
                 ring.set(number(case, "key_index") as u64, secret).unwrap();
                 return ring;

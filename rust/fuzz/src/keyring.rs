@@ -311,7 +311,7 @@ impl<'p> World<'p> {
 
     fn ask(&mut self, ring: usize, id: u64) {
         let native = Arc::clone(&self.rings[ring].native);
-        let there = native.usage(id).is_ok();
+        let there = native.frames_sealed(id).is_ok();
         check!(self, native.fingerprint(Some(id)).is_ok() == there, "key {id} has a fingerprint and is not there");
         check!(self, native.export(Some(id)).is_ok() == there, "key {id} can be exported and is not there");
         check!(self, native.key_ids().contains(&id) == there, "key {id} is among the ids or there, and not both");
@@ -325,12 +325,12 @@ impl<'p> World<'p> {
 
 fn options(program: &Program, kind: Option<Kind>) -> Options {
     let keys = kind.map_or(0, |kind| kind.keys);
-    let plain = Options { suite: program.suite, exportable: true, ..Options::default() };
+    let plain = Options { suite: program.suite, allow_export: true, ..Options::default() };
     match (keys, is_sframe(program.profile)) {
         (1, true) => Options { ratchet_bits: RATCHET_BITS, ratchet_window: 3, ..plain },
         (1, false) => Options { ratchet_window: 3, ..plain },
         (2, true) => Options { shared: true, ..plain },
-        (2, false) => Options { ring_size: 256, ..plain },
+        (2, false) => Options { key_ring_size: 256, ..plain },
         (3, _) => Options { usage_limit: FEW, ..plain },
         _ => plain,
     }
@@ -343,12 +343,12 @@ fn construct(profile: &'static Profile, first: u64, second: u64) {
         suite: first.is_multiple_of(3).then_some(second as u16),
         allow_draft: true,
         key_size: first.is_multiple_of(5).then_some(second as u16),
-        ring_size: first as u16,
+        key_ring_size: first as u16,
         ratchet_window: second as u16,
         ratchet_bits: second as u8,
         shared: first.is_multiple_of(7),
         usage_limit: second,
-        exportable: false,
+        allow_export: false,
     };
     let Ok(ring) = KeyRing::new(profile, options) else { return };
     let ring = Arc::new(ring);

@@ -61,7 +61,7 @@ pub(crate) fn config_error(error: ConfigError) -> PyErr {
 
 fn api_misuse(misuse: ApiMisuse) -> PyErr {
     match misuse {
-        ApiMisuse::NotExportable => PyPermissionError::new_err(misuse.to_string()),
+        ApiMisuse::ExportNotAllowed => PyPermissionError::new_err(misuse.to_string()),
         _ => PyValueError::new_err(misuse.to_string()),
     }
 }

@@ -147,12 +147,12 @@ impl KeyRing {
             suite,
             allow_draft,
             key_size,
-            ring_size: key_ring_size,
+            key_ring_size,
             ratchet_window,
             ratchet_bits,
             shared,
             usage_limit,
-            exportable: allow_export,
+            allow_export,
         };
         let ring = frameseal::KeyRing::new(profile, options);
         let ring = match fallback {
@@ -264,7 +264,7 @@ impl KeyRing {
 
     #[pyo3(signature = (key_id=0))]
     fn frames_sealed(&self, #[pyo3(from_py_with = numbers::key_id)] key_id: u64) -> PyResult<u64> {
-        self.ring.usage(key_id).map_err(key_error)
+        self.ring.frames_sealed(key_id).map_err(key_error)
     }
 
     #[getter]

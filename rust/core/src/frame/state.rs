@@ -126,7 +126,7 @@ impl SenderState {
         let (frames, bytes) = self.frames_and_bytes.get();
         let stats = EncryptStats { frames, bytes, ..self.counters.snapshot() };
         let ring = self.ring.current();
-        match ring.usage(ring.sending_key_id()) {
+        match ring.frames_sealed(ring.sending_key_id()) {
             Ok(key_frames) => {
                 let (key_limit, key_warning) = (ring.usage_limit(), ring.usage_warning());
                 EncryptStats { key_frames, key_limit, key_warning, ..stats }

@@ -300,7 +300,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`KeyError::NoSuchKey`].
-    pub fn usage(&self, key_id: u64) -> Result<u64, KeyError> {
+    pub fn frames_sealed(&self, key_id: u64) -> Result<u64, KeyError> {
         let state = self.current().read();
         let entry = state.newest(key_id).ok_or(KeyError::NoSuchKey { key_id })?;
         Ok(state.sealed_with(entry.identity()))
@@ -350,11 +350,11 @@ impl KeyRing {
     /// The material of the key under `key_id` (none: the sending key) as it is now, for a ring that was made for it.
     ///
     /// # Errors
-    /// [`ApiMisuse::NotExportable`], [`KeyError::NoSuchKey`].
+    /// [`ApiMisuse::ExportNotAllowed`], [`KeyError::NoSuchKey`].
     pub fn export(&self, key_id: Option<u64>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let ring = self.current();
-        if !self.options.exportable || !ring.options.exportable {
-            return Err(ApiMisuse::NotExportable.into());
+        if !self.options.allow_export || !ring.options.allow_export {
+            return Err(ApiMisuse::ExportNotAllowed.into());
         }
         let state = ring.read();
         let key_id = key_id.unwrap_or(state.sending_key_id);
@@ -402,12 +402,16 @@ impl KeyRing {
     }
 
     fn check(&self, key_id: u64) -> Result<(), KeyError> {
-        let ring_size = match (self.deriver.profile.wire, self.options.shared) {
+        let key_ring_size = match (self.deriver.profile.wire, self.options.shared) {
             (Wire::Sframe, false) => return Ok(()),
             (Wire::Sframe, true) => 1 << SHARED_BITS,
-            (Wire::Trailer, _) => self.options.ring_size,
+            (Wire::Trailer, _) => self.options.key_ring_size,
         };
-        if key_id < u64::from(ring_size) { Ok(()) } else { Err(KeyError::KeyIdOutOfRange { key_id, ring_size }) }
+        if key_id < u64::from(key_ring_size) {
+            Ok(())
+        } else {
+            Err(KeyError::KeyIdOutOfRange { key_id, key_ring_size })
+        }
     }
 
     #[inline(always)]

@@ -26,7 +26,7 @@ pub struct Options {
     /// Key size in bits; none is the suite's.
     pub key_size: Option<u16>,
     /// Slots of the trailer profiles: key ids run from 0 to one less. 1 to 256.
-    pub ring_size: u16,
+    pub key_ring_size: u16,
     /// Steps that a receiver tries ahead when a sender has ratcheted. 0 to 16; 0 is off.
     pub ratchet_window: u16,
     /// SFrame: how many low bits of a KID count ratchet steps (RFC 9605, section 5.1). 0 is no ratchet.
@@ -36,7 +36,7 @@ pub struct Options {
     /// Frames that one key may seal here, 1 to 2^32; then it is exhausted.
     pub usage_limit: u64,
     /// Whether key material can be had back.
-    pub exportable: bool,
+    pub allow_export: bool,
 }
 
 impl Default for Options {
@@ -45,12 +45,12 @@ impl Default for Options {
             suite: None,
             allow_draft: false,
             key_size: None,
-            ring_size: 16,
+            key_ring_size: 16,
             ratchet_window: 0,
             ratchet_bits: 0,
             shared: false,
             usage_limit: nonce::LIMIT,
-            exportable: false,
+            allow_export: false,
         }
     }
 }
@@ -58,8 +58,8 @@ impl Default for Options {
 impl Options {
     /// The suite that they come to in this profile, if they are in their ranges and the profile has them.
     pub(super) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, ConfigError> {
-        if !(1..=MAX_SLOTS).contains(&self.ring_size) {
-            return Err(ConfigError::RingSize { given: self.ring_size });
+        if !(1..=MAX_SLOTS).contains(&self.key_ring_size) {
+            return Err(ConfigError::KeyRingSize { given: self.key_ring_size });
         }
         if self.ratchet_window > MAX_RATCHET_WINDOW {
             return Err(ConfigError::RatchetWindow { given: self.ratchet_window, max: MAX_RATCHET_WINDOW });

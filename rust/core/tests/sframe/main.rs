@@ -277,11 +277,11 @@ fn senders_of_a_shared_key_never_seal_under_one_kid() {
             assert_eq!(receiver.decrypt(&sealed).unwrap(), [n]);
             kids.push(kid);
         }
-        assert_eq!(ring.usage(7), Ok(3));
+        assert_eq!(ring.frames_sealed(7), Ok(3));
     }
     kids.dedup();
     assert_eq!(kids.len(), 4);
-    assert_eq!(rings[0].set(256, &secret), Err(KeyError::KeyIdOutOfRange { key_id: 256, ring_size: 256 }));
+    assert_eq!(rings[0].set(256, &secret), Err(KeyError::KeyIdOutOfRange { key_id: 256, key_ring_size: 256 }));
 }
 
 #[test]

@@ -149,7 +149,7 @@ impl World<'_> {
         *sealed += 1;
         let sealed = *sealed;
         let native = &self.rings[ring].native;
-        let (used, limit) = (native.usage(native.sending_key_id()), self.rings[current].native.usage_limit());
+        let (used, limit) = (native.frames_sealed(native.sending_key_id()), self.rings[current].native.usage_limit());
         check!(self, sealed <= limit, "{thing:?} seals {sealed} frames, and may seal {limit}");
         check!(self, used.is_ok_and(|used| used >= sealed), "{thing:?} sealed {sealed}, and its usage is {used:?}");
         if self.checked.insert((current, label, kid)) {
@@ -218,7 +218,7 @@ impl World<'_> {
     fn check_answers(&mut self, ring: usize, thing: Thing) {
         let native = Arc::clone(&self.rings[ring].native);
         let material = self.material(thing.label).to_vec();
-        let exported = native.export(None).expect("a ring of exportable keys");
+        let exported = native.export(None).expect("a ring with allow_export");
         check!(self, *exported == material, "another key is exported than {thing:?}, which seals");
         let other = self.receiver_with(thing);
         let (ours, theirs) = (native.fingerprint(None), other.fingerprint(Some(thing.id)));
