@@ -406,8 +406,8 @@ class Decryptor:
         empty opens to b"".
 
         With a `sif_trailer`, a blank frame that the server put in comes back without its trailer. Nothing about it is
-        authentic: it is no success of decryption, and `injected` has moved. A sealed frame to which a jitter buffer has
-        joined blank ones, since they had its RTP timestamp, opens without them.
+        authentic: it is no success of decryption, and `sif_frames` has grown. A sealed frame to which a jitter buffer
+        has joined blank ones, since they had its RTP timestamp, opens without them.
 
         :param metadata: SFrame: what the sender gave with the frame.
 
@@ -468,8 +468,9 @@ class Decryptor:
     def stats(self) -> dict[str, int]:
         """Return the counters.
 
-        frames, bytes, empty, malformed, unknown_key, authentication_failed, replayed, ratchets, injected,
-        injected_refused, injected_cut (frames to which a server's were joined, which were cut off).
+        frames, bytes, empty, malformed, unknown_key, authentication_failed, replayed, ratchets, sif_frames
+        (frames that a server put in and that passed), sif_frames_refused (frames with the server's trailer that did not
+        pass), sif_frames_cut (frames from which a server's frames were cut off).
         """
 
 @final

@@ -146,7 +146,7 @@ pub enum ConfigError {
         /// The longest allowed, in rings behind the first.
         max: usize,
     },
-    /// A trailer of injected frames that chance could bring about.
+    /// The trailer of SIF frames is so short that other frames may end in it by chance.
     ShortTrailer {
         /// Bytes given.
         given: usize,
@@ -278,7 +278,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "fallback: at most {max} rings may stand behind each other, make the chain shorter")
             }
             Self::ShortTrailer { given, min } => {
-                write!(f, "the trailer of injected frames needs at least {min} bytes, got {given}")
+                write!(f, "sif_trailer needs at least {min} bytes, got {given}")
             }
             Self::UnsupportedCodec { codec, profile } => {
                 write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")

@@ -36,7 +36,7 @@ enum Event {
     Empty(u8),
     Malformed(u8),
     /// Blank frames of a server, every third of which is none that may pass.
-    Injected(u8),
+    SifFrames(u8),
     /// Frames that arrive after what is sealed next.
     Late(u8),
     /// The batch ends here, and the receiver's keys change before the next one.
@@ -160,7 +160,7 @@ fn wire(call: &Call, salt: u64, events: &[Event]) -> Vec<(Vec<Vec<u8>>, u8)> {
             }
             Event::Empty(n) => frames.extend((0..n).map(|_| Vec::new())),
             Event::Malformed(n) => frames.extend((0..n).map(|n| vec![0xFF; 1 + usize::from(n % 9)])),
-            Event::Injected(n) => frames.extend((0..n).map(|n| {
+            Event::SifFrames(n) => frames.extend((0..n).map(|n| {
                 let silence = [b"\xf8\xff\xfe", &[u8::from(n % 3 == 2); 77][..]].concat();
                 [&silence, TRAILER].concat()
             })),
@@ -200,7 +200,7 @@ struct Seen {
 fn receive(call: &Call, salt: u64, batches: &[(Vec<Vec<u8>>, u8)], threads: Option<usize>) -> Seen {
     let ring = call.receiver(salt);
     let decryptor = Decryptor::new(Arc::clone(&ring), call.codec, call.replay_window).unwrap();
-    let decryptor = decryptor.with_injected(TRAILER).unwrap();
+    let decryptor = decryptor.with_sif_trailer(TRAILER).unwrap();
     let (mut results, mut failures) = (Vec::new(), Vec::new());
     for (frames, then) in batches {
         match threads {
@@ -253,7 +253,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (1..60_u8).prop_map(Event::Replay),
         1 => (1..10_u8).prop_map(Event::Empty),
         1 => (1..10_u8).prop_map(Event::Malformed),
-        1 => (1..160_u8).prop_map(Event::Injected),
+        1 => (1..160_u8).prop_map(Event::SifFrames),
         2 => (1..80_u8).prop_map(Event::Late),
         1 => any::<u8>().prop_map(Event::NextBatch),
     ]
@@ -400,22 +400,22 @@ fn keys_that_are_set_while_a_batch_opens_cost_no_frame_and_open_none_twice() {
 fn a_trailer_that_comes_or_goes_while_a_batch_is_planned_costs_no_other_frame() {
     let call = Call { keys: Keys::Trailer, codec: Codec::Opus, ratchet_window: 0, replay_window: None };
     let salt = salt();
-    let mut events = [Event::Seal(100), Event::Injected(60)].repeat(4);
+    let mut events = [Event::Seal(100), Event::SifFrames(60)].repeat(4);
     events.push(Event::Seal(200));
     let (sealed, _) = wire(&call, salt, &events).remove(0);
     let blanks = sealed.iter().filter(|frame| frame.ends_with(TRAILER)).count();
     for threads in THREADS {
         for (before, then) in [(None, Some(TRAILER)), (Some(TRAILER), None), (Some(TRAILER), Some(TRAILER))] {
             let decryptor = Decryptor::new(call.receiver(salt), call.codec, None).unwrap();
-            decryptor.set_injected(before).unwrap();
+            decryptor.set_sif_trailer(before).unwrap();
             let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
             let mut out = vec![0; batch.max_len()];
-            decryptor.set_injected(then).unwrap();
+            decryptor.set_sif_trailer(then).unwrap();
             let results = batch.open_into(&mut out, threads);
             let opened = sealed.iter().zip(&results).filter(|(frame, _)| !frame.ends_with(TRAILER));
             assert!(opened.into_iter().all(|(_, result)| result.is_ok()), "{before:?}, {then:?}, {threads} threads");
             let passed = if before == then { blanks - blanks / 3 } else { 0 };
-            assert_eq!(decryptor.injected_so_far(), passed as u64, "{before:?}, {then:?}, {threads} threads");
+            assert_eq!(decryptor.sif_frames(), passed as u64, "{before:?}, {then:?}, {threads} threads");
         }
     }
 }

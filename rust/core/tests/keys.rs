@@ -382,8 +382,8 @@ fn keys_without_a_ratchet_have_nothing_ahead() {
     }
 }
 
-fn injected(codec: Codec, payload: &[u8]) -> (Decryptor, Vec<u8>) {
-    let decryptor = Decryptor::new(ring(&raw(), 0), codec, None).unwrap().with_injected(b"LK-ROCKS").unwrap();
+fn with_blank(codec: Codec, payload: &[u8]) -> (Decryptor, Vec<u8>) {
+    let decryptor = Decryptor::new(ring(&raw(), 0), codec, None).unwrap().with_sif_trailer(b"LK-ROCKS").unwrap();
     (decryptor, [payload, b"LK-ROCKS"].concat())
 }
 
@@ -392,15 +392,15 @@ fn silence() -> Vec<u8> {
 }
 
 #[test]
-fn an_injected_frame_passes_without_a_key_and_is_no_success() {
-    let (decryptor, frame) = injected(Codec::Opus, &silence());
+fn a_sif_frame_passes_without_a_key_and_is_no_success() {
+    let (decryptor, frame) = with_blank(Codec::Opus, &silence());
     assert_eq!(decryptor.decrypt(&frame).unwrap(), silence());
     let stats = decryptor.stats();
-    assert_eq!((stats.injected, stats.frames, stats.bytes, decryptor.injected_so_far()), (1, 0, 0, 1));
+    assert_eq!((stats.sif_frames, stats.frames, stats.bytes, decryptor.sif_frames()), (1, 0, 0, 1));
 }
 
 #[test]
-fn what_is_injected_is_of_the_codec_and_known_to_the_last_byte() {
+fn a_sif_frame_is_of_the_codec_and_known_to_the_last_byte() {
     let units: [&[u8]; 3] = [
         b"\x67\x42\xc0\x1f\x0f\xd9\x1f\x88\x88\x84\x00\x00\x03\x00\x04\x00\x00\x03\x00\xc8\x3c\x60\xc9\x20",
         b"\x68\x87\xcb\x83\xcb\x20",
@@ -432,7 +432,7 @@ fn what_is_injected_is_of_the_codec_and_known_to_the_last_byte() {
         (Codec::H264, vec![], false),
     ];
     for (codec, payload, passes) in cases {
-        let (decryptor, frame) = injected(codec, &payload);
+        let (decryptor, frame) = with_blank(codec, &payload);
         let outcome = decryptor.decrypt(&frame);
         let stats = decryptor.stats();
         if passes {
@@ -440,14 +440,14 @@ fn what_is_injected_is_of_the_codec_and_known_to_the_last_byte() {
         } else {
             assert_eq!(outcome, Err(DecryptError::Malformed), "{codec:?} {payload:?}");
         }
-        assert_eq!((stats.injected, stats.injected_refused), (u64::from(passes), u64::from(!passes)));
+        assert_eq!((stats.sif_frames, stats.sif_frames_refused), (u64::from(passes), u64::from(!passes)));
         assert_eq!((stats.malformed, decryptor.consecutive_failures()), (0, 0));
     }
 }
 
 #[test]
-fn a_hundred_injected_frames_pass_until_a_sealed_one_comes() {
-    let (decryptor, frame) = injected(Codec::Opus, &silence());
+fn a_hundred_sif_frames_pass_until_a_sealed_one_comes() {
+    let (decryptor, frame) = with_blank(Codec::Opus, &silence());
     for _ in 0..2 {
         assert_eq!((0..150).filter(|_| decryptor.decrypt(&frame).is_ok()).count(), 100);
         assert_eq!(decryptor.decrypt(&seal_after(0, &raw())).unwrap(), b"\x78frame");
@@ -456,44 +456,44 @@ fn a_hundred_injected_frames_pass_until_a_sealed_one_comes() {
 
 #[test]
 fn what_a_jitter_buffer_joined_to_a_sealed_frame_is_cut_off_and_nothing_else() {
-    let (decryptor, blank) = injected(Codec::Opus, &silence());
+    let (decryptor, blank) = with_blank(Codec::Opus, &silence());
     let sealed = seal_after(0, &raw());
     for (before, after) in [(0, 1), (1, 0), (2, 3)] {
         let joined = [blank.repeat(before), sealed.clone(), blank.repeat(after)].concat();
-        assert_eq!(decryptor.without_injected(&joined), sealed);
+        assert_eq!(decryptor.without_sif_frames(&joined), sealed);
         assert_eq!(decryptor.decrypt(&joined).unwrap(), b"\x78frame");
         for cut in [&joined[1..], &joined[..joined.len() - 1]] {
             assert!(decryptor.decrypt(cut).is_err());
         }
     }
-    assert_eq!(decryptor.without_injected(&blank.repeat(3)), blank, "one of several is left");
+    assert_eq!(decryptor.without_sif_frames(&blank.repeat(3)), blank, "one of several is left");
     for alone in [&sealed[..], &blank, &silence(), b"LK-ROCKS", b""] {
-        assert_eq!(decryptor.without_injected(alone), alone);
+        assert_eq!(decryptor.without_sif_frames(alone), alone);
     }
     let stats = decryptor.stats();
-    assert_eq!((stats.frames, stats.injected), (3, 0));
+    assert_eq!((stats.frames, stats.sif_frames), (3, 0));
 }
 
 #[test]
 fn a_trailer_may_be_set_at_any_time_and_taken_away() {
     let decryptor = Decryptor::new(ring(&raw(), 0), Codec::Opus, None).unwrap();
     for trailer in [&b"LK-ROCKS"[..], b"of a room made anew"] {
-        assert_eq!(decryptor.set_injected(Some(trailer)), Ok(()));
-        assert_eq!(decryptor.injected_trailer().as_deref(), Some(trailer));
+        assert_eq!(decryptor.set_sif_trailer(Some(trailer)), Ok(()));
+        assert_eq!(decryptor.sif_trailer().as_deref(), Some(trailer));
         assert_eq!(decryptor.decrypt(&[silence(), trailer.to_vec()].concat()), Ok(silence()));
     }
-    let refused = decryptor.set_injected(Some(b"LK-ROCK"));
+    let refused = decryptor.set_sif_trailer(Some(b"LK-ROCK"));
     assert_eq!(refused, Err(ConfigError::ShortTrailer { given: 7, min: 8 }));
     let frame = [silence(), b"of a room made anew".to_vec()].concat();
     assert_eq!(decryptor.decrypt(&frame), Ok(silence()), "the one before stays");
-    assert_eq!(decryptor.set_injected(None), Ok(()));
-    assert_eq!((decryptor.injected_trailer(), decryptor.decrypt(&frame)), (None, Err(DecryptError::Malformed)));
+    assert_eq!(decryptor.set_sif_trailer(None), Ok(()));
+    assert_eq!((decryptor.sif_trailer(), decryptor.decrypt(&frame)), (None, Err(DecryptError::Malformed)));
 }
 
 #[test]
 fn a_trailer_has_eight_bytes_and_without_one_nothing_passes() {
     let decryptor = || Decryptor::new(ring(&raw(), 0), Codec::Opus, None).unwrap();
-    let refused = decryptor().with_injected(b"LK-ROCK").err();
+    let refused = decryptor().with_sif_trailer(b"LK-ROCK").err();
     assert_eq!(refused, Some(ConfigError::ShortTrailer { given: 7, min: 8 }));
     let frame = [silence(), b"LK-ROCKS".to_vec()].concat();
     assert_eq!(decryptor().decrypt(&frame), Err(DecryptError::Malformed));

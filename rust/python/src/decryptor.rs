@@ -58,7 +58,7 @@ impl Decryptor {
             _ => return Err(PyValueError::new_err("senders and participant_id go together: give both, or none")),
         };
         let cipher = match sif_trailer {
-            Some(trailer) => decryptor.and_then(|decryptor| decryptor.with_injected(trailer.as_slice())),
+            Some(trailer) => decryptor.and_then(|decryptor| decryptor.with_sif_trailer(trailer.as_slice())),
             None => decryptor,
         }
         .map_err(config_error)?;
@@ -76,8 +76,8 @@ impl Decryptor {
         if !metadata.is_empty() && !self.cipher.takes_metadata() {
             return Err(no_metadata());
         }
-        let sealed = self.cipher.cut_injected(sealed.as_slice());
-        if let Some(payload) = self.cipher.injected(sealed).map_err(decrypt_error)? {
+        let sealed = self.cipher.cut_sif_frames(sealed.as_slice());
+        if let Some(payload) = self.cipher.sif_payload(sealed).map_err(decrypt_error)? {
             return Ok(PyBytes::new(py, payload));
         }
         let opened = self.cipher.with_plan(sealed, metadata, |plan| {
@@ -111,21 +111,21 @@ impl Decryptor {
 
     #[getter]
     fn sif_frames(&self) -> u64 {
-        self.cipher.injected_so_far()
+        self.cipher.sif_frames()
     }
 
     #[getter]
     fn sif_trailer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.cipher.injected_trailer().map(|trailer| PyBytes::new(py, &trailer))
+        self.cipher.sif_trailer().map(|trailer| PyBytes::new(py, &trailer))
     }
 
     #[setter]
     fn set_sif_trailer(&self, trailer: Option<Input<'_, '_>>) -> PyResult<()> {
-        self.cipher.set_injected(trailer.as_ref().map(Input::as_slice)).map_err(config_error)
+        self.cipher.set_sif_trailer(trailer.as_ref().map(Input::as_slice)).map_err(config_error)
     }
 
     fn without_sif_frames<'py>(&self, py: Python<'py>, frame: Input<'_, 'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.cipher.without_injected(frame.as_slice()))
+        PyBytes::new(py, self.cipher.without_sif_frames(frame.as_slice()))
     }
 
     #[staticmethod]

@@ -256,7 +256,7 @@ async def test_a_servers_blank_frames_pass_are_told_and_are_no_success(clock):
         assert bob.decrypt(SILENCE + TRAILER) == SILENCE
     assert [event for event, _ in await call.after(1)] == ["e2ee-state-change", "e2ee-injected-frame"]
     assert bob.decrypt(b"not a blank frame at all" + TRAILER) is None
-    assert bob.stats()["injected_refused"] == 1
+    assert bob.stats()["sif_frames_refused"] == 1
 
 
 async def test_without_the_trailer_a_servers_blank_frame_does_not_pass(clock):

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::open::OpenPlan;
-use super::server_injected::{self, InjectionRefused};
+use super::server_injected::{self, SifRefused};
 use super::state::ReceiverState;
 use super::stats::DecryptStats;
 use crate::codec::Codec;
@@ -27,12 +27,12 @@ impl Decryptor {
         Ok(Self { state: ReceiverState::new(ring, codec, replay_window)? })
     }
 
-    /// Lets blank frames pass that a server puts in, in the clear, with this trailer (see [`Self::injected`]).
+    /// Lets blank frames pass that a server puts in, in the clear, with this trailer (see [`Self::sif_payload`]).
     ///
     /// # Errors
     /// [`ConfigError::ShortTrailer`] below 8 bytes.
-    pub fn with_injected(self, trailer: &[u8]) -> Result<Self, ConfigError> {
-        self.state.injected.set_trailer(Some(trailer))?;
+    pub fn with_sif_trailer(self, trailer: &[u8]) -> Result<Self, ConfigError> {
+        self.state.sif.set_trailer(Some(trailer))?;
         Ok(self)
     }
 
@@ -56,31 +56,31 @@ impl Decryptor {
     ///
     /// # Errors
     /// [`ConfigError::ShortTrailer`] below 8 bytes; the one before stays then.
-    pub fn set_injected(&self, trailer: Option<&[u8]>) -> Result<(), ConfigError> {
-        self.state.injected.set_trailer(trailer)
+    pub fn set_sif_trailer(&self, trailer: Option<&[u8]>) -> Result<(), ConfigError> {
+        self.state.sif.set_trailer(trailer)
     }
 
     /// The trailer of the frames that a server puts in, as it was set.
     #[must_use]
-    pub fn injected_trailer(&self) -> Option<Vec<u8>> {
-        self.state.injected.trailer()
+    pub fn sif_trailer(&self) -> Option<Vec<u8>> {
+        self.state.sif.trailer()
     }
 
-    /// Returns a frame without the injected ones that a jitter buffer joined to it, since they had the same RTP timestamp.
+    /// Returns a frame without the SIF frames that a jitter buffer joined to it, since they had the same RTP timestamp.
     /// Frames are passed through this before they are looked at.
     #[must_use]
     #[inline(always)]
-    pub fn without_injected<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
-        self.state.injected.cut(frame)
+    pub fn without_sif_frames<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        self.state.sif.cut(frame)
     }
 
-    /// As [`Self::without_injected`], and counts what it cuts off.
+    /// As [`Self::without_sif_frames`], and counts what it cuts off.
     #[must_use]
     #[inline(always)]
-    pub fn cut_injected<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
-        let rest = self.state.injected.cut(frame);
+    pub fn cut_sif_frames<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        let rest = self.state.sif.cut(frame);
         if rest.len() != frame.len() {
-            self.state.counters.injected_cut.add(1);
+            self.state.counters.sif_frames_cut.add(1);
         }
         rest
     }
@@ -97,34 +97,34 @@ impl Decryptor {
     ///
     /// # Errors
     /// [`DecryptError::Malformed`]: it has the trailer and nothing else that lets it pass.
-    pub fn injected<'a>(&self, sealed: &'a [u8]) -> Result<Option<&'a [u8]>, DecryptError> {
-        match self.state.injected.payload(sealed) {
+    pub fn sif_payload<'a>(&self, sealed: &'a [u8]) -> Result<Option<&'a [u8]>, DecryptError> {
+        match self.state.sif.payload(sealed) {
             None => Ok(None),
             Some(Ok(payload)) => {
-                self.state.counters.injected.add(1);
+                self.state.counters.sif_frames.add(1);
                 Ok(Some(payload))
             }
-            Some(Err(InjectionRefused)) => {
-                self.state.counters.injected_refused.add(1);
+            Some(Err(SifRefused)) => {
+                self.state.counters.sif_frames_refused.add(1);
                 Err(DecryptError::Malformed)
             }
         }
     }
 
-    /// Whether there may be frames that [`Self::injected`] lets pass.
-    pub(super) fn may_be_injected(&self) -> bool {
-        self.state.injected.is_enabled()
+    /// Whether there may be frames that [`Self::sif_payload`] lets pass.
+    pub(super) fn expects_sif_frames(&self) -> bool {
+        self.state.sif.is_enabled()
     }
 
-    /// Whether [`Self::injected`] decides about a frame, and not the ring.
-    pub(super) fn is_injected(&self, sealed: &[u8]) -> bool {
-        self.state.injected.ends_with_trailer(sealed)
+    /// Whether [`Self::sif_payload`] decides about a frame, and not the ring.
+    pub(super) fn is_sif_frame(&self, sealed: &[u8]) -> bool {
+        self.state.sif.ends_with_trailer(sealed)
     }
 
-    /// How many injected frames have passed.
+    /// Returns how many SIF frames have passed.
     #[must_use]
-    pub fn injected_so_far(&self) -> u64 {
-        self.state.counters.injected.get()
+    pub fn sif_frames(&self) -> u64 {
+        self.state.counters.sif_frames.get()
     }
 
     /// Opens one frame. In the trailer layout an empty frame stays empty; in SFrame it is malformed.
@@ -132,8 +132,8 @@ impl Decryptor {
     /// # Errors
     /// [`DecryptError`]; nothing of the frame may reach a decoder then.
     pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, DecryptError> {
-        let sealed = self.cut_injected(sealed);
-        if let Some(payload) = self.injected(sealed)? {
+        let sealed = self.cut_sif_frames(sealed);
+        if let Some(payload) = self.sif_payload(sealed)? {
             return Ok(payload.to_vec());
         }
         let Some(plan) = self.plan(sealed, &[])? else { return Ok(Vec::new()) };

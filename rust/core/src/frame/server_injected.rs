@@ -24,7 +24,7 @@ const MIN_SEALED: usize = 1 + 4;
 /// Bytes at either end of a frame in which a blank one is looked for that no trailer tells apart.
 const SEARCH_LEN: usize = 1024;
 
-/// Injected frames that pass without a sealed one between them.
+/// SifFilter frames that pass without a sealed one between them.
 const MAX_IN_A_ROW: u32 = 100;
 
 /// A key frame of 8 by 8 pixels.
@@ -50,7 +50,7 @@ const A_LAW_SILENCE: u8 = 0xD5;
 const NO_TRAILER: u16 = u16::MAX;
 
 /// What passes on one track.
-pub(super) struct Injected {
+pub(super) struct SifFilter {
     codec: Codec,
     /// Known only once a room was joined, and another one in each room.
     trailer: RwLock<Vec<u8>>,
@@ -60,9 +60,9 @@ pub(super) struct Injected {
 }
 
 /// Not a payload that a server injects, or too many in a row.
-pub(super) struct InjectionRefused;
+pub(super) struct SifRefused;
 
-impl Injected {
+impl SifFilter {
     /// Lets nothing pass until there is a trailer.
     pub(super) fn new(codec: Codec) -> Self {
         Self { codec, trailer: RwLock::default(), ends_in: AtomicU16::new(NO_TRAILER), in_a_row: AtomicU32::new(0) }
@@ -101,27 +101,27 @@ impl Injected {
         self.ends_in.load(Ordering::Relaxed) != NO_TRAILER
     }
 
-    /// Whether the frame ends as injected frames do.
+    /// Whether the frame ends as SIF frames do.
     pub(super) fn ends_with_trailer(&self, frame: &[u8]) -> bool {
         self.may_end(frame) && self.with_trailer(|trailer| frame.ends_with(trailer)).unwrap_or_default()
     }
 
-    /// The payload of an injected frame. None: the frame is none.
+    /// Returns the payload of a SIF frame, or `None` if the frame does not end in the trailer.
     #[inline(always)]
-    pub(super) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], InjectionRefused>> {
+    pub(super) fn payload<'a>(&self, frame: &'a [u8]) -> Option<Result<&'a [u8], SifRefused>> {
         if !self.may_end(frame) {
             return None;
         }
         let payload = self.with_trailer(|trailer| frame.strip_suffix(trailer))??;
         if self.in_a_row.load(Ordering::Relaxed) >= MAX_IN_A_ROW || !is_blank(self.codec, payload) {
-            return Some(Err(InjectionRefused));
+            return Some(Err(SifRefused));
         }
         self.in_a_row.fetch_add(1, Ordering::Relaxed);
         Some(Ok(payload))
     }
 
-    /// Returns a frame without the injected ones that a jitter buffer joined to it, at its end or its start. Of several
-    /// injected frames that were joined one is left.
+    /// Returns a frame without the SIF frames that a jitter buffer joined to it, at its end or its start. Of several
+    /// joined SIF frames, one is left.
     #[inline(always)]
     pub(super) fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
         if !self.is_enabled() || !self.may_end(frame) && without_blank_start(self.codec, frame).is_none() {
@@ -271,17 +271,17 @@ mod tests {
         fn whatever_is_joined_is_cut_at_blank_frames_and_nowhere_else(
             frame in pieces(), codec in prop::sample::select(&CODECS[..])
         ) {
-            let injected = Injected::new(codec);
-            prop_assert_eq!(injected.cut(&frame), &frame[..]);
-            injected.set_trailer(Some(b"LK-ROCKS")).unwrap();
-            let rest = injected.cut(&frame);
-            prop_assert_eq!(injected.cut(rest), rest, "all at once");
+            let filter = SifFilter::new(codec);
+            prop_assert_eq!(filter.cut(&frame), &frame[..]);
+            filter.set_trailer(Some(b"LK-ROCKS")).unwrap();
+            let rest = filter.cut(&frame);
+            prop_assert_eq!(filter.cut(rest), rest, "all at once");
             let at = rest.as_ptr().addr() - frame.as_ptr().addr();
             let (before, behind) = (frame.get(..at).unwrap(), frame.get(at + rest.len()..).unwrap());
             for cut_off in [before, behind].into_iter().filter(|part| !part.is_empty()) {
                 prop_assert!(cut_off.ends_with(b"LK-ROCKS"));
                 let payload = cut_off.strip_suffix(b"LK-ROCKS").unwrap();
-                prop_assert!(is_blank(codec, injected.cut(payload)) || memmem::find(payload, b"LK-ROCKS").is_some());
+                prop_assert!(is_blank(codec, filter.cut(payload)) || memmem::find(payload, b"LK-ROCKS").is_some());
             }
             holds_blank(codec, &frame);
         }

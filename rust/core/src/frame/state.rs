@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::replay::{MAX_REPLAY_WINDOW, ReplayWindow};
-use super::server_injected::Injected;
+use super::server_injected::SifFilter;
 use super::stats::{DecryptCounters, DecryptStats, EncryptCounters, EncryptStats, PackedCounter};
 use crate::codec::{AccessUnit, Clear, Codec, CodecMismatch, Prepared, Standard};
 use crate::error::{ConfigError, DecryptError, EncryptError};
@@ -33,7 +33,7 @@ pub(super) struct ReceiverState {
     pub(super) clear: Clear,
     /// Where the depacketiser hands over NAL units.
     pub(super) annexb: Option<Standard>,
-    pub(super) injected: Injected,
+    pub(super) sif: SifFilter,
     pub(super) sender: Option<BoundSender>,
     replay: Option<Mutex<ReplayWindow>>,
     frames_and_bytes: PackedCounter,
@@ -147,7 +147,7 @@ impl ReceiverState {
             ring,
             clear,
             annexb: codec.annexb(),
-            injected: Injected::new(codec),
+            sif: SifFilter::new(codec),
             sender: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
             frames_and_bytes: PackedCounter::default(),
@@ -186,7 +186,7 @@ impl ReceiverState {
     /// A frame opened that is new.
     #[inline(always)]
     pub(super) fn record_success(&self) {
-        self.injected.resumed();
+        self.sif.resumed();
         if self.consecutive_failures() != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }

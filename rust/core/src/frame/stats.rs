@@ -165,11 +165,11 @@ counters! {
         /// Ratchet steps that frames led to.
         ratchets,
         /// Frames that a server put in, in the clear, and that passed.
-        injected,
+        sif_frames,
         /// Frames with the server's trailer that did not pass.
-        injected_refused,
+        sif_frames_refused,
         /// Frames to which a server's were joined, which were cut off.
-        injected_cut,
+        sif_frames_cut,
     }
 }
 

@@ -17,14 +17,14 @@ pub struct OpenBatch<'a> {
     decryptor: &'a Decryptor,
     sealed: Vec<&'a [u8]>,
     /// The places of frames that a server put in, in order. Their trailer may change at any time: they are told apart once.
-    injected: Vec<usize>,
+    sif_frames: Vec<usize>,
 }
 
 /// Frames that are not opened yet, their places, and the results of the frames before them.
 struct Unopened<'a, 'o> {
     sealed: Iter<'a, &'a [u8]>,
     /// As in [`OpenBatch`].
-    injected: &'a [usize],
+    sif_frames: &'a [usize],
     out: &'o mut [u8],
     /// The length that was planned for each frame.
     lens: Vec<usize>,
@@ -44,14 +44,14 @@ struct Opening<'a, 'o> {
 enum Plan<'a> {
     Empty,
     /// A frame that a server put in, with its trailer.
-    Injected(&'a [u8]),
+    SifFrame(&'a [u8]),
     Sealed(OpenPlan<'a>),
 }
 
 impl<'a> Plan<'a> {
-    fn of(decryptor: &'a Decryptor, sealed: &'a [u8], is_injected: bool) -> Result<Self, DecryptError> {
-        if is_injected {
-            return Ok(Self::Injected(sealed));
+    fn of(decryptor: &'a Decryptor, sealed: &'a [u8], is_sif_frame: bool) -> Result<Self, DecryptError> {
+        if is_sif_frame {
+            return Ok(Self::SifFrame(sealed));
         }
         Ok(decryptor.plan(sealed, &[])?.map_or(Self::Empty, Self::Sealed))
     }
@@ -59,7 +59,7 @@ impl<'a> Plan<'a> {
     fn len(&self) -> usize {
         match self {
             Self::Empty => 0,
-            Self::Injected(sealed) => sealed.len(),
+            Self::SifFrame(sealed) => sealed.len(),
             Self::Sealed(plan) => plan.frame_len(),
         }
     }
@@ -76,9 +76,9 @@ impl<'a, 'o> Unopened<'a, 'o> {
                     bytes += place.len();
                     place.len()
                 }),
-                Ok(Plan::Injected(sealed)) => {
+                Ok(Plan::SifFrame(sealed)) => {
                     keys = None; // this may turn to the ring
-                    open_injected(decryptor, sealed, place)
+                    open_sif_frame(decryptor, sealed, place)
                 }
                 Ok(Plan::Empty) => Ok(0),
                 Err(error) => Err(error), // counted when it was planned
@@ -91,7 +91,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
     /// Plans the next frames, `most` of them at the most.
     fn take(&mut self, decryptor: &'a Decryptor, max: usize, chunk: &mut Vec<Opening<'a, 'o>>) {
         for sealed in self.sealed.by_ref().take(max) {
-            let mut plan = Plan::of(decryptor, sealed, self.injected.binary_search(&self.lens.len()).is_ok());
+            let mut plan = Plan::of(decryptor, sealed, self.sif_frames.binary_search(&self.lens.len()).is_ok());
             let len = plan.as_ref().map_or(0, Plan::len);
             let place = match mem::take(&mut self.out).split_at_mut_checked(len) {
                 Some((place, behind)) => {
@@ -113,8 +113,8 @@ impl<'a, 'o> Unopened<'a, 'o> {
 ///
 /// Not by way of [`Decryptor::plan`]: a second caller keeps it out of line where frames are taken, which costs 20 ns each.
 #[cold]
-fn open_injected(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
-    if let Some(payload) = decryptor.injected(sealed)? {
+fn open_sif_frame(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
+    if let Some(payload) = decryptor.sif_payload(sealed)? {
         place.get_mut(..payload.len()).ok_or(ApiMisuse::BufferLength)?.copy_from_slice(payload);
         return Ok(payload.len());
     }
@@ -129,12 +129,12 @@ impl Decryptor {
     /// Looks at a batch.
     pub fn plan_batch<'a>(&'a self, sealed: Vec<&'a [u8]>) -> OpenBatch<'a> {
         let _inside = fork::enter();
-        let sealed: Vec<&[u8]> = sealed.into_iter().map(|frame| self.cut_injected(frame)).collect();
-        let injected = match self.may_be_injected() {
-            true => (0..).zip(&sealed).filter(|(_, frame)| self.is_injected(frame)).map(|(place, _)| place).collect(),
+        let sealed: Vec<&[u8]> = sealed.into_iter().map(|frame| self.cut_sif_frames(frame)).collect();
+        let sif_frames = match self.expects_sif_frames() {
+            true => (0..).zip(&sealed).filter(|(_, frame)| self.is_sif_frame(frame)).map(|(place, _)| place).collect(),
             false => Vec::new(),
         };
-        OpenBatch { decryptor: self, sealed, injected }
+        OpenBatch { decryptor: self, sealed, sif_frames }
     }
 }
 
@@ -143,8 +143,8 @@ impl OpenBatch<'_> {
     #[must_use]
     pub fn max_len(&self) -> usize {
         let len = |sealed: &&[u8]| self.decryptor.max_opened_len(sealed);
-        let injected = self.injected.iter().filter_map(|place| self.sealed.get(*place));
-        self.sealed.iter().map(len).sum::<usize>() + injected.map(|sealed| sealed.len() - len(sealed)).sum::<usize>()
+        let sif_frames = self.sif_frames.iter().filter_map(|place| self.sealed.get(*place));
+        self.sealed.iter().map(len).sum::<usize>() + sif_frames.map(|sealed| sealed.len() - len(sealed)).sum::<usize>()
     }
 
     /// Writes the frames that open, one behind the other; one that does not is empty. Returns, for each, its bytes or why
@@ -176,12 +176,12 @@ impl OpenBatch<'_> {
             let _inside = fork::enter();
             let (mut frames, mut bytes, mut keys) = (0, 0, None);
             results.extend(chunk.iter().map(|sealed| {
-                if self.injected.binary_search(&lens.len()).is_ok() {
+                if self.sif_frames.binary_search(&lens.len()).is_ok() {
                     let len = sealed.len().min(out.len());
                     lens.push(len);
                     let (place, behind) = mem::take(&mut out).split_at_mut(len);
                     (out, keys) = (behind, None);
-                    return open_injected(decryptor, sealed, place);
+                    return open_sif_frame(decryptor, sealed, place);
                 }
                 let planned = decryptor.with_plan(sealed, &[], |plan| {
                     let len = plan.frame_len();
@@ -217,7 +217,7 @@ impl OpenBatch<'_> {
         let count = self.sealed.len();
         let unopened = Mutex::new(Unopened {
             sealed: self.sealed.iter(),
-            injected: &self.injected,
+            sif_frames: &self.sif_frames,
             out,
             lens: Vec::with_capacity(count),
             chunks: 0,
