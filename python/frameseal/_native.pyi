@@ -4,14 +4,33 @@ Everything here is thread-safe, knows neither transport nor event loop, and hold
 when they go. Nothing of it can be pickled or copied.
 """
 
-from typing import Any, Protocol, TypeAlias, final, type_check_only
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 from typing_extensions import Buffer
 
-__all__ = ["DataCryptor", "Decryptor", "DerivedKey", "Encryptor", "KeyRing", "Secret", "SenderBindings", "__version__"]
+__all__ = [
+    "CODECS",
+    "PROFILES",
+    "DataCryptor",
+    "Decryptor",
+    "DerivedKey",
+    "Encryptor",
+    "KeyRing",
+    "Secret",
+    "SenderBindings",
+    "__version__",
+    "codec_info",
+    "profile_info",
+]
 
 __version__: str
+
+CODECS: Final[tuple[str, ...]]
+"""The names of all codecs that the core knows."""
+
+PROFILES: Final[tuple[str, ...]]
+"""The names of all profiles."""
 
 # numpy's arrays are buffers, but say so to type checkers only from Python 3.12 on.
 _Buffer: TypeAlias = Buffer | np.ndarray[Any, Any]
@@ -28,6 +47,49 @@ class _BinaryArray(Protocol):
     def offset(self) -> int: ...
     def __len__(self) -> int: ...
     def buffers(self) -> list[Any]: ...
+
+@type_check_only
+class CodecInfo(TypedDict):
+    """A row of the core's table of codecs."""
+
+    name: str
+    """The last part of the mime type, lower case."""
+    kind: Literal["audio", "video"]
+    """The first part of the mime type."""
+    clock_rate: int
+    """Ticks per second of the RTP clock."""
+    clear_rule: Literal["audio", "vp8", "opaque", "annexb"] | None
+    """How the trailer layout finds the clear bytes.
+
+    The start of an audio packet, the frame tag of VP8, no bytes, or the NAL units up to the first slice. None means that
+    only the profile sframe accepts the codec.
+    """
+    nal_header_len: int
+    """Bytes of a NAL unit's header; 0 means that frames are not byte streams of NAL units."""
+
+@type_check_only
+class ProfileInfo(TypedDict):
+    """A row of the core's table of profiles."""
+
+    name: str
+    layout: Literal["trailer", "sframe"]
+    """Where the parts of a sealed frame lie (docs/profiles.md)."""
+    accepts_passphrases: bool
+    """Whether there is a KDF for passphrases."""
+    refused_codecs: tuple[str, ...]
+    """The codecs for which the profile has no layout."""
+
+def codec_info(codec: str, /) -> CodecInfo:
+    """Return what the core knows of a codec.
+
+    :raises ValueError: for a name that is not in `CODECS`.
+    """
+
+def profile_info(profile: str, /) -> ProfileInfo:
+    """Return what the core knows of a profile.
+
+    :raises ValueError: for a name that is not in `PROFILES`.
+    """
 
 @final
 class Secret:
@@ -459,10 +521,13 @@ class Decryptor:
         """Return a frame without the blank ones that were joined to it (see `decrypt`). Opens and counts nothing."""
 
     @staticmethod
-    def holds_blank(codec: str | None, frame: _Buffer) -> bool:
-        """Return whether a frame holds a blank one as servers put in (of the codec), and then what may be a trailer.
+    def holds_blank(profile: str, codec: str | None, frame: _Buffer) -> bool:
+        """Return whether a frame contains a blank frame, and behind it bytes that may be a trailer.
 
-        A hint for whoever has set no `sif_trailer`: anybody can make such a frame.
+        Blank are the frames of the codec that a server of the profile injects. It is a hint for receivers without a
+        `sif_trailer`: anybody can make such a frame.
+
+        :raises ValueError: for an unknown profile or codec.
         """
 
     def stats(self) -> dict[str, int]:

@@ -252,7 +252,10 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Decryptor": lambda: (frameseal.Decryptor, {"ring": ring(), "codec": "opus"}),
     "Decryptor.decrypt": lambda: (frameseal.Decryptor(ring(), "opus").decrypt, {"sealed": sealed()}),
     "Decryptor.decrypt_batch": lambda: (frameseal.Decryptor(ring()).decrypt_batch, dict(BATCH)),
-    "Decryptor.holds_blank": lambda: (frameseal.Decryptor.holds_blank, {"codec": "opus", "frame": b"frame"}),
+    "Decryptor.holds_blank": lambda: (
+        frameseal.Decryptor.holds_blank,
+        {"profile": "livekit", "codec": "opus", "frame": b"frame"},
+    ),
     "Decryptor.stats": lambda: (frameseal.Decryptor(ring()).stats, {}),
     "DataCryptor": lambda: (frameseal.DataCryptor, {"ring": ring()}),
     "DataCryptor.encrypt": lambda: (cryptor().encrypt, {"payload": b"payload"}),

@@ -260,8 +260,8 @@ def diagnose(  # noqa: PLR0917 - what there is to know of a frame
     proven = _find_variant(frame, profile, codec, secrets, key_id, tries or Trials())
     if proven is not None:
         return proven.cause, ADVICE[proven.cause].format(**proven.words), True
-    blank = [Decryptor.holds_blank(codec, each.data) for each in seen] or [True]
-    if Decryptor.holds_blank(codec, frame) and 2 * sum(blank) > len(blank):
+    blank = [Decryptor.holds_blank(profile, codec, each.data) for each in seen] or [True]
+    if Decryptor.holds_blank(profile, codec, frame) and 2 * sum(blank) > len(blank):
         return "injected", ADVICE["injected"], False
     if len(seen) < MIN_VERDICT_FRAMES:
         return None

@@ -1,10 +1,14 @@
 //! Inner workings laid open for this crate's own vector tests. Off in every build that ships.
 
-use crate::codec::{Standard, annexb, nal};
+use std::num::NonZeroU32;
+
+use crate::codec::{Blank, ClearBytes, ClearRule, Codec, CodecInfo, FrameTag, Kind, annexb, nal};
 use crate::error::KeyError;
+use crate::key_schedule::{KeySchedule, TrailerSchedule};
 use crate::profile::Profile;
 use crate::secret::Secret;
-use crate::suite::{AeadKey, CipherSuite};
+use crate::suite::{AeadKey, CipherSuite, SUITES};
+use crate::wire::Wire;
 use crate::wire::sframe::Header;
 
 /// Key bytes that `profile` derives from `secret` under `kid`, and the salt of its nonces.
@@ -77,13 +81,7 @@ pub enum Scan {
 #[must_use]
 pub fn scan(data: &[u8]) -> Scan {
     match annexb::first_slice(data, 0) {
-        Ok(Some(slice)) => Scan::Slice(
-            slice.clear_len(),
-            match slice.standard {
-                Standard::H264 => "h264",
-                Standard::H265 => "h265",
-            },
-        ),
+        Ok(Some(slice)) => Scan::Slice(slice.clear_len(), slice.standard.name()),
         Ok(None) => Scan::NoSlice,
         Err(annexb::NotAnnexB) => Scan::NotAnnexB,
     }
@@ -114,4 +112,54 @@ pub fn unescape(data: &[u8]) -> Vec<u8> {
 #[cfg(unix)]
 pub fn fork() {
     crate::fork::in_child();
+}
+
+/// Makes an audio codec up, to show that a codec is one row. It lives as long as the process.
+#[must_use]
+pub fn made_up_audio_codec(name: &'static str, clock_rate: u32) -> Codec {
+    let info = CodecInfo { name, kind: Kind::Audio, clock_rate, rule: ClearRule::Audio };
+    Codec::MadeUp(Box::leak(Box::new(info)))
+}
+
+/// A vendor over the trailer layout that a test makes up: the columns of its row in `profile.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct MadeUpVendor {
+    /// The name of the profile.
+    pub name: &'static str,
+    /// The salt of a key, and of a ratchet step.
+    pub salts: [&'static [u8]; 2],
+    /// Bytes of the material that a ratchet step derives.
+    pub ratchet_len: usize,
+    /// Rounds of PBKDF2, or `None` if the vendor has no passphrases.
+    pub iterations: Option<NonZeroU32>,
+    /// `info` of HKDF.
+    pub info: &'static [u8],
+    /// Clear bytes of an audio packet, of a key frame and of a delta frame of VP8.
+    pub clear: [u8; 3],
+    /// Whether frames of H.264 and H.265 are escaped.
+    pub byte_streams: bool,
+    /// The blank frames that the server injects.
+    pub blanks: &'static [(Codec, &'static [u8])],
+}
+
+/// Makes a vendor up, to show that a vendor is one row. It lives as long as the process.
+#[must_use]
+pub fn made_up_profile(vendor: MadeUpVendor) -> &'static Profile {
+    let MadeUpVendor { name, salts: [salt, ratchet_salt], ratchet_len, iterations, info, .. } = vendor;
+    let [audio, key, delta] = vendor.clear;
+    let blanks = vendor.blanks.iter().map(|&(codec, bytes)| (codec, Blank::Bytes(bytes))).collect::<Vec<_>>();
+    Box::leak(Box::new(Profile {
+        name,
+        wire: Wire::Trailer,
+        schedule: KeySchedule::Trailer(TrailerSchedule { salt, ratchet_salt, ratchet_len, iterations, info }),
+        suites: &SUITES[3..4],
+        replay_window: 0,
+        clear: Some(ClearBytes {
+            audio,
+            frame_tag: FrameTag { key, delta },
+            opaque: None,
+            byte_streams: vendor.byte_streams,
+        }),
+        blanks: Vec::leak(blanks),
+    }))
 }

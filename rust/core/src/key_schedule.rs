@@ -9,48 +9,63 @@ use crate::suite::{CipherSuite, Hash, NONCE_LEN, hkdf, pbkdf2_sha256};
 
 /// How a secret becomes key bytes.
 pub(crate) enum KeySchedule {
-    /// One derivation for everything: the same input always gives the same output, a longer one extends a shorter one.
+    /// One derivation for everything: the same input always yields the same output, and a longer output extends a shorter
+    /// one.
     Trailer(TrailerSchedule),
     /// RFC 9605, sections 4.4.2 and 5.1: labelled, by KID and suite.
-    Sframe,
+    Sframe(SframeSchedule),
 }
 
 /// The parameters of the trailer family's key schedule.
+#[derive(Clone, Copy)]
 pub(crate) struct TrailerSchedule {
     pub(crate) salt: &'static [u8],
-    /// The salt of a ratchet step. Where it is the other one, a step's material begins with the key before it.
+    /// The salt of a ratchet step. Where it equals `salt`, the material of a step begins with the key before it.
     pub(crate) ratchet_salt: &'static [u8],
-    /// Rounds of PBKDF2, for passphrases; none: the profile takes raw keys only.
+    /// Bytes of the material that a ratchet step derives.
+    pub(crate) ratchet_len: usize,
+    /// Rounds of PBKDF2 for passphrases, or `None` if the profile accepts raw keys only.
     pub(crate) iterations: Option<NonZeroU32>,
     /// `info` of HKDF.
     pub(crate) info: &'static [u8],
 }
 
-/// Iterations of PBKDF2, as every client of the trailer family that has one has them.
+/// The parameters of SFrame's key schedule, beside those that RFC 9605 fixes.
+pub(crate) struct SframeSchedule {
+    passphrase_salt: &'static [u8],
+    iterations: NonZeroU32,
+}
+
+/// Rounds of PBKDF2 in every client of the trailer family that has a password KDF.
 const ITERATIONS: NonZeroU32 = match NonZeroU32::new(100_000) {
     Some(iterations) => iterations,
     None => NonZeroU32::MIN,
 };
 
-/// RFC 9605 has no password KDF; this one, and its salt, are frameseal's own.
-const SFRAME_PASSPHRASE_SALT: &[u8] = b"frameseal SFrame 1.0 passphrase";
 const SFRAME_BASE_KEY_LEN: usize = 32;
-const RATCHETED_LEN: usize = 32;
 
 impl KeySchedule {
-    /// Brings a secret into the form that the other steps start from; what is slow happens here.
+    /// Whether there is a KDF for passphrases.
+    pub(crate) fn accepts_passphrases(&self) -> bool {
+        match self {
+            Self::Trailer(schedule) => schedule.iterations.is_some(),
+            Self::Sframe(_) => true,
+        }
+    }
+
+    /// Brings a secret into the form that the other steps start from. The slow derivation of SFrame is here.
     pub(crate) fn material(&self, secret: &Secret) -> Secret {
         match (self, secret.kdf()) {
-            (Self::Sframe, Kdf::Password) => {
+            (Self::Sframe(schedule), Kdf::Password) => {
                 let mut base_key = Zeroizing::new([0; SFRAME_BASE_KEY_LEN]);
-                pbkdf2_sha256(ITERATIONS, SFRAME_PASSPHRASE_SALT, secret.bytes(), base_key.as_mut());
+                pbkdf2_sha256(schedule.iterations, schedule.passphrase_salt, secret.bytes(), base_key.as_mut());
                 Secret::new(base_key.as_ref(), Kdf::Random)
             }
             _ => secret.clone(),
         }
     }
 
-    /// Fills `key` and gives the salt of its nonces (zeros where nonces are transmitted).
+    /// Fills `key` and returns the salt of its nonces: zeros where nonces are transmitted.
     pub(crate) fn key(
         &self,
         suite: &CipherSuite,
@@ -61,7 +76,7 @@ impl KeySchedule {
         let mut nonce_salt = [0; NONCE_LEN];
         match self {
             Self::Trailer(schedule) => schedule.derive(schedule.salt, material, key)?,
-            Self::Sframe => {
+            Self::Sframe(_) => {
                 let ids = [&kid.to_be_bytes()[..], &suite.id.to_be_bytes()].concat();
                 hkdf(suite.hash, &[], material.bytes(), &[b"SFrame 1.0 Secret key ", &ids], key)?;
                 hkdf(suite.hash, &[], material.bytes(), &[b"SFrame 1.0 Secret salt ", &ids], &mut nonce_salt)?;
@@ -70,15 +85,15 @@ impl KeySchedule {
         Ok(nonce_salt)
     }
 
-    /// The material one ratchet step on.
+    /// Returns the material of the next ratchet step.
     pub(crate) fn ratchet(&self, suite: &CipherSuite, material: &Secret) -> Result<Secret, KeyError> {
         let next = match self {
             Self::Trailer(schedule) => {
-                let mut next = Zeroizing::new(vec![0; RATCHETED_LEN]);
+                let mut next = Zeroizing::new(vec![0; schedule.ratchet_len]);
                 schedule.derive(schedule.ratchet_salt, material, &mut next)?;
                 next
             }
-            Self::Sframe => {
+            Self::Sframe(_) => {
                 let mut next = Zeroizing::new(vec![0; suite.hash.len()]);
                 hkdf(suite.hash, &[], material.bytes(), &[b"SFrame 1.0 Ratchet"], &mut next)?;
                 next
@@ -89,9 +104,10 @@ impl KeySchedule {
 }
 
 impl TrailerSchedule {
+    /// The schedule of the browsers' worker: one salt, a password KDF, ratchet steps of 32 bytes.
     pub(crate) const fn with_salt(salt: &'static [u8]) -> Self {
         // The browsers' worker passes a buffer of 128 zero bytes as `info`.
-        Self { salt, ratchet_salt: salt, iterations: Some(ITERATIONS), info: &[0; 128] }
+        Self { salt, ratchet_salt: salt, ratchet_len: 32, iterations: Some(ITERATIONS), info: &[0; 128] }
     }
 
     /// PBKDF2 for a passphrase, HKDF for a raw key.
@@ -103,5 +119,11 @@ impl TrailerSchedule {
             }
             Kdf::Random => hkdf(Hash::Sha256, salt, material.bytes(), &[self.info], out),
         }
+    }
+}
+
+impl SframeSchedule {
+    pub(crate) const fn with_passphrase_salt(passphrase_salt: &'static [u8]) -> Self {
+        Self { passphrase_salt, iterations: ITERATIONS }
     }
 }

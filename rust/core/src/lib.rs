@@ -32,7 +32,7 @@ mod secret;
 mod suite;
 mod wire;
 
-pub use codec::Codec;
+pub use codec::{Codec, CodecInfo, Kind};
 pub use data::{DataCryptor, SealedData};
 pub use error::{ApiMisuse, ConfigError, DecryptError, EncryptError, KeyError};
 pub use frame::{

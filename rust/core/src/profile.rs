@@ -1,38 +1,62 @@
-//! Profiles: who speaks which layout, with which keys. The only file that names vendors.
+//! Profiles: which vendor speaks which layout, with which keys. The only file that names vendors.
 
-use crate::codec::{Clear, Codec};
-use crate::error::ConfigError;
-use crate::key_schedule::{KeySchedule, TrailerSchedule};
+use crate::codec::{Blank, Clear, ClearBytes, Codec, FrameTag};
+use crate::error::KeyError;
+use crate::key_schedule::{KeySchedule, SframeSchedule, TrailerSchedule};
 use crate::suite::{AES_128_GCM_SHA256_128, AES_256_GCM_SHA512_128, CipherSuite, SUITES};
 use crate::wire::Wire;
 
-/// Everything that sets one vendor's frames apart from another's over the same layout.
+/// Everything that sets one vendor's frames apart from another's over the same layout: a vendor is one row.
 pub struct Profile {
     /// The name that users write.
     pub name: &'static str,
     pub(crate) wire: Wire,
+    /// KDFs, salts, the length of ratcheted material, and whether there is a KDF for passphrases.
     pub(crate) schedule: KeySchedule,
     /// The suites to choose from; the first is the default.
-    suites: &'static [&'static CipherSuite],
-    /// Frames that a receiver remembers unless it is told otherwise; 0 is none.
+    pub(crate) suites: &'static [&'static CipherSuite],
+    /// Frames that a receiver remembers by default; 0 turns replay protection off.
     pub(crate) replay_window: usize,
-    /// Codecs that have a layout elsewhere and none here.
-    refused: &'static [Codec],
+    /// How many bytes of a frame stay clear, by codec, or `None` if the layout leaves none clear.
+    pub(crate) clear: Option<ClearBytes>,
+    /// The blank frames that the vendor's server injects.
+    pub(crate) blanks: &'static [(Codec, Blank)],
 }
 
 impl Profile {
-    /// Which bytes of a frame stay readable; an SFrame has none.
-    pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, ConfigError> {
+    /// Returns how to find the bytes of a frame that stay readable.
+    pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, KeyError> {
+        let Some(clear) = &self.clear else { return Ok(Clear::First(0)) };
+        clear.of(codec).ok_or(KeyError::UnsupportedCodec { codec: codec.name(), profile: self.name })
+    }
+
+    /// Returns the blank frame of a codec, or `None` if the vendor's server injects none of it.
+    pub(crate) fn blank(&self, codec: Codec) -> Option<Blank> {
+        self.blanks.iter().find(|(of, _)| *of == codec).map(|&(_, blank)| blank)
+    }
+
+    /// Whether the profile has a layout for frames of this codec.
+    #[must_use]
+    pub fn accepts(&self, codec: Codec) -> bool {
+        self.clear(codec).is_ok()
+    }
+
+    /// Whether the profile has a KDF for passphrases.
+    #[must_use]
+    pub fn accepts_passphrases(&self) -> bool {
+        self.schedule.accepts_passphrases()
+    }
+
+    /// The name of the layout: "trailer" or "sframe".
+    #[must_use]
+    pub fn layout(&self) -> &'static str {
         match self.wire {
-            Wire::Sframe => Ok(Clear::First(0)),
-            Wire::Trailer => codec
-                .clear()
-                .filter(|_| !self.refused.contains(&codec))
-                .ok_or(ConfigError::UnsupportedCodec { codec: codec.name(), profile: self.name }),
+            Wire::Trailer => "trailer",
+            Wire::Sframe => "sframe",
         }
     }
 
-    /// The suite to use: the one asked for, or the one with keys of this size, or the default.
+    /// Returns the suite to use: the requested one, or the first with keys of this size, or the default.
     pub(crate) fn suite(
         &self,
         asked: Option<&'static CipherSuite>,
@@ -59,14 +83,19 @@ impl Profile {
     }
 }
 
-/// LiveKit's clients and native SDKs, and what is built on them (Element Call).
+/// The clear bytes of the trailer layout: what forwarders read of each codec.
+const CLEAR: ClearBytes =
+    ClearBytes { audio: 1, frame_tag: FrameTag { key: 10, delta: 3 }, opaque: Some(0), byte_streams: true };
+
+/// LiveKit's clients and native SDKs, and products built on them (Element Call).
 pub static LIVEKIT: Profile = Profile {
     name: "livekit",
     wire: Wire::Trailer,
     schedule: KeySchedule::Trailer(TrailerSchedule::with_salt(b"LKFrameEncryptionKey")),
     suites: &[&AES_128_GCM_SHA256_128, &AES_256_GCM_SHA512_128],
     replay_window: 0,
-    refused: &[],
+    clear: Some(CLEAR),
+    blanks: LIVEKIT_BLANKS,
 };
 
 /// VideoSDK's clients. Experimental: inferred from their packages, not yet seen on the wire of a live room.
@@ -76,30 +105,32 @@ pub static VIDEOSDK: Profile = Profile {
     schedule: KeySchedule::Trailer(TrailerSchedule::with_salt(b"VideoSDKEncryptionRatchetSalt")),
     suites: &[&AES_128_GCM_SHA256_128],
     replay_window: 0,
-    refused: &[],
+    clear: Some(CLEAR),
+    blanks: LIVEKIT_BLANKS,
 };
 
-/// Jitsi Meet's clients ("JFrame"). Raw keys only. Their clear bytes go by the frame's type alone, which neither VP9 nor
-/// an unescaped H.264 or H.265 frame would bring through a packetiser.
+/// Jitsi Meet's clients ("JFrame"). Raw keys only. Their clear bytes go by the frame's type alone. Neither VP9 nor an
+/// unescaped H.264 or H.265 frame would survive a packetiser so.
 pub static JITSI: Profile = Profile {
     name: "jitsi",
     wire: Wire::Trailer,
     schedule: KeySchedule::Trailer(TrailerSchedule {
-        salt: b"JFrameEncryptionKey",
         ratchet_salt: b"JFrameRatchetKey",
         iterations: None,
         info: &[],
+        ..TrailerSchedule::with_salt(b"JFrameEncryptionKey")
     }),
     suites: &[&AES_128_GCM_SHA256_128],
     replay_window: 0,
-    refused: &[Codec::Vp9, Codec::H264, Codec::H265],
+    clear: Some(ClearBytes { opaque: None, byte_streams: false, ..CLEAR }),
+    blanks: LIVEKIT_BLANKS,
 };
 
-/// SFrame (RFC 9605).
+/// SFrame (RFC 9605), which has no password KDF: the one for passphrases, and its salt, are frameseal's own.
 pub static SFRAME: Profile = Profile {
     name: "sframe",
     wire: Wire::Sframe,
-    schedule: KeySchedule::Sframe,
+    schedule: KeySchedule::Sframe(SframeSchedule::with_passphrase_salt(b"frameseal SFrame 1.0 passphrase")),
     suites: &[
         &AES_128_GCM_SHA256_128,
         SUITES[0],
@@ -111,8 +142,36 @@ pub static SFRAME: Profile = Profile {
         SUITES[7],
     ],
     replay_window: 1024,
-    refused: &[],
+    clear: None,
+    blanks: LIVEKIT_BLANKS,
 };
+
+/// The blank frames of LiveKit's server. Every profile accepts them: no other server is known to inject any.
+const LIVEKIT_BLANKS: &[(Codec, Blank)] = &[
+    (Codec::Opus, Blank::Bytes(&OPUS_SILENCE)),
+    (Codec::Pcmu, Blank::Bytes(&[0xFF; 160])),
+    (Codec::Pcma, Blank::Bytes(&[0xD5; 160])),
+    (Codec::Vp8, Blank::Bytes(VP8_BLANK)),
+    (Codec::H264, Blank::Units(H264_BLANK)),
+];
+
+/// Silence: the start of an Opus packet, padded with zeros. (That of G.711, above, lasts 20 ms.)
+const OPUS_SILENCE: [u8; 80] = {
+    let mut packet = [0; 80];
+    [packet[0], packet[1], packet[2]] = [0xF8, 0xFF, 0xFE];
+    packet
+};
+
+/// A key frame of 8 by 8 pixels.
+const VP8_BLANK: &[u8] =
+    b"\x10\x02\x00\x9d\x01\x2a\x08\x00\x08\x00\x00\x47\x08\x85\x85\x88\x85\x84\x88\x02\x02\x00\x0c\x0d\x60\x00\xfe\xff\xab\x50\x80";
+
+/// Parameter sets and a picture of 2 by 2 pixels.
+const H264_BLANK: &[&[u8]] = &[
+    b"\x67\x42\xc0\x1f\x0f\xd9\x1f\x88\x88\x84\x00\x00\x03\x00\x04\x00\x00\x03\x00\xc8\x3c\x60\xc9\x20",
+    b"\x68\x87\xcb\x83\xcb\x20",
+    b"\x65\x88\x84\x0a\xf2\x62\x80\x00\xa7\xbe",
+];
 
 /// Every profile.
 pub static ALL: [&Profile; 4] = [&LIVEKIT, &VIDEOSDK, &JITSI, &SFRAME];

@@ -52,7 +52,7 @@ fn ring(number: u8) -> Option<Arc<KeyRing>> {
 
 fn split(input: &[u8]) -> Option<(Arc<KeyRing>, Codec, &[u8])> {
     let (&chosen, frame) = input.split_first()?;
-    let codec = Codec::NAMED.get(usize::from(chosen & 0x0F)).map_or(Codec::Unknown, |&(_, codec)| codec);
+    let codec = Codec::ALL.get(usize::from(chosen & 0x0F)).copied().unwrap_or(Codec::Unknown);
     Some((ring(chosen >> 4)?, codec, frame))
 }
 

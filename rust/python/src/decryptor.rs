@@ -129,9 +129,13 @@ impl Decryptor {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (codec, frame))]
-    fn holds_blank(codec: Option<&Bound<'_, PyAny>>, frame: Input<'_, '_>) -> PyResult<bool> {
-        Ok(frameseal::Decryptor::holds_blank(crate::codec(codec)?, frame.as_slice()))
+    #[pyo3(signature = (profile, codec, frame))]
+    fn holds_blank(
+        profile: &Bound<'_, PyAny>,
+        codec: Option<&Bound<'_, PyAny>>,
+        frame: Input<'_, '_>,
+    ) -> PyResult<bool> {
+        Ok(frameseal::Decryptor::holds_blank(crate::profile(profile)?, crate::codec(codec)?, frame.as_slice()))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use frameseal::{CipherSuite, MlsKid, Options, Profile};
+use frameseal::{CipherSuite, MlsKid, Options};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -11,7 +11,7 @@ use crate::buffers::secret_bytes;
 use crate::detach;
 use crate::errors::{config_error, key_error};
 use crate::numbers;
-use crate::text::{text, utf8};
+use crate::text::utf8;
 
 #[pyclass(frozen, module = "frameseal", name = "Secret")]
 pub(crate) struct Secret {
@@ -132,10 +132,7 @@ impl KeyRing {
         allow_export: bool,
         fallback: Option<&Bound<'_, Self>>,
     ) -> PyResult<Self> {
-        let profile = Profile::by_name(text("profile", profile)?).ok_or_else(|| {
-            let known: Vec<_> = frameseal::profile::ALL.iter().map(|profile| profile.name).collect();
-            PyValueError::new_err(format!("unknown profile: expected one of {}", known.join(", ")))
-        })?;
+        let profile = crate::profile(profile)?;
         if let Some(id) = suite.filter(|&id| CipherSuite::by_id(id).is_none()) {
             return Err(PyValueError::new_err(format!("suite: no cipher suite has the number {id}, see CipherSuite")));
         }

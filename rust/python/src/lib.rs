@@ -9,11 +9,12 @@ mod data;
 mod decryptor;
 mod encryptor;
 mod errors;
+mod info;
 mod keys;
 mod numbers;
 mod text;
 
-use frameseal::{Codec, fork};
+use frameseal::{Codec, Profile, fork};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -47,10 +48,21 @@ fn detach_batch<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
 }
 
 fn codec(name: Option<&Bound<'_, PyAny>>) -> PyResult<Codec> {
-    let Some(name) = name else { return Ok(Codec::Unknown) };
+    name.map_or(Ok(Codec::Unknown), |name| named_codec(name, ", or None"))
+}
+
+/// Finds a codec by its name. `otherwise` ends the message of the error.
+fn named_codec(name: &Bound<'_, PyAny>, otherwise: &str) -> PyResult<Codec> {
     Codec::by_name(text("codec", name)?).ok_or_else(|| {
-        let known: Vec<_> = Codec::NAMED.iter().map(|(name, _)| *name).collect();
-        PyValueError::new_err(format!("unknown codec: expected one of {}, or None", known.join(", ")))
+        let known: Vec<_> = Codec::ALL.iter().map(|codec| codec.name()).collect();
+        PyValueError::new_err(format!("unknown codec: expected one of {}{otherwise}", known.join(", ")))
+    })
+}
+
+fn profile(name: &Bound<'_, PyAny>) -> PyResult<&'static Profile> {
+    Profile::by_name(text("profile", name)?).ok_or_else(|| {
+        let known: Vec<_> = frameseal::profile::ALL.iter().map(|profile| profile.name).collect();
+        PyValueError::new_err(format!("unknown profile: expected one of {}", known.join(", ")))
     })
 }
 
@@ -72,8 +84,8 @@ mod _native {
 
     #[pymodule_export]
     use super::{
-        data::DataCryptor, decryptor::Decryptor, decryptor::SenderBindings, encryptor::Encryptor, keys::DerivedKey,
-        keys::KeyRing, keys::Secret,
+        data::DataCryptor, decryptor::Decryptor, decryptor::SenderBindings, encryptor::Encryptor, info::codec_info,
+        info::profile_info, keys::DerivedKey, keys::KeyRing, keys::Secret,
     };
 
     #[allow(non_upper_case_globals)]
@@ -84,6 +96,8 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         drop(frameseal::fork::enter()); // registers its handlers
+        module.add("CODECS", super::info::codecs(module.py())?)?;
+        module.add("PROFILES", super::info::profiles(module.py())?)?;
         super::errors::import(module.py())
     }
 }

@@ -343,7 +343,7 @@ def test_without_the_trailer_the_diagnosis_is_to_pass_it(codec: str) -> None:
     sealed, blank = Encryptor(keyed(), codec).encrypt(FRAMES[codec]), BLANKS[codec] + ROOM
     secrets = {0: frameseal._native.Secret(OTHER_KEY)}
     for frame in (blank, sealed + blank, blank + sealed, sealed + blank * 3, bytes(200_000) + sealed + blank):
-        assert Decryptor.holds_blank(codec, frame)
+        assert Decryptor.holds_blank("livekit", codec, frame)
         assert diagnose(frame, frameseal.Profile.LIVEKIT, codec, secrets, None) == (
             "injected",
             ADVICE["injected"],
@@ -351,11 +351,11 @@ def test_without_the_trailer_the_diagnosis_is_to_pass_it(codec: str) -> None:
         )
     assert "pass sif_trailer" in ADVICE["injected"]
     for frame in (sealed, FRAMES[codec], BLANKS[codec], BLANKS[codec] + b"LK-ROCK", BLANKS[codec] * 3, b""):
-        assert not Decryptor.holds_blank(codec, frame), "nothing that may be a trailer"
+        assert not Decryptor.holds_blank("livekit", codec, frame), "nothing that may be a trailer"
         assert diagnose(frame, frameseal.Profile.LIVEKIT, codec, secrets, None) is None
     for other in set(BLANKS) - {codec}:
-        assert not Decryptor.holds_blank(other, blank)
-    assert not Decryptor.holds_blank(None, blank)
+        assert not Decryptor.holds_blank("livekit", other, blank)
+    assert not Decryptor.holds_blank("livekit", None, blank)
 
 
 @pytest.mark.parametrize(("codec", "set_one"), [("opus", None), ("vp8", None), ("opus", b"of the room before")])

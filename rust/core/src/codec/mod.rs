@@ -1,12 +1,14 @@
 //! Codecs, and which bytes of their frames stay readable.
 //!
-//! Forwarders look for key frames and packetisers for start codes: what they read stays clear and is authenticated.
+//! Forwarders look for key frames and packetisers for start codes: the bytes that they read stay clear, authenticated.
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod annexb;
+mod blank;
 pub(crate) mod nal;
 mod slice_header;
 
+pub(crate) use self::blank::Blank;
 pub(crate) use self::nal::Standard;
 
 use std::borrow::Cow;
@@ -14,40 +16,125 @@ use std::borrow::Cow;
 use self::annexb::{NotAnnexB, Slice};
 use self::slice_header::SliceHeader;
 
-/// What a track carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codec {
-    /// Opus (RFC 6716).
-    Opus,
-    /// G.711 mu-law.
-    Pcmu,
-    /// G.711 A-law.
-    Pcma,
-    /// G.722.
-    G722,
-    /// VP8 (RFC 6386).
-    Vp8,
-    /// VP9.
-    Vp9,
-    /// H.264, as an Annex B byte stream.
-    H264,
-    /// H.265, as an Annex B byte stream.
-    H265,
-    /// AV1.
-    Av1,
-    /// Nothing of the frame is known, so nothing of it stays clear.
-    Unknown,
+/// Defines the codecs, a row each: the variant, and what is known of the codec. Nothing else in the core names one.
+macro_rules! codecs {
+    ($($(#[$doc:meta])* $codec:ident => $info:expr,)+) => {
+        /// The codec of a track.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Codec {
+            $($(#[$doc])* $codec,)+
+            /// Nothing of the frame is known, so nothing of it stays clear.
+            Unknown,
+            /// A codec that a test made up: see `hazmat::made_up_codec`.
+            #[cfg(feature = "hazmat")]
+            MadeUp(&'static CodecInfo),
+        }
+
+        impl Codec {
+            /// Every codec that has a name.
+            pub const ALL: &'static [Self] = &[$(Self::$codec),+];
+
+            /// Returns what is known of the codec, or `None` for [`Self::Unknown`].
+            #[must_use]
+            pub fn info(self) -> Option<&'static CodecInfo> {
+                match self {
+                    $(Self::$codec => { static INFO: CodecInfo = $info; Some(&INFO) })+
+                    Self::Unknown => None,
+                    #[cfg(feature = "hazmat")]
+                    Self::MadeUp(info) => Some(info),
+                }
+            }
+        }
+    };
 }
 
-/// A codec's rule for its clear bytes.
+codecs! {
+    /// Opus (RFC 6716).
+    Opus => CodecInfo { name: "opus", kind: Kind::Audio, clock_rate: 48_000, rule: ClearRule::Audio },
+    /// G.711 mu-law.
+    Pcmu => CodecInfo { name: "pcmu", kind: Kind::Audio, clock_rate: 8_000, rule: ClearRule::Audio },
+    /// G.711 A-law.
+    Pcma => CodecInfo { name: "pcma", kind: Kind::Audio, clock_rate: 8_000, rule: ClearRule::Audio },
+    /// G.722. Its RTP clock runs at 8 kHz although it samples at 16 kHz (RFC 3551, section 4.5.2).
+    G722 => CodecInfo { name: "g722", kind: Kind::Audio, clock_rate: 8_000, rule: ClearRule::Audio },
+    /// VP8 (RFC 6386).
+    Vp8 => CodecInfo { name: "vp8", kind: Kind::Video, clock_rate: 90_000, rule: ClearRule::Vp8 },
+    /// VP9.
+    Vp9 => CodecInfo { name: "vp9", kind: Kind::Video, clock_rate: 90_000, rule: ClearRule::Opaque },
+    /// H.264, as an Annex B byte stream.
+    H264 => CodecInfo { name: "h264", kind: Kind::Video, clock_rate: 90_000, rule: ClearRule::AnnexB(Standard::H264) },
+    /// H.265, as an Annex B byte stream.
+    H265 => CodecInfo { name: "h265", kind: Kind::Video, clock_rate: 90_000, rule: ClearRule::AnnexB(Standard::H265) },
+    /// AV1.
+    Av1 => CodecInfo { name: "av1", kind: Kind::Video, clock_rate: 90_000, rule: ClearRule::Parsed },
+}
+
+/// What is known of a codec.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CodecInfo {
+    /// The name: the last part of the mime type, lower case.
+    pub name: &'static str,
+    /// Sound or pictures.
+    pub kind: Kind,
+    /// Ticks per second of the RTP clock.
+    pub clock_rate: u32,
+    pub(crate) rule: ClearRule,
+}
+
+/// The kind of media that a codec encodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Sound.
+    Audio,
+    /// Pictures.
+    Video,
+}
+
+/// Which part of a codec's frames forwarders and packetisers read. How many bytes of it stay clear is the profile's
+/// decision: see [`ClearBytes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClearRule {
+    /// The start of an audio packet, such as the TOC byte of Opus.
+    Audio,
+    /// The frame tag of VP8 (RFC 6386, section 9.1), and on a key frame the start code and the sizes that follow it.
+    Vp8,
+    /// Nothing.
+    Opaque,
+    /// The NAL units of a byte stream, up to the first slice.
+    AnnexB(Standard),
+    /// All of the frame: packetisers parse the part that would be sealed. Layouts with clear bytes refuse the codec.
+    Parsed,
+}
+
+/// How many bytes of a frame a profile leaves clear, by the codec's rule.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClearBytes {
+    /// Bytes of an audio packet.
+    pub(crate) audio: u8,
+    /// Bytes of a VP8 frame.
+    pub(crate) frame_tag: FrameTag,
+    /// Bytes of a frame of which nobody reads any, or `None` if the profile refuses its codec.
+    pub(crate) opaque: Option<u8>,
+    /// Whether the profile knows byte streams. It refuses H.264 and H.265 otherwise.
+    pub(crate) byte_streams: bool,
+}
+
+/// Clear bytes by the type of a VP8 frame, which the lowest bit of its first byte says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameTag {
+    pub(crate) key: u8,
+    pub(crate) delta: u8,
+}
+
+/// How to find the clear bytes of one track's frames: a codec's rule with the profile's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Clear {
-    /// The first so many bytes: an audio packet's first byte (Opus: its TOC), or none.
-    First(usize),
-    /// RFC 6386 section 9.1: the frame tag, and on a key frame the start code and the sizes behind it.
-    Vp8,
-    /// Everything up to two bytes into the first slice; what follows is escaped.
-    AnnexB(Standard),
+    /// The first bytes of a frame, or none.
+    First(u8),
+    /// By the frame tag.
+    Vp8(FrameTag),
+    /// Up to two bytes into the first slice; the rest is escaped. A frame without a slice is read by its frame type.
+    AnnexB(Standard, FrameTag),
 }
 
 /// Not a frame of this codec.
@@ -58,9 +145,10 @@ pub(crate) struct CodecMismatch;
 pub(crate) struct Prepared<'a> {
     pub(crate) frame: Cow<'a, [u8]>,
     pub(crate) clear_len: usize,
-    /// Whether the sealed part has to be free of start codes.
+    /// Whether the sealed part must be free of start codes.
     pub(crate) escaped: bool,
-    /// What receivers have to read from the sealed frame as from the plain one, though some of it is ciphertext.
+    /// The slice header that receivers must read from the sealed frame as from the plain one, though some of it is
+    /// ciphertext; `None` if no byte that they read is.
     pub(crate) kept: Option<Kept>,
 }
 
@@ -74,7 +162,7 @@ pub(crate) struct Kept {
 pub(crate) enum AccessUnit<'a> {
     /// Has a slice, in which the sealed part begins.
     Sealable(Prepared<'a>),
-    /// Has no slice, and receivers do not agree on such. Holds the units that may wait for one.
+    /// Has no slice. Receivers do not agree on how to open such a unit, so its parameter sets wait for a slice.
     Waiting(Vec<u8>),
 }
 
@@ -102,10 +190,10 @@ impl<'a> Prepared<'a> {
 }
 
 impl<'a> AccessUnit<'a> {
-    /// Finds out what becomes of `frame`, which `overhead` bytes will follow on the wire.
+    /// Decides how `frame`, which `overhead` bytes follow on the wire, can be sealed.
     ///
-    /// The bytes say where the slice lies and of which standard it is, since receivers look at nothing else. What was
-    /// signalled decides only where no slice can be sealed in.
+    /// The bytes say where the slice lies and which standard it follows, since receivers look at nothing else. The
+    /// signalled standard decides only where there is no slice to seal in.
     pub(crate) fn new(frame: &'a [u8], signalled: Standard, overhead: usize) -> Result<Self, CodecMismatch> {
         let slice = annexb::first_slice(frame, overhead).map_err(|NotAnnexB| CodecMismatch)?;
         if let Some((frame, slice)) = slice.and_then(|slice| annexb::normalize(frame, slice)) {
@@ -118,58 +206,92 @@ impl<'a> AccessUnit<'a> {
     }
 }
 
-const VP8_KEY: usize = 10;
-const VP8_DELTA: usize = 3;
-
-impl Codec {
-    /// Every codec under its name.
-    pub const NAMED: [(&'static str, Self); 9] = [
-        ("opus", Self::Opus),
-        ("pcmu", Self::Pcmu),
-        ("pcma", Self::Pcma),
-        ("g722", Self::G722),
-        ("vp8", Self::Vp8),
-        ("vp9", Self::Vp9),
-        ("h264", Self::H264),
-        ("h265", Self::H265),
-        ("av1", Self::Av1),
-    ];
-
-    /// Finds a codec by its name, lower case.
+impl CodecInfo {
+    /// The name of the rule for the clear bytes, or `None` if only a layout without clear bytes takes the codec.
     #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::NAMED.iter().find(|(known, _)| *known == name).map(|&(_, codec)| codec)
-    }
-
-    /// Its name, lower case.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        Self::NAMED.iter().find(|(_, codec)| *codec == self).map_or("none", |(name, _)| name)
-    }
-
-    /// The standard whose byte streams the codec's packetiser takes apart.
-    pub(crate) fn annexb(self) -> Option<Standard> {
-        match self {
-            Self::H264 => Some(Standard::H264),
-            Self::H265 => Some(Standard::H265),
-            _ => None,
+    pub fn clear_rule(&self) -> Option<&'static str> {
+        match self.rule {
+            ClearRule::Audio => Some("audio"),
+            ClearRule::Vp8 => Some("vp8"),
+            ClearRule::Opaque => Some("opaque"),
+            ClearRule::AnnexB(_) => Some("annexb"),
+            ClearRule::Parsed => None,
         }
     }
 
-    /// None for AV1: its packetiser parses what we would have sealed, so the layouts in the field refuse it.
-    pub(crate) fn clear(self) -> Option<Clear> {
-        match self {
-            Self::Opus | Self::Pcmu | Self::Pcma | Self::G722 => Some(Clear::First(1)),
-            Self::Vp8 => Some(Clear::Vp8),
-            Self::Vp9 | Self::Unknown => Some(Clear::First(0)),
-            Self::H264 => Some(Clear::AnnexB(Standard::H264)),
-            Self::H265 => Some(Clear::AnnexB(Standard::H265)),
-            Self::Av1 => None,
+    /// Bytes of a NAL unit's header, or 0 if the codec's frames are not byte streams of NAL units.
+    #[must_use]
+    pub fn nal_header_len(&self) -> usize {
+        match self.rule {
+            ClearRule::AnnexB(standard) => standard.header_len(),
+            _ => 0,
         }
     }
 }
 
-/// Copies clear bytes; for the one of an audio frame without the call that copying so little would be.
+impl Kind {
+    /// The name: the first part of the mime type.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Audio => "audio",
+            Self::Video => "video",
+        }
+    }
+}
+
+impl Codec {
+    /// Finds a codec by its name, lower case.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|codec| codec.name() == name)
+    }
+
+    /// The name, lower case; "none" for [`Self::Unknown`].
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.info().map_or("none", |info| info.name)
+    }
+
+    /// The standard whose byte streams the codec's packetiser takes apart.
+    pub(crate) fn annexb(self) -> Option<Standard> {
+        match self.rule() {
+            ClearRule::AnnexB(standard) => Some(standard),
+            _ => None,
+        }
+    }
+
+    fn rule(self) -> ClearRule {
+        self.info().map_or(ClearRule::Opaque, |info| info.rule)
+    }
+}
+
+impl ClearBytes {
+    /// Returns how to find the clear bytes of this codec's frames, or `None` if the codec is refused. Frames of no codec
+    /// are refused nowhere: nothing of them stays clear.
+    pub(crate) fn of(&self, codec: Codec) -> Option<Clear> {
+        match codec.rule() {
+            ClearRule::Audio => Some(Clear::First(self.audio)),
+            ClearRule::Vp8 => Some(Clear::Vp8(self.frame_tag)),
+            ClearRule::Opaque if codec.info().is_none() => Some(Clear::First(0)),
+            ClearRule::Opaque => self.opaque.map(Clear::First),
+            ClearRule::AnnexB(standard) => self.byte_streams.then_some(Clear::AnnexB(standard, self.frame_tag)),
+            ClearRule::Parsed => None,
+        }
+    }
+}
+
+impl FrameTag {
+    #[inline(always)]
+    fn clear_len(self, frame: &[u8]) -> usize {
+        usize::from(match frame.first() {
+            Some(tag) if tag & 1 == 0 => self.key,
+            _ => self.delta,
+        })
+    }
+}
+
+/// Copies the clear bytes. Audio mostly has exactly one: assign it, since a `memcpy` call would cost more.
 #[inline(always)]
 pub(crate) fn copy_clear(place: &mut [u8], clear: &[u8]) {
     match (place, clear) {
@@ -178,36 +300,29 @@ pub(crate) fn copy_clear(place: &mut [u8], clear: &[u8]) {
     }
 }
 
-fn vp8_clear_len(frame: &[u8]) -> usize {
-    match frame.first() {
-        Some(tag) if tag & 1 == 0 => VP8_KEY,
-        _ => VP8_DELTA,
-    }
-}
-
 impl Clear {
-    /// How many bytes of a frame stay clear, where that shows in its first byte. None: in a byte stream of NAL units.
+    /// Returns how many bytes of a frame stay clear, where its first byte says so, or `None` for a byte stream.
     #[inline(always)]
     pub(crate) fn first(self, frame: &[u8]) -> Option<usize> {
         match self {
-            Self::First(clear_len) => Some(clear_len),
-            Self::Vp8 => Some(vp8_clear_len(frame)),
-            Self::AnnexB(_) => None,
+            Self::First(clear_len) => Some(usize::from(clear_len)),
+            Self::Vp8(tag) => Some(tag.clear_len(frame)),
+            Self::AnnexB(..) => None,
         }
     }
 
-    /// How many bytes of a sealed frame are clear, and whether the rest is escaped. Never fails: what does not fit
-    /// will not authenticate.
+    /// Returns how many bytes of a sealed frame are clear, and whether the rest is escaped. Never fails: a frame that
+    /// does not fit the rule does not authenticate.
     #[inline(always)]
     pub(crate) fn read(self, sealed: &[u8]) -> (usize, bool) {
         match self {
-            Self::First(clear_len) => (clear_len, false),
-            Self::Vp8 => (vp8_clear_len(sealed), false),
-            Self::AnnexB(_) => match annexb::first_slice(sealed, 0) {
+            Self::First(clear_len) => (usize::from(clear_len), false),
+            Self::Vp8(tag) => (tag.clear_len(sealed), false),
+            Self::AnnexB(_, FrameTag { key, delta }) => match annexb::first_slice(sealed, 0) {
                 Ok(Some(slice)) => (slice.clear_len(), true),
-                // LiveKit's worker falls back to the VP8 rule by frame type, and does not escape.
-                _ if annexb::has_unit(sealed, |header| matches!(nal::h264_type(header), 7 | 8)) => (VP8_KEY, false),
-                _ => (VP8_DELTA, false),
+                // The browsers' worker falls back to the VP8 rule by frame type, and does not escape.
+                _ if annexb::has_unit(sealed, |header| matches!(nal::h264_type(header), 7 | 8)) => (key.into(), false),
+                _ => (delta.into(), false),
             },
         }
     }

@@ -145,18 +145,53 @@ pub(crate) fn h265_type(header: u8) -> u8 {
 const FORBIDDEN_ZERO_BIT: u8 = 0x80;
 
 impl Standard {
+    /// Bytes of a NAL header.
+    pub(crate) const fn header_len(self) -> usize {
+        match self {
+            Self::H264 => 1,
+            Self::H265 => 2,
+        }
+    }
+
+    /// The name of the codec that follows the standard.
+    #[cfg(feature = "hazmat")]
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::H264 => "h264",
+            Self::H265 => "h265",
+        }
+    }
+
+    /// The NAL header of a unit that forwarders take for a key frame (a parameter set), or for another frame (a slice).
+    pub(crate) fn header(self, key_frame: bool) -> &'static [u8] {
+        match (self, key_frame) {
+            (Self::H264, true) => &[0x67],
+            (Self::H264, false) => &[0x41],
+            (Self::H265, true) => &[0x40, 0x01],
+            (Self::H265, false) => &[0x02, 0x01],
+        }
+    }
+
+    /// Whether a NAL unit with this header begins a new picture sequence.
+    pub(crate) fn begins_sequence(self, header: u8) -> bool {
+        match self {
+            Self::H264 => h264_type(header) == 5,
+            Self::H265 => matches!(h265_type(header), 16..=21),
+        }
+    }
+
     /// Returns the class of a NAL unit that is not empty. The type alone is not believed: a unit whose form contradicts
     /// its class is refused, since the bytes may be of the other standard.
     pub(crate) fn class(self, unit: &[u8]) -> Class {
         let Some(&header) = unit.first() else { return Refused };
-        let (table, number, header_len): (&[_], _, _) = match self {
-            Self::H264 => (&H264, h264_type(header), 1),
-            Self::H265 => (&H265, h265_type(header), 2),
+        let (table, number): (&[_], _) = match self {
+            Self::H264 => (&H264, h264_type(header)),
+            Self::H265 => (&H265, h265_type(header)),
         };
         let class = table.get(usize::from(number)).map_or(Refused, |&(_, class)| class);
         let as_it_says = header & FORBIDDEN_ZERO_BIT == 0
             && match class {
-                Separator => unit.get(header_len..).is_some_and(is_separator),
+                Separator => unit.get(self.header_len()..).is_some_and(is_separator),
                 ParameterSet | Sei => self.is_no_picture_of_the_other(header, unit.get(1).copied(), class),
                 Slice | Refused => true,
             };

@@ -16,14 +16,6 @@ use super::nal::{Standard, h264_type, h265_type};
 /// Bytes that are looked at behind the NAL header: three numbers of 63 bits each, and their escapes.
 const WINDOW: usize = 40;
 
-/// Bytes of a NAL header.
-const fn header_len(standard: Standard) -> usize {
-    match standard {
-        Standard::H264 => 1,
-        Standard::H265 => 2,
-    }
-}
-
 /// What receivers read of the first slice, at the place where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SliceHeader {
@@ -40,10 +32,10 @@ impl SliceHeader {
     /// if nothing of it depends on ciphertext, nobody looks at it, or it is no slice header.
     pub(super) fn hidden(frame: &[u8], start: usize, clear_len: usize, standard: Standard) -> Option<Self> {
         let unit = frame.get(start..)?;
-        let unit = unit.get(..header_len(standard) + WINDOW).unwrap_or(unit);
+        let unit = unit.get(..standard.header_len() + WINDOW).unwrap_or(unit);
         let end = memmem::find(unit, &[0, 0, 1]).unwrap_or(unit.len());
         let (header, bits) = Self::read(unit.get(..end)?, standard)?;
-        (start + header_len(standard) + bits.div_ceil(8) > clear_len).then_some(header)
+        (start + standard.header_len() + bits.div_ceil(8) > clear_len).then_some(header)
     }
 
     /// Whether a receiver reads the same from the sealed frame, whose first `clear_len` bytes are readable.
@@ -62,7 +54,7 @@ impl SliceHeader {
 
     /// Reads a slice from its NAL header on, and returns the bits behind that header that this took.
     fn read(unit: &[u8], standard: Standard) -> Option<(Self, usize)> {
-        let (&[number, ..], payload) = unit.split_at_checked(header_len(standard))? else { return None };
+        let (&[number, ..], payload) = unit.split_at_checked(standard.header_len())? else { return None };
         let rbsp: Cow<'_, [u8]> = annexb::unescape(payload);
         let mut bits = Bits { bytes: &rbsp, at: 0 };
         let header = match standard {

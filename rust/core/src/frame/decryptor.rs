@@ -11,6 +11,7 @@ use super::stats::DecryptStats;
 use crate::codec::Codec;
 use crate::error::{ConfigError, DecryptError};
 use crate::keyring::{BoundSender, KeyRing, SenderBindings};
+use crate::profile::Profile;
 use crate::wire::{Wire, trailer};
 
 /// Opens the frames of one incoming track.
@@ -85,11 +86,11 @@ impl Decryptor {
         rest
     }
 
-    /// Whether a frame of this codec holds a blank one that a server may have put in, with something behind it that may be
-    /// a trailer. It is a hint for people: anybody can make such a frame.
+    /// Whether a frame contains a blank frame of its codec that a server of this profile injects, and behind it bytes that
+    /// may be a trailer. It is a hint for people: anybody can make such a frame.
     #[must_use]
-    pub fn holds_blank(codec: Codec, frame: &[u8]) -> bool {
-        server_injected::holds_blank(codec, frame)
+    pub fn holds_blank(profile: &Profile, codec: Codec, frame: &[u8]) -> bool {
+        profile.blank(codec).is_some_and(|blank| server_injected::holds_blank(blank, frame))
     }
 
     /// The payload of a frame that a server put in: one of few blank ones, of this codec, at most 100 without a sealed

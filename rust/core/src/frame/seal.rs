@@ -134,7 +134,7 @@ impl<'a> SealPlan<'a> {
         }
         let frame = match (sender.clear, sender.clear.first(frame)) {
             (_, Some(clear_len)) if clear_len <= frame.len() => Prepared::as_it_is(frame, clear_len),
-            (Clear::AnnexB(signalled), _) => match sender.prepare(signalled, frame) {
+            (Clear::AnnexB(signalled, _), _) => match sender.prepare(signalled, frame) {
                 Ok(Some(prepared)) => prepared,
                 Ok(None) => return Ok(None),
                 Err(CodecMismatch) => return Err(sender.codec_mismatch()),

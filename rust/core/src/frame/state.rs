@@ -143,11 +143,12 @@ impl ReceiverState {
         if window > MAX_REPLAY_WINDOW {
             return Err(ConfigError::ReplayWindow { given: window, max: MAX_REPLAY_WINDOW });
         }
+        let blank = ring.profile().blank(codec);
         Ok(Self {
             ring,
             clear,
             annexb: codec.annexb(),
-            sif: SifFilter::new(codec),
+            injected: Injected::new(blank),
             sender: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
             frames_and_bytes: PackedCounter::default(),

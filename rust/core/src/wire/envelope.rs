@@ -11,7 +11,7 @@
 //! forwarders look for when they switch streams. It is not authenticated, and a receiver ignores it.
 #![deny(clippy::indexing_slicing)]
 
-use crate::codec::{Standard, annexb, nal};
+use crate::codec::{Standard, annexb};
 
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
 const STOP: u8 = 0x80;
@@ -24,13 +24,7 @@ pub(crate) struct Envelope {
 
 impl Envelope {
     pub(crate) fn new(standard: Standard, key_frame: bool) -> Self {
-        let header: &[u8] = match (standard, key_frame) {
-            (Standard::H264, true) => &[0x67],
-            (Standard::H264, false) => &[0x41],
-            (Standard::H265, true) => &[0x40, 0x01],
-            (Standard::H265, false) => &[0x02, 0x01],
-        };
-        Self { header }
+        Self { header: standard.header(key_frame) }
     }
 
     /// Bytes in front of the sealed frame; these are not escaped.
@@ -38,12 +32,12 @@ impl Envelope {
         START_CODE.len() + self.header.len()
     }
 
-    /// What the envelope adds, escapes apart.
+    /// Bytes that the envelope adds, escapes apart.
     pub(crate) fn overhead(self) -> usize {
         self.front_len() + 1
     }
 
-    /// Writes the envelope and hands out the place inside. None: `out` is too short.
+    /// Writes the envelope and returns the place inside, or `None` if `out` is too short.
     pub(crate) fn write(self, out: &mut [u8]) -> Option<&mut [u8]> {
         let (front, rest) = out.split_at_mut_checked(self.front_len())?;
         let (start_code, header) = front.split_at_mut_checked(START_CODE.len())?;
@@ -54,7 +48,7 @@ impl Envelope {
         Some(inside)
     }
 
-    /// Takes the envelope off; escapes are still in what comes out. None: there is no envelope.
+    /// Returns the bytes inside the envelope, still escaped, or `None` if there is no envelope.
     pub(crate) fn open(standard: Standard, sealed: &[u8]) -> Option<&[u8]> {
         let front_len = Self::new(standard, false).front_len();
         let (front, rest) = sealed.split_at_checked(front_len)?;
@@ -63,10 +57,7 @@ impl Envelope {
     }
 }
 
-/// Whether a frame starts a new picture sequence; what is no byte stream does not.
+/// Whether a frame starts a new picture sequence. A frame that is no byte stream does not.
 pub(crate) fn is_key_frame(standard: Standard, frame: &[u8]) -> bool {
-    annexb::has_unit(frame, |header| match standard {
-        Standard::H264 => nal::h264_type(header) == 5,
-        Standard::H265 => matches!(nal::h265_type(header), 16..=21),
-    })
+    annexb::has_unit(frame, |header| standard.begins_sequence(header))
 }

@@ -327,7 +327,7 @@ fn an_envelope_hides_start_codes_and_ends_in_a_byte_that_is_not_zero() {
         (Codec::H264, &b"\0\0\0\x01\x65\x88\x80"[..], &b"\0\0\0\x01\x41\x9a\0"[..]),
         (Codec::H265, b"\0\0\0\x01\x26\x01\x80", b"\0\0\0\x01\x02\x01\0"),
     ] {
-        let ring = keyed(1, &[codec as u8 + 10; 16], Options::default());
+        let ring = keyed(1, &codec.name().as_bytes().repeat(4), Options::default());
         let (encryptor, decryptor) = (
             Encryptor::new(Arc::clone(&ring), codec).unwrap(),
             Decryptor::new(Arc::clone(&ring), codec, None).unwrap(),

@@ -1,0 +1,63 @@
+//! Blank frames: a moment of silence, a black picture. Servers put them into sealed tracks, in the clear; which ones is
+//! the profile's to say.
+#![deny(clippy::indexing_slicing)]
+
+/// A blank frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Blank {
+    /// These bytes.
+    Bytes(&'static [u8]),
+    /// NAL units out of these: one alone, or any number behind start codes of three or four bytes. Every blank frame
+    /// holds the last unit, the picture.
+    Units(&'static [&'static [u8]]),
+}
+
+impl Blank {
+    /// Whether `payload` is the blank frame, and nothing else.
+    pub(crate) fn is(self, payload: &[u8]) -> bool {
+        match self {
+            Self::Bytes(bytes) => payload == bytes,
+            Self::Units(units) => units.contains(&payload) || self.strip_start(payload).is_some_and(<[u8]>::is_empty),
+        }
+    }
+
+    /// Returns the bytes that every such blank frame holds.
+    pub(crate) fn known(self) -> &'static [u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Units(units) => units.last().copied().unwrap_or_default(),
+        }
+    }
+
+    /// Returns the part of `frame` before the blank frame at its end, or `None` if it does not end in one.
+    pub(crate) fn strip_end(self, frame: &[u8]) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => frame.strip_suffix(bytes),
+            Self::Units(units) => {
+                let strip =
+                    |frame| units.iter().find_map(|unit| strip_start_code_end(<[u8]>::strip_suffix(frame, *unit)?));
+                std::iter::successors(strip(frame), |rest| strip(rest)).last()
+            }
+        }
+    }
+
+    /// Returns the part of `frame` behind the blank frame at its start, or `None` if it does not start with one.
+    #[inline]
+    pub(crate) fn strip_start(self, frame: &[u8]) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => frame.strip_prefix(bytes),
+            Self::Units(units) => {
+                let strip = |frame| units.iter().find_map(|unit| strip_start_code(frame)?.strip_prefix(*unit));
+                std::iter::successors(strip(frame), |rest| strip(rest)).last()
+            }
+        }
+    }
+}
+
+fn strip_start_code_end(frame: &[u8]) -> Option<&[u8]> {
+    frame.strip_suffix(&[0, 0, 0, 1]).or_else(|| frame.strip_suffix(&[0, 0, 1]))
+}
+
+fn strip_start_code(frame: &[u8]) -> Option<&[u8]> {
+    frame.strip_prefix(&[0, 0, 0, 1]).or_else(|| frame.strip_prefix(&[0, 0, 1]))
+}
