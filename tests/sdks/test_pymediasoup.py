@@ -315,7 +315,7 @@ async def test_attached_for_the_first_time_in_mid_call_it_covers_what_is_there()
         bob = Guest(router, "bob", shared())
         attached = []
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("test_pymediasoup.attach", lambda transport, *_: attached.append(transport))
+            patched.setitem(globals(), "attach", lambda transport, *_: attached.append(transport))
             await bob.enter()
         assert attached == [bob.sending, bob.receiving]
         await Guest(router, "alice", shared()).enter("red")

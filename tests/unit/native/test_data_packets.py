@@ -55,8 +55,8 @@ def test_every_case_of_the_vectors_is_used() -> None:
 def test_a_sender_that_ratcheted_is_followed_where_the_worker_loses_it() -> None:
     sender, receiver = ring(), ring(ratchet_window=8)
     sender.ratchet()
-    iv, key_index, sealed = frameseal.DataCryptor(sender).seal(b"text")
-    assert frameseal.DataCryptor(receiver).open(iv, key_index, sealed) == b"text"
+    iv, key_index, sealed = frameseal.DataCryptor(sender).encrypt(b"text")
+    assert frameseal.DataCryptor(receiver).decrypt(iv, key_index, sealed) == b"text"
     assert receiver.fingerprint() == sender.fingerprint()
 
 
@@ -91,7 +91,7 @@ def test_the_bound_form_is_the_documented_one() -> None:
 
 def test_ivs_come_from_the_ring_that_the_media_draws_from() -> None:
     room = ring(usage_limit=6)
-    ivs = {frameseal.DataCryptor(room).seal(b"")[0] for _ in range(3)}
+    ivs = {frameseal.DataCryptor(room).encrypt(b"")[0] for _ in range(3)}
     ivs |= {reference.take_apart(frameseal.Encryptor(room).encrypt(b"frame"), None).iv for _ in range(3)}
     assert len(ivs) == 6
     assert room.frames_sealed() == 6
@@ -130,14 +130,14 @@ def test_a_packet_opens_once() -> None:
 def test_keys_that_are_missing_and_parts_that_are_none_are_told() -> None:
     empty = frameseal.DataCryptor(frameseal.KeyRing("livekit"))
     with pytest.raises(frameseal.UnknownKey) as error:
-        empty.seal(b"text")
+        empty.encrypt(b"text")
     assert error.value.kid == 0
     with pytest.raises(frameseal.UnknownKey) as error:
-        empty.open(bytes(12), 70_000, bytes(16))
+        empty.decrypt(bytes(12), 70_000, bytes(16))
     assert error.value.kid == 70_000
     for iv, sealed in [(bytes(11), bytes(16)), (bytes(12), bytes(15)), (b"", b"")]:
         with pytest.raises(frameseal.MalformedFrame):
-            empty.open(iv, 0, sealed)
+            empty.decrypt(iv, 0, sealed)
     assert empty.stats()["malformed"] == 3
     assert (empty.stats()["not_sealed"], empty.stats()["unknown_key"]) == (1, 1)
 
