@@ -138,7 +138,9 @@ async def test_who_has_the_key_sees_and_hears_and_nobody_else_does(monkeypatch, 
             sealing = {("video", S.EncryptionSuccess), ("audio", S.EncryptionSuccess)}
             assert set(alice.states["alice"]) == set(bob.states["bob"]) == sealing
             assert set(bob.states["alice"]) == {("video", S.DecryptionSuccess), ("audio", S.DecryptionSuccess)}
-            assert {state for _, state in eve.states["alice"]} == {S.DecryptionFailed, S.InvalidKey}
+            # All senders share the key, so it may have failed often enough before the first frame of Alice arrives.
+            failed = {state for sender in ("alice", "bob") for _, state in eve.states[sender]}
+            assert failed == {S.DecryptionFailed, S.InvalidKey} and S.InvalidKey in dict(eve.states["alice"]).values()
             assert {state for _, state in mallory.states["alice"]} == {S.DecryptionFailed}
             assert {state for _, state in nobody.states["alice"]} == {S.MissingKey}
             assert {state for _, state in carol.states["alice"]} == {S.MissingKey, S.DecryptionSuccess}
