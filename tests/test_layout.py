@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def naming(pattern: str, paths: list[Path]) -> set[str]:
     return {within(path) for path in paths if re.search(pattern, code(path))}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a Python file imports, at any depth of the file, as dotted names."""
     names = set()

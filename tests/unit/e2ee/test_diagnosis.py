@@ -5,6 +5,7 @@ import base64
 import os
 import random
 import time
+from functools import partial
 
 import pytest
 
@@ -87,34 +88,43 @@ def test_a_wrong_key_is_called_one_and_not_proven(profile):
     assert verdict(frames, None, profile, key_id=None) == ("wrong_key", False)
 
 
+# By name: the codec, and a function that encodes the media. Encoding takes seconds, so no import of this file does it.
 PLAIN = {
-    **{f"opus, {rate}": ("opus", opus(rate)) for rate in (8000, 12000, 16000, 24000, 32000, 64000)},
-    **{f"opus, music, {mode}": ("opus", opus(48000, mode, "music")) for mode in ("voip", "audio", "lowdelay")},
-    **{f"opus, {kind}": ("opus", opus(24000, "voip", kind)) for kind in ("silence", "tone", "noise")},
-    "opus, lost and silent": ("opus", opus(24000, "voip", "speech", fec="1", dtx="1", packet_loss="10")),
-    "opus, constant": ("opus", opus(24000, "voip", "speech", vbr="off")),
-    "opus, 60 ms": ("opus", opus(24000, "voip", "speech", frame_duration="60")),
+    **{f"opus, {rate}": ("opus", partial(opus, rate)) for rate in (8000, 12000, 16000, 24000, 32000, 64000)},
+    **{f"opus, music, {mode}": ("opus", partial(opus, 48000, mode, "music")) for mode in ("voip", "audio", "lowdelay")},
+    **{f"opus, {kind}": ("opus", partial(opus, 24000, "voip", kind)) for kind in ("silence", "tone", "noise")},
+    "opus, lost and silent": ("opus", partial(opus, 24000, "voip", "speech", fec="1", dtx="1", packet_loss="10")),
+    "opus, constant": ("opus", partial(opus, 24000, "voip", "speech", vbr="off")),
+    "opus, 60 ms": ("opus", partial(opus, 24000, "voip", "speech", frame_duration="60")),
     **{
-        f"{codec}, {kind}, {length} ms": (codec, pcm(codec, kind, length))
+        f"{codec}, {kind}, {length} ms": (codec, partial(pcm, codec, kind, length))
         for codec in ("pcmu", "pcma", "g722")
         for kind in ("speech", "silence", "tone")
         for length in (10, 20, 30)
     },
     **{
-        f"{codec}, {kind}": (codec, video(codec, kind))
+        f"{codec}, {kind}": (codec, partial(video, codec, kind))
         for codec in ("vp8", "vp9", "h264", "h265")
         for kind in ("moving", "still", "noise", "black")
     },
-    "h264, slices": ("h264", video("h264", slices="4")),
-    "h264, no whole picture": ("h264", video("h264", **{"intra-refresh": "1"})),
+    "h264, slices": ("h264", partial(video, "h264", slices="4")),
+    "h264, no whole picture": ("h264", partial(video, "h264", **{"intra-refresh": "1"})),
 }
+
+
+def media(name: str) -> tuple[str, list[bytes]]:
+    """Returns the codec and the frames of the media in `PLAIN` under this name."""
+    codec, encode = PLAIN[name]
+    return codec, encode()
+
+
 PROFILES = {name: [p for p in Profile if p is not Profile.JITSI or PLAIN[name][0] in ("opus", "vp8")] for name in PLAIN}
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_media_that_were_never_sealed_are_told_apart_wherever_a_track_begins(name):
     """The sender's encryption is off: the commonest case of all."""
-    codec, frames = PLAIN[name]
+    codec, frames = media(name)
     for profile in PROFILES[name]:
         for start in range(0, len(frames) - MAX_EXCERPTS, 11):
             for count in (MIN_VERDICT_FRAMES, MAX_EXCERPTS):
@@ -124,7 +134,7 @@ def test_media_that_were_never_sealed_are_told_apart_wherever_a_track_begins(nam
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_same_media_sealed_are_never_taken_for_plain(name):
-    codec, frames = PLAIN[name]
+    codec, frames = media(name)
     for theirs in PROFILES[name]:
         seal = sealing(theirs, OTHER_KEY, key_id=3, codec=codec)
         out = [frame for frame in map(seal, frames) if frame]
@@ -146,7 +156,7 @@ def test_what_no_format_and_no_codec_fits_is_called_unknown(codec):
 
 
 def test_a_frame_that_lost_its_head_or_a_repeated_one_does_not_change_a_verdict():
-    codec, frames = PLAIN["vp8, moving"]
+    codec, frames = media("vp8, moving")
     seal = sealing("livekit", OTHER_KEY, codec=codec)
     out = [seal(frame) for frame in frames[:16]]
     out[3], out[9] = out[3][5:], out[9][700:]
@@ -205,7 +215,7 @@ async def test_a_call_whose_sides_mean_text_and_bytes_hears_what_to_do(caplog):
 @pytest.mark.parametrize("name", ["opus, 12000", "opus, 24000", "pcmu, speech, 20 ms", "vp8, moving", "h264, moving"])
 async def test_a_call_whose_sender_does_not_seal_hears_that(name, profile):
     """In sframe its frames name keys that are not there: then it is no question of keys."""
-    codec, frames = PLAIN[name]
+    codec, frames = media(name)
     (found,) = await heard(E2EEManager(provider(KEY), profile), list(frames[:40]), codec)
     assert (found.cause, found.proven) == ("not_sealed", False)
 
