@@ -40,7 +40,7 @@ test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, th
 	cargo test --locked --package frameseal --features hazmat
 	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift, LiveKit, PostgreSQL)"
 	@echo "left to make soak, which takes half an hour: tests/soak"
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
 
 test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/unit/aiortc tests/calls/test_aiortc*.py $(ARGS)

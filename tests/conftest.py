@@ -1,5 +1,6 @@
 """Fixtures of every test: calls stay on this machine."""
 
+import gc
 import os
 import sys
 
@@ -16,6 +17,23 @@ if "FRAMESEAL_INTEROP" not in os.environ:
     collect_ignore.append("interop")
 if "FRAMESEAL_SOAK_SECONDS" not in os.environ:
     collect_ignore.append("soak/test_soak.py")
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns the number of workers of `-n auto`: two a core, because a live call waits for most of its time."""
+    return min(2 * (os.cpu_count() or 1), 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts tests marked `long` first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Excludes what the imports made from garbage collection, which some tests call a hundred times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
