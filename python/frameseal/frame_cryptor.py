@@ -9,15 +9,15 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from frameseal._fork import renew_in_child
 from frameseal._secrecy import Confidential
-from frameseal.e2ee.manager import MISSING_KEY, STATE_CHANGE, E2EEManager, E2EEStateChange
-from frameseal.e2ee.monitor import E2EEMissingKey
+from frameseal.e2ee.call import CallState
 from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform, Transform
 from frameseal.enums import Profile
+from frameseal.events import MISSING_KEY, STATE_CHANGE, E2EEMissingKey, E2EEStateChange
 from frameseal.keys.protocol import KeyRingProvider
 
 __all__ = ["CallCryptor", "FrameCryptor"]
@@ -89,8 +89,8 @@ class CallCryptor(Confidential):
         """Make a cryptor; it knows no track yet."""
         _check_callback("on_state_change", on_state_change)
         _check_callback("on_missing_key", on_missing_key)
-        listeners = {STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key}
-        self._manager = _WithoutLoop(provider, profile, listeners, replay_window, sif_trailer)
+        deliver = _Listeners({STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key})
+        self._call = CallState(provider, profile, deliver, replay_window=replay_window, sif_trailer=sif_trailer)
         renew_in_child(self, _lock=threading.Lock)
         self._senders: _Tracks[SenderTransform] = {}
         self._receivers: _Tracks[ReceiverTransform] = {}
@@ -99,11 +99,11 @@ class CallCryptor(Confidential):
     @property
     def sif_trailer(self) -> bytes | None:
         """What a LiveKit server ends its blank frames with, as for `E2EEManager`; it may be set at any time."""
-        return self._manager.sif_trailer
+        return self._call.sif_trailer
 
     @sif_trailer.setter
     def sif_trailer(self, trailer: bytes | None) -> None:
-        self._manager.sif_trailer = trailer
+        self._call.sif_trailer = trailer
 
     def encrypt(
         self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
@@ -112,7 +112,7 @@ class CallCryptor(Confidential):
         tracks, track = self._senders.get(participant_id), (kind, codec, track_id)
         transform = tracks.get(track) if tracks is not None else None
         if transform is None:
-            transform = self._make(self._senders, self._manager.sender_transform, participant_id, track)
+            transform = self._make(self._senders, self._call.sender_transform, participant_id, track)
         return transform.encrypt(frame) or None if transform is not None else None
 
     def decrypt(
@@ -122,7 +122,7 @@ class CallCryptor(Confidential):
         tracks, track = self._receivers.get(participant_id), (kind, codec, track_id)
         transform = tracks.get(track) if tracks is not None else None
         if transform is None:
-            transform = self._make(self._receivers, self._manager.receiver_transform, participant_id, track)
+            transform = self._make(self._receivers, self._call.receiver_transform, participant_id, track)
         return transform.decrypt(frame) or None if transform is not None else None
 
     def _make(
@@ -156,44 +156,33 @@ class CallCryptor(Confidential):
                 if not everybody.get(participant_id, True):
                     del everybody[participant_id]
         for transform in ended:
-            self._manager.remove_track(participant_id, kind, track_id=transform.track.track_id)
+            self._call.remove_track(participant_id, kind, track_id=transform.track.track_id)
 
     def remove_participant(self, participant_id: str) -> None:
         """Forget the tracks of a participant who left."""
         with self._lock:
             self._senders.pop(participant_id, None)
             self._receivers.pop(participant_id, None)
-        self._manager.remove_participant(participant_id)
+        self._call.remove_participant(participant_id)
 
 
-class _WithoutLoop(E2EEManager):
-    """A manager that calls its listeners at once, on whatever thread it is."""
+class _Listeners:
+    """Calls the listener of an event at once, and logs what it raises."""
 
-    def __init__(
-        self,
-        provider: KeyRingProvider,
-        profile: Profile | str,
-        listeners: Mapping[str, Callable[[Any], object] | None],
-        replay_window: int | None,
-        sif_trailer: bytes | None,
-    ) -> None:
-        self._told_at_once = listeners
-        super().__init__(provider, profile, replay_window=replay_window, sif_trailer=sif_trailer)
+    def __init__(self, listeners: dict[str, Callable[[Any], object] | None]) -> None:
+        self._listeners = listeners
 
-    def bind_loop(self, loop: object) -> None:
-        """Stay without one, though one may be running."""
-
-    def deliver(self, event: str, value: object) -> None:
-        """Call the listener, if there is one."""
-        listener = self._told_at_once.get(event)
-        if listener is not None:
-            try:
-                returned = listener(value)
-                if inspect.iscoroutine(returned):
-                    returned.close()
-                    _logger.error("the listener of %r returned a coroutine, which no loop runs here", self)
-            except Exception:
-                _logger.exception("the listener of %r failed", self)
+    def __call__(self, event: str, value: object) -> None:
+        listener = self._listeners.get(event)
+        if listener is None:
+            return
+        try:
+            returned = listener(value)
+            if inspect.iscoroutine(returned):
+                returned.close()
+                _logger.error("the listener of %s returned a coroutine, which no loop runs here", event)
+        except Exception:
+            _logger.exception("the listener of %s failed", event)
 
 
 def _check_callback(name: str, callback: object) -> None:

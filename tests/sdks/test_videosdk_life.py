@@ -19,6 +19,7 @@ from videosdk.room_client import RoomClient
 from vsaiortc import RTCPeerConnection
 
 from frameseal import E2EEManager, E2EEState, KeyProvider
+from frameseal.e2ee.call import CallState
 from frameseal.e2ee.monitor import FAILURE_COUNTERS, Monitor
 from frameseal.e2ee.track import Track
 from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform
@@ -54,7 +55,7 @@ async def test_a_meeting_left_before_it_was_joined_sends_nothing_once_a_provider
 
 # --- nothing stays
 
-OURS = (MeetingE2EE, E2EEManager, LoopEmitter, Monitor, Track, SenderTransform, ReceiverTransform)
+OURS = (MeetingE2EE, E2EEManager, CallState, LoopEmitter, Monitor, Track, SenderTransform, ReceiverTransform)
 THEIRS = (Meeting, RoomClient, Participant, RTCPeerConnection)
 
 
@@ -160,7 +161,7 @@ async def test_a_meeting_that_is_over_has_no_watch_that_ticks_though_the_applica
         alice = await enter("alice", "red", provider())
         bob = await enter("bob", None, provider())
         await until(lambda: bob.sees("alice"))
-        watches = [guest.meeting.e2ee.manager._monitor for guest in (alice, bob)]
+        watches = [guest.meeting.e2ee.manager._ticker for guest in (alice, bob)]
         assert all(watch._ticking for watch in watches)
         alice.meeting.leave()
         bob.meeting.leave()
@@ -173,7 +174,7 @@ async def test_a_meeting_that_is_over_has_no_watch_that_ticks_though_the_applica
 
 async def test_a_watch_goes_on_when_a_track_comes_after_a_pause():
     manager = E2EEManager(provider(), "videosdk")
-    watch = manager._monitor
+    watch = manager._ticker
     await until(lambda: not watch._ticking)
     transform = manager.receiver_transform("alice", "audio", "opus")
     assert watch._ticking

@@ -1,10 +1,12 @@
-"""What the tests of the call model share: two ends of one call, frames, and a recorder of state changes."""
+"""What the tests of the call model share: two ends of one call, frames, a clock, and a recorder of state changes."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 from frameseal import E2EEManager, E2EEState, E2EEStateChange, ExternalE2EEKeyProvider
+from frameseal.e2ee.call import CallState
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(range(100, 132))
@@ -31,12 +33,53 @@ def provider(key: str | bytes | None = KEY, **options: Any) -> ExternalE2EEKeyPr
     return made
 
 
-class Recorder:
-    """A manager with its state changes, in the order of their delivery."""
+class Clock:
+    """A clock that stands still until the test moves it."""
 
-    def __init__(self, key: str | bytes | None = KEY, **options: Any) -> None:
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedCall(CallState):
+    """The model of a call with the test's clock. It calls listeners at once, and has no loop."""
+
+    def __init__(
+        self,
+        keys: Any,
+        clock: Clock,
+        profile: str = "videosdk",
+        *,
+        on_missing_key: Callable[[Any], object] | None = None,
+        **options: Any,
+    ) -> None:
+        self.listeners: defaultdict[str, list[Callable[[Any], object]]] = defaultdict(list)
+        if on_missing_key is not None:
+            self.on("e2ee-missing-key", on_missing_key)
+        super().__init__(keys, profile, self._call_listeners, clock=clock, wall_clock=clock, **options)
+
+    def on(self, event: str, listener: Callable[[Any], object]) -> None:
+        self.listeners[event].append(listener)
+
+    def _call_listeners(self, event: str, value: object) -> None:
+        for listener in self.listeners[event]:
+            listener(value)
+
+
+def run_at_once(function: Callable[[], object]) -> bool:
+    """Run the background work of a `TimedCall` in the thread that asks for it."""
+    function()
+    return True
+
+
+class Recorder:
+    """A manager with its state changes, in the order of their delivery. With a clock, a `TimedCall` in its place."""
+
+    def __init__(self, key: str | bytes | None = KEY, clock: Clock | None = None, **options: Any) -> None:
         self.provider = provider(key, **options)
-        self.manager = E2EEManager(self.provider)
+        self.manager = E2EEManager(self.provider) if clock is None else TimedCall(self.provider, clock)
         self.changes: list[E2EEStateChange] = []
         self.manager.on("e2ee-state-change", self.changes.append)
 

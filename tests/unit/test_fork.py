@@ -294,8 +294,17 @@ def held(locks: list[object]) -> Iterator[None]:
 def test_a_child_finds_every_lock_of_the_package_free(profile):
     call = Call(profile)
     locks = locks_of_the_package()
-    of_calls = {"KeyProvider", "E2EEManager", "Monitor", "Diagnostician", "CallCryptor", "SealedDataChannel"}
-    assert {name.partition(" ")[0] for name in locks} >= {*of_calls, "HookLock"}
+    expected = {
+        "KeyProvider",
+        "E2EEManager",
+        "CallState",
+        "KeyRequests",
+        "RatchetSearch",
+        "Diagnostician",
+        "CallCryptor",
+        "SealedDataChannel",
+    }
+    assert {name.partition(" ")[0] for name in locks} >= {*expected, "frameseal.aiortc._lock"}
 
     def child() -> bytes:
         assert [name for name, lock in locks_of_the_package().items() if lock is locks.get(name)] == []
@@ -351,11 +360,11 @@ def test_a_child_leaves_the_loop_of_its_parent_alone_and_keeps_its_events_for_it
 
 def test_a_diagnosis_and_a_search_of_the_parent_do_not_keep_the_child_from_its_own():
     call = Call(Profile.LIVEKIT)
-    call.manager._diagnostician._busy = True
-    call.manager._monitor._derivations[id(call.receiver.ring)] = None
+    call.manager._call._diagnostician._busy = True
+    call.manager._call._searches._buckets[id(call.receiver.ring)] = None
 
     def child() -> None:
-        assert not call.manager._diagnostician._busy and not call.manager._monitor._derivations
+        assert not call.manager._call._diagnostician._busy and not call.manager._call._searches._buckets
 
     in_a_child(child)
 

@@ -154,13 +154,13 @@ def test_a_track_that_ended_is_let_go_of_and_its_state_with_it():
         cryptor.decrypt(there.encrypt(VIDEO, **track), **track)
         for each in (cryptor, there):
             each.remove_track("alice", "video", track_id=f"camera {number}")
-    assert not cryptor._senders and not cryptor._receivers and not cryptor._manager.tracks()
+    assert not cryptor._senders and not cryptor._receivers and not cryptor._call.tracks()
     cryptor.decrypt(there.encrypt(AUDIO, **ALICES_MIC), **ALICES_MIC)
     cryptor.decrypt(there.encrypt(VIDEO, **ALICES_CAMERA), **ALICES_CAMERA)
     cryptor.remove_track("alice", "audio")
     cryptor.remove_track("alice", "audio")
     cryptor.remove_track("bob", "video", track_id="camera")
-    assert [(track.kind, track.state) for track in cryptor._manager.tracks()] == [("video", S.MissingKey)]
+    assert [(track.kind, track.state) for track in cryptor._call.tracks()] == [("video", S.MissingKey)]
 
 
 @pytest.mark.parametrize("name", ["on_state_change", "on_missing_key"])

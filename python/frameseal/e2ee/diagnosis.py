@@ -8,32 +8,29 @@ Nothing that is found changes what happens to a frame: it is dropped. It is a hi
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from time import monotonic, thread_time
+from time import thread_time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from frameseal._fork import renew_in_child
 from frameseal._native import Decryptor, KeyRing, Secret
+from frameseal.e2ee.track import Track, TrackTransform
 from frameseal.enums import Profile
+from frameseal.events import E2EEDiagnosis
 from frameseal.exceptions import FrameError
 from frameseal.inspection import readings, shapes
 from frameseal.inspection.shapes import IV_LEN, MAX_EXCERPTS, MIN_VERDICT_FRAMES, Excerpt, Shape
 from frameseal.keys.provider import KeyProvider
 
 if TYPE_CHECKING:
-    from frameseal.e2ee.manager import E2EEManager
-    from frameseal.e2ee.track import Kind, Track
-    from frameseal.e2ee.transforms import ReceiverTransform
-
-DIAGNOSIS: Final = "e2ee-diagnosis"
+    from frameseal.keys.protocol import KeyRingProvider
 
 # Seconds between two diagnoses of a track that are told; and between two tries of its keys, as long as some are left.
 DIAGNOSIS_INTERVAL: Final = 10.0
@@ -65,50 +62,25 @@ ADVICE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class E2EEDiagnosis:
-    """What a listener of ``"e2ee-diagnosis"`` receives: the likely reason why a track's frames do not open."""
-
-    participant_id: str
-    """Who sends the track."""
-
-    kind: Kind
-    """``"audio"`` or ``"video"``."""
-
-    track_id: str | None
-    """The id that the transport gave the track, if any."""
-
-    cause: str
-    """Machine-readable: ``not_sealed``, ``other_profile``, ``other_salt``, ``hkdf``, ``pbkdf2``, ``other_key_id``,
-    ``other_spelling``, ``wrong_key``, ``injected`` or ``unknown_format``."""
-
-    advice: str
-    """What it means and what to do, in a sentence."""
-
-    proven: bool
-    """Whether a key opened the frame that way. Otherwise it is what the bytes look like, which anybody can fake."""
-
-
 class Budget:
-    """CPU seconds that tries may still take: a burst, and then a share of a core."""
+    """CPU seconds that trials may still use: a burst, and then a share of a core. From any thread."""
 
     _lock: threading.Lock
 
     def __init__(self) -> None:
         """Start full."""
         renew_in_child(self, _lock=threading.Lock)
-        self._left, self._refilled = MAX_BUDGET, monotonic()
+        self._left, self._refilled = MAX_BUDGET, -math.inf
 
-    def left(self) -> float:
-        """Return the seconds that there are now."""
+    def left(self, now: float) -> float:
+        """Return the CPU seconds that are left. *now* is in seconds, from a monotonic clock."""
         with self._lock:
-            now = monotonic()
             self._left = min(MAX_BUDGET, self._left + (now - self._refilled) * CPU_SHARE)
             self._refilled = now
             return self._left
 
     def spend(self, seconds: float) -> None:
-        """Take off what a try has taken; there may be less than nothing left then."""
+        """Subtract what a trial has used. The budget may become negative."""
         with self._lock:
             self._left -= seconds
 
@@ -143,100 +115,107 @@ class _FailureRun:
 
 
 class Diagnostician:
-    """Looks into the failing frames of one manager's tracks, which it does not keep alive."""
+    """Diagnoses the failing frames of a call's tracks.
+
+    It starts no thread: if `is_due` returns True, the caller runs `diagnose` in one and then calls `end`.
+
+    :param provider: the source of the keys to try, if it is a `KeyProvider`. Otherwise no key is tried.
+    :param profile: the wire format of the call.
+    :param clock: returns seconds, from a monotonic clock.
+    """
 
     _lock: threading.Lock
     _busy: bool
 
-    def __init__(self, manager: E2EEManager) -> None:
-        """Make one that has seen nothing."""
-        self._manager = weakref.ref(manager)
+    def __init__(self, provider: KeyRingProvider, profile: Profile, clock: Callable[[], float]) -> None:
+        """Start without a failure."""
+        self._provider, self._profile, self._clock = provider, profile, clock
         renew_in_child(self, _lock=threading.Lock, _busy=bool)  # the parent's diagnosis ends in the parent
         self._failing: weakref.WeakKeyDictionary[Track, _FailureRun] = weakref.WeakKeyDictionary()
 
     def note(self, track: Track, frame: bytes) -> None:
-        """Remember how a frame that failed begins and ends. In the decoder's thread: it is looked at elsewhere."""
+        """Record how a frame that failed begins and ends. In the decoder's thread: it is examined elsewhere."""
         failing = self._failing.get(track)
         if failing is None:
             failing = self._failing[track] = _FailureRun()
         failing.seen.append(shapes.excerpt(frame))
 
     def opened(self, track: Track) -> None:
-        """A frame has opened after some that failed: what they looked like says nothing about those to come."""
+        """Forget the frames that failed, since one has opened: they tell nothing about later ones."""
         failing = self._failing.get(track)
         if failing is not None:
             failing.failures, failing.tried = 0, False
             failing.seen.clear()
 
     def cause_of(self, track: Track) -> str | None:
-        """Return what was last told of a track whose frames fail; None if nothing was."""
+        """Return the cause that was last reported for a track, while its frames fail. Returns None without a report."""
         failing = self._failing.get(track)
         return failing.cause if failing is not None and failing.seen else None
 
-    def consider(self, transform: ReceiverTransform, frame: bytes, key_id: int | None, missing: bool) -> None:
-        """Look into *frame*, which failed, if it is time to. From any thread; returns at once.
+    def is_due(self, track: Track, *, missing: bool) -> bool:
+        """Count a failure, and return whether it is time for a diagnosis. From any thread.
 
-        :param key_id: what the frame claims, where it could be read.
-        :param missing: whether there is no key of this id.
+        Then no other one is due before `end`.
+
+        :param missing: whether no key has the id that the frame claims.
         """
-        manager = self._manager()
-        loop = manager.events_loop if manager is not None else None
-        if loop is None or transform.track.forgotten or not self._is_time(transform.track, missing):
-            return
-        try:
-            loop.call_soon_threadsafe(self._start, loop, transform, frame, key_id, missing)
-        except RuntimeError:  # the loop is closed: the call is over
-            self._busy = False
-
-    def _is_time(self, track: Track, missing: bool) -> bool:
         with self._lock:
             failing = self._failing.get(track)
             if failing is None:
                 return False
             failing.failures += 1
-            if self._busy or monotonic() < failing.due[missing] or failing.failures < MIN_FAILURES:
+            if self._busy or self._clock() < failing.due[missing] or failing.failures < MIN_FAILURES:
                 return False
             if failing.tried and len(failing.seen) < MIN_VERDICT_FRAMES:
                 return False
             failing.tried = self._busy = True
             return True
 
-    def _start(self, loop: asyncio.AbstractEventLoop, *frame: Any) -> None:
-        loop.run_in_executor(None, self._look, *frame)
+    def end(self) -> None:
+        """Allow the next diagnosis, since the one that was due has ended."""
+        self._busy = False
 
-    def _look(self, transform: ReceiverTransform, frame: bytes, key_id: int | None, missing: bool) -> None:
-        try:
-            manager, track = self._manager(), transform.track
-            failing = self._failing.get(track)
-            if manager is None or failing is None or track.forgotten:
-                return
-            provider = manager.provider
-            secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
-            generation = transform.ring.generation
-            tries = Trials(failing.keys_tried if failing.keys == generation else 0, min(MAX_TRIAL_CPU, BUDGET.left()))
-            found = diagnose(frame, manager.profile, transform.codec, secrets, key_id, list(failing.seen), tries)
-            BUDGET.spend(tries.taken)
-            failing.keys, failing.keys_tried = generation, 0 if tries.ended else tries.tried
-            if found is None:
-                return
-            cause, advice, proven = found
-            failing.failures, failing.tried, now = 0, False, monotonic()
-            failing.due[missing] = now + (DIAGNOSIS_INTERVAL if proven or tries.ended else TRIAL_INTERVAL)
-            if missing and cause in ("wrong_key", "unknown_format"):
-                return  # that a key is not there has been told
-            if failing.cause == cause and now - failing.reported_at < DIAGNOSIS_INTERVAL:
-                return
-            if failing.cause != cause:
-                # Whose it is, the event says: logs quote nothing that a caller named (`frameseal._secrecy`).
-                _logger.warning("%s does not open: %s", track.kind, advice)
-            failing.cause, failing.reported_at = cause, now
-            manager.deliver(
-                DIAGNOSIS, E2EEDiagnosis(track.participant_id, track.kind, track.track_id, cause, advice, proven)
-            )
-        except Exception:
-            _logger.exception("a diagnosis of %r failed", transform)
-        finally:
-            self._busy = False
+    def cancel(self, track: Track) -> None:
+        """Take a diagnosis back that was due, since nothing can run it."""
+        failing = self._failing.get(track)
+        if failing is not None:
+            failing.tried = False
+        self._busy = False
+
+    def diagnose(
+        self, transform: TrackTransform, frame: bytes, key_id: int | None, *, missing: bool
+    ) -> E2EEDiagnosis | None:
+        """Return a diagnosis of *frame*, which failed. Returns None if it found nothing that is news. In a thread.
+
+        :param key_id: the key id that the frame claims, or None if it could not be read.
+        :param missing: whether no key has this id.
+        """
+        track = transform.track
+        failing = self._failing.get(track)
+        if failing is None or track.forgotten:
+            return None
+        provider = self._provider
+        secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
+        generation = transform.ring.generation
+        left = min(MAX_TRIAL_CPU, BUDGET.left(self._clock()))
+        tries = Trials(failing.keys_tried if failing.keys == generation else 0, left)
+        found = diagnose(frame, self._profile, transform.codec, secrets, key_id, list(failing.seen), tries)
+        BUDGET.spend(tries.taken)
+        failing.keys, failing.keys_tried = generation, 0 if tries.ended else tries.tried
+        if found is None:
+            return None
+        cause, advice, proven = found
+        failing.failures, failing.tried, now = 0, False, self._clock()
+        failing.due[missing] = now + (DIAGNOSIS_INTERVAL if proven or tries.ended else TRIAL_INTERVAL)
+        if missing and cause in ("wrong_key", "unknown_format"):
+            return None  # the missing key has been reported
+        if failing.cause == cause and now - failing.reported_at < DIAGNOSIS_INTERVAL:
+            return None
+        if failing.cause != cause:
+            # The event names the participant. Logs quote nothing that a caller named (`frameseal._secrecy`).
+            _logger.warning("%s does not open: %s", track.kind, advice)
+        failing.cause, failing.reported_at = cause, now
+        return E2EEDiagnosis(track.participant_id, track.kind, track.track_id, cause, advice, proven)
 
 
 def diagnose(  # noqa: PLR0917 - what there is to know of a frame

@@ -1,57 +1,48 @@
-"""What is looked at twice a second, beside the frames: tracks that stall, keys that wear out, senders that ratchet.
+"""What a call checks beside its frames: stalled tracks, worn keys, senders that ratchet; and what it rations.
 
-Frames pay nothing for it. It runs on the event loop, in bounded time; what takes longer (a ratchet step of a passphrase
-is 25 ms) runs in a thread, one step at a time.
+Nothing here has a loop, a thread or a clock. `frameseal.e2ee.call.CallState` passes the time, and runs what these
+classes return.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import weakref
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from frameseal._fork import nothing, renew_in_child
-from frameseal.e2ee.track import sum_counters
+from frameseal._fork import renew_in_child
+from frameseal.e2ee.track import KEY_REQUEST_INTERVAL, Track, TrackTransform, sum_counters
+from frameseal.events import KEY_USAGE, STALLED, E2EEKeyUsage
 from frameseal.keys.provider import KeyProvider
 
 if TYPE_CHECKING:
     from frameseal._native import KeyRing
-    from frameseal.e2ee.manager import E2EEManager
-    from frameseal.e2ee.track import Kind, Track
-    from frameseal.e2ee.transforms import ReceiverTransform
+    from frameseal.keys.protocol import KeyRingProvider
 
-PERIOD: Final = 0.5  # seconds
+PERIOD: Final = 0.5  # seconds between two checks
 STALLED_AFTER: Final = 2.0  # seconds
-FAILURE_COUNTERS: Final = (
-    "malformed",
-    "unknown_key",
-    "authentication_failed",
-    "replayed",
-    "sender_mismatch",
-)  # counters of a Decryptor
-KEY_REQUEST_INTERVAL: Final = 5.0  # seconds between two events about one missing key
 
-# A forger who makes receivers search gets so many derivations at once and then one a second, per ring; and never more
-# than the ratchet window has steps, since each is derived once.
+# The counters of a Decryptor that count failures.
+FAILURE_COUNTERS: Final = ("malformed", "unknown_key", "authentication_failed", "replayed", "sender_mismatch")
+
+# Rate limit of ratchet derivations per ring, which a forger can provoke. The ratchet window limits them as well: each
+# step is derived once.
 DERIVATION_BURST: Final = 4
 DERIVATIONS_PER_SECOND: Final = 1.0
-DERIVATIONS: Final = (DERIVATION_BURST, DERIVATIONS_PER_SECOND)
 
-# Missing keys that are remembered: key ids are what frames claim, so there can be any number of them. Nor may a forger
-# who claims a new one with each frame make the application ask at frame rate: so many at once per participant, then one
-# a second.
+# Capacity for missing keys, and the rate limit of requests per participant. Key ids are what frames claim: a forger who
+# claims a new one with each frame must neither fill the memory nor make the application ask at frame rate.
 MAX_MISSING_KEYS: Final = 1024
 REQUEST_BURST: Final = 16
 REQUESTS_PER_SECOND: Final = 1.0
 
-# What an encryptor counts that some receivers cannot show, and what is logged of it, once a track.
+# Counters of an Encryptor for frames that some receivers cannot show, and the warning that is logged once a track.
 DISPLAY_WARNINGS: Final = {
     "long_headers": "video that is sent has more than 255 bytes in front of its first slice: native receivers of the "
     "LiveKit family (libwebrtc m144 and before) cannot open such frames; have the encoder write shorter ones",
@@ -59,128 +50,60 @@ DISPLAY_WARNINGS: Final = {
     "receivers built on libwebrtc may drop keyframes; have the encoder write pic_parameter_set_id 0",
 }
 
-STALLED: Final = "e2ee-stalled"
-KEY_USAGE: Final = "e2ee-key-usage"
+Event = tuple[str, object]
+"""The name of an event, and the object that its listeners receive."""
 
 _logger = logging.getLogger("frameseal")
 
 
-@dataclass(frozen=True, slots=True)
-class E2EEKeyUsage:
-    """What a listener of ``"e2ee-key-usage"`` receives: set a new key before the limit, where sealing ends."""
-
-    participant_id: str
-    """Whose key: this side's own id."""
-
-    key_id: int
-    """Under which id."""
-
-    used: int
-    """Frames that this side has sealed with it."""
-
-    limit: int
-    """Frames at which it is refused (`KeyExhausted`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class E2EEMissingKey:
-    """What a listener of ``"e2ee-missing-key"`` receives: frames name a key that is not there."""
-
-    participant_id: str
-    """Who sends them."""
-
-    kind: Kind
-    """``"audio"`` or ``"video"``: of the frame that was noticed."""
-
-    key_id: int
-    """The key id, or KID, that they claim. Not authenticated: ask for the key of this participant, not for any id."""
-
-
-@dataclass(eq=False, slots=True)
-class _Progress:
-    """What the last look at a receiving track saw."""
-
-    opened: int = 0
-    failed: int = 0
-    ratchets: int = 0
-    failing_since: float | None = None
-    stalled: bool = False
-
-
 @dataclass(eq=False, slots=True)
 class TokenBucket:
-    """The derivations that one ring may still have, or the questions that one participant may still cause."""
+    """A rate limit: a burst of events at once, and then a steady rate."""
 
+    capacity: int
+    per_second: float
     refilled: float
-    burst: int
-    each_second: float
-    allowance: float = math.inf  # whatever the burst is
+    allowance: float = math.inf  # the first `take` cuts it down to the capacity
     busy: bool = False
+    """Whether the event that was taken last is still under way."""
 
-    def take(self) -> bool:
-        """Take one event from the allowance. Returns False if none is left."""
-        now = monotonic()
-        grown = self.allowance + (now - self.refilled) * self.each_second
-        self.allowance, self.refilled = min(self.burst, grown), now
-        if self.busy or self.allowance < 1:
+    def take(self, now: float) -> bool:
+        """Spend one event. Returns False if none is left."""
+        grown = self.allowance + (now - self.refilled) * self.per_second
+        self.allowance, self.refilled = min(self.capacity, grown), now
+        if self.allowance < 1:
             return False
         self.allowance -= 1
         return True
 
 
-class Monitor:
-    """The watch of one manager, which it does not keep alive."""
+class KeyRequests:
+    """Rations the requests for missing keys. Every method may be called from any thread."""
 
     _lock: Lock
-    _loop: asyncio.AbstractEventLoop | None
-    _derivations: dict[int, TokenBucket]
 
-    def __init__(self, manager: E2EEManager) -> None:
-        """Make a watch; it looks at nothing before `start`."""
-        self._manager = weakref.ref(manager)
-        # The parent's derivations and ticks end in the parent.
-        renew_in_child(self, _lock=Lock, _loop=nothing, _derivations=dict, _ticking=bool)
-        self._progress: weakref.WeakKeyDictionary[Track, _Progress] = weakref.WeakKeyDictionary()
-        # When each missing key was last asked for, and the number of its last setting at that time.
+    def __init__(self) -> None:
+        """Start without a missing key."""
+        renew_in_child(self, _lock=Lock)
+        # For each missing key, the time of the last request and the number of the key's last setting at that time.
         self._requested: OrderedDict[tuple[str, int], tuple[float, int]] = OrderedDict()
-        self._requests: OrderedDict[str, TokenBucket] = OrderedDict()
-        self._warned: dict[str, int] = {}
-        self._display_warned: dict[str, weakref.WeakSet[Track]] = {
-            counter: weakref.WeakSet() for counter in DISPLAY_WARNINGS
-        }
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look after the manager's tracks on *loop*, from any thread; without effect while another loop does."""
-        with self._lock:
-            if self._loop is None or self._loop.is_closed():
-                self._loop, self._ticking = loop, False
-        self.wake()
+    def may_request(self, participant_id: str, key_id: int, now: float, last_set: int = 0) -> bool:
+        """Return whether it is time to request this key.
 
-    def wake(self) -> None:
-        """Go on, now that there is a track to look after; from any thread. Without any, nothing ticks."""
-        with self._lock:
-            if self._loop is None or self._ticking:
-                return
-            with suppress(RuntimeError):  # the loop is closed: the call is over, or another loop will be bound
-                self._loop.call_soon_threadsafe(self._tick)
-                self._ticking = True
-
-    def may_request(self, participant_id: str, key_id: int, last_set: int = 0) -> bool:
-        """Return True if it is time to report that this key is missing. From any thread.
-
-        *last_set* is a number that grows when the key is set and is missing again: the earlier shortage has ended.
+        :param last_set: a number that grows each time the key is set. If it has grown, the earlier shortage has ended.
         """
-        now = monotonic()
         with self._lock:
-            asked, set_before = self._requested.get((participant_id, key_id), (None, 0))
-            if asked is not None and now - asked < KEY_REQUEST_INTERVAL and last_set <= set_before:
+            requested, set_before = self._requested.get((participant_id, key_id), (None, 0))
+            if requested is not None and now - requested < KEY_REQUEST_INTERVAL and last_set <= set_before:
                 return False
-            bucket = self._requests.pop(participant_id, None)
-            bucket = bucket or TokenBucket(now, REQUEST_BURST, REQUESTS_PER_SECOND)
-            self._requests[participant_id] = bucket
-            if len(self._requests) > MAX_MISSING_KEYS:
-                self._requests.popitem(last=False)
-            if not bucket.take():
+            bucket = self._buckets.pop(participant_id, None)
+            bucket = bucket or TokenBucket(REQUEST_BURST, REQUESTS_PER_SECOND, now)
+            self._buckets[participant_id] = bucket
+            if len(self._buckets) > MAX_MISSING_KEYS:
+                self._buckets.popitem(last=False)
+            if not bucket.take(now):
                 return False
             self._requested[participant_id, key_id] = now, max(last_set, set_before)
             self._requested.move_to_end((participant_id, key_id))
@@ -189,78 +112,122 @@ class Monitor:
             return True
 
     def end_shortage(self, participant_id: str, key_id: int) -> None:
-        """Ask at once when this key is missing the next time. From any thread."""
+        """Allow a request at once when this key is missing the next time."""
         with self._lock:
             self._requested.pop((participant_id, key_id), None)
 
     def forget(self, participant_id: str) -> None:
-        """Forget what was asked for a participant who left. From any thread."""
+        """Forget the requests for the keys of a participant who left."""
         with self._lock:
-            for asked in [asked for asked in self._requested if asked[0] == participant_id]:
-                del self._requested[asked]
+            for requested in [requested for requested in self._requested if requested[0] == participant_id]:
+                del self._requested[requested]
 
-    def derive_ratchet_step(self, transform: ReceiverTransform) -> None:
-        """Have the next ratchet step derived in a thread, if frames ask for one and may. From any thread."""
-        ring = transform.ring
-        wanted = ring.pending_ratchets
-        if not wanted:
-            return
+
+class RatchetSearch:
+    """Rations the ratchet steps that frames ask for. Every method may be called from any thread.
+
+    A step of a passphrase takes some 25 ms, so the caller derives it in a thread, one step per ring at a time.
+    """
+
+    _lock: Lock
+    _buckets: dict[int, TokenBucket]
+
+    def __init__(self) -> None:
+        """Start without a search."""
+        # Derivations of the parent end in the parent.
+        renew_in_child(self, _lock=Lock, _buckets=dict)
+
+    def begin(self, ring: KeyRing, now: float) -> Callable[[], None] | None:
+        """Return the function that derives the next step, to be run in a thread or else given to `cancel`.
+
+        Returns None if no frame asks for a step, if one is being derived, or if the rate is spent.
+        """
+        key_ids = ring.pending_ratchets
+        if not key_ids:
+            return None
         with self._lock:
-            if self._loop is None:  # nobody derives, and nobody would let go of the bucket
-                return
-            bucket = self._derivations.setdefault(id(ring), TokenBucket(monotonic(), *DERIVATIONS))
-            if not bucket.take():
-                return
+            bucket = self._buckets.setdefault(id(ring), TokenBucket(DERIVATION_BURST, DERIVATIONS_PER_SECOND, now))
+            if bucket.busy or not bucket.take(now):
+                return None
             bucket.busy = True
-        try:
-            self._loop.call_soon_threadsafe(self._derive, ring, wanted[0], bucket)
-        except RuntimeError:  # the loop is closed: the call is over
-            bucket.busy = False
+        return partial(_derive_step, ring, key_ids[0], bucket)
 
-    def _derive(self, ring: KeyRing, key_id: int, bucket: TokenBucket) -> None:
-        def step() -> None:
-            try:
-                ring.derive_ratchet_step(key_id)
-            except ValueError:
-                pass  # the key was removed meanwhile
-            finally:
-                bucket.busy = False
-
-        if self._loop is not None:
-            self._loop.run_in_executor(None, step)
-
-    def _tick(self) -> None:
-        manager = self._manager()
-        if manager is None or self._loop is None:
-            return
-        try:
-            for track in manager.tracks():
-                if track.direction == "receive":
-                    self._check_receiver(manager, track)
-                elif track.direction == "send":
-                    self._count(manager, track)
-            self._resume_searches(manager)
-            sending = {track.participant_id for track in manager.tracks() if track.direction == "send"}
-            self._warned = {name: key_id for name, key_id in self._warned.items() if name in sending}
-        except Exception:
-            _logger.exception("the watch of %r failed", manager)
+    def cancel(self, ring: KeyRing) -> None:
+        """Forget a step that was begun, since nothing can run it."""
         with self._lock:
-            self._ticking = any(track.transforms for track in manager.tracks())
-            if self._ticking:
-                self._loop.call_later(PERIOD, self._tick)
+            self._buckets.pop(id(ring), None)
 
-    def _check_receiver(self, manager: E2EEManager, track: Track) -> None:
+    def retain(self, rings: Iterable[KeyRing]) -> None:
+        """Forget all other rings: they are no longer in use."""
+        in_use = {id(ring) for ring in rings}
+        with self._lock:
+            self._buckets = {ring: bucket for ring, bucket in self._buckets.items() if ring in in_use}
+
+
+def _derive_step(ring: KeyRing, key_id: int, bucket: TokenBucket) -> None:
+    try:
+        ring.derive_ratchet_step(key_id)
+    except ValueError:
+        pass  # the key was removed meanwhile
+    finally:
+        bucket.busy = False
+
+
+@dataclass(eq=False, slots=True)
+class _Progress:
+    """The counters of a receiving track at the last check."""
+
+    opened: int = 0
+    failed: int = 0
+    ratchets: int = 0
+    failing_since: float | None = None
+    stalled: bool = False
+
+
+class Monitor:
+    """Compares the counters of tracks with those of the last check. For one thread at a time.
+
+    :param provider: receives a note of each sender that ratcheted, if it is a `KeyProvider`.
+    """
+
+    def __init__(self, provider: KeyRingProvider) -> None:
+        """Start without a check."""
+        self._provider = provider
+        self._progress: weakref.WeakKeyDictionary[Track, _Progress] = weakref.WeakKeyDictionary()
+        self._warned: dict[str, int] = {}  # by participant, the key id of the last usage warning
+        self._display_warned: dict[str, weakref.WeakSet[Track]] = {
+            counter: weakref.WeakSet() for counter in DISPLAY_WARNINGS
+        }
+
+    def check(self, tracks: Iterable[tuple[Track, list[TrackTransform]]], now: float, time: float) -> Iterator[Event]:
+        """Yield the events since the last check, which was `PERIOD` seconds ago.
+
+        :param tracks: the tracks of the call, with their transforms.
+        :param now: seconds, from a monotonic clock.
+        :param time: seconds since the epoch.
+        """
+        sending = set()
+        for track, transforms in tracks:
+            if track.direction == "receive":
+                yield from self._check_receiver(track, transforms, now, time)
+            elif track.direction == "send":
+                yield from self._check_sender(track, transforms, time)
+                sending.add(track.participant_id)
+        self._warned = {name: key_id for name, key_id in self._warned.items() if name in sending}
+
+    def _check_receiver(
+        self, track: Track, transforms: list[TrackTransform], now: float, time: float
+    ) -> Iterator[Event]:
         progress = self._progress.setdefault(track, _Progress())
-        counters = sum_counters(transform.stats() for transform in list(track.transforms))
-        track.record_frames(counters.get("frames", 0))
+        counters = sum_counters(transform.stats() for transform in transforms)
         opened = counters.get("frames", 0)
+        track.record_frames(opened, time)
         failed = sum(counters.get(name, 0) for name in FAILURE_COUNTERS)
         ratchets = counters.get("ratchets", 0)
-        if ratchets > progress.ratchets and isinstance(manager.provider, KeyProvider):
-            # Where several keys ratchet between two looks, the last of them is named.
-            followed = (transform.ring.ratcheted_key_id for transform in list(track.transforms))
-            manager.provider.note_ratcheted(track.participant_id, next((i for i in followed if i is not None), 0))
-        now = monotonic()
+        if ratchets > progress.ratchets and isinstance(self._provider, KeyProvider):
+            # If several keys ratchet between two checks, the last one is named.
+            key_ids = (transform.ring.ratcheted_key_id for transform in transforms)
+            self._provider.note_ratcheted(track.participant_id, next((i for i in key_ids if i is not None), 0))
         if opened > progress.opened:
             progress.failing_since, progress.stalled = None, False
         elif failed > progress.failed:
@@ -268,14 +235,14 @@ class Monitor:
                 progress.failing_since = now - PERIOD
             if not progress.stalled and now - progress.failing_since >= STALLED_AFTER and track.state is not None:
                 progress.stalled = True
-                manager.deliver(STALLED, track.event(counters, "stalled"))
+                yield STALLED, track.event(counters, "stalled", time)
         elif not progress.stalled:
-            progress.failing_since = None  # nothing comes: the sender is muted or gone
+            progress.failing_since = None  # no frame arrives: the sender is muted or gone
         progress.opened, progress.failed, progress.ratchets = opened, failed, ratchets
 
-    def _count(self, manager: E2EEManager, track: Track) -> None:
+    def _check_sender(self, track: Track, transforms: list[TrackTransform], time: float) -> Iterator[Event]:
         sealed = 0
-        for transform in list(track.transforms):
+        for transform in transforms:
             stats = transform.stats()
             sealed += stats["frames"]
             for counter, warning in DISPLAY_WARNINGS.items():
@@ -288,15 +255,5 @@ class Monitor:
                     del self._warned[track.participant_id]  # a fresh key under the same id
             elif self._warned.get(track.participant_id) != key_id:
                 self._warned[track.participant_id] = key_id
-                manager.deliver(KEY_USAGE, E2EEKeyUsage(track.participant_id, key_id, used, stats["key_limit"]))
-        track.record_frames(sealed)
-
-    def _resume_searches(self, manager: E2EEManager) -> None:
-        """Go on with searches that frames have asked for and the rate has held back."""
-        live = set()
-        for track in manager.tracks():
-            for transform in list(track.transforms) if track.direction == "receive" else []:
-                live.add(id(transform.ring))
-                self.derive_ratchet_step(transform)  # type: ignore[arg-type]
-        with self._lock:
-            self._derivations = {ring: bucket for ring, bucket in self._derivations.items() if ring in live}
+                yield KEY_USAGE, E2EEKeyUsage(track.participant_id, key_id, used, stats["key_limit"])
+        track.record_frames(sealed, time)

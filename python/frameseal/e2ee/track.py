@@ -1,30 +1,33 @@
-"""One track of a call, and what listeners are told about it."""
+"""One track of a call: its state, and the protocols between its transforms and the call.
+
+Nothing here reads a clock: whoever calls passes the time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from time import monotonic, time
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 from weakref import WeakSet
 
 from frameseal.enums import E2EEState
+from frameseal.events import Direction, E2EEStateChange, Kind
 
 if TYPE_CHECKING:
-    from frameseal.e2ee.transforms import Transform
+    from frameseal._native import KeyRing
 
-Kind = Literal["audio", "video"]
-Direction = Literal["send", "receive"]
-
-# A track that changes state at frame rate must not flood the application: this many changes at once, then one a second.
-# Nothing is lost by it: a change that is held back is still a change when the next frame comes, and is reported then.
+# Rate limit of state changes per track, a token bucket: a track that flaps at frame rate must not flood the
+# application. No change is lost: a change that is held back is reported with the next frame that confirms it.
 CHANGE_BURST: Final = 32
 CHANGES_PER_SECOND: Final = 1.0
 
-# Seconds after a participant was removed in which frames of theirs are late ones: a jitter buffer holds some so long.
+# Seconds in which frames of a removed participant count as late ones: a jitter buffer still holds them.
 GRACE_PERIOD: Final = 1.0
 
-# The gravest first: what `E2EEManager.state` answers for a participant with several tracks of one kind.
+# Seconds between two requests for one missing key.
+KEY_REQUEST_INTERVAL: Final = 5.0
+
+# The states in descending severity: `E2EEManager.state` returns the most severe one of several tracks.
 SEVERITY: Final = (
     E2EEState.InternalError,
     E2EEState.InvalidKey,
@@ -41,50 +44,70 @@ HEALTHY: Final = frozenset({E2EEState.EncryptionSuccess, E2EEState.DecryptionSuc
 DOUBTFUL: Final = frozenset({E2EEState.MissingKey, E2EEState.DecryptionFailed, E2EEState.InvalidKey})
 
 
-@dataclass(frozen=True, slots=True)
-class E2EEStateChange:
-    """What a listener of ``"e2ee-state-change"`` receives: one track of one participant has changed its state.
+class TrackTransform(Protocol):
+    """A transform, as far as its track and its call know it."""
 
-    ``"e2ee-stalled"`` and ``"e2ee-injected-frame"`` give one too, with the state as it is.
+    track: Track
+    codec: str | None
+
+    @property
+    def ring(self) -> KeyRing:
+        """Return the ring whose keys the transform uses."""
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters of the transform's cipher."""
+
+
+class TrackReporter(Protocol):
+    """Receives the outcome of frames from transforms. `frameseal.e2ee.call.CallState` implements it.
+
+    Every method may be called from any thread, and returns at once.
     """
 
-    participant_id: str
-    """Whose media it is: the sender of the track, on both sides."""
+    def now(self) -> float:
+        """Return the time in seconds, from a monotonic clock."""
 
-    kind: Kind
-    """``"audio"`` or ``"video"``."""
+    def report_state(
+        self,
+        transform: TrackTransform,
+        state: E2EEState,
+        key_id: int | None,
+        reason: str | None,
+        counters: Mapping[str, int],
+    ) -> bool:
+        """Bring the transform's track to *state*. Returns False if the change must be reported again."""
 
-    state: E2EEState
-    """The new state, different from the track's last one."""
+    def report_failed_frame(self, transform: TrackTransform, frame: bytes) -> None:
+        """Record how a frame that failed begins and ends, for a diagnosis."""
 
-    direction: Direction | None
-    """``"send"`` or ``"receive"``; None for an internal error outside any track."""
+    def report_undecryptable(
+        self, transform: TrackTransform, frame: bytes, key_id: int | None, *, missing: bool
+    ) -> None:
+        """Diagnose a frame that failed, and derive the ratchet steps that may open the next one.
 
-    track_id: str | None
-    """The id that the transport gave the track, if any."""
+        :param key_id: the key id that the frame claims, or None if it could not be read.
+        :param missing: whether no key has this id.
+        """
 
-    key_id: int | None
-    """The key id concerned, where known. On a failure it is what the frame claimed."""
+    def report_missing_key(self, transform: TrackTransform, key_id: int | None) -> None:
+        """Request the key that a frame named and that is not there."""
 
-    reason: str | None
-    """Machine-readable: None on success; ``unknown_key``, ``authentication_failed``, ``malformed_frame``,
-    ``replayed_frame`` or ``key_exhausted``; with InternalError an exception's class name, or whatever the transport
-    reported."""
+    def report_present_key(self, transform: TrackTransform, key_id: int) -> None:
+        """End the shortage of a key: the next one is requested at once."""
 
-    counters: Mapping[str, int] = field(hash=False)
-    """``stats()`` of the track's Encryptor or Decryptor at the time of the change."""
+    def report_opened(self, transform: TrackTransform) -> None:
+        """Forget how earlier frames failed, since one has opened."""
 
-    time: float
-    """When, in seconds since the epoch."""
-
-    detail: str | None = None
-    """``"recovered"`` on a success that follows a failure; ``"stalled"`` and ``"injected"`` in the events named so;
-    otherwise None."""
+    def report_sif_frame(self, transform: TrackTransform, counters: Mapping[str, int]) -> None:
+        """Report a server's blank frame, the first one since a sealed frame."""
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Track:
-    """The state of one track in one direction. Changed only under the manager's lock, but for what the watch keeps."""
+    """The state of one track in one direction.
+
+    It changes only under the lock of its call, except for `frames` and `last_good`, which the monitor writes.
+    """
 
     participant_id: str
     kind: Kind
@@ -96,27 +119,26 @@ class Track:
     forgotten: bool = False
     grace_ends: float = 0.0
     declared_plain: bool = False
-    """Whether the sender says that it does not encrypt, and no frame has opened since."""
+    """Whether the sender declares that it does not encrypt, and no frame has opened since."""
     in_doubt: bool = False
-    """Whether the transport asks whose frames these are: failures are not this participant's yet."""
+    """Whether the transport is still finding out whose frames these are. Until then failures are not reported."""
     since: float | None = None
     """When the state began, in seconds since the epoch."""
     frames: int = 0
-    """Frames that had been sealed or opened when they were last counted."""
+    """Frames sealed or opened at the last count."""
     last_good: float | None = None
-    """When there were more than before, in seconds since the epoch."""
+    """When a count last found more frames than before, in seconds since the epoch."""
     allowance: float = CHANGE_BURST
     refilled: float = 0.0
-    transforms: WeakSet[Transform] = field(default_factory=WeakSet)
+    transforms: WeakSet[TrackTransform] = field(default_factory=WeakSet)
 
     @property
     def is_live(self) -> bool:
-        """Whether a transform is in use, or one is to come for what the sender has announced."""
+        """Whether a transform uses the track, or its sender has declared it before its first frame."""
         return self.declared_plain or bool(self.transforms)
 
-    def may_change(self) -> bool:
-        """Take one change from the track's allowance, if there is one left (a token bucket)."""
-        now = monotonic()
+    def may_change(self, now: float) -> bool:
+        """Spend one change from the track's token bucket. Returns False if the bucket is empty."""
         self.allowance = min(CHANGE_BURST, self.allowance + (now - self.refilled) * CHANGES_PER_SECOND)
         self.refilled = now
         if self.allowance < 1:
@@ -124,29 +146,29 @@ class Track:
         self.allowance -= 1
         return True
 
-    def forget(self) -> None:
-        """Take note that the participant has been removed: nothing more is told of this track."""
+    def forget(self, now: float) -> None:
+        """Drop the state, since the participant or the track was removed. The track reports nothing from now on."""
         self.forgotten, self.state = True, None
-        self.grace_ends = monotonic() + GRACE_PERIOD
+        self.grace_ends = now + GRACE_PERIOD
 
-    def is_late(self) -> bool:
-        """Whether a frame that comes now is a late one of somebody who was removed."""
-        return self.forgotten and monotonic() < self.grace_ends
+    def is_late(self, now: float) -> bool:
+        """Return whether a frame that arrives now is a late one of a removed participant."""
+        return self.forgotten and now < self.grace_ends
 
-    def change(self, state: E2EEState, key_id: int | None, reason: str | None) -> str | None:
-        """Take on *state*; return the detail of this change."""
+    def change(self, state: E2EEState, key_id: int | None, reason: str | None, time: float) -> str | None:
+        """Change to *state*. Returns ``"recovered"`` after a failure, otherwise None."""
         recovered = state in HEALTHY and self.state is not None and self.state not in HEALTHY
-        self.state, self.key_id, self.reason, self.since = state, key_id, reason, time()
+        self.state, self.key_id, self.reason, self.since = state, key_id, reason, time
         return "recovered" if recovered else None
 
-    def record_frames(self, frames: int) -> None:
-        """Take note of how many frames have been sealed or opened: of when the last one was, to half a second."""
+    def record_frames(self, frames: int, time: float) -> None:
+        """Record how many frames have been sealed or opened so far, as counted at *time*."""
         if frames > self.frames:
-            self.last_good = time()
+            self.last_good = time
         self.frames = frames
 
-    def event(self, counters: Mapping[str, int], detail: str | None) -> E2EEStateChange:
-        """Return what listeners are told about the state as it is now."""
+    def event(self, counters: Mapping[str, int], detail: str | None, time: float) -> E2EEStateChange:
+        """Return the state as listeners receive it."""
         if self.state is None:
             raise RuntimeError("this track has no state yet")
         return E2EEStateChange(
@@ -158,13 +180,19 @@ class Track:
             key_id=self.key_id,
             reason=self.reason,
             counters=dict(counters),
-            time=time(),
+            time=time,
             detail=detail,
         )
 
 
+def most_severe(states: Iterable[E2EEState | None]) -> E2EEState | None:
+    """Return the most severe of these states. Returns None if no track has a state yet."""
+    known = set(states)
+    return next((state for state in SEVERITY if state in known), None)
+
+
 def sum_counters(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Add the counters of a track's transforms. What is counted for each key is the same for all of them."""
+    """Add up the counters of a track's transforms. Counters of a key are the same for all of them: take the maximum."""
     total: dict[str, int] = {}
     for each in counters:
         for name, value in each.items():
@@ -174,7 +202,10 @@ def sum_counters(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def checked_kind(kind: str) -> Kind:
-    """Return *kind*. :raises ValueError: if it is neither audio nor video."""
+    """Return *kind*.
+
+    :raises ValueError: if it is neither ``"audio"`` nor ``"video"``.
+    """
     if kind not in ("audio", "video"):
         raise ValueError("unknown kind: expected 'audio' or 'video'")
     return cast(Kind, kind)

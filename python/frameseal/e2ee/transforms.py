@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from frameseal._secrecy import Confidential
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, HeldFrames
-from frameseal.e2ee.monitor import KEY_REQUEST_INTERVAL
+from frameseal.e2ee.track import KEY_REQUEST_INTERVAL, Track, TrackReporter
 from frameseal.enums import E2EEState
 from frameseal.exceptions import (
     AuthenticationFailed,
@@ -31,8 +30,6 @@ from frameseal.inspection import readings
 
 if TYPE_CHECKING:
     from frameseal._native import Decryptor, Encryptor, KeyRing
-    from frameseal.e2ee.manager import E2EEManager
-    from frameseal.e2ee.track import Track
 
 # An SFU probes bandwidth with packets that look like short, unsealed video frames, before the first real frame. So many
 # of them in a row, less one, are dropped without a word; 8 frames of real but unsealed video are a quarter of a second.
@@ -68,16 +65,29 @@ class Transform(Confidential):
     manager gives the transform its track before anybody else sees it.
     """
 
-    __slots__ = ("__weakref__", "_cipher", "_discard_empty", "_manager", "_metadata", "_ring", "codec", "track")
+    __slots__ = (
+        "__weakref__",
+        "_cipher",
+        "_discard_empty",
+        "_metadata",
+        "_reporter",
+        "_ring",
+        "codec",
+        "owner",
+        "track",
+    )
 
     track: Track
+
+    owner: object
+    """Kept alive by the transform: the manager, whose listeners expect its events."""
 
     codec: str | None
     """The codec of the track, as it was given."""
 
     def __init__(
         self,
-        manager: E2EEManager,
+        reporter: TrackReporter,
         cipher: Encryptor | Decryptor,
         ring: KeyRing,
         discard_empty: bool,
@@ -87,7 +97,8 @@ class Transform(Confidential):
     ) -> None:
         """Bind the transform to its manager and its cipher."""
         self.codec = codec
-        self._manager = manager
+        self.owner = None
+        self._reporter = reporter
         self._cipher = cipher
         self._ring = ring
         self._discard_empty = discard_empty
@@ -107,7 +118,7 @@ class Transform(Confidential):
         if self.track.state is state and not self.track.declared_plain:
             return True
         try:
-            return self._manager._report(self, state, key_id, reason, self.stats())
+            return self._reporter.report_state(self, state, key_id, reason, self.stats())
         except Exception:
             _logger.exception("could not report %s of %s", state, self)
             return True
@@ -187,7 +198,7 @@ class ReceiverTransform(Transform):
 
     def __init__(
         self,
-        manager: E2EEManager,
+        reporter: TrackReporter,
         cipher: Decryptor,
         ring: KeyRing,
         discard_empty: bool,
@@ -199,7 +210,7 @@ class ReceiverTransform(Transform):
         pass_sif_frames: bool = False,
     ) -> None:
         """Start a track that has opened nothing yet."""
-        super().__init__(manager, cipher, ring, discard_empty, metadata, codec=codec)
+        super().__init__(reporter, cipher, ring, discard_empty, metadata, codec=codec)
         self.held = self.missing_key = False
         self._has_opened = False  # a frame has been opened, ever
         self._clean = False  # nothing has failed since the last frame that was opened
@@ -243,11 +254,11 @@ class ReceiverTransform(Transform):
                 whole = whole and not self._is_probe(frame, error)
                 self.missing_key = whole and isinstance(error, UnknownKey)
                 if self.missing_key:
-                    self._missing_key_id, self._missing_since = error.kid, monotonic()
-                    self._manager._key_is_missing(self, error.kid)
+                    self._missing_key_id, self._missing_since = error.kid, self._reporter.now()
+                    self._reporter.report_missing_key(self, error.kid)
                     self._report(E2EEState.MissingKey, error.kid, _reason(error))
-                    self._manager._failed_frame(self, frame)
-                    self._manager._undecryptable(self, frame, error.kid)
+                    self._reporter.report_failed_frame(self, frame)
+                    self._reporter.report_undecryptable(self, frame, error.kid, missing=self.missing_key)
                 else:
                     self._failed(frame, error, whole)
             else:
@@ -324,7 +335,7 @@ class ReceiverTransform(Transform):
         if injected == self._sif_frames:
             return False
         if self._clean or self._sif_frames == 0:
-            self._manager._injected(self.track, self._cipher.stats())
+            self._reporter.report_sif_frame(self, self._cipher.stats())
         self._clean, self._sif_frames = False, injected
         return True
 
@@ -336,26 +347,26 @@ class ReceiverTransform(Transform):
         sealed = self._cipher.without_sif_frames(frame) if self._may_hold_sif_frames else frame
         key_id = readings.key_id(sealed, self._ring.profile, self.codec)
         self._end_shortage(key_id)
-        self._manager._opened_again(self)
+        self._reporter.report_opened(self)
         # Frames under other keys open beside a missing one: look at each until it comes, or is asked for again.
-        self._clean = self._missing_key_id is None or monotonic() - self._missing_since > KEY_REQUEST_INTERVAL
+        self._clean = self._missing_key_id is None or self._reporter.now() - self._missing_since > KEY_REQUEST_INTERVAL
         self._report(E2EEState.DecryptionSuccess, key_id)
 
     def _end_shortage(self, key_id: int | None) -> None:
         if key_id is not None and key_id == self._missing_key_id:
             self._missing_key_id = None
-            self._manager._end_shortage(self, key_id)
+            self._reporter.report_present_key(self, key_id)
 
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
         if self.track.forgotten:  # what was reported is forgotten with it
             self._invalid_keys.clear()
         if whole or isinstance(error, MalformedFrame):
-            self._manager._failed_frame(self, frame)
+            self._reporter.report_failed_frame(self, frame)
         failures = self._cipher.consecutive_failures if isinstance(error, AuthenticationFailed) else 0
         self._incomplete_failures = 0 if failures == 1 else self._incomplete_failures
         if failures and whole:
             self._not_authenticated(error.kid, _reason(error), failures - self._incomplete_failures)
-            self._manager._undecryptable(self, frame, error.kid)
+            self._reporter.report_undecryptable(self, frame, error.kid, missing=self.missing_key)
             return
         # A replay says nothing about the key, nor do another participant's frame and what is not whole: only a run of
         # them is a state of its own.
@@ -366,7 +377,7 @@ class ReceiverTransform(Transform):
         if not self._invalid_keys:
             self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))
         if isinstance(error, MalformedFrame):
-            self._manager._undecryptable(self, frame, error.kid)
+            self._reporter.report_undecryptable(self, frame, error.kid, missing=self.missing_key)
 
     def _is_probe(self, frame: bytes, error: FrameError) -> bool:
         # What an SFU sends before the first real video frame; of zeros, too, which parse under SFrame.

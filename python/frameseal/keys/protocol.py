@@ -1,16 +1,13 @@
-"""Where a manager finds keys: the protocol of every provider, what providers tell, and what ours hold."""
+"""Where a manager finds keys: the protocol of every provider, and what ours hold."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from frameseal._native import DerivedKey, KeyRing, Secret
 from frameseal._secrecy import described
 from frameseal.enums import Profile
-
-KEY_SET: Final = "key-set"
-KEY_RATCHETED: Final = "key-ratcheted"
 
 
 class KeyRingProvider(Protocol):
@@ -31,17 +28,6 @@ class KeyRingProvider(Protocol):
         The same arguments give the same ring for as long as anybody has it. Called from any thread. Before this side
         sends anything, the manager asks for the participant "" to learn whether there is a key at all.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class E2EEKeyChange:
-    """What a listener of ``"key-set"`` and ``"key-ratcheted"`` receives. No key is in it."""
-
-    participant_id: str | None
-    """Whose key; None for the shared one."""
-
-    key_id: int
-    """Under which id."""
 
 
 def bounded(name: str, value: int, low: int, high: int) -> int:

@@ -18,7 +18,8 @@ from frameseal._native import DerivedKey, KeyRing, Secret
 from frameseal._secrecy import require
 from frameseal.emitter import LoopEmitter
 from frameseal.enums import Profile
-from frameseal.keys.protocol import KEY_RATCHETED, KEY_SET, E2EEKeyChange, ParticipantKeys, bounded
+from frameseal.events import KEY_RATCHETED, KEY_SET, E2EEKeyChange
+from frameseal.keys.protocol import ParticipantKeys, bounded
 
 KeyMaterial = str | bytes | bytearray | memoryview
 

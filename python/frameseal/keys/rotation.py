@@ -12,13 +12,13 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from frameseal._fork import call_in_child
 from frameseal._secrecy import Hidden, require, require_seconds
 from frameseal.emitter import LoopEmitter
+from frameseal.events import KEY_UNDELIVERED, KeyUndelivered
 from frameseal.keys.protocol import bounded
 
 if TYPE_CHECKING:
@@ -30,28 +30,12 @@ Distribute = Callable[[bytes, int], Awaitable[object]]
 DistributeTo = Callable[[bytes, int, str], Awaitable[object]]
 Targets = Iterable[str] | Callable[[], Iterable[str]]
 
-UNDELIVERED: Final = "key-undelivered"
 KEY_BYTES: Final = 32
 CHECK_INTERVAL: Final = 1.0  # seconds between two looks at age and usage
 RETRY_DELAY: Final = 1.0  # seconds before the second attempt to reach a target; doubled before each further one
 MAX_ATTEMPTS: Final = 10
 
 _logger = logging.getLogger("frameseal")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyUndelivered:
-    """What a listener of ``"key-undelivered"`` receives: a new key did not reach everybody. No key is in it."""
-
-    participant_ids: frozenset[str]
-    """Who does not have it, of the *targets*. Empty if there are none: then it is not known."""
-
-    key_id: int
-    """The id of the new key."""
-
-    in_use: bool
-    """True: this side seals with the new key, which these participants cannot open. False: the rotation has failed, and
-    the previous key stays in use, so whoever has left still opens what is sealed."""
 
 
 class KeyRotator(LoopEmitter):
@@ -159,8 +143,8 @@ class KeyRotator(LoopEmitter):
                 raise
             self._without_key = missing
             if missing:
-                self.deliver(UNDELIVERED, KeyUndelivered(missing, key_id, in_use=True))
-            await self._switch_to(key_id)
+                self.deliver(KEY_UNDELIVERED, KeyUndelivered(missing, key_id, in_use=True))
+            await self._take_over(key_id)
             return key_id
 
     async def adopt(self, key: KeyMaterial, key_id: int) -> None:
@@ -251,7 +235,7 @@ class KeyRotator(LoopEmitter):
                 raise ConnectionError("the new key reached nobody: the previous one stays in use")
             return missing
         except Exception:
-            self.deliver(UNDELIVERED, KeyUndelivered(frozenset(targets), key_id, in_use=False))
+            self.deliver(KEY_UNDELIVERED, KeyUndelivered(frozenset(targets), key_id, in_use=False))
             raise
 
     async def _distribute_to(self, target: str, key: Hidden[bytes], key_id: int) -> bool | None:

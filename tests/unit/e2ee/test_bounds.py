@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, Clock, TimedCall, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, KeyProvider, KeyRing
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES
-from frameseal.e2ee.monitor import Monitor
 from frameseal.e2ee.track import CHANGE_BURST
 from frameseal.e2ee.transforms import MAX_INVALID_KEYS
 from frameseal.frame_cryptor import MAX_TRACKS, CallCryptor
@@ -56,14 +56,13 @@ def test_rings_that_ask_for_ratchet_steps_are_forgotten_where_nobody_derives_the
     cryptor, forged = CallCryptor(KeyProvider(ratchet_window_size=4)), sealer(OTHER_KEY)
     for number in range(50):
         name = f"bob-{number}"
-        cryptor._manager.provider.set_key(name, "a passphrase")
+        cryptor._call.provider.set_key(name, "a passphrase")
         assert cryptor.decrypt(forged(AUDIO), participant_id=name, kind="audio", codec="opus") is None
         cryptor.remove_participant(name)
-    assert cryptor._manager._monitor._derivations == {}
+    assert cryptor._call._searches._buckets == {}
 
 
-async def test_worn_keys_of_ids_that_this_side_had_are_forgotten(monkeypatch):
-    monkeypatch.setattr(Monitor, "start", lambda watch, loop: setattr(watch, "_loop", loop))
+async def test_worn_keys_of_ids_that_this_side_had_are_forgotten():
     heard, ring = [], KeyRing("videosdk", usage_limit=100)
 
     class Worn:
@@ -72,16 +71,16 @@ async def test_worn_keys_of_ids_that_this_side_had_are_forgotten(monkeypatch):
         def ring_for(self, profile, participant_id):
             return ring
 
-    e2ee = E2EEManager(Worn())
+    e2ee = TimedCall(Worn(), Clock())
     e2ee.on("e2ee-key-usage", heard.append)
     for number in range(20):
         ring.set_key(os.urandom(16))
         alice = e2ee.sender_transform(f"alice-{number}", "audio", "opus")
         for _ in range(90):
             alice.encrypt(AUDIO)
-        e2ee._monitor._tick()
+        e2ee.tick()
         e2ee.remove_participant(f"alice-{number}")
-        e2ee._monitor._tick()
+        e2ee.tick()
         assert e2ee._monitor._warned == {}
     await delivered()
     assert len(heard) == 20
@@ -98,7 +97,7 @@ def test_tracks_that_a_participant_may_have_are_bounded(direction, caplog):
         for number in range(MAX_TRACKS + 40)
     ]
     assert made == [True] * MAX_TRACKS + [False] * 40
-    assert len(cryptor._manager.tracks()) == MAX_TRACKS
+    assert len(cryptor._call.tracks()) == MAX_TRACKS
     assert caplog.text.count("tracks") == 1
     assert handle(frame, participant_id="carol", kind="audio", codec="opus")
     assert handle(frame, participant_id="bob", kind="audio", codec="opus", track_id="0")

@@ -12,10 +12,13 @@ from frameseal.e2ee.monitor import (
 )
 from frameseal.e2ee.track import GRACE_PERIOD
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, Clock, TimedCall, delivered, provider, sealer
+from frameseal.e2ee.monitor import MAX_MISSING_KEYS, REQUEST_BURST, KeyRequests
+from frameseal.e2ee.track import GRACE_PERIOD, KEY_REQUEST_INTERVAL
 
 
-def receiving(keys, **options):
-    e2ee = E2EEManager(keys, **options)
+def receiving(keys, clock=None, **options):
+    e2ee = E2EEManager(keys, **options) if clock is None else TimedCall(keys, clock, **options)
     return e2ee, e2ee.receiver_transform("bob", "audio", "opus")
 
 
@@ -93,18 +96,17 @@ def test_a_number_of_held_frames_out_of_range_is_refused(hold):
         E2EEManager(provider(), hold_frames=hold)
 
 
-async def test_the_application_is_asked_for_a_missing_key_once_in_a_while(monkeypatch):
-    clock = [1000.0]
-    monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", lambda: clock[0])
+async def test_the_application_is_asked_for_a_missing_key_once_in_a_while():
+    clock = Clock()
     asked: list[E2EEMissingKey] = []
     keys, seal, other = provider(None), sealer(key_id=3), sealer(key_id=4)
-    _, bob = receiving(keys, on_missing_key=asked.append)
+    _, bob = receiving(keys, clock, on_missing_key=asked.append)
     for _ in range(50):
         bob.decrypt(seal(AUDIO))
     bob.decrypt(other(AUDIO))
     await delivered()
     assert asked == [E2EEMissingKey("bob", "audio", 3), E2EEMissingKey("bob", "audio", 4)]
-    clock[0] += KEY_REQUEST_INTERVAL
+    clock.now += KEY_REQUEST_INTERVAL
     bob.decrypt(seal(AUDIO))
     await delivered()
     assert asked[2:] == [E2EEMissingKey("bob", "audio", 3)]
@@ -122,18 +124,17 @@ async def test_a_coroutine_function_that_fetches_the_key_ends_the_silence():
     assert [tag for _, tag in bob.open(seal(numbered(1)), 1)] == [0, 1]
 
 
-async def test_the_key_ids_that_are_remembered_as_missing_are_bounded():
-    e2ee, _ = receiving(provider(None))
-    assert all(e2ee._monitor.may_request(str(name), 0) for name in range(MAX_MISSING_KEYS + 50))
-    assert len(e2ee._monitor._requested) == len(e2ee._monitor._requests) == MAX_MISSING_KEYS
-    assert e2ee._monitor.may_request("0", 0) and not e2ee._monitor.may_request(str(MAX_MISSING_KEYS + 49), 0)
+def test_the_key_ids_that_are_remembered_as_missing_are_bounded():
+    requests, now = KeyRequests(), 1000.0
+    assert all(requests.may_request(str(name), 0, now) for name in range(MAX_MISSING_KEYS + 50))
+    assert len(requests._requested) == len(requests._buckets) == MAX_MISSING_KEYS
+    assert requests.may_request("0", 0, now) and not requests.may_request(str(MAX_MISSING_KEYS + 49), 0, now)
 
 
-async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once_a_second(monkeypatch):
-    clock = [1000.0]
-    monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", lambda: clock[0])
+async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once_a_second():
+    clock = Clock()
     asked: list[E2EEMissingKey] = []
-    _, bob = receiving(provider(), profile="sframe", on_missing_key=asked.append)
+    _, bob = receiving(provider(), clock, profile="sframe", on_missing_key=asked.append)
 
     async def storm() -> int:
         before = len(asked)
@@ -145,22 +146,20 @@ async def test_a_storm_of_key_ids_asks_the_application_a_few_times_and_then_once
     assert await storm() == REQUEST_BURST
     assert await storm() == 0
     for _ in range(3):
-        clock[0] += 1
+        clock.now += 1
         assert await storm() == 1
-    clock[0] += 1000
+    clock.now += 1000
     assert await storm() == REQUEST_BURST
 
 
 class Asking:
     """A receiver, and what the application is asked for while a clock stands still."""
 
-    def __init__(self, monkeypatch, keys=None, **options) -> None:
-        self.now = 1000.0
-        for module in ("monitor", "transforms", "track"):
-            monkeypatch.setattr(f"frameseal.e2ee.{module}.monotonic", lambda: self.now)
+    def __init__(self, keys=None, **options) -> None:
+        self.clock = Clock()
         self.asked: list[E2EEMissingKey] = []
         self.keys = keys or provider(None)
-        self.e2ee, self.bob = receiving(self.keys, on_missing_key=self.asked.append, **options)
+        self.e2ee, self.bob = receiving(self.keys, self.clock, on_missing_key=self.asked.append, **options)
 
     async def asks(self, *frames: bytes) -> list[int]:
         """Return the key ids that are asked for because of these frames."""
@@ -173,9 +172,9 @@ class Asking:
 
 @pytest.mark.parametrize("profile", ["livekit", "sframe"])
 @pytest.mark.parametrize("between", ["opened", "opened among others", "failed", "no frame", "removed"])
-async def test_a_key_that_is_missing_again_is_asked_for_again_at_once(monkeypatch, profile, between):
+async def test_a_key_that_is_missing_again_is_asked_for_again_at_once(profile, between):
     """The throttle is of one shortage, and ends with it."""
-    call = Asking(monkeypatch, profile=profile)
+    call = Asking(profile=profile)
 
     def far(key, key_id):
         keys = provider(None)
@@ -184,10 +183,10 @@ async def test_a_key_that_is_missing_again_is_asked_for_again_at_once(monkeypatc
 
     seal, other = far(KEY, 3), far(OTHER_KEY, 1)
     assert await call.asks(*(seal(AUDIO) for _ in range(9))) == [3]
-    call.now += 0.2
+    call.clock.now += 0.2
     if between == "removed":
         call.e2ee.remove_participant("bob")
-        call.now += GRACE_PERIOD
+        call.clock.now += GRACE_PERIOD
     else:
         call.keys.set_shared_key(OTHER_KEY, 1)
         if between == "opened among others":
@@ -195,28 +194,28 @@ async def test_a_key_that_is_missing_again_is_asked_for_again_at_once(monkeypatc
         call.keys.set_shared_key(KEY if "opened" in between else OTHER_KEY, 3)
         if between != "no frame":
             assert await call.asks(seal(AUDIO), seal(AUDIO), other(AUDIO)) == []
-        call.now += 0.2
+        call.clock.now += 0.2
         call.keys.remove(None, 3)
     assert await call.asks(*(seal(AUDIO) for _ in range(9))) == [3]
-    call.now += KEY_REQUEST_INTERVAL - 0.1
+    call.clock.now += KEY_REQUEST_INTERVAL - 0.1
     assert await call.asks(seal(AUDIO)) == []
 
 
-async def test_frames_under_another_key_end_no_shortage(monkeypatch):
-    call, seal, other = Asking(monkeypatch), sealer(key_id=3), sealer(OTHER_KEY, key_id=1)
+async def test_frames_under_another_key_end_no_shortage():
+    call, seal, other = Asking(), sealer(key_id=3), sealer(OTHER_KEY, key_id=1)
     call.keys.set_shared_key(OTHER_KEY, 1)
     assert await call.asks(seal(AUDIO)) == [3]
     for _ in range(20):
-        call.now += 0.1
+        call.clock.now += 0.1
         call.keys.set_shared_key(OTHER_KEY, 1)  # a change of the ring, and not of what is missing
         assert await call.asks(other(AUDIO), seal(AUDIO), other(AUDIO), AUDIO) == []
 
 
-async def test_setting_a_key_ends_the_shortage_of_no_other_participant_and_removing_one_ends_none(monkeypatch):
-    call, seal = Asking(monkeypatch, KeyProvider()), sealer(key_id=3)
+async def test_setting_a_key_ends_the_shortage_of_no_other_participant_and_removing_one_ends_none():
+    call, seal = Asking(KeyProvider()), sealer(key_id=3)
     assert await call.asks(seal(AUDIO)) == [3]
     for _ in range(20):
-        call.now += 0.1
+        call.clock.now += 0.1
         call.keys.set_key("carol", KEY, 3)
         call.keys.remove("carol")
         call.keys.remove(None, 3)  # it was missing before
@@ -228,20 +227,20 @@ async def test_setting_a_key_ends_the_shortage_of_no_other_participant_and_remov
 
 
 async def test_a_frame_that_failed_just_before_its_key_was_set_asks_nobody(monkeypatch):
-    call, seal = Asking(monkeypatch), sealer(key_id=3)
+    call, seal = Asking(), sealer(key_id=3)
     assert await call.asks(seal(AUDIO)) == [3]
-    missing = call.e2ee._key_is_missing
+    missing = call.e2ee.report_missing_key
 
     def set_meanwhile(transform, key_id):
         call.keys.set_shared_key(KEY, 3)
         missing(transform, key_id)
 
-    monkeypatch.setattr(call.e2ee, "_key_is_missing", set_meanwhile)
+    monkeypatch.setattr(call.e2ee, "report_missing_key", set_meanwhile)
     assert await call.asks(seal(AUDIO), seal(AUDIO)) == []
 
 
-async def test_a_key_that_comes_and_goes_at_frame_rate_asks_no_more_than_the_rate(monkeypatch):
-    call, seal, asked = Asking(monkeypatch), sealer(key_id=3), 0
+async def test_a_key_that_comes_and_goes_at_frame_rate_asks_no_more_than_the_rate():
+    call, seal, asked = Asking(), sealer(key_id=3), 0
     for _ in range(200):
         asked += len(await call.asks(seal(AUDIO)))
         call.keys.set_shared_key(KEY, 3)

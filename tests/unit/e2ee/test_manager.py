@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from support.e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Clock, Recorder, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, Profile
 from frameseal.e2ee.track import CHANGE_BURST, GRACE_PERIOD
 from frameseal.emitter import MAX_PENDING_EVENTS
@@ -189,7 +190,7 @@ async def test_tracks_that_come_and_go_leave_nothing_behind():
     for _ in range(100):
         call.manager.receiver_transform("bob", "audio", "opus").decrypt(seal(AUDIO))
         gc.collect()
-    assert len(call.manager._tracks) == 1
+    assert len(call.manager._call._tracks) == 1
 
 
 async def test_a_participant_who_left_is_forgotten_and_a_late_frame_of_theirs_is_not_news():
@@ -211,12 +212,8 @@ async def test_a_participant_who_left_is_forgotten_and_a_late_frame_of_theirs_is
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """A clock of our own for tracks and the watch; time passes when it is told to."""
-    now = [1000.0]
-    for module in ("track", "monitor", "transforms"):
-        monkeypatch.setattr(f"frameseal.e2ee.{module}.monotonic", lambda: now[0])
-    return now
+def clock() -> Clock:
+    return Clock()
 
 
 ENDS = {
@@ -231,7 +228,7 @@ ENDS = {
 @pytest.mark.parametrize("after", ENDS)
 @pytest.mark.parametrize("track_id", ["mic", None])
 async def test_media_of_somebody_who_was_removed_are_a_new_record_after_a_grace(clock, before, after, track_id):
-    call = Recorder(failure_tolerance=0)
+    call = Recorder(clock=clock, failure_tolerance=0)
     asked: list = []
     call.manager.on("e2ee-missing-key", asked.append)
     frames = sealer(), sealer(OTHER_KEY), sealer(key_id=5)
@@ -243,10 +240,10 @@ async def test_media_of_somebody_who_was_removed_are_a_new_record_after_a_grace(
     asked.clear()
     for _ in range(5):  # late ones are no news
         bob.decrypt(ENDS[after](*frames))
-        clock[0] += GRACE_PERIOD / 6
+        clock.now += GRACE_PERIOD / 6
     assert await call.states() == [before]
     assert call.manager.state("bob", "audio") is None and call.manager.tracks() == [] and asked == []
-    clock[0] += GRACE_PERIOD
+    clock.now += GRACE_PERIOD
     for _ in range(3):
         bob.decrypt(ENDS[after](*frames))
     assert await call.states() == [before, after]
@@ -257,39 +254,39 @@ async def test_media_of_somebody_who_was_removed_are_a_new_record_after_a_grace(
 
 
 async def test_what_this_side_sends_is_a_new_record_too(clock):
-    call = Recorder()
+    call = Recorder(clock=clock)
     alice = call.manager.sender_transform("alice", "audio", "opus", track_id="mic")
     alice.encrypt(AUDIO)
     call.manager.remove_participant("alice")
     alice.encrypt(AUDIO)
     assert call.manager.state("alice", "audio") is None
-    clock[0] += GRACE_PERIOD
+    clock.now += GRACE_PERIOD
     for _ in range(3):
         alice.encrypt(AUDIO)
     assert await call.states() == [S.EncryptionSuccess] * 2
 
 
 async def test_somebody_who_is_removed_again_and_again_leaves_one_record(clock):
-    call, seal = Recorder(), sealer()
+    call, seal = Recorder(clock=clock), sealer()
     bob = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
     for _ in range(20):
         bob.decrypt(seal(AUDIO))
         call.manager.remove_participant("bob")
         assert call.manager.tracks() == []
-        clock[0] += GRACE_PERIOD
+        clock.now += GRACE_PERIOD
     assert await call.states() == [S.DecryptionSuccess] * 20
     assert len(bob.track.transforms) == 1
 
 
 async def test_a_track_that_is_attached_anew_within_the_grace_is_a_new_record_at_once(clock):
-    call, seal = Recorder(), sealer()
+    call, seal = Recorder(clock=clock), sealer()
     bob = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
     bob.decrypt(seal(AUDIO))
     call.manager.remove_participant("bob")
     again = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
     again.decrypt(seal(AUDIO))
     assert await call.states() == [S.DecryptionSuccess] * 2
-    clock[0] += GRACE_PERIOD
+    clock.now += GRACE_PERIOD
     bob.decrypt(seal(AUDIO))
     assert bob.track is again.track
     assert await call.states() == [S.DecryptionSuccess] * 2
@@ -370,10 +367,8 @@ async def test_an_error_may_be_reported_before_there_is_any_track():
         call.manager.report_internal_error("bob", "share", "unsupported_codec")
 
 
-async def test_a_track_that_flaps_at_frame_rate_does_not_flood_and_its_true_state_still_arrives(monkeypatch):
-    clock = [1000.0]
-    monkeypatch.setattr("frameseal.e2ee.track.monotonic", lambda: clock[0])
-    call, seal = Recorder(), sealer()
+async def test_a_track_that_flaps_at_frame_rate_does_not_flood_and_its_true_state_still_arrives(clock):
+    call, seal = Recorder(clock=clock), sealer()
     receiver = call.manager.receiver_transform("bob", "audio", "opus")
     for _ in range(500):
         receiver.decrypt(seal(AUDIO))
@@ -383,10 +378,10 @@ async def test_a_track_that_flaps_at_frame_rate_does_not_flood_and_its_true_stat
     assert states[-1] is S.DecryptionFailed
     assert receiver.decrypt(seal(AUDIO)) == AUDIO
     assert call.manager.state("bob", "audio") is S.DecryptionFailed
-    clock[0] += 1
+    clock.now += 1
     assert receiver.decrypt(seal(AUDIO)) == AUDIO
     assert (await call.states())[CHANGE_BURST:] == [S.DecryptionSuccess]
-    clock[0] += 1_000_000
+    clock.now += 1_000_000
     for _ in range(500):
         receiver.decrypt(AUDIO)
         receiver.decrypt(seal(AUDIO))
@@ -623,16 +618,14 @@ async def test_it_is_said_of_that_track_and_of_no_other_of_its_kind(screen_first
     assert call.manager.state("bob", "video") is S.InternalError
 
 
-async def test_a_track_that_may_not_change_for_now_says_so_as_soon_as_it_may(monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr("frameseal.e2ee.track.monotonic", lambda: now)
-    call, seal, other = Recorder(), sealer(), sealer(OTHER_KEY)
+async def test_a_track_that_may_not_change_for_now_says_so_as_soon_as_it_may(clock):
+    call, seal, other = Recorder(clock=clock), sealer(), sealer(OTHER_KEY)
     transform = call.manager.receiver_transform("bob", "audio", "opus", track_id="mic")
     for number in range(CHANGE_BURST):
         transform.decrypt((seal, other)[number % 2](AUDIO))
     call.manager.report_not_encrypted("bob", "audio", track_id="mic")
     assert (await call.states())[-1] is S.DecryptionFailed, "held back"
-    now += 1.5
+    clock.now += 1.5
     transform.decrypt(other(AUDIO))
     assert (await call.states())[-1] is S.InternalError
     assert call.changes[-1].reason == "sender_not_encrypted"

@@ -9,33 +9,24 @@ import pytest
 from frameseal import E2EEKeyChange, E2EEKeyUsage, E2EEManager, E2EEState, KeyProvider, KeyRing, Profile
 from frameseal.e2ee.monitor import DERIVATION_BURST, PERIOD, STALLED_AFTER, Monitor
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, Clock, TimedCall, delivered, provider, run_at_once, sealer
+from frameseal.e2ee.monitor import DERIVATION_BURST, PERIOD, STALLED_AFTER, _derive_step
 
 TRAILER = b"a trailer that a server tells"
 SILENCE = b"\xf8\xff\xfe" + bytes(77)
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """A clock of our own for the watch; time passes when it is told to."""
-
-    class Clock:
-        now = 1000.0
-
-        def __call__(self) -> float:
-            return self.now
-
-    made = Clock()
-    monkeypatch.setattr("frameseal.e2ee.monitor.monotonic", made)
-    monkeypatch.setattr(Monitor, "start", lambda watch, loop: setattr(watch, "_loop", loop))
-    return made
+def clock() -> Clock:
+    return Clock()
 
 
 class Watched:
-    """A manager whose watch looks when it is told to, and what it reports."""
+    """A call that is checked when the test says so, and its events."""
 
     def __init__(self, keys, clock, **options) -> None:
-        self.e2ee = E2EEManager(keys, **options)
         self.clock = clock
+        self.e2ee = TimedCall(keys, clock, **options)
         self.heard: list = []
         for event in ("e2ee-stalled", "e2ee-key-usage", "e2ee-state-change", "e2ee-injected-frame"):
             self.e2ee.on(event, lambda what, event=event: self.heard.append((event, what)))
@@ -44,9 +35,7 @@ class Watched:
         for _ in range(int(seconds / PERIOD)):
             self.clock.now += PERIOD
             each()
-            tick = self.e2ee._monitor
-            tick._loop = asyncio.get_running_loop()
-            tick._tick()
+            self.e2ee.tick()
         await delivered()
         heard, self.heard = self.heard, []
         return heard
@@ -220,28 +209,23 @@ async def test_a_passphrase_that_was_ratcheted_is_followed_beside_the_frames():
     assert bob.stats()["ratchets"] == 2
 
 
-async def test_a_storm_of_forged_frames_buys_few_derivations(clock, monkeypatch):
-    keys, forged = provider("a passphrase", ratchet_window_size=16), sealer(OTHER_KEY)
-    e2ee = E2EEManager(keys)
-    derived: list = []
+async def test_a_storm_of_forged_frames_buys_few_derivations(clock):
+    keys, forged, derived = provider("a passphrase", ratchet_window_size=16), sealer(OTHER_KEY), 0
 
-    def derive(watch, ring, key_id, bucket):
-        derived.append(key_id)
-        bucket.busy = False
+    def derive(function) -> bool:
+        nonlocal derived
+        derived += function.func is _derive_step
+        return run_at_once(function)
 
-    monkeypatch.setattr(Monitor, "_derive", derive)
-    e2ee._monitor._loop = asyncio.get_running_loop()
-    bob = e2ee.receiver_transform("bob", "audio", "opus")
+    bob = TimedCall(keys, clock, background=derive).receiver_transform("bob", "audio", "opus")
     frame = forged(AUDIO)
     for _ in range(1000):
         bob.decrypt(frame)
-        await asyncio.sleep(0)
-    assert len(derived) == DERIVATION_BURST
+    assert derived == DERIVATION_BURST
     for _ in range(5):
         clock.now += 1
         bob.decrypt(frame)
-        await asyncio.sleep(0)
-    assert len(derived) == DERIVATION_BURST + 5
+    assert derived == DERIVATION_BURST + 5
 
 
 async def test_a_servers_blank_frames_pass_are_told_and_are_no_success(clock):

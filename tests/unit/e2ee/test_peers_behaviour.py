@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
+from functools import partial
+from pathlib import Path
+from support.e2ee_helpers import AUDIO, Clock, TimedCall, delivered
 from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider
 from support.e2ee_helpers import AUDIO, delivered
 from support.paths import ROOT, TESTS, VECTORS
@@ -29,12 +32,13 @@ OURS = {"OK": S.DecryptionSuccess, "MISSING_KEY": S.MissingKey, "DECRYPTION_FAIL
 class Call:
     """A sender, and a receiver whose states and ratchets are noted in order."""
 
-    def __init__(self, secret: str | bytes = SECRET, **options) -> None:
+    def __init__(self, secret: str | bytes = SECRET, clock: Clock | None = None, **options) -> None:
         self.sending, self.keys = ExternalE2EEKeyProvider(), ExternalE2EEKeyProvider(allow_export=True, **options)
         self.sending.set_shared_key(secret)
         self.keys.set_shared_key(secret)
         self.far = E2EEManager(self.sending, "livekit").sender_transform("bob", "audio", "opus")
-        self.e2ee = E2EEManager(self.keys, "livekit", sif_trailer=TRAILER)
+        make = E2EEManager if clock is None else partial(TimedCall, clock=clock)
+        self.e2ee = make(self.keys, profile="livekit", sif_trailer=TRAILER)
         self.near = self.e2ee.receiver_transform("bob", "audio", "opus")
         self.noted: list[E2EEState] = []
         self.e2ee.on("e2ee-state-change", lambda change: self.noted.append(change.state))
@@ -155,12 +159,11 @@ def test_a_provider_ratchets_to_the_material_that_the_native_sdk_exports(name, k
         assert keys.export_key().hex() == material
 
 
-async def test_a_state_is_told_whenever_the_worker_tells_and_where_it_keeps_silent_for_a_minute(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("frameseal.e2ee.track.monotonic", lambda: clock[0])
-    call, told = Call(), []
+async def test_a_state_is_told_whenever_the_worker_tells_and_where_it_keeps_silent_for_a_minute():
+    clock = Clock(0.0)
+    call, told = Call(clock=clock), []
     for moment in LIVEKIT["error_rate_limiter"]:
-        clock[0] = moment["t_ms"] / 1000
+        clock.now = moment["t_ms"] / 1000
         before = len(call.noted)
         call.send(1)
         call.send(1, what=in_the_clear)

@@ -6,21 +6,18 @@ import time
 
 import pytest
 
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, Clock, TimedCall, delivered, provider, sealer
 from frameseal import E2EEManager, KeyProvider, __version__
 from frameseal.e2ee.report import FIELDS
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider, sealer
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """A wall clock that is told the time."""
-    now = [1_700_000_000.0]
-    monkeypatch.setattr("frameseal.e2ee.track.time", lambda: now[0])
-    monkeypatch.setattr("frameseal.e2ee.report.time", lambda: now[0])
-    return now
+def clock() -> Clock:
+    return Clock(1_700_000_000.0)
 
 
-def rows(e2ee: E2EEManager) -> dict[tuple, dict]:
+def rows(e2ee: E2EEManager | TimedCall) -> dict[tuple, dict]:
     return {(row["participant_id"], row["kind"], row["track_id"]): row for row in e2ee.report()["tracks"]}
 
 
@@ -28,7 +25,7 @@ async def test_a_report_says_of_each_track_who_what_since_when_and_why(clock):
     keys = KeyProvider(failure_tolerance=2)
     keys.set_key("alice", KEY, 3)
     keys.set_key("bob", OTHER_KEY, 3)
-    e2ee = E2EEManager(keys, "livekit")
+    e2ee = TimedCall(keys, clock, "livekit")
     far = provider(None)
     far.set_shared_key(KEY, 3)
     seal = E2EEManager(far, "livekit").sender_transform("bob", "audio", "opus").encrypt
@@ -37,24 +34,24 @@ async def test_a_report_says_of_each_track_who_what_since_when_and_why(clock):
     carol = e2ee.receiver_transform("carol", "video", "h264", track_id="screen")
     e2ee.receiver_transform("dave", "audio", "opus", track_id="mic")
     alice.encrypt(VIDEO)
-    clock[0] += 5
+    clock.now += 5
     for _ in range(4):
         bob.decrypt(seal(AUDIO))
         carol.decrypt(b"\0\0\0\1\x65\x88" + bytes(range(1, 60)) + b"\x0c\x07")
-    clock[0] += 5
+    clock.now += 5
     found = e2ee.report()
     assert (found["version"], found["frameseal"], found["profile"]) == (1, __version__, "livekit")
-    assert found["time"] == clock[0]
+    assert found["time"] == clock.now
     table = rows(e2ee)
     assert all(tuple(row) == FIELDS for row in table.values())
     sent = table["alice", "video", "camera"]
     assert (sent["direction"], sent["codec"], sent["state"]) == ("send", "vp8", "EncryptionSuccess")
     assert sent["reason"] is None
-    assert (sent["key_id"], sent["keys_set"], sent["since"], sent["last_good"]) == (3, [3], clock[0] - 10, clock[0])
+    assert (sent["key_id"], sent["keys_set"], sent["since"], sent["last_good"]) == (3, [3], clock.now - 10, clock.now)
     assert sent["counters"]["frames"] == 1
     wrong = table["bob", "audio", "mic"]
     assert (wrong["direction"], wrong["state"], wrong["reason"]) == ("receive", "InvalidKey", "authentication_failed")
-    assert (wrong["key_id"], wrong["keys_set"], wrong["since"]) == (3, [3], clock[0] - 5)
+    assert (wrong["key_id"], wrong["keys_set"], wrong["since"]) == (3, [3], clock.now - 5)
     assert (wrong["last_good"], wrong["counters"]["authentication_failed"]) == (None, 4)
     missing = table["carol", "video", "screen"]
     assert (missing["state"], missing["reason"], missing["key_id"]) == ("MissingKey", "unknown_key", 7)
@@ -79,30 +76,30 @@ async def test_a_report_is_the_same_as_json_and_holds_no_key():
 
 
 async def test_the_last_good_frame_is_noticed_twice_a_second(clock):
-    e2ee, seal, wrong = E2EEManager(provider()), sealer(), sealer(OTHER_KEY)
+    e2ee, seal, wrong = TimedCall(provider(), clock), sealer(), sealer(OTHER_KEY)
     bob = e2ee.receiver_transform("bob", "audio", "opus", track_id="mic")
 
     def last() -> float | None:
         return rows(e2ee)["bob", "audio", "mic"]["last_good"]
 
     bob.decrypt(seal(AUDIO))
-    e2ee._monitor._tick()
-    opened = clock[0]
-    clock[0] += 30
+    e2ee.tick()
+    opened = clock.now
+    clock.now += 30
     for _ in range(5):
         bob.decrypt(wrong(AUDIO))
-    e2ee._monitor._tick()
+    e2ee.tick()
     assert last() == opened
     bob.decrypt(seal(AUDIO))
-    clock[0] += 0.2
-    assert last() == clock[0], "asked for before the watch looks"
-    opened = clock[0]
-    clock[0] += 30
+    clock.now += 0.2
+    assert last() == clock.now, "asked for before the watch looks"
+    opened = clock.now
+    clock.now += 30
     assert last() == opened
 
 
 async def test_several_transforms_of_one_track_add_up_and_a_participant_who_left_is_gone(clock):
-    e2ee, seal = E2EEManager(provider()), sealer()
+    e2ee, seal = TimedCall(provider(), clock), sealer()
     made = [e2ee.receiver_transform("bob", "audio", codec, track_id="mic") for codec in ("opus", "pcmu")]
     for transform in made:
         transform.decrypt(seal(AUDIO))
