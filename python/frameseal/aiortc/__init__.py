@@ -6,15 +6,13 @@ hook gets between codec and packetizer.
 
 from __future__ import annotations
 
-from typing import Any
-
 from frameseal._native import DataCryptor
 from frameseal._secrecy import require
-from frameseal.aiortc.attachment import Attachment, RemoteId
-from frameseal.aiortc.gates import SLOT
-from frameseal.aiortc.lock import hook
+from frameseal.aiortc.attachment import Attachment
+from frameseal.aiortc.encryption import RemoteId
+from frameseal.aiortc.protocols import PeerConnection
 from frameseal.aiortc.slots import TrackCounters
-from frameseal.aiortc.stack import ATTACHMENT, UnsupportedStack, install, package_of
+from frameseal.aiortc.stack import UnsupportedStack, install, package_of
 from frameseal.datachannel import DataChannel, SealedDataChannel, wrap
 from frameseal.e2ee.manager import E2EEManager
 
@@ -23,7 +21,7 @@ __all__ = ["attach", "seal_data_channel", "Attachment", "TrackCounters", "Unsupp
 _MANAGER = "an E2EEManager, made with a provider of keys"
 
 
-def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: RemoteId = "bob") -> Attachment:
+def attach(pc: PeerConnection, e2ee: E2EEManager, local_id: str = "alice", remote_id: RemoteId = "bob") -> Attachment:
     """Seal everything that *pc* sends and open everything that it receives.
 
     Covers every sender and receiver of the connection, present and future, and fails closed: from here on no frame
@@ -44,21 +42,7 @@ def attach(pc: Any, e2ee: E2EEManager, local_id: str = "alice", remote_id: Remot
     stack = install(package_of(pc))
     stack.wrap_functions()
     attachment = Attachment(e2ee, local_id, remote_id)
-    with hook.lock:
-        present: Attachment | None = getattr(pc, ATTACHMENT, None)
-        if present is not None and not present.detached:
-            raise RuntimeError("this peer connection is attached already; detach it first")
-        members = stack.members(pc)
-        for member in members:
-            if SLOT not in vars(member) and member.transport.state not in ("new", "connecting"):
-                raise RuntimeError(
-                    "media of this peer connection started before frameseal.aiortc was imported and can no longer "
-                    "be sealed: import frameseal.aiortc before the call starts"
-                )
-        setattr(pc, ATTACHMENT, attachment)
-        stack.cover(pc)
-    for member in members:
-        attachment.adopt(stack.slot_of(member))
+    stack.attach(pc, attachment)
     return attachment
 
 

@@ -12,9 +12,10 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
-from frameseal.datachannel import is_sealed, is_wrapped
+from frameseal.aiortc.protocols import PeerConnection
+from frameseal.datachannel import DataChannel, is_sealed, is_wrapped
 
 __all__ = ["watch_channels"]
 
@@ -24,16 +25,27 @@ MAX_LABEL = 64  # characters of a label that are logged
 _logger = logging.getLogger("frameseal")
 
 
-def watch_channels(channel_class: Any, connection_of: Callable[[Any], Any]) -> None:
+class StackChannel(DataChannel, Protocol):
+    """An ``RTCDataChannel`` of the stack."""
+
+    @property
+    def transport(self) -> object:
+        """The SCTP transport."""
+
+    def emit(self, event: str, *args: object, **options: object) -> bool:
+        """Call the listeners of *event*."""
+
+
+def watch_channels(channel_class: type[StackChannel], connection_of: Callable[[object], PeerConnection | None]) -> None:
     """Check each message that a channel of this class sends or receives, until there was a warning for the channel.
 
     :param connection_of: finds the attached connection of an SCTP transport, or None.
     """
-    warned: weakref.WeakSet[Any] = weakref.WeakSet()
-    counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+    warned: weakref.WeakSet[StackChannel] = weakref.WeakSet()
+    counts: weakref.WeakKeyDictionary[PeerConnection, int] = weakref.WeakKeyDictionary()
     send, emit = channel_class.send, channel_class.emit
 
-    def warn(channel: Any) -> None:
+    def warn(channel: StackChannel) -> None:
         connection = connection_of(channel.transport)
         if connection is None or channel in warned:
             return
@@ -47,18 +59,18 @@ def watch_channels(channel_class: Any, connection_of: Callable[[Any], Any]) -> N
                 channel.label[:MAX_LABEL],
             )
 
-    def warn_unless_wrapped(channel: Any) -> None:
+    def warn_unless_wrapped(channel: StackChannel) -> None:
         if not is_wrapped(channel):
             warn(channel)
 
     @functools.wraps(send)
-    def watched_send(channel: Any, data: Any) -> None:
+    def watched_send(channel: StackChannel, data: bytes | str) -> None:
         if not is_sealed(channel, data):
             warn(channel)
         send(channel, data)
 
     @functools.wraps(emit)
-    def watched_emit(channel: Any, event: str, *args: Any, **options: Any) -> Any:
+    def watched_emit(channel: StackChannel, event: str, *args: object, **options: object) -> bool:
         handled = emit(channel, event, *args, **options)
         if event == "message" and not is_wrapped(channel) and channel not in warned:
             # Check after the handlers that are scheduled now: a coroutine may be about to wrap the channel.
@@ -66,4 +78,5 @@ def watch_channels(channel_class: Any, connection_of: Callable[[Any], Any]) -> N
                 asyncio.get_running_loop().call_soon(warn_unless_wrapped, channel)
         return handled
 
-    channel_class.send, channel_class.emit = watched_send, watched_emit
+    for name, watched in (("send", watched_send), ("emit", watched_emit)):
+        setattr(channel_class, name, watched)

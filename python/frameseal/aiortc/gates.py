@@ -14,42 +14,63 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from frameseal.aiortc.attachment import Attachment
-    from frameseal.aiortc.receivers import ReceiverSlot
-    from frameseal.aiortc.stack import Stack
+from frameseal.aiortc.attachment import Attachment
+from frameseal.aiortc.protocols import Codec, DecoderQueue, DecoderTask, JitterFrame, SrtpSession, Transport
+from frameseal.aiortc.receivers import ReceiverSlot
+from frameseal.aiortc.rtp import MediaType, media_type
+from frameseal.aiortc.slots import SLOT
 
-__all__ = ["SLOT", "GatedAttribute", "IncomingGate", "OutgoingGate", "SealedFrame"]
-
-SLOT = "_frameseal_slot"  # set on senders, receivers and our copies of codecs
+__all__ = ["GatedAttribute", "IncomingGate", "OutgoingGate", "SealedFrame"]
 
 RTP_HEADER_LEN = 12  # RFC 3550 section 5.1
 RTX_HEADER_LEN = 2  # RFC 4588 section 4: the original sequence number
 
 
-class GatedAttribute:
+OwnerT = TypeVar("OwnerT")
+ValueT = TypeVar("ValueT")
+
+
+class Connections(Protocol):
+    """The functions of a stack that a gate of outgoing packets is handed."""
+
+    @property
+    def generation(self) -> int:
+        """The count of attachments. "Not attached" may be cached until it changes."""
+
+    @property
+    def is_rtcp(self) -> Callable[[bytes], bool]:
+        """The stack's own function that tells RTCP from RTP."""
+
+    def attachment_of_transport(self, transport: Transport | None) -> Attachment | None:
+        """Return the attachment of the connection that a transport belongs to, or None if it is not attached."""
+
+    def adopt_members_of(self, transport: Transport | None) -> None:
+        """Cover the senders and receivers of a transport's connection."""
+
+
+class GatedAttribute(Generic[OwnerT, ValueT]):
     """An attribute of a class that puts a gate around each value assigned to it, on any instance.
 
     It has no ``__get__``: reading the attribute finds the value of the instance without a call.
     """
 
-    def __init__(self, name: str, gate: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, name: str, gate: Callable[[OwnerT, ValueT], object]) -> None:
         self._name = name
         self._gate = gate
 
-    def __set__(self, owner: Any, value: Any) -> None:
+    def __set__(self, owner: OwnerT, value: ValueT | None) -> None:
         vars(owner)[self._name] = None if value is None else self._gate(owner, value)
 
-    def __delete__(self, owner: Any) -> None:
+    def __delete__(self, owner: OwnerT) -> None:
         del vars(owner)[self._name]
 
 
 class OutgoingGate:
     """Guards the outgoing SRTP session of one transport."""
 
-    def __init__(self, session: Any, transport: Any, stack: Stack) -> None:
+    def __init__(self, session: SrtpSession, transport: Transport, stack: Connections) -> None:
         self._session = session
         self._transport = weakref.ref(transport)
         self._stack = stack
@@ -58,7 +79,7 @@ class OutgoingGate:
         self._admitted: bytes | None = None
 
     @classmethod
-    def around(cls, session: Any, transport: Any, stack: Stack) -> OutgoingGate:
+    def around(cls, session: SrtpSession, transport: Transport, stack: Connections) -> OutgoingGate:
         """Put a gate around the session, and around the transport's ``_send_rtp`` unless that is replaced already."""
         present = vars(transport).get("_tx_srtp")
         gate = present if isinstance(present, cls) else cls(session, transport, stack)
@@ -67,10 +88,11 @@ class OutgoingGate:
             gate._session = session
         return gate
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_session"], name)
+    def __getattr__(self, name: str) -> object:
+        found: object = getattr(vars(self)["_session"], name)
+        return found
 
-    def protect(self, data: bytes) -> Any:
+    def protect(self, data: bytes) -> bytes:
         """Protect one RTP packet.
 
         :raises ConnectionError: nobody has sealed its payload. The stack ends the sender's task on that.
@@ -80,7 +102,7 @@ class OutgoingGate:
             raise ConnectionError("an RTP packet that frameseal has not sealed was refused")
         return self._session.protect(passed)
 
-    def protect_rtcp(self, data: bytes) -> Any:
+    def protect_rtcp(self, data: bytes) -> bytes:
         """Protect RTCP.
 
         :raises ConnectionError: it is RTP, which an SRTP session would take for RTCP without a look.
@@ -120,73 +142,76 @@ class OutgoingGate:
 class SealedFrame:
     """A received frame, between the decoder queue and the decoder proxy. Any other decoder finds it empty."""
 
-    __slots__ = ("_codec", "_frame", "_slot")
+    __slots__ = ("_frame", "_media", "_slot")
 
-    def __init__(self, frame: Any, codec: str, slot: ReceiverSlot) -> None:
+    def __init__(self, frame: JitterFrame, media: MediaType, slot: ReceiverSlot) -> None:
         self._frame = frame
-        self._codec = codec
+        self._media = media
         self._slot = slot
 
     @property
     def timestamp(self) -> int:
         """The timestamp of the frame."""
-        timestamp: int = self._frame.timestamp
-        return timestamp
+        return self._frame.timestamp
 
     @property
     def data(self) -> bytes:
         """Empty. A decoder that reads it is not the hook's, and would decode a frame that was not opened."""
-        self._slot.check_decoder(self._codec)
+        self._slot.check_decoder(self._media)
         return b""
 
-    def unwrap(self) -> Any:
+    def unwrap(self) -> JitterFrame:
         """Return the frame as it came. For the decoder proxy."""
         return self._frame
+
+
+GatedTask = tuple[Codec, "JitterFrame | SealedFrame"]
 
 
 class IncomingGate:
     """Guards the decoder queue of one receiver."""
 
-    def __init__(self, queue: Any, slot: ReceiverSlot) -> None:
+    def __init__(self, queue: DecoderQueue, slot: ReceiverSlot) -> None:
         self._queue = queue
         self._slot = slot
-        self._tagged: dict[str, Any] = {}
+        self._tagged: dict[str, Codec] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_queue"], name)
+    def __getattr__(self, name: str) -> object:
+        found: object = getattr(vars(self)["_queue"], name)
+        return found
 
-    def put(self, task: Any, *args: Any, **options: Any) -> None:
+    def put(self, task: DecoderTask | None, *args: object, **options: object) -> None:
         """Queue a frame and its codec, or None for the end; on the event loop."""
         if self._slot.admits(task):
             self._queue.put(task, *args, **options)
 
-    def put_nowait(self, task: Any) -> None:
+    def put_nowait(self, task: DecoderTask | None) -> None:
         """Do the same as `put`; the queue has no bound."""
         self.put(task)
 
-    def get(self, *args: Any, **options: Any) -> Any:
+    def get(self, *args: object, **options: object) -> GatedTask | None:
         """Wait for a frame and its codec; in the decoder thread."""
         return self._sealed(self._queue.get(*args, **options))
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> GatedTask | None:
         """Return a frame and its codec if there is one."""
         return self._sealed(self._queue.get_nowait())
 
-    def _sealed(self, task: Any) -> Any:
+    def _sealed(self, task: DecoderTask | None) -> GatedTask | None:
         slot = self._slot
         if slot.closed:
             return None
         if task is None:
             slot.end()
             return None
-        if slot.attachment is None:
+        if slot.encryption is None:
             return task
         codec, frame = task
         # Tag the codec where other code has replaced receive(), which does it otherwise.
         if getattr(codec, SLOT, None) is not slot:
             codec = self._tagged.setdefault(codec.mimeType, copy.copy(codec))
             setattr(codec, SLOT, slot)
-        return codec, SealedFrame(frame, codec.mimeType.lower(), slot)
+        return codec, SealedFrame(frame, media_type(codec.mimeType), slot)
 
 
 def payload_start(data: bytes) -> int:

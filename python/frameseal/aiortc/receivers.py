@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
 
+from frameseal.aiortc.encryption import Encryption
+from frameseal.aiortc.protocols import Codec, DecoderTask, Receiver, StackFunctions
+from frameseal.aiortc.rtp import MediaType, media_type
 from frameseal.aiortc.slots import MediaSlot
-
-if TYPE_CHECKING:
-    from frameseal.aiortc.stack import Stack
+from frameseal.e2ee.manager import E2EEManager
+from frameseal.e2ee.transforms import ReceiverTransform
 
 __all__ = ["ReceiverSlot"]
 
@@ -21,7 +22,7 @@ IDENTIFY_INTERVAL = 1.0  # seconds from one question for the participant to the 
 MIN_IDENTIFY_INTERVAL = 0.1  # seconds, however often the stream changes
 
 
-class ReceiverSlot(MediaSlot):
+class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
     """One receiver: asks for keyframes, and knows frames that lost their head.
 
     A jitter buffer that overflows delivers what it has of a frame, in which only the first packets can be missing.
@@ -29,7 +30,7 @@ class ReceiverSlot(MediaSlot):
 
     sends = False
 
-    def __init__(self, owner: Any, stack: Stack) -> None:
+    def __init__(self, owner: Receiver, stack: StackFunctions) -> None:
         super().__init__(owner, stack)
         self.ssrcs: frozenset[int] = frozenset()
         self._starts: dict[bytes, None] = {}
@@ -37,26 +38,32 @@ class ReceiverSlot(MediaSlot):
         self._last_request = float("-inf")
         self._unanswered = 0
         self._source: int | None = None  # SSRC of the latest packet
-        self._proxied_codecs: set[str] = set()  # mime types of which the stack got a decoder proxy
+        self._proxied_codecs: set[MediaType] = set()  # for which the stack got a decoder proxy
 
-    def note_proxy(self, mime: str) -> None:
+    def _make_transform(self, e2ee: E2EEManager, participant_id: str, media: MediaType) -> ReceiverTransform:
+        return e2ee.receiver_transform(participant_id, media.kind, media.codec, track_id=self.track_id)
+
+    def _participant(self, encryption: Encryption, owner: Receiver) -> str | None:
+        return encryption.remote_participant(owner)
+
+    def note_proxy(self, media: MediaType) -> None:
         """Note that a decoder proxy was made for this codec."""
-        self._proxied_codecs.add(mime)
+        self._proxied_codecs.add(media)
 
-    def check_decoder(self, mime: str) -> None:
+    def check_decoder(self, media: MediaType) -> None:
         """Close the track if the codec's decoder is not a decoder proxy; in the decoder thread."""
-        if mime not in self._proxied_codecs:
-            self.counters.kind, _, self.counters.codec = mime.partition("/")
+        if media not in self._proxied_codecs:
+            self.counters.kind, self.counters.codec = media
             self.close()
 
-    def admits(self, task: Any) -> bool:
+    def admits(self, task: DecoderTask | None) -> bool:
         """Whether the decoder queue takes a frame, or None for the end; on the event loop."""
         if task is None:
             return True
         with contextlib.suppress(RuntimeError):  # an SDK receives in a thread without a loop
-            self.find_attachment()
-        if self.may_be_reassigned and self.attachment is not None and self._is_due():
-            self.attachment.identify(self)
+            self.find_encryption()
+        if self.may_be_reassigned and self.encryption is not None and self._is_due():
+            self.identify(self.encryption)
         if not self._packet_noted:  # other code has replaced depayload(): what is remembered no longer grows
             self._starts.clear()
         self._packet_noted = False
@@ -64,7 +71,7 @@ class ReceiverSlot(MediaSlot):
 
     def _is_due(self) -> bool:
         """Whether to ask the application again whose frames these are: an SFU may have given the receiver away."""
-        since = time.monotonic() - self.asked_at
+        since = time.monotonic() - self.identified_at
         owner = self.owner()
         if owner is None or since < MIN_IDENTIFY_INTERVAL:
             return False
@@ -73,7 +80,7 @@ class ReceiverSlot(MediaSlot):
         changed, self._source = latest != self._source, latest
         return changed or since >= IDENTIFY_INTERVAL
 
-    def note_outcome(self, transform: Any, opened: bool) -> None:
+    def note_outcome(self, transform: ReceiverTransform, opened: bool) -> None:
         """Note whether a frame was opened. Ask whose frames these are at the first that was not."""
         if self.may_be_reassigned:
             if opened:
@@ -81,11 +88,11 @@ class ReceiverSlot(MediaSlot):
             elif transform.track.in_doubt:
                 self.schedule_identify()
 
-    def note_packet(self, codec: Any, payload: bytes, data: bytes) -> None:
+    def note_packet(self, codec: Codec, payload: bytes, data: bytes) -> None:
         """Remember how a frame begins whose first packet this is, where packets tell; on the event loop."""
         self._packet_noted = True
         # S, and partition 0: RFC 7741 section 4.2.
-        if codec.mimeType.lower() == "video/vp8" and payload[0] & 0x17 == 0x10:
+        if media_type(codec.mimeType).codec == "vp8" and payload[0] & 0x17 == 0x10:
             self._starts[data[:START_LEN]] = None
             if len(self._starts) > MAX_STARTS:
                 del self._starts[next(iter(self._starts))]

@@ -6,6 +6,8 @@ G.711 and G.722: RFC 3551 section 4.5; VP8: RFC 6386 section 9.1 and RFC 7741 se
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 # RFC 6716 section 3.1, table 2: ticks of 48 kHz that one Opus frame lasts, by the low bits of the TOC's config.
 _SILK = (480, 960, 1920, 2880)
@@ -32,6 +34,23 @@ _H264_SPS = 7
 
 # RFC 6184 section 5.8: the type of a payload that is a fragment, and the bits of its second octet.
 _FU_A, _FU_START, _FU_END = 28, 0x80, 0x40
+
+
+class MediaType(NamedTuple):
+    """The two parts of a media type, in lower case."""
+
+    kind: str
+    """"audio" or "video"."""
+
+    codec: str
+    """The name of the codec, such as "vp8"."""
+
+
+@lru_cache(maxsize=64)
+def media_type(mime: str) -> MediaType:
+    """Return the parts of a media type such as "video/VP8"."""
+    kind, _, codec = mime.lower().partition("/")
+    return MediaType(kind, codec)
 
 
 def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -12,23 +12,50 @@ import contextlib
 import copy
 import itertools
 import logging
+import time
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Generic, TypeVar, TypeVarTuple, Unpack, cast
 
-from frameseal.aiortc.rtp import PAYLOAD_IS_FRAME, access_units, check_h264_payloads, vp8_descriptor, vp8_payloads
+from frameseal.aiortc.encryption import Encryption
+from frameseal.aiortc.lock import hook
+from frameseal.aiortc.protocols import (
+    Codec,
+    EncodedFrame,
+    Encoder,
+    Member,
+    NextFrame,
+    PictureNumbering,
+    Sender,
+    StackFunctions,
+)
+from frameseal.aiortc.rtp import (
+    PAYLOAD_IS_FRAME,
+    MediaType,
+    access_units,
+    check_h264_payloads,
+    media_type,
+    vp8_descriptor,
+    vp8_payloads,
+)
+from frameseal.e2ee.manager import E2EEManager
+from frameseal.e2ee.track import Direction
+from frameseal.e2ee.transforms import SenderTransform, Transform
 
-if TYPE_CHECKING:
-    from frameseal.aiortc.attachment import Attachment
-    from frameseal.aiortc.stack import Stack
+__all__ = ["SLOT", "MediaSlot", "SealedPayload", "SenderSlot", "TrackCounters"]
 
-__all__ = ["CLOCK", "SealedPayload", "SenderSlot", "MediaSlot", "TrackCounters"]
+SLOT = "_frameseal_slot"  # set on senders, receivers and our copies of codecs
 
-CLOCK = Fraction(1, 90000)  # any valid time base: the timestamp that a packer returns is not used
 MAX_SEALED_PAYLOADS = 256  # besides those of the latest frame: twice what the stacks keep to send again
+MAX_TRANSFORMS = 64  # of one receiver, which an SFU may give to many participants in turn
+LATE_FRAMES = 1.0  # seconds in which frames of a receiver's former participant may still arrive
+
+OwnerT = TypeVar("OwnerT", bound=Member)
+TransformT = TypeVar("TransformT", bound=Transform)
+Arguments = TypeVarTuple("Arguments")
 
 _logger = logging.getLogger("frameseal")
 
@@ -37,7 +64,7 @@ _logger = logging.getLogger("frameseal")
 class TrackCounters:
     """What passed through one sender or receiver since it was made."""
 
-    direction: str
+    direction: Direction
     """``"send"`` or ``"receive"``."""
     participant_id: str | None = None
     """Whose keys are used; None until the media starts."""
@@ -69,27 +96,37 @@ class SealedPayload(bytes):
     """Ticks of the RTP clock by which this payload's frame is later than the timestamp it was returned with."""
 
 
-class MediaSlot:
-    """One sender or receiver."""
+class MediaSlot(ABC, Generic[OwnerT, TransformT]):
+    """The state that the hook keeps for one sender or receiver. It owns the transforms of its media."""
 
     sends: bool
 
-    def __init__(self, owner: Any, stack: Stack) -> None:
+    def __init__(self, owner: OwnerT, stack: StackFunctions) -> None:
         self.owner = weakref.ref(owner)
         self.stack = stack
-        self.attachment: Attachment | None = None
+        self.encryption: Encryption | None = None  # None while the connection is not attached
         self.counters = TrackCounters("send" if self.sends else "receive")
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.identify_scheduled = False
+        self.transforms: dict[tuple[str, str], TransformT | None] = {}  # by participant and codec, also former ones
         self.may_be_reassigned = False  # the application names the participant, and may name another one later
-        self.asked_at = float("-inf")  # when it was last asked
+        self.identify_scheduled = False
+        self.identified_at = float("-inf")  # when the application was last asked
         self.assigned_at = float("-inf")  # when it last named another participant
-        self.transforms: dict[tuple[str, str], Any] = {}  # by participant and codec, earlier participants' included
         self.paused = False  # the direction is inactive
         self.ended = False  # the owner has stopped, or its track has ended
         self.running = False  # media may have been sent or received before
         self.closed = False  # other code replaced a seam of the stack, so no frame passes any more
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @abstractmethod
+    def _make_transform(self, e2ee: E2EEManager, participant_id: str, media: MediaType) -> TransformT:
+        """Make the transform of one participant and codec."""
+
+    @abstractmethod
+    def _participant(self, encryption: Encryption, owner: OwnerT) -> str | None:
+        """Return the id of the participant whose media this is. None means that nobody is known yet."""
+
+    # --- the connection ----------------------------------------------------------------------------------------------
 
     @property
     def started(self) -> bool:
@@ -97,59 +134,175 @@ class MediaSlot:
         return self.loop is not None
 
     def start(self) -> None:
-        """Take up the attachment of the connection that the owner belongs to; on the loop, before any media."""
+        """Adopt the encryption of the owner's connection; on the event loop, before any media."""
         self.loop = asyncio.get_running_loop()
-        attachment = self.attachment or self.stack.attachment_of(self)
-        if attachment is not None:
-            attachment.adopt(self)
+        owner = self.owner()
+        if self.encryption is not None:
+            self.activate(self.encryption)
+        elif owner is not None:
+            self.stack.adopt(owner)
         self.running = True
 
-    def find_attachment(self) -> Attachment | None:
-        """Return the attachment, and look for it again while there is none; on the event loop."""
-        if not self.started or self.attachment is None:  # other code may have replaced send() or receive()
+    def find_encryption(self) -> Encryption | None:
+        """Return the encryption, and look for it again while there is none; on the event loop."""
+        if not self.started or self.encryption is None:  # other code may have replaced send() or receive()
             self.start()
-        return self.attachment
+        return self.encryption
 
-    def on_adopted(self) -> None:
-        """Note that the attachment is new; on the event loop."""
+    def adopt(self, encryption: Encryption) -> None:
+        """Use *encryption* from now on. Under the lock of the hook."""
+        self.counters.participant_id = None
+        self.transforms.clear()
+        self.may_be_reassigned = not self.sends and encryption.may_reassign
+        self.encryption = encryption
+
+    def activate(self, encryption: Encryption) -> None:
+        """Identify the participant if media may flow already; on the event loop."""
+        if self.loop is not None:
+            encryption.e2ee.bind_loop(self.loop)
+            self.identify(encryption)
+
+    # --- the participant ---------------------------------------------------------------------------------------------
 
     def schedule_identify(self) -> None:
         """Ask the application who the participant is, on the event loop; from any thread."""
-        if self.attachment is not None and not self.identify_scheduled:
+        if self.encryption is not None and not self.identify_scheduled:
             self.identify_scheduled = True
-            self.on_loop(self.attachment.identify, self)
+            self.on_loop(self.identify, self.encryption)
+
+    def identify(self, encryption: Encryption) -> None:
+        """Ask the application who the participant is; on the event loop."""
+        self.identify_scheduled = False
+        owner = self.owner()
+        if self.encryption is not encryption or owner is None:
+            return
+        self.identified_at = time.monotonic()
+        try:
+            name = self._participant(encryption, owner)
+        except Exception as error:
+            self.note_error(error)
+            return
+        if name != self.counters.participant_id:
+            self._assign(encryption, name)
+        elif self.identified_at - self.assigned_at >= LATE_FRAMES:
+            for (participant_id, _), transform in list(self.transforms.items()):
+                if transform is not None and participant_id == name:
+                    transform.track.in_doubt = False
+
+    def _assign(self, encryption: Encryption, name: str | None) -> None:
+        """Assign the slot to another participant, from the next frame on."""
+        if self.transforms:
+            self.assigned_at = self.identified_at
+        self.counters.participant_id = name
+        self.pause(encryption)
+        if not self.paused:
+            self.resume(encryption)
+
+    # --- the transforms ----------------------------------------------------------------------------------------------
+
+    def transform(self, encryption: Encryption, codec: Codec) -> TransformT | None:
+        """Return the transform for *codec*. None means that the frame must be dropped."""
+        media = media_type(codec.mimeType)
+        counters = self.counters
+        counters.kind, counters.codec = media
+        participant_id = counters.participant_id
+        if encryption.detached or self.closed or self.ended:
+            return None
+        if participant_id is None:
+            self.schedule_identify()
+            return None
+        track = participant_id, media.codec
+        if track not in self.transforms:
+            self._add_transform(encryption, participant_id, media)
+        return self.transforms[track]
+
+    def _add_transform(self, encryption: Encryption, participant_id: str, media: MediaType) -> None:
+        # Made with the first frame, so that a receiver which never gets one (the bandwidth probe of a
+        # mediasoup client is such a receiver) has no state.
+        track = participant_id, media.codec
+        if len(self.transforms) >= MAX_TRANSFORMS:
+            _release(encryption, self.transforms.pop(next(iter(self.transforms))))
+        try:
+            self.transforms[track] = made = self._make_transform(encryption.e2ee, participant_id, media)
+            made.track.in_doubt = self.may_be_reassigned
+        except Exception as error:
+            self.transforms[track] = None
+            self.report_error(encryption, media.kind, error, "unsupported_codec")
+
+    def pause(self, encryption: Encryption) -> None:
+        """Note that the transforms get no frames for now."""
+        for transform in list(self.transforms.values()):
+            _release(encryption, transform)
+
+    def resume(self, encryption: Encryption) -> None:
+        """Note that the transforms of the present participant get frames."""
+        for track, transform in list(self.transforms.items()):
+            if transform is not None and track[0] == self.counters.participant_id:
+                encryption.e2ee._resume(transform)
+                transform.track.in_doubt = self.may_be_reassigned
+                self.transforms[track] = self.transforms.pop(track)  # to the end: the longest unused is let go first
+
+    def release(self, encryption: Encryption) -> None:
+        """Release the transforms and their state, since the media has ended."""
+        with hook.lock:
+            self.counters.participant_id = None
+            released = list(self.transforms.values())
+            self.transforms.clear()
+        for transform in released:
+            if transform is not None:
+                _release(encryption, transform)
+                track = transform.track
+                encryption.e2ee.remove_track(track.participant_id, track.kind, track_id=track.track_id)
 
     def enable(self, enabled: bool) -> None:
         """Follow a change of direction; on the event loop."""
-        if self.attachment is not None and self.paused == enabled:
+        if self.encryption is not None and self.paused == enabled:
             self.paused = not enabled
             if enabled:
-                self.attachment.identify(self)
-                self.attachment.resume(self)
+                self.identify(self.encryption)
+                self.resume(self.encryption)
             else:
-                self.attachment.pause(self)
+                self.pause(self.encryption)
 
     def end(self) -> None:
         """Release the transforms, since no more frames arrive. From any thread."""
-        if self.attachment is not None:
+        if self.encryption is not None:
             self.ended = True
-            self.attachment.pause(self)
+            self.pause(self.encryption)
             self.transforms.clear()
+
+    # --- errors ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the track for good, because a frame got past the hook. From any thread."""
-        if self.closed or self.attachment is None:
+        if self.closed or self.encryption is None:
             return
         self.closed = True
-        self.on_loop(self._close, self.attachment)
+        self.on_loop(self._close, self.encryption)
 
-    def _close(self, attachment: Attachment) -> None:
-        attachment.report_gap(self)
+    def _close(self, encryption: Encryption) -> None:
+        self.identify(encryption)
         owner = self.owner()
-        if owner is not None:
-            self._run(self.stack.stop(owner))
+        if owner is None:
+            return
+        seams = self.stack.replaced_seams(owner)
+        self.note_error(RuntimeError(f"other code replaced {seams}, and frames got past the hook: the track is closed"))
+        encryption.report_replaced_seam(self.counters.participant_id or "", self.kind, seams, self.track_id)
+        self._run(self.stack.stop(owner))
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def report_error(self, encryption: Encryption, kind: str, error: Exception, reason: str) -> None:
+        """Note and report that nothing can be done for this codec."""
+        self.note_error(error)
+        encryption.e2ee.report_internal_error(self.counters.participant_id or "", kind, reason, track_id=self.track_id)
+
+    def note_error(self, error: BaseException) -> None:
+        """Note what went wrong, and log it unless it is the same as before."""
+        text = f"{type(error).__name__}: {error}"
+        if text != self.counters.last_error:
+            _logger.warning("%s %s: %s", self.counters.direction, self.counters.kind or "media", text)
+        self.counters.last_error = text
+
+    def _run(self, work: Coroutine[object, object, None]) -> None:
         async def note_errors() -> None:
             try:
                 await work
@@ -171,14 +324,7 @@ class MediaSlot:
         """The id of the track that is sent or received."""
         return getattr(getattr(self.owner(), "track", None), "id", None)
 
-    def note_error(self, error: BaseException) -> None:
-        """Note what went wrong, and log it unless it is the same as before."""
-        text = f"{type(error).__name__}: {error}"
-        if text != self.counters.last_error:
-            _logger.warning("%s %s: %s", self.counters.direction, self.counters.kind or "media", text)
-        self.counters.last_error = text
-
-    def on_loop(self, call: Callable[..., None], *args: Any) -> None:
+    def on_loop(self, call: Callable[[Unpack[Arguments]], None], *args: *Arguments) -> None:
         """Call something on the event loop, from any thread."""
         # The loop may be closed while a decoder thread still works off its last frames.
         if self.loop is not None:
@@ -186,17 +332,22 @@ class MediaSlot:
                 self.loop.call_soon_threadsafe(call, *args)
 
 
-class SenderSlot(MediaSlot):
+def _release(encryption: Encryption, transform: Transform | None) -> None:
+    if transform is not None:
+        encryption.e2ee._release(transform)
+
+
+class SenderSlot(MediaSlot[Sender, SenderTransform]):
     """One sender: seals what encoders make."""
 
     sends = True
 
-    def __init__(self, owner: Any, stack: Stack) -> None:
+    def __init__(self, owner: Sender, stack: StackFunctions) -> None:
         super().__init__(owner, stack)
         self.keyframe_owed = False
         self.sealed: dict[bytes, None] = {}  # the latest payloads, in the order of sealing
-        self._packer: Any = None
-        self._pending: deque[Any] = deque()
+        self._packer: Encoder | None = None
+        self._pending: deque[EncodedFrame] = deque()
         self._last_source_timestamp, self._last_sent_timestamp = (
             0,
             -1,
@@ -204,8 +355,15 @@ class SenderSlot(MediaSlot):
         self._may_send_unsealed = False  # one frame in the clear, from before the attachment
         self._unsealed_timestamp: int | None = None  # its RTP timestamp
 
-    def on_adopted(self) -> None:
-        """Empty the history, so that no NACK is answered from it. In mid-call one more frame may be under way."""
+    def _make_transform(self, e2ee: E2EEManager, participant_id: str, media: MediaType) -> SenderTransform:
+        return e2ee.sender_transform(participant_id, media.kind, media.codec, track_id=self.track_id)
+
+    def _participant(self, encryption: Encryption, owner: Sender) -> str | None:
+        return encryption.local_id
+
+    def adopt(self, encryption: Encryption) -> None:
+        """Empty the history too, so that no NACK is answered from it. In mid-call one more frame may be under way."""
+        super().adopt(encryption)
         self._may_send_unsealed = self.running
         owner = self.owner()
         if owner is not None:
@@ -213,7 +371,7 @@ class SenderSlot(MediaSlot):
 
     def predates_attachment(self, timestamp: int) -> bool:
         """Whether a packet that was not sealed is from before the attachment. If not, close the track; on the loop."""
-        self.find_attachment()
+        self.find_encryption()
         if self._may_send_unsealed:
             self._may_send_unsealed, self._unsealed_timestamp = False, timestamp
         if timestamp == self._unsealed_timestamp:
@@ -229,15 +387,15 @@ class SenderSlot(MediaSlot):
         self.keyframe_owed = True
 
     def seal(
-        self, attachment: Attachment, codec: Any, payloads: list[bytes], picture_id: int | None = None
-    ) -> list[bytes]:
+        self, encryption: Encryption, codec: Codec, payloads: list[bytes], picture_id: int | None = None
+    ) -> list[SealedPayload]:
         """Seal what an encoder made of one frame. ``[]``: nothing may leave. Raises nothing but interpreter exits."""
         if not payloads:
             return []
         self.counters.frames_in += 1
-        sealed: list[bytes] | None = None
+        sealed: list[SealedPayload] | None = None
         try:
-            sealed = self._seal(attachment, codec, payloads, picture_id)
+            sealed = self._seal(encryption, codec, payloads, picture_id)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in the native core is a BaseException
@@ -252,12 +410,12 @@ class SenderSlot(MediaSlot):
         return sealed
 
     def _seal(
-        self, attachment: Attachment, codec: Any, payloads: list[bytes], picture_id: int | None
-    ) -> list[bytes] | None:
-        transform = attachment.transform(self, codec)
+        self, encryption: Encryption, codec: Codec, payloads: list[bytes], picture_id: int | None
+    ) -> list[SealedPayload] | None:
+        transform = self.transform(encryption, codec)
         if transform is None:
             return None
-        sealed_payloads: list[bytes] = []
+        sealed_payloads: list[SealedPayload] = []
         while len(self.sealed) > MAX_SEALED_PAYLOADS:
             del self.sealed[next(iter(self.sealed))]
         frames, descriptor = self._depayload(codec, payloads)
@@ -274,7 +432,7 @@ class SenderSlot(MediaSlot):
                 sealed_payloads.append(marked)
         return sealed_payloads
 
-    def _depayload(self, codec: Any, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
+    def _depayload(self, codec: Codec, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
         """Return the payloads without their descriptors, and VP8's descriptor if all have the same."""
         if self.counters.codec in PAYLOAD_IS_FRAME:
             return payloads, b""
@@ -286,7 +444,7 @@ class SenderSlot(MediaSlot):
             check_h264_payloads(payloads)
         return [self.stack.depayload(codec, payload) for payload in payloads], b""
 
-    def _pack(self, codec: Any, frame: bytes, descriptor: bytes, picture_id: int | None) -> list[bytes]:
+    def _pack(self, codec: Codec, frame: bytes, descriptor: bytes, picture_id: int | None) -> list[bytes]:
         if self.counters.codec in PAYLOAD_IS_FRAME:
             return [frame]
         if descriptor:
@@ -296,15 +454,12 @@ class SenderSlot(MediaSlot):
         if self._packer is None:
             self._packer = self.stack.packer(codec)
         if picture_id is not None:
-            self._packer.picture_id = picture_id
-        packet = self.stack.av.Packet(frame)
-        packet.pts, packet.time_base = 0, CLOCK
-        payloads: list[bytes] = self._packer.pack(packet)[0]
-        return payloads
+            cast("PictureNumbering", self._packer).picture_id = picture_id
+        return self._packer.pack(self.stack.packet(frame))[0]
 
-    async def next_frame(self, inner: Callable[[Any], Awaitable[Any]], codec: Any) -> Any:
+    async def next_frame(self, inner: NextFrame, codec: Codec) -> EncodedFrame | None:
         """Guard `inner`: its encoded frame, sealed, or None (which the stack skips) if it must not leave."""
-        if self.closed or (self.attachment is not None and self.attachment.detached):
+        if self.closed or (self.encryption is not None and self.encryption.detached):
             self._pending.clear()
         if self._pending:
             return self._pending.popleft()
@@ -313,17 +468,16 @@ class SenderSlot(MediaSlot):
         except self.stack.track_ended:
             self.end()
             raise
-        attachment = self.find_attachment()
-        if attachment is None or frame is None:
+        encryption = self.find_encryption()
+        if encryption is None or frame is None:
             return frame
-        payloads = frame.payloads
+        payloads = cast("Sequence[SealedPayload]", frame.payloads)
         if not all(isinstance(payload, SealedPayload) for payload in payloads):
             self.counters.foreign += 1
-            payloads = await asyncio.get_running_loop().run_in_executor(
-                None, self.seal, attachment, codec, list(payloads)
-            )
+            unsealed: list[bytes] = list(payloads)
+            payloads = await asyncio.get_running_loop().run_in_executor(None, self.seal, encryption, codec, unsealed)
             self._pass_on_owed_keyframe()
-        if attachment.detached or self.closed or not payloads:
+        if encryption.detached or self.closed or not payloads:
             return None
         self._may_send_unsealed = False
         timestamp = self._in_order(frame.timestamp)
@@ -334,9 +488,9 @@ class SenderSlot(MediaSlot):
         # Several packets of one long audio frame: the stack knows one timestamp per frame, so each becomes its own.
         frames = []
         for offset, group in itertools.groupby(payloads, key=lambda payload: payload.offset):
-            part = copy.copy(frame)
-            part.payloads, part.timestamp = list(group), timestamp + offset
-            for payload in part.payloads:
+            part, of_part = copy.copy(frame), list(group)
+            part.payloads, part.timestamp = of_part, timestamp + offset
+            for payload in of_part:
                 payload.offset = 0  # applied: guards are nested when other code wraps the method
             frames.append(part)
         self._pending.extend(frames[1:])

@@ -29,22 +29,47 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Coroutine
+from fractions import Fraction
 from types import ModuleType
-from typing import Any
+from typing import TypeVar, cast
 
 from frameseal.aiortc.attachment import Attachment
 from frameseal.aiortc.channels import watch_channels
-from frameseal.aiortc.gates import SLOT, GatedAttribute, IncomingGate, OutgoingGate
+from frameseal.aiortc.gates import GatedAttribute, IncomingGate, OutgoingGate
 from frameseal.aiortc.lock import hook
+from frameseal.aiortc.protocols import (
+    Codec,
+    Decoder,
+    DecoderQueue,
+    Encoder,
+    Member,
+    Packet,
+    Parameters,
+    PeerConnection,
+    Receiver,
+    ReceiverTrack,
+    Sender,
+    SrtpSession,
+    Transceiver,
+    Transport,
+)
 from frameseal.aiortc.proxies import NEXT_FRAME, NextFrameGuard, OpeningDecoder, SealingEncoder
 from frameseal.aiortc.receivers import ReceiverSlot
-from frameseal.aiortc.slots import CLOCK, MediaSlot, SenderSlot
+from frameseal.aiortc.rtp import media_type
+from frameseal.aiortc.slots import SLOT, SenderSlot
 
-__all__ = ["ATTACHMENT", "Stack", "UnsupportedStack", "install", "package_of"]
+__all__ = ["Stack", "UnsupportedStack", "install", "package_of"]
 
-ATTACHMENT = "_frameseal_attachment"  # set on peer connections
+_ATTACHMENT = "_frameseal_attachment"  # set on peer connections
 _HISTORY = "_RTCRtpSender__rtp_history"  # packets that a sender keeps, to send them again on a NACK
 _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
+_SRTP_SESSION = "_tx_srtp"
+
+_CLOCK = Fraction(1, 90000)  # any valid time base: the timestamp that a packer returns is not used
+
+Start = Callable[[Member, Parameters], Coroutine[object, object, None]]
+Stop = Callable[[Member], Coroutine[object, object, None]]
+FunctionT = TypeVar("FunctionT")
 
 stacks: dict[str, Stack] = {}
 
@@ -58,11 +83,11 @@ class Stack:
 
     def __init__(self, package: str) -> None:
         """Test the stack's seams, then put the hook in. :raises UnsupportedStack: if one is not there."""
-        self._wrapped: dict[str, Callable[..., Any]] = {}
-        self._stops: dict[bool, Callable[[Any], Coroutine[Any, Any, None]]] = {}
+        self._wrapped: dict[str, Callable[..., object]] = {}
+        self._stops: dict[bool, Stop] = {}
         # Weak, and the attachment hangs on its connection: a `remote_id` callable may well refer to the connection,
         # and a registry that owned both would keep the call alive for ever.
-        self._attached: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._attached: weakref.WeakSet[PeerConnection] = weakref.WeakSet()
         self.generation = 0  # counts attachments; "not attached" may be cached until it changes
         try:
             self._senders = importlib.import_module(f"{package}.rtcrtpsender")
@@ -73,7 +98,7 @@ class Stack:
             self._channels = importlib.import_module(f"{package}.rtcdatachannel")
             self._codecs = importlib.import_module(f"{package}.codecs")
             self._parameters = importlib.import_module(f"{package}.rtcrtpparameters")
-            self.av = importlib.import_module("av")
+            self._av = importlib.import_module("av")
             self.track_ended: type[Exception] = self._senders.MediaStreamError
             self._self_test()
         except Exception as error:
@@ -90,106 +115,134 @@ class Stack:
         self._hook_life(self._senders.RTCRtpSender, "send")
         self._hook_life(self._receivers.RTCRtpReceiver, "receive")
         self._follow_directions(self._transceivers.RTCRtpTransceiver)
-        transport._tx_srtp = GatedAttribute(
-            "_tx_srtp", lambda owner, session: OutgoingGate.around(session, owner, self)
-        )
+        setattr(transport, _SRTP_SESSION, GatedAttribute(_SRTP_SESSION, self._outgoing_gate))
         setattr(self._receivers.RTCRtpReceiver, _DECODER_QUEUE, GatedAttribute(_DECODER_QUEUE, self._incoming_gate))
         watch_channels(self._channels.RTCDataChannel, self._connection_of_sctp)
         self.wrap_functions()
         self._hooked_seams = self._seams(self._senders.RTCRtpSender) | self._seams(self._receivers.RTCRtpReceiver)
 
-    def depayload(self, codec: Any, payload: bytes) -> bytes:
+    def depayload(self, codec: Codec, payload: bytes) -> bytes:
         """Strip the RTP payload descriptor."""
         # Looked up each time: code that registers a codec of its own replaces it.
         data: bytes = self._receivers.depayload(codec, payload)
         return data
 
-    def packer(self, codec: Any) -> Any:
-        """Make an encoder that will only ever pack."""
-        return self._codecs.get_encoder(codec)
+    def packer(self, codec: Codec) -> Encoder:
+        """Make an encoder that only packetizes."""
+        encoder: Encoder = self._codecs.get_encoder(codec)
+        return encoder
 
-    def history(self, sender: Any) -> dict[int, Any]:
+    def packet(self, frame: bytes) -> Packet:
+        """Return an encoded frame as what `Encoder.pack` accepts."""
+        packet = self._av.Packet(frame)
+        packet.pts, packet.time_base = 0, _CLOCK
+        return cast(Packet, packet)
+
+    def history(self, sender: Sender) -> dict[int, object]:
         """Return the packets that a sender may send again."""
-        history: dict[int, Any] = vars(sender)[_HISTORY]
+        history: dict[int, object] = vars(sender)[_HISTORY]
         return history
 
-    async def stop(self, owner: Any) -> None:
+    async def stop(self, owner: Member) -> None:
         """Stop a sender or receiver for good, and the track that a receiver feeds."""
         sends = isinstance(owner, self._senders.RTCRtpSender)
         await self._stops[sends](owner)
         if not sends and owner.track is not None:
-            owner.track.stop()
-            owner.track._queue.put_nowait(None)  # wakes a reader, as the decoder thread may have died in other code
+            track = cast(ReceiverTrack, owner.track)
+            track.stop()
+            track._queue.put_nowait(None)  # wakes a reader, as the decoder thread may have died in other code
 
-    def slot_of(self, owner: Any) -> Any:
+    def slot_of(self, owner: Member) -> SenderSlot | ReceiverSlot:
         """Return the slot of a sender or receiver."""
-        slot = vars(owner).get(SLOT)
+        slot: SenderSlot | ReceiverSlot | None = vars(owner).get(SLOT)
         if slot is None:
-            make = SenderSlot if isinstance(owner, self._senders.RTCRtpSender) else ReceiverSlot
-            slot = vars(owner).setdefault(SLOT, make(owner, self))
+            if isinstance(owner, self._senders.RTCRtpSender):
+                slot = SenderSlot(cast(Sender, owner), self)
+            else:
+                slot = ReceiverSlot(cast(Receiver, owner), self)
+            slot = vars(owner).setdefault(SLOT, slot)
             if _DECODER_QUEUE in vars(owner):  # made before the hook was in
                 setattr(owner, _DECODER_QUEUE, vars(owner)[_DECODER_QUEUE])
         return slot
 
-    def cover(self, pc: Any) -> None:
-        """Note that a connection is attached, and put gates where it was connected before the hook was in."""
-        self._attached.add(pc)
-        self.generation += 1
-        for transport in {member.transport for member in self.members(pc)}:
-            transport._tx_srtp = vars(transport).get("_tx_srtp")
+    def attach(self, pc: PeerConnection, attachment: Attachment) -> None:
+        """Cover a connection and its members, and put gates where it was connected before the hook was in.
 
-    def members(self, pc: Any) -> list[Any]:
+        :raises RuntimeError: the connection is attached, or its media started before the hook was in.
+        """
+        with hook.lock:
+            present: Attachment | None = getattr(pc, _ATTACHMENT, None)
+            if present is not None and not present.detached:
+                raise RuntimeError("this peer connection is attached already; detach it first")
+            members = self.members(pc)
+            for member in members:
+                if SLOT not in vars(member) and member.transport.state not in ("new", "connecting"):
+                    raise RuntimeError(
+                        "media of this peer connection started before frameseal.aiortc was imported and can no longer "
+                        "be sealed: import frameseal.aiortc before the call starts"
+                    )
+            setattr(pc, _ATTACHMENT, attachment)
+            self._attached.add(pc)
+            self.generation += 1
+            for transport in {member.transport for member in members}:
+                setattr(transport, _SRTP_SESSION, vars(transport).get(_SRTP_SESSION))
+        for member in members:
+            attachment.adopt(self.slot_of(member))
+
+    def members(self, pc: PeerConnection) -> list[Member]:
         """Return all senders and receivers of a connection."""
         return [member for members_of in self._members_of for member in members_of(pc)]
 
-    def attachment_of(self, slot: MediaSlot) -> Attachment | None:
-        """Find the attachment of the connection that the slot's owner belongs to."""
-        owner = slot.owner()
+    def adopt(self, owner: Member) -> None:
+        """Cover a sender or receiver if its connection is attached."""
         pc = self._connection_with(lambda member: member is owner)
-        return None if pc is None else getattr(pc, ATTACHMENT)
+        if pc is not None:
+            _attachment_of(pc).adopt(self.slot_of(owner))
 
-    def attachment_of_transport(self, transport: Any) -> Attachment | None:
-        """Find the attachment of the connection that a transport belongs to."""
+    def attachment_of_transport(self, transport: Transport | None) -> Attachment | None:
+        """Return the attachment of the connection that a transport belongs to, or None if it is not attached."""
         pc = self._connection_with(lambda member: member.transport is transport)
-        return None if pc is None else getattr(pc, ATTACHMENT)
+        return None if pc is None else _attachment_of(pc)
 
-    def adopt_members_of(self, transport: Any) -> None:
+    def adopt_members_of(self, transport: Transport | None) -> None:
         """Cover what other code started past `send` and `receive`, on a transport's connection; on the event loop."""
         pc = self._connection_with(lambda member: member.transport is transport)
-        for member in self.members(pc) if pc is not None else ():
-            getattr(pc, ATTACHMENT).adopt(self.slot_of(member))
+        if pc is not None:
+            for member in self.members(pc):
+                _attachment_of(pc).adopt(self.slot_of(member))
 
-    def _connection_of_sctp(self, sctp: Any) -> Any:
+    def _connection_of_sctp(self, sctp: object) -> PeerConnection | None:
         with hook.lock:
-            covered = (pc for pc in self._attached if not getattr(pc, ATTACHMENT).detached)
+            covered = (pc for pc in self._attached if not _attachment_of(pc).detached)
             return next((pc for pc in covered if self._sctp_of(pc) is sctp), None)
 
-    def _connection_with(self, has: Callable[[Any], bool]) -> Any:
+    def _connection_with(self, has: Callable[[Member], bool]) -> PeerConnection | None:
         with hook.lock:
             return next((pc for pc in self._attached if any(map(has, self.members(pc)))), None)
 
-    def wrap_functions(self, sender_class: Any = None) -> None:
+    def wrap_functions(self, sender_class: type | None = None) -> None:
         """Wrap what is not wrapped: other code may have replaced a factory or the method since the last time."""
         with hook.lock:
-            self._wrap_factory(self._senders, "get_encoder", _sealing_encoder)
-            self._wrap_factory(self._receivers, "get_decoder", _opening_decoder)
-            self._watch_packets()
+            self._wrap(self._senders, "get_encoder", _sealing_factory)
+            self._wrap(self._receivers, "get_decoder", _opening_factory)
+            self._wrap(self._receivers, "depayload", _noting_depayload)
             sender_class = sender_class or self._senders.RTCRtpSender
             method = inspect.getattr_static(sender_class, NEXT_FRAME)
             if not isinstance(method, NextFrameGuard):
-                setattr(sender_class, NEXT_FRAME, NextFrameGuard(method, self))
+                slot_of = cast(Callable[[Sender], SenderSlot], self.slot_of)
+                setattr(sender_class, NEXT_FRAME, NextFrameGuard(method, slot_of))
 
-    def replaced_seams(self, slot: MediaSlot) -> str:
-        """Name the functions on the way of the slot's frames that other code has replaced."""
-        owner = slot.owner()
+    def replaced_seams(self, owner: Member) -> str:
+        """Name the functions on the way of the owner's frames that other code has replaced."""
+        sends = isinstance(owner, self._senders.RTCRtpSender)
         now = self._seams(type(owner)) | {name: None for name in vars(owner) if name in self._hooked_seams}
         left = self._hooked_seams | self._wrapped  # factories are wrapped anew when a call finds them replaced
         names = [name for name, value in now.items() if value is not left[name] and name != NEXT_FRAME]
-        if slot.sends and not isinstance(inspect.getattr_static(type(owner), NEXT_FRAME), NextFrameGuard):
+        if sends and not isinstance(inspect.getattr_static(type(owner), NEXT_FRAME), NextFrameGuard):
             names.insert(0, NEXT_FRAME)
-        return ",".join(names) or ("_send_rtp" if slot.sends else "decode")
+        return ",".join(names) or ("_send_rtp" if sends else "decode")
 
-    def _seams(self, cls: Any) -> dict[str, Any]:
+    def _seams(self, cls: type) -> dict[str, object]:
         sends = issubclass(cls, self._senders.RTCRtpSender)
         module, methods, functions = (
             (self._senders, (NEXT_FRAME, "_run_rtp", "send"), ("get_encoder",))
@@ -199,58 +252,43 @@ class Stack:
         seams = {name: inspect.getattr_static(cls, name) for name in methods}
         return seams | {name: getattr(module, name) for name in functions}
 
-    def _incoming_gate(self, receiver: Any, queue: Any) -> IncomingGate:
-        return queue if isinstance(queue, IncomingGate) else IncomingGate(queue, self.slot_of(receiver))
+    def _outgoing_gate(self, transport: Transport, session: SrtpSession) -> OutgoingGate:
+        return OutgoingGate.around(session, transport, self)
 
-    def _wrap(self, module: ModuleType, name: str, wrap: Callable[[Any], Callable[..., Any]]) -> None:
+    def _incoming_gate(self, receiver: Receiver, queue: DecoderQueue | IncomingGate) -> IncomingGate:
+        if isinstance(queue, IncomingGate):
+            return queue
+        return IncomingGate(queue, cast(ReceiverSlot, self.slot_of(receiver)))
+
+    def _wrap(self, module: ModuleType, name: str, wrap: Callable[[FunctionT], Callable[..., object]]) -> None:
         """Replace a function of the stack, unless it is ours already."""
-        inner = getattr(module, name)
+        inner: Callable[..., object] = getattr(module, name)
         if inner is not self._wrapped.get(name):
-            self._wrapped[name] = functools.wraps(inner)(wrap(inner))
+            self._wrapped[name] = functools.wraps(inner)(wrap(cast(FunctionT, inner)))
             setattr(module, name, self._wrapped[name])
 
-    def _wrap_factory(self, module: ModuleType, name: str, proxy: Callable[[Any, Any, Any], Any]) -> None:
-        def wrap(inner: Any) -> Callable[[Any], Any]:
-            def factory(codec: Any) -> Any:
-                slot = getattr(codec, SLOT, None)
-                return inner(codec) if slot is None else proxy(inner, codec, slot)
-
-            return factory
-
-        self._wrap(module, name, wrap)
-
-    def _watch_packets(self) -> None:
-        def wrap(inner: Any) -> Callable[[Any, bytes], bytes]:
-            def depayload(codec: Any, payload: bytes) -> bytes:
-                data: bytes = inner(codec, payload)
-                slot = getattr(codec, SLOT, None)
-                if slot is not None and not slot.sends:
-                    slot.note_packet(codec, payload, data)
-                return data
-
-            return depayload
-
-        self._wrap(self._receivers, "depayload", wrap)
-
-    def _hook_life(self, cls: Any, start: str) -> None:
-        original_init, original_start, original_stop = cls.__init__, getattr(cls, start), cls.stop
+    def _hook_life(self, cls: type, start: str) -> None:
+        members = vars(cls)
+        original_init: Callable[..., None] = members["__init__"]
+        original_start: Start = members[start]
+        original_stop: Stop = members["stop"]
         self._stops[cls is self._senders.RTCRtpSender] = original_stop
         started = f"_{cls.__name__}__started"
 
         @functools.wraps(original_init)
-        def init(owner: Any, *args: Any, **kwargs: Any) -> None:
+        def init(owner: Member, *args: object, **kwargs: object) -> None:
             original_init(owner, *args, **kwargs)
             self.slot_of(owner)  # tells attach() that the owner did not start before the hook was in
 
         @functools.wraps(original_start)
-        async def tagging_start(owner: Any, parameters: Any) -> None:
+        async def tagging_start(owner: Member, parameters: Parameters) -> None:
             if SLOT not in vars(owner) and vars(owner)[started]:
                 await original_start(owner, parameters)  # media started before the hook was in: attach() refuses it
                 return
             slot = self.slot_of(owner)
             self.wrap_functions(type(owner) if slot.sends else None)
             slot.start()
-            if not slot.sends:
+            if isinstance(slot, ReceiverSlot):
                 slot.ssrcs = frozenset(encoding.ssrc for encoding in parameters.encodings)
             tagged = copy.copy(parameters)
             tagged.codecs = [copy.copy(codec) for codec in parameters.codecs]
@@ -259,29 +297,31 @@ class Stack:
             await original_start(owner, tagged)
 
         @functools.wraps(original_stop)
-        async def ending_stop(owner: Any) -> None:
+        async def ending_stop(owner: Member) -> None:
             try:
                 await original_stop(owner)
             finally:
-                slot = vars(owner).get(SLOT)
+                slot: SenderSlot | ReceiverSlot | None = vars(owner).get(SLOT)
                 if slot is not None:
                     slot.end()
 
-        cls.__init__, cls.stop = init, ending_stop
-        setattr(cls, start, tagging_start)
+        for name, function in (("__init__", init), (start, tagging_start), ("stop", ending_stop)):
+            setattr(cls, name, function)
 
-    def _follow_directions(self, cls: Any) -> None:
-        original = cls._setCurrentDirection
+    def _follow_directions(self, cls: type) -> None:
+        name = "_setCurrentDirection"
+        original: Callable[[Transceiver, str], None] = vars(cls)[name]
 
         @functools.wraps(original)
-        def followed(transceiver: Any, direction: str) -> None:
+        def followed(transceiver: Transceiver, direction: str) -> None:
             original(transceiver, direction)
-            for member in (transceiver.sender, transceiver.receiver):
-                slot = vars(member).get(SLOT)
+            members: tuple[Member, Member] = (transceiver.sender, transceiver.receiver)
+            for member in members:
+                slot: SenderSlot | ReceiverSlot | None = vars(member).get(SLOT)
                 if slot is not None:
                     slot.enable(member._enabled)
 
-        cls._setCurrentDirection = followed
+        setattr(cls, name, followed)
 
     def _self_test(self) -> None:
         """Raise anything if a seam is not as the hook expects it."""
@@ -328,28 +368,53 @@ class Stack:
             ("video/H264", b"\0\0\0\1\x67\x01\x02" + b"\0\0\0\1\x65" + bytes(range(1, 256)) * 20),
         ):
             codec = self._parameters.RTCRtpCodecParameters(mimeType=mime, clockRate=90000, payloadType=97)
-            packet = self.av.Packet(frame)
-            packet.pts, packet.time_base = 0, CLOCK
-            payloads = self._codecs.get_encoder(codec).pack(packet)[0]
+            payloads = self.packer(codec).pack(self.packet(frame))[0]
             if b"".join(self.depayload(codec, payload) for payload in payloads) != frame:
                 raise LookupError(f"the payloads of {mime} do not add up to the frame")
 
 
-def _sealing_encoder(inner: Callable[[Any], Any], codec: Any, slot: SenderSlot) -> Any:
-    encoder = inner(codec)
-    return encoder if isinstance(encoder, SealingEncoder) else SealingEncoder(encoder, codec, slot)
+def _sealing_factory(inner: Callable[[Codec], Encoder]) -> Callable[[Codec], Encoder | SealingEncoder]:
+    def get_encoder(codec: Codec) -> Encoder | SealingEncoder:
+        slot: SenderSlot | None = getattr(codec, SLOT, None)
+        encoder = inner(codec)
+        return encoder if slot is None or isinstance(encoder, SealingEncoder) else SealingEncoder(encoder, codec, slot)
+
+    return get_encoder
 
 
-def _opening_decoder(inner: Callable[[Any], Any], codec: Any, slot: ReceiverSlot) -> Any:
-    try:
-        decoder = inner(codec)
-    except Exception as error:
-        # vsaiortc negotiates G722 and has no decoder for it, which ends the thread. Unattached that is its own affair.
-        if slot.attachment is None:
-            raise
-        slot.attachment.report_error(slot, codec.mimeType.lower().partition("/")[0], error, "no_decoder")
-        decoder = None
-    return decoder if isinstance(decoder, OpeningDecoder) else OpeningDecoder(decoder, codec, slot)
+def _opening_factory(inner: Callable[[Codec], Decoder]) -> Callable[[Codec], Decoder | OpeningDecoder]:
+    def get_decoder(codec: Codec) -> Decoder | OpeningDecoder:
+        slot: ReceiverSlot | None = getattr(codec, SLOT, None)
+        if slot is None:
+            return inner(codec)
+        try:
+            decoder = inner(codec)
+        except Exception as error:
+            # vsaiortc negotiates G722 and has no decoder for it, which ends the thread. Unattached that is its own
+            # affair.
+            if slot.encryption is None:
+                raise
+            slot.report_error(slot.encryption, media_type(codec.mimeType).kind, error, "no_decoder")
+            return OpeningDecoder(None, codec, slot)
+        return decoder if isinstance(decoder, OpeningDecoder) else OpeningDecoder(decoder, codec, slot)
+
+    return get_decoder
+
+
+def _noting_depayload(inner: Callable[[Codec, bytes], bytes]) -> Callable[[Codec, bytes], bytes]:
+    def depayload(codec: Codec, payload: bytes) -> bytes:
+        data = inner(codec, payload)
+        slot = getattr(codec, SLOT, None)
+        if isinstance(slot, ReceiverSlot):
+            slot.note_packet(codec, payload, data)
+        return data
+
+    return depayload
+
+
+def _attachment_of(pc: PeerConnection) -> Attachment:
+    attachment: Attachment = getattr(pc, _ATTACHMENT)
+    return attachment
 
 
 def install(package: str) -> Stack:
@@ -363,7 +428,7 @@ def install(package: str) -> Stack:
         return stacks[package]
 
 
-def package_of(pc: Any) -> str:
+def package_of(pc: object) -> str:
     """Return the name of the package that a peer connection is from.
 
     :raises TypeError: *pc* is no peer connection.

@@ -10,11 +10,11 @@ import pytest
 
 import frameseal.aiortc.receivers
 from frameseal.aiortc import UnsupportedStack, attach
-from frameseal.aiortc.gates import SLOT, GatedAttribute
+from frameseal.aiortc.gates import GatedAttribute
 from frameseal.aiortc.proxies import NextFrameGuard, OpeningDecoder, SealingEncoder
 from frameseal.aiortc.receivers import MAX_STARTS, ReceiverSlot
 from frameseal.aiortc.rtp import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
-from frameseal.aiortc.slots import SealedPayload
+from frameseal.aiortc.slots import SLOT, SealedPayload, SenderSlot
 from frameseal.aiortc.stack import Stack, stacks
 from support.calls import (
     manager,
@@ -122,7 +122,8 @@ class Receiving:
         self.held = False
         monkeypatch.setattr(frameseal.aiortc.receivers.time, "monotonic", lambda: self.now)
         self.slot = ReceiverSlot(self, None)
-        self.slot.attachment = SimpleNamespace(detached=False, transform=lambda slot, codec: self)
+        self.slot.encryption = SimpleNamespace(detached=False)
+        self.slot.transform = lambda encryption, codec: self
         self.decoder = OpeningDecoder(SimpleNamespace(decode=self._decode), SimpleNamespace(mimeType=mime), self.slot)
 
     def open(self, sealed: bytes, tag: object, *, whole: bool) -> list:
@@ -184,11 +185,12 @@ def test_packets_are_watched_again_when_other_code_has_registered_a_codec(monkey
     monkeypatch.setattr(receivers, "depayload", lambda codec, payload: payload[1:])
     stacks[stack].wrap_functions()
     codec = SimpleNamespace(mimeType="video/VP8")
-    slot = SimpleNamespace(sends=False, note_packet=lambda *packet: noted.append(packet))
+    slot = ReceiverSlot(receivers, None)
+    slot.note_packet = lambda *packet: noted.append(packet)
     setattr(codec, SLOT, slot)
     assert receivers.depayload(codec, b"\x10data") == b"data"
     assert noted == [(codec, b"\x10data", b"data")]
-    slot.sends = True
+    setattr(codec, SLOT, SenderSlot(receivers, None))
     assert receivers.depayload(codec, b"\x10data") == b"data" and len(noted) == 1
     monkeypatch.undo()
     stacks[stack].wrap_functions()
@@ -276,7 +278,7 @@ def test_nothing_that_a_decoder_raises_ends_its_thread_and_it_asks_for_a_keyfram
 
 
 def test_without_an_attachment_a_decoder_is_the_stacks_own(receiving):
-    receiving.slot.attachment = None
+    receiving.slot.encryption = None
     assert receiving.frame(None, data=b"plain") == ["picture"]
     assert receiving.decoded == [b"plain"]
     receiving.fault = ValueError("cannot decode")
@@ -298,8 +300,8 @@ class Sending:
         self.codec = codec
         self.pc = part(stack).RTCPeerConnection()
         self.slot = vars(self.pc.addTransceiver("video").sender)["_frameseal_slot"]
-        self.attachment = attach(self.pc, manager())
-        self.attachment.transform = lambda slot, codec: self
+        attach(self.pc, manager())
+        self.slot.transform = lambda encryption, codec: self
         self.slot.counters.codec = "vp8"  # which finding the real transform notes
         self.encoder = SealingEncoder(self, codec, self.slot)
         self.depayload = lambda payload: part(stack, "codecs").depayload(codec, payload)
@@ -351,14 +353,15 @@ async def test_a_sealed_picture_is_dealt_out_as_the_stack_would(stack, picture_i
     encoder = part(stack, "codecs.vpx").Vp8Encoder
     picture = bytes(n % 251 for n in range(length))
     expected = encoder._packetize(b"sealed " + picture, picture_id)
-    assert sending.slot.seal(sending.attachment, sending.codec, encoder._packetize(picture, picture_id)) == expected
+    payloads = encoder._packetize(picture, picture_id)
+    assert sending.slot.seal(sending.slot.encryption, sending.codec, payloads) == expected
     await sending.pc.close()
 
 
 async def test_payloads_under_unlike_descriptors_are_packed_anew(stack):
     sending = Sending(stack)
     unlike = [sending.descriptor(7, 1) + b"pl", sending.descriptor(300, 0) + b"ain"]
-    payloads = sending.slot.seal(sending.attachment, sending.codec, unlike, picture_id=7)
+    payloads = sending.slot.seal(sending.slot.encryption, sending.codec, unlike, picture_id=7)
     assert payloads == [sending.descriptor(7, 1) + b"sealed plain"]
     await sending.pc.close()
 

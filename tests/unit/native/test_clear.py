@@ -92,7 +92,7 @@ async def test_no_payload_of_the_stack_shows_a_unit_that_may_carry_a_picture(sta
     packages = part(stack)
     pc = packages.RTCPeerConnection()
     sender = pc.addTransceiver("video").sender
-    attachment = attach(pc, manager())
+    attach(pc, manager())
     slot = vars(sender)["_frameseal_slot"]
     slot.start()
     codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters("video/H264", 90000, payloadType=97)
@@ -104,7 +104,7 @@ async def test_no_payload_of_the_stack_shows_a_unit_that_may_carry_a_picture(sta
         for frame in in_every_place("h264", tested):
             packet = av.Packet(frame)
             packet.pts, packet.time_base = 0, Fraction(1, 90000)
-            payloads = slot.seal(attachment, codec, encoder.pack(packet)[0])
+            payloads = slot.seal(slot.encryption, codec, encoder.pack(packet)[0])
             sent += bool(payloads)
             sealed = b"".join(part(stack, "codecs").depayload(codec, payload) for payload in payloads)
             assert not sealed or decryptor.decrypt(sealed)

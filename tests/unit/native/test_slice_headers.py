@@ -66,7 +66,7 @@ async def test_a_thousand_keyframes_of_the_stacks_encoder_read_sealed_as_they_we
     pc = part(stack).RTCPeerConnection()
     sender = pc.addTransceiver("video").sender
     e2ee = manager()
-    attachment = attach(pc, e2ee)
+    attach(pc, e2ee)
     slot = vars(sender)["_frameseal_slot"]
     slot.start()
     codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters("video/H264", 90000, payloadType=97)
@@ -74,10 +74,10 @@ async def test_a_thousand_keyframes_of_the_stacks_encoder_read_sealed_as_they_we
     made = keyframes(stack, 200)
     assert {header(payloads) for payloads in made} == {X264}
     for payloads in made * 5:
-        sealed = slot.seal(attachment, codec, payloads)
+        sealed = slot.seal(slot.encryption, codec, payloads)
         assert header(sealed) == X264
         assert decryptor.decrypt(b"".join(part(stack, "codecs").depayload(codec, payload) for payload in sealed))
-    stats = attachment.transform(slot, codec).stats()
+    stats = slot.transform(slot.encryption, codec).stats()
     assert (stats["frames"], stats["misread"]) == (1000, 0)
     assert 700 < stats["redrawn"] < 1400, "one more sealing a keyframe on average"
     # Each of them is a use of the key.
