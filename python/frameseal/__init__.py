@@ -102,7 +102,7 @@ def set_key_provider(provider: "KeyRingProvider | None", *, profile: str = "vide
     """
     from frameseal import videosdk  # noqa: PLC0415 - only those who call this have the SDK
 
-    videosdk.set_key_provider(provider, profile=profile, **options)
+    videosdk.set_key_provider(provider, profile=profile, **options)  # type: ignore[arg-type]
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from pyee.asyncio import AsyncIOEventEmitter
 
@@ -46,7 +46,7 @@ class DataChannel(Protocol):
     def close(self) -> None:
         """Close the channel."""
 
-    def on(self, event: str, f: Callable[..., Any]) -> object:
+    def on(self, event: str, f: Callable[..., object]) -> object:
         """Call *f* at each *event*."""
 
 

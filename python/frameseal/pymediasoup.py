@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
-from typing import Any, Final, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, cast
 
 from frameseal import aiortc
 from frameseal._secrecy import require
+from frameseal.aiortc.protocols import Member, PeerConnection, Receiver, Track
 from frameseal.e2ee.manager import E2EEManager
+from frameseal.e2ee.track import Kind
 
 __all__ = ["attach"]
 
@@ -24,11 +26,87 @@ ENCRYPTED: Final = "isEncrypted"
 _MEDIA: Final = "_frameseal_media"  # set on transports
 
 
+# How VideoSDK's copy of pymediasoup names the kinds of media, in lower case. Any other kind is video.
+_AUDIO: Final = frozenset({"audio", "shareaudio"})
+
+# The parameter is Any, because applications annotate the class of pymediasoup or that of VideoSDK's copy.
+RemoteId = Callable[[Any], str | None]
+
+
+class Observer(Protocol):
+    """The event emitter of a transport, producer or consumer."""
+
+    def on(self, event: str, f: Callable[..., object]) -> object:
+        """Call *f* at each *event*."""
+
+
+class Stream(Protocol):
+    """A ``Producer`` or ``Consumer`` of pymediasoup."""
+
+    @property
+    def kind(self) -> str:
+        """ "audio" or "video"; in VideoSDK's copy also "share" and "shareAudio"."""
+
+    @property
+    def track(self) -> Track:
+        """The track that is sent or received."""
+
+    @property
+    def observer(self) -> Observer:
+        """Emits "close"."""
+
+    @property
+    def appData(self) -> Mapping[str, object] | None:
+        """What the application's signalling says of it."""
+
+
+class Consumer(Stream, Protocol):
+    """A ``Consumer`` of pymediasoup."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+
+
+class Handler(Protocol):
+    """What holds the peer connection of a transport."""
+
+    @property
+    def pc(self) -> PeerConnection:
+        """The peer connection."""
+
+
+class Transport(Protocol):
+    """A ``Transport`` of pymediasoup."""
+
+    @property
+    def _consumers(self) -> Mapping[str, Consumer]: ...
+
+    @property
+    def _producers(self) -> Mapping[str, Stream]: ...
+
+    @property
+    def handler(self) -> Handler:
+        """What holds the peer connection."""
+
+    @property
+    def observer(self) -> Observer:
+        """Emits "newproducer", "newconsumer" and "close"."""
+
+    produce: Callable[..., Awaitable[object]]
+    """Makes a producer."""
+
+
+def peer_id(consumer: Consumer) -> str | None:
+    """Return ``appData["peerId"]`` of a consumer, or None if it has none."""
+    return cast("str | None", cast("Mapping[str, object]", consumer.appData).get("peerId"))
+
+
 def attach(
-    transport: Any,
+    transport: Transport,
     e2ee: E2EEManager,
     local_id: str,
-    remote_id: Callable[[Any], str | None] = lambda consumer: consumer.appData.get("peerId"),
+    remote_id: RemoteId = peer_id,
 ) -> aiortc.Attachment:
     """Seal everything that *transport* produces and open everything that it consumes. Right after it was made.
 
@@ -59,30 +137,30 @@ def attach(
     return attachment
 
 
-def end_consumers(transport: Any) -> None:
+def end_consumers(transport: Transport) -> None:
     """Let go of everything that an attached transport consumes. For SDKs that drop consumers unclosed."""
     media: _TransportMedia = getattr(transport, _MEDIA)
     for consumer in list(transport._consumers.values()):
         media.release(consumer)
 
 
-def media_kind(kind: str) -> Literal["audio", "video"]:
+def media_kind(kind: str) -> Kind:
     """Return the kind of media of a producer or consumer; VideoSDK's may say "share" and "shareAudio"."""
-    return "audio" if kind.lower().endswith("audio") else "video"
+    return "audio" if kind.lower() in _AUDIO else "video"
 
 
 class _TransportMedia:
     """The producers and consumers of one transport, and the attachment that covers them now."""
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._ended: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._ended: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._attachment: aiortc.Attachment | None = None
         self._e2ee: E2EEManager | None = None
         self._local_id = ""
-        self._remote_id: Callable[[Any], str | None] = lambda consumer: None
+        self._remote_id: RemoteId = lambda consumer: None
 
-    def participant_of(self, remote_id: Callable[[Any], str | None], receiver: Any) -> str | None:
+    def participant_of(self, remote_id: RemoteId, receiver: Receiver) -> str | None:
         """Name the participant whose media *receiver* has now: that of the latest consumer, if it is not closed."""
         # A consumer does not always know its receiver, but always its track.
         track = receiver.track
@@ -90,9 +168,7 @@ class _TransportMedia:
         open_consumers = [each for each in consumers if not each.closed and each not in self._ended]
         return remote_id(open_consumers[-1]) if open_consumers else None
 
-    def cover(
-        self, attachment: aiortc.Attachment, e2ee: E2EEManager, local_id: str, remote_id: Callable[[Any], str | None]
-    ) -> None:
+    def cover(self, attachment: aiortc.Attachment, e2ee: E2EEManager, local_id: str, remote_id: RemoteId) -> None:
         """Cover what the transport has, and whatever comes."""
         is_first = self._attachment is None
         self._attachment, self._e2ee, self._local_id, self._remote_id = attachment, e2ee, local_id, remote_id
@@ -106,13 +182,12 @@ class _TransportMedia:
         for consumer in self._transport._consumers.values():
             self._add_consumer(consumer) if is_first else self._check_claim(consumer)
 
-    def release(self, stream: Any) -> None:
+    def release(self, stream: Stream) -> None:
         """Let go of what belongs to a producer or consumer that has ended. Twice is once."""
         if self._attachment is None or self._e2ee is None or stream in self._ended:
             return
         self._ended.add(stream)
-        pc = self._transport.handler.pc
-        for member in (*pc.getSenders(), *pc.getReceivers()):
+        for member in self._members():
             if member in (getattr(stream, "rtpSender", None), getattr(stream, "rtpReceiver", None)) or (
                 member.track is not None and member.track is stream.track
             ):
@@ -121,24 +196,29 @@ class _TransportMedia:
         if name is not None:
             self._e2ee.remove_track(name, media_kind(stream.kind), track_id=stream.track.id)
 
+    def _members(self) -> list[Member]:
+        pc = self._transport.handler.pc
+        return [*pc.getSenders(), *pc.getReceivers()]
+
     def _mark_producers(self) -> None:
         produce = self._transport.produce
 
         @functools.wraps(produce)
-        async def marked_produce(*args: Any, **options: Any) -> Any:
-            options["appData"] = {**(options.get("appData") or {}), ENCRYPTED: True}
+        async def marked_produce(*args: object, **options: object) -> object:
+            app_data = cast("Mapping[str, object] | None", options.get("appData"))
+            options["appData"] = {**(app_data or {}), ENCRYPTED: True}
             return await produce(*args, **options)
 
         self._transport.produce = marked_produce
 
-    def _release_on_close(self, stream: Any) -> None:
+    def _release_on_close(self, stream: Stream) -> None:
         stream.observer.on("close", functools.partial(self.release, stream))
 
-    def _add_consumer(self, consumer: Any) -> None:
+    def _add_consumer(self, consumer: Consumer) -> None:
         self._release_on_close(consumer)
         self._check_claim(consumer)
 
-    def _check_claim(self, consumer: Any) -> None:
+    def _check_claim(self, consumer: Consumer) -> None:
         """Report a consumer whose sender says that it does not encrypt."""
         name = self._remote_id(consumer)
         is_open = not consumer.closed and consumer not in self._ended
@@ -153,6 +233,5 @@ class _TransportMedia:
     def _on_transport_closed(self) -> None:
         if self._attachment is not None:
             self._attachment.detach()
-            pc = self._transport.handler.pc
-            for member in (*pc.getSenders(), *pc.getReceivers()):
+            for member in self._members():
                 self._attachment.release(member)

@@ -12,10 +12,9 @@ import gc
 import inspect
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Final, Literal, TypedDict, Unpack, cast
 
 from videosdk import Meeting, Participant, VideoSDK
 from videosdk._events import Events
@@ -24,7 +23,7 @@ from videosdk.room_client import RoomClient
 
 from frameseal import pymediasoup
 from frameseal._secrecy import Confidential, require
-from frameseal.e2ee.manager import E2EEManager, E2EEState, E2EEStateChange
+from frameseal.e2ee.manager import E2EEManager, E2EEMissingKey, E2EEState, E2EEStateChange
 from frameseal.emitter import LoopEmitter
 from frameseal.enums import Profile
 from frameseal.keys.protocol import KeyRingProvider
@@ -42,15 +41,31 @@ _EMITTER: Final = "_frameseal_emitter"  # on participants
 _logger = logging.getLogger("frameseal")
 
 
+class ManagerOptions(TypedDict, total=False):
+    """The options of `E2EEManager` beside its provider and its profile."""
+
+    loop: asyncio.AbstractEventLoop | None
+    replay_window: int | None
+    hold_frames: int
+    hold_bytes: int
+    sif_trailer: bytes | None
+    pass_sif_frames: bool
+    on_missing_key: Callable[[E2EEMissingKey], object] | None
+    bind_media: bool
+
+
 class E2EEError(RuntimeError):
     """Something that an encrypted meeting cannot do, or that came too late."""
+
+
+SharedKind = Literal["audio", "video", "share", "shareAudio"]
 
 
 @dataclass(frozen=True, slots=True)
 class StateData:
     """What a handler of a participant's ``"e2ee-state-change"`` receives."""
 
-    kind: str
+    kind: SharedKind
     """``"audio"``, ``"video"``, ``"share"`` or ``"shareAudio"``."""
 
     state: E2EEState
@@ -64,15 +79,15 @@ class MeetingE2EE(Confidential):
     """The encryption of one meeting, made by `enable_e2ee` or, where a provider is set, with the meeting."""
 
     def __init__(
-        self, meeting: Meeting, provider: KeyRingProvider, profile: Profile | str, options: Mapping[str, Any]
+        self, meeting: Meeting, provider: KeyRingProvider, profile: Profile | str, options: ManagerOptions
     ) -> None:
         """Use `enable_e2ee`."""
-        self._room: Any = _room_of(meeting)
+        self._room = _room_of(meeting)
         self._meeting = weakref.ref(meeting)
         self._local_id: str = meeting.local_participant.id
-        self._kinds: dict[str, str] = {}
-        self._attached_transports: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._listening: set[asyncio.Future[Any]] = set()
+        self._kinds: dict[str, SharedKind] = {}
+        self._attached_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+        self._listening: set[asyncio.Future[None]] = set()
         self.manager: Final = E2EEManager(provider, profile, **options)
         self.manager.on(STATE_CHANGE, self._on_state_change)
         # Where transports are made: what they will send starts later, inside produce().
@@ -88,7 +103,7 @@ class MeetingE2EE(Confidential):
         original = getattr(self._room, name)
 
         @functools.wraps(original)
-        async def followed(*args: Any, **options: Any) -> Any:
+        async def followed(*args: object, **options: object) -> object:
             result = await original(*args, **options)
             then()
             return result
@@ -96,7 +111,7 @@ class MeetingE2EE(Confidential):
         setattr(self._room, name, followed)
 
     def _refuse(self, name: str, what: str) -> None:
-        def refused(*args: Any, **options: Any) -> None:
+        def refused(*args: object, **options: object) -> None:
             raise E2EEError(f"this meeting is end-to-end encrypted, so the server cannot {what}")
 
         setattr(self._room, name, refused)
@@ -106,7 +121,7 @@ class MeetingE2EE(Confidential):
         emit = self._room.emit
 
         @functools.wraps(emit)
-        def intercepted_emit(event: Any, *args: Any, **options: Any) -> Any:
+        def intercepted_emit(event: Events, *args: object, **options: object) -> object:
             try:
                 self._handle_event(event, *args)
             except Exception:
@@ -115,15 +130,15 @@ class MeetingE2EE(Confidential):
 
         self._room.emit = intercepted_emit
 
-    def _handle_event(self, event: Any, data: Any = None, *_: Any) -> None:
+    def _handle_event(self, event: Events, data: object = None, *_: object) -> None:
         match event:
             case Events.ADD_CONSUMER | Events.ADD_PRODUCER:
-                self._note_kind(data)
+                self._note_kind(cast(pymediasoup.Stream, data))
             case Events.REMOVE_CONSUMER | Events.REMOVE_PRODUCER:
                 # Once the states have been told that are on their way to the loop.
-                asyncio.get_running_loop().call_soon(self._kinds.pop, data.track.id, None)
+                asyncio.get_running_loop().call_soon(self._kinds.pop, cast(pymediasoup.Stream, data).track.id, None)
             case Events.REMOVE_PEER:
-                self.manager.remove_participant(data["peerId"])
+                self.manager.remove_participant(cast("dict[str, str]", data)["peerId"])
             case Events.SWITCH_ROOM:
                 self._remove_others()
             case Events.RECORDING_STARTED | Events.TRANSCRIPTION_STATE_CHANGED:
@@ -144,9 +159,9 @@ class MeetingE2EE(Confidential):
                 pymediasoup.attach(transport, self.manager, self._local_id)
                 self._attached_transports.add(transport)
 
-    def _note_kind(self, stream: Any) -> None:
+    def _note_kind(self, stream: pymediasoup.Stream) -> None:
         # The SDK writes "share" and "shareAudio" into the track, where a consumer finds its kind.
-        kind: str = pymediasoup.media_kind(stream.kind)
+        kind: SharedKind = pymediasoup.media_kind(stream.kind)
         if (stream.appData or {}).get("share"):
             kind = "shareAudio" if kind == "audio" else "share"
         self._kinds[stream.track.id] = kind
@@ -175,7 +190,7 @@ class MeetingE2EE(Confidential):
         if emitter is not None:
             emitter.emit(STATE_CHANGE, data)
 
-    async def _await_listener(self, participant: Participant, result: Awaitable[Any]) -> None:
+    async def _await_listener(self, participant: Participant, result: Awaitable[object]) -> None:
         """Run a listener that is a coroutine function."""
         try:
             await result
@@ -188,7 +203,11 @@ class MeetingE2EE(Confidential):
 
 
 def enable_e2ee(
-    meeting: Meeting, provider: KeyRingProvider, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any
+    meeting: Meeting,
+    provider: KeyRingProvider,
+    *,
+    profile: Profile | str = Profile.VIDEOSDK,
+    **options: Unpack[ManagerOptions],
 ) -> MeetingE2EE:
     """Encrypt a meeting that has not been joined yet. From then on nothing of it leaves unsealed.
 
@@ -209,7 +228,7 @@ def enable_e2ee(
 
 
 def set_key_provider(
-    provider: KeyRingProvider | None, *, profile: Profile | str = Profile.VIDEOSDK, **options: Any
+    provider: KeyRingProvider | None, *, profile: Profile | str = Profile.VIDEOSDK, **options: Unpack[ManagerOptions]
 ) -> None:
     """Encrypt every meeting that is made from now on with ``VideoSDK.init_meeting``; None: no further one.
 
@@ -245,11 +264,11 @@ class _Gate:
         self.encrypted = False
         self.refused = False
         self._join_ended = False
-        self._room: Any = _room_of(meeting)
+        self._room = _room_of(meeting)
         join = self._room.join
 
         @functools.wraps(join)
-        def checked_join(*args: Any, **options: Any) -> Any:
+        def checked_join(*args: object, **options: object) -> object:
             self._check()
             return join(*args, **options)
 
@@ -261,7 +280,7 @@ class _Gate:
         original = getattr(self._room, step)
 
         @functools.wraps(original)
-        async def checked_step(*args: Any, **options: Any) -> Any:
+        async def checked_step(*args: object, **options: object) -> object:
             self._check()
             try:
                 return await original(*args, **options)
@@ -287,7 +306,7 @@ class _Gate:
 class _Default:
     provider: KeyRingProvider | None = None
     profile: Profile | str = Profile.VIDEOSDK
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: ManagerOptions = {}  # noqa: RUF012 - replaced, and never changed
 
 
 _default = _Default()
@@ -317,12 +336,12 @@ def _gate_of(meeting: Meeting) -> _Gate:
     return gate
 
 
-def _room_of(meeting: Meeting) -> Any:
+def _room_of(meeting: Meeting) -> RoomClient:
     """The room client, in an attribute whose name is mangled."""
     return next(value for value in vars(meeting).values() if isinstance(value, RoomClient))
 
 
-def _on(participant: Participant, event: str, handler: Callable[[StateData], Any] | None = None) -> Any:
+def _on(participant: Participant, event: str, handler: Callable[[StateData], object] | None = None) -> object:
     """Listen to ``"e2ee-state-change"``, the one event that has this form; also as a decorator."""
     if event != STATE_CHANGE:
         raise ValueError(f"event must be {STATE_CHANGE!r} here: use add_event_listener() for all others")
@@ -330,7 +349,7 @@ def _on(participant: Participant, event: str, handler: Callable[[StateData], Any
     return emitter.on(event, handler) if handler is not None else emitter.on(event)
 
 
-def _off(participant: Participant, event: str, handler: Callable[[StateData], Any]) -> None:
+def _off(participant: Participant, event: str, handler: Callable[[StateData], object]) -> None:
     """Stop listening."""
     emitter = vars(participant).get(_EMITTER)
     if emitter is not None:
@@ -343,7 +362,7 @@ def _install() -> None:
     make = Meeting.__init__
 
     @functools.wraps(make)
-    def hooked_init(meeting: Meeting, *args: Any, **options: Any) -> None:
+    def hooked_init(meeting: Meeting, *args: object, **options: object) -> None:
         make(meeting, *args, **options)
         _gate_of(meeting)
         _meetings.add(meeting)
