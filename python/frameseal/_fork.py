@@ -1,12 +1,12 @@
-"""Renews in a forked child what it must not share with its parent: locks, and what is bound to an event loop.
+"""Renews locks and state bound to an event loop in a forked child, which must not share them with its parent.
 
 A lock that another thread of the parent held stays locked in the child, where that thread does not exist. So each lock
-is registered here, and the child makes it anew. Taking all locks before a fork instead would hang: a listener that
-forks may run under one of them, and another thread may hold one and wait for something that the forking thread has.
+is registered here, and the child creates a new one. Acquiring all locks before a fork could hang instead. A listener
+that forks may hold one of them, or another thread may hold one and wait for the forking thread.
 
-What a lock guards is therefore found as it was, perhaps between two of its changes. Each change by itself is whole. The
-order of changes is such that nothing is sealed or opened which neither the old state nor the new one allows, and a call
-that is made again in the child completes what it finds half done.
+The child therefore may find guarded state between two changes. Each single change is atomic. The changes are ordered so
+that no frame is sealed or opened that neither the old nor the new state allows. A repeated call in the child completes
+an interrupted one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _in_child: WeakKeyDictionary[Any, list[Callable[[Any], None]]] = WeakKeyDictiona
 
 
 def call_in_child(owner: _Owner, function: Callable[[_Owner], None]) -> None:
-    """Call *function* with *owner* in every forked child, if *owner* is still alive.
+    """Call *function* with *owner* in every forked child in which *owner* still exists.
 
-    *function* must not refer to *owner*, which would live for ever then.
+    *function* must not hold a reference to *owner*, which would then never be freed.
     """
     _in_child.setdefault(owner, []).append(function)
 
 
 def renew_in_child(owner: object, **makers: Callable[[], object]) -> None:
-    """Set attributes of *owner* to what their makers return, now and again in every forked child."""
+    """Set each named attribute of *owner* to the result of its maker, now and again in every forked child."""
 
     def renew(owner: object) -> None:
         for name, make in makers.items():
@@ -44,7 +44,7 @@ def renew_in_child(owner: object, **makers: Callable[[], object]) -> None:
 
 
 def nothing() -> None:
-    """Make nothing: for an attribute that is None in a child."""
+    """Return None: the maker of an attribute that a forked child resets to None."""
 
 
 def _begin() -> None:
@@ -52,7 +52,7 @@ def _begin() -> None:
         for function in functions:
             try:
                 function(owner)
-            except Exception:  # the other owners need theirs
+            except Exception:  # the other owners must still be renewed
                 _logger.exception("could not renew %r in a forked child", owner)
 
 

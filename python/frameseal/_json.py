@@ -1,7 +1,7 @@
-"""JSON from strangers (RFC 8259), with a limit on nesting.
+"""Parses untrusted JSON (RFC 8259), with a limit on nesting.
 
-`json.loads` recurses once per level. A document of a thousand brackets takes it to the recursion limit, where any
-finaliser that the garbage collector runs meanwhile fails too, in whichever object it belongs to.
+`json.loads` recurses once per level. A document of a thousand brackets reaches the recursion limit. There, finalisers
+that the garbage collector runs at that moment fail too, in unrelated objects.
 """
 
 import json
@@ -15,15 +15,15 @@ _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def parse_json(document: str | bytes) -> Any:
-    """Return the value that *document* holds.
+    """Return the value of the JSON in *document*.
 
-    :raises ValueError: *document* is no JSON in UTF-8, or nests deeper than `MAX_DEPTH` arrays and objects. The error
-        holds nothing of the document.
+    :raises ValueError: *document* is not one JSON text in UTF-8, or nests deeper than `MAX_DEPTH` arrays and objects.
+        The error quotes nothing of the document.
     """
     try:
         text = document if isinstance(document, str) else document.decode()
         if max(accumulate(_STEPS.get(character, 0) for character in _STRING.sub("", text)), default=0) <= MAX_DEPTH:
             return json.loads(text)
     except ValueError:
-        pass  # raised anew below: the error of the decoder carries the document
-    raise ValueError(f"expected one JSON document in UTF-8, with at most {MAX_DEPTH} levels of arrays and objects")
+        pass  # replaced by the error below: the error of the decoder holds the document
+    raise ValueError(f"document must be one JSON text in UTF-8, with at most {MAX_DEPTH} levels of arrays and objects")

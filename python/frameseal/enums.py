@@ -1,39 +1,39 @@
-"""The closed sets of names in the public API, as string enums: every member equals its value."""
+"""The enums of the public API. Every member equals its value, a string or a number."""
 
 from enum import Enum, IntEnum, StrEnum
 
 
 def _unknown(what: str, members: type[Enum]) -> ValueError:
-    """Make the error for a value that an enum does not have. It quotes none: it may be a passphrase in this place."""
+    """Return the error for an unknown value. The message does not quote the value, which may be a passphrase."""
     return ValueError(f"unknown {what}: expected one of {', '.join(str(member.value) for member in members)}")
 
 
 class Profile(StrEnum):
-    """A frame format together with its key schedule; everything that takes one also takes its plain string."""
+    """A frame format with its key schedule. A parameter of this type also accepts the value as a plain str."""
 
     @classmethod
     def _missing_(cls, value: object) -> None:
         raise _unknown("profile", cls)
 
     LIVEKIT = "livekit"
-    """The encrypted frame of LiveKit's SDKs."""
+    """The encrypted frame of LiveKit's SDKs: a trailer with the IV and the key id (docs/profiles.md)."""
 
     VIDEOSDK = "videosdk"
-    """The same frame with VideoSDK's salt. Experimental: no live capture has confirmed it yet."""
+    """LiveKit's frame with VideoSDK's salt. Experimental: no live capture has confirmed it yet."""
 
     JITSI = "jitsi"
-    """The same frame with Jitsi Meet's key schedule ("JFrame"): raw keys only; Opus and other audio, and VP8."""
+    """LiveKit's frame with Jitsi Meet's key schedule ("JFrame"). It accepts raw keys only, and audio and VP8 only."""
 
     SFRAME = "sframe"
-    """SFrame, RFC 9605: nothing of a frame stays readable, and a counter instead of a transmitted IV."""
+    """SFrame, RFC 9605: no clear bytes, and a counter (CTR) instead of a transmitted IV."""
 
 
 class CipherSuite(IntEnum):
-    """The cipher suites of SFrame (RFC 9605, section 4.5), under their names and numbers in its registry.
+    """The cipher suites of SFrame, with the names and numbers of its registry (RFC 9605, sections 4.5 and 8.1).
 
-    A number at the end of a name is the length of the tag in bits. A tag of 64 or 32 bits is forged in 2^64 or 2^32
-    tries on average: only for audio, with replay protection, and where each attempt is noticed
-    (docs/formats/sframe.md).
+    The last number of a name is the length of the tag in bits. Forging a tag of 64 or 32 bits takes 2^64 or 2^32
+    attempts on average. Use such a tag only for audio, with replay protection, and if you monitor failures
+    (docs/sframe.md).
     """
 
     @classmethod
@@ -47,35 +47,35 @@ class CipherSuite(IntEnum):
     """The default of every profile."""
     AES_256_GCM_SHA512_128 = 5
     AES_256_CTR_HMAC_SHA512_80 = 6
-    """This one and the next two are from draft-barnes-sframe-iana-256: ``allow_draft=True`` turns them on."""
+    """This suite and the next two are from draft-barnes-sframe-iana-256. They need ``allow_draft=True``."""
     AES_256_CTR_HMAC_SHA512_64 = 7
     AES_256_CTR_HMAC_SHA512_32 = 8
 
 
 class E2EEState(StrEnum):
-    """How one track of one participant fares; docs/guide/states.md has what leads to each state and what to do then."""
+    """The state of one track of one participant. docs/states.md lists the causes and the remedy of each state."""
 
     @classmethod
     def _missing_(cls, value: object) -> None:
         raise _unknown("state", cls)
 
     EncryptionSuccess = "EncryptionSuccess"
-    """A frame was sealed: the first one, or the first one after a failure."""
+    """A frame was sealed: the first frame, or the first frame after a failure."""
 
     DecryptionSuccess = "DecryptionSuccess"
-    """A frame was opened: the first one, or the first one after a failure."""
+    """A frame was opened: the first frame, or the first frame after a failure."""
 
     EncryptionFailed = "EncryptionFailed"
-    """A frame could not be sealed although there is a key; it was dropped."""
+    """A frame was dropped: sealing it failed although there is a key."""
 
     DecryptionFailed = "DecryptionFailed"
-    """A frame could not be opened although its key is there, or was no sealed frame at all; it was dropped."""
+    """A frame was dropped: opening it failed although there is a key for it, or it was not a sealed frame."""
 
     InternalError = "InternalError"
-    """Something that is neither the key's nor the frame's fault: a defect here or in the wiring around it."""
+    """A frame was dropped because of an error in this package or in the code around it, not in key or frame."""
 
     MissingKey = "MissingKey"
-    """There is no key under the key id in use; frames are dropped until there is."""
+    """There is no key under the key id of the frames. They are dropped until the key is set."""
 
     InvalidKey = "InvalidKey"
-    """The key has failed on more frames in a row than the failure tolerance allows; it is most likely wrong."""
+    """More consecutive frames than the failure tolerance allows have failed to open. The key is probably wrong."""

@@ -56,5 +56,5 @@ def test_an_error_holds_nothing_of_the_document(document):
 
 
 def test_a_number_without_end_is_a_value_error():
-    with pytest.raises(ValueError, match="expected one JSON document"):
+    with pytest.raises(ValueError, match="document must be one JSON text"):
         parse_json("9" * (sys.get_int_max_str_digits() + 1))

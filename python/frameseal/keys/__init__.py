@@ -1,1 +1,1 @@
-"""Where keys come from, how they change, and how people compare them."""
+"""Key providers, key rotation, codes that people compare, and a client for key servers."""

@@ -1,7 +1,7 @@
-"""Fetch the shared key of a meeting over HTTPS: a client for servers that hand out keys, such as examples/keyserver.
+"""Fetches the shared key of a meeting over HTTPS, from a key server such as examples/keyserver.
 
-frameseal itself stores and sends no keys. This is for applications whose participants ask a server for theirs, with the
-token that admits them to the meeting.
+frameseal itself stores and sends no keys. Use this module if your participants request their key from a server, with
+the token that admits them to the meeting.
 """
 
 from __future__ import annotations
@@ -34,70 +34,70 @@ __all__ = [
     "fetch_shared_key",
 ]
 
-MIN_KEY: Final = 16  # bytes
+MIN_KEY_BYTES: Final = 16
 MAX_KEY_ID: Final = 255
-MAX_ANSWER: Final = 16 * 1024  # bytes
+MAX_RESPONSE_BYTES: Final = 16 * 1024
 MAX_ATTEMPTS: Final = 100
-FIRST_WAIT: Final = 0.5  # seconds; doubled each time
-MAX_WAIT: Final = 30.0  # seconds, whatever the server asks for; a fifth more with jitter
-JITTER: Final = 0.2  # of a wait, so that those who were refused together do not come back together
+FIRST_WAIT: Final = 0.5  # seconds before the second attempt; doubled before each further attempt
+MAX_WAIT: Final = 30.0  # seconds, whatever the server requests; jitter adds up to a fifth
+JITTER: Final = 0.2  # maximum share added to a wait, so that clients refused together do not retry together
 
 
 class KeyFetchError(Exception):
-    """The key could not be fetched; the subclasses say why. No message has a key or a token in it."""
+    """The key could not be fetched; the subclass tells the reason. No message contains a key or a token."""
 
 
 class NotAuthorised(KeyFetchError):
-    """The token is missing, expired, altered, or for another meeting: get a new one."""
+    """The server answered 401 or 403: the token is missing, expired, altered, or for another meeting. Get a new one."""
 
 
 class MeetingNotFound(KeyFetchError):
-    """The server knows no such meeting, or it has ended."""
+    """The server answered 404 or 410: the meeting does not exist, or has ended."""
 
 
 class ServerUnavailable(KeyFetchError):
-    """Nothing useful came from the server, in all attempts: try again later."""
+    """No attempt received a usable response. Try again later."""
 
 
 class ServerNotTrusted(KeyFetchError):
-    """The server's certificate does not prove who it is. Somebody may be in the way; nothing was sent to it."""
+    """The certificate of the server is not trusted. Somebody may intercept the connection; no token was sent."""
 
 
 class BadAnswer(KeyFetchError):
-    """The server answered with something that is not a key: is the URL that of a key?"""
+    """The response is not a key. Check that the URL is the URL of a key."""
 
 
 class SharedKey(Confidential):
-    """A key, and the id to set it under: ``provider.set_shared_key(fetched.key, fetched.key_id)``."""
+    """A key and its key id, for ``provider.set_shared_key(fetched.key, fetched.key_id)``."""
 
     __slots__ = ("_key", "_key_id")
 
     def __init__(self, key: bytes, key_id: int) -> None:
-        """Hold a key."""
+        """Hold *key*, under *key_id*, 0 to 255."""
         require("key", key, bytes, "bytes")
         self._key = key
         self._key_id = bounded("key_id", key_id, 0, MAX_KEY_ID)
 
     @property
     def key(self) -> bytes:
-        """At least 16 bytes."""
+        """The raw key, at least 16 bytes."""
         return self._key
 
     @property
     def key_id(self) -> int:
-        """0 to 255."""
+        """The key id, 0 to 255."""
         return self._key_id
 
     def __eq__(self, other: object) -> bool:
-        """Compare both."""
+        """Compare the keys and the key ids."""
         return isinstance(other, SharedKey) and (self._key, self._key_id) == (other._key, other._key_id)
 
     def __hash__(self) -> int:
-        """Hash both."""
+        """Hash the key and the key id."""
         return hash((self._key, self._key_id))
 
     def __repr__(self) -> str:
-        """Show the id, never the key."""
+        """Show the key id, never the key."""
         return f"SharedKey(key_id={self._key_id})"
 
 
@@ -109,20 +109,23 @@ async def fetch_shared_key(
     attempts: int = 5,
     attempt_timeout: float = 10.0,
 ) -> SharedKey:
-    """Ask the server at *url* for a meeting's key.
+    """Request the key of a meeting from the server at *url*.
 
-    Network errors, answers of 500 and above, and 429 are tried again, after 0.5 s, 1 s, 2 s..., or after what the
-    server says in ``Retry-After`` if that is longer, up to 30 s; and up to a fifth later than that, at random.
+    Network errors and the status codes 429 and 500 or above are retried: after 0.5 s, 1 s, 2 s..., or after
+    ``Retry-After`` (RFC 9110, section 10.2.3) if that is longer, but after at most 30 s. Random jitter adds up to a
+    fifth.
 
-    :param url: of the key, ``https://`` and nothing else. Redirects are not followed: a token is for this server.
-    :param token: sent as ``Authorization: Bearer``.
-    :param ca: a file with the certificates to trust instead of the system's: for a server with one of its own making.
-        There is no way to trust any certificate.
-    :param attempts: 1 to 100.
-    :param attempt_timeout: seconds for each attempt.
-    :raises KeyFetchError: one of its subclasses.
-    :raises ValueError: for a URL that is not https, a token that is none, a file of certificates that cannot be read,
-        or a number out of its range.
+    :param url: the URL of the key, which must begin with ``https://``. Redirects are not followed, because the token is
+        meant for this server only.
+    :param token: the token, sent as ``Authorization: Bearer`` (RFC 6750).
+    :param ca: the path of a PEM file with the certificates to trust instead of the system's, for a self-signed server
+        certificate. Verification cannot be turned off.
+    :param attempts: maximum number of attempts, 1 to 100.
+    :param attempt_timeout: maximum duration of each attempt in seconds.
+    :raises KeyFetchError: always one of its subclasses.
+    :raises TypeError: an argument has the wrong type.
+    :raises ValueError: *url* is not an https URL, *token* is not printable ASCII, *ca* is not readable as PEM, or a
+        number is out of range.
     """
     _check_url(url)
     _check_token(token)
@@ -143,8 +146,8 @@ async def fetch_shared_key(
             except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
                 untrusted = _tls_failure(error)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                status, reason = 0, type(error).__name__  # ValueError: no host has such a name
-            # Outside the handlers: those errors know the URL and what was sent, and an answer may be most of a key.
+                status, reason = 0, type(error).__name__  # ValueError: an invalid host name
+            # Raised outside the handlers: those errors hold the URL, the request, and perhaps parts of a key.
             if untrusted:
                 raise ServerNotTrusted(f"the server's certificate is not trusted: {untrusted}")
             if status == 200:
@@ -154,7 +157,7 @@ async def fetch_shared_key(
                 reason = f"the server answered {status}"
             if attempt + 1 < attempts:
                 await asyncio.sleep(_wait(attempt, retry_after))
-    raise ServerUnavailable(f"no key after {attempts} attempts: {reason}")
+    raise ServerUnavailable(f"no key after {attempts} attempts: {reason}; try again later")
 
 
 def _check_url(url: str) -> None:
@@ -165,53 +168,54 @@ def _check_url(url: str) -> None:
     except ValueError:
         right = False
     if not right:
-        raise ValueError("a key is fetched over https only, from https://host/... without a user name in front")
+        raise ValueError("url must begin with https:// and a host, without a user name")
 
 
 def _check_token(token: str) -> None:
-    """Check that it can stand in a header (RFC 9110, section 5.5)."""
+    """Check that *token* is valid in a header field (RFC 9110, section 5.5)."""
     require("token", token, str, "a str")
     if not token.isascii() or not token.isprintable():
-        raise ValueError("token must be printable ASCII, as a header takes it")
+        raise ValueError("token must be printable ASCII, as a header field requires")
 
 
 def _trust(ca: str | Path | None) -> ssl.SSLContext:
     require("ca", ca, (str, Path, type(None)), "the name of a file")
     if ca == "":
-        raise ValueError("ca must be the name of a file, not empty")
+        raise ValueError("ca must not be empty: use None for the certificates of the system")
     try:
         return ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no file can have this name"  # no more of it: it may name the file
+        # Not the whole error, which may quote the path.
+        reason = getattr(error, "strerror", None) or "no file can have this name"
     raise ValueError(f"ca must be a file with certificates in PEM: {reason}")
 
 
 async def _body(content: aiohttp.StreamReader) -> Hidden[bytes]:
-    """Return what the server answers, hidden from whoever captures the variables of a traceback."""
+    """Return the body of the response, hidden from captured traceback variables."""
     body = b""
-    while len(body) <= MAX_ANSWER and (part := await content.read(MAX_ANSWER + 1 - len(body))):
-        body += part  # a read ends where a packet did
+    while len(body) <= MAX_RESPONSE_BYTES and (part := await content.read(MAX_RESPONSE_BYTES + 1 - len(body))):
+        body += part  # a read returns at most one packet
     return Hidden(body)
 
 
 def _raise_for_status(status: int) -> None:
-    """Raise what trying again would not change."""
+    """Raise the error of a status code that a further attempt would not change."""
     if status in (401, 403):
-        raise NotAuthorised(f"the server answered {status}: the token does not admit to this key, or no longer")
+        raise NotAuthorised(f"the server answered {status}: the token does not admit to this key (any more)")
     if status in (404, 410):
-        raise MeetingNotFound(f"the server answered {status}: there is no such meeting, or it has ended")
+        raise MeetingNotFound(f"the server answered {status}: the meeting does not exist, or has ended")
     if status != 429 and status < 500:
-        raise BadAnswer(f"the server answered {status}")
+        raise BadAnswer(f"the server answered {status}: check that the URL is the URL of a key")
 
 
 def _wait(attempt: int, retry_after: str | None) -> float:
-    """Return how many seconds to wait after an attempt: never less than was asked for, within the bound."""
+    """Return the seconds to wait after an attempt: at least what the server requested, up to the maximum."""
     longest = max(FIRST_WAIT * 2.0**attempt, _seconds(retry_after))
     return min(longest, MAX_WAIT) * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311 - jitter
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Read ``Retry-After`` (RFC 9110, section 10.2.3): seconds, or a date. 0 for what is neither."""
+    """Return the seconds in ``Retry-After`` (RFC 9110, section 10.2.3), a number or a date. Return 0 for others."""
     try:
         seconds = float(retry_after or 0)
     except ValueError:
@@ -230,18 +234,18 @@ def _seconds_until(date: str) -> float:
 def _shared_key(body: Hidden[bytes]) -> SharedKey:
     key = _parse_answer(body.reveal())
     if key is None:
-        raise BadAnswer('expected {"key": base64 of 16 bytes or more, "key_id": 0 to 255}')
+        raise BadAnswer('the response must be {"key": base64 of 16 bytes or more, "key_id": 0 to 255}')
     return key
 
 
 def _parse_answer(body: bytes) -> SharedKey | None:
-    """Return the key in an answer. None if there is none: errors of JSON and base64 would hold what came instead."""
-    if len(body) > MAX_ANSWER:
+    """Return the key in a response, or None if it has none. Errors of JSON and base64 would quote the response."""
+    if len(body) > MAX_RESPONSE_BYTES:
         return None
     try:
         answer = parse_json(body)
         key = base64.b64decode(answer["key"], validate=True)
-        return SharedKey(key, answer["key_id"]) if len(key) >= MIN_KEY else None
+        return SharedKey(key, answer["key_id"]) if len(key) >= MIN_KEY_BYTES else None
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -1,6 +1,6 @@
-"""The providers for keys brought from outside: one for all, one per participant.
+"""Key providers of an application: one shared key for all, or one key per participant.
 
-A provider owns key rings and lends them out; a key goes in, and comes out again only of one that was made for it.
+A provider owns the key rings and shares them with the manager. It returns a key only with ``allow_export=True``.
 """
 
 from __future__ import annotations
@@ -22,34 +22,40 @@ from frameseal.events import KEY_RATCHETED, KEY_SET, E2EEKeyChange
 from frameseal.keys.protocol import ParticipantKeys, bounded
 
 KeyMaterial = str | bytes | bytearray | memoryview
+"""A passphrase (str), or a raw key of at least 16 bytes."""
 
 _logger = logging.getLogger("frameseal")
 
 
 class KeyProvider(LoopEmitter):
-    """Keys brought from outside: one per participant, one that all share, or both.
+    """Holds the keys that an application sets: one key per participant, one key that all share, or both.
 
-    A participant who has keys of their own seals, and is opened, with these alone; all others use the shared ones. So
-    nobody can send in the name of somebody who has a key.
+    The frames of a participant who has keys of their own are sealed and opened with these keys alone. The frames of
+    all others use the shared keys. So nobody can send in the name of a participant who has a key.
 
-    :param discard_frame_when_cryptor_not_ready: what becomes of empty frames, which carry nothing and are never sealed:
-        True drops them, False passes them on. It never lets an unsealed frame out nor an unopened one in, see
-        docs/guide/states.md.
-    :param ratchet_window_size: how many ratchet steps ahead a receiver searches when a frame does not open, 0 to 16.
-        Steps of a passphrase cost some 25 ms each, once, in a thread beside the decoders.
-    :param failure_tolerance: frames in a row that may fail under one key id before InvalidKey is reported. -1: never
-        report it (DecryptionFailed is still reported). Decryption is tried again with every frame in any case.
-    :param key_ring_size: how many key ids there are, 1 to 256.
-    :param allow_export: whether `export_key` gives keys out. Off, no key ever leaves.
-    :raises ValueError: for a number out of its range.
+    :param discard_frame_when_cryptor_not_ready: True drops empty frames (0 bytes), False passes them on. Empty frames
+        are never sealed. The option never lets an unsealed frame out nor an unopened frame in (docs/states.md).
+    :param ratchet_window_size: maximum number of ratchet steps that a receiver searches ahead when a frame does not
+        open, 0 to 16. The first search of a step derives it, for a passphrase in some 25 ms, in a thread beside the
+        decoders.
+    :param failure_tolerance: maximum number of consecutive frames that may fail under one key id before InvalidKey is
+        reported. -1 never reports InvalidKey; DecryptionFailed is still reported. The decryptor tries every frame, in
+        either case.
+    :param key_ring_size: number of key ids, 1 to 256.
+    :param allow_export: True allows `export_key`. With False no key leaves the native module.
+    :param loop: the event loop on which events are delivered. By default the running loop, or else the first loop
+        that is bound.
+    :raises TypeError: a number is not an int.
+    :raises ValueError: a number is out of range.
 
-    Emits ``"key-set"`` and ``"key-ratcheted"`` (by `ratchet`, or because a sender went ahead) with one `E2EEKeyChange`.
-    All methods may be called from any thread. Keys are held by the native module, which clears them when they are
-    replaced; no Python object keeps one. The string or buffer that the caller passed in remains the caller's to forget.
-    Of a participant whose keys are removed, and whom no track or channel is left of, nothing is kept.
+    Emits ``"key-set"`` and ``"key-ratcheted"``, each with one `E2EEKeyChange`. A key is ratcheted by `ratchet`, or
+    because a sender has ratcheted and the ring followed. Any thread may call any method.
 
-    Of two calls that concern one key the later one wins, however long a passphrase takes. No call waits for the
-    derivation of another.
+    The native module holds the keys and clears replaced ones; no Python object holds a key. Clearing the string or
+    buffer that was passed in is up to the caller. Nothing is kept of a participant without keys, tracks and channels.
+
+    Where two calls concern one key, the later call wins, however long a passphrase takes. No call waits for the
+    derivation of another call.
     """
 
     _keys_lock: threading.Lock  # never held during a derivation
@@ -79,83 +85,98 @@ class KeyProvider(LoopEmitter):
 
     @property
     def discard_frame_when_cryptor_not_ready(self) -> bool:
-        """What becomes of empty frames: True drops them, False passes them on."""
+        """True if empty frames are dropped, False if they are passed on."""
         return self._discard
 
     @property
     def key_ids(self) -> list[int]:
-        """The key ids that have a shared key, ascending."""
+        """The key ids under which there is a shared key, ascending."""
         return self.key_ids_of(None)
 
     @property
     def participant_ids(self) -> list[str]:
-        """The participants who have a key of their own, in order."""
+        """The ids of the participants who have a key of their own, sorted."""
         with self._keys_lock:
             return sorted(name for name, keys in self._own.items() if keys.secrets)
 
     def key_ids_of(self, participant_id: str | None) -> list[int]:
-        """Return the key ids under which a participant has a key of their own, ascending; None: of the shared keys."""
+        """Return the key ids under which a participant has a key of their own, ascending.
+
+        :param participant_id: None stands for the shared keys.
+        """
         with self._keys_lock:
             return sorted(self._keys(participant_id).secrets)
 
     def sending_key_id(self, participant_id: str | None = None) -> int:
-        """Return the key id that a participant's (None: the shared) keys seal under."""
+        """Return the key id under which the next frame of a participant is sealed.
+
+        :param participant_id: None stands for the shared keys.
+        """
         with self._keys_lock:
             return self._keys(participant_id).sending
 
     def set_shared_key(self, key: KeyMaterial, key_id: int = 0, *, send: bool = True) -> None:
-        """Set the shared key under *key_id*; may be called at any time.
+        """Set the shared key under *key_id*, at any time before or during a call.
 
-        :param key: a str goes through the profile's password KDF (PBKDF2, some 12 ms per profile in use); bytes or any
-            other buffer, at least 16 of them, through its KDF for random keys (HKDF). The two never give the same key,
-            not even for the same characters: all participants must use the same type.
-        :param key_id: 0 to key_ring_size - 1. For a rotation use the next id: receivers keep opening what is still
-            under way with the old one.
-        :param send: seal with it from the next frame on. False: open with it, and go on sealing as before.
-        :raises ValueError: for an empty or too short key, or a key id out of range.
+        :param key: a passphrase as str, or a raw key of at least 16 bytes as bytes or another buffer. The profile
+            derives the frame key with PBKDF2 from a str (some 12 ms per profile in use), and with HKDF from bytes. The
+            same characters as str and as bytes yield different keys: all participants must use the same type.
+        :param key_id: 0 to ``key_ring_size - 1``. A rotation uses the next id, so that receivers still open frames
+            under the previous key.
+        :param send: True seals with this key from the next frame on. False only opens with it. The first key always
+            becomes the sending key.
+        :raises TypeError: *key* is neither str nor a buffer, or *key_id* is not an int.
+        :raises ValueError: *key* is empty or too short, or *key_id* is out of range.
         """
         self._set(None, key, key_id, send)
 
     def set_key(self, participant_id: str, key: KeyMaterial, key_id: int = 0, *, send: bool = True) -> None:
-        """Set a participant's own key under *key_id*, as `set_shared_key` does for all. May precede their arrival.
+        """Set the own key of a participant under *key_id*, before or after they join. See `set_shared_key`.
 
-        :param send: the key id to seal with, where this is the local participant; without meaning for others.
-        :raises ValueError: for an empty or too short key, a key id out of range, or a participant without a name.
+        :param participant_id: the id of the participant, as the manager uses it.
+        :param send: as for `set_shared_key`, for the local participant. It has no effect on frames that are received.
+        :raises TypeError: *participant_id* is not a str, *key* neither str nor a buffer, or *key_id* not an int.
+        :raises ValueError: *participant_id* is empty, *key* is empty or too short, or *key_id* is out of range.
         """
-        require("participant_id", participant_id, str, "a str")  # None would be everybody
+        require("participant_id", participant_id, str, "a str")  # None stands for the shared keys elsewhere
         if not participant_id:
-            raise ValueError("participant_id is empty")
+            raise ValueError("participant_id must not be empty: use set_shared_key for the shared key")
         self._set(participant_id, key, key_id, send)
 
     def set_sending_key_id(self, key_id: int, participant_id: str | None = None) -> None:
-        """Seal with another key from the next frame on.
+        """Seal with the key under *key_id* from the next frame on.
 
-        :raises ValueError: if there is no key under *key_id*.
+        :param participant_id: None stands for the shared keys.
+        :raises ValueError: there is no key under *key_id*, or *key_id* is out of range.
         """
         bounded("key_id", key_id, 0, self.key_ring_size - 1)
         with self._keys_lock:
             keys = self._keys(participant_id)
             if key_id not in keys.secrets:
-                raise ValueError(f"there is no key {key_id} to seal with: set it first")
+                raise ValueError(f"key_id must have a key to send with, and {key_id} has none: set it first")
             keys.choose(key_id, next(self._turns))
 
     def remove_shared_key(self, key_id: int = 0) -> None:
-        """Forget the key under *key_id*, once nobody seals with it any more.
+        """Remove the shared key under *key_id*. Without such a key, do nothing.
 
-        :raises ValueError: for a key id out of range, and for the sending key: set another one first. Forgetting a key
-            that is not there is no error.
+        Remove a key when no frame sealed with it is under way any more.
+
+        :raises ValueError: *key_id* is out of range, or is the sending key id: set another key first.
         """
         bounded("key_id", key_id, 0, self.key_ring_size - 1)
         with self._keys_lock:
             if key_id == self._shared.sending and key_id in self._shared.secrets:
-                raise ValueError(f"key {key_id} is the sending key: set another one first")
+                raise ValueError(f"key_id must not be the sending key id, which is {key_id}: set another key first")
             self._shared.forget(key_id, next(self._turns))
 
     def remove(self, participant_id: str | None = None, key_id: int | None = None) -> None:
-        """Forget a participant's keys (None: the shared ones), or the one under *key_id*; the sending one too.
+        """Remove keys when a participant has left, or at the end of a call. Without such a key, do nothing.
 
-        For who has left, and at the end of a call. From then on nothing is sealed or opened with them. A participant
-        without any key of their own is again one of those who use the shared key. Forgetting twice is no error.
+        Unlike `remove_shared_key` it removes the sending key too. From then on no frame is sealed or opened with the
+        removed keys. A participant whose last own key is removed uses the shared keys again.
+
+        :param participant_id: whose keys; None stands for the shared keys.
+        :param key_id: the key to remove; None removes all keys.
         """
         with self._keys_lock:
             keys, turn = self._keys(participant_id), next(self._turns)
@@ -165,12 +186,15 @@ class KeyProvider(LoopEmitter):
                 keys.forget(forgotten, turn)
 
     def ratchet(self, participant_id: str | None = None, key_id: int | None = None) -> None:
-        """Move a participant's key (None: the shared one) one step forward, where it is; by default the sending one.
+        """Replace a key by its next ratchet step, under the same key id.
 
-        Everybody has to, or to have a ratchet window. In these formats it is no boundary between members: for that,
-        set a fresh key. With a passphrase a step takes some 25 ms.
+        Every participant must ratchet too, or have a ratchet window. A ratchet step does not keep out a member who had
+        the key before: set a fresh key for that. With a passphrase a step takes some 25 ms.
 
-        :raises ValueError: for a key id without a key, or in the profile sframe, whose rooms set a fresh key instead.
+        :param participant_id: whose key; None stands for the shared key.
+        :param key_id: None stands for the sending key id.
+        :raises ValueError: there is no key under *key_id*, *key_id* is out of range, or a ring has the profile sframe,
+            which has no ratchet.
         """
         if key_id is not None:
             bounded("key_id", key_id, 0, self.key_ring_size - 1)
@@ -181,17 +205,18 @@ class KeyProvider(LoopEmitter):
                 with self._keys_lock:
                     key_id = keys.sending if key_id is None else key_id
                     if key_id not in keys.secrets:
-                        raise ValueError(f"there is no key {key_id} to ratchet")
-                    if Profile.SFRAME in keys.rings:  # before any other ring has taken the step
-                        raise ValueError("there is no ratchet in a room of the profile sframe: set a fresh key")
+                        raise ValueError(f"key_id must have a key to ratchet, and {key_id} has none")
+                    if Profile.SFRAME in keys.rings:  # checked before any other ring takes the step
+                        raise ValueError(
+                            "the profile sframe has no ratchet for a key that senders share: set a fresh key"
+                        )
                     current, rings = keys.secrets_and_steps()[key_id], list(keys.rings.values())
                     if current != derived_from:
                         derived, derived_from = {}, current
                     if all(ring in derived for ring in rings):
                         for ring in rings:
-                            derived[
-                                ring
-                            ].install()  # refused by a ring that has followed a frame meanwhile: it is there
+                            # A ring that has followed a ratcheted frame meanwhile ignores it: it took the step already.
+                            derived[ring].install()
                         keys.steps[key_id] = current[1] + 1
                         break
                 for ring in rings:
@@ -200,31 +225,35 @@ class KeyProvider(LoopEmitter):
         self.deliver(KEY_RATCHETED, E2EEKeyChange(participant_id, key_id))
 
     def export_key(self, participant_id: str | None = None, key_id: int | None = None) -> bytes:
-        """Return the material of a key as it is now: what goes into the KDF, as LiveKit's ``exportKey`` has it.
+        """Return the input of the KDF for a key, as LiveKit's ``exportKey`` does.
 
-        Before any ratchet step that is the passphrase or raw key itself.
+        Before any ratchet step this is the passphrase in UTF-8, or the raw key.
 
+        :param participant_id: whose key; None stands for the shared key.
+        :param key_id: None stands for the sending key id.
         :raises PermissionError: the provider was not made with ``allow_export=True``.
-        :raises ValueError: for a key id without a key, and before a manager has asked for the ring.
+        :raises ValueError: there is no key under *key_id*, or no manager has asked for the ring yet.
         """
         if not self.allow_export:
-            raise PermissionError("this provider gives no keys out: make it with allow_export=True")
+            raise PermissionError("this provider exports no keys: make it with allow_export=True")
         with self._keys_lock:
             keys = self._keys(participant_id)
             if keys.rings and not keys.secrets:
-                raise ValueError("there is no such key")
+                raise ValueError("participant_id has no key to export: set it first")
             for ring in keys.rings.values():
                 return ring.export_key(key_id)
-        raise ValueError("there is no ring yet: export after the E2EEManager was made and has a track")
+        raise ValueError("there is no ring to export from: make an E2EEManager and attach a track first")
 
     def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
-        """Return the ring of a participant, which turns to the shared keys while they have none of their own."""
+        """Return the ring of a participant. It falls back to the shared keys while they have no key of their own."""
         return self._ring(participant_id, profile, self._ring(None, profile))
 
     def frames_sealed(self, participant_id: str | None = None) -> int:
-        """Return how many frames this side has sealed with the sending key of a participant (None: the shared one).
+        """Return the number of frames that this side has sealed with the sending key; 0 without a key.
 
-        Counted per ring: with rings of several profiles, the highest.
+        Each ring counts for itself. With rings of several profiles, return the maximum.
+
+        :param participant_id: whose sending key; None stands for the shared one.
         """
         with self._keys_lock:
             keys = self._keys(participant_id)
@@ -233,14 +262,17 @@ class KeyProvider(LoopEmitter):
             return max((ring.frames_sealed(keys.sending) for ring in keys.rings.values()), default=0)
 
     def secrets_of(self, participant_id: str) -> dict[int, Secret]:
-        """Return what a participant's frames may be sealed with, for diagnoses; a `Secret` cannot be read."""
+        """Return, by key id, the secrets that may have sealed a participant's frames. A `Secret` cannot be read.
+
+        Diagnoses try them in other spellings.
+        """
         with self._keys_lock:
             return dict(self._keys(participant_id).secrets or self._shared.secrets)
 
     def last_set(self, participant_id: str, key_id: int) -> int:
-        """Return a number that grows whenever a key is set that may open a participant's frames under *key_id*.
+        """Return a number that increases when a key is set that may open a participant's frames under *key_id*.
 
-        0: no such key was ever set, or it is there now. For the manager.
+        It is 0 if such a key was never set, or if it is still set. The manager calls it.
         """
         with self._keys_lock:
             own, shared = self._keys(participant_id), self._shared
@@ -249,14 +281,14 @@ class KeyProvider(LoopEmitter):
             return max(keys.set_turns.get(key_id, 0) for keys in (own, shared))
 
     def note_ratcheted(self, participant_id: str, key_id: int) -> None:
-        """Tell listeners that a sender has gone ahead and the ring has followed. For the manager."""
+        """Emit ``"key-ratcheted"``: a sender has ratcheted and the ring has followed. The manager calls it."""
         self.deliver(KEY_RATCHETED, E2EEKeyChange(participant_id, key_id))
 
     def _set(self, participant_id: str | None, key: KeyMaterial, key_id: int, send: bool) -> None:
         bounded("key_id", key_id, 0, self.key_ring_size - 1)
         secret = Secret(key)
         if isinstance(key, str) and not key.isascii():
-            # Logged and not a warnings.warn, which would print the caller's source line, perhaps with the key in it.
+            # Logged, since `warnings.warn` would print the caller's source line, perhaps with the key in it.
             _logger.warning("a key has non-ASCII characters, which some SDKs encode differently: use ASCII")
         with self._turn(participant_id) as (keys, turn):
             derived: dict[KeyRing, DerivedKey] = {}
@@ -275,7 +307,10 @@ class KeyProvider(LoopEmitter):
 
     @contextmanager
     def _turn(self, participant_id: str | None) -> Iterator[tuple[ParticipantKeys, int]]:
-        """Take a turn to derive keys in, without the lock. Until its end the participant is not forgotten."""
+        """Draw a turn, and keep the participant's keys from being discarded until the context ends.
+
+        The context derives keys without the lock.
+        """
         with self._keys_lock:
             keys, turn = self._shared, next(self._turns)
             if participant_id is not None:
@@ -292,7 +327,7 @@ class KeyProvider(LoopEmitter):
     def _own_keys(self, participant_id: str) -> ParticipantKeys:
         keys = self._own.get(participant_id)
         if keys is None:
-            # When somebody comes is the time to forget those who have gone: there are as many as are here, or one more.
+            # Discard unused entries whenever an entry is added. So their number stays bounded by those in use.
             self._own = {name: held for name, held in self._own.items() if held.is_in_use()}
             keys = self._own[participant_id] = ParticipantKeys()
         return keys
@@ -304,7 +339,7 @@ class KeyProvider(LoopEmitter):
             holdings: dict[int, tuple[Secret, int]] = {}
             ring = KeyRing(
                 profile,
-                # SFrame counts from 0: what many share must not be what one seals under.
+                # An SFrame counter starts at 0 for every sender: each must seal with a key derived for it alone.
                 shared=profile is Profile.SFRAME,
                 key_ring_size=self.key_ring_size,
                 ratchet_window=self.ratchet_window_size,
@@ -314,7 +349,7 @@ class KeyProvider(LoopEmitter):
             )
             while True:
                 with self._keys_lock:
-                    if (made := keys.rings.get(profile)) is not None:  # by another thread
+                    if (made := keys.rings.get(profile)) is not None:  # another thread was faster
                         return made
                     current = keys.secrets_and_steps()
                     if current == holdings:
@@ -332,7 +367,7 @@ class KeyProvider(LoopEmitter):
                 holdings = current
 
     def __repr__(self) -> str:
-        """Show the key ids and how many participants have keys of their own: neither a key nor a name."""
+        """Show the key ids and the number of participants with own keys, but no key and no name."""
         with self._keys_lock:
             shared = self._shared
             own = sum(bool(keys.secrets) for keys in self._own.values())
@@ -341,22 +376,22 @@ class KeyProvider(LoopEmitter):
 
 
 class ExternalE2EEKeyProvider(KeyProvider):
-    """One shared key for everybody in the meeting, brought from outside: `KeyProvider` without participants' own keys.
+    """Holds one shared key for everybody in the meeting: `KeyProvider` without keys per participant.
 
-    All participants use one ring, so what this side seals is counted in one place.
+    All participants use one ring, which counts all frames that this side seals.
     """
 
     def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
-        """Return the ring of *profile*: one for everybody, because the key is shared, whoever *participant_id* is."""
+        """Return the one ring of *profile*, which all participants share; *participant_id* is ignored."""
         return self._ring(None, profile)
 
     def _set(self, participant_id: str | None, key: KeyMaterial, key_id: int, send: bool) -> None:
         if participant_id is not None:
-            raise ValueError("this provider has one key for all: use a KeyProvider for keys per participant")
+            raise ValueError("ExternalE2EEKeyProvider has one key for all: use a KeyProvider for keys per participant")
         super()._set(None, key, key_id, send)
 
 
 def _end_derivations(provider: KeyProvider) -> None:
-    """Forget the derivations of the parent's threads."""
+    """Discard the derivations under way in a forked child: their threads exist in the parent only."""
     for keys in (provider._shared, *provider._own.values()):
         keys.deriving.clear()

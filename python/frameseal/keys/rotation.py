@@ -1,7 +1,7 @@
-"""Rotating keys during a call without losing a frame.
+"""Rotates keys during a call without losing a frame.
 
-A new key is handed out first and used later, and the previous one still opens what is under way. The pattern, and its
-default of 5 s between the two, are MatrixRTC's (MSC4143). The library hands out nothing: the application does.
+A new key is distributed first and used later; the previous key still opens frames that are under way. This pattern and
+its default delay of 5 s follow MatrixRTC (MSC4143). The library distributes no keys itself: the application does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DistributeTo = Callable[[bytes, int, str], Awaitable[object]]
 Targets = Iterable[str] | Callable[[], Iterable[str]]
 
 KEY_BYTES: Final = 32
-CHECK_INTERVAL: Final = 1.0  # seconds between two looks at age and usage
+CHECK_INTERVAL: Final = 1.0  # seconds between two checks of the age and the usage of the key
 RETRY_DELAY: Final = 1.0  # seconds before the second attempt to reach a target; doubled before each further one
 MAX_ATTEMPTS: Final = 10
 
@@ -39,31 +39,36 @@ _logger = logging.getLogger("frameseal")
 
 
 class KeyRotator(LoopEmitter):
-    """Rotates one key of a provider: the shared one, or that of the local participant.
+    """Rotates one key of a provider: the shared key, or the key of the local participant.
 
-    :param provider: whose key is rotated.
-    :param distribute: a coroutine function ``(key: bytes, key_id: int)`` that gets the new key to all who must have it,
-        and nobody else, and returns when it is on its way. If it raises or takes too long, the old key stays in use.
-        With *targets* it is called as ``(key, key_id, participant_id)``, for all of them at the same time.
-    :param targets: the ids of those who must have the key; or a function that returns the ids of those who are here
-        now, which is asked for each rotation, and again before a second attempt: who has left gets no key. Nobody holds
-        up the others: who cannot be reached stays without the key, and `without_key` and the event tell. The old key
-        stays in use only if nobody was reached.
-    :param distribute_timeout: seconds that one call of *distribute* may take; then it is cancelled, and has failed.
-    :param attempts: how often each of the *targets* is tried, 1 to 10; 1 s, 2 s, 4 s... lie between.
-    :param participant_id: whose key; None is the shared key, which one participant rotates while the others `adopt`.
-    :param delay: seconds from there until this side seals with the new key: what the slowest receiver needs to get it.
-    :param overlap: seconds that the previous key still opens frames after that; then it is forgotten.
-    :param every: rotate by itself when the key is so many seconds old. None: not by age.
-    :param after_frames: rotate by itself when this side has sealed so many frames. None: not by count.
-    :raises ValueError: for a time or count out of range, or a provider whose ring has less than two key ids.
-    :raises TypeError: for an argument of another kind.
+    :param provider: the provider that holds the key.
+    :param distribute: a coroutine function ``(key: bytes, key_id: int)``, which sends the new key of 32 bytes to all
+        who must have it and to nobody else. It returns when the key is on its way. If it raises or takes too long, the
+        previous key stays in use. With *targets* it is called as ``(key, key_id, participant_id)``, concurrently for
+        all targets.
+    :param targets: the ids of the participants who must have the key, or a function that returns the ids of those who
+        are present. The function is called for each rotation, and again before each further attempt: a participant who
+        has left receives no key. A target that cannot be reached does not delay the others. It stays without the key,
+        and `without_key` and the event report it. The previous key stays in use only if no target was reached.
+    :param distribute_timeout: maximum duration of one call of *distribute* in seconds. A longer call is cancelled and
+        counts as failed.
+    :param attempts: maximum number of attempts for each target, 1 to 10. The delays between them are 1 s, 2 s, 4 s...
+    :param participant_id: whose key. None stands for the shared key, which one participant rotates while the others
+        call `adopt`.
+    :param delay: seconds between the distribution and the first frame sealed with the new key: the time within which
+        the slowest receiver has the key.
+    :param overlap: seconds for which the previous key still opens frames after that. Then it is removed.
+    :param every: maximum age of the key in seconds, after which it is rotated. None disables rotation by age.
+    :param after_frames: maximum number of frames that this side seals with one key before it is rotated. None disables
+        rotation by count.
+    :raises TypeError: an argument has the wrong type.
+    :raises ValueError: a time or a count is out of range, or the provider has fewer than two key ids.
 
-    As an async context manager it rotates by itself while the block lasts; `rotate` and `participant_left` work without
-    that too. For one event loop of one process: a forked child makes a rotator of its own. Emits ``"key-undelivered"``
-    with one `KeyUndelivered`.
+    As an async context manager it rotates by age, by count and after `participant_left` while the block lasts. `rotate`
+    and `adopt` work outside it too. A rotator belongs to one event loop and one process: a forked child makes its own.
+    Emits ``"key-undelivered"`` with one `KeyUndelivered`.
 
-    All methods raise RuntimeError in a forked child, where another key would go out under the id that the parent takes
+    All methods raise RuntimeError in a forked child: there a different key would use the key id that the parent uses
     next.
     """
 
@@ -81,7 +86,7 @@ class KeyRotator(LoopEmitter):
         every: float | None = None,
         after_frames: int | None = None,
     ) -> None:
-        """Make a rotator; it does nothing by itself yet."""
+        """Make a rotator. It rotates on its own only as a context manager."""
         require("provider", provider, "key_ring_size", "a KeyProvider")
         require("distribute", distribute, "__call__", "a coroutine function")
         require_seconds("distribute_timeout", distribute_timeout, zero=False)
@@ -109,31 +114,30 @@ class KeyRotator(LoopEmitter):
         self._since = monotonic()
         self._without_key: frozenset[str] = frozenset()
         self._retired: dict[int, asyncio.TimerHandle] = {}
-        self._calls: set[asyncio.Future[object]] = set()  # of `distribute`; those that ignore to be cancelled included
+        self._calls: set[asyncio.Future[object]] = set()  # of `distribute`, even after cancellation
         self._task: asyncio.Task[None] | None = None
         self._process = os.getpid()
         call_in_child(self, _forget_retired)
 
     @property
     def without_key(self) -> frozenset[str]:
-        """The *targets* that the key of the last rotation did not reach. They cannot open what is sealed with it."""
+        """The *targets* that the last rotation did not reach. They cannot open frames sealed with its key."""
         return self._without_key
 
     async def rotate(self) -> int:
-        """Make a fresh random key, hand it out, wait for `delay`, and seal with it. Return its key id.
+        """Generate a random key, distribute it, wait for `delay`, and seal with it. Return its key id.
 
-        Calls that come while one is under way wait, and rotate again. It ends in bounded time, whatever `distribute`
-        does, unless that blocks the event loop.
+        A call that arrives during another waits, and then rotates again. It ends in bounded time whatever `distribute`
+        does, unless `distribute` blocks the event loop. After an error the previous key stays in use.
 
-        :raises TimeoutError: `distribute` took too long. With this error and the others the previous key stays in use.
-        :raises ConnectionError: none of the *targets* was reached.
-
-        Beyond these, whatever `distribute` raises where there are no *targets*.
+        :raises TimeoutError: there are no *targets*, and `distribute` took too long.
+        :raises ConnectionError: no target was reached.
+        :raises Exception: there are no *targets*, and `distribute` raised this exception.
         """
         self._check_process()
         self.bind_loop(asyncio.get_running_loop())
         async with self._one_at_a_time:
-            key = Hidden(secrets.token_bytes(KEY_BYTES))  # so that no traceback captures it
+            key = Hidden(secrets.token_bytes(KEY_BYTES))  # so that no traceback captures the key
             key_id = self._next_id()
             self._set(key.reveal(), key_id)
             try:
@@ -148,33 +152,34 @@ class KeyRotator(LoopEmitter):
             return key_id
 
     async def adopt(self, key: KeyMaterial, key_id: int) -> None:
-        """Take over a key that somebody else rotated to: open with it at once, seal with it after `delay`.
+        """Adopt the key of a rotation by somebody else: open with it at once, and seal with it after `delay`.
 
-        :raises ValueError: as `KeyProvider.set_shared_key`.
+        :raises TypeError: as for `KeyProvider.set_shared_key`.
+        :raises ValueError: as for `KeyProvider.set_shared_key`.
         """
         self._check_process()
         async with self._one_at_a_time:
             try:
                 self._set(key, key_id)
             finally:
-                del key  # so that no traceback captures it
+                del key  # so that no traceback captures the key
             await self._switch_to(key_id)
 
     def participant_left(self) -> None:
-        """Rotate soon, in the task of the context manager, because somebody who has the key has left.
+        """Schedule a rotation in the task of the context manager, since a participant who has the key has left.
 
-        Several who leave together make one rotation. What was sealed before it is theirs to open, and so is what is
-        sealed while the key is handed out and during `delay`.
+        Participants who leave at the same time cause one rotation. Those who have left can still open the frames sealed
+        before it, during the distribution and during `delay`.
 
-        :raises RuntimeError: outside the context manager; await `rotate` there.
+        :raises RuntimeError: called outside the context manager. Await `rotate` there.
         """
         self._check_process()
         if self._task is None:
-            raise RuntimeError("use 'async with' around the call, or await rotate()")
+            raise RuntimeError("participant_left() needs 'async with' around it: use that, or await rotate()")
         self._due.set()
 
     async def __aenter__(self) -> Self:
-        """Start to rotate by itself."""
+        """Start the task that rotates."""
         self._check_process()
         self._task = asyncio.create_task(self._run(), name="frameseal key rotation")
         return self
@@ -182,7 +187,7 @@ class KeyRotator(LoopEmitter):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop at once, and forget the previous keys that are still kept."""
+        """Stop the task, cancel calls of `distribute`, and remove previous keys at once."""
         task, self._task = self._task, None
         for call in self._calls:
             call.cancel()
@@ -205,7 +210,7 @@ class KeyRotator(LoopEmitter):
                 await self.rotate()
             except Exception as error:
                 _logger.error(
-                    "could not rotate the key (%s); the old one stays in use, and it is tried again",
+                    "could not rotate the key (%s): the previous key stays in use; next attempt in 1 s",
                     _class_name(error),
                 )
                 await asyncio.sleep(CHECK_INTERVAL)
@@ -218,7 +223,7 @@ class KeyRotator(LoopEmitter):
         return self._after_frames is not None and used >= self._after_frames
 
     async def _distribute_to_all(self, key: Hidden[bytes], key_id: int) -> frozenset[str]:
-        """Get the key to everybody; return the targets that it did not reach. Raises if it reached nobody."""
+        """Distribute the key to all. Return the targets that it did not reach; raise if it reached none."""
         targets: list[str] = []
         try:
             if self._targets is None:
@@ -228,18 +233,18 @@ class KeyRotator(LoopEmitter):
             reaching = (self._distribute_to(target, key, key_id) for target in targets)
             reached = await asyncio.gather(*reaching, return_exceptions=True)
             for result in reached:
-                if isinstance(result, BaseException):  # of the function that names the targets
+                if isinstance(result, BaseException):  # raised by the function that returns the targets
                     raise result
             missing = frozenset(target for target, has_it in zip(targets, reached, strict=True) if has_it is False)
             if missing and True not in reached:
-                raise ConnectionError("the new key reached nobody: the previous one stays in use")
+                raise ConnectionError("the new key reached none of the targets: the previous key stays in use")
             return missing
         except Exception:
             self.deliver(KEY_UNDELIVERED, KeyUndelivered(frozenset(targets), key_id, in_use=False))
             raise
 
     async def _distribute_to(self, target: str, key: Hidden[bytes], key_id: int) -> bool | None:
-        """Get the key to one target; return whether it has it. None: it has left, and must not have it."""
+        """Distribute the key to one target. Return whether it has the key, or None if it has left meanwhile."""
         for attempt in range(1, self._attempts + 1):
             try:
                 await self._call_distribute(key, key_id, target)
@@ -259,10 +264,10 @@ class KeyRotator(LoopEmitter):
         return False
 
     async def _call_distribute(self, key: Hidden[bytes], key_id: int, *target: str) -> None:
-        """Call `distribute`, and wait for it as long as it may take, even if it ignores that it is cancelled."""
+        """Call `distribute` and wait for it, but never beyond its timeout, even if it ignores its cancellation."""
         made = self._distribute(key.reveal(), key_id, *target)
         if not inspect.isawaitable(made):
-            raise TypeError("distribute must be a coroutine function")
+            raise TypeError(f"distribute must be a coroutine function: it returned {type(made).__name__}")
         call = asyncio.ensure_future(made)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -306,7 +311,7 @@ class KeyRotator(LoopEmitter):
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise RuntimeError(
-                "this KeyRotator rotates in the process that made it: make another one in the forked child"
+                "a KeyRotator works only in the process that made it: make another one in the forked child"
             )
 
     def _next_id(self) -> int:
@@ -314,15 +319,15 @@ class KeyRotator(LoopEmitter):
 
 
 def _forget_retired(rotator: KeyRotator) -> None:
-    """Forget the previous keys in a forked child, where nothing would end their time."""
+    """Remove previous keys in a forked child: the timers that would remove them exist in the parent only."""
     for key_id in list(rotator._retired):
         rotator._forget(key_id)
 
 
 def _ids(targets: Iterable[str]) -> list[str]:
-    """Return each id once. A single str is a mistake: its letters would be the ids."""
+    """Return each id once, in order. Refuse a single str, whose characters would count as ids."""
     if isinstance(targets, str | bytes) or not isinstance(targets, Iterable):
-        raise TypeError("targets must be several ids, or a function that returns them: put a single one into a list")
+        raise TypeError("targets must be an iterable of ids, or a function that returns one: put one id into a list")
     ids = list(dict.fromkeys(targets))
     for each in ids:
         require("each of the targets", each, str, "a str")
@@ -330,11 +335,11 @@ def _ids(targets: Iterable[str]) -> list[str]:
 
 
 def _class_name(error: BaseException) -> str:
-    """Return what a log may say of an exception from `distribute`, which had the key: its class, not its message."""
+    """Return the class name of an exception from `distribute`. Its message might quote the key, and is not logged."""
     return type(error).__name__
 
 
 def _retrieve_exception(call: asyncio.Future[Any]) -> None:
-    """Take note of the exception of a call that nobody waits for any more, so that asyncio does not log it."""
+    """Retrieve the exception of a call that nobody awaits any more, so that asyncio does not log it."""
     if not call.cancelled():
         call.exception()

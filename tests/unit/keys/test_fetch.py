@@ -771,7 +771,7 @@ def test_a_certificate_of_its_own_making_is_kept_while_it_lasts_and_then_made_an
 
 async def test_what_is_not_https_is_refused(certificate):
     for url in ("http://127.0.0.1/key", "ftp://x", "key", "", "https://", "https:///key"):
-        with pytest.raises(ValueError, match="https only"):
+        with pytest.raises(ValueError, match="url must begin with https"):
             await fetch_shared_key(url, "token")
     for name, values in {
         "attempts": [0, -1, 101, 2**80, True, "5", None, 1.5],

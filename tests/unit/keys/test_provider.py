@@ -72,7 +72,7 @@ def test_replacing_a_key_under_its_id_makes_the_old_one_useless():
 def test_a_removed_key_opens_nothing_and_the_sending_key_cannot_be_removed():
     made = provider(KEY)
     old = sealed_by(made)
-    with pytest.raises(ValueError, match="key 0 is the sending key"):
+    with pytest.raises(ValueError, match="key_id must not be the sending key id, which is 0"):
         made.remove_shared_key(0)
     made.set_shared_key(OTHER_KEY, key_id=1)
     made.remove_shared_key(0)
