@@ -1,8 +1,7 @@
-"""Seal the frames of a pipeline that is not aiortc: encoders on one side, decoders on the other, a queue for a network.
+"""Seal the frames of a pipeline without aiortc: encoders on one side, decoders on the other, a queue as the network.
 
-The shape is that of GStreamer's appsink and appsrc, and of SDKs with an RTP stack of their own: whole encoded frames
-pass through a callback on a streaming thread, with no event loop. `FrameCryptor` is all that such a pipeline has to
-know.
+GStreamer's appsink and appsrc have this shape, and so have SDKs with an RTP stack of their own. Whole encoded frames
+pass through a callback on a streaming thread, without an event loop. The pipeline needs to know `FrameCryptor` only.
 """
 
 import queue
@@ -20,7 +19,7 @@ CAMERA = {"participant_id": "alice", "kind": "video", "codec": "vp8"}
 
 
 def cryptor(name: str) -> FrameCryptor:
-    """What each side of the pipeline is given."""
+    """Return the cryptor of one side of the pipeline."""
     provider = ExternalE2EEKeyProvider()
     provider.set_shared_key("correct horse battery staple")
 
@@ -31,7 +30,7 @@ def cryptor(name: str) -> FrameCryptor:
 
 
 def picture(number: int) -> av.VideoFrame:
-    """A grey picture, a little lighter than the last one."""
+    """Return a grey picture, a little lighter than the previous one."""
     frame = av.VideoFrame.from_ndarray(np.full((240, 320), 50 + 4 * number, np.uint8), format="gray")
     frame = frame.reformat(format="yuv420p")
     frame.pts, frame.time_base = number, Fraction(1, 30)
@@ -47,7 +46,7 @@ def send(network: queue.Queue[bytes | None], seal: FrameCryptor) -> None:
     for number in range(PICTURES):
         for packet in encoder.encode(picture(number)):
             sealed = seal.encrypt(bytes(packet), **CAMERA)
-            if sealed is not None:  # None: must not be sent
+            if sealed is not None:  # None marks a frame that must not be sent
                 network.put(sealed)
     network.put(None)
 
@@ -58,12 +57,12 @@ def receive(network: queue.Queue[bytes | None], open_: FrameCryptor, seen: list[
     assert isinstance(decoder, av.VideoCodecContext)
     while (sealed := network.get()) is not None:
         frame = open_.decrypt(sealed, **CAMERA)
-        if frame is not None:  # None: must not reach a decoder
+        if frame is not None:  # None marks a frame that must not reach a decoder
             seen.extend(int(decoded.to_ndarray()[0, 0]) for decoded in decoder.decode(av.Packet(frame)))
 
 
 def main() -> None:
-    """Run the two ends."""
+    """Run both ends until all pictures have passed."""
     network: queue.Queue[bytes | None] = queue.Queue()
     seen: list[int] = []
     ends = [

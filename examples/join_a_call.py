@@ -1,6 +1,6 @@
-"""Two aiortc peers in one process: Alice sends a picture and a tone, sealed; Bob has the key. Takes a few seconds.
+"""Connect two aiortc peers in one process: Alice sends sealed video and audio, Bob has the key. Takes a few seconds.
 
-In a real call each side does its own half, and offer and answer travel through your signalling.
+In a real call each side runs its own half, and your signalling carries offer and answer.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from frameseal import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
 from frameseal.aiortc import attach
 
-WANTED = {"audio": 20, "video": 10}  # decoded frames after which this example ends
+FRAMES = {"audio": 20, "video": 10}  # decoded frames after which this example ends
 
 
 def encryption(name: str) -> E2EEManager:
-    """What each side does once per call: bring the key, and listen to how every track fares."""
+    """Set the key and listen to the state of every track. Each side does this once per call."""
     provider = ExternalE2EEKeyProvider(failure_tolerance=10)
     provider.set_shared_key("correct horse battery staple")
     e2ee = E2EEManager(provider, profile="livekit")
@@ -28,17 +28,17 @@ def encryption(name: str) -> E2EEManager:
 
 
 async def play(track: MediaStreamTrack) -> None:
-    """Stand in for a player: take decoded frames until there are enough."""
-    for _ in range(WANTED[track.kind]):
+    """Stand in for a player: receive decoded frames until there are enough."""
+    for _ in range(FRAMES[track.kind]):
         await track.recv()
-    print(f"bob: decoded {WANTED[track.kind]} {track.kind} frames")
+    print(f"bob: decoded {FRAMES[track.kind]} {track.kind} frames")
 
 
 async def call() -> None:
-    """Connect, watch, hang up."""
-    alone = RTCConfiguration(iceServers=[])  # both are on this machine: no server needs to be asked for addresses
+    """Connect, play, hang up."""
+    alone = RTCConfiguration(iceServers=[])  # both are on this machine and need no STUN server
     alice, bob = RTCPeerConnection(alone), RTCPeerConnection(alone)
-    # One line per connection, before or after its tracks are added. From here on nothing leaves unsealed.
+    # Attach each connection, before or after its tracks are added. From here on nothing leaves unsealed.
     attach(alice, encryption("alice"), local_id="alice", remote_id="bob")
     attach(bob, encryption("bob"), local_id="bob", remote_id="alice")
 

@@ -1,8 +1,8 @@
-"""Record and transcribe an encrypted call where that can be done honestly: in a participant that has the key.
+"""Record and transcribe an encrypted call in a participant that has the key.
 
-A server's recording of such a call is noise, and so is its transcript. This participant says what it does, over a
-sealed data channel and before it does it, so that everybody in the room knows. It writes a Matroska file and a
-transcript; put your recogniser where `recognise` is. Seal both files if they are to stay: see sealed_file.py.
+A server's recording of such a call is noise, and so is its transcript. This participant announces the recording over a
+sealed data channel before it starts, so that everybody in the room knows. It writes a Matroska file and a transcript.
+Replace `recognise` with your recogniser. Seal both files if you keep them: see sealed_file.py.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ SECONDS = 2
 
 
 def encryption() -> E2EEManager:
-    """Bring the key of the room."""
+    """Return a manager with the key of the room."""
     provider = ExternalE2EEKeyProvider()
     provider.set_shared_key("correct horse battery staple")
     return E2EEManager(provider, profile="livekit")
 
 
 async def connect(caller: RTCPeerConnection, callee: RTCPeerConnection) -> None:
-    """Stand in for the signalling."""
+    """Stand in for the signalling: exchange offer and answer."""
     await caller.setLocalDescription(await caller.createOffer())
     await callee.setRemoteDescription(caller.localDescription)
     await callee.setLocalDescription(await callee.createAnswer())
@@ -39,12 +39,12 @@ async def connect(caller: RTCPeerConnection, callee: RTCPeerConnection) -> None:
 
 
 def recognise(sound: np.ndarray) -> str:
-    """Stand in for speech recognition, on a second of sound."""
+    """Stand in for speech recognition on one second of sound."""
     return "(silence)" if np.abs(sound.astype(int)).max() < 200 else "(sound)"
 
 
 async def transcribe(track: MediaStreamTrack, transcript: list[str]) -> None:
-    """Write a line for each second, while the track lasts."""
+    """Write one line per second until the track ends."""
     resampler = av.AudioResampler(format="s16", layout="mono", rate=16000)
     second: list[np.ndarray] = []
     with contextlib.suppress(MediaStreamError):
@@ -57,7 +57,7 @@ async def transcribe(track: MediaStreamTrack, transcript: list[str]) -> None:
 
 
 async def record(file: Path, transcript: list[str]) -> None:
-    """Call, tell the room, record and transcribe, hang up."""
+    """Connect, announce the recording, record and transcribe, hang up."""
     alone = RTCConfiguration(iceServers=[])
     alice, recorder = RTCPeerConnection(alone), RTCPeerConnection(alone)
     of_alice, of_recorder = encryption(), encryption()
@@ -66,15 +66,15 @@ async def record(file: Path, transcript: list[str]) -> None:
 
     alice.addTrack(AudioStreamTrack())
     alice.addTrack(VideoStreamTrack())
-    told = asyncio.Event()
-    notices = seal_data_channel(alice.createDataChannel("notices"), of_alice, "alice", "recorder")
+    announced = asyncio.Event()
+    notices = seal_data_channel(alice.createDataChannel("notices"), of_alice, local_id="alice", remote_id="recorder")
 
     @notices.on("message")
     def noticed(message: str | bytes) -> None:
-        print("alice is told:", message)
-        told.set()
+        print("alice receives:", message)
+        announced.set()
 
-    media, relay = MediaRecorder(str(file)), MediaRelay()  # a relay, since a track can be read by one only
+    media, relay = MediaRecorder(str(file)), MediaRelay()  # only one consumer can read a track; the relay copies it
     writers: list[asyncio.Task[None]] = []
 
     @recorder.on("track")
@@ -84,13 +84,14 @@ async def record(file: Path, transcript: list[str]) -> None:
             writers.append(asyncio.create_task(transcribe(relay.subscribe(track), transcript)))
 
     @recorder.on("datachannel")
-    def announced(channel: DataChannel) -> None:
-        seal_data_channel(channel, of_recorder, "recorder", "alice").send("recorded and transcribed")
+    def opened(channel: DataChannel) -> None:
+        sealed = seal_data_channel(channel, of_recorder, local_id="recorder", remote_id="alice")
+        sealed.send("recorded and transcribed")
 
     await connect(alice, recorder)
     try:
         async with asyncio.timeout(60):
-            await told.wait()
+            await announced.wait()
             await media.start()
             await asyncio.sleep(SECONDS)
     finally:
@@ -100,7 +101,7 @@ async def record(file: Path, transcript: list[str]) -> None:
 
 
 def main() -> None:
-    """Record, and look at what was recorded."""
+    """Record, then read the recording back."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "call.mkv"
         transcript: list[str] = []

@@ -1,12 +1,13 @@
-"""Seal one encoded frame and open it again: the core alone, without a call."""
+"""Seal one encoded frame and open it again, without a call."""
 
 import frameseal
 
-# Both sides make a ring for the same profile and set the same key. A passphrase goes through a password KDF.
+# Make a ring for the same profile on both sides and set the same key. A password KDF derives the key of a passphrase.
 ring = frameseal.KeyRing("livekit")
 ring.set_passphrase("correct horse battery staple", key_id=0)
 
-# One encryptor per outgoing track, one decryptor per incoming one. The codec decides which bytes an SFU may read.
+# Make one encryptor per outgoing track, and one decryptor per incoming track. The codec decides which bytes stay
+# readable.
 encryptor = frameseal.Encryptor(ring, codec="opus")
 decryptor = frameseal.Decryptor(ring, codec="opus")
 
@@ -15,7 +16,7 @@ sealed = encryptor.encrypt(frame)
 print(f"{len(frame)} bytes sealed into {len(sealed)}; the first byte, 0x{sealed[0]:02x}, stays readable")
 print("opened again:", decryptor.decrypt(sealed) == frame)
 
-# A forwarder that changes anything, or a receiver with another key, gets an exception and no bytes.
+# A changed frame, or another key, raises an exception and returns no bytes.
 tampered = sealed[:10] + bytes([sealed[10] ^ 1]) + sealed[11:]
 try:
     decryptor.decrypt(tampered)

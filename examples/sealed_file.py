@@ -1,7 +1,7 @@
-"""Seal encoded packets into a file, as a recorder that must not keep plaintext does, and open them again.
+"""Seal encoded packets into a file and open them again, as a recorder does that must not store plaintext.
 
-SFrame with metadata: each packet's place in the recording (stream, time) is authenticated with it and stands beside it,
-so that nobody who can write to the file can swap, drop a time stamp of, or repeat a packet unnoticed.
+The metadata of each SFrame are its time stamp, which is stored beside it and authenticated with it. Whoever can write
+to the file can neither change a time stamp nor repeat a packet unnoticed.
 """
 
 import struct
@@ -19,14 +19,14 @@ PACKETS = 50
 
 
 def ring(base_key: bytes, recording: int) -> KeyRing:
-    """One base key per archive, one KID per recording: an SFrame key seals one recording only."""
+    """Return a ring with one base key per archive and one KID per recording: an SFrame key seals one recording only."""
     made = KeyRing("sframe")
     made.set_key(base_key, key_id=recording)
     return made
 
 
 def speech() -> list[av.Packet]:
-    """A second of a rising tone, as an Opus encoder makes packets of it."""
+    """Return the Opus packets of a rising tone of one second."""
     encoder = av.CodecContext.create("libopus", "w")
     assert isinstance(encoder, av.AudioCodecContext)
     encoder.sample_rate, encoder.layout, encoder.format = 48000, "mono", "s16"
@@ -41,7 +41,7 @@ def speech() -> list[av.Packet]:
 
 
 def seal(packets: list[av.Packet], keys: KeyRing) -> bytes:
-    """Return the file: for each packet its length, its time, and the packet sealed with that time as metadata."""
+    """Return the file: the length, the time and the sealed packet, with the time as metadata, for each packet."""
     encryptor, out = Encryptor(keys), b""
     for number, packet in enumerate(packets):
         time = struct.pack(">Q", number * 960)
@@ -51,7 +51,7 @@ def seal(packets: list[av.Packet], keys: KeyRing) -> bytes:
 
 
 def unseal(stored: bytes, keys: KeyRing) -> list[bytes]:
-    """Return the packets. Raises FrameError at the first that was altered, moved or repeated."""
+    """Return the packets. Raises FrameError at the first packet that was altered, moved or repeated."""
     decryptor, packets, at = Decryptor(keys), [], 0
     while at < len(stored):
         length, time = RECORD.unpack_from(stored, at)
@@ -62,7 +62,7 @@ def unseal(stored: bytes, keys: KeyRing) -> list[bytes]:
 
 
 def main() -> None:
-    """Seal, look, open, tamper."""
+    """Seal the packets, search the file for plaintext, open it, and tamper with it."""
     base_key, recording = bytes(range(32)), 7
     packets = speech()
     with tempfile.TemporaryDirectory() as folder:

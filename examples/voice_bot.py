@@ -1,7 +1,7 @@
-"""A voice bot in an end-to-end encrypted room: it hears, thinks, and answers; the server between could do neither.
+"""Run a voice bot in an end-to-end encrypted room: it listens, understands and answers; the server between cannot.
 
-Put your recogniser where `understand` is and your model where `answer` is. The answer is spoken by espeak-ng where that
-is installed, and otherwise hummed. The caller is in this program too, so that it runs alone.
+Replace `understand` with your recogniser and `answer` with your model. espeak-ng speaks the answer if it is installed;
+otherwise the bot hums. The caller is part of this program, so that it runs alone.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from frameseal import E2EEManager, E2EEState, E2EEStateChange, ExternalE2EEKeyPr
 from frameseal.aiortc import attach
 
 RATE, FRAME = 48000, 960  # 20 ms
-LOUD = 500  # of 32,767: what counts as somebody speaking
+LOUD = 500  # of 32,767: the threshold above which somebody is speaking
 
 
 class Voice(MediaStreamTrack):
-    """An outgoing voice: silent until it is told what to say."""
+    """An outgoing voice, silent until `say` queues samples."""
 
     kind = "audio"
 
@@ -34,11 +34,11 @@ class Voice(MediaStreamTrack):
         self._start: float | None = None
 
     def say(self, samples: np.ndarray) -> None:
-        """Queue 16-bit samples, 48,000 a second."""
+        """Queue 16-bit mono samples at 48,000 Hz."""
         self._to_say = np.concatenate([self._to_say, samples])
 
     async def recv(self) -> AudioFrame:
-        """Return the next 20 ms, when they are due."""
+        """Wait until the next 20 ms are due, and return them."""
         now = asyncio.get_running_loop().time()
         self._start = now if self._start is None else self._start
         await asyncio.sleep(max(0.0, self._start + self._said / RATE - now))
@@ -51,13 +51,13 @@ class Voice(MediaStreamTrack):
 
 
 def hum(hertz: float, seconds: float) -> np.ndarray:
-    """A tone, for whoever cannot speak."""
+    """Return a tone, the substitute for speech."""
     tone: np.ndarray = (8000 * np.sin(2 * np.pi * hertz / RATE * np.arange(int(RATE * seconds)))).astype(np.int16)
     return tone
 
 
 def speak(text: str) -> np.ndarray:
-    """Return *text* as sound."""
+    """Return *text* as 16-bit mono samples."""
     if shutil.which("espeak-ng") is None:
         return hum(660, 1.0)
     spoken = subprocess.run(["espeak-ng", "--stdout", text], capture_output=True, check=True).stdout
@@ -69,7 +69,7 @@ def speak(text: str) -> np.ndarray:
 
 
 async def listen(track: MediaStreamTrack) -> np.ndarray:
-    """Return what was said: from the first loud moment to the first 0.3 s of quiet."""
+    """Return one utterance: from the first loud frame to the first 0.3 s of quiet."""
     resampler = AudioResampler(format="s16", layout="mono", rate=RATE)
     heard: list[np.ndarray] = []
     quiet = 0
@@ -84,18 +84,18 @@ async def listen(track: MediaStreamTrack) -> np.ndarray:
 
 
 def understand(sound: np.ndarray) -> str:
-    """Stand in for speech recognition: name the pitch."""
+    """Stand in for speech recognition: return the pitch."""
     spectrum = np.abs(np.fft.rfft(sound.astype(float)))
     return f"{round(spectrum[1:].argmax() * RATE / len(sound), -1):.0f} hertz"
 
 
 def answer(said: str) -> str:
-    """Stand in for a language model."""
+    """Stand in for a language model: return the reply."""
     return f"I heard {said}."
 
 
 def encryption(name: str) -> E2EEManager:
-    """What every participant does once: bring the key of the room."""
+    """Return a manager with the key of the room. Every participant does this once."""
     provider = ExternalE2EEKeyProvider()
     provider.set_shared_key("correct horse battery staple")
     e2ee = E2EEManager(provider, profile="livekit")
@@ -109,7 +109,7 @@ def encryption(name: str) -> E2EEManager:
 
 
 async def bot(pc: RTCPeerConnection) -> None:
-    """Hear one sentence, and answer it."""
+    """Listen to one sentence, and answer it."""
     voice, ears = Voice(), asyncio.get_running_loop().create_future()
     pc.addTrack(voice)
     pc.on("track", ears.set_result)
@@ -120,7 +120,7 @@ async def bot(pc: RTCPeerConnection) -> None:
 
 
 async def caller(pc: RTCPeerConnection) -> None:
-    """Say something, and wait for the answer."""
+    """Speak, and wait for the answer."""
     voice, ears = Voice(), asyncio.get_running_loop().create_future()
     pc.addTrack(voice)
     pc.on("track", ears.set_result)
@@ -131,13 +131,13 @@ async def caller(pc: RTCPeerConnection) -> None:
 
 
 async def main() -> None:
-    """Connect the two, and hang up when both are done."""
+    """Connect both, and hang up when both are done."""
     alone = RTCConfiguration(iceServers=[])
     here, there = RTCPeerConnection(alone), RTCPeerConnection(alone)
     attach(here, encryption("caller"), local_id="caller", remote_id="bot")
     attach(there, encryption("bot"), local_id="bot", remote_id="caller")
     talk = [asyncio.create_task(caller(here)), asyncio.create_task(bot(there))]
-    await asyncio.sleep(0)  # both have added their tracks
+    await asyncio.sleep(0)  # lets both add their tracks
     await here.setLocalDescription(await here.createOffer())
     await there.setRemoteDescription(here.localDescription)
     await there.setLocalDescription(await there.createAnswer())

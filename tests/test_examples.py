@@ -41,7 +41,7 @@ PRINTED = {
         "caller: heard an answer: True",
     ],
     "record_a_room.py": [
-        "alice is told: recorded and transcribed",
+        "alice receives: recorded and transcribed",
         "recorded: audio, video",
         "transcript begins: 00:00 alice: (silence)",
     ],

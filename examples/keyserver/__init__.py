@@ -1,1 +1,1 @@
-"""A server that makes meeting keys and hands them to those who may have them. See docs/guide/distributing-keys.md."""
+"""A server that makes meeting keys and sends them to admitted participants. See docs/guide/distributing-keys.md."""

@@ -1,4 +1,4 @@
-"""Run the key server: ``python -m keyserver`` in the folder examples. ``--help`` says what it needs."""
+"""Run the key server: ``python -m keyserver`` in the folder examples. ``--help`` lists the options."""
 
 import argparse
 import asyncio
@@ -19,12 +19,12 @@ from .tokens import Tokens
 SECRETS = {
     "KEYSERVER_DATABASE_SECRET": "encrypts the keys in the database",
     "KEYSERVER_TOKEN_SECRET": "signs access tokens",
-    "KEYSERVER_APPLICATION_KEY": "is shown by your application server",
+    "KEYSERVER_APPLICATION_KEY": "authorises your application server",
 }
 
 
 def secret(name: str) -> bytes:
-    """Return 32 bytes from 64 hex digits in the environment, or leave with what to do."""
+    """Return 32 bytes from 64 hex digits in the environment. Exits with an instruction otherwise."""
     try:
         value = bytes.fromhex(os.environ.get(name, ""))
     except ValueError:
@@ -35,7 +35,7 @@ def secret(name: str) -> bytes:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors do not quote what was typed: the URL of a database may have a password in it."""
+    """A parser whose errors quote no argument: the URL of a database may contain a password."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2, and name the argument."""
@@ -48,11 +48,11 @@ async def serve(arguments: argparse.Namespace) -> None:
     try:
         storage = Storage(arguments.database, secrets["KEYSERVER_DATABASE_SECRET"])
     except (SQLAlchemyError, ModuleNotFoundError, ValueError):
-        sys.exit("--database must be an async URL of SQLAlchemy's, and its driver must be installed")
+        sys.exit("--database must be an async URL of SQLAlchemy, and its driver must be installed")
     try:
         await storage.open()
     except WrongServerSecret as error:
-        sys.exit(f"{error}: start with the KEYSERVER_DATABASE_SECRET of before, or with another database")
+        sys.exit(f"{error}: start with the previous KEYSERVER_DATABASE_SECRET, or with another database")
     if arguments.certificate:
         certificate, key = arguments.certificate, arguments.key
     else:
@@ -73,13 +73,13 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = Parser(prog="keyserver", description="Makes meeting keys and hands them out, over TLS.")
+    parser = Parser(prog="keyserver", description="Makes meeting keys and distributes them over TLS.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8443)
-    parser.add_argument("--database", default="sqlite+aiosqlite:///keys.db", help="any async URL of SQLAlchemy's")
-    parser.add_argument("--certificate", type=Path, help="PEM; none: one for localhost is made")
+    parser.add_argument("--database", default="sqlite+aiosqlite:///keys.db", help="an async URL of SQLAlchemy")
+    parser.add_argument("--certificate", type=Path, help="PEM; a certificate for localhost is made by default")
     parser.add_argument("--key", type=Path, help="the certificate's private key, PEM")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where the one for localhost is kept")
+    parser.add_argument("--folder", type=Path, default=Path(), help="folder of the certificate for localhost")
     arguments = parser.parse_args()
     if bool(arguments.certificate) != bool(arguments.key):
         parser.error("--certificate and --key belong together")

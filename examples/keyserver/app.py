@@ -15,13 +15,13 @@ from aiohttp.typedefs import Handler
 from .storage import Found, Storage
 from .tokens import Admission, BadToken, Tokens, key_for_client
 
-# So many requests at once, then one each so many seconds: of one participant in one meeting, whose token was checked;
-# and of one address, without a token or with a bad one. An office has one address for many people, so nothing else is
-# counted by address, and what the application asks is not counted at all.
+# The capacity of a token bucket in requests, and the seconds after which it regains one. A participant of a meeting has
+# a bucket once the token was checked. An address has one for requests without a valid token. An office has one address
+# for many people, so nothing else is counted by address. Requests of the application are not counted.
 BURST, SECONDS_EACH = 20, 0.5
 MAX_BRACKETS = 16  # opening brackets in a request
 MAX_COUNTED = 10_000
-SPREAD: Final = 4.0  # seconds: those who were refused together come back over so long a time
+SPREAD: Final = 4.0  # seconds over which clients that were refused together return
 MAX_NAME = 64  # characters of a participant's id
 MAX_REMOVED = 1_000  # participants in one rotation
 
@@ -31,14 +31,14 @@ APPLICATION_KEY: Final = web.AppKey("application_key", bytes)
 
 
 class Limiter:
-    """A token bucket for each of those who ask; who has not asked for the longest time is forgotten."""
+    """A token bucket for each client. The client that has not asked for the longest time is forgotten first."""
 
     def __init__(self, burst: float = BURST, seconds_each: float = SECONDS_EACH) -> None:
         self._burst, self._each = burst, seconds_each
         self._seen: OrderedDict[object, tuple[float, float, bool]] = OrderedDict()
 
     def wait_for(self, who: object) -> tuple[float, bool]:
-        """Return 0 if *who* may ask now, or in how many seconds; and whether it was refused the last time too."""
+        """Return the seconds until *who* may ask, 0 for now, and whether the previous request was refused too."""
         now = time.monotonic()
         left, since, refused_before = self._seen.pop(who, (self._burst, now, False))
         left = min(self._burst, left + (now - since) / self._each)
@@ -62,9 +62,10 @@ def make_app(
     limiter: Limiter | None = None,
     failures: Limiter | None = None,
 ) -> web.Application:
-    """Return the server. *application_key* is what your application server shows, and nobody else has.
+    """Return the server.
 
-    *limiter* counts participants, *failures* counts addresses that are not authorised.
+    *application_key* authorises your application server, and nobody else holds it. *limiter* counts participants,
+    *failures* counts addresses that are not authorised.
     """
 
     @web.middleware
@@ -82,7 +83,7 @@ def make_app(
 
 @routes.post("/meetings")
 async def create(request: web.Request) -> web.Response:
-    """Make a meeting and its key: the application server gets both, and hands the key out as it likes."""
+    """Make a meeting and its key. The application server receives both, and distributes the key."""
     await _application(request, "create", "")
     storage = request.app[STORAGE]
     meeting_id = await storage.create()
@@ -94,8 +95,8 @@ async def create(request: web.Request) -> web.Response:
 async def admit(request: web.Request) -> web.Response:
     """Make a participant's access token.
 
-    JSON: participant_id; optionally ``"key": "beside"`` (the key comes in this answer, beside the token) or
-    ``"client_jwk": {...}`` (the key is in the token, encrypted for that public key).
+    JSON: participant_id; optionally ``"key": "beside"`` (this answer holds the key, beside the token) or
+    ``"client_jwk": {...}`` (the token holds the key, encrypted for that public key).
     """
     meeting_id = request.match_info["meeting_id"]
     await _application(request, "admit", meeting_id)
@@ -122,7 +123,7 @@ async def admit(request: web.Request) -> web.Response:
 
 @routes.get("/meetings/{meeting_id}/key")
 async def key(request: web.Request) -> web.Response:
-    """Hand the newest key to a participant who shows a token for this meeting, and has not been removed since."""
+    """Send the newest key to a participant with a token for this meeting who has not been removed since."""
     meeting_id = request.match_info["meeting_id"]
     admission = await _participant(request, meeting_id)
     storage, who = request.app[STORAGE], admission.participant_id
@@ -130,7 +131,7 @@ async def key(request: web.Request) -> web.Response:
     if found is None:
         await storage.audit(who, "key", meeting_id, "no such meeting")
         raise web.HTTPNotFound
-    # After the key was read: see `Storage.admits`.
+    # Ask after the key was read: see `Storage.admits`.
     if not await storage.admits(meeting_id, who, admission.generation):
         await storage.audit(who, "key", meeting_id, "refused: token from before a rotation")
         raise web.HTTPUnauthorized
@@ -140,10 +141,10 @@ async def key(request: web.Request) -> web.Response:
 
 @routes.post("/meetings/{meeting_id}/rotate")
 async def rotate(request: web.Request) -> web.Response:
-    """Make a fresh key; who comes back for it gets this one.
+    """Make a fresh key, which the next requests for the key receive.
 
-    JSON, optionally: ``"removed": [participant_id, ...]``, who must not have it. The tokens of all others go on
-    admitting. Without it nobody can tell who has left, so everybody needs a new token.
+    JSON, optionally: ``"removed": [participant_id, ...]``, who must not have the key. The tokens of all others stay
+    valid. Without it the server cannot know who has left, so everybody needs a new token.
     """
     meeting_id = request.match_info["meeting_id"]
     await _application(request, "rotate", meeting_id)
@@ -185,12 +186,12 @@ def _are_names(names: object) -> TypeGuard[list[str]]:
 
 
 async def _json(request: web.Request, what: str, meeting_id: str, *, optional: bool = False) -> dict[str, Any]:
-    """Return the object that the body is; an empty one for no body, where that is *optional*."""
+    """Return the JSON object in the body. Returns an empty one for an empty body if the body is *optional*."""
     try:
         if optional and not await request.read():
             return {}
         body = await request.json(loads=_shallow)
-    # LookupError: a charset that nobody knows. The others: a body that is too long, cut short, or not encoded as said.
+    # LookupError means an unknown charset. The others mean a body that is too long, cut short or wrongly encoded.
     except (ValueError, LookupError, web.HTTPException, ClientError, web.RequestPayloadError, OSError):
         body = None
     if not isinstance(body, dict):
@@ -199,20 +200,20 @@ async def _json(request: web.Request, what: str, meeting_id: str, *, optional: b
 
 
 def _shallow(text: str) -> Any:
-    """Return the value of a JSON text. Raises ValueError before the parser recurses deep: it recurses once a level."""
+    """Return the value of a JSON text. Raises ValueError before the parser recurses deeply: once per level."""
     if text.count("[") + text.count("{") > MAX_BRACKETS:
         raise ValueError(f"expected at most {MAX_BRACKETS} arrays and objects")
     return json.loads(text)
 
 
 async def _malformed(request: web.Request, what: str, meeting_id: str, expected: str) -> NoReturn:
-    """Answer what the application asked in a wrong way. The text says what was expected, not what came."""
+    """Answer a malformed request of the application. The text names what was expected, and quotes nothing."""
     await request.app[STORAGE].audit("application", what, meeting_id, f"malformed: {expected}")
     raise web.HTTPBadRequest(text=expected)
 
 
 def _bearer(request: web.Request) -> bytes:
-    """Return the token; empty if there is none. Bytes, since what a stranger sends need not be text."""
+    """Return the token, or empty bytes if there is none. A stranger's token need not be text."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
 
@@ -236,7 +237,7 @@ async def _participant(request: web.Request, meeting_id: str) -> Admission:
 
 
 async def _unauthorised(request: web.Request, what: str, meeting_id: str, reason: str) -> NoReturn:
-    """Refuse, and count it for the address: a flood of guesses must fill neither the database nor the processor."""
+    """Refuse, and count the refusal for the address. A flood of guesses must fill neither database nor processor."""
     address = request.remote or ""
     await _limited(request, request.app[FAILURES], (address,), what, meeting_id)
     await request.app[STORAGE].audit(address, what, meeting_id, f"refused: {reason}")
@@ -246,11 +247,11 @@ async def _unauthorised(request: web.Request, what: str, meeting_id: str, reason
 async def _limited(
     request: web.Request, limiter: Limiter, counted: tuple[str, ...], what: str, meeting_id: str
 ) -> None:
-    """Refuse who asks too often, and tell them when to come back: not all at the same time. *counted* ends with who."""
+    """Refuse a client that asks too often, and send a random time to return. *counted* ends with the client."""
     wait, refused_before = limiter.wait_for(counted)
     if not wait:
         return
-    if not refused_before:  # one row for a run of them: a flood must not fill the database
+    if not refused_before:  # one row per run of refusals: a flood must not fill the database
         await request.app[STORAGE].audit(counted[-1], what, meeting_id, "too many requests")
     later = math.ceil(wait + random.uniform(0, SPREAD))
     raise web.HTTPTooManyRequests(headers={"Retry-After": str(later)})

@@ -1,4 +1,4 @@
-"""Meetings, their keys (encrypted), and the audit trail, in any database that SQLAlchemy speaks to asynchronously."""
+"""Stores meetings, their encrypted keys and the audit trail, in any database with an async driver of SQLAlchemy."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ MEETING_ID = re.compile(r"[A-Za-z0-9_-]{16}")  # of ID_BYTES bytes
 
 
 class WrongServerSecret(Exception):
-    """The database was written under another server secret: its keys cannot be read."""
+    """The database was written under another server secret, so its keys cannot be read."""
 
 
 class Table(DeclarativeBase):
@@ -28,7 +28,7 @@ class Table(DeclarativeBase):
 
 
 class Meeting(Table):
-    """A meeting that has not ended, or has."""
+    """A meeting, ended or not."""
 
     __tablename__ = "meetings"
 
@@ -37,7 +37,7 @@ class Meeting(Table):
 
 
 class MeetingKey(Table):
-    """A key: nonce and AES-256-GCM ciphertext, with the meeting and key id authenticated."""
+    """A sealed key: nonce and AES-256-GCM ciphertext. Meeting and key id are authenticated with it."""
 
     __tablename__ = "keys"
 
@@ -48,29 +48,29 @@ class MeetingKey(Table):
 
 
 class Revocation(Table):
-    """Tokens that do not admit any more: those of a participant, or everybody's, from before a generation."""
+    """Tokens that no longer admit: those of one participant, or of everybody, from before a generation."""
 
     __tablename__ = "revocations"
 
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     meeting_id: Mapped[str] = mapped_column(ForeignKey("meetings.id"), index=True)
     participant_id: Mapped[str | None] = mapped_column(String(64))
-    """None: everybody's."""
+    """None revokes the tokens of everybody."""
     before: Mapped[int]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A key of a meeting."""
+    """A key of a meeting, opened."""
 
     key: bytes = field(repr=False)
     key_id: int
     generation: int
-    """Which of the meeting's keys it is: a later one has a higher number."""
+    """The number of the key: a later key of the meeting has a higher number."""
 
 
 class AuditEntry(Table):
-    """Who asked what of which meeting, when, and what came of it. Rows are only ever added; none has a key."""
+    """Records who asked what of which meeting, when, and the outcome. Rows are only added; none contains a key."""
 
     __tablename__ = "audit"
 
@@ -90,14 +90,14 @@ class Storage:
     """
 
     def __init__(self, url: str, secret: bytes) -> None:
-        """Open nothing yet."""
+        """Store the settings; `open` connects."""
         self._engine = create_async_engine(url, hide_parameters=True)
         self._session = async_sessionmaker(self._engine, expire_on_commit=False)
         self._aead = AESGCM(secret)
         self._rotating = asyncio.Lock()
 
     async def open(self) -> None:
-        """Make the tables where there are none, and see whether this secret is the one that they were written under."""
+        """Create missing tables, and check that the keys were written under this secret. Raises WrongServerSecret."""
         async with self._engine.begin() as connection:
             await connection.run_sync(Table.metadata.create_all)
         async with self._session() as session:
@@ -106,7 +106,7 @@ class Storage:
             self._unseal(some)
 
     async def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         await self._engine.dispose()
 
     async def create(self) -> str:
@@ -119,7 +119,7 @@ class Storage:
         return meeting_id
 
     async def key(self, meeting_id: str) -> Found | None:
-        """Return the newest key of a meeting; None: no such meeting, or it has ended."""
+        """Return the newest key of a meeting. Returns None for an unknown or ended meeting."""
         if not MEETING_ID.fullmatch(meeting_id):
             return None
         async with self._session() as session:
@@ -129,7 +129,7 @@ class Storage:
     async def admits(self, meeting_id: str, participant_id: str, generation: int) -> bool:
         """Return whether a participant's token of a generation admits to the newest key.
 
-        Ask after the key was read, not before: then no rotation can lie between the answer and the key.
+        Ask after the key was read, not before. Then no rotation can lie between the answer and the key.
         """
         refusing = select(func.count()).where(
             Revocation.meeting_id == meeting_id,
@@ -140,15 +140,15 @@ class Storage:
             return await session.scalar(refusing) == 0
 
     async def rotate(self, meeting_id: str, removed: Iterable[str] | None = None) -> int | None:
-        """Make a fresh key under the next key id, and return that; None: no such meeting.
+        """Make a fresh key under the next key id, and return that id. Returns None for an unknown meeting.
 
-        :param removed: who must not have it: their tokens of before do not admit any more, those of all others do.
-            None: nobody says who may stay, so no token of before admits.
+        :param removed: the participants who must not have the key. Their earlier tokens no longer admit; all others
+            stay valid. None means that nobody knows who has left, so no earlier token admits.
         """
         if not MEETING_ID.fullmatch(meeting_id):
             return None
-        # One at a time, or two keys would have one id. The row is locked for servers that share a database; SQLite has
-        # one server, and no such lock.
+        # Rotate one at a time, or two keys would share one id. The row lock serves servers that share a database;
+        # SQLite has one server, and no row lock.
         async with self._rotating, self._session.begin() as session:
             await session.get(Meeting, meeting_id, with_for_update=True)
             row = await session.scalar(self._newest(meeting_id))
@@ -157,7 +157,7 @@ class Storage:
             fresh = self._fresh(meeting_id, (row.key_id + 1) % KEY_IDS)
             session.add(fresh)
             await session.flush()
-            if removed is None:  # this one says it all
+            if removed is None:  # the new row covers all of them
                 await session.execute(delete(Revocation).where(Revocation.meeting_id == meeting_id))
             for name in [None] if removed is None else removed:
                 session.add(Revocation(meeting_id=meeting_id, participant_id=name, before=fresh.number))
@@ -220,9 +220,9 @@ class Storage:
         raise TypeError("cannot pickle Storage: it holds the secret of the database")
 
 
-def _fitting(text: str, most: int) -> str:
-    """Cut what a client sent to what a column takes: no NUL (PostgreSQL), and nothing that has no UTF-8."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:most]
+def _fitting(text: str, max_len: int) -> str:
+    """Cut a client's text to a column's length. Replaces NUL (PostgreSQL) and text without a UTF-8 encoding."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:max_len]
 
 
 def _place(meeting_id: str, key_id: int) -> bytes:

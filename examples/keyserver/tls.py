@@ -1,4 +1,4 @@
-"""TLS, always: with your certificate, or with one of its own making while you develop."""
+"""Makes the TLS context: with your certificate, or with a self-signed one while you develop."""
 
 import ipaddress
 import os
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return what a server needs."""
+    """Return the context of a server with this certificate: TLS 1.3 only."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(certificate, key)
@@ -21,9 +21,9 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def development_certificate(folder: Path) -> tuple[Path, Path]:
-    """Return a certificate for localhost and its key, made where there is none that is valid for another day.
+    """Return the files of a certificate for localhost and its key.
 
-    Clients have to be given the former.
+    Makes both if there is no certificate that is valid for another day. Clients must trust the certificate.
     """
     certificate, key = folder / "localhost.pem", folder / "localhost.key"
     if not (certificate.exists() and key.exists() and _lasts(certificate)):

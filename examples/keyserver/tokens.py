@@ -1,7 +1,7 @@
-"""Access tokens: who may have the key of which meeting, until when, and of which generation.
+"""Access tokens: they name the participant, the meeting, the generation of the key, and the time of expiry.
 
-A token's body is base64, not encryption: whoever sees it reads it, and tokens end up in URLs and logs. So a key never
-stands in it as it is. Where it has to travel with the token, it is an encrypted claim (JWE, RFC 7516) for the client's
+A token's body is base64, not encryption. Whoever sees a token reads it, and tokens end up in URLs and logs. So a key
+never stands there in the clear. A key that travels in a token is an encrypted claim (JWE, RFC 7516) for the client's
 own public key.
 """
 
@@ -19,12 +19,12 @@ MAX_HEADER = 128  # characters: a JSON parser recurses once a level
 
 
 class BadToken(Exception):
-    """Not a token of this server, or not valid any more."""
+    """The token is not of this server, or no longer valid."""
 
 
 @dataclass(frozen=True)
 class Admission:
-    """What a token says."""
+    """The content of a valid token."""
 
     participant_id: str
     meeting_id: str
@@ -34,11 +34,11 @@ class Admission:
 class Tokens:
     """Makes and reads the tokens of one server.
 
-    :param secret: 32 bytes or more, under which they are signed; another one than that of the database.
+    :param secret: 32 bytes or more, which sign the tokens. Use another secret than for the database.
     """
 
     def __init__(self, secret: bytes) -> None:
-        """Keep the secret."""
+        """Store the secret."""
         self._secret = secret
 
     def make(
@@ -46,26 +46,26 @@ class Tokens:
     ) -> str:
         """Return a token that admits a participant to a meeting's key.
 
-        :param generation: of the key that the meeting has now. `Storage.admits` says what becomes of it afterwards.
+        :param generation: the generation of the meeting's present key. `Storage.admits` compares it later.
         """
         now = time.time()
         body = {"sub": participant_id, "meeting": meeting_id, "generation": generation, "aud": AUDIENCE}
         return jwt.encode({**claims, **body, "iat": now, "exp": now + lifetime}, self._secret, ALGORITHM)
 
     def read(self, token: bytes) -> Admission:
-        """Return what a token says, if it is one. Raises BadToken."""
+        """Return the content of a valid token. Raises BadToken."""
         if len(token.partition(b".")[0]) > MAX_HEADER:
             raise BadToken("LongHeader")
         try:
             required = ["sub", "meeting", "generation", "aud", "iat", "exp"]
-            # The algorithm is ours to say, not the token's.
+            # The server chooses the algorithm, not the token.
             body = jwt.decode(
                 token, self._secret, [ALGORITHM], audience=AUDIENCE, options={"require": required}, leeway=5
             )
             return Admission(str(body["sub"]), str(body["meeting"]), int(body["generation"]))
-        except Exception as error:  # what a stranger sends can fail in any way
+        except Exception as error:  # a stranger's bytes can fail in any way
             reason = type(error).__name__
-        # Outside the handler: that error may hold the token.
+        # Raise outside the handler: the error may hold the token.
         raise BadToken(reason)
 
     def __reduce__(self) -> NoReturn:
@@ -74,8 +74,10 @@ class Tokens:
 
 
 def key_for_client(key: bytes, key_id: int, public_jwk: dict[str, Any]) -> str:
-    """Encrypt a key for the holder of a private key (ECDH-ES, AES-256-GCM): the claim ``e2ee_key``. Raises
-    ValueError."""
+    """Encrypt a key for the holder of a private key (ECDH-ES, AES-256-GCM), as the claim ``e2ee_key``.
+
+    Raises ValueError for anything but a public JWK of type EC or OKP.
+    """
     try:
         client = JWK(**public_jwk)
         sealed = JWE(
@@ -84,7 +86,7 @@ def key_for_client(key: bytes, key_id: int, public_jwk: dict[str, Any]) -> str:
             protected={"alg": "ECDH-ES", "enc": "A256GCM"},
         )
         return str(sealed.serialize(compact=True))
-    except Exception:  # jwcrypto has many, and none says more to the caller
+    except Exception:  # jwcrypto raises many classes, and none helps the caller
         pass
-    # Outside the handler: that error may hold what the client sent, or the key.
+    # Raise outside the handler: the error may hold the client's input, or the key.
     raise ValueError("expected a public JWK of type EC or OKP")
