@@ -61,8 +61,8 @@ class CodecInfo(TypedDict):
     clear_rule: Literal["audio", "vp8", "opaque", "annexb"] | None
     """How the trailer layout finds the clear bytes.
 
-    The start of an audio packet, the frame tag of VP8, no bytes, or the NAL units up to the first slice. None means that
-    only the profile sframe accepts the codec.
+    The start of an audio packet, the frame tag of VP8, no bytes, or the NAL units up to the first slice. None means
+    that only the profile sframe accepts the codec.
     """
     nal_header_len: int
     """Bytes of a NAL unit's header; 0 means that frames are not byte streams of NAL units."""
@@ -73,7 +73,7 @@ class ProfileInfo(TypedDict):
 
     name: str
     layout: Literal["trailer", "sframe"]
-    """Where the parts of a sealed frame lie (docs/profiles.md)."""
+    """Where the parts of a sealed frame lie (docs/formats/profiles.md)."""
     accepts_passphrases: bool
     """Whether there is a KDF for passphrases."""
     refused_codecs: tuple[str, ...]

@@ -16,7 +16,7 @@ class Profile(StrEnum):
         raise _unknown("profile", cls)
 
     LIVEKIT = "livekit"
-    """The encrypted frame of LiveKit's SDKs: a trailer with the IV and the key id (docs/profiles.md)."""
+    """The encrypted frame of LiveKit's SDKs: a trailer with the IV and the key id (docs/formats/profiles.md)."""
 
     VIDEOSDK = "videosdk"
     """LiveKit's frame with VideoSDK's salt. Experimental: no live capture has confirmed it yet."""
@@ -33,7 +33,7 @@ class CipherSuite(IntEnum):
 
     The last number of a name is the length of the tag in bits. Forging a tag of 64 or 32 bits takes 2^64 or 2^32
     attempts on average. Use such a tag only for audio, with replay protection, and if you monitor failures
-    (docs/sframe.md).
+    (docs/formats/sframe.md).
     """
 
     @classmethod
@@ -53,7 +53,7 @@ class CipherSuite(IntEnum):
 
 
 class E2EEState(StrEnum):
-    """The state of one track of one participant. docs/states.md lists the causes and the remedy of each state."""
+    """The state of one track of one participant. docs/guide/states.md lists the causes and the remedy of each state."""
 
     @classmethod
     def _missing_(cls, value: object) -> None:

@@ -1,7 +1,7 @@
 """The events of a call: the name of each event, and the class of the object that its listeners receive.
 
 Providers, rotators and managers emit them (`frameseal.emitter.LoopEmitter`). No event holds a key or media.
-docs/keys.md lists what an application does about each one.
+docs/guide/keys.md lists what an application does about each one.
 """
 
 from __future__ import annotations

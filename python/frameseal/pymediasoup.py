@@ -16,7 +16,7 @@ from frameseal import aiortc
 from frameseal._secrecy import require
 from frameseal.aiortc.protocols import Member, PeerConnection, Receiver, Track
 from frameseal.e2ee.manager import E2EEManager
-from frameseal.e2ee.track import Kind
+from frameseal.events import Kind
 
 __all__ = ["attach"]
 

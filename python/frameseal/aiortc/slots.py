@@ -42,8 +42,8 @@ from frameseal.aiortc.rtp import (
     vp8_payloads,
 )
 from frameseal.e2ee.manager import E2EEManager
-from frameseal.e2ee.track import Direction
 from frameseal.e2ee.transforms import SenderTransform, Transform
+from frameseal.events import Direction
 
 __all__ = ["SLOT", "MediaSlot", "SealedPayload", "SenderSlot", "TrackCounters"]
 

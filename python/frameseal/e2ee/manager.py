@@ -2,7 +2,7 @@
 
 A transport (`frameseal.aiortc`, or one of your own) asks the manager for one transform per track and passes every whole
 encoded frame through it. Transforms run in encoder and decoder threads; listeners run on the event loop and nowhere
-else. docs/states.md is the model in prose; the names of the states are VideoSDK's.
+else. docs/guide/states.md is the model in prose; the names of the states are VideoSDK's.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def _check_token(token: str) -> None:
 def _trust(ca: str | Path | None) -> ssl.SSLContext:
     require("ca", ca, (str, Path, type(None)), "the name of a file")
     if ca == "":
-        raise ValueError("ca must not be empty: use None for the certificates of the system")
+        raise ValueError("ca must be the path of a file, not empty: use None for the certificates of the system")
     try:
         return ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Short codes that people compare by voice, to verify that the same keys open frames on both sides.
 
 A code covers every key that may open a frame, with its key id and owner. PBKDF2 (RFC 8018) stretches it, so that a
-search for two rooms with equal codes costs 2^85 hashes. docs/verification.md has the arithmetic and the limits.
+search for two rooms with equal codes costs 2^85 hashes. docs/guide/verification.md has the arithmetic and the limits.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _Keys = Mapping[Owner, tuple[tuple[int, bytes], ...]]
 def combine(rings: Mapping[Owner, KeyRing]) -> bytes:
     """Return a digest of 32 bytes over every key with which these rings open frames, from one snapshot.
 
-    It is equal for all who open the frames of the same participants with the same keys. docs/verification.md has the
-    derivation. A participant whose keys equal those of the ring under None adds nothing to it.
+    It is equal for all who open the frames of the same participants with the same keys. docs/guide/verification.md has
+    the derivation. A participant whose keys equal those of the ring under None adds nothing to it.
 
     :param rings: maps a participant id to the ring that opens their frames, the local participant included. None maps
         to the ring with the shared keys, which opens everybody else's frames.

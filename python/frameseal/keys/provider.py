@@ -34,7 +34,7 @@ class KeyProvider(LoopEmitter):
     all others use the shared keys. So nobody can send in the name of a participant who has a key.
 
     :param discard_frame_when_cryptor_not_ready: True drops empty frames (0 bytes), False passes them on. Empty frames
-        are never sealed. The option never lets an unsealed frame out nor an unopened frame in (docs/states.md).
+        are never sealed. The option never lets an unsealed frame out nor an unopened frame in (docs/guide/states.md).
     :param ratchet_window_size: maximum number of ratchet steps that a receiver searches ahead when a frame does not
         open, 0 to 16. The first search of a step derives it, for a passphrase in some 25 ms, in a thread beside the
         decoders.

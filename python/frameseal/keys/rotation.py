@@ -148,7 +148,7 @@ class KeyRotator(LoopEmitter):
             self._without_key = missing
             if missing:
                 self.deliver(KEY_UNDELIVERED, KeyUndelivered(missing, key_id, in_use=True))
-            await self._take_over(key_id)
+            await self._switch_to(key_id)
             return key_id
 
     async def adopt(self, key: KeyMaterial, key_id: int) -> None:

@@ -1,7 +1,7 @@
 //! Profiles: which vendor speaks which layout, with which keys. The only file that names vendors.
 
 use crate::codec::{Blank, Clear, ClearBytes, Codec, FrameTag};
-use crate::error::KeyError;
+use crate::error::ConfigError;
 use crate::key_schedule::{KeySchedule, SframeSchedule, TrailerSchedule};
 use crate::suite::{AES_128_GCM_SHA256_128, AES_256_GCM_SHA512_128, CipherSuite, SUITES};
 use crate::wire::Wire;
@@ -25,9 +25,9 @@ pub struct Profile {
 
 impl Profile {
     /// Returns how to find the bytes of a frame that stay readable.
-    pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, KeyError> {
+    pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, ConfigError> {
         let Some(clear) = &self.clear else { return Ok(Clear::First(0)) };
-        clear.of(codec).ok_or(KeyError::UnsupportedCodec { codec: codec.name(), profile: self.name })
+        clear.of(codec).ok_or(ConfigError::UnsupportedCodec { codec: codec.name(), profile: self.name })
     }
 
     /// Returns the blank frame of a codec, or `None` if the vendor's server injects none of it.

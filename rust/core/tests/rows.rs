@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use frameseal::hazmat::{self, MadeUpVendor};
 use frameseal::profile::{self, Profile};
-use frameseal::{Codec, DecryptError, Decryptor, Encryptor, KeyError, KeyRing, Kind, Options, Secret};
+use frameseal::{Codec, ConfigError, DecryptError, Decryptor, Encryptor, KeyError, KeyRing, Kind, Options, Secret};
 
 const TRAILER: &[u8] = b"a trailer of the made-up server";
 const SILENCE: &[u8] = b"\x5a silence of the made-up codec";
@@ -87,7 +87,7 @@ fn a_made_up_vendor_leaves_its_own_bytes_clear() {
         assert_eq!(decryptor.decrypt(&sealed).unwrap(), frame);
     }
     for codec in [Codec::Vp9, Codec::H264, Codec::H265, Codec::Av1] {
-        let refused = KeyError::UnsupportedCodec { codec: codec.name(), profile: "clear" };
+        let refused = ConfigError::UnsupportedCodec { codec: codec.name(), profile: "clear" };
         assert_eq!(Encryptor::new(Arc::clone(&ring), codec).err(), Some(refused));
     }
 }
@@ -134,16 +134,16 @@ fn no_key_of_a_made_up_vendor_opens_the_frames_of_another() {
 fn the_blank_frames_of_a_made_up_server_pass_and_no_others() {
     let profile = hazmat::made_up_profile(vendor("blank"));
     let (_, decryptor) = track(&ring(profile, 0), Codec::Opus);
-    decryptor.set_injected(Some(TRAILER)).unwrap();
+    decryptor.set_sif_trailer(Some(TRAILER)).unwrap();
     let injected = [SILENCE, TRAILER].concat();
-    assert_eq!(decryptor.injected(&injected), Ok(Some(SILENCE)));
+    assert_eq!(decryptor.sif_payload(&injected), Ok(Some(SILENCE)));
     assert!(Decryptor::holds_blank(profile, Codec::Opus, &injected));
     assert!(!Decryptor::holds_blank(&profile::LIVEKIT, Codec::Opus, &injected));
     let theirs = [&b"\xf8\xff\xfe"[..], &[0; 77], TRAILER].concat();
-    assert_eq!(decryptor.injected(&theirs), Err(DecryptError::Malformed));
+    assert_eq!(decryptor.sif_payload(&theirs), Err(DecryptError::Malformed));
     let (_, silent) = track(&ring(profile, 0), codec());
-    silent.set_injected(Some(TRAILER)).unwrap();
-    assert_eq!(silent.injected(&injected), Err(DecryptError::Malformed));
+    silent.set_sif_trailer(Some(TRAILER)).unwrap();
+    assert_eq!(silent.sif_payload(&injected), Err(DecryptError::Malformed));
 }
 
 #[test]

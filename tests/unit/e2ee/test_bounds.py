@@ -5,13 +5,12 @@ import sys
 
 import pytest
 
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, Clock, TimedCall, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, KeyProvider, KeyRing
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, MAX_HOLD_BYTES
 from frameseal.e2ee.track import CHANGE_BURST
 from frameseal.e2ee.transforms import MAX_INVALID_KEYS
 from frameseal.frame_cryptor import MAX_TRACKS, CallCryptor
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider, sealer
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, Clock, TimedCall, delivered, provider, sealer
 
 TRAILER = b"a trailer that a server tells"
 SILENCE = b"\xf8\xff\xfe" + bytes(77)

@@ -5,16 +5,9 @@ import os
 import pytest
 
 from frameseal import E2EEManager, E2EEMissingKey, KeyProvider
-from frameseal.e2ee.monitor import (
-    KEY_REQUEST_INTERVAL,
-    MAX_MISSING_KEYS,
-    REQUEST_BURST,
-)
-from frameseal.e2ee.track import GRACE_PERIOD
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, Clock, TimedCall, delivered, provider, sealer
 from frameseal.e2ee.monitor import MAX_MISSING_KEYS, REQUEST_BURST, KeyRequests
 from frameseal.e2ee.track import GRACE_PERIOD, KEY_REQUEST_INTERVAL
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, Clock, TimedCall, delivered, provider, sealer
 
 
 def receiving(keys, clock=None, **options):

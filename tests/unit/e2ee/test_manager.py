@@ -11,11 +11,10 @@ import threading
 
 import pytest
 
-from support.e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Clock, Recorder, delivered, provider, sealer
 from frameseal import E2EEManager, E2EEState, Profile
 from frameseal.e2ee.track import CHANGE_BURST, GRACE_PERIOD
 from frameseal.emitter import MAX_PENDING_EVENTS
-from support.e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Recorder, delivered, provider, sealer
+from support.e2ee_helpers import AUDIO, KEY, NO_FRAME, OTHER_KEY, VIDEO, Clock, Recorder, delivered, provider, sealer
 
 S = E2EEState
 

@@ -7,10 +7,8 @@ import weakref
 import pytest
 
 from frameseal import E2EEKeyChange, E2EEKeyUsage, E2EEManager, E2EEState, KeyProvider, KeyRing, Profile
-from frameseal.e2ee.monitor import DERIVATION_BURST, PERIOD, STALLED_AFTER, Monitor
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered, provider, sealer
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, Clock, TimedCall, delivered, provider, run_at_once, sealer
 from frameseal.e2ee.monitor import DERIVATION_BURST, PERIOD, STALLED_AFTER, _derive_step
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, Clock, TimedCall, delivered, provider, run_at_once, sealer
 
 TRAILER = b"a trailer that a server tells"
 SILENCE = b"\xf8\xff\xfe" + bytes(77)

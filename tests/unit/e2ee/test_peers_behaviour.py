@@ -7,14 +7,12 @@ The same things happen here to one track, without the wire. `livekit-native-beha
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from functools import partial
-from pathlib import Path
-from support.e2ee_helpers import AUDIO, Clock, TimedCall, delivered
 from frameseal import E2EEManager, E2EEState, ExternalE2EEKeyProvider, KeyProvider
-from support.e2ee_helpers import AUDIO, delivered
+from support.e2ee_helpers import AUDIO, Clock, TimedCall, delivered
 from support.paths import ROOT, TESTS, VECTORS
 
 LIVEKIT = json.loads((VECTORS / "livekit.json").read_text())

@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, Clock, TimedCall, delivered, provider, sealer
 from frameseal import E2EEManager, KeyProvider, __version__
 from frameseal.e2ee.report import FIELDS
-from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, delivered, provider, sealer
+from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, Clock, TimedCall, delivered, provider, sealer
 
 
 @pytest.fixture

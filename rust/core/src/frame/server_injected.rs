@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use crate::codec::Blank;
-use crate::error::KeyError;
+use crate::error::ConfigError;
 
 /// The minimum length of a trailer: a frame ends so by chance once in 2^64 frames.
 const MIN_TRAILER: usize = 8;
@@ -30,7 +30,7 @@ const MAX_IN_A_ROW: u32 = 100;
 const NO_TRAILER: u16 = u16::MAX;
 
 /// The injected frames that pass on one track.
-pub(super) struct Injected {
+pub(super) struct SifFilter {
     /// The blank frame of the track's codec, or `None` if the profile knows none: then no frame passes.
     blank: Option<Blank>,
     /// Empty until a room is joined. Each room has its own.
@@ -41,16 +41,16 @@ pub(super) struct Injected {
 }
 
 /// Not a payload that a server injects, or one above the maximum in a row.
-pub(super) struct InjectionRefused;
+pub(super) struct SifRefused;
 
-impl Injected {
+impl SifFilter {
     /// Lets no frame pass until a trailer is set.
     pub(super) fn new(blank: Option<Blank>) -> Self {
         Self { blank, trailer: RwLock::default(), ends_in: AtomicU16::new(NO_TRAILER), in_a_row: AtomicU32::new(0) }
     }
 
     /// Lets frames with this trailer pass from now on; `None` lets no frame pass.
-    pub(super) fn set_trailer(&self, trailer: Option<&[u8]>) -> Result<(), KeyError> {
+    pub(super) fn set_trailer(&self, trailer: Option<&[u8]>) -> Result<(), ConfigError> {
         let bytes = trailer.unwrap_or_default();
         if trailer.is_some() && bytes.len() < MIN_TRAILER {
             return Err(ConfigError::ShortTrailer { given: bytes.len(), min: MIN_TRAILER });
@@ -95,7 +95,7 @@ impl Injected {
         }
         let payload = self.with_trailer(|trailer| frame.strip_suffix(trailer))??;
         if self.in_a_row.load(Ordering::Relaxed) >= MAX_IN_A_ROW || !self.blank.is_some_and(|blank| blank.is(payload)) {
-            return Some(Err(InjectionRefused));
+            return Some(Err(SifRefused));
         }
         self.in_a_row.fetch_add(1, Ordering::Relaxed);
         Some(Ok(payload))
@@ -192,17 +192,17 @@ mod tests {
         fn whatever_is_joined_is_cut_at_blank_frames_and_nowhere_else(
             frame in pieces(), blank in prop::sample::select(blanks())
         ) {
-            let injected = Injected::new(blank);
-            prop_assert_eq!(injected.cut(&frame), &frame[..]);
-            injected.set_trailer(Some(b"LK-ROCKS")).unwrap();
-            let rest = injected.cut(&frame);
-            prop_assert_eq!(injected.cut(rest), rest, "all at once");
+            let filter = SifFilter::new(blank);
+            prop_assert_eq!(filter.cut(&frame), &frame[..]);
+            filter.set_trailer(Some(b"LK-ROCKS")).unwrap();
+            let rest = filter.cut(&frame);
+            prop_assert_eq!(filter.cut(rest), rest, "all at once");
             let at = rest.as_ptr().addr() - frame.as_ptr().addr();
             let (before, behind) = (frame.get(..at).unwrap(), frame.get(at + rest.len()..).unwrap());
             for cut_off in [before, behind].into_iter().filter(|part| !part.is_empty()) {
                 prop_assert!(cut_off.ends_with(b"LK-ROCKS"));
                 let payload = cut_off.strip_suffix(b"LK-ROCKS").unwrap();
-                let is_blank = blank.is_some_and(|blank| blank.is(injected.cut(payload)));
+                let is_blank = blank.is_some_and(|blank| blank.is(filter.cut(payload)));
                 prop_assert!(is_blank || memmem::find(payload, b"LK-ROCKS").is_some());
             }
             if let Some(blank) = blank {

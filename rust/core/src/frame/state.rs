@@ -148,7 +148,7 @@ impl ReceiverState {
             ring,
             clear,
             annexb: codec.annexb(),
-            injected: Injected::new(blank),
+            sif: SifFilter::new(blank),
             sender: None,
             replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
             frames_and_bytes: PackedCounter::default(),
