@@ -1,13 +1,13 @@
-"""Batches beside the native limit, interleaved in one process: ns per frame, on one core and on two.
+"""Compares batches with the native limit, interleaved in one process: ns per frame, on one core and on two.
 
     python benches/batch.py [--frames 20000] [--rounds 30]
 
-The limit is `floor.walk`: AWS-LC, called as from C, seals frames that lie one behind the other to places that do,
-without Python, key ring or codec. "In the cache" is `floor.limit`, the same with one frame and one place: no batch has
-that. "Out given" is memory that was used before; "new array" is what a call without `out` costs.
+The limit is `floor.walk`: AWS-LC, called as from C, seals contiguous frames into contiguous memory, without Python, key
+ring or codec. "In the cache" is `floor.limit`: it seals one frame into one place again and again, which no batch can
+do. "Reused array" passes `out`, memory that was used before. "New array" is a call without `out`.
 
-A machine that is shared has seldom two cores to give. What it gave is measured in the same rounds, with SHA-256 on one
-thread and on two: no batch can gain more than that.
+A shared machine can seldom spare two cores. Each round measures the gain of a second core with SHA-256, on one thread
+and on two. No batch can gain more.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import record
 
 LIMIT = "the native limit, one core"
 SIZES = (120, 1_200, 6_000)
-MOST_BYTES = 24_000_000  # of frames in one batch
+MAX_BATCH_BYTES = 24_000_000
 
 
 def batch_of(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,18 +40,18 @@ def batch_of(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jobs(profile: str, size: int, count: int) -> dict[str, Callable[[], float]]:
-    """Return what is measured, by name; each call returns its ns per frame."""
+    """Return the jobs to measure, by name. Each call of a job returns its ns per frame."""
     ring = frameseal.KeyRing(profile)
     ring.set_key(os.urandom(32))
     encryptor = frameseal.Encryptor(ring, "opus")
-    # Without the replay window that SFrame has: one batch is opened again and again.
+    # Turn the replay window of SFrame off: one batch is opened again and again.
     decryptor = frameseal.Decryptor(ring, "opus", replay_window=0)
     data, offsets = batch_of(size, count)
     sealed, sealed_offsets = encryptor.encrypt_batch(data, offsets)
     opened, _, ok = decryptor.decrypt_batch(sealed, sealed_offsets)
     assert ok.all() and np.array_equal(opened, data)
-    # What any layout may add. (A counter, and so an SFrame's header, gets longer as frames go by.)
-    room, frames = np.zeros(len(data) + 40 * count, np.uint8), np.zeros(len(sealed), np.uint8)
+    # 40 bytes exceed the overhead of any layout. An SFrame's header grows with its counter.
+    sealed_out, opened_out = np.zeros(len(data) + 40 * count, np.uint8), np.zeros(len(sealed), np.uint8)
 
     def timed(call: Callable[[], object]) -> Callable[[], float]:
         def run() -> float:
@@ -73,20 +73,20 @@ def jobs(profile: str, size: int, count: int) -> dict[str, Callable[[], float]]:
         "encrypt, one call per frame": timed(singly),
     }
     for threads, cores in ((1, "one core"), (2, "two cores")):
-        made[f"encrypt_batch, {cores}, out given"] = timed(
-            lambda threads=threads: encryptor.encrypt_batch(data, offsets, threads, out=room)
+        made[f"encrypt_batch, {cores}, reused array"] = timed(
+            lambda threads=threads: encryptor.encrypt_batch(data, offsets, threads, out=sealed_out)
         )
         made[f"encrypt_batch, {cores}, new array"] = timed(
             lambda threads=threads: encryptor.encrypt_batch(data, offsets, threads)
         )
-        made[f"decrypt_batch, {cores}, out given"] = timed(
-            lambda threads=threads: decryptor.decrypt_batch(sealed, sealed_offsets, threads, out=frames)
+        made[f"decrypt_batch, {cores}, reused array"] = timed(
+            lambda threads=threads: decryptor.decrypt_batch(sealed, sealed_offsets, threads, out=opened_out)
         )
     return made
 
 
 def second_core(blob: bytes = bytes(2_000_000)) -> float:
-    """How much faster two digests are done by two threads than by one."""
+    """Return the speed-up of two digests on two threads over one thread."""
     start = time.perf_counter_ns()
     hashlib.sha256(blob)
     hashlib.sha256(blob)
@@ -102,11 +102,11 @@ def second_core(blob: bytes = bytes(2_000_000)) -> float:
 def measure(
     profile: str, frames: int, rounds: int, done: Callable[[], object]
 ) -> tuple[dict[int, dict[str, float]], float]:
-    """Return the medians by size and job, and what a second core gave meanwhile; *done* is called after each round."""
+    """Return the medians by size and job, and the median gain of a second core. Calls *done* after each round."""
     medians: dict[int, dict[str, float]] = {}
     gains = []
     for size in SIZES:
-        field = jobs(profile, size, min(frames, MOST_BYTES // size))
+        field = jobs(profile, size, min(frames, MAX_BATCH_BYTES // size))
         times: dict[str, list[float]] = {name: [] for name in field}
         for _ in range(rounds):
             gains.append(second_core())

@@ -1,7 +1,7 @@
-"""A call of aiortc over loopback in one process, 720p30 VP8 and Opus, whose media plays when it is told to.
+"""A call of aiortc over loopback in one process, 720p30 VP8 and Opus, whose media play on demand.
 
-Pictures and sound are drawn beforehand, and the bit rate is held: what is left is the work of a call, each time the
-same.
+Pictures and sound are drawn beforehand, and the bit rate is held. What remains is the work of a call, the same each
+time.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from av.video.frame import PictureType
 
 WIDTH, HEIGHT, VIDEO_RATE, AUDIO_RATE = 1280, 720, 30, 50
 BIT_RATE = 1_500_000
-SETTLE = 0.2  # s until what was sent last is decoded
+SETTLE = 0.2  # s until the last frames are decoded
 
 
 def pictures(count: int = 30) -> list[av.VideoFrame]:
-    """A window that wanders over a texture, there and back again."""
+    """Return pictures of a window that wanders over a texture, there and back."""
     random = np.random.default_rng(1)
     plane = np.kron(random.integers(60, 200, (70, 100), np.uint8), np.ones((16, 16), np.uint8))
     frames = []
@@ -33,7 +33,7 @@ def pictures(count: int = 30) -> list[av.VideoFrame]:
 
 
 def sounds(count: int = AUDIO_RATE) -> list[av.AudioFrame]:
-    """A second of a chord."""
+    """Return a chord of one second."""
     time_ = np.arange(48_000) / 48_000
     wave = sum(np.sin(2 * np.pi * hertz * time_) for hertz in (220, 277, 330)) * 4_000
     parts = np.split(wave.astype(np.int16).reshape(1, -1), count, axis=1)
@@ -44,7 +44,7 @@ def sounds(count: int = AUDIO_RATE) -> list[av.AudioFrame]:
 
 
 class Source(aiortc.MediaStreamTrack):
-    """A track of prepared frames: as many as `play` says, in time, from the first on."""
+    """A track of prepared frames. `play` starts with the first and sends them in time."""
 
     def __init__(self, kind: str, frames: list, rate: int, clock_rate: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Source(aiortc.MediaStreamTrack):
 
 
 class Call:
-    """From one peer connection to another."""
+    """A call from one peer connection to another."""
 
     def __init__(self, video: list[av.VideoFrame], audio: list[av.AudioFrame]) -> None:
         hold_bit_rate()
@@ -100,11 +100,11 @@ class Call:
         deadline = time.monotonic() + 30
         while {self.sending.connectionState, self.receiving.connectionState} != {"connected"}:
             if time.monotonic() > deadline:
-                raise SystemExit("the call did not come about")
+                raise SystemExit("the call did not connect within 30 s")
             await asyncio.sleep(0.02)
 
     async def play(self, seconds: float) -> float:
-        """Let so much media pass; return the process's CPU seconds for each second of it."""
+        """Play *seconds* of media, and return the process's CPU seconds per second of media."""
         cpu = time.process_time()
         for source in self.sources:
             source.play(seconds)
@@ -131,6 +131,6 @@ class Call:
 
 
 def hold_bit_rate() -> None:
-    """Keep encoders from following an estimate of the bandwidth, which is another one in each call."""
+    """Keep encoders from following the estimate of the bandwidth, which differs in each call."""
     vpx = aiortc.codecs.vpx
     vpx.MIN_BITRATE = vpx.DEFAULT_BITRATE = vpx.MAX_BITRATE = BIT_RATE

@@ -1,4 +1,4 @@
-"""Ours and the rivals, ready to run on one frame, and checked against each other before anything is timed."""
+"""Prepares frameseal and its rivals for one frame, and checks them against each other before anything is timed."""
 
 import sys
 import time
@@ -15,24 +15,24 @@ SIZES = (120, 1_200, 6_000, 20_000, 100_000)
 DIRECTIONS = ("encrypt", "decrypt")
 OURS, PURE, ALONE = "frameseal", "pure Python class", "cryptography's AEAD alone"
 FLOOR = "the floor (AWS-LC in an extension)"
-# Of Discord's format: their own bytes on the wire, so a related thing and not the same.
+# These seal in Discord's format: related work, with other bytes on the wire.
 DAVEY, DAVE_PY = "davey (Rust), DAVE frames", "dave.py (libdave, C++), DAVE frames"
 WRTC, SFRAME_RS = "wrtc (libwebrtc's SFrame)", "sframe-rs, native"
 
-FRESH_BYTES = 500_000  # of sealed frames that lie ready at a time: what a core's cache has room for
+FRESH_BYTES = 500_000  # of sealed frames prepared at a time: they fit into a core's cache
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One implementation: seals a frame, opens a sealed one."""
+    """An implementation that seals a frame and opens a sealed frame."""
 
     name: str
     encrypt: Callable[[bytes], bytes]
     decrypt: Callable[[bytes], bytes]
-    opens_once: bool = False  # what was opened before is refused, and no option turns that off
+    opens_once: bool = False  # it refuses a frame that it opened before, and no option turns that off
 
     def timer(self, direction: str, frame: bytes) -> Callable[[int], float]:
-        """Return what takes so many frames in one direction, and gives back the ns per frame."""
+        """Return a function of a number of frames that seals or opens them and returns the ns per frame."""
         if direction == "encrypt":
             return partial(per_frame, self.encrypt, frame)
         return (
@@ -44,14 +44,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class Native:
-    """One implementation that is called, and timed, without Python."""
+    """An implementation that is called and timed without Python."""
 
     name: str
     encrypt_ns: Callable[[int, int], float]
     decrypt_ns: Callable[[int, int], float]
 
     def timer(self, direction: str, frame: bytes) -> Callable[[int], float]:
-        """Return what takes so many frames in one direction, and gives back the ns per frame."""
+        """Return a function of a number of frames that seals or opens them and returns the ns per frame."""
         return partial(self.encrypt_ns if direction == "encrypt" else self.decrypt_ns, len(frame))
 
 
@@ -70,10 +70,10 @@ def per_frame(call: Callable[[bytes], bytes], argument: bytes, repeats: int) -> 
 
 
 def per_fresh_frame(contender: Contender, frame: bytes, repeats: int) -> float:
-    """Time opening alone, of frames that were sealed for it a few at a time."""
-    decrypt, most, spent, left = contender.decrypt, max(1, FRESH_BYTES // len(frame)), 0, repeats
+    """Time opening only, of frames that were sealed a chunk at a time."""
+    decrypt, chunk, spent, left = contender.decrypt, max(1, FRESH_BYTES // len(frame)), 0, repeats
     while left:
-        fresh = [contender.encrypt(frame) for _ in range(min(most, left))]
+        fresh = [contender.encrypt(frame) for _ in range(min(chunk, left))]
         left -= len(fresh)
         start = time.perf_counter_ns()
         for sealed in fresh:
@@ -83,17 +83,17 @@ def per_fresh_frame(contender: Contender, frame: bytes, repeats: int) -> float:
 
 
 def races() -> dict[str, Field]:
-    """Who runs against whom; ours comes first, the pure-Python class second.
+    """Return the contenders of each race, frameseal first and the pure-Python class second.
 
-    Raises AssertionError unless those of one format open each other's frames, and everybody their own. A rival that is
-    not installed is named, and left out.
+    Raises AssertionError unless contenders of one format open each other's frames, and each contender its own. A rival
+    that is not installed is named and left out.
     """
-    import floor  # built for the benches alone; the names are to be had without it
+    import floor  # built for the benches only, and not needed for the names in this module
 
     ring = frameseal.KeyRing("livekit")
     ring.set_key(KEY)
     pure, aead = PurePython(KEY), AeadAlone(KEY)
-    # The bare AEAD, called as an extension in C would: what cannot be had for less.
+    # The bare AEAD, called as an extension in C would call it: the lower bound.
     common = [Contender(ALONE, aead.encrypt, aead.decrypt), Contender(FLOOR, floor.encrypt, floor.decrypt)]
     livekit = [_ours(ring), Contender(PURE, pure.encrypt, pure.decrypt)]
     related = [*_if_installed(DAVEY, dave_rivals.davey_pair), *_if_installed(DAVE_PY, dave_rivals.dave_py_pair)]
@@ -129,11 +129,11 @@ def _if_installed(name: str, make: Callable[[], dave_rivals.Pair]) -> Iterator[C
     try:
         yield Contender(name, *make(), opens_once=name in (DAVEY, DAVE_PY))
     except ImportError as error:
-        print(f"left out, for it is not installed here: {name} ({error})", file=sys.stderr)
+        print(f"left out because it is not installed: {name} ({error})", file=sys.stderr)
 
 
 def _ours(ring: frameseal.KeyRing) -> Contender:
-    # Without the replay window that SFrame has: a benchmark opens one frame again and again.
+    # Turn the replay window of SFrame off: a benchmark opens one frame again and again.
     return Contender(
         OURS,
         frameseal.Encryptor(ring, "opus").encrypt,

@@ -1,7 +1,7 @@
-"""The rivals that seal frames in Discord's format (DAVE): davey, in Rust, and dave.py, which is libdave, in C++.
+"""The rivals that seal frames in Discord's format (DAVE): davey, in Rust, and dave.py (libdave), in C++.
 
-They take their keys from an MLS group (RFC 9420) that is formed at the word of Discord's server. `Gateway` stands in
-for it: it proposes members, which is all that a group of two in one process needs.
+Their keys come from an MLS group (RFC 9420) that Discord's server forms. `Gateway` stands in for the server. It
+proposes members, and a group of two in one process needs nothing else.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 SENDER, RECEIVER, CHANNEL = 1, 2, 3
 PROTOCOL = 1
 
-Pair = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]  # seals a frame; opens a sealed one, once
+Pair = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]  # seals a frame; opens a sealed frame once
 
 
 def vector(content: bytes) -> bytes:
-    """RFC 9420 section 2.1.2: bytes behind their length, as a QUIC integer."""
+    """Return *content* after its length as a QUIC integer (RFC 9420 section 2.1.2)."""
     if len(content) < 1 << 6:
         return len(content).to_bytes(1) + content
     return (1 << 14 | len(content)).to_bytes(2) + content
@@ -33,7 +33,7 @@ class Gateway:
         self.identity = vector(public) + basic
 
     def propose(self, key_package: bytes) -> bytes:
-        """Return a list of one proposal: to add the owner of the key package."""
+        """Return a list with one proposal, which adds the owner of the key package."""
         version_and_wire_format = b"\0\1\0\1"  # MLS 1.0, PublicMessage
         first_epoch, external, proposal, add = bytes(8), b"\2" + bytes(4), b"\2", b"\0\1"
         content = version_and_wire_format + vector(CHANNEL.to_bytes(8)) + first_epoch + external + vector(b"")

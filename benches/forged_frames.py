@@ -1,16 +1,17 @@
-"""What a forger can buy: the cost of a thousand forged frames, by ratchet window and kind of key.
+"""Measures the cost of a thousand forged frames, by ratchet window and kind of key.
 
     python benches/forged_frames.py [--size 1000] [--frames 1000]
 
-Each frame has the right length, key id and layout, and a wrong tag; each is new. One thousand of them in a second is
-twenty times the rate of a voice. Everything that such frames lead to is counted: the AEAD under every key in the
-window, and the steps that `derive_ratchet_step` is asked for, here in a thread as an application would have it.
+Each frame is new. It has the right length, key id and layout, and a wrong tag. A thousand frames a second are twenty
+times the rate of a voice. The cost includes the AEAD under every key in the window, and the steps that
+`derive_ratchet_step` derives. These run in a thread here, as in an application.
 
 A second table is the same attack on a call: an `E2EEManager` on an event loop, a thousand frames in each of five
-seconds, with all that it does about them (states, diagnoses, derivations in threads).
+seconds, with all its reactions (states, diagnoses, derivations in threads).
 
 Columns: CPU of the whole process for the first thousand frames and for the next (ms per 1,000 frames, so ms per second
-at that rate); what deriving took of the first (ms); the longest that one frame held up its decoder thread (ms).
+at that rate); the share of the first that was derivation (ms); the longest time that one frame held its decoder thread
+(ms).
 """
 
 import argparse
@@ -25,12 +26,12 @@ PASSPHRASE, RAW = "a passphrase of no consequence", bytes(range(32))
 
 
 def forged(count: int, size: int) -> list[bytes]:
-    """Frames of *size* bytes that nobody sealed."""
+    """Return frames of *size* bytes that nobody sealed."""
     return [b"\x78" + os.urandom(size - 15) + b"\x0c\x00" for _ in range(count)]
 
 
 def attack(decryptor: frameseal.Decryptor, frames: list[bytes]) -> tuple[float, float]:
-    """Return the CPU time of a pass over *frames*, and the longest time that one took, both in ms."""
+    """Return the CPU time of a pass over *frames*, and the longest time of one frame, both in ms."""
     longest = 0.0
     cpu = time.process_time()
     for frame in frames:
@@ -43,7 +44,7 @@ def attack(decryptor: frameseal.Decryptor, frames: list[bytes]) -> tuple[float, 
 
 
 def derive_all(ring: frameseal.KeyRing) -> float:
-    """Do what the frames have asked for, in a thread of its own; return its CPU time in ms."""
+    """Derive the pending ratchet steps in a thread, and return its CPU time in ms."""
     spent = []
 
     def work() -> None:
@@ -77,12 +78,12 @@ async def attack_a_call(key: str | bytes, size: int, seconds: int) -> list[float
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description="What a thousand forged frames cost.")
+    parser = argparse.ArgumentParser(description="Measures the cost of a thousand forged frames.")
     parser.add_argument("--size", type=int, default=1000, help="bytes of a frame (%(default)s)")
     parser.add_argument("--frames", type=int, default=1000, help="frames in a pass (%(default)s)")
     arguments = parser.parse_args()
 
-    print("| key | window | first 1,000 (ms CPU) | of it deriving | next 1,000 (ms CPU) | worst frame (ms) |")
+    print("| key | window | first 1,000 (ms CPU) | derivation | next 1,000 (ms CPU) | worst frame (ms) |")
     print("|---|---|---|---|---|---|")
     for kind in ("raw (HKDF)", "passphrase (PBKDF2)"):
         for window in (0, 8, 16):
@@ -107,7 +108,7 @@ def main() -> None:
                 f"| {following * scale:.1f} | {worst:.2f} |"
             )
 
-    print("\nA call, window 16, CPU in each second (ms), the loop's own 1,000 turns included:")
+    print("\nA call, window 16, CPU in each second (ms), including the loop's own 1,000 turns:")
     for kind, key in (("raw (HKDF)", RAW), ("passphrase (PBKDF2)", PASSPHRASE)):
         spent = asyncio.run(attack_a_call(key, arguments.size, seconds=5))
         print(f"  {kind}: {', '.join(f'{each:.0f}' for each in spent)}")

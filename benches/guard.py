@@ -1,9 +1,9 @@
-"""Notices when one frame has become much slower: ratios to the rivals of the same run, with a wide margin.
+"""Fails when one frame has become much slower: it compares ratios to the rivals of the same run, with a wide margin.
 
 python benches/guard.py
 
-Never absolute times: machines differ, and are shared. The margins are half as much again as what is measured on a busy
-machine, so that what trips them is a copy, a lock or a lookup too many and not a neighbour.
+It never compares absolute times: machines differ, and are shared. The margins are one and a half times what a busy
+machine measures. So an additional copy, lock or look-up exceeds them, and a busy neighbour does not.
 """
 
 import statistics
@@ -16,21 +16,21 @@ import table
 from contenders import DIRECTIONS, FLOOR, OURS, PURE, frame_of, races
 
 ROUNDS = 40
-# By size in bytes: so many times the floor at the most, and so many times as fast as pure Python at the least.
-MOST_OVER_FLOOR = {120: 2.5, 1_200: 2.0, 20_000: 1.5}
-LEAST_OVER_PURE = {120: 2.5, 1_200: 2.0, 20_000: 1.2}
+# By size in bytes: the maximum of times the floor, and the minimum of times as fast as pure Python.
+MAX_OVER_FLOOR = {120: 2.5, 1_200: 2.0, 20_000: 1.5}
+MIN_OVER_PURE = {120: 2.5, 1_200: 2.0, 20_000: 1.2}
 
 Medians = dict[str, float]  # by contender, ns per frame
 
 
 def faults(what: str, size: int, medians: Medians) -> list[str]:
-    """Return what is slower than it may be, a sentence each."""
+    """Return a sentence for each limit that is exceeded."""
     over, faster = medians[OURS] / medians[FLOOR], medians[PURE] / medians[OURS]
     found = []
-    if over > MOST_OVER_FLOOR[size]:
-        found.append(f"{what}: {over:.2f} times the floor, {MOST_OVER_FLOOR[size]} at the most")
-    if faster < LEAST_OVER_PURE[size]:
-        found.append(f"{what}: {faster:.2f} times as fast as pure Python, {LEAST_OVER_PURE[size]} at the least")
+    if over > MAX_OVER_FLOOR[size]:
+        found.append(f"{what}: {over:.2f} times the floor, maximum {MAX_OVER_FLOOR[size]}")
+    if faster < MIN_OVER_PURE[size]:
+        found.append(f"{what}: {faster:.2f} times as fast as pure Python, minimum {MIN_OVER_PURE[size]}")
     return found
 
 
@@ -39,11 +39,11 @@ def main() -> int:
     console = Console()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         field = races()
-        task = progress.add_task("comparing", total=len(field) * len(DIRECTIONS) * len(MOST_OVER_FLOOR))
+        task = progress.add_task("comparing", total=len(field) * len(DIRECTIONS) * len(MAX_OVER_FLOOR))
         for race, contenders in field.items():
             rivals = [one for one in contenders if one.name in (OURS, PURE, FLOOR)]
             for direction in DIRECTIONS:
-                for size in MOST_OVER_FLOOR:
+                for size in MAX_OVER_FLOOR:
                     times = table.interleaved(rivals, direction, frame_of(size), ROUNDS)
                     medians = {name: statistics.median(runs) for name, runs in times.items()}
                     what = f"{race}, {direction} {size:,} B"
@@ -52,7 +52,7 @@ def main() -> int:
                     found += faults(what, size, medians)
                     progress.advance(task)
     for fault in found:
-        console.print(f"slower than it may be: {fault}", style="red")
+        console.print(f"too slow: {fault}", style="red")
     return 1 if found else 0
 
 

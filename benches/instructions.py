@@ -1,10 +1,10 @@
-"""Instructions that one frame of 120 B takes: the figure without noise, counted by callgrind.
+"""Counts the instructions of one frame of 120 B with callgrind: a figure without noise.
 
     python benches/instructions.py [--frames 2000]
 
-Each case runs twice under valgrind, for few and for many frames; what the second takes more, by the frame, is the cost
-of one. Start, imports and keys are in both. Valgrind has neither VAES nor AVX-512, so AWS-LC takes another path under
-it than on a machine that does: what counts is ours less the floor, which is all that frameseal adds to the AEAD.
+Each case runs twice under valgrind, for few frames and for many. The difference per frame is the cost of one frame;
+start, imports and keys are in both runs. Valgrind has neither VAES nor AVX-512, so AWS-LC takes another path under it
+than on a machine with both. Compare the difference to the floor: it is what frameseal adds to the AEAD.
 """
 
 import argparse
@@ -31,7 +31,7 @@ DIRECTIONS = ("encrypt", "decrypt")
 
 
 def child(who: str, direction: str, frames: int) -> None:
-    """Take so many frames, and nothing else that depends on how many. What valgrind watches."""
+    """Seal or open *frames* frames under valgrind. Nothing else here depends on their number."""
     frame = b"\x78" + bytes(range(1, SIZE))
     if who == FLOOR:
         import floor
@@ -45,7 +45,7 @@ def child(who: str, direction: str, frames: int) -> None:
         ring.sending_key_id = 1
         encrypt = frameseal.Encryptor(ring, "opus").encrypt
         decrypt = frameseal.Decryptor(ring, "opus", replay_window=0).decrypt
-        for _ in range(256):  # from here to the last frame an SFrame's counter keeps its length
+        for _ in range(256):  # from here on the counter of an SFrame keeps its length
             encrypt(frame)
     call, argument = (encrypt, frame) if direction == "encrypt" else (decrypt, encrypt(frame))
     for _ in itertools.repeat(None, frames):
@@ -53,11 +53,11 @@ def child(who: str, direction: str, frames: int) -> None:
 
 
 def count(who: str, direction: str, frames: int) -> int:
-    """Return the instructions of a process that takes so many frames."""
+    """Return the instructions of a process that seals or opens *frames* frames."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={Path(folder) / 'out'}", sys.executable]
         command += [__file__, "--child", who, direction, str(frames)]
-        # Hashes by chance would make dictionaries, and so the count, differ from run to run.
+        # Fix the hash seed: random hashes would change dictionaries, and so the count, from run to run.
         environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
     collected = re.search(r"Collected : (\d+)", done.stderr)
@@ -68,7 +68,7 @@ def count(who: str, direction: str, frames: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=2_000, help="more in the second run than in the first")
+    parser.add_argument("--frames", type=int, default=2_000, help="additional frames in the second run")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     record.add_output(parser, "instructions")
     arguments = parser.parse_args()

@@ -1,11 +1,11 @@
-"""How long one frame takes beside busy Python threads: p50, p99 and p99.9 of `encrypt`, in microseconds.
+"""Measures the time of one frame beside busy Python threads: p50, p99 and p99.9 of `encrypt`, in microseconds.
 
     python benches/latency.py [--seconds 2]
 
-A sender's thread seals a frame, sleeps for a moment as one that waits for its encoder does, and seals the next. It is
-the call alone that is timed, not the wait for the GIL in front of it, which the interpreter's switch interval decides.
-From 64 KiB on the GIL is given away during the AEAD, and has to be won back: the last column shows at what price. The
-second table shows what it buys: the throughput of one, two and four threads that do nothing but seal.
+A sender's thread seals a frame, sleeps for a moment as if it waited for its encoder, and seals the next. Only the call
+is timed. The wait for the GIL before it depends on the interpreter's switch interval. From 64 KiB on the GIL is
+released during the AEAD and must be acquired again; the last column shows the price. The second table shows the gain:
+the throughput of one, two and four threads that only seal.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def busy(stop: threading.Event) -> None:
 
 
 def latencies(size: int, threads: int, seconds: float) -> list[int]:
-    """Return the time of each call, ns, ascending."""
+    """Return the times of all calls in ns, ascending."""
     ring = frameseal.KeyRing("livekit")
     ring.set_key(bytes(range(32)))
     encrypt, frame = frameseal.Encryptor(ring, "opus").encrypt, bytes(size)
@@ -60,7 +60,7 @@ def latencies(size: int, threads: int, seconds: float) -> list[int]:
 
 
 def throughput(size: int, threads: int, seconds: float) -> float:
-    """Return GB/s of so many threads, each with a track of its own."""
+    """Return GB/s of *threads* threads, each with its own track."""
     ring = frameseal.KeyRing("livekit")
     ring.set_key(bytes(range(32)))
     frame, counts = bytes(size), [0] * threads
@@ -97,7 +97,7 @@ def main() -> int:
         task = progress.add_task("sealing", total=len(BUSY) * len(SIZES) + len(BULK_THREADS) * len(BULK_SIZES))
         for threads in BUSY:
             for size in SIZES:
-                # Beside busy threads a frame has to wait some 5 ms for its turn: more time for as many frames.
+                # Beside busy threads a frame waits some 5 ms for the GIL, so the same number of frames takes longer.
                 taken = latencies(size, threads, seconds * (1 + 4 * min(threads, 1)))
                 shares = {f"p{100 * share:g}": taken[int(len(taken) * share)] / 1000 for share in SHARES}
                 waits.setdefault(threads, {})[size] = shares | {"frames": len(taken)}

@@ -1,11 +1,11 @@
-"""A process with 500 incoming participants: how much of a core their sealed frames take, and how long the worst ones.
+"""Measures a process with 500 incoming participants: their share of a core, and the slowest frames.
 
     python benches/participants.py [--participants 500] [--rounds 8]
 
-Each sends Opus, 50 frames of 120 B a second; 20 of them send video too, 30 frames of 6 kB a second. Their frames go
-through the transforms that the hook calls (key ring, states, counters), in the order of time: every participant in
-turn, so that each frame finds the caches as a call would leave them. Nothing is sent or decoded; what the transport and
-the codecs cost is not in it.
+Each participant sends Opus, 50 frames of 120 B a second. 20 of them also send video, 30 frames of 6 kB a second. Their
+frames pass the transforms that the hook calls (key ring, states, counters), in the order of time. Each participant's
+turn follows all others, so each frame finds the caches as a call leaves them. Nothing is sent or decoded: transport and
+codecs are not included.
 """
 
 import argparse
@@ -26,20 +26,20 @@ from frameseal import E2EEManager, Encryptor, KeyProvider, Profile
 AUDIO, AUDIO_RATE = b"\x78" + bytes(119), 50  # Opus, frames a second
 VIDEO, VIDEO_RATE = b"\x01" + bytes(5_999), 30  # VP8
 VIDEOS = 20
-ONE_CALL = 0.49  # CPU seconds a second that one aiortc call, 720p30 VP8 and Opus, was measured to take in all
+ONE_CALL = 0.49  # measured CPU seconds per second of one aiortc call, 720p30 VP8 and Opus
 
 Step = tuple[object, bytes]  # a transform's method and the frame for it
 
 
 def second(profile: str, participants: int, own_keys: bool) -> tuple[list[Step], E2EEManager, int]:
-    """Return one second of sealed media in its order, who opens it, and the bytes that a participant takes."""
+    """Return one second of sealed media in its order, the manager that opens it, and the bytes per participant."""
     ours = KeyProvider()
     names = [f"participant {number}" for number in range(participants)]
     keys = {name: os.urandom(32) for name in names} if own_keys else {}
     ours.set_shared_key(bytes(range(32)))
     sealed = []
     for name in names:
-        theirs = KeyProvider()  # each participant's own: under one SFrame key each seals under a KID of their own
+        theirs = KeyProvider()  # one provider each: under a shared SFrame key each sender draws its own KID
         theirs.set_shared_key(bytes(range(32)))
         if own_keys:
             theirs.set_key(name, keys[name])
@@ -96,15 +96,15 @@ def main() -> int:
                     opens(sealed)
                     worst[room].append(clock() - begun)
                 progress.advance(task)
-    table = Table(title=f"{arguments.participants} voices and {VIDEOS} videos coming in: one second of them")
-    for column in ("keys", "of a core", "ns per frame", "p99, us", "p99.9, us", "kB a participant"):
+    table = Table(title=f"{arguments.participants} incoming voices and {VIDEOS} videos: one second of them")
+    for column in ("keys", "of a core", "ns per frame", "p99, us", "p99.9, us", "kB per participant"):
         table.add_column(column, justify="left" if column == "keys" else "right")
     found = {}
     for room, (steps, _, took) in made.items():
         profile, own = room
         share, times = statistics.median(shares[room]), sorted(worst[room])
         p99, p999 = (times[int(len(times) * part)] / 1000 for part in (0.99, 0.999))
-        name = f"{profile}, {'a key each' if own else 'one for all'}"
+        name = f"{profile}, {'a key per participant' if own else 'a shared key'}"
         each = share / len(steps) * 1e9
         table.add_row(name, f"{share:.2%}", f"{each:,.0f}", f"{p99:.1f}", f"{p999:.1f}", f"{took / 1000:.1f}")
         found[name] = {"of_a_core": share, "ns": each, "p99_us": p99, "p99.9_us": p999, "bytes": took}
@@ -113,8 +113,8 @@ def main() -> int:
     frame = statistics.median(shares[rooms[0]]) / len(steps)
     frames = 2 * (AUDIO_RATE + VIDEO_RATE)
     Console().print(
-        f"One call, 720p30 and Opus, has {frames} such frames a second: {frames * frame * 1e6:.0f} us for the "
-        f"transforms, {frames * frame / ONE_CALL:.3%} of what such a call takes in aiortc."
+        f"One call, 720p30 and Opus, has {frames} of these frames a second: {frames * frame * 1e6:.0f} us for the "
+        f"transforms, {frames * frame / ONE_CALL:.3%} of the CPU time of the call in aiortc."
     )
     record.write(arguments.output, participants=arguments.participants, videos=VIDEOS, rooms=found)
     return 0

@@ -1,13 +1,13 @@
-"""What encryption adds to a whole call: CPU of a 720p30 VP8 and Opus call of aiortc, attached and not, in one run.
+"""Measures what encryption adds to a whole call: CPU of a 720p30 VP8 and Opus call of aiortc, attached and not.
 
     python benches/pipeline.py [--rounds 14] [--seconds 4]
 
-Two calls in one process, each one way over loopback, take turns: seconds of media through one, then the same through
-the other, the first of a round being the second of the next. Of each round the ratio counts. The call that is not
-attached was set up before the hook was in, so that nothing of frameseal is in its way.
+Two calls in one process, each one way over loopback, take turns: seconds of media through one call, then the same
+through the other, in alternating order. The result is the ratio of each round. The call that is not attached was set up
+before the hook was installed, so nothing of frameseal affects it.
 
-A codec's own noise hides what is below a per cent. So in more rounds of the attached call the added work itself is
-timed, in CPU time of its threads: what of it is cipher and what is glue, per frame and as a share of the call.
+A codec's own noise hides differences below one per cent. So further rounds of the attached call time the added work
+itself, in CPU time of its threads: cipher and glue, per frame and as a share of the call.
 """
 
 import argparse
@@ -30,15 +30,15 @@ from call import AUDIO_RATE, VIDEO_RATE, Call, pictures, sounds
 from stopwatch import Stopwatch, clock
 
 WARM_UP = 1.0  # s
-MOST_ADDED = 0.01  # of the call's CPU
+MAX_ADDED = 0.01  # of the call's CPU
 RATES = {"video": VIDEO_RATE, "audio": AUDIO_RATE}
-# What is read off the clock, in turns of their own where one is inside the other: reading it would be work for that.
-# While the receiver's is read nothing is decoded, which spoils the pictures: it comes last.
+# Parts to time, by turn. Parts inside each other have turns of their own, since reading the clock adds to the outer
+# part. Timing the receiver decodes nothing, which spoils the pictures, so its turn is last.
 READ = (("seal", "decrypt", "guard"), ("encrypt", "pack again"), ("sender", "receiver"))
 
 
 async def plain_call(video: list, audio: list) -> Call:
-    """Set up a call without frameseal. Has to come before the hook is in."""
+    """Set up a call without frameseal. Call it before the hook is installed."""
     assert "frameseal.aiortc" not in sys.modules
     original = aiortc.RTCRtpSender._next_encoded_frame
     call = Call(video, audio)
@@ -48,8 +48,8 @@ async def plain_call(video: list, audio: list) -> Call:
         _next_encoded_frame = original
 
     for sender in call.sending.getSenders():
-        sender.__class__ = Unhooked  # the hook's guard is on the class, for every sender that there is
-    await call.play(WARM_UP)  # makes encoders and decoders, too
+        sender.__class__ = Unhooked  # the hook's guard is on the class, for every sender
+    await call.play(WARM_UP)  # also makes encoders and decoders
     return call
 
 
@@ -139,7 +139,7 @@ async def measure(rounds: int, apart: int, seconds: float, progress: Progress) -
     return {
         "cpu_s_per_s": {name: statistics.median(runs) for name, runs in spent.items()},
         "added": statistics.median(added),
-        # of the median, for so many ratios as scattered as these
+        # of the median
         "added_standard_error": 1.25 * statistics.stdev(added) / len(added) ** 0.5 if len(added) > 1 else None,
         "added_by_round": added,
         "frames_decoded": decoded,
@@ -153,10 +153,10 @@ def split(watch: Stopwatch) -> dict[str, dict[str, float]]:
     for kind in RATES:
         read = {part: watch.spent(part, kind) / 1e3 for parts in READ for part in parts}
         if not all(read.values()):
-            raise SystemExit(f"no {kind} passed the hook: nothing was measured")
+            raise SystemExit(f"no {kind} passed the hook, so nothing was measured")
         found[kind] = {
             "sender: encrypt": read["encrypt"],
-            "sender: join the payloads, mark the new": read["seal"] - read["encrypt"] - read["pack again"],
+            "sender: join payloads, mark sealed ones": read["seal"] - read["encrypt"] - read["pack again"],
             "sender: pack again": read["pack again"],
             "sender: proxy and counters": read["sender"] - read["seal"],
             "sender: guard, on the loop": read["guard"],
@@ -167,11 +167,11 @@ def split(watch: Stopwatch) -> dict[str, dict[str, float]]:
 
 
 def show(console: Console, found: dict[str, Any]) -> dict[str, float]:
-    """Print the tables; return the shares of the call's CPU that cipher and glue take."""
+    """Print the tables, and return the shares of cipher and glue in the call's CPU."""
     whole, each = found["cpu_s_per_s"], found["us_per_frame"]
     error = found["added_standard_error"]
     table = Table(title="a call, 720p30 VP8 and Opus, one way: CPU seconds a second")
-    for name in ("not attached", "attached", "added (median of rounds)", "noise of that"):
+    for name in ("not attached", "attached", "added (median of rounds)", "its noise"):
         table.add_column(name, justify="right")
     noise = "one round" if error is None else f"± {error:.2%}"
     table.add_row(f"{whole['plain']:.4f}", f"{whole['sealed']:.4f}", f"{found['added']:+.2%}", noise)
@@ -203,10 +203,10 @@ def show(console: Console, found: dict[str, Any]) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=14, help="of both calls, compared")
-    parser.add_argument("--apart", type=int, default=2, help="of the attached call, with its parts timed")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of media in a turn")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 where the added work is above its target")
+    parser.add_argument("--rounds", type=int, default=14, help="rounds of both calls, to compare")
+    parser.add_argument("--apart", type=int, default=2, help="rounds of the attached call with its parts timed")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of media in a turn")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if the added work exceeds its target")
     record.add_output(parser, "pipeline")
     arguments = parser.parse_args()
     console = Console()
@@ -215,8 +215,8 @@ def main() -> int:
         found = asyncio.run(run)
     shares = show(console, found)
     record.write(arguments.output, **found, shares=shares)
-    if shares["all"] > MOST_ADDED:
-        console.print(f"misses its target: {shares['all']:.2%} added, {MOST_ADDED:.0%} at the most", style="red")
+    if shares["all"] > MAX_ADDED:
+        console.print(f"misses its target: {shares['all']:.2%} added, maximum {MAX_ADDED:.0%}", style="red")
         return 1 if arguments.strict else 0
     return 0
 

@@ -1,4 +1,4 @@
-"""The picture of a table: how many times the floor's time one frame takes, by size and contender.
+"""Draws the picture of a table: the time of one frame in times the floor, by size and contender.
 
 python benches/plot.py [RESULTS.json [PICTURE.png]]
 """
@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 from contenders import ALONE, DAVE_PY, FLOOR, OURS, PURE, SFRAME_RS, WRTC
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SCALE = 2  # drawn at twice its size and scaled down, which smooths every edge
+SCALE = 2  # the picture is drawn at twice its size and scaled down, which smooths edges
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, GUTTER = 1180, 420, 70, 86, 64, 330
 TICKS = (1, 1.5, 2, 3, 5, 8, 12)
 INK, DIM, FAINT, PAPER = (28, 33, 43), (105, 114, 130), (222, 226, 233), (255, 255, 255)
-# davey is not drawn: at 10 to 90 times the floor it would leave the others no room.
+# davey is not drawn: at 10 to 90 times the floor it would flatten all other lines.
 COLOURS = {
     OURS: (20, 110, 220),
     PURE: (214, 84, 60),
@@ -69,7 +69,7 @@ def draw(results: dict) -> Image.Image:
                 text((left + step * steps, HEIGHT - BOTTOM + 16), f"{int(size):,} B", 11, DIM, "mm")
             for name, colour in COLOURS.items():
                 if any(name not in medians for medians in by_size.values()):
-                    continue  # of the other race, or not installed where this was measured
+                    continue  # the contender is in the other race, or was not installed
                 points = [(left + n * steps, at_ratio(ratio)) for n, ratio in enumerate(ratios(by_size, name))]
                 for from_, to in itertools.pairwise(points):
                     pieces = 1 if profile == "livekit" else 12

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: results/QUESTION.json, with the machine that the figures are of."""
+"""Writes the figures of a benchmark to results/QUESTION.json, together with the machine."""
 
 import json
 import platform
@@ -12,13 +12,15 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def add_output(parser: ArgumentParser, question: str) -> None:
-    """Give a benchmark its argument for where the figures go."""
+    """Add the argument --output, the file of the figures."""
     default = RESULTS / f"{question}.json"
-    parser.add_argument("--output", type=Path, default=default, help=f"{question}.json in benches/results if not given")
+    parser.add_argument(
+        "--output", type=Path, default=default, help=f"file of the figures (default: benches/results/{question}.json)"
+    )
 
 
 def write(path: Path, **figures: object) -> dict:
-    """Write the figures, and return all that was written."""
+    """Write the figures and the machine, and return both."""
     machine = {
         "frameseal": frameseal.__version__,
         "python": platform.python_version(),
@@ -31,6 +33,6 @@ def write(path: Path, **figures: object) -> dict:
 
 
 def cpu() -> str:
-    """Return the processor's name, where the system tells it."""
+    """Return the processor's name, or "unknown" if the system does not report it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,7 +1,7 @@
-"""Who frameseal is measured against.
+"""The rivals in Python.
 
-`PurePython` is what a careful Python developer would write over `cryptography`: the same format as our ``livekit``
-profile, with everything that can be kept (the AESGCM object, the IV prefix, the trailer) kept.
+`PurePython` is the class that a careful Python developer would write over `cryptography`, for the format of our
+``livekit`` profile. It keeps everything that can be kept: the AESGCM object, the IV prefix, the trailer.
 """
 
 import os
@@ -24,7 +24,7 @@ def clear_len(codec: str, frame: bytes) -> int:
 
 
 class PurePython:
-    """Seals and opens frames in the trailer format, with the duties of ours: codec, key ring, errors, counters."""
+    """Seals and opens frames in the trailer format, with frameseal's duties: codec, key ring, errors, counters."""
 
     def __init__(self, raw_key: bytes, key_id: int = 0, codec: str = "opus") -> None:
         key = HKDF(SHA256(), 16, SALT, bytes(128)).derive(raw_key)
@@ -62,7 +62,7 @@ class PurePython:
 
 
 class PurePythonSframe:
-    """Seals and opens RFC 9605 SFrames, AES_128_GCM_SHA256_128, with derived keys and header parts kept."""
+    """Seals and opens RFC 9605 SFrames, AES_128_GCM_SHA256_128, and keeps derived keys and header parts."""
 
     def __init__(self, base_key: bytes, kid: int = 1) -> None:
         def derive(label: bytes, length: int) -> bytes:
@@ -101,7 +101,7 @@ class PurePythonSframe:
 
 
 class AeadAlone:
-    """`cryptography`'s AES-GCM and nothing around it: no key ring, no trailer, no new IV."""
+    """Calls `cryptography`'s AES-GCM only: no key ring, no trailer, no new IV."""
 
     def __init__(self, raw_key: bytes) -> None:
         self._aead = AESGCM(raw_key[:16])
@@ -115,7 +115,7 @@ class AeadAlone:
 
 
 def wrtc_pair(base_key: bytes, kid: int) -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
-    """What seals and opens SFrames in PyPI's wrtc: libwebrtc's transforms, which work without a connection, too."""
+    """Return the SFrame transforms of PyPI's wrtc (libwebrtc), which work without a connection."""
     import wrtc
 
     suite = 4  # AES_128_GCM_SHA256_128

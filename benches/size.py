@@ -1,9 +1,9 @@
-"""How large, and how fast to start: import time, what a wheel weighs, memory of rings, keys and cryptors.
+"""Measures size and start: import time, size of a wheel, memory of rings, keys and cryptors.
 
     python benches/size.py [--rounds 30]
 
-Import time is that of a new interpreter with `import frameseal`, less that of one without, interleaved. The weight is
-that of the package's files, compressed as a wheel has them. Memory is what a process grows by for each of many.
+Import time is the time of a new interpreter with `import frameseal`, less that of one without, interleaved. The size is
+that of the package's files, compressed as in a wheel. Memory is the growth of a process for each of many objects.
 """
 
 import argparse
@@ -26,12 +26,12 @@ import record
 from participants import resident
 
 PACKAGE = Path(frameseal.__file__).parent
-MOST_IMPORT_MS, MOST_WHEEL_BYTES = 30.0, 3_000_000
+MAX_IMPORT_MS, MAX_WHEEL_BYTES = 30.0, 3_000_000
 MANY = 4_000
 
 
 def wheel_bytes() -> int:
-    """Return what the package's files take in a wheel, which is a zip."""
+    """Return the compressed size of the package's files, as in a wheel, which is a zip."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as wheel:
         for path in sorted(PACKAGE.rglob("*")):
@@ -47,7 +47,7 @@ def start_ms(code: str) -> float:
 
 
 def import_ms(rounds: int, done: Callable[[], object]) -> tuple[float, float]:
-    """Return the medians of starting an interpreter, and of what the import adds."""
+    """Return the medians of an interpreter's start, and of the time that the import adds."""
     bare, added = [], []
     for _ in range(rounds):
         bare.append(start_ms("pass"))
@@ -57,8 +57,8 @@ def import_ms(rounds: int, done: Callable[[], object]) -> tuple[float, float]:
 
 
 def memory(many: int) -> dict[str, float]:
-    """Return the bytes that a process grows by for each."""
-    held = []  # what is freed would be room for what comes next
+    """Return the growth of the process in bytes, per object."""
+    held = []  # keeps all objects: freed memory would be reused for the next
 
     def grown(make: Callable[[], object]) -> float:
         made = [None] * many
@@ -99,17 +99,17 @@ def main() -> int:
     table = Table(title="size and start")
     table.add_column("")
     table.add_column("measured", justify="right")
-    table.add_column("at the most", justify="right")
+    table.add_column("maximum", justify="right")
     table.add_row(
-        f"import frameseal, beside {bare:.1f} ms of Python's start", f"{added:.1f} ms", f"{MOST_IMPORT_MS:g} ms"
+        f"import frameseal, beside {bare:.1f} ms of Python's start", f"{added:.1f} ms", f"{MAX_IMPORT_MS:g} ms"
     )
-    table.add_row("a wheel", f"{weight / 1e6:.2f} MB", f"{MOST_WHEEL_BYTES / 1e6:g} MB")
+    table.add_row("a wheel", f"{weight / 1e6:.2f} MB", f"{MAX_WHEEL_BYTES / 1e6:g} MB")
     for what, each in taken.items():
         table.add_row(what, f"{each:,.0f} B", "")
     console = Console()
     console.print(table)
     record.write(arguments.output, start_ms=bare, import_ms=added, wheel_bytes=weight, bytes_each=taken)
-    if added > MOST_IMPORT_MS or weight > MOST_WHEEL_BYTES:
+    if added > MAX_IMPORT_MS or weight > MAX_WHEEL_BYTES:
         console.print("misses its target", style="red")
     return 0
 

@@ -1,4 +1,4 @@
-"""The table: every contender on the same frames, round-robin in one process, so that noise hits all alike.
+"""Prints the table: every contender on the same frames, round-robin in one process, so that noise affects all alike.
 
 python benches/table.py [--rounds 60]           about 60 s; writes benches/results/latest.json and its picture
 """
@@ -16,12 +16,12 @@ import plot
 import record
 from contenders import DIRECTIONS, FLOOR, OURS, PURE, SFRAME_RS, SIZES, Field, frame_of, races
 
-BLOCK_NS = 2_000_000  # one contender runs so long before the next has its turn
-# What we hold ourselves to, by size in bytes: so many times the floor at the most, and so many times as fast as the
-# pure-Python class at the least.
-MOST_OVER_FLOOR = {120: 1.5, 1_200: 1.3, 6_000: 1.15, 20_000: 1.1, 100_000: 1.05}
-LEAST_OVER_PURE = {120: 6.0, 1_200: 4.0, 6_000: 2.5, 20_000: 1.9, 100_000: 1.45}
-MOST_BYTES_BESIDE_SFRAME_RS = 20_000  # up to here faster from Python than sframe-rs natively
+BLOCK_NS = 2_000_000  # length of one contender's turn
+# The targets, by size in bytes: the maximum of times the floor, and the minimum of times as fast as the pure-Python
+# class.
+MAX_OVER_FLOOR = {120: 1.5, 1_200: 1.3, 6_000: 1.15, 20_000: 1.1, 100_000: 1.05}
+MIN_OVER_PURE = {120: 6.0, 1_200: 4.0, 6_000: 2.5, 20_000: 1.9, 100_000: 1.45}
+MAX_BYTES_BESIDE_SFRAME_RS = 20_000  # up to this size faster from Python than sframe-rs natively
 
 Results = dict[str, dict[int, dict[str, float]]]  # direction, size, contender: median ns per frame
 
@@ -29,7 +29,7 @@ Results = dict[str, dict[int, dict[str, float]]]  # direction, size, contender: 
 def interleaved(
     field: Field, direction: str, frame: bytes, rounds: int, done: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
-    """Return ns per frame of each contender and round; *done* is called after each round."""
+    """Return ns per frame of each contender and round. Calls *done* after each round."""
     jobs: dict[str, tuple[Callable[[int], float], int]] = {}
     for contender in field:
         run = contender.timer(direction, frame)
@@ -54,7 +54,7 @@ def measure(race: str, field: Field, rounds: int, progress: Progress) -> Results
 
 
 def show(console: Console, race: str, results: Results, rounds: int) -> list[str]:
-    """Print a table per direction; return what falls short."""
+    """Print a table per direction, and return a sentence for each missed target."""
     short = []
     for direction, by_size in results.items():
         names = list(next(iter(by_size.values())))
@@ -71,21 +71,21 @@ def show(console: Console, race: str, results: Results, rounds: int) -> list[str
         console.print(table)
         for size, medians in by_size.items():
             what = f"{race}, {direction} {size:,} B"
-            over, most = medians[OURS] / medians[FLOOR], MOST_OVER_FLOOR[size]
-            faster, least = medians[PURE] / medians[OURS], LEAST_OVER_PURE[size]
-            if over > most:
-                short.append(f"{what}: {over:.3f}x the floor, {most}x wanted")
-            if faster < least:
-                short.append(f"{what}: {faster:.2f}x as fast as pure Python, {least}x wanted")
+            over, max_over = medians[OURS] / medians[FLOOR], MAX_OVER_FLOOR[size]
+            faster, min_faster = medians[PURE] / medians[OURS], MIN_OVER_PURE[size]
+            if over > max_over:
+                short.append(f"{what}: {over:.3f}x the floor, target {max_over}x")
+            if faster < min_faster:
+                short.append(f"{what}: {faster:.2f}x as fast as pure Python, target {min_faster}x")
             native = medians.get(SFRAME_RS)
-            if native is not None and size <= MOST_BYTES_BESIDE_SFRAME_RS and medians[OURS] >= native:
-                short.append(f"{what}: {medians[OURS] / native:.2f}x sframe-rs called natively, below 1 wanted")
+            if native is not None and size <= MAX_BYTES_BESIDE_SFRAME_RS and medians[OURS] >= native:
+                short.append(f"{what}: {medians[OURS] / native:.2f}x sframe-rs called natively, target below 1x")
     return short
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strict", action="store_true", help="exit with 1 where a target does not hold")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--rounds", type=int, default=60)
     record.add_output(parser, "latest")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""One frame through each contender, for pytest-benchmark: `make bench`, or `pytest benches --benchmark-compare`."""
+"""Runs one frame per contender, for pytest-benchmark (`make bench`, or `pytest benches --benchmark-compare`)."""
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -9,7 +9,7 @@ CONTENDERS = {
     f"{race}: {contender.name}": contender
     for race, field in races().items()
     for contender in field
-    if isinstance(contender, Contender)  # and not what is called without Python
+    if isinstance(contender, Contender)  # a Native is called without Python
 }
 
 

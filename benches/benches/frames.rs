@@ -1,5 +1,5 @@
-//! One frame through the core, beside the bare AEAD of the same library: what key ring, codec and trailer cost. And one
-//! SFrame, beside sframe-rs.
+//! Measures one frame through the core beside the bare AEAD of the same library: the difference is the cost of key
+//! ring, codec and trailer. Measures one SFrame beside sframe-rs.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;
@@ -30,7 +30,7 @@ fn frame(codec: Codec, size: usize) -> Vec<u8> {
     frame
 }
 
-/// The limit: the AEAD alone, into a buffer that is there already.
+/// Measures the limit: the AEAD alone, into an existing buffer.
 fn bare(c: &mut Criterion) {
     let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &[7; 16]).unwrap());
     let mut group = c.benchmark_group("bare AEAD");
@@ -81,13 +81,13 @@ fn frames(c: &mut Criterion) {
     }
 }
 
-/// SFrames, AES_128_GCM_SHA256_128: each makes a new frame of its own, and sframe-rs is lent a buffer as well.
+/// Measures SFrames, AES_128_GCM_SHA256_128. Both allocate a new frame; sframe-rs also runs with a reused buffer.
 fn sframes(c: &mut Criterion) {
     let ring = KeyRing::new(&profile::SFRAME, Options::default()).unwrap();
     ring.set(KID, &Secret::key(&BASE_KEY).unwrap()).unwrap();
     let ring = Arc::new(ring);
     let encryptor = Encryptor::new(ring.clone(), Codec::Opus).unwrap();
-    // Without a replay window, as theirs has none unless it is asked for: one frame is opened again and again.
+    // Turn the replay window off, as in sframe-rs by default: one frame is opened again and again.
     let decryptor = Decryptor::new(ring, Codec::Opus, Some(0)).unwrap();
     let sealing = EncryptionKey::derive_from(CipherSuite::AesGcm128Sha256, KID, BASE_KEY).unwrap();
     let opening = DecryptionKey::derive_from(CipherSuite::AesGcm128Sha256, KID, BASE_KEY).unwrap();

@@ -1,1 +1,1 @@
-//! Nothing: the benches are under `benches/`.
+//! This crate is empty: the benches are under `benches/`.

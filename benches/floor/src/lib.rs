@@ -1,8 +1,8 @@
-//! The floor: an extension module that calls AWS-LC as one in C would, and does nothing else.
+//! The floor: an extension module that calls AWS-LC as an extension in C would, and does nothing else.
 //!
-//! One global key, a counter for a nonce, one clear byte, the bytes of the trailer layout. No key ring, no codec, no
-//! checks beyond those for memory: what cannot be had for less from Python. `limit` and `walk` are the same without Python.
-//! Beside them, for want of an extension of its own, a rival that has no Python module: `sframe_rs`.
+//! It has one global key, a counter as nonce, one clear byte, and the bytes of the trailer layout. It has no key ring
+//! and no codec, and checks memory bounds only. It is the lower bound of a call from Python. `limit` and `walk` do the
+//! same without Python. `sframe_rs` is here too: a rival without a Python module of its own.
 
 mod sframe_rs;
 
@@ -22,7 +22,7 @@ const TAG: usize = 16;
 const OVERHEAD: usize = TAG + 14;
 
 struct Key(*mut EVP_AEAD_CTX);
-// The context is not changed by sealing and opening.
+// Sealing and opening do not change the context.
 unsafe impl Send for Key {}
 unsafe impl Sync for Key {}
 
@@ -37,7 +37,7 @@ fn key() -> *mut EVP_AEAD_CTX {
     .0
 }
 
-/// Seals `len` bytes at `frame` into `out`, which has room for OVERHEAD more.
+/// Seals `len` bytes at `frame` into `out`, whose capacity is `len` + OVERHEAD.
 unsafe fn seal(frame: *const u8, len: usize, out: *mut u8) -> c_int {
     let mut iv = [0x5a; 12];
     iv[4..].copy_from_slice(&COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
@@ -67,7 +67,7 @@ unsafe fn seal(frame: *const u8, len: usize, out: *mut u8) -> c_int {
     }
 }
 
-/// Opens `len` bytes at `sealed` into `out`, which has room for OVERHEAD less.
+/// Opens `len` bytes at `sealed` into `out`, whose capacity is `len` - OVERHEAD.
 unsafe fn open(sealed: *const u8, len: usize, out: *mut u8) -> c_int {
     let inside = len - OVERHEAD - CLEAR;
     unsafe {
@@ -125,7 +125,7 @@ unsafe extern "C" fn decrypt(_module: *mut ffi::PyObject, sealed: *mut ffi::PyOb
     unsafe { transformed(sealed, CLEAR + OVERHEAD, |len| len - OVERHEAD, open) }
 }
 
-/// `limit(size, frames)`: ns per frame of sealing without Python, one frame after the other in one buffer.
+/// `limit(size, frames)`: returns ns per frame of sealing without Python, always in one buffer.
 unsafe extern "C" fn limit(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
     let (mut size, mut frames): (ffi::Py_ssize_t, ffi::Py_ssize_t) = (0, 0);
     unsafe {
@@ -142,7 +142,7 @@ unsafe extern "C" fn limit(_module: *mut ffi::PyObject, arguments: *mut ffi::PyO
     }
 }
 
-/// `walk(size, frames)`: the same, from frames that lie one behind the other to places that do: what a batch has to do.
+/// `walk(size, frames)`: returns the same from contiguous frames into contiguous memory, as a batch does.
 unsafe extern "C" fn walk(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
     let (mut size, mut frames): (ffi::Py_ssize_t, ffi::Py_ssize_t) = (0, 0);
     unsafe {
@@ -196,22 +196,22 @@ unsafe fn refused() -> *mut ffi::PyObject {
     ptr::null_mut()
 }
 
-/// `sframe_rs_encrypt(frame)`: one frame, to check before anything is timed.
+/// `sframe_rs_encrypt(frame)`: seals one frame, for the check before anything is timed.
 unsafe extern "C" fn sframe_rs_encrypt(_module: *mut ffi::PyObject, frame: *mut ffi::PyObject) -> *mut ffi::PyObject {
     unsafe { rival(frame, sframe_rs::encrypt) }
 }
 
-/// `sframe_rs_decrypt(sealed)`: the other way.
+/// `sframe_rs_decrypt(sealed)`: opens one frame, for the same check.
 unsafe extern "C" fn sframe_rs_decrypt(_module: *mut ffi::PyObject, sealed: *mut ffi::PyObject) -> *mut ffi::PyObject {
     unsafe { rival(sealed, sframe_rs::decrypt) }
 }
 
-/// `sframe_rs_encrypt_ns(size, frames)`: ns per frame of sealing without Python.
+/// `sframe_rs_encrypt_ns(size, frames)`: returns ns per frame of sealing without Python.
 unsafe extern "C" fn sframe_rs_encrypt_ns(_: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
     unsafe { rival_ns(arguments, sframe_rs::encrypt_ns) }
 }
 
-/// `sframe_rs_decrypt_ns(size, frames)`: ns per frame of opening without Python.
+/// `sframe_rs_decrypt_ns(size, frames)`: returns ns per frame of opening without Python.
 unsafe extern "C" fn sframe_rs_decrypt_ns(_: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
     unsafe { rival_ns(arguments, sframe_rs::decrypt_ns) }
 }
@@ -255,10 +255,10 @@ static DEFINITION: Definition = Definition(std::cell::UnsafeCell::new(ffi::PyMod
     m_free: None,
 }));
 
-/// What Python calls to import it.
+/// Initialises the module. Python calls it on import.
 ///
 /// # Safety
-/// By Python, with the GIL.
+/// Only Python may call it, with the GIL held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn PyInit_floor() -> *mut ffi::PyObject {
     unsafe { ffi::PyModule_Create(DEFINITION.0.get()) }

@@ -1,4 +1,4 @@
-//! The native rival of the profile `sframe`: sframe-rs (RFC 9605, over ring), into buffers that are kept.
+//! The native rival of the profile `sframe`: sframe-rs (RFC 9605, over ring), with reused buffers.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -8,9 +8,9 @@ use sframe::error::Result;
 use sframe::frame::{EncryptedFrameView, MediaFrameView, MonotonicCounter};
 use sframe::key::{DecryptionKey, EncryptionKey};
 
-// The base key and the key id of the race, so that ours and theirs can open each other's frames.
+// The base key and key id of the race, so that frameseal and sframe-rs open each other's frames.
 const KID: u64 = 1;
-// Three bytes of counter in the header, as after some minutes of a call.
+// Three counter bytes in the header, as after some minutes of a call.
 const FIRST_COUNTER: u64 = 1 << 20;
 
 fn base_key() -> [u8; 32] {
@@ -42,7 +42,7 @@ pub fn decrypt(sealed: &[u8]) -> Result<Vec<u8>> {
     Ok(payload)
 }
 
-/// ns per frame of sealing `frames` frames of `size` bytes.
+/// Returns ns per frame of sealing `frames` frames of `size` bytes.
 pub fn encrypt_ns(size: usize, frames: usize) -> Result<f64> {
     let (key, mut counter) = sealing()?;
     let (frame, mut out) = (vec![7_u8; size], Vec::with_capacity(size + 64));
@@ -54,7 +54,7 @@ pub fn encrypt_ns(size: usize, frames: usize) -> Result<f64> {
     Ok(start.elapsed().as_nanos() as f64 / frames.max(1) as f64)
 }
 
-/// ns per frame of opening one sealed frame of `size` bytes so many times; no replay window is asked for.
+/// Returns ns per frame of opening one sealed frame of `size` bytes `frames` times, without a replay window.
 pub fn decrypt_ns(size: usize, frames: usize) -> Result<f64> {
     let (key, sealed) = (opening()?, encrypt(&vec![7_u8; size])?);
     let mut out = Vec::with_capacity(sealed.len() + 64);
