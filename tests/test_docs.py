@@ -60,6 +60,20 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("package", ["rust/core/src", "python/frameseal"])
+def test_the_tree_of_the_architecture_names_every_room_and_every_file_of_the_core(package):
+    (tree,) = re.findall(
+        r"```\n(rust/core/src/.*?)^```$", (ROOT / "docs/architecture.md").read_text("utf-8"), re.M | re.S
+    )
+    core, _, python = tree.partition("python/frameseal/")
+    named = {*re.findall(r"[\w/]+/|\w+\.(?:rs|pyi?)", core if package == "rust/core/src" else python)}
+    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in (ROOT / package).iterdir()}
+    rooms -= {"lib.rs", "__main__.py", "__pycache__/", "py.typed", "tools/"}
+    if package == "rust/core/src":
+        rooms |= {path.name for path in (ROOT / package).glob("*/*.rs")} - {"mod.rs"}
+    assert {room for room in rooms if not room.startswith("_native.abi3") and room not in named} == set()
+
+
 # --- the table of claims (docs/security.md) --------------------------------------------------------------------------
 
 CLAIMS = "## Claims and the tests that show them\n"
