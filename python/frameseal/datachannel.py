@@ -1,7 +1,7 @@
-"""A data channel whose messages are sealed: `wrap` puts it around an `RTCDataChannel` of aiortc, or one like it.
+"""A data channel whose messages are sealed. `wrap` puts it around an `RTCDataChannel` of aiortc, or a similar channel.
 
-Each message is one packet of `DataCryptor.encrypt_packet`; inside it, a byte tells text from bytes, so that a forwarder
-can change neither. See docs/guide/data-packets.md.
+Each message is one packet of `DataCryptor.encrypt_packet`. The first byte inside the packet says whether the message is
+text or bytes, so a forwarder can change neither. See docs/guide/data-packets.md.
 """
 
 import contextlib
@@ -20,28 +20,28 @@ from frameseal.exceptions import FrameError, MalformedFrame
 _BINARY: Final = b"\x00"
 _TEXT: Final = b"\x01"
 _CONTEXT: Final = b"frameseal data channel v1"
-_OUTGOING: Final = "_frameseal_outgoing"  # set on channels that are wrapped: the latest message, sealed
+_OUTGOING: Final = "_frameseal_outgoing"  # the attribute of a wrapped channel that holds its latest sealed message
 
 _logger = logging.getLogger("frameseal")
 
 
 class DataChannel(Protocol):
-    """What is needed of a data channel: `RTCDataChannel` of aiortc has it."""
+    """The parts of a data channel that `wrap` needs. `RTCDataChannel` of aiortc has them."""
 
     @property
     def label(self) -> str:
-        """The channel's name, the same at both ends."""
+        """The name of the channel, equal at both ends."""
 
     @property
     def readyState(self) -> str:
-        """One of "connecting", "open", "closing", "closed"."""
+        """The state: "connecting", "open", "closing" or "closed" (W3C WebRTC, RTCDataChannelState)."""
 
     @property
     def bufferedAmount(self) -> int:
-        """Bytes queued for sending."""
+        """The number of bytes queued for sending."""
 
     def send(self, data: bytes | str) -> None:
-        """Send a message."""
+        """Send one message."""
 
     def close(self) -> None:
         """Close the channel."""
@@ -51,23 +51,23 @@ class DataChannel(Protocol):
 
 
 class SealedDataChannel(Confidential, AsyncIOEventEmitter):
-    """A data channel that sends and receives sealed messages only. Made by `wrap`.
+    """A data channel that sends and receives sealed messages only. `wrap` makes it.
 
-    Events are those of the channel, with opened messages: "open", "close", "bufferedamountlow", and
+    It emits the events "open", "close" and "bufferedamountlow" of the channel, and
 
-    * "message": one str or bytes, as it was sent;
-    * "message-refused": one `FrameError`, for a message that was in the clear, replayed, or did not open. It was
+    * "message" with the opened message, a str or bytes as it was sent;
+    * "message-refused" with a `FrameError`. The message was in the clear, was replayed, or did not open, and was
       dropped.
 
-    What a listener raises is logged, not passed on into the transport.
+    An exception of a listener is logged and does not reach the transport.
     """
 
-    _lock: threading.Lock  # pyee's own
+    _lock: threading.Lock  # of pyee
 
     def __init__(
         self, channel: DataChannel, cryptor: DataCryptor, opener: DataCryptor, local_id: str, remote_id: str
     ) -> None:
-        """Listen to the channel."""
+        """Listen to the channel. Use `wrap`."""
         require("channel", channel, "readyState", "a data channel")
         require("cryptor", cryptor, DataCryptor, "a DataCryptor")
         require("opener", opener, DataCryptor, "a DataCryptor")
@@ -88,35 +88,35 @@ class SealedDataChannel(Confidential, AsyncIOEventEmitter):
 
     @property
     def label(self) -> str:
-        """The channel's name."""
+        """The name of the channel."""
         return self.channel.label
 
     @property
     def readyState(self) -> str:
-        """One of "connecting", "open", "closing", "closed"."""
+        """The state: "connecting", "open", "closing" or "closed" (W3C WebRTC, RTCDataChannelState)."""
         return self.channel.readyState
 
     @property
     def bufferedAmount(self) -> int:
-        """Bytes queued for sending; a message is some 30 longer than it was (docs/guide/data-packets.md)."""
+        """The number of bytes queued for sending. Sealing adds some 30 to a message (docs/guide/data-packets.md)."""
         return self.channel.bufferedAmount
 
     def send(self, data: bytes | str) -> None:
-        """Seal a message and send it.
+        """Seal one message and send it. After an error nothing was sent.
 
-        :raises UnknownKey: the ring's sending key has not been set. Nothing is sent, as with every error here.
+        The channel may raise an error of its own if it is not open.
+
+        :raises UnknownKey: the ring has no sending key.
         :raises KeyExhausted: the sending key has reached its limit.
-        :raises TypeError: neither str nor bytes.
-        :raises ValueError: a str with a lone surrogate.
-
-        Beyond these, what the channel raises where it is not open.
+        :raises TypeError: *data* is neither str nor bytes.
+        :raises ValueError: *data* is a str with a lone surrogate.
         """
         if isinstance(data, str):
-            message = _TEXT + utf8("the message", data)
+            message = _TEXT + utf8("data", data)
         elif isinstance(data, bytes | bytearray | memoryview):
             message = _BINARY + data
         else:
-            raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
+            raise TypeError(f"data must be str or bytes, not {type(data).__name__}")
         packet = self._cryptor.encrypt_packet(message, self._outgoing)
         self._note(packet)
         self.channel.send(packet)
@@ -126,15 +126,15 @@ class SealedDataChannel(Confidential, AsyncIOEventEmitter):
         self.channel.close()
 
     def _note(self, packet: bytes | None) -> None:
-        with contextlib.suppress(AttributeError):  # a channel with slots: no stack that the hook is for has such
+        with contextlib.suppress(AttributeError):  # a channel with __slots__, which no supported stack has
             setattr(self.channel, _OUTGOING, packet)
 
     def _received(self, data: bytes | str) -> None:
         try:
             message = self._open(data)
         except FrameError as error:
-            if not self._refusing:  # once per run of them: whoever forwards messages could fill a log
-                _logger.warning("%s refuses a message: %s", self, error)
+            if not self._refusing:  # once per series of refused messages: a forwarder could fill the log
+                _logger.warning("%s refused a message: %s", self, error)
             self._refusing = True
             self._pass_on("message-refused", error)
         else:
@@ -143,7 +143,7 @@ class SealedDataChannel(Confidential, AsyncIOEventEmitter):
 
     def _open(self, data: bytes | str) -> bytes | str:
         if isinstance(data, str):
-            raise MalformedFrame("a message in the clear")
+            raise MalformedFrame("the message is in the clear")
         message = self._opener.decrypt_packet(data, self._incoming)
         kind, content = message[:1], message[1:]
         if kind == _BINARY:
@@ -152,21 +152,21 @@ class SealedDataChannel(Confidential, AsyncIOEventEmitter):
             try:
                 return content.decode()
             except UnicodeDecodeError:
-                pass  # and raised below: a chained error would hold the message
-        raise MalformedFrame("an authentic packet, but no message of a data channel")
+                pass  # raise below, because a chained error would hold the message
+        raise MalformedFrame("the packet is authentic, but holds no message of a data channel")
 
     def _pass_on(self, event: str, *arguments: object) -> None:
         try:
             self.emit(event, *arguments)
         except Exception:
-            _logger.exception("a listener of %r failed at %s", event, self)
+            _logger.exception("a listener of %r of %s failed", event, self)
 
     def _closed(self) -> None:
         self._pass_on("close")
         self.remove_all_listeners()
 
     def __repr__(self) -> str:
-        """Say what it is. Not its label, which comes from the caller (`frameseal._secrecy`)."""
+        """Return the name of the class. The label is left out, because the caller chose it (`frameseal._secrecy`)."""
         return f"<{type(self).__name__}>"
 
 
@@ -178,28 +178,33 @@ def wrap(
     local_id: str = "",
     remote_id: str = "",
 ) -> SealedDataChannel:
-    """Put a sealed channel around *channel*, at once when it is made or announced, before messages can come.
+    """Return a sealed channel around *channel*. Call it when the channel is made or announced, before messages arrive.
+
+    With a cryptor that binds its context, a message opens only in a channel of the same label, and only as a message of
+    its sender. Without ids, a forwarder can return messages to their sender.
 
     :param channel: an `RTCDataChannel`. Do not send on it afterwards.
-    :param cryptor: may be shared by the channels of a connection; its ring may be that of the media.
-    :param opener: opens what comes, where the other side seals with a key of its own; None: *cryptor* does both.
-    :param local_id: who sends here, *remote_id* who sends there. With a cryptor that binds its context, a message opens
-        in a channel of this label, and as one of this sender only. Without ids, whoever forwards messages can send them
-        back to who sent them. Each side's local id is the other's remote id.
+    :param cryptor: seals the messages. The channels of a connection may share it, and the media may share its ring.
+    :param opener: opens the messages if the other side seals with a key of its own. None means that *cryptor* opens
+        them too.
+    :param local_id: the id of the participant who sends here. It is the remote id of the other side.
+    :param remote_id: the id of the participant who sends at the other side.
+    :raises TypeError: an argument is of another type.
+    :raises ValueError: the label or an id has a lone surrogate.
     """
     return SealedDataChannel(channel, cryptor, cryptor if opener is None else opener, local_id, remote_id)
 
 
 def is_wrapped(channel: DataChannel) -> bool:
-    """Whether `wrap` was called for *channel*."""
+    """Return whether `wrap` was called for *channel*."""
     return hasattr(channel, _OUTGOING)
 
 
 def is_sealed(channel: DataChannel, data: bytes | str) -> bool:
-    """Whether *data*, which is sent on *channel*, comes from what `wrap` has put around it."""
+    """Return whether *data*, which is sent on *channel*, is the latest message that its sealed channel sealed."""
     return data is getattr(channel, _OUTGOING, None)
 
 
 def _context(name: str, label: str, sender: str) -> bytes:
-    parts = (_CONTEXT, utf8("the channel's label", label), utf8(name, sender))
+    parts = (_CONTEXT, utf8("label", label), utf8(name, sender))
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

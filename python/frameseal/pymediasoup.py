@@ -1,8 +1,8 @@
 """End-to-end encryption for pymediasoup (1.5), and for the copy of it inside VideoSDK's Python SDK.
 
-A transport has one peer connection, made with it. `attach` covers that connection before anything is produced or
-consumed: a sender starts inside ``produce()``, before the server has answered and a `Producer` exists, so whoever waits
-for the producer lets frames out unsealed. Senders outlive their producer, and stay covered.
+A transport makes its peer connection at once. `attach` covers that connection before the transport produces or consumes
+media. A sender starts inside ``produce()``, before the server has answered and a `Producer` exists, so code that waits
+for the producer sends unsealed frames. A sender outlives its producer, and stays covered.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from frameseal.events import Kind
 __all__ = ["attach"]
 
 ENCRYPTED: Final = "isEncrypted"
-"""The key in a producer's ``appData`` that says so to the others, as VideoSDK's JavaScript SDK has it."""
+"""The key in a producer's ``appData`` that tells others that it encrypts, as in VideoSDK's JavaScript SDK."""
 
-_MEDIA: Final = "_frameseal_media"  # set on transports
+_MEDIA: Final = "_frameseal_media"  # the attribute of a transport that holds its `_TransportMedia`
 
 
-# How VideoSDK's copy of pymediasoup names the kinds of media, in lower case. Any other kind is video.
+# The kinds of audio in pymediasoup and in VideoSDK's copy, in lower case. Every other kind is video.
 _AUDIO: Final = frozenset({"audio", "shareaudio"})
 
-# The parameter is Any, because applications annotate the class of pymediasoup or that of VideoSDK's copy.
+# The parameter is Any, because applications annotate the Consumer of pymediasoup or of VideoSDK's copy.
 RemoteId = Callable[[Any], str | None]
 
 
@@ -57,7 +57,7 @@ class Stream(Protocol):
 
     @property
     def appData(self) -> Mapping[str, object] | None:
-        """What the application's signalling says of it."""
+        """The data that the application's signalling attached to it."""
 
 
 class Consumer(Stream, Protocol):
@@ -65,11 +65,11 @@ class Consumer(Stream, Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True after the consumer was closed."""
 
 
 class Handler(Protocol):
-    """What holds the peer connection of a transport."""
+    """The handler of a transport, which holds its peer connection."""
 
     @property
     def pc(self) -> PeerConnection:
@@ -87,7 +87,7 @@ class Transport(Protocol):
 
     @property
     def handler(self) -> Handler:
-        """What holds the peer connection."""
+        """The handler, which holds the peer connection."""
 
     @property
     def observer(self) -> Observer:
@@ -98,7 +98,7 @@ class Transport(Protocol):
 
 
 def peer_id(consumer: Consumer) -> str | None:
-    """Return ``appData["peerId"]`` of a consumer, or None if it has none."""
+    """Return ``appData["peerId"]`` of a consumer. None means that the consumer has no peer id."""
     return cast("str | None", cast("Mapping[str, object]", consumer.appData).get("peerId"))
 
 
@@ -108,27 +108,31 @@ def attach(
     local_id: str,
     remote_id: RemoteId = peer_id,
 ) -> aiortc.Attachment:
-    """Seal everything that *transport* produces and open everything that it consumes. Right after it was made.
+    """Seal everything that *transport* produces and open everything that it consumes.
 
-    What the transport produces and consumes already is covered too, so a transport whose attachment was detached can
-    be attached again, to another manager as well.
+    Call it when the transport is made, before it produces or consumes. The attachment covers present producers and
+    consumers too. So a transport can be attached again after ``detach()``, also to another manager. A producer or
+    consumer that is closed is released with its state.
+
+    Producers are marked ``isEncrypted`` in their appData. A consumer whose appData denies encryption is in the state
+    InternalError, with the reason ``sender_not_encrypted``, until one of its frames opens. It plays nothing until then.
 
     :param transport: a ``Transport`` of pymediasoup, for sending or receiving.
-    :param local_id: this side's participant id.
-    :param remote_id: names the participant behind a ``Consumer``; by default ``appData["peerId"]``. Frames of one
-        without a name are dropped, and so are the bandwidth probes that mediasoup sends to a receiver of their own.
+    :param e2ee: the manager of the call, which has the keys and reports the states.
+    :param local_id: the id of the participant whose key seals.
+    :param remote_id: a callable that returns the id of the participant whose media a ``Consumer`` receives. The default
+        returns ``appData["peerId"]``. If it returns None, the frames of the consumer are dropped. The bandwidth probes
+        of mediasoup have a receiver without a consumer, and are dropped too.
     :raises RuntimeError: the transport is attached already.
-    :raises TypeError: no transport, or *e2ee* no manager.
-    :raises UnsupportedStack: the hook does not know the version of aiortc under it, or this module that of pymediasoup.
-
-    Producers are marked ``isEncrypted`` in their appData. A consumer whose appData says that it is not encrypted is in
-    the state InternalError (reason ``sender_not_encrypted``) until a frame of it opens after all; nothing of it is
-    played in the clear. A producer or consumer that is closed is let go of, with its state.
+    :raises TypeError: *transport* is no transport, *e2ee* is no manager, or *remote_id* is not callable.
+    :raises UnsupportedStack: the installed aiortc or pymediasoup lacks a function that the adapter needs.
     """
     require("transport", transport, "produce", "a Transport of pymediasoup")
-    require("remote_id", remote_id, "__call__", "a function that names the participant behind a consumer")
+    require("remote_id", remote_id, "__call__", "a callable that returns the participant id of a Consumer")
     if not all(isinstance(getattr(transport, name, None), dict) for name in ("_consumers", "_producers")):
-        raise aiortc.UnsupportedStack("this version of pymediasoup does not list its producers and consumers")
+        raise aiortc.UnsupportedStack(
+            "transport lists no producers and consumers: install a supported version of pymediasoup (1.5)"
+        )
     media: _TransportMedia = vars(transport).get(_MEDIA) or _TransportMedia(transport)
     named = functools.partial(media.participant_of, remote_id)
     attachment = aiortc.attach(transport.handler.pc, e2ee, local_id=local_id, remote_id=named)
@@ -138,19 +142,19 @@ def attach(
 
 
 def end_consumers(transport: Transport) -> None:
-    """Let go of everything that an attached transport consumes. For SDKs that drop consumers unclosed."""
+    """Release everything that an attached transport consumes. For SDKs that drop consumers without closing them."""
     media: _TransportMedia = getattr(transport, _MEDIA)
     for consumer in list(transport._consumers.values()):
         media.release(consumer)
 
 
 def media_kind(kind: str) -> Kind:
-    """Return the kind of media of a producer or consumer; VideoSDK's may say "share" and "shareAudio"."""
+    """Return the kind of media, given the kind of a producer or consumer. VideoSDK adds "share" and "shareAudio"."""
     return "audio" if kind.lower() in _AUDIO else "video"
 
 
 class _TransportMedia:
-    """The producers and consumers of one transport, and the attachment that covers them now."""
+    """The producers and consumers of one transport, and the attachment that covers them at present."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -161,15 +165,15 @@ class _TransportMedia:
         self._remote_id: RemoteId = lambda consumer: None
 
     def participant_of(self, remote_id: RemoteId, receiver: Receiver) -> str | None:
-        """Name the participant whose media *receiver* has now: that of the latest consumer, if it is not closed."""
-        # A consumer does not always know its receiver, but always its track.
+        """Return the participant of the latest open consumer of *receiver*. None means that no consumer is open."""
+        # A consumer may lack its receiver, but always has its track.
         track = receiver.track
         consumers = [each for each in self._transport._consumers.values() if each.track is track]
         open_consumers = [each for each in consumers if not each.closed and each not in self._ended]
         return remote_id(open_consumers[-1]) if open_consumers else None
 
     def cover(self, attachment: aiortc.Attachment, e2ee: E2EEManager, local_id: str, remote_id: RemoteId) -> None:
-        """Cover what the transport has, and whatever comes."""
+        """Cover the present and future producers and consumers of the transport."""
         is_first = self._attachment is None
         self._attachment, self._e2ee, self._local_id, self._remote_id = attachment, e2ee, local_id, remote_id
         if is_first:
@@ -183,7 +187,7 @@ class _TransportMedia:
             self._add_consumer(consumer) if is_first else self._check_claim(consumer)
 
     def release(self, stream: Stream) -> None:
-        """Let go of what belongs to a producer or consumer that has ended. Twice is once."""
+        """Release the members and state of a producer or consumer that has ended. A second call does nothing."""
         if self._attachment is None or self._e2ee is None or stream in self._ended:
             return
         self._ended.add(stream)
@@ -219,7 +223,7 @@ class _TransportMedia:
         self._check_claim(consumer)
 
     def _check_claim(self, consumer: Consumer) -> None:
-        """Report a consumer whose sender says that it does not encrypt."""
+        """Report a consumer whose sender declares that it does not encrypt."""
         name = self._remote_id(consumer)
         is_open = not consumer.closed and consumer not in self._ended
         if (

@@ -1,7 +1,7 @@
-"""End-to-end encryption for meetings of VideoSDK's Python SDK (PyPI ``videosdk``), which has none of its own.
+"""End-to-end encryption for meetings of VideoSDK's Python SDK (PyPI ``videosdk``), which has no encryption of its own.
 
-The model is that of VideoSDK's JavaScript SDK: set a key provider before a meeting is made, and it is encrypted. See
-docs/adapters/videosdk.md, which goes through that SDK's documented snippets line by line.
+The API follows VideoSDK's JavaScript SDK: a meeting that is made after a key provider was set is encrypted. See
+docs/adapters/videosdk.md, which follows the documented snippets of that SDK line by line.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = ["E2EEError", "MeetingE2EE", "StateData", "enable_e2ee", "set_key_prov
 
 STATE_CHANGE: Final = "e2ee-state-change"
 
-# What is ours hangs on the SDK's own objects, under these names, and goes with them. A registry of this module would
-# keep a meeting for ever: whatever it owned would refer to the meeting again, through its handlers.
-_SESSION: Final = "_frameseal_e2ee"  # on meetings
-_GATE: Final = "_frameseal_gate"  # on room clients
-_EMITTER: Final = "_frameseal_emitter"  # on participants
+# The attributes of the SDK's objects that hold the adapter's objects, which end with them. A registry in this module
+# would keep every meeting alive, because its entries would refer to the meeting through their handlers.
+_SESSION: Final = "_frameseal_e2ee"  # of meetings
+_GATE: Final = "_frameseal_gate"  # of room clients
+_EMITTER: Final = "_frameseal_emitter"  # of participants
 
 _logger = logging.getLogger("frameseal")
 
@@ -55,7 +55,7 @@ class ManagerOptions(TypedDict, total=False):
 
 
 class E2EEError(RuntimeError):
-    """Something that an encrypted meeting cannot do, or that came too late."""
+    """An encrypted meeting does not support the call, or the call was made too late."""
 
 
 SharedKind = Literal["audio", "video", "share", "shareAudio"]
@@ -63,20 +63,20 @@ SharedKind = Literal["audio", "video", "share", "shareAudio"]
 
 @dataclass(frozen=True, slots=True)
 class StateData:
-    """What a handler of a participant's ``"e2ee-state-change"`` receives."""
+    """The argument of a handler of a participant's ``"e2ee-state-change"``."""
 
     kind: SharedKind
     """``"audio"``, ``"video"``, ``"share"`` or ``"shareAudio"``."""
 
     state: E2EEState
-    """One of the seven."""
+    """The new state."""
 
     change: E2EEStateChange
-    """The rest: track, key id, reason, counters."""
+    """The change with its track, key id, reason and counters."""
 
 
 class MeetingE2EE(Confidential):
-    """The encryption of one meeting, made by `enable_e2ee` or, where a provider is set, with the meeting."""
+    """The encryption of one meeting. `enable_e2ee` makes it, or the meeting itself if a provider is set."""
 
     def __init__(
         self, meeting: Meeting, provider: KeyRingProvider, profile: Profile | str, options: ManagerOptions
@@ -90,11 +90,11 @@ class MeetingE2EE(Confidential):
         self._listening: set[asyncio.Future[None]] = set()
         self.manager: Final = E2EEManager(provider, profile, **options)
         self.manager.on(STATE_CHANGE, self._on_state_change)
-        # Where transports are made: what they will send starts later, inside produce().
+        # Attach transports as soon as they are made. Their media starts later, inside produce().
         for maker in ("handle_send_transport", "handle_recv_transport"):
             self._call_after(maker, self._attach_transports)
         for refused in ("start_recording", "async_start_recording"):
-            self._refuse(refused, "record it: recordings would be noise. Record in a participant that has the key")
+            self._refuse(refused, "record it, only noise. Record in a participant that has the key")
         for refused in ("start_transcription", "async_start_transcription"):
             self._refuse(refused, "transcribe it. Transcribe in a participant that has the key")
         self._intercept_events()
@@ -117,7 +117,7 @@ class MeetingE2EE(Confidential):
         setattr(self._room, name, refused)
 
     def _intercept_events(self) -> None:
-        """Hear the room client's events before its listeners do: one of the application's that raises ends the rest."""
+        """Handle the room client's events before its listeners, because a listener that raises ends the others."""
         emit = self._room.emit
 
         @functools.wraps(emit)
@@ -125,7 +125,7 @@ class MeetingE2EE(Confidential):
             try:
                 self._handle_event(event, *args)
             except Exception:
-                _logger.exception("the encryption of %r failed on %s", self._meeting(), event)
+                _logger.exception("the encryption of %r failed to handle %s", self._meeting(), event)
             return emit(event, *args, **options)
 
         self._room.emit = intercepted_emit
@@ -135,7 +135,7 @@ class MeetingE2EE(Confidential):
             case Events.ADD_CONSUMER | Events.ADD_PRODUCER:
                 self._note_kind(cast(pymediasoup.Stream, data))
             case Events.REMOVE_CONSUMER | Events.REMOVE_PRODUCER:
-                # Once the states have been told that are on their way to the loop.
+                # Scheduled, so that state changes that are already on the loop still find the kind.
                 asyncio.get_running_loop().call_soon(self._kinds.pop, cast(pymediasoup.Stream, data).track.id, None)
             case Events.REMOVE_PEER:
                 self.manager.remove_participant(cast("dict[str, str]", data)["peerId"])
@@ -143,11 +143,11 @@ class MeetingE2EE(Confidential):
                 self._remove_others()
             case Events.RECORDING_STARTED | Events.TRANSCRIPTION_STATE_CHANGED:
                 _logger.warning(
-                    "%s in an encrypted meeting: the server has no key and gets noise (%s)", event.name, data
+                    "%s in an encrypted meeting: the server has no key and receives noise (%s)", event.name, data
                 )
 
     def _remove_others(self) -> None:
-        # The SDK drops its consumers here and never closes them.
+        # The SDK drops its consumers here without closing them.
         for transport in list(self._attached_transports):
             pymediasoup.end_consumers(transport)
         for participant_id in {track.participant_id for track in self.manager.tracks()} - {self._local_id}:
@@ -160,7 +160,7 @@ class MeetingE2EE(Confidential):
                 self._attached_transports.add(transport)
 
     def _note_kind(self, stream: pymediasoup.Stream) -> None:
-        # The SDK writes "share" and "shareAudio" into the track, where a consumer finds its kind.
+        # The SDK stores "share" and "shareAudio" in the track, from which a consumer reads its kind.
         kind: SharedKind = pymediasoup.media_kind(stream.kind)
         if (stream.appData or {}).get("share"):
             kind = "shareAudio" if kind == "audio" else "share"
@@ -177,7 +177,7 @@ class MeetingE2EE(Confidential):
             self._notify(participant, StateData(kind, change.state, change))
 
     def _notify(self, participant: Participant, data: StateData) -> None:
-        """Tell the handlers of ``participant.on``, and the SDK's own listeners that have ``on_e2ee_state_changed``."""
+        """Call the handlers of ``participant.on``, and the SDK's listeners that have ``on_e2ee_state_changed``."""
         for listener in list(participant.listeners):
             if hasattr(listener, "on_e2ee_state_changed"):
                 try:
@@ -191,7 +191,7 @@ class MeetingE2EE(Confidential):
             emitter.emit(STATE_CHANGE, data)
 
     async def _await_listener(self, participant: Participant, result: Awaitable[object]) -> None:
-        """Run a listener that is a coroutine function."""
+        """Await the result of a listener that is a coroutine function."""
         try:
             await result
         except Exception:
@@ -209,17 +209,20 @@ def enable_e2ee(
     profile: Profile | str = Profile.VIDEOSDK,
     **options: Unpack[ManagerOptions],
 ) -> MeetingE2EE:
-    """Encrypt a meeting that has not been joined yet. From then on nothing of it leaves unsealed.
+    """Encrypt a meeting that has not been joined yet. From then on it sends no unsealed media.
 
-    :param options: as for `E2EEManager`: ``hold_frames``, ``on_missing_key``, ``replay_window``.
-    :raises E2EEError: the meeting has been joined, or is encrypted already.
-    :raises TypeError: it is no meeting, or *provider* no provider.
+    :param meeting: a ``Meeting`` of the package videosdk.
+    :param provider: the provider of the keys.
+    :param profile: the wire format.
+    :param options: further options of `E2EEManager`, such as ``hold_frames``, ``on_missing_key``, ``replay_window``.
+    :raises E2EEError: the meeting was joined, or is encrypted already.
+    :raises TypeError: *meeting* is no meeting, or *provider* is no provider.
     """
     require("meeting", meeting, Meeting, "a Meeting of the package videosdk")
     if _room_of(meeting)._joined:
-        raise E2EEError("this meeting has been joined: enable end-to-end encryption before join()")
+        raise E2EEError("meeting was joined already: enable end-to-end encryption before join()")
     if _session_of(meeting) is not None:
-        raise E2EEError("this meeting is end-to-end encrypted already")
+        raise E2EEError("meeting is end-to-end encrypted already")
     gate = _gate_of(meeting)
     made = MeetingE2EE(meeting, provider, profile, options)
     gate.encrypted = True
@@ -230,18 +233,19 @@ def enable_e2ee(
 def set_key_provider(
     provider: KeyRingProvider | None, *, profile: Profile | str = Profile.VIDEOSDK, **options: Unpack[ManagerOptions]
 ) -> None:
-    """Encrypt every meeting that is made from now on with ``VideoSDK.init_meeting``; None: no further one.
+    """Encrypt every meeting that ``VideoSDK.init_meeting`` makes from now on.
 
-    A meeting that was made before and is not encrypted can no longer be joined.
+    An unencrypted meeting that was made before can no longer be joined.
 
-    :param options: as for `enable_e2ee`.
-    :raises E2EEError: a meeting was made before that is not encrypted, joined or not. It would stay so: leave it first,
-        and make it anew.
+    :param provider: the provider of the keys. None means that later meetings are not encrypted.
+    :param profile: the wire format.
+    :param options: the options of `enable_e2ee`.
+    :raises E2EEError: an unencrypted meeting is not over. It would stay unencrypted: leave it, and make it again.
     """
     if provider is not None:
-        E2EEManager(provider, profile, **options)  # what is wrong with these is told here, and not by the meeting
+        E2EEManager(provider, profile, **options)  # raises for a wrong argument here, not when a meeting is made
         if any(not _gate_of(meeting).is_over for meeting in _unencrypted_meetings()):
-            gc.collect()  # a meeting that was made and given up lives in a cycle
+            gc.collect()  # a discarded meeting lives in a reference cycle
         plain = _unencrypted_meetings()
         if any(not _gate_of(meeting).is_over for meeting in plain):
             raise E2EEError(
@@ -254,10 +258,10 @@ def set_key_provider(
 
 
 class _Gate:
-    """Tells whether a meeting is over, and keeps one out of its room that was made before the provider was set.
+    """Knows whether a meeting is over, and stops a meeting from joining that is older than the key provider.
 
-    A meeting counts as over when it was left, or when joining it failed, and its connections are closed. Neither ends a
-    join that is under way, nor one that comes later; so each step of joining asks here.
+    A meeting is over when it was left, or when joining it failed, and its connections are closed. Neither ends a join
+    that is in progress, nor a later join. So each step of joining checks the gate.
     """
 
     def __init__(self, meeting: Meeting) -> None:
@@ -292,12 +296,12 @@ class _Gate:
     def _check(self) -> None:
         if self.refused and not self.encrypted:
             raise E2EEError(
-                "this meeting was made before the key provider was set, so it is not end-to-end encrypted: make it anew"
+                "the meeting was made before the key provider was set, so it is not end-to-end encrypted: make it anew"
             )
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is sent, and nothing will be that does not pass here."""
+        """True if the meeting sends nothing, and can send only after it has passed this gate."""
         transports = [value for value in vars(self._room).values() if isinstance(value, Transport)]
         closed = all(transport.handler.pc.connectionState == "closed" for transport in transports)
         return closed and bool(self._room._closed or self._join_ended)
@@ -318,7 +322,7 @@ def _unencrypted_meetings() -> list[Meeting]:
 
 
 def _existing_meetings() -> list[Meeting]:
-    # By type(), as isinstance() asks the object: a weak proxy whose referent is gone raises.
+    # Use type(), because isinstance() reads an attribute of the object, which raises for a dead weak proxy.
     return [thing for thing in gc.get_objects() if issubclass(type(thing), Meeting)]
 
 
@@ -337,28 +341,31 @@ def _gate_of(meeting: Meeting) -> _Gate:
 
 
 def _room_of(meeting: Meeting) -> RoomClient:
-    """The room client, in an attribute whose name is mangled."""
+    """Return the room client, which is in an attribute with a mangled name."""
     return next(value for value in vars(meeting).values() if isinstance(value, RoomClient))
 
 
 def _on(participant: Participant, event: str, handler: Callable[[StateData], object] | None = None) -> object:
-    """Listen to ``"e2ee-state-change"``, the one event that has this form; also as a decorator."""
+    """Add a handler of ``"e2ee-state-change"``, or return a decorator that adds it.
+
+    :raises ValueError: *event* is another event.
+    """
     if event != STATE_CHANGE:
-        raise ValueError(f"event must be {STATE_CHANGE!r} here: use add_event_listener() for all others")
+        raise ValueError(f"event must be {STATE_CHANGE!r}: use add_event_listener() for other events")
     emitter = vars(participant).setdefault(_EMITTER, LoopEmitter())
     return emitter.on(event, handler) if handler is not None else emitter.on(event)
 
 
 def _off(participant: Participant, event: str, handler: Callable[[StateData], object]) -> None:
-    """Stop listening."""
+    """Remove a handler of *event*."""
     emitter = vars(participant).get(_EMITTER)
     if emitter is not None:
         emitter.remove_listener(event, handler)
 
 
 def _install() -> None:
-    """Add to the SDK's classes what its JavaScript sibling has, without replacing anything that is there."""
-    # In the class, because init_meeting may have been taken from it before, and a Meeting made without.
+    """Add the API of VideoSDK's JavaScript SDK to the classes. An attribute that exists is not replaced."""
+    # Hook the class, because the application may hold init_meeting already, or make a Meeting without it.
     make = Meeting.__init__
 
     @functools.wraps(make)

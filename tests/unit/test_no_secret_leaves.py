@@ -721,8 +721,8 @@ def test_text_with_a_lone_surrogate_is_a_value_error_that_names_the_argument(tex
         "codec   ": lambda: call_cryptor().encrypt(b"frame", participant_id="alice", kind="audio", codec=text),
         "local_id": lambda: datachannel.wrap(Pipe(), cryptor(), local_id=text),
         "remote_id": lambda: aiortc.seal_data_channel(Pipe(), manager(), remote_id=text),
-        "the channel's label": lambda: datachannel.wrap(Pipe(text), cryptor()),
-        "the message": lambda: made.send(text),
+        "label": lambda: datachannel.wrap(Pipe(text), cryptor()),
+        "data": lambda: made.send(text),
     }.items():
         with pytest.raises(ValueError, match=rf"^{name.strip()} has a lone surrogate") as caught:
             refused()
@@ -770,7 +770,7 @@ async def test_a_participant_or_track_that_a_secret_names_is_in_no_log_line(capl
     channel._received("in the clear")
     await asyncio.sleep(0)
     lines = caplog.text
-    for expected in ("does not open", "unexpected error", "ZeroDivisionError", "a defect", "refuses a message"):
+    for expected in ("does not open", "unexpected error", "ZeroDivisionError", "a defect", "refused a message"):
         assert expected in lines
     assert not shows(lines)
     for thing in (provider, call, sender, receiver, channel):

@@ -1,7 +1,7 @@
 """End-to-end encryption for the calls of aiortc (1.9 and later) and of its fork vsaiortc.
 
-`attach` covers the media of a peer connection; `seal_data_channel` covers one data channel. ``stack.py`` says how the
-hook gets between codec and packetizer.
+`attach` covers the media of a peer connection, and `seal_data_channel` covers one data channel. ``stack.py`` describes
+how the hook stands between codec and packetizer.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ _MANAGER = "an E2EEManager, made with a provider of keys"
 def attach(pc: PeerConnection, e2ee: E2EEManager, local_id: str = "alice", remote_id: RemoteId = "bob") -> Attachment:
     """Seal everything that *pc* sends and open everything that it receives.
 
-    Covers every sender and receiver of the connection, present and future, and fails closed: from here on no frame
-    leaves unsealed and none that did not open reaches a decoder, whatever is missing.
+    The attachment covers every sender and receiver of the connection, present and future. It fails closed: from now on
+    no frame is sent unsealed, and no frame that did not open reaches a decoder.
 
     :param pc: an ``RTCPeerConnection`` of aiortc or vsaiortc.
-    :param e2ee: where keys come from and states go to.
-    :param local_id: the participant whose key seals.
-    :param remote_id: the participant whose key opens; or a callable that names the participant behind an
-        ``RTCRtpReceiver``. It is called on the event loop, and called again: every second while frames come, and at
-        once when a frame does not open or the stream's SSRC, msid or direction changes, as an SFU may give the receiver
-        to somebody else. While it answers None the receiver's frames are dropped quietly.
-    :raises RuntimeError: *pc* is attached already; or its media started before ``frameseal.aiortc`` was imported.
-    :raises UnsupportedStack: the hook does not know this version of the stack.
-    :raises TypeError: *pc* is not a peer connection, or *e2ee* no manager, such as the provider of its keys.
+    :param e2ee: the manager of the call, which has the keys and reports the states.
+    :param local_id: the id of the participant whose key seals.
+    :param remote_id: the id of the participant whose key opens, or a callable that returns the id for an
+        ``RTCRtpReceiver``. An SFU may assign a receiver to another participant, so the callable is called again: every
+        second while frames arrive, and at once when a frame does not open, or when the SSRC or the direction of the
+        stream changes. It runs on the event loop. While it returns None, the frames of the receiver are dropped without
+        a report.
+    :raises RuntimeError: *pc* is attached already, or its media started before ``frameseal.aiortc`` was imported.
+    :raises UnsupportedStack: the hook does not support this version of the stack.
+    :raises TypeError: *pc* is no peer connection, or *e2ee* is no manager.
     """
     require("e2ee", e2ee, "receiver_transform", _MANAGER)
     stack = install(package_of(pc))
@@ -49,12 +50,16 @@ def attach(pc: PeerConnection, e2ee: E2EEManager, local_id: str = "alice", remot
 def seal_data_channel(
     channel: DataChannel, e2ee: E2EEManager, local_id: str = "alice", remote_id: str = "bob"
 ) -> SealedDataChannel:
-    """Put a sealed channel around *channel*, with the keys that the call's media have. See docs/guide/data-packets.md.
+    """Return a sealed channel around *channel* that uses the keys of the call's media. See docs/guide/data-packets.md.
 
-    Do it at once when the channel is made or announced, before messages can come, and send on what this returns. A
-    message opens only in a channel of this label, and as one of the participant who sent it.
+    Call it when the channel is made or announced, before messages can arrive, and use the sealed channel from then on.
+    A message opens only in a channel of the same label, and only as a message of the participant who sent it.
 
-    :raises TypeError: *channel* is no data channel, or *e2ee* no manager.
+    :param channel: an ``RTCDataChannel`` of aiortc or vsaiortc.
+    :param e2ee: the manager of the call, which has the keys.
+    :param local_id: the id of the participant whose key seals.
+    :param remote_id: the id of the participant whose key opens.
+    :raises TypeError: *channel* is no data channel, or *e2ee* is no manager.
     """
     require("e2ee", e2ee, "receiver_transform", _MANAGER)
     sealer, opener = (

@@ -1,4 +1,4 @@
-"""The encryption of one peer connection, and its control over each sender and receiver."""
+"""The attachment of one peer connection: its encryption, and the slots of its senders and receivers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from frameseal.e2ee.manager import E2EEManager
 
 __all__ = ["Attachment"]
 
-MAX_UNKNOWN_SSRCS = 16  # per connection, that are reported
+MAX_UNKNOWN_SSRCS = 16  # reported per connection
 
 _logger = logging.getLogger("frameseal")
 
@@ -25,7 +25,7 @@ _logger = logging.getLogger("frameseal")
 class Attachment(Confidential):
     """The encryption of one peer connection, made by `attach`.
 
-    It lives as long as the connection, whether or not a reference is kept.
+    The connection holds it, so it lives as long as the connection.
     """
 
     def __init__(self, e2ee: E2EEManager, local_id: str, remote_id: RemoteId) -> None:
@@ -34,18 +34,18 @@ class Attachment(Confidential):
         self._slots: list[SenderSlot | ReceiverSlot] = []
         self._senders: list[SenderSlot] = []
         self._unknown_ssrcs: set[int] = set()
-        with contextlib.suppress(RuntimeError):  # no loop is running yet: send() or receive() will be inside one
+        with contextlib.suppress(RuntimeError):  # no loop is running yet: send() or receive() will run in one
             e2ee.bind_loop(asyncio.get_running_loop())
 
     @property
     def detached(self) -> bool:
-        """Whether `detach` was called."""
+        """True after `detach`."""
         return self._encryption.detached
 
     def detach(self) -> None:
-        """Stop sealing and opening, fail closed: from here on the connection neither sends nor decodes any media.
+        """Stop sealing and opening, fail closed. From now on the connection neither sends nor decodes any media.
 
-        There is no way back to unsealed media. `attach` the connection again to go on.
+        The connection never returns to unsealed media. To continue, `attach` it again.
         """
         self._encryption.detached = True
         with hook.lock:
@@ -54,12 +54,12 @@ class Attachment(Confidential):
 
     @property
     def counters(self) -> list[TrackCounters]:
-        """A copy of the counters of every sender and receiver that was covered so far."""
+        """A snapshot of the counters of each sender and receiver that the attachment has covered."""
         with hook.lock:
             return [replace(slot.counters) for slot in self._slots]
 
     def adopt(self, slot: SenderSlot | ReceiverSlot) -> None:
-        """Cover *slot*. For the hook itself, on the event loop."""
+        """Cover *slot*. For the hook, on the event loop."""
         encryption = self._encryption
         with hook.lock:
             if slot.encryption is not encryption:
@@ -70,25 +70,25 @@ class Attachment(Confidential):
         slot.activate(encryption)
 
     def release(self, owner: Member) -> None:
-        """Let go of a sender or receiver whose media has ended: its transforms, their state, and the frames they hold.
+        """Release the transforms of a sender or receiver whose media has ended, with their state and held frames.
 
-        It stays covered. If media comes all the same, its participant is asked for anew.
+        The sender or receiver stays covered. If more media arrives, its participant is identified again.
         """
         slot: SenderSlot | ReceiverSlot | None = vars(owner).get(SLOT)
         if slot is not None and slot.encryption is self._encryption:
             slot.release(self._encryption)
 
     def has_sealed(self, payload: bytes) -> bool:
-        """Whether a sender of this connection has sealed *payload*, lately. For the outgoing gate."""
-        for slot in self._senders:  # a loop, as this runs for each packet and a generator takes twice as long
+        """Return whether *payload* is one of the latest that a sender sealed. For the outgoing gate."""
+        for slot in self._senders:  # a loop, because this runs for each packet and a generator takes twice as long
             if payload in slot.sealed:
                 return not self._encryption.detached
         return False
 
     def predates_attachment(self, data: bytes) -> bool:
-        """Whether an RTP packet that nobody has sealed is from before the attachment. If not, close its track.
+        """Return whether an unsealed RTP packet was encoded before the attachment. If not, close its track.
 
-        For the outgoing gate, which lets nothing of its payload out.
+        For the outgoing gate, which sends nothing of its payload in either case.
         """
         timestamp, ssrc = (int.from_bytes(data[start : start + 4], "big") for start in (4, 8))
         for slot in self._senders:
@@ -98,7 +98,7 @@ class Attachment(Confidential):
         unknown = self._unknown_ssrcs
         if not self._encryption.detached and ssrc not in unknown and len(unknown) < MAX_UNKNOWN_SSRCS:
             unknown.add(ssrc)
-            _logger.warning("RTP packets of SSRC %d, which no sender of the connection has, are refused", ssrc)
+            _logger.warning("refused RTP packets of SSRC %d, because no sender of the connection has this SSRC", ssrc)
             for kind in {slot.kind for slot in self._senders if slot.started} or {"video"}:
                 self._encryption.report_replaced_seam(self._encryption.local_id, kind, "_send_rtp")
         return False

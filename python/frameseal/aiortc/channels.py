@@ -1,6 +1,6 @@
-"""Warns of data channels that nobody has wrapped, on attached connections: their messages are in the clear.
+"""Warns of unwrapped data channels on attached connections, because their messages are in the clear.
 
-The hook seals all media by itself. A data channel is sealed only where the application sends on the channel that
+The hook seals all media by itself. It seals a data channel only if the application sends on the channel that
 `seal_data_channel` returns.
 """
 
@@ -19,8 +19,8 @@ from frameseal.datachannel import DataChannel, is_sealed, is_wrapped
 
 __all__ = ["watch_channels"]
 
-MAX_WARNINGS = 8  # per connection, since the other end can open any number of channels
-MAX_LABEL = 64  # characters of a label that are logged
+MAX_WARNINGS = 8  # per connection, because the other end can open any number of channels
+MAX_LABEL_LEN = 64  # characters of a label in a log line
 
 _logger = logging.getLogger("frameseal")
 
@@ -37,9 +37,9 @@ class StackChannel(DataChannel, Protocol):
 
 
 def watch_channels(channel_class: type[StackChannel], connection_of: Callable[[object], PeerConnection | None]) -> None:
-    """Check each message that a channel of this class sends or receives, until there was a warning for the channel.
+    """Check each message that a channel of this class sends or receives, until the channel has its warning.
 
-    :param connection_of: finds the attached connection of an SCTP transport, or None.
+    :param connection_of: returns the attached connection of an SCTP transport. None means that it is not attached.
     """
     warned: weakref.WeakSet[StackChannel] = weakref.WeakSet()
     counts: weakref.WeakKeyDictionary[PeerConnection, int] = weakref.WeakKeyDictionary()
@@ -53,10 +53,10 @@ def watch_channels(channel_class: type[StackChannel], connection_of: Callable[[o
         counts[connection] = counts.get(connection, 0) + 1
         if counts[connection] <= MAX_WARNINGS:
             _logger.warning(
-                "messages of the data channel %r are in the clear, though its connection is attached: wrap the channel "
-                "where it is made or announced, sealed = frameseal.aiortc.seal_data_channel(channel, e2ee, local_id, "
-                "remote_id), and send and listen on what that returns",
-                channel.label[:MAX_LABEL],
+                "messages of the data channel %r are in the clear, although its connection is attached: wrap the "
+                "channel when it is made or announced, sealed = frameseal.aiortc.seal_data_channel(channel, e2ee, "
+                "local_id=..., remote_id=...), and use the sealed channel to send and listen",
+                channel.label[:MAX_LABEL_LEN],
             )
 
     def warn_unless_wrapped(channel: StackChannel) -> None:
@@ -73,7 +73,7 @@ def watch_channels(channel_class: type[StackChannel], connection_of: Callable[[o
     def watched_emit(channel: StackChannel, event: str, *args: object, **options: object) -> bool:
         handled = emit(channel, event, *args, **options)
         if event == "message" and not is_wrapped(channel) and channel not in warned:
-            # Check after the handlers that are scheduled now: a coroutine may be about to wrap the channel.
+            # Check after the handlers that are scheduled now, because a coroutine handler may wrap the channel.
             with contextlib.suppress(RuntimeError):
                 asyncio.get_running_loop().call_soon(warn_unless_wrapped, channel)
         return handled

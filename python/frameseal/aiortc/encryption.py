@@ -1,4 +1,4 @@
-"""The encryption of one attached connection: its manager and its participants. It knows no sender and no receiver."""
+"""The encryption of one attached connection: its manager and its participants. It refers to no slot."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Encryption(Confidential):
     """The id of the participant whose key opens, or a callable that returns the id for a receiver."""
 
     detached: bool = False
-    """Whether the connection was detached. It neither sends nor decodes media then."""
+    """True after the connection was detached. It then neither sends nor decodes media."""
 
     @property
     def may_reassign(self) -> bool:
-        """Whether a receiver may change its participant during the call."""
+        """True if a receiver may change its participant during the call."""
         return callable(self.remote_id)
 
     def remote_participant(self, receiver: object) -> str | None:

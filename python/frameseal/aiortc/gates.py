@@ -1,12 +1,12 @@
-"""The last gates of the hook. They wrap objects that a running call holds, so later patches cannot avoid them.
+"""The gates of the hook. They wrap objects that a running call holds, so a later patch cannot bypass them.
 
-A patch replaces a method of a class or a function of a module. A running call looks those up with each frame, but it
-keeps its SRTP session and its decoder queue. When the stack assigns these two, a gate takes the place of each:
+A patch replaces a method of a class or a function of a module, and a running call looks these up with each frame. It
+looks up neither its SRTP session nor its decoder queue. The hook puts a gate around both when the stack assigns them:
 
 * `OutgoingGate` wraps a transport's outgoing SRTP session. It passes RTP of an attached connection only if a sender of
-  the connection has sealed the payload.
-* `IncomingGate` wraps a receiver's decoder queue. It returns frames of an attached connection as `SealedFrame`, which
-  shows its bytes to the hook's own decoder proxy only.
+  the connection sealed the payload.
+* `IncomingGate` wraps a receiver's decoder queue. It returns the frames of an attached connection as `SealedFrame`,
+  which shows its bytes to the hook's own decoder proxy only.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ ValueT = TypeVar("ValueT")
 
 
 class Connections(Protocol):
-    """The functions of a stack that a gate of outgoing packets is handed."""
+    """The functions of a stack that `OutgoingGate` needs."""
 
     @property
     def generation(self) -> int:
-        """The count of attachments. "Not attached" may be cached until it changes."""
+        """The number of attachments so far. "Not attached" may be cached until it changes."""
 
     @property
     def is_rtcp(self) -> Callable[[bytes], bool]:
-        """The stack's own function that tells RTCP from RTP."""
+        """The function of the stack that distinguishes RTCP from RTP (RFC 5761 section 4)."""
 
     def attachment_of_transport(self, transport: Transport | None) -> Attachment | None:
         """Return the attachment of the connection that a transport belongs to, or None if it is not attached."""
@@ -51,9 +51,9 @@ class Connections(Protocol):
 
 
 class GatedAttribute(Generic[OwnerT, ValueT]):
-    """An attribute of a class that puts a gate around each value assigned to it, on any instance.
+    """A class attribute that puts a gate around each value that is assigned to it on an instance.
 
-    It has no ``__get__``: reading the attribute finds the value of the instance without a call.
+    It has no ``__get__``, so reading the attribute returns the instance's value without a call.
     """
 
     def __init__(self, name: str, gate: Callable[[OwnerT, ValueT], object]) -> None:
@@ -75,12 +75,12 @@ class OutgoingGate:
         self._transport = weakref.ref(transport)
         self._stack = stack
         self._attachment: Attachment | None = None
-        self._generation = -1  # the stack's, when the attachment was looked for
+        self._generation = -1  # of the stack, when the attachment was looked up
         self._admitted: bytes | None = None
 
     @classmethod
     def around(cls, session: SrtpSession, transport: Transport, stack: Connections) -> OutgoingGate:
-        """Put a gate around the session, and around the transport's ``_send_rtp`` unless that is replaced already."""
+        """Return a gate around *session*, and put `send` in place of the transport's ``_send_rtp`` once."""
         present = vars(transport).get("_tx_srtp")
         gate = present if isinstance(present, cls) else cls(session, transport, stack)
         vars(transport).setdefault("_send_rtp", gate.send)
@@ -95,34 +95,37 @@ class OutgoingGate:
     def protect(self, data: bytes) -> bytes:
         """Protect one RTP packet.
 
-        :raises ConnectionError: nobody has sealed its payload. The stack ends the sender's task on that.
+        :raises ConnectionError: no sender of the connection sealed its payload. The stack then ends the sender's task.
         """
         passed = data if data is self._admitted else self._admitted_part(data)
         if passed is None:
-            raise ConnectionError("an RTP packet that frameseal has not sealed was refused")
+            raise ConnectionError("refused an RTP packet: its payload was not sealed")
         return self._session.protect(passed)
 
     def protect_rtcp(self, data: bytes) -> bytes:
-        """Protect RTCP.
+        """Protect one RTCP packet.
 
-        :raises ConnectionError: it is RTP, which an SRTP session would take for RTCP without a look.
+        :raises ConnectionError: *data* is RTP. An SRTP session would encrypt it as RTCP without a check.
         """
         if not self._stack.is_rtcp(data):
-            raise ConnectionError("an RTP packet that goes out as RTCP was refused")
+            raise ConnectionError("refused an RTP packet that was sent as RTCP")
         return self._session.protect_rtcp(data)
 
     async def send(self, data: bytes) -> None:
-        """Be the transport's ``_send_rtp``: drop what `protect` would refuse, which ends no task of the transport."""
+        """Send a packet as the transport's ``_send_rtp``. Drop the packet that `protect` would refuse with an error."""
         transport = self._transport()
         passed = data if self._stack.is_rtcp(data) else self._admitted_part(data)
         if transport is not None and passed is not None:
-            self._admitted = passed  # the same object passes `protect` without a second look
+            self._admitted = passed  # `protect` passes the same object without a second check
             await type(transport)._send_rtp(transport, passed)
 
     def _admitted_part(self, data: bytes) -> bytes | None:
-        """Return the part of an RTP packet that may leave: all, nothing, or the header, which avoids a sequence gap."""
+        """Return the part of an RTP packet that may be sent: all of it, the header, or None for nothing.
+
+        The header alone avoids a gap in the sequence numbers.
+        """
         attachment = self._attachment if self._generation == self._stack.generation else self._find_attachment()
-        if attachment is None or len(data) < RTP_HEADER_LEN:  # shorter ones are no RTP, and SRTP refuses them
+        if attachment is None or len(data) < RTP_HEADER_LEN:  # shorter data is no RTP, and SRTP refuses it
             return data
         start = payload_start(data)
         payload = bytes(data[start:])
@@ -132,15 +135,15 @@ class OutgoingGate:
         return data[:start] if attachment.predates_attachment(data) else None
 
     def _find_attachment(self) -> Attachment | None:
-        # A connection knows its transports before any packet passes them. So one look is enough until another
-        # connection is attached.
+        # A connection has its transports before any packet passes them. The result holds until another connection is
+        # attached.
         self._generation = self._stack.generation
         self._attachment = self._stack.attachment_of_transport(self._transport())
         return self._attachment
 
 
 class SealedFrame:
-    """A received frame, between the decoder queue and the decoder proxy. Any other decoder finds it empty."""
+    """A received frame between the decoder queue and the decoder proxy. Every other decoder finds it empty."""
 
     __slots__ = ("_frame", "_media", "_slot")
 
@@ -151,17 +154,17 @@ class SealedFrame:
 
     @property
     def timestamp(self) -> int:
-        """The timestamp of the frame."""
+        """The RTP timestamp of the frame, which the receiver has re-based."""
         return self._frame.timestamp
 
     @property
     def data(self) -> bytes:
-        """Empty. A decoder that reads it is not the hook's, and would decode a frame that was not opened."""
+        """Return no bytes, and close the track: only a decoder that is not the hook's reads them."""
         self._slot.check_decoder(self._media)
         return b""
 
     def unwrap(self) -> JitterFrame:
-        """Return the frame as it came. For the decoder proxy."""
+        """Return the frame as it arrived. For the decoder proxy."""
         return self._frame
 
 
@@ -181,20 +184,23 @@ class IncomingGate:
         return found
 
     def put(self, task: DecoderTask | None, *args: object, **options: object) -> None:
-        """Queue a frame and its codec, or None for the end; on the event loop."""
+        """Queue a codec and its frame, or None at the end. Call it on the event loop."""
         if self._slot.admits(task):
             self._queue.put(task, *args, **options)
 
     def put_nowait(self, task: DecoderTask | None) -> None:
-        """Do the same as `put`; the queue has no bound."""
+        """Do the same as `put`, since the queue has no maximum length."""
         self.put(task)
 
     def get(self, *args: object, **options: object) -> GatedTask | None:
-        """Wait for a frame and its codec; in the decoder thread."""
+        """Wait for a codec and its frame. Runs in the decoder thread. None means the end."""
         return self._sealed(self._queue.get(*args, **options))
 
     def get_nowait(self) -> GatedTask | None:
-        """Return a frame and its codec if there is one."""
+        """Return a codec and its frame. None means the end.
+
+        :raises queue.Empty: the queue is empty.
+        """
         return self._sealed(self._queue.get_nowait())
 
     def _sealed(self, task: DecoderTask | None) -> GatedTask | None:
@@ -207,7 +213,7 @@ class IncomingGate:
         if slot.encryption is None:
             return task
         codec, frame = task
-        # Tag the codec where other code has replaced receive(), which does it otherwise.
+        # Tag the codec here if other code replaced receive(), which tags it otherwise.
         if getattr(codec, SLOT, None) is not slot:
             codec = self._tagged.setdefault(codec.mimeType, copy.copy(codec))
             setattr(codec, SLOT, slot)
@@ -215,7 +221,7 @@ class IncomingGate:
 
 
 def payload_start(data: bytes) -> int:
-    """Return where the payload of an RTP packet begins (RFC 3550 sections 5.1 and 5.3.1)."""
+    """Return the offset of the payload in an RTP packet (RFC 3550 sections 5.1 and 5.3.1)."""
     start = RTP_HEADER_LEN + 4 * (data[0] & 0x0F)
     if data[0] & 0x10:
         start += 4 + 4 * int.from_bytes(data[start + 2 : start + 4], "big")

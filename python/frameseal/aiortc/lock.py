@@ -1,4 +1,4 @@
-"""The lock of the hook. There is one, because the hook changes modules that the whole process shares."""
+"""The lock of the hook. The process has one, because the hook changes modules that the whole process shares."""
 
 from __future__ import annotations
 

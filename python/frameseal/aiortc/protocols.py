@@ -1,4 +1,4 @@
-"""What the hook needs of a stack, as protocols: aiortc and vsaiortc both satisfy them.
+"""Protocols for the parts of a stack that the hook uses. aiortc and vsaiortc both satisfy them.
 
 `Stack` tests the private names at run time, before it changes anything.
 """

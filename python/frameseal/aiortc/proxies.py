@@ -1,4 +1,4 @@
-"""What stands where aiortc expects its encoder, its decoder and its sender's frame source. See ``aiortc.py``."""
+"""The proxies that a stack uses as its encoder, its decoder and its sender's frame source. See ``stack.py``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from frameseal.e2ee.transforms import ReceiverTransform
 __all__ = ["NEXT_FRAME", "NextFrameGuard", "OpeningDecoder", "SealingEncoder"]
 
 NEXT_FRAME = "_next_encoded_frame"
-PICTURE_IDS = 1 << 15  # RFC 7741 section 4.2: 15 bits
+PICTURE_IDS = 1 << 15  # 15 bits (RFC 7741 section 4.2)
 
 
 Payloads = list[bytes] | list[SealedPayload]
 
 
 class SealingEncoder:
-    """An encoder of the stack, whose frames come out sealed."""
+    """An encoder of the stack that returns sealed frames."""
 
     _inner: Encoder
     _codec: Codec
@@ -40,11 +40,11 @@ class SealingEncoder:
         return found
 
     def __setattr__(self, name: str, value: object) -> None:
-        # The stack sets `target_bitrate` on what it takes for its encoder.
+        # The stack sets `target_bitrate` on its encoder.
         setattr(self._inner, name, value)
 
     def encode(self, frame: object, force_keyframe: bool = False) -> tuple[Payloads, int | None]:
-        """Encode and seal, in an executor thread; ``([], ...)`` if nothing may leave."""
+        """Encode and seal a frame. Runs in an executor thread. No payloads mean that nothing must be sent."""
         slot, encryption = self._slot, self._slot.encryption
         if encryption is not None and (encryption.detached or slot.closed):
             slot.count_drop()
@@ -53,22 +53,22 @@ class SealingEncoder:
         return self._sealed(encryption, *self._inner.encode(frame, force_keyframe))
 
     def pack(self, packet: Packet) -> tuple[Payloads, int]:
-        """Seal a frame that was encoded elsewhere, such as by ``MediaPlayer(decode=False)``; on the event loop."""
+        """Seal a frame that was encoded elsewhere, as by ``MediaPlayer(decode=False)``. Runs on the event loop."""
         return self._sealed(self._slot.encryption, *self._inner.pack(packet))
 
     def _sealed(self, encryption: Encryption | None, payloads: list[bytes], timestamp: int) -> tuple[Payloads, int]:
         if encryption is None:
             return payloads, timestamp
-        following: int | None = getattr(self._inner, "picture_id", None)  # only pictures of VP8 have one
+        following: int | None = getattr(self._inner, "picture_id", None)  # only VP8 has picture ids
         picture_id = None if following is None else (following - 1) % PICTURE_IDS
         return self._slot.seal(encryption, self._codec, payloads, picture_id), timestamp
 
 
 class OpeningDecoder:
-    """A decoder of the stack, which is only given what opened.
+    """A decoder of the stack that decodes opened frames only.
 
-    Undecryptable media would be noise at full volume. And no exception leaves while attached: on most versions it
-    would end the decoder thread for good.
+    A frame that was not opened would be noise at full volume. While the connection is attached, `decode` raises
+    nothing, because an exception ends the decoder thread of most versions for good.
     """
 
     def __init__(self, inner: Decoder | None, codec: Codec, slot: ReceiverSlot) -> None:
@@ -78,9 +78,9 @@ class OpeningDecoder:
         self._codec = codec
         self._slot = slot
         self._is_video = media.kind == "video"
-        # Some decoders swallow the error of a missing reference: then only this gate asks for a keyframe.
+        # Some decoders ignore a missing reference picture. Then only this flag leads to a request for a keyframe.
         self._awaiting_keyframe = self._is_video
-        # Of the last frame. Weak: the decoder thread of a receiver that has ended may live on.
+        # The transform of the last frame. Weak, because a decoder thread may outlive its receiver.
         self._transform: Callable[[], ReceiverTransform | None] = lambda: None
         slot.note_proxy(media)
 
@@ -89,7 +89,7 @@ class OpeningDecoder:
         return found
 
     def decode(self, encoded_frame: JitterFrame | SealedFrame) -> list[object]:
-        """Open and decode one frame, in the decoder thread."""
+        """Open and decode one frame. Runs in the decoder thread. An empty list means that nothing was decoded."""
         if isinstance(encoded_frame, SealedFrame):
             encoded_frame = encoded_frame.unwrap()
         encryption = self._slot.encryption
@@ -107,25 +107,25 @@ class OpeningDecoder:
     def _decode(self, encryption: Encryption, encoded_frame: JitterFrame) -> list[object]:
         slot = self._slot
         if not encoded_frame.data:
-            return []  # what padding-only packets add up to
+            return []  # a frame of padding-only packets
         slot.counters.frames_in += 1
         transform = slot.transform(encryption, self._codec)
         if transform is None or self._inner is None:
             return self._drop()
-        if transform is not self._transform():  # somebody else's pictures do not build on those before
+        if transform is not self._transform():  # pictures of another participant do not refer to the last ones
             self._transform, self._awaiting_keyframe = weakref.ref(transform), self._is_video
         whole = slot.is_whole(self._name, encoded_frame.data)
         opened = transform.open(encoded_frame.data, encoded_frame, whole=whole)
         slot.note_outcome(transform, bool(opened))
         if not opened and transform.held:
-            return []  # not lost: what follows may still refer to it
+            return []  # not lost: the next pictures may still refer to it
         if not opened:
             drop = self._drop()
             if self._is_video:
                 slot.request_keyframe(undecryptable=True)
             return drop
         frames: list[object] = []
-        for data, encoded in opened:  # more than one where frames were held for their key
+        for data, encoded in opened:  # several frames if earlier ones were held for their key
             encoded.data = data
             if data:
                 frames += self._decode_opened(self._inner, encoded)
@@ -142,7 +142,7 @@ class OpeningDecoder:
         except Exception as error:
             slot.note_error(error)
             slot.counters.dropped += 1
-            # No gate here: what a damaged picture leaves visible is better than nothing until the keyframe comes.
+            # Do not wait for the keyframe: a damaged picture is better than none until it arrives.
             if self._is_video:
                 slot.request_keyframe(undecryptable=False)
             return []
@@ -158,8 +158,8 @@ class OpeningDecoder:
 class NextFrameGuard:
     """``RTCRtpSender._next_encoded_frame`` as a data descriptor.
 
-    Other libraries assign a coroutine function of their own on the instance, to use an encoder of their own. That would
-    shadow a method. Here the assignment is kept, and called, but what comes out of it still passes the slot.
+    Other libraries assign a coroutine function on the instance, to use an encoder of their own. The assignment would
+    shadow a method. The descriptor keeps and calls the function, and its frames still pass the slot.
     """
 
     def __init__(self, method: FunctionType, slot_of: Callable[[Sender], SenderSlot]) -> None:
@@ -185,5 +185,5 @@ class NextFrameGuard:
         vars(sender).pop(NEXT_FRAME, None)
 
     def __call__(self, sender: Sender, codec: Codec) -> Awaitable[EncodedFrame | None]:
-        """Be the unbound method that other code finds on the class."""
+        """Call it as the unbound method that other code finds on the class."""
         return self.__get__(sender, type(sender))(codec)

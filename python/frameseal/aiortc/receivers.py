@@ -1,4 +1,4 @@
-"""What the hook knows of one receiver; ``slots.py`` has what senders and receivers share."""
+"""The state that the hook keeps for each receiver. ``slots.py`` has the state of senders too."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["ReceiverSlot"]
 
 PLI_INTERVAL = 0.5  # seconds
 PLI_BACKED_OFF = 5.0  # seconds
-MAX_STARTS = 1024  # frames whose beginning is remembered: more than a jitter buffer holds packets
-START_LEN = 16  # bytes, 6 of which are sealed at the least
-IDENTIFY_INTERVAL = 1.0  # seconds from one question for the participant to the next, while frames come
+MAX_STARTS = 1024  # remembered starts of frames: more than a jitter buffer holds packets
+START_LEN = 16  # bytes, of which at least 6 are sealed
+IDENTIFY_INTERVAL = 1.0  # seconds between two questions for the participant, while frames arrive
 MIN_IDENTIFY_INTERVAL = 0.1  # seconds, however often the stream changes
 
 
 class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
-    """One receiver: asks for keyframes, and knows frames that lost their head.
+    """The slot of one receiver. It requests keyframes, and detects frames whose first packets are missing.
 
-    A jitter buffer that overflows delivers what it has of a frame, in which only the first packets can be missing.
+    A jitter buffer that overflows delivers an incomplete frame. Only the first packets of that frame can be missing.
     """
 
     sends = False
@@ -34,11 +34,11 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         super().__init__(owner, stack)
         self.ssrcs: frozenset[int] = frozenset()
         self._starts: dict[bytes, None] = {}
-        self._packet_noted = False  # a packet, since the last frame
+        self._packet_noted = False  # since the last frame
         self._last_request = float("-inf")
         self._unanswered = 0
-        self._source: int | None = None  # SSRC of the latest packet
-        self._proxied_codecs: set[MediaType] = set()  # for which the stack got a decoder proxy
+        self._source: int | None = None  # the SSRC of the latest packet
+        self._proxied_codecs: set[MediaType] = set()  # the media types that have a decoder proxy
 
     def _make_transform(self, e2ee: E2EEManager, participant_id: str, media: MediaType) -> ReceiverTransform:
         return e2ee.receiver_transform(participant_id, media.kind, media.codec, track_id=self.track_id)
@@ -47,30 +47,30 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         return encryption.remote_participant(owner)
 
     def note_proxy(self, media: MediaType) -> None:
-        """Note that a decoder proxy was made for this codec."""
+        """Note that a decoder proxy was made for *media*."""
         self._proxied_codecs.add(media)
 
     def check_decoder(self, media: MediaType) -> None:
-        """Close the track if the codec's decoder is not a decoder proxy; in the decoder thread."""
+        """Close the track if *media* has no decoder proxy. Runs in the decoder thread."""
         if media not in self._proxied_codecs:
             self.counters.kind, self.counters.codec = media
             self.close()
 
     def admits(self, task: DecoderTask | None) -> bool:
-        """Whether the decoder queue takes a frame, or None for the end; on the event loop."""
+        """Return whether the decoder queue may receive *task*, which is None at the end. Call it on the event loop."""
         if task is None:
             return True
         with contextlib.suppress(RuntimeError):  # an SDK receives in a thread without a loop
             self.find_encryption()
         if self.may_be_reassigned and self.encryption is not None and self._is_due():
             self.identify(self.encryption)
-        if not self._packet_noted:  # other code has replaced depayload(): what is remembered no longer grows
+        if not self._packet_noted:  # other code replaced depayload(), so the remembered starts are outdated
             self._starts.clear()
         self._packet_noted = False
         return not self.closed
 
     def _is_due(self) -> bool:
-        """Whether to ask the application again whose frames these are: an SFU may have given the receiver away."""
+        """Return whether to identify the participant again, since an SFU may have reassigned the receiver."""
         since = time.monotonic() - self.identified_at
         owner = self.owner()
         if owner is None or since < MIN_IDENTIFY_INTERVAL:
@@ -81,7 +81,7 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         return changed or since >= IDENTIFY_INTERVAL
 
     def note_outcome(self, transform: ReceiverTransform, opened: bool) -> None:
-        """Note whether a frame was opened. Ask whose frames these are at the first that was not."""
+        """Note whether a frame was opened. The first frame that was not opened schedules `identify`."""
         if self.may_be_reassigned:
             if opened:
                 transform.track.in_doubt = True
@@ -89,25 +89,25 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
                 self.schedule_identify()
 
     def note_packet(self, codec: Codec, payload: bytes, data: bytes) -> None:
-        """Remember how a frame begins whose first packet this is, where packets tell; on the event loop."""
+        """Remember the start of a VP8 frame if *payload* is its first packet. Call it on the event loop."""
         self._packet_noted = True
-        # S, and partition 0: RFC 7741 section 4.2.
+        # The S bit, and partition 0 (RFC 7741 section 4.2).
         if media_type(codec.mimeType).codec == "vp8" and payload[0] & 0x17 == 0x10:
             self._starts[data[:START_LEN]] = None
             if len(self._starts) > MAX_STARTS:
                 del self._starts[next(iter(self._starts))]
 
     def is_whole(self, codec: str, frame: bytes) -> bool:
-        """Whether *frame* begins where a frame of its codec does, as far as that can be told."""
+        """Return whether *frame* has its first packet. It returns True if that is not known."""
         if codec == "h264":
-            return frame.startswith(b"\0\0\0\1")  # as every NAL unit does after depacketising
+            return frame.startswith(b"\0\0\0\1")  # every NAL unit starts so after depacketizing
         return codec != "vp8" or not self._starts or frame[:START_LEN] in self._starts
 
     def request_keyframe(self, *, undecryptable: bool) -> None:
-        """Ask the sender for a keyframe, at most every half second.
+        """Request a keyframe from the sender, at most every half second (PLI, RFC 4585 section 6.3.1).
 
-        While nothing at all can be opened the interval doubles up to 5 s: a keyframe does not help who lacks the
-        key, and everybody else in the call pays for it.
+        While no frame can be opened, the interval doubles up to 5 s. A keyframe does not help a receiver without the
+        key, and costs everybody else in the call.
         """
         if not undecryptable:
             self._unanswered = 0
@@ -124,7 +124,7 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         if receiver is None:
             return
         sources = {source.source for source in receiver.getSynchronizationSources()}
-        # Those that were negotiated, as the sources include retransmission; all of them when an SFU sends under
-        # an SSRC which it never announced.
+        # The sources include retransmission, so prefer the negotiated SSRCs. An SFU may send under an SSRC that it
+        # never announced: then ask all sources.
         for ssrc in sources & self.ssrcs or sources:
             self._run(receiver._send_rtcp_pli(ssrc))

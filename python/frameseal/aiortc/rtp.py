@@ -1,39 +1,40 @@
-"""Bytes of encoded media as an RTP stack deals them out: what is one frame, how long is it, is it a keyframe.
+"""Encoded media as RTP payloads: the bounds of frames, the length of audio, and keyframes.
 
-Pure helpers of the hook in ``aiortc.py``; they know no transport. Opus: RFC 6716 section 3.1 and RFC 7587;
-G.711 and G.722: RFC 3551 section 4.5; VP8: RFC 6386 section 9.1 and RFC 7741 section 4.2; H.264: ITU-T H.264 section
-7.3.1.
+Pure functions of the hook that know no transport. Sources: Opus, RFC 6716 section 3.1 and RFC 7587; G.711 and G.722,
+RFC 3551 section 4.5; VP8, RFC 6386 section 9.1 and RFC 7741 section 4.2; H.264, RFC 6184 and ITU-T H.264 section 7.3.1.
 """
 
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-# RFC 6716 section 3.1, table 2: ticks of 48 kHz that one Opus frame lasts, by the low bits of the TOC's config.
+# The ticks of 48 kHz that one Opus frame lasts, by the low bits of the TOC's config (RFC 6716 section 3.1, table 2).
 _SILK = (480, 960, 1920, 2880)
 _HYBRID = (480, 960)
 _CELT = (120, 240, 480, 960)
 
-# One octet is one tick of the 8 kHz RTP clock: G.711 by nature, G.722 because RFC 3551 section 4.5.2 keeps
-# its clock at 8 kHz although it samples at 16 kHz.
+# One octet is one tick of the 8 kHz RTP clock. G.722 samples at 16 kHz, but RFC 3551 section 4.5.2 keeps its clock at
+# 8 kHz.
 _OCTET_PER_TICK = frozenset({"pcmu", "pcma", "g722"})
 
-# Such a packet is cut here. libsrtp's Python binding refuses packets over 1500 bytes and the refusal ends the
-# sender's task, so a frame that just fitted must still fit with its trailer and RTP header extensions.
+# The maximum bytes of a G.711 or G.722 payload before sealing. libsrtp's Python binding refuses packets over 1500
+# bytes, and the refusal ends the sender's task. The rest is for the trailer and for RTP header extensions.
 _MAX_PCM_LEN = 1200
 
-# RTP adds no header of its own to these.
+# The codecs whose RTP payload has no header of its own.
 PAYLOAD_IS_FRAME = _OCTET_PER_TICK | {"opus"}
 
-# RFC 7741 section 4.2: set in the first payload of a partition.
+# The bit that is set in the first payload of a partition (RFC 7741 section 4.2).
 _VP8_START_BIT = 0x10
-_MAX_VP8_PAYLOAD_LEN = 1300  # as the stacks have it: see libsrtp, above
+_MAX_VP8_PAYLOAD_LEN = 1300  # the maximum that the stacks use
 
 _H264_IDR = 5
 _H264_SPS = 7
 
-# RFC 6184 section 5.8: the type of a payload that is a fragment, and the bits of its second octet.
+# The type of a payload that is a fragment, and the bits of its second octet (RFC 6184 section 5.8).
 _FU_A, _FU_START, _FU_END = 28, 0x80, 0x40
+_NO_END = "payloads end within a fragmented NAL unit of H264: pass all payloads of a picture, in order"
+_NO_UNIT = "payloads have a fragment of H264 outside its NAL unit: pass all payloads of a picture, in order"
 
 
 class MediaType(NamedTuple):
@@ -54,12 +55,13 @@ def media_type(mime: str) -> MediaType:
 
 
 def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The frames that an encoder's payloads for one call add up to, each with its offset in RTP clock ticks.
+    """Yield the frames in the payloads of one encoder call, each with its offset in RTP clock ticks.
 
-    A picture is one frame. Audio of more than 20 ms comes as several packets, each a frame that stands by
-    itself; under one timestamp a receiver would join them and open none, so each gets its own.
+    A picture is one frame. An encoder returns audio of more than 20 ms as several packets, and each packet is a frame.
+    A receiver would join packets of one timestamp and open none of them, so each frame has an offset of its own.
 
-    ``codec`` is the lower-case last part of the mime type; ``payloads`` are already free of RTP descriptors.
+    :param codec: the lower-case name of the codec.
+    :param payloads: the payloads without their RTP descriptors.
     """
     offset = 0
     if codec in _OCTET_PER_TICK:
@@ -76,29 +78,31 @@ def access_units(codec: str, payloads: list[bytes]) -> Iterator[tuple[int, bytes
 
 
 def check_h264_payloads(payloads: list[bytes]) -> None:
-    """Raise ValueError unless fragments add up to whole NAL units (RFC 6184 section 5.8).
+    """Check that the fragments of a picture form whole NAL units (RFC 6184 section 5.8).
 
-    An encoder's own unit of a type that RTP has for fragments would otherwise be joined to the unit before it.
+    Without the check, an encoder's own unit of the fragment type would be joined to the unit before it.
+
+    :raises ValueError: a fragment has no start, no end, or a start and an end.
     """
-    following = None  # the second octet of a fragment that goes on
+    following = None  # the unit type of an unfinished fragment
     for payload in payloads:
         if len(payload) < 2 or payload[0] & 0x1F != _FU_A:
             if following is not None:
-                raise ValueError("a fragmented NAL unit of H264 has no end: pass all payloads of a picture, in order")
+                raise ValueError(_NO_END)
             continue
         begins, ends = payload[1] & _FU_START, payload[1] & _FU_END
         number = payload[1] & 0x1F
         if bool(begins) is (following is not None) or (begins and ends) or following not in (None, number):
-            raise ValueError("a fragment of H264 belongs to no NAL unit: pass all payloads of a picture, in order")
+            raise ValueError(_NO_UNIT)
         following = None if ends else number
     if following is not None:
-        raise ValueError("a fragmented NAL unit of H264 has no end: pass all payloads of a picture, in order")
+        raise ValueError(_NO_END)
 
 
 def vp8_descriptor(payloads: list[bytes]) -> bytes:
-    """Return the descriptor of a picture's first payload, if that of all others only differs in not being the first.
+    """Return the descriptor of a picture's first payload if all payloads share it, except for its start bit.
 
-    Empty if it does not: then the pieces of the picture have to be told apart one by one.
+    An empty result means that the descriptors differ. The caller then has to parse each payload.
     """
     first = payloads[0]
     length = 1
@@ -115,7 +119,7 @@ def vp8_descriptor(payloads: list[bytes]) -> bytes:
 
 
 def vp8_payloads(descriptor: bytes, picture: bytes) -> list[bytes]:
-    """Deal out a picture of VP8, given the descriptor of its first payload."""
+    """Split a VP8 picture into payloads, given the descriptor of the first one."""
     following = bytes([descriptor[0] & ~_VP8_START_BIT]) + descriptor[1:]
     step = _MAX_VP8_PAYLOAD_LEN - len(descriptor)
     return [descriptor + picture[:step]] + [
@@ -124,7 +128,7 @@ def vp8_payloads(descriptor: bytes, picture: bytes) -> list[bytes]:
 
 
 def opus_ticks(packet: bytes) -> int:
-    """How long an Opus packet lasts, in ticks of 48 kHz; 0 for an empty one."""
+    """Return how long an Opus packet lasts, in ticks of 48 kHz. It is 0 for an empty packet."""
     if not packet:
         return 0
     config, code = packet[0] >> 3, packet[0] & 3
@@ -142,10 +146,10 @@ def opus_ticks(packet: bytes) -> int:
 
 
 def is_keyframe(codec: str, frame: bytes) -> bool:
-    """Whether a decoder can start at this (opened, non-empty) frame.
+    """Return whether a decoder can start at this frame, which is opened and not empty.
 
-    H.264 counts a sequence parameter set as a start too: streams with periodic intra refresh have no IDR picture.
-    For codecs that are not known here the answer is yes, so that nothing is withheld on a guess.
+    In H.264 a sequence parameter set counts too, because streams with periodic intra refresh have no IDR picture. For
+    other codecs the result is True, so that no frame is withheld on a guess.
     """
     if codec == "vp8":
         return not frame[0] & 1

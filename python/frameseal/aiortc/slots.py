@@ -1,8 +1,7 @@
-"""What the hook in ``aiortc.py`` knows of one sender or receiver: whose media it is, what became of it, what is owed.
+"""The state that the hook keeps for each sender and receiver: participant, transforms, counters, errors.
 
-Senders are here, receivers in ``receivers.py``.
-
-A slot hangs on its owner and refers to it weakly, so nothing here outlives the call.
+Senders are here, receivers in ``receivers.py``. A slot is an attribute of its owner and refers to the owner weakly, so
+it ends with the call.
 """
 
 from __future__ import annotations
@@ -47,11 +46,14 @@ from frameseal.events import Direction
 
 __all__ = ["SLOT", "MediaSlot", "SealedPayload", "SenderSlot", "TrackCounters"]
 
-SLOT = "_frameseal_slot"  # set on senders, receivers and our copies of codecs
+SLOT = "_frameseal_slot"  # the attribute of senders, receivers and tagged codecs that holds the slot
 
-MAX_SEALED_PAYLOADS = 256  # besides those of the latest frame: twice what the stacks keep to send again
-MAX_TRANSFORMS = 64  # of one receiver, which an SFU may give to many participants in turn
-LATE_FRAMES = 1.0  # seconds in which frames of a receiver's former participant may still arrive
+# The latest sealed payloads of a sender. The stacks keep 128 packets for retransmission (RFC 4588).
+MAX_SEALED_PAYLOADS = 256
+# The transforms of one receiver. An SFU may assign a receiver to many participants in turn.
+MAX_TRANSFORMS = 64
+# Seconds in which frames of a receiver's former participant may still arrive.
+LATE_FRAMES = 1.0
 
 OwnerT = TypeVar("OwnerT", bound=Member)
 TransformT = TypeVar("TransformT", bound=Transform)
@@ -62,38 +64,38 @@ _logger = logging.getLogger("frameseal")
 
 @dataclass
 class TrackCounters:
-    """What passed through one sender or receiver since it was made."""
+    """Counts the frames of one sender or receiver since it was made."""
 
     direction: Direction
     """``"send"`` or ``"receive"``."""
     participant_id: str | None = None
-    """Whose keys are used; None until the media starts."""
+    """The id of the participant whose keys are used. It is None until the media starts."""
     kind: str | None = None
-    """``"audio"`` or ``"video"``, from the codec's mime type; None until the first frame."""
+    """``"audio"`` or ``"video"``, from the codec's media type. It is None until the first frame."""
     codec: str | None = None
-    """Lower-case, such as ``"vp8"``; None until the first frame."""
+    """The lower-case name of the codec, such as ``"vp8"``. It is None until the first frame."""
     frames_in: int = 0
     """Frames from the encoder (send) or from the network (receive). Empty ones are not counted."""
     frames_out: int = 0
     """Frames sealed and handed to the packetizer (send), or opened and decoded (receive)."""
     dropped: int = 0
-    """Frames that went nowhere: no key, not authentic, withheld until a keyframe, detached."""
+    """Frames that were dropped: no key, not authentic, withheld until a keyframe, detached."""
     foreign: int = 0
-    """Frames of an encoder that did not come from the stack's factory; the guard sealed them all the same."""
+    """Frames of an encoder that other code made. The guard sealed these frames."""
     keyframe_requests: int = 0
     """Picture loss indications sent (RFC 4585 section 6.3.1)."""
     last_error: str | None = None
-    """The last thing that went wrong around the cipher; failures of the cipher itself are states."""
+    """The last error outside the cipher. Failures of the cipher itself are states."""
 
 
 class SealedPayload(bytes):
-    """An RTP payload of a sealed frame; the guard lets no other pass.
+    """An RTP payload of a sealed frame. The guard passes no other payload.
 
-    A type, rather than a note of what was sealed last: other code may copy, join or queue payload lists.
+    The mark is a type, because other code may copy, join or queue lists of payloads.
     """
 
     offset: int = 0
-    """Ticks of the RTP clock by which this payload's frame is later than the timestamp it was returned with."""
+    """Ticks of the RTP clock from the timestamp that the encoder returned to the timestamp of this payload's frame."""
 
 
 class MediaSlot(ABC, Generic[OwnerT, TransformT]):
@@ -107,7 +109,7 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         self.encryption: Encryption | None = None  # None while the connection is not attached
         self.counters = TrackCounters("send" if self.sends else "receive")
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.transforms: dict[tuple[str, str], TransformT | None] = {}  # by participant and codec, also former ones
+        self.transforms: dict[tuple[str, str], TransformT | None] = {}  # by participant and codec
         self.may_be_reassigned = False  # the application names the participant, and may name another one later
         self.identify_scheduled = False
         self.identified_at = float("-inf")  # when the application was last asked
@@ -124,17 +126,17 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
 
     @abstractmethod
     def _participant(self, encryption: Encryption, owner: OwnerT) -> str | None:
-        """Return the id of the participant whose media this is. None means that nobody is known yet."""
+        """Return the id of the participant whose media this is. None means that it is not known yet."""
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
     @property
     def started(self) -> bool:
-        """Whether media may have flowed."""
+        """True if media may have flowed."""
         return self.loop is not None
 
     def start(self) -> None:
-        """Adopt the encryption of the owner's connection; on the event loop, before any media."""
+        """Adopt the encryption of the owner's connection. Call it on the event loop, before any media."""
         self.loop = asyncio.get_running_loop()
         owner = self.owner()
         if self.encryption is not None:
@@ -144,20 +146,23 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         self.running = True
 
     def find_encryption(self) -> Encryption | None:
-        """Return the encryption, and look for it again while there is none; on the event loop."""
+        """Return the encryption, and look it up again while the connection is not attached. Call it on the event loop.
+
+        None means that the connection is not attached.
+        """
         if not self.started or self.encryption is None:  # other code may have replaced send() or receive()
             self.start()
         return self.encryption
 
     def adopt(self, encryption: Encryption) -> None:
-        """Use *encryption* from now on. Under the lock of the hook."""
+        """Use *encryption* from now on. The caller holds the lock of the hook."""
         self.counters.participant_id = None
         self.transforms.clear()
         self.may_be_reassigned = not self.sends and encryption.may_reassign
         self.encryption = encryption
 
     def activate(self, encryption: Encryption) -> None:
-        """Identify the participant if media may flow already; on the event loop."""
+        """Identify the participant if media may flow already. Call it on the event loop."""
         if self.loop is not None:
             encryption.e2ee.bind_loop(self.loop)
             self.identify(encryption)
@@ -165,13 +170,13 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
     # --- the participant ---------------------------------------------------------------------------------------------
 
     def schedule_identify(self) -> None:
-        """Ask the application who the participant is, on the event loop; from any thread."""
+        """Schedule `identify` on the event loop. Callable from any thread."""
         if self.encryption is not None and not self.identify_scheduled:
             self.identify_scheduled = True
             self.on_loop(self.identify, self.encryption)
 
     def identify(self, encryption: Encryption) -> None:
-        """Ask the application who the participant is; on the event loop."""
+        """Ask the application for the participant's id. Call it on the event loop."""
         self.identify_scheduled = False
         owner = self.owner()
         if self.encryption is not encryption or owner is None:
@@ -217,8 +222,8 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         return self.transforms[track]
 
     def _add_transform(self, encryption: Encryption, participant_id: str, media: MediaType) -> None:
-        # Made with the first frame, so that a receiver which never gets one (the bandwidth probe of a
-        # mediasoup client is such a receiver) has no state.
+        # Made with the first frame, so that a receiver without frames has no state. The bandwidth probe of a mediasoup
+        # client is a receiver without frames.
         track = participant_id, media.codec
         if len(self.transforms) >= MAX_TRANSFORMS:
             _release(encryption, self.transforms.pop(next(iter(self.transforms))))
@@ -230,17 +235,17 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
             self.report_error(encryption, media.kind, error, "unsupported_codec")
 
     def pause(self, encryption: Encryption) -> None:
-        """Note that the transforms get no frames for now."""
+        """Note that the transforms receive no frames for now."""
         for transform in list(self.transforms.values()):
             _release(encryption, transform)
 
     def resume(self, encryption: Encryption) -> None:
-        """Note that the transforms of the present participant get frames."""
+        """Note that the transforms of the present participant receive frames again."""
         for track, transform in list(self.transforms.items()):
             if transform is not None and track[0] == self.counters.participant_id:
                 encryption.e2ee._resume(transform)
                 transform.track.in_doubt = self.may_be_reassigned
-                self.transforms[track] = self.transforms.pop(track)  # to the end: the longest unused is let go first
+                self.transforms[track] = self.transforms.pop(track)  # move to the end: the first is evicted first
 
     def release(self, encryption: Encryption) -> None:
         """Release the transforms and their state, since the media has ended."""
@@ -255,7 +260,7 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
                 encryption.e2ee.remove_track(track.participant_id, track.kind, track_id=track.track_id)
 
     def enable(self, enabled: bool) -> None:
-        """Follow a change of direction; on the event loop."""
+        """Pause or resume after a change of direction. Call it on the event loop."""
         if self.encryption is not None and self.paused == enabled:
             self.paused = not enabled
             if enabled:
@@ -265,7 +270,7 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
                 self.pause(self.encryption)
 
     def end(self) -> None:
-        """Release the transforms, since no more frames arrive. From any thread."""
+        """Release the transforms, since no more frames arrive. Callable from any thread."""
         if self.encryption is not None:
             self.ended = True
             self.pause(self.encryption)
@@ -274,7 +279,7 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
     # --- errors ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the track for good, because a frame got past the hook. From any thread."""
+        """Close the track for good, because a frame bypassed the hook. Callable from any thread."""
         if self.closed or self.encryption is None:
             return
         self.closed = True
@@ -286,17 +291,17 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         if owner is None:
             return
         seams = self.stack.replaced_seams(owner)
-        self.note_error(RuntimeError(f"other code replaced {seams}, and frames got past the hook: the track is closed"))
+        self.note_error(RuntimeError(f"other code replaced {seams}, and frames bypassed the hook: the track is closed"))
         encryption.report_replaced_seam(self.counters.participant_id or "", self.kind, seams, self.track_id)
         self._run(self.stack.stop(owner))
 
     def report_error(self, encryption: Encryption, kind: str, error: Exception, reason: str) -> None:
-        """Note and report that nothing can be done for this codec."""
+        """Note *error*, and put the track into InternalError with *reason*."""
         self.note_error(error)
         encryption.e2ee.report_internal_error(self.counters.participant_id or "", kind, reason, track_id=self.track_id)
 
     def note_error(self, error: BaseException) -> None:
-        """Note what went wrong, and log it unless it is the same as before."""
+        """Note *error*, and log it unless its text equals that of the last error."""
         text = f"{type(error).__name__}: {error}"
         if text != self.counters.last_error:
             _logger.warning("%s %s: %s", self.counters.direction, self.counters.kind or "media", text)
@@ -315,18 +320,18 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
 
     @property
     def kind(self) -> str:
-        """``"audio"`` or ``"video"``, from the codec where one is known."""
+        """``"audio"`` or ``"video"``, from the codec if it is known."""
         kind = self.counters.kind or getattr(self.owner(), "kind", None)
         return "audio" if kind == "audio" else "video"
 
     @property
     def track_id(self) -> str | None:
-        """The id of the track that is sent or received."""
+        """The id of the track that is sent or received. None means that the owner has no track."""
         return getattr(getattr(self.owner(), "track", None), "id", None)
 
     def on_loop(self, call: Callable[[Unpack[Arguments]], None], *args: *Arguments) -> None:
-        """Call something on the event loop, from any thread."""
-        # The loop may be closed while a decoder thread still works off its last frames.
+        """Schedule a call on the event loop. Callable from any thread."""
+        # The loop may be closed while a decoder thread still processes its last frames.
         if self.loop is not None:
             with contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(call, *args)
@@ -338,22 +343,22 @@ def _release(encryption: Encryption, transform: Transform | None) -> None:
 
 
 class SenderSlot(MediaSlot[Sender, SenderTransform]):
-    """One sender: seals what encoders make."""
+    """The slot of one sender. It seals the frames of its encoders."""
 
     sends = True
 
     def __init__(self, owner: Sender, stack: StackFunctions) -> None:
         super().__init__(owner, stack)
         self.keyframe_owed = False
-        self.sealed: dict[bytes, None] = {}  # the latest payloads, in the order of sealing
+        self.sealed: dict[bytes, None] = {}  # the latest payloads, oldest first
         self._packer: Encoder | None = None
         self._pending: deque[EncodedFrame] = deque()
         self._last_source_timestamp, self._last_sent_timestamp = (
             0,
             -1,
-        )  # the last frame's timestamp: as it came, and as its last part went out
-        self._may_send_unsealed = False  # one frame in the clear, from before the attachment
-        self._unsealed_timestamp: int | None = None  # its RTP timestamp
+        )  # the last frame: as the source set it, and of its last part
+        self._may_send_unsealed = False  # one frame, which was encoded before the attachment
+        self._unsealed_timestamp: int | None = None  # the RTP timestamp of that frame
 
     def _make_transform(self, e2ee: E2EEManager, participant_id: str, media: MediaType) -> SenderTransform:
         return e2ee.sender_transform(participant_id, media.kind, media.codec, track_id=self.track_id)
@@ -362,7 +367,10 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         return encryption.local_id
 
     def adopt(self, encryption: Encryption) -> None:
-        """Empty the history too, so that no NACK is answered from it. In mid-call one more frame may be under way."""
+        """Use *encryption*, and empty the history, so that no NACK is answered with an unsealed packet.
+
+        If media flows already, one more unsealed frame may be between encoder and transport.
+        """
         super().adopt(encryption)
         self._may_send_unsealed = self.running
         owner = self.owner()
@@ -370,7 +378,10 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
             self.stack.history(owner).clear()
 
     def predates_attachment(self, timestamp: int) -> bool:
-        """Whether a packet that was not sealed is from before the attachment. If not, close the track; on the loop."""
+        """Return whether an unsealed packet was encoded before the attachment. If not, close the track.
+
+        Call it on the event loop.
+        """
         self.find_encryption()
         if self._may_send_unsealed:
             self._may_send_unsealed, self._unsealed_timestamp = False, timestamp
@@ -381,15 +392,18 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         return False
 
     def count_drop(self) -> None:
-        """Count a frame that does not leave."""
+        """Count a frame that is not sent."""
         self.counters.dropped += 1
-        # The encoder's next picture would refer to one that no receiver has.
+        # The next picture would refer to the dropped one, which no receiver has.
         self.keyframe_owed = True
 
     def seal(
         self, encryption: Encryption, codec: Codec, payloads: list[bytes], picture_id: int | None = None
     ) -> list[SealedPayload]:
-        """Seal what an encoder made of one frame. ``[]``: nothing may leave. Raises nothing but interpreter exits."""
+        """Seal the payloads of one frame. An empty list means that nothing must be sent.
+
+        It raises nothing but interpreter exits.
+        """
         if not payloads:
             return []
         self.counters.frames_in += 1
@@ -401,7 +415,7 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         except BaseException as error:  # a panic in the native core is a BaseException
             self.note_error(error)
         if sealed is None:
-            if self.ended:  # the frame was being encoded when its track ended: do not count it
+            if self.ended:  # the track ended while the frame was encoded: do not count it
                 self.counters.frames_in -= 1
             else:
                 self.count_drop()
@@ -425,18 +439,18 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
                 return None
             for payload in self._pack(codec, sealed, descriptor, picture_id) if sealed else ():
                 marked = SealedPayload(payload)
-                if offset:  # seldom, and an attribute of its own costs more than the mark
+                if offset:  # rare, and setting the attribute costs more than the mark
                     marked.offset = offset
-                self.sealed.pop(marked, None)  # to the end of the order
+                self.sealed.pop(marked, None)  # move to the end
                 self.sealed[marked] = None
                 sealed_payloads.append(marked)
         return sealed_payloads
 
     def _depayload(self, codec: Codec, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
-        """Return the payloads without their descriptors, and VP8's descriptor if all have the same."""
+        """Return the payloads without their descriptors, and the VP8 descriptor that all payloads share, or ``b""``."""
         if self.counters.codec in PAYLOAD_IS_FRAME:
             return payloads, b""
-        # One by one, the stack's parsing and writing takes much longer than the cipher takes for the picture.
+        # The stack parses and writes descriptors one by one, which takes much longer than sealing the picture.
         if self.counters.codec == "vp8" and (descriptor := vp8_descriptor(payloads)):
             length = len(descriptor)
             return [payload[length:] for payload in payloads], descriptor
@@ -449,8 +463,8 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
             return [frame]
         if descriptor:
             return vp8_payloads(descriptor, frame)
-        # A second encoder, because VP8's counts a picture each time it packs: the one that encoded would
-        # leave gaps in the picture ids, which SFUs and browsers take for lost frames.
+        # A second encoder, because a VP8 encoder counts a picture each time it packetizes. The encoder of the frame
+        # would leave gaps in the picture ids, and SFUs and browsers treat a gap as a lost frame.
         if self._packer is None:
             self._packer = self.stack.packer(codec)
         if picture_id is not None:
@@ -458,7 +472,7 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         return self._packer.pack(self.stack.packet(frame))[0]
 
     async def next_frame(self, inner: NextFrame, codec: Codec) -> EncodedFrame | None:
-        """Guard `inner`: its encoded frame, sealed, or None (which the stack skips) if it must not leave."""
+        """Return the next frame of `inner`, sealed. None means that the stack must send nothing now."""
         if self.closed or (self.encryption is not None and self.encryption.detached):
             self._pending.clear()
         if self._pending:
@@ -485,28 +499,28 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         self._last_sent_timestamp = timestamp + max(offsets)
         if payloads is frame.payloads and timestamp == frame.timestamp and not any(offsets):
             return frame
-        # Several packets of one long audio frame: the stack knows one timestamp per frame, so each becomes its own.
+        # A long audio frame has several packets. The stack has one timestamp per frame, so each packet becomes a frame.
         frames = []
         for offset, group in itertools.groupby(payloads, key=lambda payload: payload.offset):
             part, of_part = copy.copy(frame), list(group)
             part.payloads, part.timestamp = of_part, timestamp + offset
             for payload in of_part:
-                payload.offset = 0  # applied: guards are nested when other code wraps the method
+                payload.offset = 0  # applied; guards are nested if other code wraps the method
             frames.append(part)
         self._pending.extend(frames[1:])
         return frames[0]
 
     def _in_order(self, timestamp: int) -> int:
-        """Return the timestamp, or the tick after the last frame's if that timestamp was sent already.
+        """Return *timestamp*. If it was sent already, return the tick after the last frame instead.
 
-        A receiver would join two frames of one timestamp and open neither. Busy sources return a picture twice.
+        A receiver would join two frames of one timestamp and open neither. A busy source returns a picture twice.
         """
-        went_out = self._last_source_timestamp <= timestamp <= self._last_sent_timestamp
+        was_sent = self._last_source_timestamp <= timestamp <= self._last_sent_timestamp
         self._last_source_timestamp = timestamp
-        return self._last_sent_timestamp + 1 if went_out else timestamp
+        return self._last_sent_timestamp + 1 if was_sent else timestamp
 
     def _pass_on_owed_keyframe(self) -> None:
-        # A foreign encoder does not see `keyframe_owed`; the stack passes it the flag that a PLI sets.
+        # An encoder of other code does not read `keyframe_owed`. The stack passes it the flag that a PLI sets.
         sender = self.owner()
         if self.keyframe_owed and sender is not None:
             sender._send_keyframe()

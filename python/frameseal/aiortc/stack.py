@@ -1,21 +1,22 @@
-"""The hook: end-to-end encryption for the calls of aiortc (1.9 and later) and of its fork vsaiortc.
+"""The hook in aiortc (1.9 and later) and in its fork vsaiortc: the patches, and the test of what they rely on.
 
-How it gets between codec and packetizer:
+The hook stands between codec and packetizer in four places:
 
-* *factories*: a stack makes encoders and decoders through one module-level function each, ``get_encoder`` and
-  ``get_decoder``. These are wrapped to return proxies that seal after encoding and open before decoding.
-* *tag*: a factory is told the codec, but not whose. So ``RTCRtpSender.send`` and ``RTCRtpReceiver.receive`` hand on
-  copies of the codecs that carry a reference to the sender's or receiver's slot.
-* *guard*: other libraries put in encoders of their own. What a sender's ``_next_encoded_frame`` returns is sealed
-  there, or dropped, unless the proxy sealed it.
-* *gates*: other libraries replace any of these, in mid-call too. So a transport's SRTP session and a receiver's decoder
-  queue are wrapped when they are made (``gates.py``). They stop what got past the hook, close its track, and
-  report InternalError (``seam_replaced:`` and the names of what was replaced).
+* *factories*: a stack makes encoders and decoders through the module-level functions ``get_encoder`` and
+  ``get_decoder``. The hook wraps both, so that they return proxies (``proxies.py``).
+* *tag*: a factory receives the codec, but not its owner. So ``RTCRtpSender.send`` and ``RTCRtpReceiver.receive`` pass
+  on copies of the codecs that refer to the slot of their sender or receiver.
+* *guard*: other libraries install encoders of their own. The guard seals or drops every frame of a sender's
+  ``_next_encoded_frame`` that the proxy did not seal.
+* *gates*: other libraries may replace any of these functions, even in mid-call. So the hook wraps a transport's SRTP
+  session and a receiver's decoder queue (``gates.py``). A gate stops frames that bypassed the hook, closes their track,
+  and reports InternalError with the reason ``seam_replaced:`` and the names of the replaced functions.
 
-``depayload`` is wrapped too, to note how received frames begin: one that has lost its head is no sign of a wrong key.
+The hook wraps ``depayload`` too, to note how received frames start. A frame without its start is no sign of a wrong
+key.
 
-The IV travels in the frame and never comes from RTP: a sender does not know the RTP timestamp that goes out, and a
-receiver re-bases it.
+The IV travels in the frame and never comes from RTP. A sender does not know the RTP timestamp on the wire, and a
+receiver re-bases the timestamp.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ from frameseal.aiortc.slots import SLOT, SenderSlot
 
 __all__ = ["Stack", "UnsupportedStack", "install", "package_of"]
 
-_ATTACHMENT = "_frameseal_attachment"  # set on peer connections
-_HISTORY = "_RTCRtpSender__rtp_history"  # packets that a sender keeps, to send them again on a NACK
+_ATTACHMENT = "_frameseal_attachment"  # the attribute of peer connections that holds the attachment
+_HISTORY = "_RTCRtpSender__rtp_history"  # the packets that a sender keeps to answer NACKs
 _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
 _SRTP_SESSION = "_tx_srtp"
 
-_CLOCK = Fraction(1, 90000)  # any valid time base: the timestamp that a packer returns is not used
+_CLOCK = Fraction(1, 90000)  # any valid time base, since the timestamp of a packer is not used
 
 Start = Callable[[Member, Parameters], Coroutine[object, object, None]]
 Stop = Callable[[Member], Coroutine[object, object, None]]
@@ -75,20 +76,23 @@ stacks: dict[str, Stack] = {}
 
 
 class UnsupportedStack(RuntimeError):
-    """This aiortc (or fork of it) is not built the way the hook needs; nothing was changed in it."""
+    """The installed aiortc, or fork of it, lacks a function that the hook needs. The hook changed nothing in it."""
 
 
 class Stack:
-    """aiortc or vsaiortc, with the hook in it."""
+    """One stack, aiortc or vsaiortc, with the hook in it."""
 
     def __init__(self, package: str) -> None:
-        """Test the stack's seams, then put the hook in. :raises UnsupportedStack: if one is not there."""
+        """Test the seams of the stack, then install the hook.
+
+        :raises UnsupportedStack: a seam is missing or has another shape. Nothing was changed.
+        """
         self._wrapped: dict[str, Callable[..., object]] = {}
         self._stops: dict[bool, Stop] = {}
-        # Weak, and the attachment hangs on its connection: a `remote_id` callable may well refer to the connection,
-        # and a registry that owned both would keep the call alive for ever.
+        # Weak, and the connection holds its attachment. A `remote_id` callable may refer to the connection, so a
+        # registry that owned both would keep the call alive for ever.
         self._attached: weakref.WeakSet[PeerConnection] = weakref.WeakSet()
-        self.generation = 0  # counts attachments; "not attached" may be cached until it changes
+        self.generation = 0  # the number of attachments; "not attached" may be cached until it changes
         try:
             self._senders = importlib.import_module(f"{package}.rtcrtpsender")
             self._receivers = importlib.import_module(f"{package}.rtcrtpreceiver")
@@ -105,10 +109,10 @@ class Stack:
             version = getattr(sys.modules.get(package), "__version__", "(unknown version)")
             raise UnsupportedStack(
                 f"{package} {version} is not built the way frameseal's hook needs ({type(error).__name__}: {error}). "
-                "Nothing was changed in it, and none of its connections can be attached"
+                "Nothing was changed in it. Its connections cannot be attached: install a supported version"
             ) from error
         connection, transport = self._connections.RTCPeerConnection, self._transports.RTCDtlsTransport
-        # The stack's own: a subclass may show its user fewer than there are.
+        # The stack's own functions, because a subclass may hide members from its user.
         self._members_of = (connection.getSenders, connection.getReceivers)
         self._sctp_of = connection.sctp.fget
         self.is_rtcp: Callable[[bytes], bool] = self._transports.is_rtcp
@@ -123,7 +127,7 @@ class Stack:
 
     def depayload(self, codec: Codec, payload: bytes) -> bytes:
         """Strip the RTP payload descriptor."""
-        # Looked up each time: code that registers a codec of its own replaces it.
+        # Looked up for each call, because code that registers a codec replaces the function.
         data: bytes = self._receivers.depayload(codec, payload)
         return data
 
@@ -150,7 +154,7 @@ class Stack:
         if not sends and owner.track is not None:
             track = cast(ReceiverTrack, owner.track)
             track.stop()
-            track._queue.put_nowait(None)  # wakes a reader, as the decoder thread may have died in other code
+            track._queue.put_nowait(None)  # wake a reader: the decoder thread may have died in other code
 
     def slot_of(self, owner: Member) -> SenderSlot | ReceiverSlot:
         """Return the slot of a sender or receiver."""
@@ -161,25 +165,25 @@ class Stack:
             else:
                 slot = ReceiverSlot(cast(Receiver, owner), self)
             slot = vars(owner).setdefault(SLOT, slot)
-            if _DECODER_QUEUE in vars(owner):  # made before the hook was in
+            if _DECODER_QUEUE in vars(owner):  # the queue is older than the hook
                 setattr(owner, _DECODER_QUEUE, vars(owner)[_DECODER_QUEUE])
         return slot
 
     def attach(self, pc: PeerConnection, attachment: Attachment) -> None:
-        """Cover a connection and its members, and put gates where it was connected before the hook was in.
+        """Cover a connection, and put gates around sessions and queues that are older than the hook.
 
-        :raises RuntimeError: the connection is attached, or its media started before the hook was in.
+        :raises RuntimeError: the connection is attached, or its media started before the hook was installed.
         """
         with hook.lock:
             present: Attachment | None = getattr(pc, _ATTACHMENT, None)
             if present is not None and not present.detached:
-                raise RuntimeError("this peer connection is attached already; detach it first")
+                raise RuntimeError("pc is attached already: call detach() of its attachment first")
             members = self.members(pc)
             for member in members:
                 if SLOT not in vars(member) and member.transport.state not in ("new", "connecting"):
                     raise RuntimeError(
-                        "media of this peer connection started before frameseal.aiortc was imported and can no longer "
-                        "be sealed: import frameseal.aiortc before the call starts"
+                        "media of pc started before frameseal.aiortc was imported and can no longer be sealed: "
+                        "import frameseal.aiortc before the call starts"
                     )
             setattr(pc, _ATTACHMENT, attachment)
             self._attached.add(pc)
@@ -205,7 +209,7 @@ class Stack:
         return None if pc is None else _attachment_of(pc)
 
     def adopt_members_of(self, transport: Transport | None) -> None:
-        """Cover what other code started past `send` and `receive`, on a transport's connection; on the event loop."""
+        """Cover members that other code started without `send` and `receive`. Call it on the event loop."""
         pc = self._connection_with(lambda member: member.transport is transport)
         if pc is not None:
             for member in self.members(pc):
@@ -221,7 +225,7 @@ class Stack:
             return next((pc for pc in self._attached if any(map(has, self.members(pc)))), None)
 
     def wrap_functions(self, sender_class: type | None = None) -> None:
-        """Wrap what is not wrapped: other code may have replaced a factory or the method since the last time."""
+        """Wrap the factories, ``depayload`` and the frame source again if other code has replaced them."""
         with hook.lock:
             self._wrap(self._senders, "get_encoder", _sealing_factory)
             self._wrap(self._receivers, "get_decoder", _opening_factory)
@@ -236,7 +240,7 @@ class Stack:
         """Name the functions on the way of the owner's frames that other code has replaced."""
         sends = isinstance(owner, self._senders.RTCRtpSender)
         now = self._seams(type(owner)) | {name: None for name in vars(owner) if name in self._hooked_seams}
-        left = self._hooked_seams | self._wrapped  # factories are wrapped anew when a call finds them replaced
+        left = self._hooked_seams | self._wrapped  # a factory is wrapped again when a call finds it replaced
         names = [name for name, value in now.items() if value is not left[name] and name != NEXT_FRAME]
         if sends and not isinstance(inspect.getattr_static(type(owner), NEXT_FRAME), NextFrameGuard):
             names.insert(0, NEXT_FRAME)
@@ -261,7 +265,7 @@ class Stack:
         return IncomingGate(queue, cast(ReceiverSlot, self.slot_of(receiver)))
 
     def _wrap(self, module: ModuleType, name: str, wrap: Callable[[FunctionT], Callable[..., object]]) -> None:
-        """Replace a function of the stack, unless it is ours already."""
+        """Replace a function of a module by its wrapper, unless it is the wrapper already."""
         inner: Callable[..., object] = getattr(module, name)
         if inner is not self._wrapped.get(name):
             self._wrapped[name] = functools.wraps(inner)(wrap(cast(FunctionT, inner)))
@@ -278,12 +282,12 @@ class Stack:
         @functools.wraps(original_init)
         def init(owner: Member, *args: object, **kwargs: object) -> None:
             original_init(owner, *args, **kwargs)
-            self.slot_of(owner)  # tells attach() that the owner did not start before the hook was in
+            self.slot_of(owner)  # shows attach() that the owner is not older than the hook
 
         @functools.wraps(original_start)
         async def tagging_start(owner: Member, parameters: Parameters) -> None:
             if SLOT not in vars(owner) and vars(owner)[started]:
-                await original_start(owner, parameters)  # media started before the hook was in: attach() refuses it
+                await original_start(owner, parameters)  # older than the hook: attach() refuses it
                 return
             slot = self.slot_of(owner)
             self.wrap_functions(type(owner) if slot.sends else None)
@@ -324,7 +328,10 @@ class Stack:
         setattr(cls, name, followed)
 
     def _self_test(self) -> None:
-        """Raise anything if a seam is not as the hook expects it."""
+        """Test each seam.
+
+        :raises Exception: of any class, if a seam is missing or has another shape.
+        """
         sender, receiver = self._senders.RTCRtpSender, self._receivers.RTCRtpReceiver
         transport, connection = self._transports.RTCDtlsTransport, self._connections.RTCPeerConnection
         for function, names in (
@@ -362,7 +369,7 @@ class Stack:
             (connection.getReceivers, ["self"]),
         ):
             if list(inspect.signature(function).parameters) != names:
-                raise LookupError(f"{function.__qualname__} does not take ({', '.join(names)})")
+                raise LookupError(f"{function.__qualname__} does not accept ({', '.join(names)})")
         for mime, frame in (
             ("video/VP8", bytes(range(256)) * 20),
             ("video/H264", b"\0\0\0\1\x67\x01\x02" + b"\0\0\0\1\x65" + bytes(range(1, 256)) * 20),
@@ -390,8 +397,8 @@ def _opening_factory(inner: Callable[[Codec], Decoder]) -> Callable[[Codec], Dec
         try:
             decoder = inner(codec)
         except Exception as error:
-            # vsaiortc negotiates G722 and has no decoder for it, which ends the thread. Unattached that is its own
-            # affair.
+            # vsaiortc negotiates G722 without a decoder for it, and the error ends its decoder thread. That is the
+            # stack's own behaviour, so it stays while the connection is not attached.
             if slot.encryption is None:
                 raise
             slot.report_error(slot.encryption, media_type(codec.mimeType).kind, error, "no_decoder")
@@ -418,9 +425,9 @@ def _attachment_of(pc: PeerConnection) -> Attachment:
 
 
 def install(package: str) -> Stack:
-    """Return the stack of a package, and put the hook in the first time.
+    """Return the stack of a package. The first call installs the hook.
 
-    :raises UnsupportedStack: the package is not built the way the hook needs.
+    :raises UnsupportedStack: the package lacks a function that the hook needs.
     """
     with hook.lock:
         if package not in stacks:
@@ -431,7 +438,7 @@ def install(package: str) -> Stack:
 def package_of(pc: object) -> str:
     """Return the name of the package that a peer connection is from.
 
-    :raises TypeError: *pc* is no peer connection.
+    :raises TypeError: *pc* is no ``RTCPeerConnection`` of aiortc or vsaiortc.
     """
     for cls in type(pc).__mro__:
         if cls.__name__ == "RTCPeerConnection":
@@ -439,8 +446,8 @@ def package_of(pc: object) -> str:
     raise TypeError(f"pc must be an RTCPeerConnection of aiortc or vsaiortc, not {type(pc).__name__}")
 
 
-# At import, so that a connection made from now on can be attached at any time. A stack that fails its self-test is
-# left alone here, because the other may be the one in use; attach() says what is wrong with it.
+# Install the hook at import, so that a connection made later can be attached at any time. A stack that fails its
+# self-test is skipped here, because the application may use the other one. attach() raises the error.
 for _package in ("aiortc", "vsaiortc"):
     if importlib.util.find_spec(_package) is not None:
         with contextlib.suppress(UnsupportedStack):
