@@ -30,7 +30,7 @@ _MEDIA: Final = "_frameseal_media"  # the attribute of a transport that holds it
 _AUDIO: Final = frozenset({"audio", "shareaudio"})
 
 # The parameter is Any, because applications annotate the Consumer of pymediasoup or of VideoSDK's copy.
-RemoteId = Callable[[Any], str | None]
+ParticipantOf = Callable[[Any], str | None]
 
 
 class Observer(Protocol):
@@ -105,8 +105,9 @@ def peer_id(consumer: Consumer) -> str | None:
 def attach(
     transport: Transport,
     e2ee: E2EEManager,
+    *,
     local_id: str,
-    remote_id: RemoteId = peer_id,
+    remote_id: str | ParticipantOf = peer_id,
 ) -> aiortc.Attachment:
     """Seal everything that *transport* produces and open everything that it consumes.
 
@@ -120,24 +121,27 @@ def attach(
     :param transport: a ``Transport`` of pymediasoup, for sending or receiving.
     :param e2ee: the manager of the call, which has the keys and reports the states.
     :param local_id: the id of the participant whose key seals.
-    :param remote_id: a callable that returns the id of the participant whose media a ``Consumer`` receives. The default
-        returns ``appData["peerId"]``. If it returns None, the frames of the consumer are dropped. The bandwidth probes
-        of mediasoup have a receiver without a consumer, and are dropped too.
+    :param remote_id: the id of the participant whose key opens, or a callable that returns the id for a ``Consumer``.
+        The default returns ``appData["peerId"]``, where VideoSDK's SDK stores the id. While the callable returns None,
+        the frames of the consumer are dropped. The bandwidth probes of mediasoup have a receiver without a consumer,
+        and are dropped too.
     :raises RuntimeError: the transport is attached already.
-    :raises TypeError: *transport* is no transport, *e2ee* is no manager, or *remote_id* is not callable.
+    :raises TypeError: *transport* is no transport, *e2ee* is no manager, or an id is of another type.
     :raises UnsupportedStack: the installed aiortc or pymediasoup lacks a function that the adapter needs.
     """
     require("transport", transport, "produce", "a Transport of pymediasoup")
-    require("remote_id", remote_id, "__call__", "a callable that returns the participant id of a Consumer")
+    if not callable(remote_id):
+        require("remote_id", remote_id, str, "a str, or a callable that returns the participant id of a Consumer")
     if not all(isinstance(getattr(transport, name, None), dict) for name in ("_consumers", "_producers")):
         raise aiortc.UnsupportedStack(
             "transport lists no producers and consumers: install a supported version of pymediasoup (1.5)"
         )
     media: _TransportMedia = vars(transport).get(_MEDIA) or _TransportMedia(transport)
-    named = functools.partial(media.participant_of, remote_id)
-    attachment = aiortc.attach(transport.handler.pc, e2ee, local_id=local_id, remote_id=named)
+    participant_of: ParticipantOf = remote_id if callable(remote_id) else lambda consumer: remote_id
+    of_receiver = functools.partial(media.participant_of, participant_of)
+    attachment = aiortc.attach(transport.handler.pc, e2ee, local_id=local_id, remote_id=of_receiver)
     setattr(transport, _MEDIA, media)
-    media.cover(attachment, e2ee, local_id, remote_id)
+    media.cover(attachment, e2ee, local_id, participant_of)
     return attachment
 
 
@@ -162,20 +166,23 @@ class _TransportMedia:
         self._attachment: aiortc.Attachment | None = None
         self._e2ee: E2EEManager | None = None
         self._local_id = ""
-        self._remote_id: RemoteId = lambda consumer: None
+        self._participant_of: ParticipantOf = lambda consumer: None
 
-    def participant_of(self, remote_id: RemoteId, receiver: Receiver) -> str | None:
+    def participant_of(self, participant_of: ParticipantOf, receiver: Receiver) -> str | None:
         """Return the participant of the latest open consumer of *receiver*. None means that no consumer is open."""
         # A consumer may lack its receiver, but always has its track.
         track = receiver.track
         consumers = [each for each in self._transport._consumers.values() if each.track is track]
         open_consumers = [each for each in consumers if not each.closed and each not in self._ended]
-        return remote_id(open_consumers[-1]) if open_consumers else None
+        return participant_of(open_consumers[-1]) if open_consumers else None
 
-    def cover(self, attachment: aiortc.Attachment, e2ee: E2EEManager, local_id: str, remote_id: RemoteId) -> None:
+    def cover(
+        self, attachment: aiortc.Attachment, e2ee: E2EEManager, local_id: str, participant_of: ParticipantOf
+    ) -> None:
         """Cover the present and future producers and consumers of the transport."""
         is_first = self._attachment is None
-        self._attachment, self._e2ee, self._local_id, self._remote_id = attachment, e2ee, local_id, remote_id
+        self._attachment, self._e2ee = attachment, e2ee
+        self._local_id, self._participant_of = local_id, participant_of
         if is_first:
             self._mark_producers()
             for event, handler in (("newproducer", self._release_on_close), ("newconsumer", self._add_consumer)):
@@ -196,7 +203,7 @@ class _TransportMedia:
                 member.track is not None and member.track is stream.track
             ):
                 self._attachment.release(member)
-        name = self._local_id if hasattr(stream, "rtpSender") else self._remote_id(stream)
+        name = self._local_id if hasattr(stream, "rtpSender") else self._participant_of(stream)
         if name is not None:
             self._e2ee.remove_track(name, media_kind(stream.kind), track_id=stream.track.id)
 
@@ -224,7 +231,7 @@ class _TransportMedia:
 
     def _check_claim(self, consumer: Consumer) -> None:
         """Report a consumer whose sender declares that it does not encrypt."""
-        name = self._remote_id(consumer)
+        name = self._participant_of(consumer)
         is_open = not consumer.closed and consumer not in self._ended
         if (
             self._e2ee is not None

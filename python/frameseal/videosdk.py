@@ -156,7 +156,7 @@ class MeetingE2EE(Confidential):
     def _attach_transports(self) -> None:
         for transport in vars(self._room).values():
             if isinstance(transport, Transport) and transport not in self._attached_transports:
-                pymediasoup.attach(transport, self.manager, self._local_id)
+                pymediasoup.attach(transport, self.manager, local_id=self._local_id)
                 self._attached_transports.add(transport)
 
     def _note_kind(self, stream: pymediasoup.Stream) -> None:

@@ -197,7 +197,10 @@ async def test_keys_that_are_missing_wrong_late_and_changed(stack):
     received = record(opening)
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            sealed, opened = attach(alice.pc, sealing), attach(bob.pc, opening, remote_id="alice")
+            sealed, opened = (
+                attach(alice.pc, sealing, local_id="alice", remote_id="bob"),
+                attach(bob.pc, opening, local_id="bob", remote_id="alice"),
+            )
             for codec in ("vp8", "h264"):
                 alice.send(picture_track(stack, COLOURS[codec]), codec)
             alice.send(tone_track(stack), "opus")

@@ -13,7 +13,7 @@ def media_of(stack: str, mime: str, e2ee):
     """A sender's slot that has started, the codec, and an encoder proxy over one that makes nothing readable."""
     pc = part(stack).RTCPeerConnection()
     sender = pc.addTransceiver("video").sender
-    attach(pc, e2ee, local_id="alice")
+    attach(pc, e2ee, local_id="alice", remote_id="bob")
     slot = vars(sender)["_frameseal_slot"]
     slot.start()
     codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters(mime, 90000, payloadType=97)
@@ -67,7 +67,7 @@ async def test_a_frame_that_comes_with_the_next_codec_of_its_receiver_is_dropped
     changes = record(opening)
     pc = part(stack).RTCPeerConnection()
     receiver = pc.addTransceiver("video").receiver
-    attach(pc, opening, remote_id="alice")
+    attach(pc, opening, local_id="bob", remote_id="alice")
     slot = vars(receiver)["_frameseal_slot"]
     slot.start()
     decoded: list[bytes] = []
@@ -92,7 +92,7 @@ async def test_a_picture_that_was_sealed_empty_is_no_loss(stack):
     """SFrame: nothing is decoded for it, nothing is asked for, and what refers to earlier pictures is shown."""
     pc = part(stack).RTCPeerConnection()
     receiver = pc.addTransceiver("video").receiver
-    attach(pc, manager(profile="sframe"), remote_id="alice")
+    attach(pc, manager(profile="sframe"), local_id="bob", remote_id="alice")
     slot = vars(receiver)["_frameseal_slot"]
     slot.start()
     decoded: list[bytes] = []

@@ -96,9 +96,9 @@ def replace_outright(sender, encoder) -> None:
 async def test_frames_of_foreign_encoders_are_sealed(stack, first):
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            opened = attach(bob.pc, manager(), remote_id="alice")
+            opened = attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             if first == "attached first":
-                sealed = attach(alice.pc, manager())
+                sealed = attach(alice.pc, manager(), local_id="alice", remote_id="bob")
             senders = {
                 codec: alice.send(picture_track(stack) if codec in ("vp8", "h264") else tone_track(stack), codec).sender
                 for codec in ("vp8", "h264", "opus", "pcmu")
@@ -110,7 +110,7 @@ async def test_frames_of_foreign_encoders_are_sealed(stack, first):
             ):
                 patch(sender, encoder_of(stack, codec))
             if first == "patched first":
-                sealed = attach(alice.pc, manager())
+                sealed = attach(alice.pc, manager(), local_id="alice", remote_id="bob")
             await connect(alice, bob)
             vp8, h264, opus, pcmu = (bob.sinks[t.mid] for t in alice.pc.getTransceivers())
             await until(
@@ -142,8 +142,8 @@ async def test_a_factory_that_was_replaced_after_the_import_is_wrapped_too(stack
     monkeypatch.setattr(receivers, "get_decoder", that_calls_ours)
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            sealed = attach(alice.pc, manager())
-            attach(bob.pc, manager(), remote_id="alice")
+            sealed = attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             sender = alice.send(picture_track(stack), "vp8").sender
             await connect(alice, bob)
             (sink,) = bob.sinks.values()
@@ -167,8 +167,8 @@ async def test_a_sender_class_with_its_own_frame_source_is_guarded(stack, monkey
     monkeypatch.setattr(cls, "_next_encoded_frame", replaced)
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            attach(alice.pc, manager())
-            attach(bob.pc, manager(), remote_id="alice")
+            attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             sender = alice.send(picture_track(stack), "vp8").sender
             await connect(alice, bob)
             (sink,) = bob.sinks.values()
@@ -183,7 +183,10 @@ async def test_a_sender_class_with_its_own_frame_source_is_guarded(stack, monkey
 async def test_tracks_directions_and_m_lines_may_change_during_the_call(stack):
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            sealed, opened = attach(alice.pc, manager()), attach(bob.pc, manager(), remote_id="alice")
+            sealed, opened = (
+                attach(alice.pc, manager(), local_id="alice", remote_id="bob"),
+                attach(bob.pc, manager(), local_id="bob", remote_id="alice"),
+            )
             video = alice.send(picture_track(stack, "red"), "vp8")
             await connect(alice, bob)
             sink = bob.sinks[video.mid]
@@ -237,8 +240,8 @@ async def test_packets_that_were_lost_are_sent_again_as_they_were_sealed(stack):
     """A retransmission (RFC 4588) repeats ciphertext, so no IV is used twice, and no picture is lost or damaged."""
     with Tap(stack, loss=0.05) as tap:
         async with peers(stack, stack) as (alice, bob):
-            attach(alice.pc, manager())
-            opened = attach(bob.pc, manager(), remote_id="alice")
+            attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+            opened = attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             sender = alice.send(picture_track(stack), "vp8").sender
             await connect(alice, bob)
             (sink,) = bob.sinks.values()
@@ -262,7 +265,10 @@ async def test_audio_frames_of_more_than_20_ms_arrive_whole(stack):
         codecs["g722", 100] = 1000
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            sealed, opened = attach(alice.pc, manager()), attach(bob.pc, manager(), remote_id="alice")
+            sealed, opened = (
+                attach(alice.pc, manager(), local_id="alice", remote_id="bob"),
+                attach(bob.pc, manager(), local_id="bob", remote_id="alice"),
+            )
             sent = {
                 key: alice.send(tone_track(stack, hertz, milliseconds=key[1]), key[0]) for key, hertz in codecs.items()
             }
@@ -299,7 +305,10 @@ async def test_frames_that_were_encoded_elsewhere_are_sealed(stack, tmp_path):
     player = part(stack, "contrib.media").MediaPlayer
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            sealed, _ = attach(alice.pc, manager()), attach(bob.pc, manager(), remote_id="alice")
+            sealed, _ = (
+                attach(alice.pc, manager(), local_id="alice", remote_id="bob"),
+                attach(bob.pc, manager(), local_id="bob", remote_id="alice"),
+            )
             sent = {}
             for codec, name in {"vp8": "a.webm", "h264": "a.ts", "opus": "a.ogg"}.items():
                 playing = player(str(media_file(tmp_path / name, codec)), decode=False)
@@ -334,13 +343,16 @@ async def test_attaching_during_the_call_and_detaching_never_let_anything_out(st
                 assert_tone(sound)
 
             await play()  # in the clear: the hook is in, and does nothing
-            opened, sealed = attach(bob.pc, manager(), remote_id="alice"), attach(alice.pc, manager())
+            opened, sealed = (
+                attach(bob.pc, manager(), local_id="bob", remote_id="alice"),
+                attach(alice.pc, manager(), local_id="alice", remote_id="bob"),
+            )
             await asyncio.sleep(0)
             tap.packets.clear()
             await until(lambda: all(c.frames_out > 5 for c in opened.counters if c.codec))
             await play()
             with pytest.raises(RuntimeError, match="attached already"):
-                attach(alice.pc, manager())
+                attach(alice.pc, manager(), local_id="alice", remote_id="bob")
 
             sealed.detach()
             before = [c.dropped for c in sealed.counters]
@@ -354,7 +366,7 @@ async def test_attaching_during_the_call_and_detaching_never_let_anything_out(st
             assert len(tap.packets) == sealed_until
             assert sealed.detached
 
-            attach(alice.pc, manager())
+            attach(alice.pc, manager(), local_id="alice", remote_id="bob")
             await play()
 
             opened.detach()
@@ -366,7 +378,7 @@ async def test_attaching_during_the_call_and_detaching_never_let_anything_out(st
                 lambda: all(c.dropped > n + 15 for c, n in zip(opened.counters, before, strict=True) if c.codec)
             )
             assert all(sink.empty for sink in sinks)
-            attach(bob.pc, manager(), remote_id="alice")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             await play()
     for transceiver, codec in ((video, "vp8"), (audio, "pcmu")):
         assert_sealed(tap, transceiver.sender, codec, at_least=30)
@@ -379,8 +391,8 @@ async def test_a_receiver_whose_participant_is_unknown_is_silent_until_it_is_kno
     changes: list = []
     e2ee.on("e2ee-state-change", changes.append)
     async with peers(stack, stack) as (alice, bob):
-        attach(alice.pc, manager())
-        opened = attach(bob.pc, e2ee, remote_id=lambda receiver: known[receiver] if known else None)
+        attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+        opened = attach(bob.pc, e2ee, local_id="bob", remote_id=lambda receiver: known[receiver] if known else None)
         alice.send(picture_track(stack), "vp8")
         await connect(alice, bob)
         await until(lambda: opened.counters[0].dropped > 15)
@@ -397,7 +409,7 @@ async def test_a_receiver_whose_participant_is_unknown_is_silent_until_it_is_kno
 async def test_unsealed_media_from_the_network_reaches_no_decoder(stack):
     opening = manager()
     async with peers(stack, stack) as (mallory, bob):
-        opened = attach(bob.pc, opening, remote_id="alice")
+        opened = attach(bob.pc, opening, local_id="bob", remote_id="alice")
         for track, codec in (
             (picture_track(stack), "vp8"),
             (picture_track(stack), "h264"),
@@ -419,7 +431,7 @@ async def test_a_codec_that_the_profile_refuses_is_an_internal_error_and_nothing
     e2ee.on("e2ee-state-change", changes.append)
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            sealed = attach(alice.pc, e2ee)
+            sealed = attach(alice.pc, e2ee, local_id="alice", remote_id="bob")
             alice.send(picture_track(stack), "vp8")
             await connect(alice, bob)
             await until(lambda: sealed.counters[0].dropped > 10)
@@ -434,8 +446,8 @@ async def test_nothing_of_a_call_outlives_it(stack):
     async def call() -> list[weakref.ref]:
         async with peers(stack, stack) as (alice, bob):
             names = {id(bob.pc): "alice"}
-            attach(alice.pc, manager())
-            attachment = attach(bob.pc, manager(), remote_id=lambda receiver: names[id(bob.pc)])
+            attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+            attachment = attach(bob.pc, manager(), local_id="bob", remote_id=lambda receiver: names[id(bob.pc)])
             alice.send(picture_track(stack), "vp8")
             await connect(alice, bob)
             (sink,) = bob.sinks.values()
@@ -471,7 +483,8 @@ def test_a_call_that_started_before_the_import_is_refused(stack, then):
                     await asyncio.sleep(0.1)
                 for peer in (alice, bob):
                     try:
-                        attach(peer.pc, E2EEManager(ExternalE2EEKeyProvider()))
+                        e2ee = E2EEManager(ExternalE2EEKeyProvider())
+                        attach(peer.pc, e2ee, local_id="alice", remote_id="bob")
                     except RuntimeError as error:
                         print(error)
         asyncio.run(main())
@@ -490,6 +503,6 @@ def test_a_call_that_started_before_the_import_is_refused(stack, then):
 
 def test_only_peer_connections_can_be_attached():
     with pytest.raises(TypeError, match="RTCPeerConnection"):
-        attach(Peer, manager())
+        attach(Peer, manager(), local_id="alice", remote_id="bob")
     with pytest.raises(TypeError, match="e2ee must be an E2EEManager, made with a provider of keys, not KeyProvider"):
-        attach(SimpleNamespace(), KeyProvider())
+        attach(SimpleNamespace(), KeyProvider(), local_id="alice", remote_id="bob")

@@ -154,8 +154,8 @@ async def test_nothing_leaves_in_clear_when_a_part_of_the_sender_is_replaced_dur
     changes = record(sealing)
     with Arrived(stack) as arrived, Tap(stack) as tap:
         async with peers(stack, stack, tracks_end=True) as (alice, bob):
-            attach(alice.pc, sealing, local_id="alice")
-            attach(bob.pc, manager(), remote_id="alice")
+            attach(alice.pc, sealing, local_id="alice", remote_id="bob")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             sent = Sent(stack, monkeypatch, alice, bob)
             track = sent.sender.track
             await connect(alice, bob)
@@ -182,8 +182,8 @@ async def test_nothing_leaves_in_clear_when_a_part_of_the_sender_was_replaced_be
     cls = part(stack).RTCRtpSender
     with Arrived(stack) as arrived:
         async with peers(stack, stack, tracks_end=True) as (alice, bob):
-            attach(alice.pc, sealing, local_id="alice")
-            attach(bob.pc, manager(), remote_id="alice")
+            attach(alice.pc, sealing, local_id="alice", remote_id="bob")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             if patched == "_run_rtp":
                 monkeypatch.setattr(cls, "_run_rtp", run_in_clear(stack))
             if patched in ("send and _next_encoded_frame", "__init__"):
@@ -210,8 +210,8 @@ async def test_packets_that_other_code_sends_past_every_sender_are_refused_and_r
     packets = part(stack, "rtp")
     with Arrived(stack) as arrived:
         async with peers(stack, stack) as (alice, bob):
-            attach(alice.pc, sealing, local_id="alice")
-            attach(bob.pc, manager(), remote_id="alice")
+            attach(alice.pc, sealing, local_id="alice", remote_id="bob")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             alice.send(picture_track(stack), "vp8")
             await connect(alice, bob)
             (sink,) = bob.sinks.values()
@@ -264,8 +264,8 @@ async def test_patches_that_call_what_they_replace_go_on_working(stack, monkeypa
 
     with Arrived(stack) as arrived, Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            attach(alice.pc, sealing, local_id="alice")
-            attach(bob.pc, opening, remote_id="alice")
+            attach(alice.pc, sealing, local_id="alice", remote_id="bob")
+            attach(bob.pc, opening, local_id="bob", remote_id="alice")
             sender = alice.send(picture_track(stack), "vp8").sender
             wrap(senders.RTCRtpSender, "_run_rtp")
             wrap(receivers, "decoder_worker", coroutine=False)
@@ -333,7 +333,7 @@ async def test_nothing_unopened_reaches_a_decoder_when_a_part_of_the_receiver_is
     if "receive" in patched:
         monkeypatch.setattr(receivers.RTCRtpReceiver, "receive", receivers.RTCRtpReceiver.receive.__wrapped__)
     async with peers(stack, stack, tracks_end=True) as (alice, bob):
-        attach(alice.pc, sealing, local_id="alice")
+        attach(alice.pc, sealing, local_id="alice", remote_id="bob")
         attach(bob.pc, opening, local_id="bob", remote_id="alice")
         alice.send(picture_track(stack), "vp8")
         if patched == "queue":
@@ -367,7 +367,7 @@ async def test_a_decoder_that_is_replaced_before_the_codec_changes_is_shown_noth
     changes = record(opening)
     pc = part(stack).RTCPeerConnection()
     receiver = pc.addTransceiver("video").receiver
-    attach(pc, opening, remote_id="alice")
+    attach(pc, opening, local_id="bob", remote_id="alice")
     decoders, tasks = receiver._RTCRtpReceiver__decoder_queue, asyncio.Queue()
     rest = [None] * (len(inspect.signature(receivers.decoder_worker).parameters) - 3)
     worker = asyncio.to_thread(receivers.decoder_worker, asyncio.get_running_loop(), decoders, tasks, *rest)
@@ -409,8 +409,8 @@ async def test_packets_from_before_the_attachment_are_not_sent_again(stack, rese
             if resends != "RTX":
                 sender._RTCRtpSender__rtx_payload_type = None
             before = {packet.sequence_number: packet.payload for packet in tap.packets}
-            attached = attach(alice.pc, manager(), local_id="alice")
-            attach(bob.pc, manager(), remote_id="alice")
+            attached = attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             (receiver,) = bob.pc.getReceivers()
             await receiver._send_rtcp_nack(sender._ssrc, sorted(before)[-100:])
             await until(lambda: next(c for c in attached.counters if c.direction == "send").frames_out > 10)
@@ -462,8 +462,8 @@ async def test_what_was_under_way_when_the_call_was_attached_is_dropped_and_clos
                 monkeypatch.setattr(type(sender), "_next_encoded_frame", past_the_guard)
             between.clear()
             await between.wait()
-            attached = attach(alice.pc, sealing, local_id="alice")
-            attach(bob.pc, manager(), remote_id="alice")
+            attached = attach(alice.pc, sealing, local_id="alice", remote_id="bob")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             count, frame = len(tap.packets), tap.packets[-1].timestamp
             await until(lambda: next(c for c in attached.counters if c.direction == "send").frames_out > 10)
             await until(lambda: shows(sink))
@@ -501,8 +501,8 @@ async def test_senders_and_receivers_that_a_connection_hides_are_covered(stack, 
             for peer in (alice, bob):
                 peer.pc.__class__ = hiding(stack)
             if not late:
-                attach(alice.pc, manager(), local_id="alice")
-                attach(bob.pc, manager(), remote_id="alice")
+                attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+                attach(bob.pc, manager(), local_id="bob", remote_id="alice")
 
             tracks = []
             bob.pc.remove_all_listeners("track")
@@ -510,8 +510,8 @@ async def test_senders_and_receivers_that_a_connection_hides_are_covered(stack, 
             await connect(alice, bob)
             if late:
                 await until(lambda: len(arrived.packets) > 10)
-                attach(alice.pc, manager(), local_id="alice")
-                attach(bob.pc, manager(), remote_id="alice")
+                attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+                attach(bob.pc, manager(), local_id="bob", remote_id="alice")
                 count = len(arrived.packets)
             else:
                 sender.replaceTrack(picture_track(stack))
@@ -539,12 +539,12 @@ async def test_a_data_channel_in_the_clear_is_warned_of_once(stack, caplog, made
     messages = ["hello"] * 3
 
     def wrap(channel):
-        return seal_data_channel(channel, keys, "alice", "bob")
+        return seal_data_channel(channel, keys, local_id="alice", remote_id="bob")
 
     async with peers(stack, stack) as (alice, bob):
         ours, theirs = (alice, bob) if made == "by us" else (bob, alice)
         if "not attached" not in wrapped:
-            attach(alice.pc, keys, local_id="alice")
+            attach(alice.pc, keys, local_id="alice", remote_id="bob")
         used = {}
 
         def at_our_end(channel) -> None:
@@ -596,7 +596,7 @@ async def test_a_data_channel_in_the_clear_is_warned_of_once(stack, caplog, made
 
 async def test_the_other_end_cannot_fill_the_log_with_channels(stack, caplog):
     async with peers(stack, stack) as (alice, bob):
-        attach(alice.pc, manager(), local_id="alice")
+        attach(alice.pc, manager(), local_id="alice", remote_id="bob")
         heard = []
         alice.pc.on("datachannel", lambda channel: channel.on("message", heard.append))
         channels = [bob.pc.createDataChannel(f"{number} {'long' * 1000}") for number in range(20)]

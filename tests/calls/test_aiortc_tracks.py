@@ -52,7 +52,7 @@ class Forwarded:
     def of(self, name: str, e2ee: E2EEManager | None = None) -> None:
         if self.attachment is not None:
             self.attachment.detach()
-        self.attachment = attach(self.sfu.pc, e2ee or keys(name), local_id=name)
+        self.attachment = attach(self.sfu.pc, e2ee or keys(name), local_id=name, remote_id="bob")
 
 
 # --- a receiver that is given to somebody else -----------------------------------------------------------------------
@@ -136,7 +136,7 @@ async def test_the_application_is_asked_again_when_the_stream_changes(stack, mon
     monkeypatch.setattr(frameseal.aiortc.receivers, "IDENTIFY_INTERVAL", float("inf"))
     opening, now = manager(), {"name": "alice"}
     async with peers(stack, stack) as (sfu, bob):
-        attach(sfu.pc, manager(), local_id="alice")
+        attach(sfu.pc, manager(), local_id="alice", remote_id="bob")
         attach(bob.pc, opening, local_id="bob", remote_id=lambda receiver: now["name"])
         video = sfu.send(picture_track(stack), "vp8")
         await connect(sfu, bob)
@@ -347,7 +347,7 @@ async def test_a_track_that_has_ended_does_not_hide_one_that_lives(stack, how):
     """Alice's first track ends in a bad state, while the connection and all its parts are kept."""
     opening = keys()
     async with peers(stack, stack, stack, stack, tracks_end=True) as (sfu, bob, sfu2, bob2):
-        attach(sfu.pc, keys("alice"), local_id="alice")
+        attach(sfu.pc, keys("alice"), local_id="alice", remote_id="bob")
         attach(bob.pc, opening, local_id="bob", remote_id="alice")
         sender = sfu.send(picture_track(stack), "vp8").sender
         await connect(sfu, bob)
@@ -357,7 +357,7 @@ async def test_a_track_that_has_ended_does_not_hide_one_that_lives(stack, how):
         again = how in ("inactive", "stopped at the other end")
         source, sink_of = (sfu, bob) if again else (sfu2, bob2)
         if not again:
-            attach(sfu2.pc, keys("alice"), local_id="alice")
+            attach(sfu2.pc, keys("alice"), local_id="alice", remote_id="bob")
             attach(bob2.pc, opening, local_id="bob", remote_id="alice")
         published = source.send(picture_track(stack, "green"), "vp8")
         await connect(source, sink_of)
@@ -370,7 +370,7 @@ async def test_a_track_that_has_ended_does_not_hide_one_that_lives(stack, how):
 async def test_a_senders_track_that_has_ended_does_not_hide_one_that_lives(stack):
     sealing = keys()
     async with peers(stack, stack, tracks_end=True) as (alice, bob):
-        attach(alice.pc, sealing, local_id="alice")
+        attach(alice.pc, sealing, local_id="alice", remote_id="bob")
         attach(bob.pc, keys("alice"), local_id="bob", remote_id="alice")
         track = picture_track(stack)
         alice.send(track, "vp8")
@@ -392,7 +392,7 @@ async def test_a_direction_that_comes_back_brings_its_track_back(stack):
     opening = keys("alice")
     changes = record(opening)
     async with peers(stack, stack) as (alice, bob):
-        attach(alice.pc, keys("alice"), local_id="alice")
+        attach(alice.pc, keys("alice"), local_id="alice", remote_id="bob")
         attach(bob.pc, opening, local_id="bob", remote_id="alice")
         video = alice.send(picture_track(stack), "vp8")
         await connect(alice, bob)
@@ -416,7 +416,7 @@ async def test_a_direction_that_comes_back_brings_its_track_back(stack):
 async def test_what_has_ended_lets_go_of_its_ciphers_while_the_connection_lives(stack):
     opening = keys("alice")
     async with peers(stack, stack, tracks_end=True) as (alice, bob):
-        attach(alice.pc, keys("alice"), local_id="alice")
+        attach(alice.pc, keys("alice"), local_id="alice", remote_id="bob")
         attached = attach(bob.pc, opening, local_id="bob", remote_id="alice")
         alice.send(picture_track(stack), "vp8")
         await connect(alice, bob)
@@ -438,7 +438,7 @@ async def test_what_has_ended_lets_go_of_its_ciphers_while_the_connection_lives(
 async def test_what_is_detached_lives_no_more(stack):
     opening = keys()
     async with peers(stack, stack) as (alice, bob):
-        attach(alice.pc, keys("alice"), local_id="alice")
+        attach(alice.pc, keys("alice"), local_id="alice", remote_id="bob")
         attached = attach(bob.pc, opening, local_id="bob", remote_id="alice")
         alice.send(picture_track(stack), "vp8")
         await connect(alice, bob)
@@ -477,7 +477,7 @@ async def test_frames_that_share_a_timestamp_go_out_a_tick_apart(stack, times):
     changes = record(opening)
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            sealed = attach(alice.pc, keys("alice"), local_id="alice")
+            sealed = attach(alice.pc, keys("alice"), local_id="alice", remote_id="bob")
             attached = attach(bob.pc, opening, local_id="bob", remote_id="alice")
             video = alice.send(stuttering(stack, picture_track(stack), times), "vp8")
             audio = alice.send(stuttering(stack, tone_track(stack, milliseconds=60), times), "pcmu")

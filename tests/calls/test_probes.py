@@ -66,7 +66,7 @@ async def call(profile: str, codec: str):
     async with contextlib.AsyncExitStack() as cleanup:
         cleanup.push_async_callback(forwarder.close)
         alice, bob = await cleanup.enter_async_context(peers("aiortc", "aiortc"))
-        attach(alice.pc, manager(profile=profile), local_id="alice")
+        attach(alice.pc, manager(profile=profile), local_id="alice", remote_id="bob")
         attach(bob.pc, opening, local_id="bob", remote_id="alice")
         alice.send(picture_track("aiortc"), codec)
         alice.send(tone_track("aiortc"))

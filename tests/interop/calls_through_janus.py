@@ -48,7 +48,7 @@ def media(name) -> list:
 
 async def publish(gateway, peer, e2ee, codec, tracks) -> JanusStream:
     """Have a peer send tracks to Janus; returns what others can subscribe to."""
-    attach(peer.pc, e2ee)
+    attach(peer.pc, e2ee, local_id="alice", remote_id="bob")
     for track in tracks:
         peer.send(track, codec if track.kind == "video" else "opus")
     stream = JanusStream(gateway)

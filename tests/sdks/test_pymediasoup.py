@@ -70,7 +70,7 @@ class Guest:
         self.receiving = device.createRecvTransport(**there)
         for transport, endpoint in ((self.sending, self.sending_endpoint), (self.receiving, self.receiving_endpoint)):
             transport.on("connect", self._connecting(endpoint))
-            self.attachments[transport] = attach(transport, self.e2ee, self.name)
+            self.attachments[transport] = attach(transport, self.e2ee, local_id=self.name)
         self.sending.on("produce", self._producing)
         self.router.guests.append(self)
         for other in self.router.guests:
@@ -248,11 +248,11 @@ async def test_a_transport_is_attached_once():
     async with router_with_guests() as router:
         alice = await Guest(router, "alice", shared()).enter()
         with pytest.raises(RuntimeError, match="attached already"):
-            attach(alice.sending, alice.e2ee, "alice")
+            attach(alice.sending, alice.e2ee, local_id="alice")
         with pytest.raises(TypeError, match="transport must be a Transport"):
-            attach(alice.sending.handler.pc, alice.e2ee, "alice")
+            attach(alice.sending.handler.pc, alice.e2ee, local_id="alice")
         with pytest.raises(TypeError, match="e2ee must be an E2EEManager"):
-            attach(alice.receiving, alice.e2ee.provider, "alice")
+            attach(alice.receiving, alice.e2ee.provider, local_id="alice")
 
 
 def empty(guest: Guest) -> None:
@@ -271,14 +271,14 @@ async def test_a_transport_that_is_attached_again_opens_what_it_consumes_already
         empty(bob)
         await asyncio.sleep(0.5)
         assert all(sink.empty for sink in bob.sinks.values()), "detached, it neither sees nor hears"
-        attach(bob.receiving, bob.e2ee, "bob")
+        attach(bob.receiving, bob.e2ee, local_id="bob")
         await until(lambda: bob.sees("alice"))
         assert_pictures(bob.sinks["alice", "video"], "red")
         assert_tone(bob.sinks["alice", "audio"])
         assert bob.e2ee.state("alice", "video") is bob.e2ee.state("alice", "audio") is S.DecryptionSuccess
         sent = len(alice.sending_endpoint.payloads)
         alice.attachments[alice.sending].detach()
-        attach(alice.sending, alice.e2ee, "alice")
+        attach(alice.sending, alice.e2ee, local_id="alice")
         empty(bob)
         await until(lambda: bob.sees("alice") and len(alice.sending_endpoint.payloads) > sent)
 
@@ -295,7 +295,7 @@ async def test_attached_again_it_goes_by_the_new_manager_and_names_and_covers_wh
         old, bob.e2ee, bob.states = bob.e2ee, E2EEManager(shared(), "livekit"), {}
         bob.e2ee.on("e2ee-state-change", bob._changed)
         old_states = [(track.participant_id, track.kind, track.state) for track in old.tracks()]
-        attach(bob.receiving, bob.e2ee, "bob", remote_id=lambda consumer: f"{consumer.appData['peerId']}!")
+        attach(bob.receiving, bob.e2ee, local_id="bob", remote_id=lambda consumer: f"{consumer.appData['peerId']}!")
         empty(bob)
         await until(lambda: bob.sees("carol"))
         assert_pictures(bob.sinks["carol", "video"], "blue")
@@ -315,12 +315,12 @@ async def test_attached_for_the_first_time_in_mid_call_it_covers_what_is_there()
         bob = Guest(router, "bob", shared())
         attached = []
         with pytest.MonkeyPatch.context() as patched:
-            patched.setitem(globals(), "attach", lambda transport, *_: attached.append(transport))
+            patched.setitem(globals(), "attach", lambda transport, *_, **ids: attached.append(transport))
             await bob.enter()
         assert attached == [bob.sending, bob.receiving]
         await Guest(router, "alice", shared()).enter("red")
         await until(lambda: ("alice", "video") in bob.sinks and ("alice", "audio") in bob.sinks)
-        attach(bob.receiving, bob.e2ee, "bob")
+        attach(bob.receiving, bob.e2ee, local_id="bob", remote_id="alice")
         empty(bob)
         await until(lambda: bob.sees("alice"))
         assert_pictures(bob.sinks["alice", "video"], "red")
@@ -340,7 +340,7 @@ async def test_who_claimed_to_be_plain_is_reported_to_the_next_manager_too():
         await until(lambda: bob.states_of("carol") == {S.InternalError})
         bob.attachments[bob.receiving].detach()
         new = E2EEManager(shared(), "livekit")
-        attach(bob.receiving, new, "bob")
+        attach(bob.receiving, new, local_id="bob")
         assert new.state("carol", "video") is new.state("carol", "audio") is S.InternalError
 
 
@@ -402,4 +402,6 @@ async def test_a_pymediasoup_that_is_built_otherwise_is_refused():
         alice = await Guest(router, "alice", shared()).enter()
         other = Thing(produce=alice.sending.produce, handler=alice.sending.handler)
         with pytest.raises(UnsupportedStack, match="producers and consumers"):
-            attach(other, alice.e2ee, "alice")
+            attach(other, alice.e2ee, local_id="alice")
+        with pytest.raises(TypeError, match="^remote_id must be a str"):
+            attach(alice.receiving, alice.e2ee, local_id="alice", remote_id=None)

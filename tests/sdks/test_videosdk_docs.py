@@ -155,7 +155,7 @@ async def test_the_first_program_of_the_pymediasoup_page_attaches_both_transport
     try:
         for transport in (names["sending"], names["receiving"]):
             with pytest.raises(RuntimeError, match="attached already"):
-                frameseal.pymediasoup.attach(transport, names["e2ee"], "alice")
+                frameseal.pymediasoup.attach(transport, names["e2ee"], local_id="alice")
     finally:
         for transport in (names["sending"], names["receiving"]):
             await transport.close()

@@ -115,8 +115,8 @@ async def test_an_unsealed_call_is_found_and_a_sealed_one_is_not(sealing):
     with LedgerTap("aiortc", ledger):
         async with peers("aiortc", "aiortc") as (alice, bob):
             if sealing:
-                attach(alice.pc, e2ee)
-                attach(bob.pc, e2ee, remote_id="alice")
+                attach(alice.pc, e2ee, local_id="alice", remote_id="bob")
+                attach(bob.pc, e2ee, local_id="bob", remote_id="alice")
             alice.send(picture_track("aiortc"), "h264")
             alice.send(tone_track("aiortc"))
             await connect(alice, bob)

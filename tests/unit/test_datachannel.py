@@ -253,8 +253,8 @@ def test_a_channel_is_sealed_with_the_keys_of_the_calls_media(profile: str, own:
 
     here, there = Pipe(), Pipe()
     here.other, there.other = there, here
-    alice = seal_data_channel(here, call(), "alice", "bob")
-    bob = seal_data_channel(there, call(), "bob", "alice")
+    alice = seal_data_channel(here, call(), local_id="alice", remote_id="bob")
+    bob = seal_data_channel(there, call(), local_id="bob", remote_id="alice")
     (heard_by_bob, _), (heard_by_alice, refused) = collected(bob), collected(alice)
     alice.send("hello")
     bob.send(b"hello yourself")

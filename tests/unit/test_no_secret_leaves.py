@@ -720,7 +720,7 @@ def test_text_with_a_lone_surrogate_is_a_value_error_that_names_the_argument(tex
         "codec  ": lambda: manager().sender_transform("alice", "audio", text),
         "codec   ": lambda: call_cryptor().encrypt(b"frame", participant_id="alice", kind="audio", codec=text),
         "local_id": lambda: datachannel.wrap(Pipe(), cryptor(), local_id=text),
-        "remote_id": lambda: aiortc.seal_data_channel(Pipe(), manager(), remote_id=text),
+        "remote_id": lambda: aiortc.seal_data_channel(Pipe(), manager(), local_id="alice", remote_id=text),
         "label": lambda: datachannel.wrap(Pipe(text), cryptor()),
         "data": lambda: made.send(text),
     }.items():

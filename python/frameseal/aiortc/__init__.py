@@ -21,7 +21,7 @@ __all__ = ["attach", "seal_data_channel", "Attachment", "TrackCounters", "Unsupp
 _MANAGER = "an E2EEManager, made with a provider of keys"
 
 
-def attach(pc: PeerConnection, e2ee: E2EEManager, local_id: str = "alice", remote_id: RemoteId = "bob") -> Attachment:
+def attach(pc: PeerConnection, e2ee: E2EEManager, *, local_id: str, remote_id: RemoteId) -> Attachment:
     """Seal everything that *pc* sends and open everything that it receives.
 
     The attachment covers every sender and receiver of the connection, present and future. It fails closed: from now on
@@ -37,9 +37,12 @@ def attach(pc: PeerConnection, e2ee: E2EEManager, local_id: str = "alice", remot
         a report.
     :raises RuntimeError: *pc* is attached already, or its media started before ``frameseal.aiortc`` was imported.
     :raises UnsupportedStack: the hook does not support this version of the stack.
-    :raises TypeError: *pc* is no peer connection, or *e2ee* is no manager.
+    :raises TypeError: *pc* is no peer connection, *e2ee* is no manager, or an id is of another type.
     """
     require("e2ee", e2ee, "receiver_transform", _MANAGER)
+    require("local_id", local_id, str, "a str")
+    if not callable(remote_id):
+        require("remote_id", remote_id, str, "a str, or a callable that returns the participant id of a receiver")
     stack = install(package_of(pc))
     stack.wrap_functions()
     attachment = Attachment(e2ee, local_id, remote_id)
@@ -47,9 +50,7 @@ def attach(pc: PeerConnection, e2ee: E2EEManager, local_id: str = "alice", remot
     return attachment
 
 
-def seal_data_channel(
-    channel: DataChannel, e2ee: E2EEManager, local_id: str = "alice", remote_id: str = "bob"
-) -> SealedDataChannel:
+def seal_data_channel(channel: DataChannel, e2ee: E2EEManager, *, local_id: str, remote_id: str) -> SealedDataChannel:
     """Return a sealed channel around *channel* that uses the keys of the call's media. See docs/guide/data-packets.md.
 
     Call it when the channel is made or announced, before messages can arrive, and use the sealed channel from then on.

@@ -8,6 +8,7 @@ from types import FunctionType, ModuleType, SimpleNamespace
 
 import pytest
 
+import frameseal.aiortc
 import frameseal.aiortc.receivers
 from frameseal.aiortc import UnsupportedStack, attach
 from frameseal.aiortc.gates import GatedAttribute
@@ -300,7 +301,7 @@ class Sending:
         self.codec = codec
         self.pc = part(stack).RTCPeerConnection()
         self.slot = vars(self.pc.addTransceiver("video").sender)["_frameseal_slot"]
-        attach(self.pc, manager())
+        attach(self.pc, manager(), local_id="alice", remote_id="bob")
         self.slot.transform = lambda encryption, codec: self
         self.slot.counters.codec = "vp8"  # which finding the real transform notes
         self.encoder = SealingEncoder(self, codec, self.slot)
@@ -401,6 +402,31 @@ async def test_an_assignment_to_the_senders_frame_source_can_be_taken_back(stack
     await connection.close()
 
 
+# --- the arguments of `attach` ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [frameseal.aiortc.attach, frameseal.aiortc.seal_data_channel])
+@pytest.mark.parametrize("missing", ["local_id", "remote_id"])
+def test_both_ids_are_required_and_passed_by_keyword(function, missing):
+    ids = {"local_id": "alice", "remote_id": "bob"}
+    given = ids.pop(missing)
+    with pytest.raises(TypeError, match=rf"missing 1 required keyword-only argument: '{missing}'"):
+        function(None, manager(), **ids)
+    with pytest.raises(TypeError, match="positional arguments"):
+        function(None, manager(), given, **ids)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"alice"])
+@pytest.mark.parametrize("name", ["local_id", "remote_id"])
+async def test_an_id_of_another_type_is_refused_by_its_name(stack, name, wrong):
+    pc = part(stack).RTCPeerConnection()
+    with pytest.raises(TypeError, match=rf"^{name} must be a str") as refusal:
+        attach(pc, manager(), **{"local_id": "alice", "remote_id": "bob", name: wrong})
+    assert "alice" not in str(refusal.value)
+    attach(pc, manager(), local_id="alice", remote_id=lambda receiver: "bob")
+    await pc.close()
+
+
 # --- stacks ----------------------------------------------------------------------------------------------------------
 
 
@@ -472,7 +498,7 @@ def test_a_stack_that_lacks_a_seam_is_refused_by_name_and_left_alone(stranger, m
     shapes += [vars(each) for shape in shapes for each in shape.values() if isinstance(each, type)]
     before = [dict(shape) for shape in shapes]
     with pytest.raises(UnsupportedStack, match=name if change == "gone" else "does not (accept|use)") as refusal:
-        attach(connection(), manager())
+        attach(connection(), manager(), local_id="alice", remote_id="bob")
     assert str(refusal.value).startswith("stranger 9.9 is not built the way")
     assert [dict(shape) for shape in shapes] == before
     assert "stranger" not in stacks
@@ -482,7 +508,7 @@ def test_a_stack_whose_payloads_do_not_add_up_is_refused(stranger, monkeypatch):
     get, connection = stranger
     monkeypatch.setattr(get("rtcrtpreceiver"), "depayload", lambda codec, payload: payload)
     with pytest.raises(UnsupportedStack, match="do not add up"):
-        attach(connection(), manager())
+        attach(connection(), manager(), local_id="alice", remote_id="bob")
 
 
 @pytest.mark.parametrize(
@@ -505,4 +531,4 @@ def test_a_stack_that_keeps_things_under_other_names_is_refused(stranger, monkey
     renamed = code.replace(co_names=tuple("renamed" if each == private else each for each in code.co_names))
     monkeypatch.setattr(getattr(get(module), cls), name, FunctionType(renamed, method.__globals__))
     with pytest.raises(UnsupportedStack, match=f"does not use {private}"):
-        attach(connection(), manager())
+        attach(connection(), manager(), local_id="alice", remote_id="bob")

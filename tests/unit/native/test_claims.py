@@ -54,7 +54,7 @@ async def test_in_a_call_a_sender_who_returns_with_a_key_that_has_not_come_has_a
     opening, changes = E2EEManager(Rings(held), "sframe"), []
     opening.on("e2ee-state-change", changes.append)
     async with peers(stack, stack) as (alice, bob):
-        sealing = attach(alice.pc, E2EEManager(Rings(sender), "sframe"), local_id="alice")
+        sealing = attach(alice.pc, E2EEManager(Rings(sender), "sframe"), local_id="alice", remote_id="bob")
         attach(bob.pc, opening, local_id="bob", remote_id="alice")
         alice.send(picture_track(stack), "vp8")
         await connect(alice, bob)
@@ -62,7 +62,7 @@ async def test_in_a_call_a_sender_who_returns_with_a_key_that_has_not_come_has_a
         await until(lambda: shows(sink))
         sealing.detach()
         fresh = secrets.token_bytes(16)
-        attach(alice.pc, E2EEManager(Rings(ring(fresh)), "sframe"), local_id="alice")
+        attach(alice.pc, E2EEManager(Rings(ring(fresh)), "sframe"), local_id="alice", remote_id="bob")
         await until(lambda: opening.state("alice", "video") == "InvalidKey")
         held.set_key(fresh, key_id=7)
         sink.clear()

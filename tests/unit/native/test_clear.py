@@ -92,7 +92,7 @@ async def test_no_payload_of_the_stack_shows_a_unit_that_may_carry_a_picture(sta
     packages = part(stack)
     pc = packages.RTCPeerConnection()
     sender = pc.addTransceiver("video").sender
-    attach(pc, manager())
+    attach(pc, manager(), local_id="alice", remote_id="bob")
     slot = vars(sender)["_frameseal_slot"]
     slot.start()
     codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters("video/H264", 90000, payloadType=97)
@@ -183,8 +183,8 @@ async def test_in_a_call_no_unit_that_may_carry_a_picture_leaves_in_the_clear(st
     alice, bob = Peer(stack), Peer(stack)
     with Tap(stack) as tap:
         try:
-            sealed = attach(alice.pc, manager())
-            opened = attach(bob.pc, manager(), remote_id="alice")
+            sealed = attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+            opened = attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             track = packet_track(stack, frames)
             alice.send(track, "h264")
             await connect(alice, bob)

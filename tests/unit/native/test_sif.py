@@ -458,8 +458,8 @@ async def test_a_track_that_a_server_pauses_stays_a_success(stack: str, codec: s
     with Server(stack, codec, count) as server:
         alice, bob = Peer(stack), Peer(stack)
         try:
-            attach(alice.pc, in_a_call())
-            attachment = attach(bob.pc, opening, remote_id="alice")
+            attach(alice.pc, in_a_call(), local_id="alice", remote_id="bob")
+            attachment = attach(bob.pc, opening, local_id="bob", remote_id="alice")
             sender = alice.send(tone_track(stack) if codec == "opus" else picture_track(stack), codec).sender
             await connect(alice, bob)
             opening.sif_trailer = ROOM  # known after joining

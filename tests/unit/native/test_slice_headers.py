@@ -66,7 +66,7 @@ async def test_a_thousand_keyframes_of_the_stacks_encoder_read_sealed_as_they_we
     pc = part(stack).RTCPeerConnection()
     sender = pc.addTransceiver("video").sender
     e2ee = manager()
-    attach(pc, e2ee)
+    attach(pc, e2ee, local_id="alice", remote_id="bob")
     slot = vars(sender)["_frameseal_slot"]
     slot.start()
     codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters("video/H264", 90000, payloadType=97)
@@ -88,8 +88,8 @@ async def test_a_thousand_keyframes_of_the_stacks_encoder_read_sealed_as_they_we
 async def test_in_a_call_every_picture_reads_on_the_wire_as_it_was_made(stack):
     with Tap(stack) as tap:
         async with peers(stack, stack) as (alice, bob):
-            attach(alice.pc, manager())
-            attach(bob.pc, manager(), remote_id="alice")
+            attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+            attach(bob.pc, manager(), local_id="bob", remote_id="alice")
             sender = alice.send(picture_track(stack), "h264").sender
             await connect(alice, bob)
             (sink,) = bob.sinks.values()
