@@ -67,8 +67,6 @@ __all__ = [
     "E2EEMissingKey",
     "SenderTransform",
     "ReceiverTransform",
-    # VideoSDK
-    "set_key_provider",
     "__version__",
 ]
 
@@ -89,20 +87,6 @@ _LAZY = frozenset(
         "SenderTransform",
     }
 )
-
-
-def set_key_provider(provider: "KeyRingProvider | None", *, profile: str = "videosdk", **options: object) -> None:
-    """Encrypt every meeting of VideoSDK's Python SDK that is made from now on; None: no further one.
-
-    See `frameseal.videosdk`, which needs the package ``videosdk``. *options* are those of `E2EEManager`:
-    ``hold_frames``, ``on_missing_key``, ``replay_window``.
-
-    :raises frameseal.videosdk.E2EEError: a meeting has started without end-to-end encryption.
-    :raises ImportError: ``videosdk`` is not installed.
-    """
-    from frameseal import videosdk  # noqa: PLC0415 - only those who call this have the SDK
-
-    videosdk.set_key_provider(provider, profile=profile, **options)  # type: ignore[arg-type]
 
 
 def __getattr__(name: str) -> object:

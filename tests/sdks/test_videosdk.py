@@ -177,7 +177,7 @@ async def test_a_provider_that_is_set_encrypts_the_meetings_made_afterwards(monk
         assert_pictures(bob.sinks["alice", "video"])
         flags = [producer.app_data["isEncrypted"] for producer in room.peers["alice"].produced]
         assert flags == [True, True]
-        frameseal.set_key_provider(None)  # the same function
+        set_key_provider(None)  # the same function
         assert alice.meeting.is_e2ee_enabled, "what is encrypted stays so"
         assert not Guest("carol").meeting.is_e2ee_enabled
 

@@ -364,7 +364,6 @@ CALLS: dict[str, Callable[[], Call]] = {
         pymediasoup.attach,
         {"transport": Transport(), "e2ee": manager(), "local_id": "alice"},
     ),
-    "set_key_provider": lambda: (frameseal.set_key_provider, {"provider": None}),
     "videosdk.set_key_provider": lambda: (videosdk.set_key_provider, {"provider": None}),
     "videosdk.enable_e2ee": lambda: (videosdk.enable_e2ee, {"meeting": meeting(), "provider": shared()}),
     "videosdk.Participant.on": lambda: (meeting().local_participant.on, {"event": "e2ee-state-change"}),
