@@ -61,7 +61,7 @@ fuzz: ## random input for the core, ten minutes for all targets; SECONDS=60 for 
 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
 # the Python module: features of a workspace build are united.
-check: .stamps/build ## format, lints, types, stub
+check: .stamps/build ## format, lints, spelling, types, stub
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
 		{ echo "make check needs rustfmt and clippy: rustup component add rustfmt clippy" >&2; exit 1; }
 	cargo fmt --all --check
@@ -69,6 +69,7 @@ check: .stamps/build ## format, lints, types, stub
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/typos
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest frameseal._native
 

@@ -391,7 +391,7 @@ class HaltingRing:
         self.ring.remove_key(key_id)
 
 
-def test_a_removal_that_a_fork_has_cut_in_two_is_completed_by_the_childs_own(monkeypatch):
+def test_a_removal_that_a_fork_has_cut_in_two_is_completed_by_the_child(monkeypatch):
     monkeypatch.setattr(frameseal.keys.provider, "KeyRing", HaltingRing)
     keys = ExternalE2EEKeyProvider()
     for key_id in range(2):

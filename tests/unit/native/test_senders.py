@@ -31,7 +31,7 @@ def sealed(e2ee: E2EEManager, name: str, count: int = 1, kind: str = "audio", co
     return [transform.encrypt(b"%s %d" % (name.encode(), number)) for number in range(count)]
 
 
-def test_one_participants_frames_do_not_open_as_anothers():
+def test_one_participants_frames_do_not_open_as_those_of_another():
     bob = member()
     of = {name: sealed(member(), name, 20) for name in ("alice", "carol")}
     tracks = {name: bob.receiver_transform(name, "audio", "opus") for name in of}

@@ -188,8 +188,8 @@ def test_a_forked_child_repeats_no_counter_it_gets_none_or_a_key_id_of_its_own()
     assert own.encrypt(b"x")[0] == 0x50
     parents = kid_of(shared.encrypt(b"x"))
     assert in_a_forked_child(own) == b""
-    childs = kid_of(in_a_forked_child(shared))
-    assert childs != parents and childs & 0xFF == parents & 0xFF == 3
+    child_kid = kid_of(in_a_forked_child(shared))
+    assert child_kid != parents and child_kid & 0xFF == parents & 0xFF == 3
     assert own.encrypt(b"x")[0] == 0x51, "the parent goes on"
     assert kid_of(shared.encrypt(b"x")) == parents
 
