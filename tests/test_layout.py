@@ -346,6 +346,59 @@ def test_a_layer_without_transport_loads_none(module):
     assert module != "frameseal" or modules.isdisjoint({"asyncio", "pyee"})
 
 
+def import_graph(package: Path) -> dict[str, set[str]]:
+    """Returns for each module of a package, by its dotted name, the modules of the package that it imports.
+
+    Imports inside functions and under `TYPE_CHECKING` count too: a reader follows them all the same.
+    """
+    modules = {}
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {}
+    for name, path in modules.items():
+        named = imports(path) & modules.keys()
+        # `from package import module` names both, and what it is about is the module.
+        graph[name] = {each for each in named if not any(other.startswith(f"{each}.") for other in named)} - {name}
+    return graph
+
+
+def test_a_circle_is_found_through_types_functions_and_submodules(tmp_path):
+    sources = {
+        "made/__init__.py": "",
+        "made/first.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from made import inner",
+        "made/inner/__init__.py": "import made.inner.second",
+        "made/inner/second.py": "def late():\n    from made.first import name",
+    }
+    for name, source in sources.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+    graph = import_graph(tmp_path / "made")
+    assert graph["made.first"] == {"made.inner"}
+    assert set(circle(graph)) == {"made.first", "made.inner", "made.inner.second"}
+    graph["made.inner.second"].clear()
+    assert circle(graph) == []
+
+
+# --- the tests -------------------------------------------------------------------------------------------------------
+
+TESTS = ROOT / "tests"
+# Programs that a test starts, and the parts of one suite, stand beside it; all other helpers stand in tests/support.
+SUITES = {"interop", "soak"}
+
+
+def test_every_helper_stands_in_support_and_in_its_readme():
+    helpers = {
+        path.relative_to(TESTS)
+        for path in TESTS.rglob("*.py")
+        if path.stem not in ("__init__", "conftest") and not path.stem.startswith("test_")
+    }
+    elsewhere = {path.as_posix() for path in helpers if path.parts[0] not in SUITES | {"support"}}
+    assert elsewhere == set()
+    listed = re.findall(r"(?m)^\| `(\w+\.py)` \|", (TESTS / "support/README.md").read_text("utf-8"))
+    assert listed == sorted(path.name for path in helpers if path.parts[0] == "support")
+
+
 # --- all files -------------------------------------------------------------------------------------------------------
 
 
