@@ -399,6 +399,37 @@ def test_every_helper_stands_in_support_and_in_its_readme():
     assert listed == sorted(path.name for path in helpers if path.parts[0] == "support")
 
 
+# Modules, by path or by folder, whose tests need more than the module: where these stand, and why.
+TESTED_ELSEWHERE = {
+    "aiortc/": ("calls/test_aiortc_hard.py", "the hook is nothing without a stack below it"),
+    "pymediasoup.py": ("sdks/test_pymediasoup.py", "an adapter is tested with its SDK"),
+    "videosdk.py": ("sdks/test_videosdk.py", "an adapter is tested with its SDK"),
+    "tools/demo/": ("calls/test_demo.py", "the parts of the demo show one call"),
+    "tools/media.py": ("calls/test_demo.py", "tracks for the calls of the programs"),
+    "tools/meet/": ("calls/test_meet.py", "the parts of a meeting need its members"),
+    "tools/sfu/": ("calls/test_forwarder.py", "a forwarder needs peers"),
+}
+
+
+def test_every_module_has_a_test_file_of_its_name_in_unit():
+    missing = set()
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE)
+        name = module.as_posix()
+        if module.stem in ("__init__", "__main__") or any(name.startswith(place) for place in TESTED_ELSEWHERE):
+            continue
+        # `_fork` is tested by test_fork.py.
+        if not (TESTS / "unit" / module.parent / f"test_{module.stem.lstrip('_')}.py").is_file():
+            missing.add(name)
+    assert missing == set()
+
+
+@pytest.mark.parametrize("place", TESTED_ELSEWHERE)
+def test_what_is_tested_elsewhere_and_its_tests_are_there(place):
+    assert (PACKAGE / place).exists()
+    assert (TESTS / TESTED_ELSEWHERE[place][0]).is_file()
+
+
 # --- all files -------------------------------------------------------------------------------------------------------
 
 
