@@ -231,7 +231,7 @@ impl fmt::Display for DecryptError {
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EmptyPassphrase => f.write_str("the passphrase is empty"),
+            Self::EmptyPassphrase => f.write_str("passphrase: it is empty, and needs at least one byte"),
             Self::ShortKey { given, min } => write!(
                 f,
                 "a raw key needs at least {min} bytes, got {given}; a passphrase is given as a passphrase (str)"
@@ -284,7 +284,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")
             }
             Self::UnsupportedSuite { suite, profile } => {
-                write!(f, "profile {profile} does not have {suite} (suites of a draft need allow_draft)")
+                write!(f, "suite: profile {profile} does not have {suite} (suites of a draft need allow_draft)")
             }
             Self::UnsupportedOption { option, profile } => write!(f, "profile {profile} has no {option}"),
             Self::RatchetBits { given } => write!(f, "ratchet_bits: at most 63 bits of a key id, not {given}"),

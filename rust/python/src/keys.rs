@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use frameseal::{CipherSuite, MlsKid, Options};
+use frameseal::{CipherSuite, KeyError, MlsKid, Options, Profile};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -197,7 +197,12 @@ impl KeyRing {
         #[pyo3(from_py_with = numbers::context)] context: u64,
         #[pyo3(from_py_with = numbers::retain)] retain: usize,
     ) -> PyResult<u64> {
-        let secret = frameseal::Secret::key(&secret_bytes(exported_secret)?).map_err(key_error)?;
+        let secret = frameseal::Secret::key(&secret_bytes(exported_secret)?).map_err(|error| match error {
+            KeyError::ShortKey { given, min } => {
+                PyValueError::new_err(format!("exported_secret needs at least {min} bytes, got {given}"))
+            }
+            _ => key_error(error),
+        })?;
         let kid = MlsKid { epoch, epoch_bits, sender_index, sender_bits, context };
         self.ring.set_epoch(&secret, &kid, retain).map_err(key_error)
     }
