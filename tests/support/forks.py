@@ -1,6 +1,7 @@
 """Children that are forked while other threads are busy, and what they come to."""
 
 import os
+import random
 import select
 import signal
 import sys
@@ -8,15 +9,24 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 CHILDREN = 50
 # After so long a child that hangs is killed: far more than it needs on any machine.
 MAX_SECONDS = 60
+# The longest work, the derivation of a key from a passphrase, takes about as long.
+WORK_SECONDS = 0.05
 
 
-def in_a_child(work: Callable[[], bytes | None], max_seconds: float = MAX_SECONDS) -> bytes:
-    """Return what *work* returns in a forked child, which has to end by itself and without an error."""
+def in_a_child(
+    work: Callable[[], bytes | None],
+    max_seconds: float = MAX_SECONDS,
+    meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> bytes:
+    """Return what *work* returns in a forked child, which has to end by itself and without an error.
+
+    The parent waits for the child in the context *meanwhile*.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -31,6 +41,15 @@ def in_a_child(work: Callable[[], bytes | None], max_seconds: float = MAX_SECOND
         finally:
             os._exit(code)
     os.close(write)
+    with meanwhile():
+        written = _read(child, read, max_seconds)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 0, f"the child ended with {code}"
+    return b"".join(written)
+
+
+def _read(child: int, read: int, max_seconds: float) -> list[bytes]:
+    """Returns what a child writes until it ends. Ends it after *max_seconds*."""
     written, deadline = [], time.monotonic() + max_seconds
     with os.fdopen(read, "rb", buffering=0) as pipe:
         while select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
@@ -40,21 +59,35 @@ def in_a_child(work: Callable[[], bytes | None], max_seconds: float = MAX_SECOND
             written.append(part)
         else:
             os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code == 0, f"the child ended with {code}"
-    return b"".join(written)
+    return written
 
 
 @contextmanager
-def busy(*works: Callable[[], object]) -> Iterator[None]:
-    """Keep a thread at each of *works*; begin once each was done. What one of them raises is raised at the end."""
+def busy(*works: Callable[[], object]) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Keep a thread at each of *works*; begin once each was done. What one of them raises is raised at the end.
+
+    Yields a context in which the threads rest after the work that they are at, so that a child has the processor. They
+    go on for a random time afterwards, and the next fork finds them anywhere in their work.
+    """
     stop, begun, errors = threading.Event(), threading.Barrier(len(works) + 1), []
+    working = threading.Event()
+    working.set()
+
+    @contextmanager
+    def resting() -> Iterator[None]:
+        working.clear()
+        try:
+            yield
+        finally:
+            working.set()
+            time.sleep(random.uniform(0, WORK_SECONDS))
 
     def run(work: Callable[[], object]) -> None:
         try:
             work()
             begun.wait()
             while not stop.is_set():
+                working.wait()
                 work()
         except BaseException as error:
             errors.append(error)
@@ -67,7 +100,7 @@ def busy(*works: Callable[[], object]) -> Iterator[None]:
         for thread in threads:
             thread.start()
         begun.wait()
-        yield
+        yield resting
     except threading.BrokenBarrierError:
         pass
     finally:
@@ -81,6 +114,6 @@ def busy(*works: Callable[[], object]) -> Iterator[None]:
 
 def children(work: Callable[[], bytes | None], *while_busy: Callable[[], object], count: int = CHILDREN) -> list[bytes]:
     """Return what *work* comes to in *count* children that are forked while other threads are busy."""
-    with busy(*while_busy):
-        return [in_a_child(work) for _ in range(count)]
+    with busy(*while_busy) as resting:
+        return [in_a_child(work, meanwhile=resting) for _ in range(count)]
     raise AssertionError("no child was forked")

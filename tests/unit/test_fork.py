@@ -256,6 +256,7 @@ LOCKS = (type(threading.Lock()), type(threading.RLock()))
 def locks_of_the_package() -> dict[str, object]:
     """Every lock that an object or a module of the package has now, by name."""
     owners = [(name, vars(module)) for name, module in sys.modules.items() if name.startswith("frameseal")]
+    gc.unfreeze()  # conftest.py excludes what imports made, and `get_objects` leaves it out
     for thing in gc.get_objects():
         if str(type(thing).__module__).startswith("frameseal") and hasattr(thing, "__dict__"):
             owners.append((f"{type(thing).__name__} {id(thing)}", vars(thing)))
