@@ -25,6 +25,7 @@ from soak.gauges import (
 )
 from soak.ledger import KEPT, Ledger, LedgerTap
 from support.calls import connect, manager, peers, picture_track, tone_track, until
+from support.forks import in_a_child
 from support.recording import noted
 
 FRAME = b"\x11" + bytes(range(256)) * 3
@@ -255,21 +256,26 @@ def test_a_leak_with_every_participant_is_not_flat(a_visit, shown_by):
 
 
 def test_the_gauges_show_what_is_leaked(traced):
-    malloc = ctypes.CDLL(None).malloc
-    malloc.argtypes, malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
-    before, lines = Reading.take(), blocks_by_line()
-    kept = [bytes(400) for _ in range(5000)]
-    chunks = [malloc(100) for _ in range(5000)]
-    grown = Reading.take() - before
-    assert grown.blocks >= 5000 and grown.native >= 5000 * 100
-    where = blocks_by_line() - lines
-    assert sum(count for line, count in where.items() if "test_soak_parts.py" in line) >= len(kept)
-    free = ctypes.CDLL(None).free
-    free.argtypes = [ctypes.c_void_p]
-    for chunk in chunks:
-        free(chunk)
-    kept.clear()
-    assert (Reading.take() - before).native < 5000 * 100
+    """In a child of its own: there no thread of another test allocates and frees meanwhile."""
+
+    def leak() -> None:
+        malloc = ctypes.CDLL(None).malloc
+        malloc.argtypes, malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+        before, lines = Reading.take(), blocks_by_line()
+        kept = [bytes(400) for _ in range(5000)]
+        chunks = [malloc(100) for _ in range(5000)]
+        grown = Reading.take() - before
+        assert grown.blocks >= 5000 and grown.native >= 5000 * 100
+        where = blocks_by_line() - lines
+        assert sum(count for line, count in where.items() if "test_soak_parts.py" in line) >= len(kept)
+        free = ctypes.CDLL(None).free
+        free.argtypes = [ctypes.c_void_p]
+        for chunk in chunks:
+            free(chunk)
+        kept.clear()
+        assert (Reading.take() - before).native < 5000 * 100
+
+    in_a_child(leak)
 
 
 def test_what_the_ledger_holds_is_weighed(cipher):
