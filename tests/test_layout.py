@@ -22,6 +22,13 @@ def rust(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.rs"))
 
 
+def sources_of(folder: str, name: str) -> list[Path]:
+    """Returns the files of a folder of the project whose names match, without what tools have built there."""
+    paths = sorted(path for path in (ROOT / folder).rglob(name) if MADE.isdisjoint(path.parts))
+    assert paths, "the rule looks at no file: was it moved?"
+    return paths
+
+
 def within(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
