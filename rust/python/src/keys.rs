@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use frameseal::{CipherSuite, KeyError, MlsKid, Options, Profile};
+use frameseal::{CipherSuite, KeyError, MlsKid, Options};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
