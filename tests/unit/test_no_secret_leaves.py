@@ -708,10 +708,10 @@ def test_a_secret_that_is_hidden_is_still_of_use():
 def test_text_with_a_lone_surrogate_is_a_value_error_that_names_the_argument(text):
     made = channel()
     for name, refused in {
-        "the passphrase": lambda: frameseal.KeyRing("livekit").set_passphrase(text),
-        "the passphrase ": lambda: Secret(text),
-        "the passphrase  ": lambda: shared().set_shared_key(text),
-        "the passphrase   ": lambda: keys().set_key("bob", text),
+        "passphrase": lambda: frameseal.KeyRing("livekit").set_passphrase(text),
+        "passphrase ": lambda: Secret(text),
+        "passphrase  ": lambda: shared().set_shared_key(text),
+        "passphrase   ": lambda: keys().set_key("bob", text),
         "the passphrase    ": lambda: meet_rotation.MeetingKey(text),
         "profile": lambda: frameseal.KeyRing(text),
         "codec": lambda: frameseal.Encryptor(ring(), text),

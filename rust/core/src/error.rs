@@ -1,212 +1,241 @@
-//! What can go wrong, as facts that a caller can act on.
+//! Errors as facts that a caller can act on.
 //!
-//! Small, `Copy` and exhaustive: undecryptable frames arrive at line rate. No variant tells a forger how far it got.
+//! They are small, `Copy` and exhaustive, because undecryptable frames arrive at line rate. No variant tells a forger how
+//! far a frame got. Messages name the argument, its value, the allowed values and the remedy. They never quote an argument
+//! that can hold key material.
 
 use std::fmt;
 
-/// Why a frame could not be sealed. Nothing of it may be sent.
+/// An error of sealing a frame. Nothing of the frame may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncryptError {
-    /// The bytes are not a frame of this codec: shorter than its clear bytes, or no Annex B byte stream.
+    /// The bytes are not a frame of this codec: shorter than its clear bytes, or not an Annex B byte stream.
     Malformed,
-    /// The key that this ring sends with has not been set.
+    /// The sending key of the ring has not been set.
     UnknownKey {
-        /// The key id that was looked up.
+        /// The key id of the missing key.
         kid: u64,
     },
-    /// No further nonce can be had under this key: set a new one.
+    /// The key has no unused nonce left. Set a new key.
     KeyExhausted {
-        /// The key id whose nonces are used up.
+        /// The key id of the exhausted key.
         kid: u64,
     },
-    /// A call that no frame could make right.
+    /// The call is a mistake whatever the frame holds.
     Misuse(ApiMisuse),
 }
 
-/// Why a frame could not be opened. Nothing of it may reach a decoder.
+/// An error of opening a frame. Nothing of the frame may reach a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecryptError {
-    /// Not a sealed frame of this profile: too short, or without its trailer.
+    /// The bytes are not a sealed frame of this profile: too short, or without its trailer.
     Malformed,
-    /// No key for the key id that the frame names.
+    /// The ring has no key for the key id in the frame.
     UnknownKey {
         /// The key id in the frame.
         kid: u64,
     },
-    /// No key in the window opens it: a wrong key, or a frame that was altered or lost its head.
+    /// No key in the ratchet window opens the frame: the key is wrong, or the frame was altered or truncated.
     AuthenticationFailed {
         /// The key id in the frame.
         kid: u64,
     },
-    /// Authentic, but seen before (or too old to tell).
+    /// The frame is authentic, but it was opened before or is too old to check.
     Replayed {
         /// The key id in the frame.
         kid: u64,
     },
-    /// Authentic, but not from the participant whose track this is.
+    /// The frame is authentic, but another participant than the owner of the track sealed it.
     SenderMismatch {
         /// The key id in the frame.
         kid: u64,
     },
-    /// A call that no frame could make right.
+    /// The call is a mistake whatever the frame holds.
     Misuse(ApiMisuse),
 }
 
-/// Input that does not fit: a key, a key id, a counter or a field of one.
+/// An invalid key, key id, counter or field of a key id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
-    /// A passphrase of no bytes.
+    /// The passphrase is empty.
     EmptyPassphrase,
-    /// A raw key shorter than the least that is safe.
+    /// The raw key is shorter than the minimum.
     ShortKey {
-        /// Bytes given.
+        /// The length of the key, in bytes.
         given: usize,
-        /// Bytes needed.
+        /// The minimum, in bytes.
         min: usize,
     },
-    /// A passphrase, for a profile that takes raw keys only.
+    /// The profile has no password KDF, so it accepts raw keys only.
     NoPassphrases,
-    /// A key id outside the ring.
+    /// The key id lies outside the ring.
     KeyIdOutOfRange {
-        /// The key id given.
+        /// The key id.
         key_id: u64,
-        /// The number of slots; ids run from 0 to one less.
+        /// The number of slots. Key ids run from 0 to `key_ring_size - 1`.
         key_ring_size: u16,
     },
-    /// No key has been set under this id.
+    /// No key is set under this key id.
     NoSuchKey {
-        /// The key id given.
+        /// The key id.
         key_id: u64,
     },
-    /// A counter to go on from that this process has used under the key, or one below it.
+    /// This process has sealed with this counter under the key, or with a larger one.
     CounterUsed {
-        /// The counter given.
+        /// The counter.
         given: u64,
-        /// The least that is unused; none where all are used.
+        /// The smallest unused counter. `None` means that all counters are used.
         min: Option<u64>,
     },
-    /// More epochs to retain than a ring may hold.
+    /// The number of epochs to retain exceeds the maximum.
     Retain {
-        /// The number given.
+        /// The number of epochs.
         given: usize,
-        /// The largest allowed.
+        /// The maximum.
         max: usize,
     },
-    /// A field of a key id with too many bits, or a value that does not fit its field.
+    /// The value of a field does not fit into its bits of a key id.
     KeyIdField {
-        /// Which field.
+        /// The name of the field.
         field: &'static str,
+        /// Its value.
+        given: u64,
+        /// The maximum.
+        max: u64,
     },
-    /// A call that this ring was not made for.
+    /// The ring was not made for this call.
     Misuse(ApiMisuse),
-    /// The operating system gave no randomness, or the key derivation failed.
+    /// The operating system returned no randomness, or the key derivation failed.
     Unavailable,
 }
 
-/// An option or argument with which no ring, encryptor or decryptor can be made.
+/// An invalid option or argument of a ring, encryptor or decryptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigError {
-    /// A ring of no slots, or of more than a one-byte key id can name.
+    /// The number of slots is 0, or exceeds what a one-byte key id can name.
     KeyRingSize {
-        /// The size given.
+        /// The number of slots.
         given: u16,
-    },
-    /// A ratchet window beyond the bound.
-    RatchetWindow {
-        /// The window given.
-        given: u16,
-        /// The largest allowed.
+        /// The maximum.
         max: u16,
     },
-    /// A key size in bits that the profile does not have.
-    KeySize {
-        /// The size given, in bits.
+    /// The ratchet window exceeds the maximum.
+    RatchetWindow {
+        /// The window, in ratchet steps.
         given: u16,
-        /// The profile's own.
+        /// The maximum, in ratchet steps.
+        max: u16,
+    },
+    /// No suite of the profile has keys of this size.
+    KeySize {
+        /// The key size, in bits.
+        given: u16,
+        /// The key size of the chosen suite, or of the profile's default suite, in bits.
         default: usize,
-        /// The profile's name.
+        /// The name of the profile.
         profile: &'static str,
     },
-    /// A replay window beyond the bound.
+    /// The replay window exceeds the maximum.
     ReplayWindow {
-        /// The window given, in frames.
+        /// The window, in frames.
         given: usize,
-        /// The largest allowed.
+        /// The maximum, in frames.
         max: usize,
     },
-    /// A limit on the frames of a key beyond what its nonces allow.
+    /// The usage limit is 0, or exceeds the number of nonces of a key.
     UsageLimit {
-        /// The limit given, in frames.
+        /// The limit, in frames.
         given: u64,
-        /// The largest allowed.
+        /// The maximum, in frames.
         max: u64,
     },
-    /// A chain of rings that turn to each other, longer than the bound.
+    /// The chain of fallback rings exceeds the maximum.
     FallbackDepth {
-        /// The longest allowed, in rings behind the first.
+        /// The maximum number of rings behind the first.
         max: usize,
     },
-    /// The trailer of SIF frames is so short that other frames may end in it by chance.
+    /// The fallback ring has another profile or suite than this ring.
+    FallbackMismatch {
+        /// The profile and the suite of this ring.
+        own: (&'static str, &'static str),
+        /// The profile and the suite of the fallback ring.
+        fallback: (&'static str, &'static str),
+    },
+    /// The trailer of SIF frames is shorter than the minimum, so other frames may end in it by chance.
     ShortTrailer {
-        /// Bytes given.
+        /// The length of the trailer, in bytes.
         given: usize,
-        /// Bytes needed.
+        /// The minimum, in bytes.
         min: usize,
     },
     /// The profile has no layout for this codec.
     UnsupportedCodec {
-        /// The codec's name.
+        /// The name of the codec.
         codec: &'static str,
-        /// The profile's name.
+        /// The name of the profile.
         profile: &'static str,
     },
-    /// The profile does not have this suite, or it is a draft's and was not asked for as such.
-    UnsupportedSuite {
-        /// The suite's name.
+    /// No cipher suite has this number.
+    UnknownSuite {
+        /// The number.
+        given: u16,
+    },
+    /// The suite is specified by a draft, and drafts are not allowed.
+    DraftSuite {
+        /// The name of the suite.
         suite: &'static str,
-        /// The profile's name.
+    },
+    /// The profile does not support this suite.
+    UnsupportedSuite {
+        /// The name of the suite.
+        suite: &'static str,
+        /// The name of the profile.
         profile: &'static str,
     },
-    /// An option that this profile does not have.
+    /// The profile does not support this option.
     UnsupportedOption {
-        /// What was asked for.
+        /// The name of the option.
         option: &'static str,
-        /// The profile's name.
+        /// The name of the profile.
         profile: &'static str,
     },
-    /// More bits of a KID for ratchet steps than leave one for the generation.
+    /// Shared base keys do not ratchet, so `ratchet_bits` and `shared` exclude each other.
+    SharedRatchet,
+    /// The ratchet bits leave no bit of a KID for the generation.
     RatchetBits {
-        /// The bits given.
+        /// The number of bits.
         given: u8,
+        /// The maximum.
+        max: u8,
     },
 }
 
-/// A call that no input could make right: a mistake in the calling program.
+/// A mistake in the calling program, which no input could correct.
 ///
-/// Without fields, so that the errors of frames stay small.
+/// It has no fields, so that the errors of frames stay small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiMisuse {
-    /// An output buffer does not have the length that the plan reports.
+    /// The output buffer does not have the length that the plan reports.
     BufferLength,
-    /// Metadata, for a profile that does not authenticate any.
+    /// The profile does not authenticate metadata.
     Metadata,
-    /// A data packet in parts, for a profile whose packets are in one piece.
+    /// A data packet of this profile is one piece, so it cannot be sealed or opened in parts.
     PacketParts,
-    /// A counter to continue from, for a ring whose keys take none.
+    /// The keys of this ring have no counter to continue from.
     Counter,
-    /// An MLS epoch, for a ring that holds none.
+    /// The ring holds no MLS epochs.
     Epoch,
-    /// A ratchet step, for a ring whose KIDs have no bits for it.
+    /// The KIDs of this ring have no bits for ratchet steps.
     RatchetBits,
-    /// Key material, from a ring that was not made to return any.
+    /// The ring was made without `allow_export`.
     ExportNotAllowed,
 }
 
 impl fmt::Display for EncryptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed => f.write_str("not a frame of this codec: check the codec, and that it is a whole frame"),
-            Self::UnknownKey { kid } => write!(f, "no key {kid} to seal with: set one first"),
+            Self::Malformed => f.write_str("not a frame of this codec: check the codec, and pass one whole frame"),
+            Self::UnknownKey { kid } => write!(f, "no key {kid} to seal with: set it first"),
             Self::KeyExhausted { kid } => {
                 write!(f, "key {kid} has no nonce left that is known to be unused: set a new key")
             }
@@ -221,8 +250,10 @@ impl fmt::Display for DecryptError {
             Self::Malformed => f.write_str("not a sealed frame of this profile"),
             Self::UnknownKey { kid } => write!(f, "no key {kid} to open this frame with"),
             Self::AuthenticationFailed { kid } => write!(f, "key {kid} does not open this frame"),
-            Self::Replayed { kid } => write!(f, "a frame under key {kid} came a second time, or too late to tell"),
-            Self::SenderMismatch { kid } => write!(f, "key {kid} belongs to another participant than this track"),
+            Self::Replayed { kid } => write!(f, "a frame under key {kid} was opened before, or is too old to check"),
+            Self::SenderMismatch { kid } => {
+                write!(f, "key {kid} belongs to another participant than the owner of this track")
+            }
             Self::Misuse(misuse) => misuse.fmt(f),
         }
     }
@@ -231,28 +262,33 @@ impl fmt::Display for DecryptError {
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EmptyPassphrase => f.write_str("passphrase: it is empty, and needs at least one byte"),
-            Self::ShortKey { given, min } => write!(
-                f,
-                "a raw key needs at least {min} bytes, got {given}; a passphrase is given as a passphrase (str)"
-            ),
-            Self::NoPassphrases => f.write_str("this profile has no password KDF: give it a raw key (bytes)"),
-            Self::KeyIdOutOfRange { key_id, key_ring_size } => {
-                write!(f, "key_id {key_id} is outside this ring of {key_ring_size} (0 to {})", key_ring_size - 1)
+            Self::EmptyPassphrase => f.write_str("passphrase must not be empty"),
+            Self::ShortKey { given, min } => {
+                write!(f, "key must have at least {min} bytes, not {given}: pass a passphrase as a passphrase (str)")
             }
-            Self::NoSuchKey { key_id } => write!(f, "key_id: no key is set under id {key_id}"),
+            Self::NoPassphrases => {
+                f.write_str("passphrase: this profile has no password KDF, so pass a raw key (bytes) instead")
+            }
+            Self::KeyIdOutOfRange { key_id, key_ring_size } => {
+                write!(f, "key_id must be between 0 and {}, not {key_id}", key_ring_size.saturating_sub(1))
+            }
+            Self::NoSuchKey { key_id } => write!(f, "key_id: no key is set under id {key_id}, set it first"),
             Self::CounterUsed { given, min: Some(min) } => write!(
                 f,
-                "counter {given} was used in this process under this key and key_id: the least allowed is {min}"
+                "counter must be at least {min}, not {given}: this process has used it under this key and key_id"
             ),
             Self::CounterUsed { given, min: None } => write!(
                 f,
-                "counter {given} was used in this process under this key and key_id, and there is none above: set a new key"
+                "counter {given}: this process has used all counters under this key and key_id, set a new key"
             ),
-            Self::Retain { given, max } => write!(f, "retain: a ring retains 0 to {max} epochs, not {given}"),
-            Self::KeyIdField { field } => write!(f, "{field} does not fit its bits of a key id"),
+            Self::Retain { given, max } => write!(f, "retain must be between 0 and {max} epochs, not {given}"),
+            Self::KeyIdField { field, given, max } => {
+                write!(f, "{field} must be between 0 and {max}, not {given}: a KID has 64 bits")
+            }
             Self::Misuse(misuse) => misuse.fmt(f),
-            Self::Unavailable => f.write_str("the system's cryptography is unavailable"),
+            Self::Unavailable => {
+                f.write_str("the operating system returned no randomness, or the key derivation failed")
+            }
         }
     }
 }
@@ -260,34 +296,47 @@ impl fmt::Display for KeyError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::KeyRingSize { given } => write!(f, "key_ring_size: a ring has 1 to 256 slots, not {given}"),
+            Self::KeyRingSize { given, max } => write!(f, "key_ring_size must be between 1 and {max}, not {given}"),
             Self::RatchetWindow { given, max } => {
-                write!(f, "ratchet_window: the ratchet window is 0 to {max} steps, not {given}")
+                write!(f, "ratchet_window must be between 0 and {max} steps, not {given}")
             }
-            Self::KeySize { given, default, profile } => {
-                write!(
-                    f,
-                    "key_size: profile {profile} has no keys of {given} bits: leave the size out for its {default}"
-                )
-            }
+            Self::KeySize { given, default, profile } => write!(
+                f,
+                "key_size: profile {profile} has no keys of {given} bits here, leave key_size out for {default} bits"
+            ),
             Self::ReplayWindow { given, max } => {
-                write!(f, "replay_window: the replay window is 0 to {max} frames, not {given}")
+                write!(f, "replay_window must be between 0 and {max} frames, not {given}")
             }
-            Self::UsageLimit { given, max } => write!(f, "usage_limit: a key seals 1 to {max} frames, not {given}"),
+            Self::UsageLimit { given, max } => write!(f, "usage_limit must be between 1 and {max} frames, not {given}"),
             Self::FallbackDepth { max } => {
-                write!(f, "fallback: at most {max} rings may stand behind each other, make the chain shorter")
+                write!(f, "fallback: at most {max} rings may stand behind a ring, make the chain shorter")
             }
-            Self::ShortTrailer { given, min } => {
-                write!(f, "sif_trailer needs at least {min} bytes, got {given}")
+            Self::FallbackMismatch { own: (profile, suite), fallback: (other_profile, other_suite) } => write!(
+                f,
+                "fallback must have profile {profile} and suite {suite} as this ring has, not {other_profile} and \
+                 {other_suite}"
+            ),
+            Self::ShortTrailer { given, min } => write!(f, "sif_trailer must have at least {min} bytes, not {given}"),
+            Self::UnsupportedCodec { codec, profile } => write!(
+                f,
+                "codec: profile {profile} has no layout for {codec}, use another codec, or None outside a call"
+            ),
+            Self::UnknownSuite { given } => {
+                write!(f, "suite: no cipher suite has the number {given}, use a number of CipherSuite")
             }
-            Self::UnsupportedCodec { codec, profile } => {
-                write!(f, "profile {profile} has no layout for {codec}: use another codec, or None outside a call")
+            Self::DraftSuite { suite } => {
+                write!(f, "suite: {suite} is specified by a draft, use another suite or allow_draft")
             }
             Self::UnsupportedSuite { suite, profile } => {
-                write!(f, "suite: profile {profile} does not have {suite} (suites of a draft need allow_draft)")
+                write!(f, "suite: profile {profile} does not support {suite}, leave suite out for the default")
             }
-            Self::UnsupportedOption { option, profile } => write!(f, "profile {profile} has no {option}"),
-            Self::RatchetBits { given } => write!(f, "ratchet_bits: at most 63 bits of a key id, not {given}"),
+            Self::UnsupportedOption { option, profile } => {
+                write!(f, "{option}: profile {profile} does not support this option, leave it out")
+            }
+            Self::SharedRatchet => {
+                f.write_str("ratchet_bits: shared keys do not ratchet, leave ratchet_bits or shared out")
+            }
+            Self::RatchetBits { given, max } => write!(f, "ratchet_bits must be between 0 and {max}, not {given}"),
         }
     }
 }
@@ -295,15 +344,15 @@ impl fmt::Display for ConfigError {
 impl fmt::Display for ApiMisuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::BufferLength => "out: the buffer needs the length that the plan reports",
-            Self::Metadata => "metadata: only the profile sframe authenticates metadata, leave it out",
+            Self::BufferLength => "out must have the length that the plan reports",
+            Self::Metadata => "metadata: only profile sframe authenticates metadata, leave it out",
             Self::PacketParts => {
-                "packets of the profile sframe are in one piece: use encrypt_packet and decrypt_packet"
+                "iv, key_index, ciphertext: a packet of profile sframe is one piece, use encrypt_packet and decrypt_packet"
             }
-            Self::Counter => "counter: only an SFrame ring without shared keys continues from a counter, leave it out",
-            Self::Epoch => "set_epoch: only an SFrame ring without shared keys and ratchet_bits holds MLS epochs",
-            Self::RatchetBits => "ratchet: an SFrame ring ratchets only with ratchet_bits, which it is made with",
-            Self::ExportNotAllowed => "this ring gives no keys back: make it with allow_export",
+            Self::Counter => "counter: only a ring of profile sframe without shared continues from a counter, leave it out",
+            Self::Epoch => "epoch: only a ring of profile sframe without shared and ratchet_bits holds MLS epochs",
+            Self::RatchetBits => "ratchet_bits: a ring of profile sframe ratchets only if made with ratchet_bits",
+            Self::ExportNotAllowed => "allow_export: this ring exports no key material, make it with allow_export",
         })
     }
 }

@@ -68,9 +68,11 @@ impl Profile {
         };
         match (self.suites.iter().find(fits), asked) {
             (Some(suite), _) => Ok(suite),
-            (None, Some(asked)) => Err(ConfigError::UnsupportedSuite { suite: asked.name, profile: self.name }),
-            (None, None) => {
-                let default = self.suites.first().map_or(0, |suite| suite.key_len * 8);
+            (None, Some(asked)) if self.suites.iter().all(|suite| suite.id != asked.id) => {
+                Err(ConfigError::UnsupportedSuite { suite: asked.name, profile: self.name })
+            }
+            (None, asked) => {
+                let default = asked.or(self.suites.first().copied()).map_or(0, |suite| suite.key_len * 8);
                 Err(ConfigError::KeySize { given: key_size.unwrap_or_default(), default, profile: self.name })
             }
         }

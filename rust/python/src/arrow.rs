@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 
 /// The bytes and the offsets of an array of type binary (offsets int32) or `large_binary` (int64), as numpy views.
 pub(crate) fn parts<'py>(array: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let wrong = || PyTypeError::new_err("without offsets, data has to be a pyarrow array of binary or large_binary");
+    let wrong =
+        || PyTypeError::new_err("data must be a pyarrow array of binary or large_binary if offsets is left out");
     let kind = array.getattr("type").map_err(|_| wrong())?.str()?;
     let (dtype, width) = match kind.to_str().unwrap_or_default() {
         "binary" => ("int32", 4),
@@ -15,10 +16,10 @@ pub(crate) fn parts<'py>(array: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAn
         _ => return Err(wrong()),
     };
     let Ok(buffers) = array.call_method0("buffers") else {
-        return Err(PyTypeError::new_err("a chunked array has no one buffer: pass its combine_chunks()"));
+        return Err(PyTypeError::new_err("data must not be a chunked array: pass its combine_chunks()"));
     };
     if array.getattr("null_count")?.is_truthy()? {
-        return Err(PyValueError::new_err("the array has nulls: a frame may be empty, not missing"));
+        return Err(PyValueError::new_err("data must not have nulls: a frame may be empty, but not missing"));
     }
     let numpy = array.py().import("numpy")?;
     let (offsets, data) = (buffers.get_item(1)?, buffers.get_item(2)?);

@@ -28,14 +28,14 @@ impl BufferedFrames {
             Some(offsets) => (data.clone(), offsets.clone()),
             None => arrow::parts(data)?,
         };
-        let data = PyBuffer::<u8>::get(&data).map_err(|_| wrong("data is no buffer of bytes"))?;
+        let data = PyBuffer::<u8>::get(&data).map_err(|_| wrong("data is not a buffer of bytes"))?;
         if !data.is_c_contiguous() || data.dimensions() != 1 {
-            return Err(wrong("data is not contiguous, or has more than one dimension"));
+            return Err(wrong("data is not contiguous or has more than one dimension"));
         }
         let offsets = match PyBuffer::<i64>::get(&offsets) {
             Ok(offsets) => Offsets::Wide(offsets),
             Err(_) => Offsets::Narrow(
-                PyBuffer::<i32>::get(&offsets).map_err(|_| wrong("offsets are no buffer of int64 or int32"))?,
+                PyBuffer::<i32>::get(&offsets).map_err(|_| wrong("offsets is not a buffer of int64 or int32"))?,
             ),
         };
         Ok(Self { data, offsets })
@@ -56,11 +56,13 @@ fn between<T>(bytes: &[u8], mut offsets: impl ExactSizeIterator<Item = T>) -> Py
 where
     usize: TryFrom<T>,
 {
-    let place = |offset| usize::try_from(offset).map_err(|_| PyValueError::new_err("an offset is negative"));
-    let beyond = || PyValueError::new_err(format!("an offset lies beyond data, which has {} bytes", bytes.len()));
+    let place = |offset| usize::try_from(offset).map_err(|_| PyValueError::new_err("offsets must not be negative"));
+    let beyond =
+        || PyValueError::new_err(format!("offsets must be between 0 and the length of data, {} bytes", bytes.len()));
     let first = offsets.next();
-    let first =
-        first.ok_or_else(|| PyValueError::new_err("there is one offset more than frames: pass at least one"))?;
+    let first = first.ok_or_else(|| {
+        PyValueError::new_err("offsets must have one entry more than there are frames, so at least one")
+    })?;
     let mut from = place(first)?;
     if from > bytes.len() {
         return Err(beyond());
@@ -69,7 +71,7 @@ where
     for offset in offsets {
         let to = place(offset)?;
         if to < from {
-            return Err(PyValueError::new_err("offsets have to ascend"));
+            return Err(PyValueError::new_err("offsets must ascend"));
         }
         pieces.push(bytes.get(from..to).ok_or_else(beyond)?);
         from = to;
@@ -101,14 +103,14 @@ impl<'py> OutputArray<'py> {
             Some(array) => array,
             None => py.import("numpy")?.call_method1("empty", (needed, "uint8"))?,
         };
-        let wrong = || PyTypeError::new_err("out has to be a writable, contiguous array of uint8");
+        let wrong = || PyTypeError::new_err("out must be a writable, contiguous array of uint8");
         let buffer = PyBuffer::<u8>::get(&array).map_err(|_| wrong())?;
         if buffer.readonly() || !buffer.is_c_contiguous() || buffer.dimensions() != 1 {
             return Err(wrong());
         }
         if buffer.item_count() < needed {
             let has = buffer.item_count();
-            return Err(PyValueError::new_err(format!("out has {has} bytes, and {needed} are needed")));
+            return Err(PyValueError::new_err(format!("out must have at least {needed} bytes, not {has}")));
         }
         Ok(Self { array, buffer })
     }
@@ -134,7 +136,7 @@ fn output_array<'py>(
     let output = OutputArray::new(py, needed, given)?;
     let (ours, theirs) = (output.buffer.buf_ptr().addr(), input.buf_ptr().addr());
     if ours < theirs + input.item_count() && theirs < ours + output.buffer.item_count() {
-        return Err(PyValueError::new_err("out overlaps data: give it memory of its own"));
+        return Err(PyValueError::new_err("out must not overlap data: pass memory of its own"));
     }
     Ok(output)
 }
@@ -162,7 +164,7 @@ fn array<'py>(py: Python<'py>, bytes: Bound<'py, PyByteArray>, dtype: &str) -> P
 /// None is as many as there are cores, which the core has as 0.
 pub(crate) fn threads(asked: Option<usize>) -> PyResult<usize> {
     match asked {
-        Some(0) => Err(PyValueError::new_err("threads is 1 or more, or None for as many as there are cores")),
+        Some(0) => Err(PyValueError::new_err("threads must be at least 1, not 0, or None for one per core")),
         asked => Ok(asked.unwrap_or(0)),
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn written<'py>(
 /// Key material: copied into memory that is cleared. The caller can clear its own where it passed a `bytearray`.
 pub(crate) fn secret_bytes(object: &Bound<'_, PyAny>) -> PyResult<Zeroizing<Vec<u8>>> {
     if object.is_instance_of::<PyString>() {
-        return Err(PyTypeError::new_err("raw key material is bytes; a str is a passphrase: use set_passphrase"));
+        return Err(PyTypeError::new_err("key must be bytes, not str: pass a passphrase to set_passphrase"));
     }
     Ok(Zeroizing::new(bytes_of(object)?.to_vec(object.py())?))
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use frameseal::SealedData;
+use frameseal::{ApiMisuse, SealedData};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::buffers::Input;
-use crate::errors::{config_error, decrypt_error, encrypt_error};
+use crate::errors::{api_misuse, config_error, decrypt_error, encrypt_error};
 use crate::keys::KeyRing;
 use crate::numbers;
 use crate::{maybe_detach, stats};
@@ -23,18 +23,15 @@ impl DataCryptor {
     /// A context that would not be looked at is a mistake, and not one to find out about from an attacker.
     fn context<'a>(&self, context: Option<&'a Input<'_, '_>>) -> PyResult<&'a [u8]> {
         match context.map(Input::as_slice) {
-            Some(context) if !context.is_empty() && !self.cipher.binds_context() => {
-                Err(PyValueError::new_err("a context has no effect without bind_context=True"))
-            }
+            Some(context) if !context.is_empty() && !self.cipher.binds_context() => Err(PyValueError::new_err(
+                "context: it has no effect without bind_context=True, leave it out or bind it",
+            )),
             context => Ok(context.unwrap_or_default()),
         }
     }
 
     fn check_parts(&self) -> PyResult<()> {
-        if self.cipher.has_parts() {
-            return Ok(());
-        }
-        Err(PyValueError::new_err("an SFrame packet is in one piece: use encrypt_packet and decrypt_packet"))
+        if self.cipher.has_parts() { Ok(()) } else { Err(api_misuse(ApiMisuse::PacketParts)) }
     }
 }
 

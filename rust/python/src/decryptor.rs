@@ -55,7 +55,7 @@ impl Decryptor {
                 decryptor.and_then(|decryptor| decryptor.with_sender(bindings, participant))
             }
             (None, None) => decryptor,
-            _ => return Err(PyValueError::new_err("senders and participant_id go together: give both, or none")),
+            _ => return Err(PyValueError::new_err("senders and participant_id belong together: pass both or neither")),
         };
         let cipher = match sif_trailer {
             Some(trailer) => decryptor.and_then(|decryptor| decryptor.with_sif_trailer(trailer.as_slice())),

@@ -59,7 +59,7 @@ pub(crate) fn config_error(error: ConfigError) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
-fn api_misuse(misuse: ApiMisuse) -> PyErr {
+pub(crate) fn api_misuse(misuse: ApiMisuse) -> PyErr {
     match misuse {
         ApiMisuse::ExportNotAllowed => PyPermissionError::new_err(misuse.to_string()),
         _ => PyValueError::new_err(misuse.to_string()),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use frameseal::{CipherSuite, KeyError, MlsKid, Options};
+use frameseal::{KeyError, MlsKid, Options};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -54,7 +54,7 @@ impl From<frameseal::Secret> for Secret {
 
 /// Returns a passphrase in the Unicode normal forms that it is not in. Python has the tables.
 fn normal_forms(passphrase: &Bound<'_, PyString>) -> PyResult<Vec<(String, frameseal::Secret)>> {
-    let own = utf8("the passphrase", passphrase)?;
+    let own = utf8("passphrase", passphrase)?;
     let mut forms: Vec<(String, frameseal::Secret)> = Vec::new();
     if own.is_ascii() {
         return Ok(forms);
@@ -63,7 +63,7 @@ fn normal_forms(passphrase: &Bound<'_, PyString>) -> PyResult<Vec<(String, frame
     for form in ["NFC", "NFD", "NFKC", "NFKD"] {
         let normal = normalize.call1((form, passphrase))?;
         let normal = normal.cast::<PyString>()?;
-        let text = utf8("the passphrase", normal)?;
+        let text = utf8("passphrase", normal)?;
         if text != own {
             forms.push((format!("in the Unicode form {form}"), passphrase_secret(normal)?));
         }
@@ -72,7 +72,7 @@ fn normal_forms(passphrase: &Bound<'_, PyString>) -> PyResult<Vec<(String, frame
 }
 
 fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Secret> {
-    frameseal::Secret::passphrase(utf8("the passphrase", passphrase)?.as_bytes()).map_err(key_error)
+    frameseal::Secret::passphrase(utf8("passphrase", passphrase)?.as_bytes()).map_err(key_error)
 }
 
 /// A key that is derived and not set yet; none once it was installed.
@@ -90,7 +90,7 @@ impl DerivedKey {
     fn install(&self) -> PyResult<bool> {
         let key = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         key.map(frameseal::DerivedKey::install)
-            .ok_or_else(|| PyValueError::new_err("this key was installed before: derive it again"))
+            .ok_or_else(|| PyValueError::new_err("install: this key was installed before, derive it again"))
     }
 }
 
@@ -133,11 +133,10 @@ impl KeyRing {
         fallback: Option<&Bound<'_, Self>>,
     ) -> PyResult<Self> {
         let profile = crate::profile(profile)?;
-        if let Some(id) = suite.filter(|&id| CipherSuite::by_id(id).is_none()) {
-            return Err(PyValueError::new_err(format!("suite: no cipher suite has the number {id}, see CipherSuite")));
-        }
         if failure_tolerance < -1 {
-            return Err(PyValueError::new_err("failure_tolerance is -1 (never report) or the failures to tolerate"));
+            return Err(PyValueError::new_err(format!(
+                "failure_tolerance must be -1 (never report) or at least 0, not {failure_tolerance}"
+            )));
         }
         let usage_limit = usage_limit.unwrap_or(Options::default().usage_limit);
         let options = Options {
@@ -199,7 +198,7 @@ impl KeyRing {
     ) -> PyResult<u64> {
         let secret = frameseal::Secret::key(&secret_bytes(exported_secret)?).map_err(|error| match error {
             KeyError::ShortKey { given, min } => {
-                PyValueError::new_err(format!("exported_secret needs at least {min} bytes, got {given}"))
+                PyValueError::new_err(format!("exported_secret must have at least {min} bytes, not {given}"))
             }
             _ => key_error(error),
         })?;

@@ -14,7 +14,7 @@ mod keys;
 mod numbers;
 mod text;
 
-use frameseal::{Codec, Profile, fork};
+use frameseal::{ApiMisuse, Codec, Profile, fork};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -67,7 +67,7 @@ fn profile(name: &Bound<'_, PyAny>) -> PyResult<&'static Profile> {
 }
 
 fn no_metadata() -> PyErr {
-    PyValueError::new_err("only the profile sframe has metadata: leave it out")
+    errors::api_misuse(ApiMisuse::Metadata)
 }
 
 fn stats<'py>(py: Python<'py>, entries: Vec<(&'static str, u64)>) -> PyResult<Bound<'py, PyDict>> {

@@ -16,6 +16,6 @@ pub(crate) fn text<'a>(name: &str, object: &'a Bound<'_, PyAny>) -> PyResult<&'a
 /// Returns the UTF-8 of a str. Python's own error for a lone surrogate would hold the whole text.
 pub(crate) fn utf8<'a>(name: &str, text: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
     text.to_str().map_err(|_| {
-        PyValueError::new_err(format!("{name} has a lone surrogate, so it is no text: decode it with its encoding"))
+        PyValueError::new_err(format!("{name} has a lone surrogate, so it is not text: decode it with its encoding"))
     })
 }

@@ -198,7 +198,7 @@ def test_stats_say_how_far_the_sending_key_is_used_up() -> None:
 
 def test_limits_that_nonces_do_not_allow_are_refused() -> None:
     for limit in (0, 2**32 + 1):
-        with pytest.raises(ValueError, match="1 to 4294967296"):
+        with pytest.raises(ValueError, match="usage_limit must be between 1 and 4294967296"):
             frameseal.KeyRing("livekit", usage_limit=limit)
     unlimited = ring(RAW)
     assert (unlimited.usage_limit, unlimited.usage_warning) == (2**32, int(2**24.5))

@@ -227,7 +227,7 @@ def test_the_trailer_of_a_decryptor_may_be_set_later_changed_and_taken_away() ->
         assert receiver.decrypt(SILENCE + trailer) == SILENCE
         with pytest.raises(frameseal.FrameError):
             receiver.decrypt(SILENCE + b"of another room")
-    with pytest.raises(ValueError, match="at least 8 bytes, got 7"):
+    with pytest.raises(ValueError, match="at least 8 bytes, not 7"):
         receiver.sif_trailer = b"LK-ROCK"
     assert receiver.sif_trailer == b"a third trailer"
     receiver.sif_trailer = None

@@ -44,10 +44,7 @@ impl Decryptor {
     pub fn with_sender(mut self, bindings: Arc<SenderBindings>, participant: &str) -> Result<Self, ConfigError> {
         let profile = self.state.ring.profile();
         if profile.wire != Wire::Sframe {
-            return Err(ConfigError::UnsupportedOption {
-                option: "bindings of keys to senders",
-                profile: profile.name,
-            });
+            return Err(ConfigError::UnsupportedOption { option: "senders", profile: profile.name });
         }
         self.state.sender = Some(BoundSender::new(bindings, participant));
         Ok(self)

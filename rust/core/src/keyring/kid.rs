@@ -44,15 +44,12 @@ impl MlsKid {
     /// [`KeyError::KeyIdField`].
     pub fn value(&self) -> Result<u64, KeyError> {
         let (e, s) = (u32::from(self.epoch_bits), u32::from(self.sender_bits));
-        if e + s > 63 {
-            return Err(KeyError::KeyIdField { field: "epoch_bits and sender_bits" });
-        }
-        if self.sender_index >> s != 0 {
-            return Err(KeyError::KeyIdField { field: "sender_index" });
-        }
-        if self.context.leading_zeros() < e + s {
-            return Err(KeyError::KeyIdField { field: "context" });
-        }
+        let check = |field, given, max| {
+            if given <= max { Ok(()) } else { Err(KeyError::KeyIdField { field, given, max }) }
+        };
+        check("epoch_bits + sender_bits", u64::from(e + s), 63)?;
+        check("sender_index", self.sender_index, Field::mask(self.sender_bits))?;
+        check("context", self.context, u64::MAX >> (e + s))?;
         Ok(self.context << (e + s) | self.sender_index << e | self.epoch & Field::mask(self.epoch_bits))
     }
 }

@@ -369,14 +369,14 @@ impl KeyRing {
     /// This ring, turning to `shared` while it has no keys.
     ///
     /// # Errors
-    /// [`ConfigError::UnsupportedOption`]: the other ring has another profile or suite. [`ConfigError::FallbackDepth`]: too many
-    /// rings stand behind it.
+    /// [`ConfigError::FallbackMismatch`] if `shared` has another profile or suite. [`ConfigError::FallbackDepth`] if the
+    /// chain of rings behind `shared` is too long.
     pub fn with_fallback(mut self, shared: Arc<Self>) -> Result<Self, ConfigError> {
         let (ours, theirs) = (&self.deriver, &shared.deriver);
         if ours.profile.name != theirs.profile.name || ours.suite.id != theirs.suite.id {
-            return Err(ConfigError::UnsupportedOption {
-                option: "fallback of another profile or suite",
-                profile: ours.profile.name,
+            return Err(ConfigError::FallbackMismatch {
+                own: (ours.profile.name, ours.suite.name),
+                fallback: (theirs.profile.name, theirs.suite.name),
             });
         }
         let behind = std::iter::successors(Some(&shared), |ring| ring.fallback.as_ref());

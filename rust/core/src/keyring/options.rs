@@ -9,8 +9,11 @@ use crate::wire::Wire;
 /// The most slots that a one-byte key id can name.
 const MAX_SLOTS: u16 = 256;
 
-/// Steps that a receiver may look ahead, at the most.
+/// The maximum number of ratchet steps that a receiver looks ahead.
 const MAX_RATCHET_WINDOW: u16 = 16;
+
+/// The maximum number of bits of a KID for ratchet steps: at least one bit is left for the generation.
+const MAX_RATCHET_BITS: u8 = 63;
 
 /// Frames under one key from which on a new one is due: 2^24.5, as TLS 1.3 has it for AES-GCM (RFC 8446 section 5.5),
 /// where it leaves a margin of 2^-57 on records of 16 KiB. Most frames are shorter.
@@ -59,7 +62,7 @@ impl Options {
     /// The suite that they come to in this profile, if they are in their ranges and the profile has them.
     pub(super) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, ConfigError> {
         if !(1..=MAX_SLOTS).contains(&self.key_ring_size) {
-            return Err(ConfigError::KeyRingSize { given: self.key_ring_size });
+            return Err(ConfigError::KeyRingSize { given: self.key_ring_size, max: MAX_SLOTS });
         }
         if self.ratchet_window > MAX_RATCHET_WINDOW {
             return Err(ConfigError::RatchetWindow { given: self.ratchet_window, max: MAX_RATCHET_WINDOW });
@@ -67,28 +70,28 @@ impl Options {
         if !(1..=nonce::LIMIT).contains(&self.usage_limit) {
             return Err(ConfigError::UsageLimit { given: self.usage_limit, max: nonce::LIMIT });
         }
-        if self.ratchet_bits >= 64 {
-            return Err(ConfigError::RatchetBits { given: self.ratchet_bits });
+        if self.ratchet_bits > MAX_RATCHET_BITS {
+            return Err(ConfigError::RatchetBits { given: self.ratchet_bits, max: MAX_RATCHET_BITS });
         }
-        if profile.wire != Wire::Sframe && (self.ratchet_bits != 0 || self.shared) {
-            return Err(ConfigError::UnsupportedOption {
-                option: "KID fields (ratchet_bits, shared)",
-                profile: profile.name,
-            });
+        if profile.wire != Wire::Sframe {
+            for (option, is_set) in [("ratchet_bits", self.ratchet_bits != 0), ("shared", self.shared)] {
+                if is_set {
+                    return Err(ConfigError::UnsupportedOption { option, profile: profile.name });
+                }
+            }
         }
         if self.shared && self.ratchet_bits != 0 {
-            return Err(ConfigError::UnsupportedOption {
-                option: "ratchet of shared base keys (ratchet_bits)",
-                profile: profile.name,
-            });
+            return Err(ConfigError::SharedRatchet);
         }
         let asked = match self.suite {
             None => None,
-            Some(id) => Some(
-                CipherSuite::by_id(id)
-                    .filter(|suite| self.allow_draft || !suite.draft)
-                    .ok_or(ConfigError::UnsupportedSuite { suite: "this suite", profile: profile.name })?,
-            ),
+            Some(given) => {
+                let suite = CipherSuite::by_id(given).ok_or(ConfigError::UnknownSuite { given })?;
+                if suite.draft && !self.allow_draft {
+                    return Err(ConfigError::DraftSuite { suite: suite.name });
+                }
+                Some(suite)
+            }
         };
         profile.suite(asked, self.key_size)
     }
