@@ -1,8 +1,8 @@
 //! Errors as facts that a caller can act on.
 //!
-//! They are small, `Copy` and exhaustive, because undecryptable frames arrive at line rate. No variant tells a forger how
-//! far a frame got. Messages name the argument, its value, the allowed values and the remedy. They never quote an argument
-//! that can hold key material.
+//! They are small, `Copy` and exhaustive, because undecryptable frames arrive at line rate. No variant tells a forger
+//! how far a frame got. Messages name the argument, its value, the allowed values and the remedy. They never quote an
+//! argument that can hold key material.
 
 use std::fmt;
 

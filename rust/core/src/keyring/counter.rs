@@ -1,16 +1,16 @@
-//! The counters of SFrame (RFC 9605, section 4.4.3): one for each key in this process, whoever seals with it.
+//! The counters of SFrame (RFC 9605, section 4.4.3). Each key has one counter in this process, whichever ring seals.
 //!
-//! A key here is what a base key and a KID give. Its counter is never transmitted at random, so it must never start
-//! twice. Every source of counters therefore draws from the one counter of its key, and no order of setting, sealing,
-//! removing and setting again repeats one.
+//! A key here follows from a base key and a KID. Its counter is never random, so it must never start twice. Every
+//! source therefore draws from the one counter of its key. No order of setting, sealing, removing and setting again
+//! repeats a counter.
 //!
-//! A ring seals with a key if it was the first to do so, or if its caller said where to go on from. Any other ring is
-//! refused: two senders under one key are a mistake. A forked child is refused likewise, for every key that was set
-//! before the fork and for the ratchet steps that follow from it: its siblings hold the same key. A restart is out of
-//! sight.
+//! The first ring that seals with a key may do so. Another ring may if its caller passed the counter to continue from.
+//! Any other ring is refused, because two senders under one key are a mistake. A forked child is refused likewise,
+//! because its siblings hold the same key. That covers every key that was set before the fork, and the ratchet steps
+//! from it. This module cannot detect a restart of the process.
 //!
-//! A key that has sealed is remembered as long as the process lives. A key that has not is remembered while a ring holds
-//! it, and among the last [`MAX_UNUSED`] that were dropped.
+//! A key that has sealed is remembered for the life of the process. A key that has not sealed is remembered while a
+//! ring holds it, and then among the last [`MAX_UNUSED`] dropped keys.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,14 +20,15 @@ use super::identity::Identity;
 use crate::error::KeyError;
 use crate::fork;
 
-/// Keys remembered that were set, sealed nothing and were dropped: a fork may still come. About 2 MiB.
+/// The maximum number of remembered keys that were set and dropped without sealing, about 2 MiB. A fork may still
+/// follow.
 const MAX_UNUSED: usize = 16 * 1024;
 
-/// Rings beside the first that are remembered to seal with one key. Any further one takes the place of the oldest, which
-/// has to be told again where to go on from.
+/// The maximum number of rings, beside the first, that are remembered to seal with one key. A further ring evicts the
+/// oldest, whose caller must pass the counter again.
 const MAX_RINGS: usize = 64;
 
-/// The counter of one key. All operations are relaxed: they order nothing but themselves.
+/// The counter of one key. All operations are relaxed, because they order no other memory.
 #[derive(Default)]
 struct KeyCounter {
     next: AtomicU64,
@@ -36,7 +37,7 @@ struct KeyCounter {
 }
 
 impl KeyCounter {
-    /// Takes `count` counters in a row and returns the first. None: there are not so many left.
+    /// Takes `count` consecutive counters and returns the first. Returns `None` if fewer are left.
     #[inline(always)]
     fn take(&self, count: u64) -> Option<u64> {
         let mut first = self.next.load(Ordering::Relaxed);
@@ -55,26 +56,26 @@ impl KeyCounter {
         is_last.then_some(u64::MAX)
     }
 
-    /// The least counter that was not issued yet. None: all were.
+    /// Returns the smallest counter that was not issued, or `None` if all were.
     fn next_unused(&self) -> Option<u64> {
         (!self.ended.load(Ordering::Relaxed)).then(|| self.next.load(Ordering::Relaxed))
     }
 }
 
-/// What the process knows about one key.
+/// The record of one key in this process.
 struct Entry {
     counter: Arc<KeyCounter>,
-    /// The fork generation that may seal with it: where it was set first, or where a caller continued its counter.
+    /// The fork generation that may seal: the one that first set the key, or in which a caller continued the counter.
     generation: u32,
-    /// Where the last caller who said so wanted to go on from.
+    /// The counter that the last explicit caller passed.
     explicit_start: u64,
-    /// The ring that sealed with it first. 0: none has.
+    /// The ring that sealed first. 0 means that no ring has sealed.
     ring: u64,
-    /// Further rings, whose callers said where to go on from.
+    /// Further rings whose callers passed a counter.
     more_rings: Vec<u64>,
-    /// Sources that hold it now.
+    /// The number of sources that hold the entry.
     sources: u32,
-    /// Whether it stands in [`Registry::unused`].
+    /// Whether [`Registry::unused`] holds the key.
     is_queued: bool,
 }
 
@@ -96,12 +97,12 @@ impl Entry {
 #[derive(Default)]
 struct Registry {
     entries: HashMap<Identity, Entry>,
-    /// Keys without a source that have sealed nothing, the one dropped longest ago first.
+    /// The keys without a source that have sealed nothing, in the order in which they were dropped.
     unused: VecDeque<Identity>,
 }
 
 impl Registry {
-    /// Notes that a source is gone, and forgets the oldest unused key where there are too many.
+    /// Records that a source was dropped. Forgets the oldest unused key if there are too many.
     fn leave(&mut self, identity: Identity) {
         let Some(entry) = self.entries.get_mut(&identity) else { return };
         entry.sources = entry.sources.saturating_sub(1);
@@ -115,7 +116,7 @@ impl Registry {
             && let Some(entry) = self.entries.get_mut(&oldest)
         {
             entry.is_queued = false;
-            // What came through a fork stays: a sibling may hold it.
+            // A key from before a fork stays, because a sibling may hold it.
             if entry.is_unused() && fork::generation() == Ok(entry.generation) {
                 self.entries.remove(&oldest);
             }
@@ -125,20 +126,20 @@ impl Registry {
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
 
-/// Runs `work` on the registry, under its lock. No other lock is taken inside. A key may be dropped anywhere, so this keeps
-/// forks waiting by itself.
+/// Runs `work` on the registry, under its lock. `work` takes no other lock. A key may be dropped anywhere, so this
+/// function blocks forks by itself.
 fn with_registry<R>(work: impl FnOnce(&mut Registry) -> R) -> R {
     let _inside = fork::enter();
     let mut registry: MutexGuard<'_, Option<Registry>> = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
     work(registry.get_or_insert_default())
 }
 
-/// Whether a ring has sealed with the key with this identity, in this process or in one that it was forked from.
+/// Returns whether a ring has sealed with this key, in this process or in an ancestor that forked it.
 pub(super) fn has_sealed(identity: Identity, ring: u64) -> bool {
     with_registry(|registry| registry.entries.get(&identity).is_some_and(|entry| entry.is_sealed_with_in(ring)))
 }
 
-/// A source's place in the registry, given up when it is dropped.
+/// The registration of a source, which ends when it is dropped.
 struct Registration {
     identity: Identity,
     counter: Arc<KeyCounter>,
@@ -150,32 +151,32 @@ impl Drop for Registration {
     }
 }
 
-/// What one ring draws counters of a key from.
+/// The source of counters for one key in one ring.
 pub(super) struct CtrSource {
     registration: Registration,
     ring: u64,
-    /// The fork generation in which alone it gives counters.
+    /// The only fork generation in which the source issues counters.
     generation: u32,
-    /// Where a caller said to go on from, if one did.
+    /// The counter that a caller passed, or 0.
     start: u64,
-    /// Whether it was this source's caller.
+    /// Whether the caller of this source passed the counter.
     has_explicit_start: bool,
-    /// Whether the ring was found to seal with this key.
+    /// Whether the ring has claimed the right to seal with this key.
     is_claimed: bool,
     issued: u64,
 }
 
 impl CtrSource {
-    /// A source for a key that was set in `ring`. Its caller takes the responsibility for `start`, if it says one.
+    /// Creates a source for a key that was set in `ring`. A caller that passes `start` is responsible for it.
     ///
     /// # Errors
-    /// [`KeyError::CounterUsed`]: this process has sealed under `start`, or beyond it.
+    /// [`KeyError::CounterUsed`] if this process has sealed with `start` or a larger counter.
     pub(super) fn new(identity: Identity, ring: u64, start: Option<u64>) -> Result<Self, KeyError> {
         Self::register(identity, ring, start, fork::generation()?)
     }
 
-    /// A source for the next ratchet step of a key whose source has this `generation`: whoever is refused that key is
-    /// refused the step.
+    /// Creates a source for the ratchet step after a key whose source has this `generation`. A process that is refused
+    /// the key is refused the step.
     ///
     /// # Errors
     /// [`KeyError::Unavailable`].
@@ -183,7 +184,7 @@ impl CtrSource {
         Self::register(identity, ring, None, generation)
     }
 
-    /// Remembers the key when it is set, and not when it seals: a fork may lie between.
+    /// Registers the key when it is set and not when it seals, because a fork may lie in between.
     fn register(identity: Identity, ring: u64, start: Option<u64>, made: u32) -> Result<Self, KeyError> {
         let current = fork::generation()?;
         with_registry(|registry| {
@@ -207,13 +208,13 @@ impl CtrSource {
         })
     }
 
-    /// The next counter. None: there is none left, or none that is known to be unused.
+    /// Returns the next counter. Returns `None` if none is left, or none is known to be unused.
     #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<u64>, KeyError> {
         self.take(1)
     }
 
-    /// As [`Self::next`], `count` counters in a row: the first of them.
+    /// Takes `count` consecutive counters and returns the first. Returns `None` as [`Self::next`] does.
     #[inline(always)]
     pub(super) fn take(&mut self, count: u64) -> Result<Option<u64>, KeyError> {
         if fork::generation()? != self.generation || !self.is_claimed && !self.claim() {
@@ -226,7 +227,7 @@ impl CtrSource {
         Ok(first)
     }
 
-    /// Whether this ring may seal with the key: the first that asks may, and whose caller said from where.
+    /// Claims the right to seal. Returns false unless the ring is the first, or its caller passed a counter.
     #[cold]
     fn claim(&mut self) -> bool {
         with_registry(|registry| {
@@ -253,7 +254,7 @@ impl CtrSource {
         })
     }
 
-    /// Carries over what the caller said when the same key was set in this ring before, and has not said again.
+    /// Carries over the counter that the caller passed when the same key was set in this ring before.
     pub(super) fn continuing(self, previous: &Self) -> Self {
         if self.has_explicit_start || !previous.has_explicit_start {
             return self;
@@ -261,13 +262,13 @@ impl CtrSource {
         Self { start: previous.start, has_explicit_start: true, generation: previous.generation, ..self }
     }
 
-    /// How many were issued, with those that it counts on from.
+    /// Returns how many counters were issued, including the count that the source continued.
     #[inline(always)]
     pub(super) fn issued(&self) -> u64 {
         self.issued
     }
 
-    /// Counts on from what the ring has sealed with this key.
+    /// Continues the usage count from `issued`.
     pub(super) fn count_from(&mut self, issued: u64) {
         self.issued = issued;
     }
@@ -282,7 +283,7 @@ impl CtrSource {
 mod tests {
     use super::*;
 
-    /// An identity that no other test has.
+    /// Returns an identity that no other test uses.
     fn identity(name: &str) -> Identity {
         Identity::of(&[b"counter.rs", name.as_bytes()])
     }
@@ -376,7 +377,7 @@ mod tests {
         assert_eq!(drawn(&mut source("the end", 1, None), 1), []);
     }
 
-    /// A source as a process has it whose parent has set the key.
+    /// Returns the source of a process whose parent set the key.
     fn inherited(name: &str) -> CtrSource {
         let parents = fork::generation().unwrap().wrapping_sub(1);
         CtrSource::register(identity(name), 1, None, parents).unwrap()

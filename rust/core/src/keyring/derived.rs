@@ -1,6 +1,6 @@
-//! Keys that are derived first and set later.
+//! Keys that are derived now and set later.
 //!
-//! A passphrase takes milliseconds. Whoever guards several rings with a lock of their own derives before taking it.
+//! The password KDF takes milliseconds. A caller that guards several rings with its own lock derives before it locks.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{Fresh, KeyRing};
 use crate::error::KeyError;
 use crate::secret::Secret;
 
-/// A key of one ring, or a step of one, that is derived and not set yet. Dropping it changes nothing.
+/// A key or a ratchet step of one ring that is derived, but not set yet. Dropping it changes nothing.
 pub struct DerivedKey {
     ring: Arc<KeyRing>,
     change: Change,
@@ -21,27 +21,27 @@ enum Change {
 }
 
 impl KeyRing {
-    /// Derives what [`Self::set`] sets under `key_id`.
+    /// Derives the key that [`Self::set`] would set under `key_id`.
     ///
     /// # Errors
-    /// As [`Self::set`].
+    /// The errors of [`Self::set`].
     pub fn derive_key(self: &Arc<Self>, key_id: u64, secret: &Secret) -> Result<DerivedKey, KeyError> {
         let fresh = self.derive_fresh(key_id, secret, None)?;
         Ok(DerivedKey { ring: Arc::clone(self), change: Change::Set(key_id, fresh) })
     }
 
-    /// Derives the step that [`Self::ratchet`] takes with the key under `key_id`.
+    /// Derives the step that [`Self::ratchet`] would take from the key under `key_id`.
     ///
     /// # Errors
-    /// As [`Self::ratchet`].
+    /// The errors of [`Self::ratchet`].
     pub fn derive_ratchet(self: &Arc<Self>, key_id: u64) -> Result<DerivedKey, KeyError> {
         Ok(DerivedKey { ring: Arc::clone(self), change: Change::Ratchet(self.derive_step(key_id)?) })
     }
 }
 
 impl DerivedKey {
-    /// Sets the key in its ring, or takes the step. Returns false if the key that a step follows was replaced or removed
-    /// meanwhile: then nothing has changed.
+    /// Sets the key in its ring, or takes the step. Returns false and changes nothing if the key before the step was
+    /// replaced or removed meanwhile.
     pub fn install(self) -> bool {
         match self.change {
             Change::Set(key_id, fresh) => {

@@ -1,22 +1,22 @@
-//! What a key is known by after it is gone.
+//! Identities of keys, which outlast the keys.
 
 use crate::suite::digest;
 
-/// Stands for a key wherever it comes from, in memories that outlast the key: nonces must not come twice under it.
+/// Identifies a key in records that outlast the key, so that no nonce repeats when the key is set again.
 ///
-/// A digest of the key itself. It tells keys apart that one base key gives under several KIDs, and none that two key ids
-/// of a ring hold alike.
+/// It is a digest of the key. The keys of one base key under two KIDs differ; the same key under two key ids is one
+/// identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Identity(u64, u64);
 
 impl Identity {
-    /// The first 128 bits of a digest over `parts`.
+    /// Returns the first 128 bits of a digest over `parts`.
     pub(crate) fn of(parts: &[&[u8]]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = digest(parts);
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
     }
 
-    /// As much of it as one atomic holds.
+    /// Returns the first 64 bits, which fit into one atomic.
     #[inline(always)]
     pub(super) fn tag(self) -> u64 {
         self.0

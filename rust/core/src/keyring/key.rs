@@ -1,4 +1,4 @@
-//! Keys, and how one is made from material.
+//! Expanded keys, and their derivation from key material.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use zeroize::Zeroizing;
@@ -12,22 +12,22 @@ use crate::secret::Secret;
 use crate::suite::{AeadKey, CipherSuite, NONCE_LEN};
 use crate::wire::Wire;
 
-/// An expanded key. Its serial tells it from every other, so that a replaced key is noticed.
+/// An expanded key. Its serial tells it from every other key, so that a replaced key is noticed.
 ///
-/// Aligned away from the count of its owners, which changes with every frame: a core that seals would wait for one that
-/// plans.
+/// The alignment keeps the key off the cache line of the `Arc` reference count, which every frame writes (false
+/// sharing).
 #[repr(align(128))]
 pub(crate) struct Key {
     pub(crate) aead: AeadKey,
     pub(crate) serial: u64,
     pub(crate) identity: Identity,
     salt: Nonce,
-    /// Of the key itself; none in SFrame, where it is of the base key.
+    /// The fingerprint of this key. It is `None` in SFrame, where the fingerprint covers the base key.
     fingerprint: Option<Fingerprint>,
 }
 
 impl Key {
-    /// The nonce of one frame: an IV as it is, a counter with the key's salt.
+    /// Returns the nonce of one frame: an IV unchanged, or a counter XOR the salt of the key.
     #[inline(always)]
     pub(crate) fn nonce(&self, nonce_input: NonceInput) -> [u8; NONCE_LEN] {
         match nonce_input {
@@ -37,23 +37,23 @@ impl Key {
     }
 }
 
-/// A number that no other key or family of keys in this process has.
+/// Returns a number that no other key, `SenderKeys` or ring in this process has.
 pub(super) fn serial() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What all keys of one ring have in common.
+/// The parameters that all keys of one ring have in common.
 #[derive(Clone, Copy)]
 pub(super) struct KeyDeriver {
     pub(super) profile: &'static Profile,
     pub(super) suite: &'static CipherSuite,
-    /// A number that no other ring has.
+    /// The serial of the ring.
     pub(super) ring: u64,
 }
 
 impl KeyDeriver {
-    /// Derives and expands the key that `material` gives under `kid`.
+    /// Derives the key for `kid` from `material`, and expands it.
     pub(super) fn key(&self, kid: u64, material: &Secret) -> Result<Key, KeyError> {
         let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
         let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?;
@@ -65,7 +65,8 @@ impl KeyDeriver {
         Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: serial(), identity, salt: salt.into(), fingerprint })
     }
 
-    /// What the holders of `material` under `key_id` can compare. `key` is what it gives there, where that is one key.
+    /// Returns the fingerprint of `material` under `key_id`. `key` is the derived key, or `None` if there are many
+    /// senders.
     pub(super) fn fingerprint(
         &self,
         key_id: u64,
@@ -78,17 +79,17 @@ impl KeyDeriver {
         }
     }
 
-    /// Stands for a base key that many senders share, by its key id.
+    /// Returns the identity of a base key that many senders share under `key_id`.
     pub(super) fn shared_identity(&self, key_id: u64, material: &Secret) -> Identity {
         let ids = [&self.suite.id.to_be_bytes()[..], &key_id.to_be_bytes()].concat();
         Identity::of(&[b"frameseal shared key", &ids, material.bytes()])
     }
 
-    /// The material one ratchet step on. Nothing else ratchets.
+    /// Returns the material of the next ratchet step.
     ///
-    /// In the trailer profiles it is no boundary between members: where both salts are the same, a step's material begins
-    /// with the key before it, as livekit-client 2.23.0 and webrtc-sdk m144 have it. RFC 9605's step is one-way; still, for those who leave set a
-    /// fresh key.
+    /// A step of the trailer profiles does not lock out a member who leaves. If both salts are equal, the material of a
+    /// step begins with the key before it, as in livekit-client 2.23.0 and webrtc-sdk m144. A step of RFC 9605 is
+    /// one-way. Set a fresh key when a member leaves, whatever the profile.
     pub(super) fn step(&self, material: &Secret) -> Result<Secret, KeyError> {
         self.profile.schedule.ratchet(self.suite, material)
     }

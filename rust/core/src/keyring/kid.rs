@@ -1,11 +1,11 @@
-//! Fields of a KID, and key ids under MLS (RFC 9605, section 5.2).
+//! The fields of a KID, and key ids under MLS (RFC 9605, section 5.2).
 
 use crate::error::KeyError;
 
-/// Epochs before the newest that a ring may retain: each holds the keys of its senders.
+/// The maximum number of epochs that a ring retains beside the newest. Each epoch holds the keys of its senders.
 pub(super) const MAX_RETAINED: usize = 255;
 
-/// The low bits of a KID, and what they must be.
+/// A field of the low bits of a KID, and the value that the field must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Field {
     pub(super) bits: u8,
@@ -25,23 +25,23 @@ impl Field {
 /// The fields of a KID under MLS (RFC 9605, section 5.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MlsKid {
-    /// The epoch; its low bits go into the KID.
+    /// The number of the epoch. The KID holds its low bits.
     pub epoch: u64,
-    /// How many of them (E).
+    /// The number of bits for the epoch (E).
     pub epoch_bits: u8,
-    /// This member's place in the group.
+    /// The index of this member in the group.
     pub sender_index: u64,
-    /// Bits for it (S): the least with group size <= 2^S.
+    /// The number of bits for the index (S): the smallest number with group size <= 2^S.
     pub sender_bits: u8,
-    /// Tells uncoordinated streams of one sender apart; 0 gives the shortest KID.
+    /// Tells uncoordinated streams of one sender apart. 0 results in the shortest KID.
     pub context: u64,
 }
 
 impl MlsKid {
-    /// `(context << (S + E)) + (sender_index << E) + (epoch mod 2^E)`.
+    /// Returns the KID: `(context << (S + E)) + (sender_index << E) + (epoch mod 2^E)`.
     ///
     /// # Errors
-    /// [`KeyError::KeyIdField`].
+    /// [`KeyError::KeyIdField`] if a field has too many bits, or its value does not fit.
     pub fn value(&self) -> Result<u64, KeyError> {
         let (e, s) = (u32::from(self.epoch_bits), u32::from(self.sender_bits));
         let check = |field, given, max| {

@@ -1,4 +1,4 @@
-//! What a frame asks of a ring: the sending key with a nonce, or the key that it names.
+//! Looks keys up for frames: the sending key with a fresh nonce, or the key that a received frame names.
 
 use std::sync::{Arc, RwLockReadGuard};
 
@@ -11,57 +11,59 @@ use crate::error::{DecryptError, EncryptError};
 use crate::secret::Secret;
 use crate::wire::Wire;
 
-/// Bytes below which a frame's AEAD is done before the lock is given back: a quarter of a microsecond at the most.
-/// Becoming an owner of the key and ceasing to be one would cost a short frame a tenth of its time. Receivers share the
-/// lock; who seals does not, but these are the few tracks of one sender.
+/// The length in bytes below which the AEAD of a frame runs under the lock, for a quarter of a microsecond at most.
+///
+/// Cloning and dropping the `Arc` of the key would cost a short frame a tenth of its time. Receivers share the lock.
+/// Senders do not, but they are the few tracks of one participant.
 pub(crate) const LOCKED_AEAD_MAX: usize = 4096;
 
-/// A key to seal one frame with, and what belongs to this frame alone.
+/// A key for one frame to seal, and the fresh nonce input of the frame.
 pub(crate) struct SealingKey {
     pub(crate) key: Arc<Key>,
     pub(crate) kid: u64,
     pub(crate) nonce_input: NonceInput,
 }
 
-/// A key to seal several frames with.
+/// A key for the frames of a batch to seal.
 pub(crate) struct BatchKey {
     pub(crate) key: Arc<Key>,
     pub(crate) kid: u64,
 }
 
-/// Keys that need no derivation, while the ring's lock is held.
+/// The keys that need no derivation, while the lock of the ring is held.
 pub(crate) struct ReadyKeys<'r>(RwLockReadGuard<'r, State>);
 
-/// A key that may open a frame. It is not in the ring yet where it has to open one first.
+/// A key that may open a frame. A candidate that was derived for the frame enters the ring when it has opened one.
 pub(crate) struct Candidate {
     pub(crate) key: Arc<Key>,
-    /// Tells what was set from what will be set in its place: a key's serial, or that of its [`SenderKeys`].
+    /// The serial of the key, or of its [`SenderKeys`]. It changes when the entry is replaced.
     pub(crate) serial: u64,
     origin: Origin,
-    /// Whether no other key of the ring goes by the frame's KID.
+    /// Whether no other key of the ring has the KID of the frame.
     pub(crate) is_alone: bool,
 }
 
-/// What it took to open a frame.
+/// The result of opening a frame.
 pub(crate) struct Opened {
-    /// The key that opened it.
+    /// The identity of the key that opened the frame.
     pub(crate) identity: Identity,
-    /// Ratchet steps.
+    /// The number of ratchet steps to that key.
     pub(crate) steps: usize,
 }
 
 enum Origin {
+    /// The key is in the ring.
     Installed,
-    /// So many ratchet steps from the key with this id.
+    /// The key is this number of ratchet steps ahead of the key with this id.
     Ratcheted(u64, usize),
-    /// One of many senders under a shared base key.
+    /// The key was derived for a new sender under a shared base key.
     NewSender,
 }
 
-/// A sender under a shared base key or an epoch, taken out of the ring's lock.
+/// The key of a sender under a shared base key or an epoch, for use outside the lock of the ring.
 enum SenderKey {
     Known(Arc<Key>),
-    /// What its key is to be derived from.
+    /// The key is not derived yet. This is the material.
     New(Secret),
 }
 
@@ -84,7 +86,7 @@ impl SenderKey {
 }
 
 impl ReadyKeys<'_> {
-    /// The key that a frame names first. None, or it opens nothing: [`KeyRing::find`] may know more.
+    /// Returns the likeliest key for a KID. If it is `None` or does not open the frame, [`KeyRing::find`] decides.
     #[inline(always)]
     pub(crate) fn find(&self, kid: u64) -> Option<&Key> {
         if let Some(slot) = self.0.slots.get(&kid) {
@@ -95,19 +97,19 @@ impl ReadyKeys<'_> {
     }
 }
 
-/// The key that a key id names now.
+/// The key that a key id currently names.
 pub(crate) struct NamedKey<'r> {
-    /// None for a sender whose key is still to be derived.
+    /// The key. `None` means that the key of the sender is not derived yet.
     pub(crate) key: Option<&'r Key>,
-    /// As in [`Candidate`].
+    /// The serial, as in [`Candidate`].
     pub(crate) serial: u64,
-    /// As in [`Candidate`].
+    /// Whether no other key has the KID, as in [`Candidate`].
     pub(crate) is_alone: bool,
 }
 
 impl ReadyKeys<'_> {
-    /// Returns the key that a key id names, without a derivation. Returns None for an unknown key id, and for a key that a
-    /// sender may have ratcheted to.
+    /// Returns the key that a key id names, without a derivation. Returns `None` for an unknown key id, and for the key
+    /// id of a ratchet step that is not in the ring.
     pub(crate) fn named(&self, kid: u64) -> Option<NamedKey<'_>> {
         let mut sender_keys = self.0.sender_keys.iter().rev().filter(|keys| keys.field.holds(kid));
         if let Some(slot) = self.0.slots.get(&kid) {
@@ -121,13 +123,16 @@ impl ReadyKeys<'_> {
 }
 
 impl KeyRing {
-    /// Whether a frame that the named key does not open may open with one ahead of it.
+    /// Returns whether a frame that its named key does not open may open with a ratchet step ahead of that key.
     pub(crate) fn can_search(&self) -> bool {
         let ring = self.current();
         ring.deriver.profile.wire == Wire::Trailer && ring.options.ratchet_window > 0
     }
 
-    /// The sending key and what nobody else gets.
+    /// Returns the sending key with a fresh nonce input.
+    ///
+    /// # Errors
+    /// [`EncryptError::UnknownKey`], [`EncryptError::KeyExhausted`].
     #[inline(always)]
     pub(crate) fn next(&self) -> Result<SealingKey, EncryptError> {
         self.with_active_key(|ActiveKey { key, kid, nonces, error_kid }, max| {
@@ -136,7 +141,11 @@ impl KeyRing {
         })?
     }
 
-    /// As [`Self::next`], for a short frame: `seal` runs before the lock is given back, and must not turn to the ring.
+    /// Runs `seal` with the sending key and a fresh nonce input, under the lock, for a short frame. `seal` must not
+    /// call the ring.
+    ///
+    /// # Errors
+    /// The errors of [`Self::next`].
     #[inline(always)]
     pub(crate) fn next_within<R>(&self, seal: impl FnOnce(&Key, u64, NonceInput) -> R) -> Result<R, EncryptError> {
         self.with_active_key(|ActiveKey { key, kid, nonces, error_kid }, max| {
@@ -145,8 +154,11 @@ impl KeyRing {
         })?
     }
 
-    /// Looks the sending key up once and pushes what up to `count` frames get to `nonce_inputs`, for each what no other gets. There
-    /// are fewer of them where the key is used up: the next call says so.
+    /// Looks the sending key up once and pushes up to `count` fresh nonce inputs to `nonce_inputs`. A key that becomes
+    /// exhausted yields fewer; the next call then fails.
+    ///
+    /// # Errors
+    /// The errors of [`Self::next`].
     pub(crate) fn next_batch(
         &self,
         count: usize,
@@ -161,7 +173,7 @@ impl KeyRing {
         })?
     }
 
-    /// Runs `take` with what this ring seals with, and how many frames that may seal, under the lock.
+    /// Runs `take` with the sending key and the usage limit, under the lock.
     #[inline(always)]
     fn with_active_key<R>(&self, take: impl FnOnce(ActiveKey<'_>, u64) -> R) -> Result<R, EncryptError> {
         let ring = self.current();
@@ -178,14 +190,18 @@ impl KeyRing {
         Ok(take(active, ring.options.usage_limit))
     }
 
-    /// The keys that are at hand now. The lock is held as long as this lives: for some short frames, and no call of the ring
-    /// between them.
+    /// Locks the ring and returns the keys that need no derivation. The lock is held until the result is dropped: for a
+    /// few short frames, with no call of the ring in between.
     #[inline(always)]
     pub(crate) fn ready_keys(&self) -> ReadyKeys<'_> {
         ReadyKeys(self.current().read())
     }
 
-    /// The key that a received frame names. Where several go by its KID, one of them: [`Self::open`] tries the others.
+    /// Returns the key that a received frame names, or derives it. If several keys have the KID, this is one of them,
+    /// and [`Self::open`] tries the others.
+    ///
+    /// # Errors
+    /// [`DecryptError::UnknownKey`].
     #[inline(always)]
     pub(crate) fn find(&self, kid: u64) -> Result<Candidate, DecryptError> {
         self.current().find_own(kid)
@@ -212,8 +228,9 @@ impl KeyRing {
         self.ratcheted_candidate(step, true).ok_or(unknown)
     }
 
-    /// The other keys that go by a frame's KID: base keys and epochs whose fields overlap, and a step one turn of its
-    /// bits on. Few, since a ring has one epoch for each length and value of the field.
+    /// Returns the other keys with the KID of a frame: base keys and epochs with overlapping fields, and a later
+    /// ratchet step whose bits wrapped around. These are few, because a ring has one epoch for each length and value of
+    /// the field.
     #[cold]
     fn alternatives(&self, kid: u64, candidate: &Candidate) -> Vec<Candidate> {
         let state = self.read();
@@ -227,7 +244,7 @@ impl KeyRing {
         senders.chain(step.and_then(|step| self.ratcheted_candidate(step, false))).collect()
     }
 
-    /// Where a ratchet step starts from that `kid` names, and how far ahead it is.
+    /// Returns the base of the ratchet step that `kid` names: its key id, its key and the number of steps.
     fn step_to(&self, state: &State, kid: u64) -> Option<(u64, Arc<Key>, usize)> {
         let (from, steps) = self.nearest_base(state, kid)?;
         Some((from, Arc::clone(&state.slots.get(&from)?.key), steps))
@@ -238,8 +255,8 @@ impl KeyRing {
         Some(Candidate { serial: key.serial, key, origin: Origin::Ratcheted(from, steps), is_alone })
     }
 
-    /// Opens a frame with the key that was found for it, another one that goes by its KID or, where key ids do not tell
-    /// ratchet steps, one ahead of it. None: nothing opens it, and nothing has changed.
+    /// Opens a frame with the candidate, with another key of the same KID or, if key ids do not count ratchet steps,
+    /// with a step ahead. Returns `None` and changes nothing if no key opens the frame.
     #[inline(always)]
     pub(crate) fn open(&self, kid: u64, candidate: &Candidate, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
         let ring = self.current();
@@ -256,8 +273,7 @@ impl KeyRing {
         Some(Opened { identity: key.identity, steps })
     }
 
-    /// A frame authenticated with a key that [`Self::find`] gave: now it belongs to the ring. Returns the ratchet steps
-    /// that this took.
+    /// Adds a candidate to the ring after it has authenticated a frame. Returns the number of ratchet steps to it.
     fn confirm(&self, kid: u64, candidate: &Candidate) -> usize {
         match candidate.origin {
             Origin::Installed => 0,
@@ -267,7 +283,7 @@ impl KeyRing {
             }
             Origin::NewSender => {
                 let mut state = self.lock();
-                // Replaced meanwhile? Then it is no key of what is there now.
+                // Dropped if the entry was replaced meanwhile: the key does not belong to the new entry.
                 if let Some(keys) = state.sender_keys.iter_mut().find(|keys| keys.serial == candidate.serial) {
                     keys.remember(kid, &candidate.key);
                 }

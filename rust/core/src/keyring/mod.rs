@@ -1,8 +1,8 @@
-//! Key ids, keys and nonces. The only owner of secrets.
+//! Holds key ids, keys and nonces. Nothing else owns secrets.
 //!
-//! One ring per sender identity; its encryptors and decryptors share it. A lock is taken once per frame, for the look-up
-//! and the nonce. It is kept during the AEAD of a [short](LOCKED_AEAD_MAX) frame, never of a long one, nor in a slow
-//! derivation.
+//! Each sender identity has one ring, which its encryptors and decryptors share. A frame takes the lock once, for the
+//! look-up and the nonce. The lock stays held during the AEAD of a [short](LOCKED_AEAD_MAX) frame, but never during the
+//! AEAD of a long frame or a slow derivation.
 
 mod counter;
 mod derived;
@@ -48,23 +48,23 @@ use crate::secret::Secret;
 use crate::suite::CipherSuite;
 use crate::wire::Wire;
 
-/// Key ids of a room's shared base keys; the other bits of a KID tell its senders apart.
+/// The bits of a KID that hold the key id of a shared base key. The other bits tell the senders apart.
 const SHARED_BITS: u8 = 8;
 
-/// Rings that may stand behind a ring: a participant's, a group's and a room's are three in all.
+/// The maximum length of the fallback chain behind a ring. A participant, a group and a room need two.
 const MAX_DEPTH: usize = 16;
 
 struct Slot {
     material: Secret,
     key: Arc<Key>,
     nonces: NonceSource,
-    /// Its place in the order in which the ring's keys were set.
+    /// The position in the order in which the keys of the ring were set.
     set: u64,
-    /// Steps ahead that a search has derived already: a forged frame buys no second derivation.
+    /// Caches the ratchet steps ahead that a search has derived: a forged frame triggers no second derivation.
     ahead: Vec<(Secret, Arc<Key>)>,
-    /// A frame failed that a further step, too slow for the frame's own path, might open.
+    /// Whether a failed frame may open with a further step, which is too slow to derive on the frame path.
     step_requested: bool,
-    /// A step that a later one has replaced: it opens what comes late, and goes with the next step.
+    /// Whether a later step has replaced this one. It still opens late frames, until the next step removes it.
     superseded: bool,
 }
 
@@ -80,7 +80,7 @@ impl Slot {
     }
 }
 
-/// What a key id stands for: a base key has a KID of its own, a shared key or epoch the low bits of many.
+/// The entry that a key id names. A base key has one KID; a shared key or epoch owns the low bits of many KIDs.
 enum KeyEntry<'s> {
     Slot(&'s Slot),
     SenderKeys(&'s SenderKeys),
@@ -95,7 +95,7 @@ impl KeyEntry<'_> {
     }
 }
 
-/// A key that is derived and not set yet.
+/// A key that is derived, but not set yet.
 enum Fresh {
     Slot(Box<Slot>),
     SenderKeys(Box<SenderKeys>),
@@ -104,44 +104,45 @@ enum Fresh {
 #[derive(Default)]
 struct State {
     slots: BTreeMap<u64, Slot>,
-    /// In the order in which they were set.
+    /// The shared keys and epochs, in the order in which they were set.
     sender_keys: Vec<SenderKeys>,
-    /// The id of what seals. Where several keys go by one id, the newest of them does.
+    /// The id of the sending key. If several keys have this id, the newest key seals.
     sending_key_id: u64,
-    /// The id under which a sender that had ratcheted was followed last.
+    /// The key id of the last key that followed the ratchet of a sender.
     last_ratcheted: Option<u64>,
-    /// Whether `sending` was chosen; until then the first key that is set becomes it.
+    /// Whether the sending key was chosen. Until then the first key that is set becomes the sending key.
     chosen: bool,
-    /// How many keys were set.
+    /// Counts the keys that were set.
     sets: u64,
-    /// Frames sealed with keys that are here no more: a key that is set again counts on from there.
+    /// Counts the frames sealed with each removed key. A key that is set again continues this count.
     used: HashMap<Identity, u64>,
 }
 
-/// Aligned away from its neighbours, which other cores read while this one changes (two lines: they are fetched in pairs).
+/// Keeps the value off the cache lines of its neighbours, which other cores read (false sharing). The alignment is two
+/// cache lines, because processors prefetch them in pairs.
 #[derive(Default)]
 #[repr(align(128))]
 struct CachePadded<T>(T);
 
-/// The keys of one sender (or of all, where they share one).
+/// The keys of one sender, or of all senders that share a key.
 pub struct KeyRing {
     deriver: KeyDeriver,
     options: Options,
     state: CachePadded<RwLock<State>>,
-    /// Held during a derivation that frames ask for: one at a time.
+    /// Serialises the derivations of ratchet steps that frames request.
     deriving: Mutex<()>,
-    /// The ring to turn to while this one has no keys.
+    /// The ring whose keys count while this ring has no keys.
     fallback: Option<Arc<KeyRing>>,
-    /// Whether this one has: read without the lock.
+    /// Whether this ring has keys. It is read without the lock.
     occupied: AtomicBool,
     generation: AtomicU64,
 }
 
 impl KeyRing {
-    /// An empty ring.
+    /// Creates an empty ring.
     ///
     /// # Errors
-    /// [`ConfigError`]: a number out of its range, a suite or an option that the profile does not have.
+    /// [`ConfigError`] if a number is out of range, or the profile does not support the suite or an option.
     pub fn new(profile: &'static Profile, options: Options) -> Result<Self, ConfigError> {
         let suite = options.check(profile)?;
         Ok(Self {
@@ -155,9 +156,10 @@ impl KeyRing {
         })
     }
 
-    /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key. The key that is there
-    /// already is as good as new for receiving; what it has sealed and opened still counts, and an SFrame sender goes on
-    /// counting.
+    /// Sets or replaces the key under `key_id`. The first key of a ring becomes its sending key.
+    ///
+    /// Setting the same key again changes nothing for receivers. The usage count and the counter of an SFrame sender
+    /// continue.
     ///
     /// # Errors
     /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
@@ -165,19 +167,20 @@ impl KeyRing {
         self.set_from(key_id, secret, None)
     }
 
-    /// Like [`Self::set`], and an SFrame sender goes on from `counter`: one that was never used under this base key and
-    /// KID, in this process or any other.
+    /// Sets a key as [`Self::set`] does, and lets an SFrame sender continue from `counter`.
+    ///
+    /// Neither this process nor any other may have used `counter` or a larger counter under this base key and KID.
     ///
     /// # Errors
-    /// [`KeyError::CounterUsed`]: this process has used it. [`KeyError::KeyIdOutOfRange`], [`ApiMisuse::Counter`],
-    /// [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
+    /// [`KeyError::CounterUsed`] if this process has used `counter`. [`KeyError::KeyIdOutOfRange`],
+    /// [`ApiMisuse::Counter`], [`KeyError::NoPassphrases`], [`KeyError::Unavailable`].
     pub fn set_from(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<(), KeyError> {
         let fresh = self.derive_fresh(key_id, secret, counter)?;
         self.install_fresh(key_id, fresh);
         Ok(())
     }
 
-    /// Derives what [`Self::install_fresh`] sets. No lock is entry meanwhile.
+    /// Derives a key for [`Self::install_fresh`], without a lock.
     fn derive_fresh(&self, key_id: u64, secret: &Secret, counter: Option<u64>) -> Result<Fresh, KeyError> {
         self.check(key_id)?;
         if counter.is_some() && (self.deriver.profile.wire != Wire::Sframe || self.options.shared) {
@@ -207,8 +210,10 @@ impl KeyRing {
         self.changed(&state);
     }
 
-    /// Sets the exported secret of an MLS epoch (RFC 9605, section 5.2): the keys of all its members follow from it.
-    /// `retain` epochs before it still open frames; older ones are erased. This side then seals with its own KID.
+    /// Sets the exported secret of an MLS epoch, from which the keys of all members follow (RFC 9605, section 5.2).
+    ///
+    /// The `retain` epochs before it still open frames; older epochs are erased. From now on this side seals with the
+    /// key of its own KID, which is returned.
     ///
     /// # Errors
     /// [`KeyError::KeyIdField`], [`ApiMisuse::Epoch`], [`KeyError::Retain`], [`KeyError::Unavailable`].
@@ -231,7 +236,7 @@ impl KeyRing {
         Ok(value)
     }
 
-    /// Forgets every key under `key_id`, if there is one. Forgetting is zeroing.
+    /// Removes every key under `key_id` and clears its memory. Without such a key the call has no effect.
     pub fn remove(&self, key_id: u64) {
         let mut state = self.lock();
         state.remove_slot(key_id);
@@ -239,7 +244,7 @@ impl KeyRing {
         self.changed(&state);
     }
 
-    /// The ids under which keys are set, in order: KIDs, or the low bits by which shared keys and epochs go.
+    /// Returns the ids of all keys in ascending order. The id of a shared key or epoch is the low bits of its KIDs.
     #[must_use]
     pub fn key_ids(&self) -> Vec<u64> {
         let state = self.current().read();
@@ -250,14 +255,13 @@ impl KeyRing {
         ids
     }
 
-    /// The id of the key that this ring's encryptors use.
+    /// Returns the id of the sending key.
     #[must_use]
     pub fn sending_key_id(&self) -> u64 {
         self.current().read().sending_key_id
     }
 
-    /// Chooses the key that this ring's encryptors use: the newest that goes by this id. It may be set later; until then
-    /// nothing is sealed.
+    /// Chooses the sending key: the newest key with this id. The key may be set later; until then nothing is sealed.
     ///
     /// # Errors
     /// [`KeyError::KeyIdOutOfRange`].
@@ -269,34 +273,35 @@ impl KeyRing {
         Ok(())
     }
 
-    /// The profile that this ring was made for.
+    /// Returns the profile of the ring.
     #[must_use]
     pub fn profile(&self) -> &'static Profile {
         self.deriver.profile
     }
 
-    /// The suite that this ring's keys are for.
+    /// Returns the cipher suite of the keys.
     #[must_use]
     pub fn suite(&self) -> &'static CipherSuite {
         self.deriver.suite
     }
 
-    /// Whether a frame can be sealed now: the sending key is there.
+    /// Returns whether the sending key is set.
     #[must_use]
     pub fn can_encrypt(&self) -> bool {
         let state = self.current().read();
         state.newest(state.sending_key_id).is_some()
     }
 
-    /// Counts the times that keys were set, chosen or removed, here or in the fallback: another number, another try.
+    /// Returns a number that changes whenever a key is set, chosen or removed, in this ring or its fallback.
     #[must_use]
     pub fn generation(&self) -> u64 {
         let shared = self.fallback.as_ref().map_or(0, |shared| shared.generation());
         self.generation.load(Ordering::Acquire).wrapping_add(shared)
     }
 
-    /// How many frames (and data packets) this ring has sealed under the key that is now under `key_id`. What other
-    /// rings and machines with the same key have sealed is not in it.
+    /// Returns how many frames and data packets this ring has sealed with the key under `key_id`.
+    ///
+    /// The count leaves out the frames that other rings and machines have sealed with the same key.
     ///
     /// # Errors
     /// [`KeyError::NoSuchKey`].
@@ -306,20 +311,21 @@ impl KeyRing {
         Ok(state.sealed_with(entry.identity()))
     }
 
-    /// Frames at which a key is exhausted.
+    /// Returns the number of frames at which a key is exhausted.
     #[must_use]
     pub fn usage_limit(&self) -> u64 {
         self.options.usage_limit
     }
 
-    /// Frames from which on a new key is due: 2^24.5, or three quarters of a lower limit.
+    /// Returns the number of frames from which a new key is due: 2^24.5, or three quarters of a lower limit.
     #[must_use]
     pub fn usage_warning(&self) -> u64 {
         self.options.usage_warning()
     }
 
-    /// What the holders of the key under `key_id` (none: the sending key) can compare to see that they have the same.
-    /// It says nothing about the key, but a passphrase that can be guessed can be checked against it.
+    /// Returns a fingerprint of the key under `key_id`, which its holders compare. `None` means the sending key.
+    ///
+    /// The fingerprint does not reveal the key, but guesses of a weak passphrase can be checked against it.
     ///
     /// # Errors
     /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
@@ -330,8 +336,8 @@ impl KeyRing {
         self.deriver.fingerprint(key_id, material, key)
     }
 
-    /// Returns the fingerprint of every key that may open a frame, with its key id, in ascending order: one snapshot.
-    /// Two epochs may stand under one id.
+    /// Returns a snapshot of the fingerprints of all keys that may open a frame, with their key ids, in ascending
+    /// order. Two epochs may have the same id.
     ///
     /// # Errors
     /// [`KeyError::Unavailable`].
@@ -347,7 +353,8 @@ impl KeyRing {
         Ok(all)
     }
 
-    /// The material of the key under `key_id` (none: the sending key) as it is now, for a ring that was made for it.
+    /// Returns the current material of the key under `key_id`. `None` means the sending key. The ring, and the fallback
+    /// if its keys count, must be made with `allow_export`.
     ///
     /// # Errors
     /// [`ApiMisuse::ExportNotAllowed`], [`KeyError::NoSuchKey`].
@@ -361,16 +368,16 @@ impl KeyRing {
         state.material(key_id).map(|(material, _)| Zeroizing::new(material.bytes().to_vec()))
     }
 
-    // A ring turns to another one while it has no keys of its own: a participant's, and the shared one of the room. Sealing
-    // and opening, and every question about keys, go to `current`. Setting, choosing and removing are the ring's own.
-    // Between looking a key up and opening with it the ring may get its first key: then nothing of the other ring's finds a
-    // place in this one, since keys are told apart by their serials.
+    // A ring without keys uses the keys of its fallback: a participant's ring that of the room. Sealing, opening and
+    // all queries about keys use `current`. Setting, choosing and removing keys concern this ring alone. The ring may
+    // receive its first key between the look-up of a key and the opening of the frame. Then no key of the fallback
+    // enters this ring, because serials tell the keys apart.
 
-    /// This ring, turning to `shared` while it has no keys.
+    /// Lets this ring use the keys of `shared` while it has no keys of its own.
     ///
     /// # Errors
-    /// [`ConfigError::FallbackMismatch`] if `shared` has another profile or suite. [`ConfigError::FallbackDepth`] if the
-    /// chain of rings behind `shared` is too long.
+    /// [`ConfigError::FallbackMismatch`] if `shared` has another profile or suite. [`ConfigError::FallbackDepth`] if
+    /// the chain of rings behind `shared` is too long.
     pub fn with_fallback(mut self, shared: Arc<Self>) -> Result<Self, ConfigError> {
         let (ours, theirs) = (&self.deriver, &shared.deriver);
         if ours.profile.name != theirs.profile.name || ours.suite.id != theirs.suite.id {
@@ -387,7 +394,7 @@ impl KeyRing {
         Ok(self)
     }
 
-    /// The ring whose keys count now.
+    /// Returns the ring whose keys count now: this ring, or the first in the fallback chain that has keys.
     pub(crate) fn current(&self) -> &Self {
         match &self.fallback {
             Some(shared) if !self.occupied.load(Ordering::Acquire) => shared.current(),
@@ -395,7 +402,7 @@ impl KeyRing {
         }
     }
 
-    /// To be called, under the lock, after every change of the keys.
+    /// Publishes a change of the keys. Every change calls this under the lock.
     fn changed(&self, state: &State) {
         self.occupied.store(!state.is_empty(), Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -416,7 +423,7 @@ impl KeyRing {
 
     #[inline(always)]
     fn lock(&self) -> RwLockWriteGuard<'_, State> {
-        // No invariant spans two writes, so a thread that died here leaves nothing half done.
+        // No invariant spans two writes, so a poisoned lock protects a consistent state.
         self.state.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -431,7 +438,7 @@ impl State {
         self.slots.is_empty() && self.sender_keys.is_empty()
     }
 
-    /// What goes by this id and was set last.
+    /// Returns the newest entry with this id.
     fn newest(&self, key_id: u64) -> Option<KeyEntry<'_>> {
         let slot = self.slots.get(&key_id);
         let keys = self.sender_keys.iter().rev().find(|keys| keys.field.value == key_id);
@@ -454,7 +461,7 @@ impl State {
         }
     }
 
-    /// Puts a key under `key_id`, in the place of the one that is there. Where that is the same, what it knows goes on.
+    /// Sets or replaces the key under `key_id`. The same key set again keeps its derived steps and its nonce source.
     fn insert(&mut self, key_id: u64, mut slot: Slot) {
         if let Some(previous) = self.remove_slot(key_id).filter(|previous| previous.material.same(&slot.material)) {
             slot.ahead = previous.ahead;
@@ -465,14 +472,15 @@ impl State {
         self.count_on(key_id);
     }
 
-    /// Adds a shared key or an epoch as the newest, in the place of the one with the same field. The same one stays.
+    /// Adds a shared key or an epoch as the newest entry. It replaces an entry with the same field, unless both are the
+    /// same key: then the old entry stays and becomes the newest.
     fn add(&mut self, keys: SenderKeys) {
         let known = self.sender_keys.iter().position(|known| known.field == keys.field);
         let known = known.map(|at| self.sender_keys.remove(at));
         let mut keys = match known {
             Some(known) if known.is_same(&keys) => known,
             other => {
-                other.iter().for_each(|other| note(&mut self.used, other.identity, other.issued()));
+                other.iter().for_each(|other| record(&mut self.used, other.identity, other.issued()));
                 keys
             }
         };
@@ -484,7 +492,7 @@ impl State {
 
     fn remove_slot(&mut self, key_id: u64) -> Option<Slot> {
         let slot = self.slots.remove(&key_id)?;
-        note(&mut self.used, slot.key.identity, slot.nonces.issued());
+        record(&mut self.used, slot.key.identity, slot.nonces.issued());
         Some(slot)
     }
 
@@ -493,13 +501,13 @@ impl State {
         sender_keys.retain(|keys| {
             let removed = is_removed(keys);
             if removed {
-                note(used, keys.identity, keys.issued());
+                record(used, keys.identity, keys.issued());
             }
             !removed
         });
     }
 
-    /// Keeps so many shared keys or epochs, the newest.
+    /// Removes all shared keys and epochs but the `count` newest.
     fn keep_newest(&mut self, count: usize) {
         let mut older = self.sender_keys.len().saturating_sub(count);
         self.remove_sender_keys(|_| {
@@ -509,7 +517,7 @@ impl State {
         });
     }
 
-    /// Frames that this ring has sealed with a key, under whichever ids it has or had.
+    /// Returns how many frames this ring has sealed with a key, under all ids that the key has or had.
     fn sealed_with(&self, identity: Identity) -> u64 {
         let earlier = self.used.get(&identity).copied();
         let slots = self.slots.values().filter(|slot| slot.key.identity == identity).map(|slot| slot.nonces.issued());
@@ -517,7 +525,7 @@ impl State {
         earlier.into_iter().chain(slots).chain(sender_keys).max().unwrap_or_default()
     }
 
-    /// Lets the key under `key_id` count on from there, if it is the one that seals.
+    /// Lets the sending key continue the usage count of the same key, if `key_id` is its id.
     fn count_on(&mut self, key_id: u64) {
         let entry = self.newest(key_id).filter(|_| key_id == self.sending_key_id);
         let Some(identity) = entry.map(|entry| entry.identity()) else { return };
@@ -528,7 +536,7 @@ impl State {
         sender_keys.for_each(|keys| keys.count_from(sealed));
     }
 
-    /// The material of what goes by this id and, where it gives one key, the key.
+    /// Returns the material of the newest entry with this id, and its key unless it has many senders.
     fn material(&self, key_id: u64) -> Result<(&Secret, Option<&Key>), KeyError> {
         match self.newest(key_id) {
             Some(KeyEntry::Slot(slot)) => Ok((&slot.material, Some(&*slot.key))),
@@ -543,8 +551,8 @@ impl State {
     }
 }
 
-/// Notes what a key has sealed that goes now.
-fn note(used: &mut HashMap<Identity, u64>, identity: Identity, issued: u64) {
+/// Records the usage count of a key that is removed.
+fn record(used: &mut HashMap<Identity, u64>, identity: Identity, issued: u64) {
     if issued > 0 {
         let sealed = used.entry(identity).or_default();
         *sealed = issued.max(*sealed);

@@ -1,13 +1,13 @@
-//! Where nonces come from: no (key, nonce) pair twice, whoever shares the key.
+//! Sources of nonces. No pair of key and nonce repeats, whoever shares the key.
 //!
-//! A transmitted IV is 8 random bytes, drawn when a key is installed, and a 32-bit counter with a random start. Inside
-//! one installation the counter makes every IV differ, for all tracks and threads, since they draw from this one
-//! source. Between installations (other participants, processes, machines that hold the same shared key) the 64 random
-//! bits do: among N installations the chance that any two collide at all is about N^2 / 2^65. A `fork` redraws them, so
-//! a child never repeats its parent. Neither RTP timestamps nor SSRCs take part: a sender that restarts may see both
-//! again.
+//! A transmitted IV has 8 random bytes, drawn when a key is installed, and a 32-bit counter with a random start. Within
+//! one installation of a key, all tracks and threads draw from one source, so the counter makes every IV unique.
+//! Between installations (other participants, processes or machines with the same shared key) the 64 random bits
+//! differ. Among N installations the chance of a collision is about N^2 / 2^65. A `fork` redraws the random bits, so a
+//! child never repeats its parent. RTP timestamps and SSRCs are not used, because they may repeat when a sender
+//! restarts.
 //!
-//! An SFrame counter (CTR) is never transmitted at random: see [`crate::keyring::counter`].
+//! An SFrame counter (CTR) is never random: see [`crate::keyring::counter`].
 
 use super::counter::CtrSource;
 use crate::error::KeyError;
@@ -16,26 +16,27 @@ use crate::suite::{NONCE_LEN, random};
 
 const PREFIX_LEN: usize = 8;
 
-/// Frames under one key from one installation of it: one full turn of an IV's counter, and our ceiling for AES-GCM.
+/// The maximum number of frames under one installation of a key: the range of the 32-bit counter of an IV. It is also
+/// the limit that this crate sets for AES-GCM.
 pub(super) const LIMIT: u64 = 1 << 32;
 
-/// What a sending key has left to give.
+/// The source of the nonce inputs of a sending key.
 pub(super) enum NonceSource {
-    /// Transmitted whole.
+    /// The frame holds the whole nonce.
     Iv(IvSource),
-    /// Transmitted as a counter, and mixed with the key's salt.
+    /// The frame holds a counter. The nonce is the counter XOR the salt of the key.
     Ctr(CtrSource),
 }
 
-/// What belongs to one frame alone.
+/// The part of the nonce that is unique to one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum NonceInput {
     Iv(Nonce),
     Ctr(u64),
 }
 
-/// A nonce, in the two words in which it is made, moved and read by the AEAD. As bytes that are written one by one, or in
-/// words that are cut elsewhere, each reader would wait for them to be put together (a sixth of a short frame's time).
+/// A nonce as two words of 8 and 4 bytes, the units in which the AEAD reads it. Other units would stall each reader on
+/// store forwarding, which costs a sixth of the time of a short frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Nonce {
     front: u64,
@@ -43,7 +44,7 @@ pub(crate) struct Nonce {
 }
 
 impl Nonce {
-    /// RFC 9605, section 4.4.3: the counter, as long as a nonce, XOR the salt, which this is.
+    /// Returns the nonce of a counter: this salt XOR the counter as a 12-byte number (RFC 9605, section 4.4.3).
     #[inline(always)]
     pub(super) fn salted(self, ctr: u64) -> Self {
         #[allow(clippy::cast_possible_truncation)] // the lower half
@@ -51,7 +52,7 @@ impl Nonce {
         Self { front: self.front ^ ctr >> 32, back: self.back ^ low }
     }
 
-    /// Whether two zero bytes touch where the counter is: in the last four bytes and the one before them.
+    /// Returns whether two adjacent bytes of the last five are zero: the counter, and the byte before it.
     #[inline(always)]
     fn ends_in_zeros(self) -> bool {
         let last = (self.front & 0xFF) << 32 | u64::from(self.back);
@@ -75,28 +76,29 @@ impl From<[u8; NONCE_LEN]> for Nonce {
 }
 
 impl NonceSource {
-    /// The next one. None: `max` have been given, or there is none that is known to be unused.
+    /// Returns the next nonce input. Returns `None` if `max` were issued, or no further one is known to be unused.
     #[inline(always)]
     pub(super) fn next(&mut self, max: u64) -> Option<NonceInput> {
         if self.issued() >= max {
             return None;
         }
-        // One that cannot be had, for whatever reason, is none.
+        // An error means that no nonce is known to be unused.
         match self {
             Self::Iv(ivs) => ivs.next().ok().flatten().map(NonceInput::Iv),
             Self::Ctr(counter) => counter.next().ok().flatten().map(NonceInput::Ctr),
         }
     }
 
-    /// Pushes up to `count` of them, each for one frame, to `nonce_inputs`. Fewer: `max` have been given, or there are no more.
+    /// Pushes `count` nonce inputs to `nonce_inputs`. Pushes fewer if `max` were issued, or no further one is known to
+    /// be unused.
     pub(super) fn fill(&mut self, count: usize, max: u64, nonce_inputs: &mut Vec<NonceInput>) {
         if let Self::Ctr(counter) = self {
-            // In one go: all frames of a batch have one key.
+            // Takes the counters of the whole batch with one atomic operation.
             let allowed = max.saturating_sub(counter.issued()).min(count as u64);
             if allowed > 0
                 && let Ok(Some(first)) = counter.take(allowed)
             {
-                // Not a range to an end, which the last counter of all does not have.
+                // Adds instead of a range of counters, whose end would overflow at the largest counter.
                 nonce_inputs.extend((0..allowed).map(|place| NonceInput::Ctr(first + place)));
                 return;
             }
@@ -104,7 +106,8 @@ impl NonceSource {
         nonce_inputs.extend((0..count).map_while(|_| self.next(max)));
     }
 
-    /// Carries over what `previous` holds where the same key is set again. IVs go on. A counter goes on by itself.
+    /// Carries state over when the same key is set again. An IV source continues. A counter continues by itself, and
+    /// keeps its start from `previous`.
     pub(super) fn continuing(self, previous: Self) -> Self {
         match (self, previous) {
             (Self::Iv(_), previous @ Self::Iv(_)) => previous,
@@ -113,7 +116,7 @@ impl NonceSource {
         }
     }
 
-    /// Counts on from what the ring has sealed with this key.
+    /// Continues the usage count from `issued`.
     pub(super) fn count_from(&mut self, issued: u64) {
         match self {
             Self::Iv(ivs) => ivs.issued = issued,
@@ -121,7 +124,7 @@ impl NonceSource {
         }
     }
 
-    /// How many have been given, each to a frame.
+    /// Returns how many nonce inputs were issued, each for one frame.
     #[inline(always)]
     pub(super) fn issued(&self) -> u64 {
         match self {
@@ -130,7 +133,7 @@ impl NonceSource {
         }
     }
 
-    /// The fork generation that the source was made for.
+    /// Returns the fork generation of the source.
     pub(super) fn generation(&self) -> u32 {
         match self {
             Self::Iv(ivs) => ivs.generation,
@@ -138,7 +141,7 @@ impl NonceSource {
         }
     }
 
-    /// Whether the process was forked since the source was made.
+    /// Returns whether the process was forked after the source was created.
     pub(super) fn is_forked(&self) -> bool {
         fork::generation() != Ok(self.generation())
     }
@@ -147,8 +150,9 @@ impl NonceSource {
 pub(super) struct IvSource {
     prefix: u64,
     counter: u32,
+    /// The number of counter values left.
     left: u64,
-    /// Those given: fewer than those gone, since some are passed over.
+    /// The number of IVs issued. Skipped counter values do not count.
     issued: u64,
     generation: u32,
 }
@@ -174,7 +178,7 @@ impl IvSource {
         }
     }
 
-    /// The next IV, or none when the counter has come full circle.
+    /// Returns the next IV, or `None` if the counter has no value left.
     #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<Nonce>, KeyError> {
         let generation = fork::generation()?;
@@ -200,7 +204,7 @@ impl IvSource {
         Some(Nonce { front: self.prefix, back: counter })
     }
 
-    /// One IV in 256 has others behind it that may not be used.
+    /// Skips IVs that end in zeros. About one IV in 256 is followed by some.
     #[cold]
     fn skip_unsafe(&mut self) -> Option<Nonce> {
         loop {
@@ -213,9 +217,10 @@ impl IvSource {
     }
 }
 
-/// Native receivers up to libwebrtc m144 read the IV of an H.264 frame before they take the escapes out, so no escape
-/// may fall into it: the first byte is not zero and no two zero bytes touch. (The key is shared by all tracks, and the
-/// rule costs 0.4 % of the IVs, so it holds for every codec.)
+/// Returns whether an IV needs no emulation prevention byte: its first byte is not zero, and no two adjacent bytes are.
+///
+/// Native receivers up to libwebrtc m144 read the IV of an H.264 frame before they remove these bytes. The rule holds
+/// for every codec, because all tracks share the key, and it costs 0.4 % of the IVs.
 fn survives_escaping(iv: &[u8]) -> bool {
     iv.first() != Some(&0) && iv.windows(2).all(|pair| pair != [0, 0])
 }

@@ -1,4 +1,4 @@
-//! What a key ring can be told at construction, and which of it fits together.
+//! The options of a key ring, and which of them fit together.
 
 use super::nonce;
 use crate::error::ConfigError;
@@ -6,7 +6,7 @@ use crate::profile::Profile;
 use crate::suite::CipherSuite;
 use crate::wire::Wire;
 
-/// The most slots that a one-byte key id can name.
+/// The maximum number of slots: a key id of the trailer layout has one byte.
 const MAX_SLOTS: u16 = 256;
 
 /// The maximum number of ratchet steps that a receiver looks ahead.
@@ -15,30 +15,31 @@ const MAX_RATCHET_WINDOW: u16 = 16;
 /// The maximum number of bits of a KID for ratchet steps: at least one bit is left for the generation.
 const MAX_RATCHET_BITS: u8 = 63;
 
-/// Frames under one key from which on a new one is due: 2^24.5, as TLS 1.3 has it for AES-GCM (RFC 8446 section 5.5),
-/// where it leaves a margin of 2^-57 on records of 16 KiB. Most frames are shorter.
+/// The number of frames under one key from which a new key is due: 2^24.5, the limit of TLS 1.3 for AES-GCM (RFC 8446,
+/// section 5.5). With records of 16 KiB that limit leaves a margin of 2^-57, and most frames are shorter.
 const USAGE_WARNING: u64 = 23_726_566;
 
-/// What a ring can be told at construction.
+/// The options of a key ring.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The cipher suite; none is the profile's default.
+    /// The number of the cipher suite. `None` means the default of the profile.
     pub suite: Option<u16>,
-    /// Whether suites of drafts may be used.
+    /// Whether to allow suites that are specified by a draft.
     pub allow_draft: bool,
-    /// Key size in bits; none is the suite's.
+    /// The key size in bits. `None` means the key size of the suite.
     pub key_size: Option<u16>,
-    /// Slots of the trailer profiles: key ids run from 0 to one less. 1 to 256.
+    /// The number of slots in the trailer profiles, 1 to 256. Key ids run from 0 to `key_ring_size - 1`.
     pub key_ring_size: u16,
-    /// Steps that a receiver tries ahead when a sender has ratcheted. 0 to 16; 0 is off.
+    /// The number of ratchet steps that a receiver tries ahead, 0 to 16. 0 turns the search off.
     pub ratchet_window: u16,
-    /// SFrame: how many low bits of a KID count ratchet steps (RFC 9605, section 5.1). 0 is no ratchet.
+    /// SFrame: the number of low bits of a KID that count ratchet steps, 0 to 63 (RFC 9605, section 5.1). 0 turns the
+    /// ratchet off.
     pub ratchet_bits: u8,
-    /// SFrame: a base key is shared by many senders, each under a KID of its own drawing.
+    /// SFrame: whether many senders share the base keys. Each sender then draws a random KID.
     pub shared: bool,
-    /// Frames that one key may seal here, 1 to 2^32; then it is exhausted.
+    /// The number of frames at which a key is exhausted, 1 to 2^32.
     pub usage_limit: u64,
-    /// Whether key material can be had back.
+    /// Whether [`KeyRing::export`](super::KeyRing::export) returns key material.
     pub allow_export: bool,
 }
 
@@ -59,7 +60,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The suite that they come to in this profile, if they are in their ranges and the profile has them.
+    /// Checks all options against their ranges and the profile, and returns the cipher suite.
     pub(super) fn check(&self, profile: &Profile) -> Result<&'static CipherSuite, ConfigError> {
         if !(1..=MAX_SLOTS).contains(&self.key_ring_size) {
             return Err(ConfigError::KeyRingSize { given: self.key_ring_size, max: MAX_SLOTS });
@@ -96,7 +97,7 @@ impl Options {
         profile.suite(asked, self.key_size)
     }
 
-    /// Frames from which on a new key is due: 2^24.5, or three quarters of a lower limit.
+    /// Returns the number of frames from which a new key is due: 2^24.5, or three quarters of a lower limit.
     pub(super) fn usage_warning(&self) -> u64 {
         USAGE_WARNING.min(self.usage_limit - self.usage_limit / 4)
     }

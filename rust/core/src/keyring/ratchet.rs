@@ -1,10 +1,11 @@
-//! One step forward, and the bounded search for a sender that has stepped ahead. Nothing else ratchets.
+//! The ratchet: a step forward, and the bounded search for a sender that has stepped ahead. Nothing else ratchets.
 //!
-//! Whoever can inject frames makes a receiver search, within bounds that a forger cannot move. A key ahead is a candidate
-//! until a frame has authenticated with it. Each step is derived once per key, never more of them than the window has.
-//! And one that is slow (a password KDF takes milliseconds) is never derived on a frame's own path: the frame fails and
-//! leaves a note, and whoever has time to spare calls [`KeyRing::derive_ratchet_step`]. After that a forged frame costs what it
-//! costs to find that none of these keys opens it.
+//! Injected frames make a receiver search, within bounds that a forger cannot move. A key ahead is a candidate until a
+//! frame has authenticated with it. Each step is derived once per key, and only the steps of the ratchet window are.
+//!
+//! A slow step (a password KDF takes milliseconds) is never derived on the frame path. The frame fails and requests the
+//! step, and a background thread calls [`KeyRing::derive_ratchet_step`]. Afterwards a forged frame costs one failed
+//! AEAD per derived step.
 
 use std::sync::{Arc, PoisonError};
 
@@ -17,25 +18,27 @@ use crate::error::{ApiMisuse, KeyError};
 use crate::secret::{Kdf, Secret};
 use crate::wire::Wire;
 
-/// A step that is derived and not taken yet.
+/// A step that is derived, but not taken yet.
 pub(super) struct Step {
     key_id: u64,
-    /// Of the key that it follows.
+    /// The serial of the key before the step.
     serial: u64,
     next_id: u64,
     next: Box<Slot>,
 }
 
 impl Slot {
-    /// The material of the last step that is known.
+    /// Returns the material of the last derived step.
     fn last(&self) -> &Secret {
         self.ahead.last().map_or(&self.material, |(material, _)| material)
     }
 }
 
 impl KeyRing {
-    /// Moves the key under `key_id` one step forward and returns the id that it has then: the same in the trailer
-    /// profiles, the KID of the next step in SFrame, where the step before it still opens frames until the step after.
+    /// Moves the key under `key_id` one step forward and returns its new id.
+    ///
+    /// The id stays the same in the trailer profiles. In SFrame it is the KID of the next step, and the previous step
+    /// still opens frames until the step after.
     ///
     /// # Errors
     /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoSuchKey`], [`ApiMisuse::RatchetBits`], [`KeyError::Unavailable`].
@@ -49,7 +52,7 @@ impl KeyRing {
         }
     }
 
-    /// Derives the step that follows the key under `key_id`. No lock is held meanwhile.
+    /// Derives the step after the key under `key_id`, without a lock.
     pub(super) fn derive_step(&self, key_id: u64) -> Result<Step, KeyError> {
         self.check(key_id)?;
         let next_id = self.stepped_key_id(key_id, 1)?;
@@ -65,7 +68,7 @@ impl KeyRing {
         Ok(Step { key_id, serial, next_id, next: Box::new(next) })
     }
 
-    /// Takes a step. Returns false if its key was replaced meanwhile: the step belongs to the key that is there now.
+    /// Takes a step. Returns false and changes nothing if the key before the step was replaced meanwhile.
     pub(super) fn install_step(&self, Step { key_id, serial, next_id, next }: Step) -> bool {
         let mut state = self.lock();
         let is_there = state.slots.get(&key_id).is_some_and(|slot| slot.key.serial == serial);
@@ -75,21 +78,22 @@ impl KeyRing {
         is_there
     }
 
-    /// The ids of keys that a frame failed under while steps within the window were still to be derived: what
-    /// [`Self::derive_ratchet_step`] is to be called for.
+    /// Returns the key ids for which [`Self::derive_ratchet_step`] is due. A frame failed under each of these keys
+    /// while steps within the ratchet window were not derived.
     #[must_use]
     pub fn pending_ratchets(&self) -> Vec<u64> {
         self.current().read().slots.iter().filter(|(_, slot)| slot.step_requested).map(|(&key_id, _)| key_id).collect()
     }
 
-    /// The id that the key has to which a sender that had ratcheted was followed last.
+    /// Returns the key id of the last key that followed the ratchet of a sender, or `None` if none did.
     #[must_use]
     pub fn ratcheted_key_id(&self) -> Option<u64> {
         self.current().read().last_ratcheted
     }
 
-    /// Derives one further step ahead of the key under `key_id`, for frames to come. False: there is no further one in
-    /// the window. Called early, it finds the steps ready when a sender takes them. One at a time, whichever threads call.
+    /// Derives one more step ahead of the key under `key_id`. Returns whether the ratchet window has further steps.
+    ///
+    /// An early call makes the steps ready before a sender takes them. Calls from several threads run one at a time.
     ///
     /// # Errors
     /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
@@ -113,8 +117,8 @@ impl KeyRing {
         Ok(self.store_step(key_id, serial, known, step))
     }
 
-    /// Tries the keys that the sender may have ratcheted to, where key ids do not tell. A candidate becomes the key once
-    /// it has opened a frame; until then nothing changes. Returns that key and the steps to it.
+    /// Tries the steps within the ratchet window, if key ids do not count them. The step that opens the frame becomes
+    /// the key. Returns that key and the number of steps, or `None` and changes no key.
     pub(super) fn search(
         &self,
         kid: u64,
@@ -134,8 +138,8 @@ impl KeyRing {
         None
     }
 
-    /// The key `steps` (1 or more) ahead of `base`. None: `base` is not the key under `kid` any more, or the step is one
-    /// for [`Self::derive_ratchet_step`].
+    /// Returns the key `steps` (1 or more) ahead of `base`. Returns `None` if `base` was replaced, or the step must be
+    /// derived by [`Self::derive_ratchet_step`].
     pub(super) fn key_ahead(&self, kid: u64, base: &Key, steps: usize) -> Option<Arc<Key>> {
         loop {
             let (known, material) = {
@@ -155,20 +159,21 @@ impl KeyRing {
         }
     }
 
-    /// Steps that a receiver looks ahead: none where key ids have no place for them and each key is its own.
+    /// Returns how many steps a receiver looks ahead. It is 0 for SFrame KIDs without ratchet bits.
     fn window(&self) -> usize {
         let unstepped = self.deriver.profile.wire == Wire::Sframe && self.options.ratchet_bits == 0;
         if unstepped { 0 } else { usize::from(self.options.ratchet_window) }
     }
 
-    /// The step that follows `material`, which is `known` steps ahead of the key under `kid`.
+    /// Derives the step after `material`, which is `known` steps ahead of the key under `kid`.
     fn step(&self, kid: u64, known: usize, material: &Secret) -> Result<(Secret, Arc<Key>), KeyError> {
         let material = self.deriver.step(material)?;
         let key = self.deriver.key(self.stepped_key_id(kid, known as u64 + 1)?, &material)?;
         Ok((material, Arc::new(key)))
     }
 
-    /// Keeps a step, unless the key was replaced or another thread was first. True: the window has more.
+    /// Stores a step, unless the key was replaced or another thread was first. Returns whether the window has more
+    /// steps.
     fn store_step(&self, kid: u64, serial: u64, known: usize, step: (Secret, Arc<Key>)) -> bool {
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(&kid) else { return false };
@@ -180,7 +185,7 @@ impl KeyRing {
         more
     }
 
-    /// A frame authenticated with `key`, which is ahead of the one under `from`: from now on it is the key under `kid`.
+    /// Makes `key` the key under `kid`, after it has authenticated a frame. `key` is ahead of the key under `from`.
     pub(super) fn promote(&self, from: u64, kid: u64, key: &Key) {
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(&from) else { return };
@@ -194,7 +199,7 @@ impl KeyRing {
         self.replace(&mut state, from, kid, next);
     }
 
-    /// Puts `next` under `next_id` in the place of `key_id`, which moves aside where both have a place of their own.
+    /// Sets `next` under `next_id`. If that differs from `key_id`, the key under `key_id` stays and becomes superseded.
     fn replace(&self, state: &mut State, key_id: u64, next_id: u64, next: Slot) {
         if next_id != key_id {
             let bits = self.options.ratchet_bits;
@@ -214,7 +219,7 @@ impl KeyRing {
         self.changed(state);
     }
 
-    /// Where the nonces of a step come from whose key before it has a source of this `generation`.
+    /// Creates the nonce source of a step. `generation` is that of the source of the key before the step.
     fn stepped_nonces(&self, key: &Key, generation: u32) -> Result<NonceSource, KeyError> {
         Ok(match self.deriver.profile.wire {
             Wire::Trailer => NonceSource::Iv(IvSource::new()?),
@@ -222,7 +227,10 @@ impl KeyRing {
         })
     }
 
-    /// The key id so many ratchet steps on: the same where steps have no place in it.
+    /// Returns the key id after `steps` ratchet steps. It is the same in the trailer profiles.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::RatchetBits`] for an SFrame ring whose KIDs have no ratchet bits.
     fn stepped_key_id(&self, key_id: u64, steps: u64) -> Result<u64, KeyError> {
         let bits = self.options.ratchet_bits;
         match (self.deriver.profile.wire, bits) {
@@ -235,8 +243,8 @@ impl KeyRing {
         }
     }
 
-    /// The nearest key that `kid` is ahead of in its generation, and by how many steps, if these are within the window.
-    /// Steps wrap: they are a distance.
+    /// Returns the nearest key before `kid` in its generation, and the number of steps from it to `kid`. Returns `None`
+    /// if no key is within the ratchet window. Steps wrap around, so they are a distance.
     pub(super) fn nearest_base(&self, state: &State, kid: u64) -> Option<(u64, usize)> {
         let bits = self.options.ratchet_bits;
         if bits == 0 {

@@ -1,9 +1,9 @@
-//! Binds each sender's key to the participant for whom it opened a frame first.
+//! Binds the key of each sender to the participant for whom the key first opened a frame.
 //!
-//! Under a base key that a room shares, each sender has a KID and a key of its own (RFC 9605, section 5), and every
-//! receiver can derive all of them. A forwarder needs no key to put Carol's frames on Bob's track, or to send Alice's own
-//! back to her. They would open. A receiver that knows whose track it has therefore refuses a key that belongs to
-//! somebody else, and every key that this ring has sealed with.
+//! Under a base key that a room shares, each sender has its own KID and key (RFC 9605, section 5), and every receiver
+//! can derive all these keys. A forwarder can therefore put Carol's frames on Bob's track, or send Alice's frames back
+//! to Alice, without knowing a key. The frames would open. So a receiver that knows the participant of its track
+//! refuses the keys of other participants, and every key with which its ring has sealed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,10 +13,10 @@ use super::KeyRing;
 use super::counter;
 use super::identity::Identity;
 
-/// Keys whose participant is remembered. The oldest goes first, those of participants who left before all others.
+/// The maximum number of bound keys. Keys of participants who left are evicted first, then the oldest keys.
 const MAX_BOUND: usize = 4096;
 
-/// Which participant each sender's key belongs to, in one call.
+/// Records which participant the key of each sender belongs to, in one call.
 #[derive(Default)]
 pub struct SenderBindings(Mutex<Bindings>);
 
@@ -32,15 +32,16 @@ struct Owner {
 }
 
 impl SenderBindings {
-    /// Notes that a participant has left. Somebody who has no key yet may take up theirs: it may be the same person under
-    /// another name.
+    /// Records that a participant has left. A participant without a key may then take over the key: it may be the same
+    /// person under another name.
     pub fn release(&self, participant: &str) {
         for owner in self.lock().owners.values_mut().filter(|owner| *owner.participant == *participant) {
             owner.has_left = true;
         }
     }
 
-    /// Whether the key with this `identity` is the participant's. A key that is nobody's becomes theirs.
+    /// Returns whether the key with this `identity` belongs to the participant. An unbound key is bound to the
+    /// participant.
     fn bind(&self, identity: Identity, participant: &Arc<str>) -> bool {
         let mut bindings = self.lock();
         let Bindings { owners, order } = &mut *bindings;
@@ -67,11 +68,11 @@ impl SenderBindings {
     }
 }
 
-/// The participant whose track a decryptor has.
+/// The participant who owns the track of a decryptor.
 pub(crate) struct BoundSender {
     bindings: Arc<SenderBindings>,
     participant: Arc<str>,
-    /// The key that was found to be theirs last, so that a frame costs one comparison.
+    /// Caches the tag of the last key that was found to belong to the participant: a frame costs one comparison.
     bound: AtomicU64,
 }
 
@@ -80,7 +81,7 @@ impl BoundSender {
         Self { bindings, participant: participant.into(), bound: AtomicU64::default() }
     }
 
-    /// Whether a frame that opened with this key is one of the participant's.
+    /// Returns whether the key that opened a frame belongs to the participant.
     #[inline(always)]
     pub(crate) fn owns(&self, identity: Identity, ring: &KeyRing) -> bool {
         self.bound.load(Ordering::Relaxed) == identity.tag() || self.bind(identity, ring)

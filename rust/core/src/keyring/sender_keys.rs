@@ -1,8 +1,8 @@
-//! One base key, many senders: each seals under a KID of its own, and its key follows from base key and KID.
+//! The keys of many senders under one base key. Each sender has its own KID, and its key follows from base key and KID.
 //!
-//! Two uses. An MLS epoch (RFC 9605, section 5.2): the KIDs are assigned. And a key that a room shares: RFC 9605 forbids
-//! two senders under one (base key, KID), and a restart under the same, so each installation draws 56 random bits of
-//! KID, and a fork draws anew. Among N installations the chance that any two meet is about N^2 / 2^57.
+//! In an MLS epoch the KIDs are assigned (RFC 9605, section 5.2). Under a key that a room shares, each installation of
+//! the key draws 56 random bits of KID, and a forked child draws again. RFC 9605 forbids two senders, or a restarted
+//! sender, under one pair of base key and KID. Among N installations the chance of a collision is about N^2 / 2^57.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,28 +16,29 @@ use crate::error::{EncryptError, KeyError};
 use crate::secret::Secret;
 use crate::suite::random;
 
-/// Senders whose keys are kept expanded; the one met longest ago goes first, and costs a derivation when it comes back.
+/// The maximum number of senders whose expanded keys are cached. The oldest entry is evicted first; its sender costs
+/// one more derivation.
 const MAX_SENDERS: usize = 1024;
 
 pub(super) struct SenderKeys {
     pub(super) field: Field,
     pub(super) material: Secret,
-    /// Stands for the base key, whose senders' keys come and go.
+    /// The serial of the base key. The cached keys of its senders have their own serials.
     pub(super) serial: u64,
-    /// Its place in the order in which the ring's keys were set.
+    /// The position in the order in which the keys of the ring were set.
     pub(super) set: u64,
-    /// What this side's frames are counted under: its own key, or the shared key, whichever KIDs it draws.
+    /// The identity for the usage count: the own key of this side in an epoch, or the shared key under all drawn KIDs.
     pub(super) identity: Identity,
-    /// The KID that was assigned to this side; none draws one.
+    /// The KID that was assigned to this side. `None` means that this side draws a random KID.
     assigned_kid: Option<u64>,
     own_sender: Option<OwnSender>,
-    /// Frames that this side has sealed under KIDs that it has no more.
+    /// Counts the frames that this side has sealed under earlier KIDs.
     used: u64,
-    /// Senders of whom a frame has authenticated: forged KIDs cost a derivation each and no memory.
+    /// Caches the keys of senders after an authentic frame. A forged KID costs a derivation, but no memory.
     senders: BTreeMap<u64, KnownSender>,
 }
 
-/// A sender's key, and the serial by which it is older than others.
+/// The key of a sender, and its serial, which orders the cache by age.
 struct KnownSender {
     key: Arc<Key>,
     serial: u64,
@@ -49,23 +50,25 @@ struct OwnSender {
     nonces: NonceSource,
 }
 
-/// What a ring seals with, while its lock is held.
+/// The sending key of a ring, while the lock of the ring is held.
 pub(super) struct ActiveKey<'s> {
     pub(super) key: &'s Arc<Key>,
     pub(super) kid: u64,
     pub(super) nonces: &'s mut NonceSource,
-    /// The key id by which an error names it.
+    /// The key id in errors.
     pub(super) error_kid: u64,
 }
 
 impl SenderKeys {
-    /// A shared key: this side's KID is drawn when it first seals.
+    /// Creates the entry of a shared key. The KID of this side is drawn when it first seals.
     pub(super) fn shared(field: Field, material: Secret, identity: Identity) -> Self {
         let (serial, senders) = (serial(), BTreeMap::new());
         Self { field, material, serial, set: 0, identity, assigned_kid: None, own_sender: None, used: 0, senders }
     }
 
-    /// An epoch in which this side has the KID `own`. Its counter is there from now on: a fork may come before a frame.
+    /// Creates the entry of an epoch in which this side has the KID `assigned_kid`.
+    ///
+    /// The counter is registered now, because the process may fork before the first frame.
     pub(super) fn epoch(
         field: Field,
         material: Secret,
@@ -81,12 +84,12 @@ impl SenderKeys {
         })
     }
 
-    /// Whether both give the same keys to the same senders.
+    /// Returns whether both entries derive the same keys for the same senders.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.field == other.field && self.assigned_kid == other.assigned_kid && self.material.same(&other.material)
     }
 
-    /// Counts on from what the ring has sealed with this key.
+    /// Continues the usage count from `sealed` frames.
     pub(super) fn count_from(&mut self, sealed: u64) {
         self.used = sealed;
         if let Some(sender) = &mut self.own_sender {
@@ -110,15 +113,15 @@ impl SenderKeys {
         self.senders.insert(kid, KnownSender { key: Arc::clone(key), serial: key.serial });
     }
 
-    /// Frames sealed by this side.
+    /// Returns how many frames this side has sealed.
     pub(super) fn issued(&self) -> u64 {
         self.own_sender.as_ref().map_or(self.used, |sender| sender.nonces.issued())
     }
 
-    /// What this side seals with: an assigned KID, or one that is drawn now.
+    /// Returns the sending key of this side. Draws a KID if none was assigned and none is drawn yet.
     pub(super) fn active_key(&mut self, deriver: &KeyDeriver) -> Result<ActiveKey<'_>, EncryptError> {
         let error_kid = self.assigned_kid.unwrap_or(self.field.value);
-        // An assigned KID stays what it is; its counter refuses to be used in a forked child.
+        // A drawn KID is dropped in a forked child. An assigned KID stays, and its counter refuses the child.
         if self.assigned_kid.is_none() && self.own_sender.as_ref().is_some_and(|sender| sender.nonces.is_forked()) {
             self.used = self.issued();
             self.own_sender = None;
@@ -141,7 +144,7 @@ impl OwnSender {
         Ok(Self { kid, key, nonces })
     }
 
-    /// A sender whose KID is drawn: all bits outside of `field`.
+    /// Creates a sender whose KID is random in all bits outside of `field`.
     fn with_random_kid(field: Field, material: &Secret, deriver: &KeyDeriver, used: u64) -> Result<Self, KeyError> {
         let mut bytes = [0; 8];
         random(&mut bytes)?;
