@@ -1,6 +1,6 @@
-//! One incoming track.
+//! Opens the frames of one incoming track.
 //!
-//! Bytes in, parse, find the key, look for a replay, AEAD, mark, bytes out.
+//! Each frame is parsed, its key looked up, checked for a replay, opened by the AEAD, marked as seen, and written.
 
 use std::sync::Arc;
 
@@ -20,27 +20,29 @@ pub struct Decryptor {
 }
 
 impl Decryptor {
-    /// A decryptor that remembers `replay_window` frames; none is the profile's default, 0 is off.
+    /// Returns a decryptor for one track, with a replay window of `replay_window` frames. `None` selects the profile's
+    /// default; 0 turns the window off.
     ///
     /// # Errors
-    /// [`ConfigError::UnsupportedCodec`], [`ConfigError::ReplayWindow`].
+    /// [`ConfigError::UnsupportedCodec`] if the profile does not support the codec; [`ConfigError::ReplayWindow`] if
+    /// the window exceeds the maximum of 65,536 frames.
     pub fn new(ring: Arc<KeyRing>, codec: Codec, replay_window: Option<usize>) -> Result<Self, ConfigError> {
         Ok(Self { state: ReceiverState::new(ring, codec, replay_window)? })
     }
 
-    /// Lets blank frames pass that a server puts in, in the clear, with this trailer (see [`Self::sif_payload`]).
+    /// Passes SIF frames (server-injected frames) that end in this trailer: see [`Self::sif_payload`].
     ///
     /// # Errors
-    /// [`ConfigError::ShortTrailer`] below 8 bytes.
+    /// [`ConfigError::ShortTrailer`] for fewer than 8 bytes.
     pub fn with_sif_trailer(self, trailer: &[u8]) -> Result<Self, ConfigError> {
         self.state.sif.set_trailer(Some(trailer))?;
         Ok(self)
     }
 
-    /// Opens only what this participant sent: see [`SenderBindings`].
+    /// Opens only frames that this participant sent: see [`SenderBindings`].
     ///
     /// # Errors
-    /// [`ConfigError::UnsupportedOption`]: the senders of this layout have no keys of their own under one base key.
+    /// [`ConfigError::UnsupportedOption`] in a trailer profile, where all senders under one base key have the same key.
     pub fn with_sender(mut self, bindings: Arc<SenderBindings>, participant: &str) -> Result<Self, ConfigError> {
         let profile = self.state.ring.profile();
         if profile.wire != Wire::Sframe {
@@ -50,29 +52,30 @@ impl Decryptor {
         Ok(self)
     }
 
-    /// Lets blank frames pass from now on that a server puts in with this trailer, or none: at any time, from any thread.
+    /// Passes SIF frames that end in this trailer from now on. `None` passes no SIF frames. May be called at any time,
+    /// from any thread.
     ///
     /// # Errors
-    /// [`ConfigError::ShortTrailer`] below 8 bytes; the one before stays then.
+    /// [`ConfigError::ShortTrailer`] for fewer than 8 bytes. The previous trailer stays set then.
     pub fn set_sif_trailer(&self, trailer: Option<&[u8]>) -> Result<(), ConfigError> {
         self.state.sif.set_trailer(trailer)
     }
 
-    /// The trailer of the frames that a server puts in, as it was set.
+    /// Returns the trailer of SIF frames, or `None` if none is set.
     #[must_use]
     pub fn sif_trailer(&self) -> Option<Vec<u8>> {
         self.state.sif.trailer()
     }
 
-    /// Returns a frame without the SIF frames that a jitter buffer joined to it, since they had the same RTP timestamp.
-    /// Frames are passed through this before they are looked at.
+    /// Returns a frame without the SIF frames that a jitter buffer joined to it, because they had the same RTP
+    /// timestamp. Call this before [`Self::sif_payload`] and [`Self::plan`].
     #[must_use]
     #[inline(always)]
     pub fn without_sif_frames<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
         self.state.sif.cut(frame)
     }
 
-    /// As [`Self::without_sif_frames`], and counts what it cuts off.
+    /// Cuts SIF frames off as [`Self::without_sif_frames`] does, and counts the frames from which it cut any.
     #[must_use]
     #[inline(always)]
     pub fn cut_sif_frames<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
@@ -90,11 +93,14 @@ impl Decryptor {
         profile.blank(codec).is_some_and(|blank| server_injected::holds_blank(blank, frame))
     }
 
-    /// The payload of a frame that a server put in: one of few blank ones, of this codec, at most 100 without a sealed
-    /// frame between them. It is not authentic: anybody in the room can send it. None: not such a frame, open it.
+    /// Returns the payload of a SIF frame, or `None` if the frame does not end in the trailer and must be opened.
+    ///
+    /// A SIF frame passes if its payload is a known blank frame of the track's codec, and at most 100 passed since the
+    /// last sealed frame. It is not authentic: anybody in the room can send it.
     ///
     /// # Errors
-    /// [`DecryptError::Malformed`]: it has the trailer and nothing else that lets it pass.
+    /// [`DecryptError::Malformed`] if the frame ends in the trailer, but its payload is not blank or the limit is
+    /// reached.
     pub fn sif_payload<'a>(&self, sealed: &'a [u8]) -> Result<Option<&'a [u8]>, DecryptError> {
         match self.state.sif.payload(sealed) {
             None => Ok(None),
@@ -109,17 +115,17 @@ impl Decryptor {
         }
     }
 
-    /// Whether there may be frames that [`Self::sif_payload`] lets pass.
+    /// Returns whether a trailer is set, so that SIF frames can pass.
     pub(super) fn expects_sif_frames(&self) -> bool {
         self.state.sif.is_enabled()
     }
 
-    /// Whether [`Self::sif_payload`] decides about a frame, and not the ring.
+    /// Returns whether a frame ends in the trailer, so that [`Self::sif_payload`] decides about it and not the ring.
     pub(super) fn is_sif_frame(&self, sealed: &[u8]) -> bool {
         self.state.sif.ends_with_trailer(sealed)
     }
 
-    /// Returns how many SIF frames have passed.
+    /// Returns the number of SIF frames that have passed.
     #[must_use]
     pub fn sif_frames(&self) -> u64 {
         self.state.counters.sif_frames.get()
@@ -128,7 +134,7 @@ impl Decryptor {
     /// Opens one frame. In the trailer layout an empty frame stays empty; in SFrame it is malformed.
     ///
     /// # Errors
-    /// [`DecryptError`]; nothing of the frame may reach a decoder then.
+    /// [`DecryptError`]. No part of the frame may reach a decoder then.
     pub fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, DecryptError> {
         let sealed = self.cut_sif_frames(sealed);
         if let Some(payload) = self.sif_payload(sealed)? {
@@ -140,10 +146,12 @@ impl Decryptor {
         Ok(frame)
     }
 
-    /// Parses a frame. Returns `None` for an empty frame of the trailer layout. `metadata` is what the sender gave with it.
+    /// Parses a frame. Returns `None` for an empty frame of the trailer layout, which stays empty. `metadata` (SFrame
+    /// only) must be the bytes that the sender passed.
     ///
     /// # Errors
-    /// [`DecryptError::Malformed`].
+    /// [`DecryptError::Malformed`] if the frame is not of the profile's layout;
+    /// [`ApiMisuse::Metadata`](crate::ApiMisuse::Metadata) for metadata in a trailer profile.
     pub fn plan<'a>(&'a self, sealed: &'a [u8], metadata: &'a [u8]) -> Result<Option<OpenPlan<'a>>, DecryptError> {
         if sealed.is_empty() && self.passes_empty() {
             self.state.counters.empty.add(1);
@@ -152,11 +160,11 @@ impl Decryptor {
         OpenPlan::parse(&self.state, sealed, metadata).map(Some).inspect_err(|error| self.state.count(*error))
     }
 
-    /// As [`Self::plan`], for a caller who is done with the plan when `open` returns: it is used where it stands, since
-    /// moving it costs as much as a lock.
+    /// Parses a frame as [`Self::plan`] does and passes the plan to `open` by reference: moving it costs as much as a
+    /// lock. Returns `None`, without a call of `open`, for an empty frame of the trailer layout.
     ///
     /// # Errors
-    /// [`DecryptError::Malformed`].
+    /// As [`Self::plan`].
     #[inline(always)]
     pub fn with_plan<'a, R>(
         &'a self,
@@ -177,19 +185,19 @@ impl Decryptor {
         }
     }
 
-    /// Whether the layout has no sealed form of an empty frame, so that one passes as it is.
+    /// Returns whether an empty frame passes unchanged: the trailer layout has no sealed form of it.
     #[inline(always)]
     fn passes_empty(&self) -> bool {
         self.state.ring.profile().wire == Wire::Trailer
     }
 
-    /// How many frames in a row one key has failed to open: 0 after a frame that opened.
+    /// Returns the number of consecutive frames that one key failed to open, or 0 after a frame that opened.
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {
         self.state.consecutive_failures()
     }
 
-    /// Returns the length that a sealed frame may have at the most once it is open.
+    /// Returns the maximum length of a sealed frame once it is open.
     pub(super) fn max_opened_len(&self, sealed: &[u8]) -> usize {
         let min_overhead = match self.state.ring.profile().wire {
             Wire::Trailer => trailer::OVERHEAD,
@@ -198,13 +206,13 @@ impl Decryptor {
         sealed.len().saturating_sub(min_overhead)
     }
 
-    /// Whether the profile has a place for metadata.
+    /// Returns whether the profile authenticates metadata: SFrame does, the trailer profiles do not.
     #[must_use]
     pub fn takes_metadata(&self) -> bool {
         self.state.ring.profile().wire == Wire::Sframe
     }
 
-    /// The counters so far.
+    /// Returns a snapshot of the counters.
     #[must_use]
     pub fn stats(&self) -> DecryptStats {
         self.state.stats()

@@ -1,7 +1,7 @@
-//! One outgoing track.
+//! Seals the frames of one outgoing track.
 //!
-//! Bytes in, plan (clear bytes, key, nonce), AEAD, bytes out. A plan knows the exact length of what it will write, so
-//! that a caller allocates once.
+//! Each frame is planned (clear bytes, key, nonce), sealed by the AEAD, and written. The plan knows the exact length of
+//! its output, so the caller allocates once.
 
 use std::sync::Arc;
 
@@ -21,23 +21,23 @@ pub struct Encryptor {
 }
 
 impl Encryptor {
-    /// An encryptor that seals with the ring's sending key, whichever that is when a frame comes.
+    /// Returns an encryptor for one track. Each frame is sealed with the sending key that the ring has at that moment.
     ///
     /// # Errors
-    /// [`ConfigError::UnsupportedCodec`].
+    /// [`ConfigError::UnsupportedCodec`] if the profile does not support the codec.
     pub fn new(ring: Arc<KeyRing>, codec: Codec) -> Result<Self, ConfigError> {
         Ok(Self { state: SenderState::new(ring, codec)? })
     }
 
     /// Seals one frame. In the trailer layout an empty frame stays empty; in SFrame it is sealed like any other.
     ///
-    /// In the trailer layout an H.264 or H.265 access unit without a slice (parameter sets alone) comes out empty too: it
-    /// is held back and goes out in front of the next frame, since receivers do not agree on how to open it. There and in
-    /// front of a slice nothing is left readable that may carry a picture: an access unit that has such a unit is
-    /// malformed.
+    /// In the trailer layout an H.264 or H.265 access unit without a slice (parameter sets alone) returns an empty
+    /// frame. The encryptor holds it back and puts it in front of the next frame, because receivers do not agree on how
+    /// to open it. A unit that may carry a picture never stays readable, held back or in front of a slice: an access
+    /// unit with a picture there is malformed.
     ///
     /// # Errors
-    /// [`EncryptError`]; nothing of the frame may be sent then.
+    /// [`EncryptError`]. No part of the frame may be sent then.
     pub fn encrypt(&self, frame: &[u8]) -> Result<Vec<u8>, EncryptError> {
         match self.plan(frame, &[])? {
             Some(plan) => plan.seal(),
@@ -45,12 +45,13 @@ impl Encryptor {
         }
     }
 
-    /// Looks at a frame, and takes the key and a nonce where only these tell how long it gets. None: there is nothing to
-    /// send for it (see [`Self::encrypt`]). `metadata` is authenticated with the frame and not sent: the receiver must
-    /// have the same. SFrame only.
+    /// Plans one frame. Returns `None` if there is nothing to send for it (see [`Self::encrypt`]).
+    ///
+    /// SFrame draws the key and a nonce here, because the length of its header depends on them. `metadata` (SFrame
+    /// only) is authenticated with the frame and not sent: the receiver must pass the same bytes.
     ///
     /// # Errors
-    /// [`EncryptError`]; [`ApiMisuse::Metadata`](crate::ApiMisuse::Metadata) for metadata in a profile that has no place for it.
+    /// [`EncryptError`]; [`ApiMisuse::Metadata`](crate::ApiMisuse::Metadata) for metadata in a trailer profile.
     #[inline(always)]
     pub fn plan<'a>(&'a self, frame: &'a [u8], metadata: &'a [u8]) -> Result<Option<SealPlan<'a>>, EncryptError> {
         SealPlan::new(&self.state, frame, metadata)
@@ -59,7 +60,7 @@ impl Encryptor {
     /// Seals one frame under an IV of the caller's choice, for this crate's vector tests.
     ///
     /// # Errors
-    /// [`EncryptError`].
+    /// [`EncryptError`], as [`Self::encrypt`].
     #[cfg(feature = "hazmat")]
     pub fn encrypt_with_iv(&self, frame: &[u8], iv: [u8; 12]) -> Result<Vec<u8>, EncryptError> {
         let Some(mut plan) = self.plan(frame, &[])? else { return Ok(Vec::new()) };
@@ -68,13 +69,13 @@ impl Encryptor {
         plan.seal()
     }
 
-    /// Whether the profile has a place for metadata.
+    /// Returns whether the profile authenticates metadata: SFrame does, the trailer profiles do not.
     #[must_use]
     pub fn takes_metadata(&self) -> bool {
         self.state.ring.profile().wire == Wire::Sframe
     }
 
-    /// The counters so far, and how much of the ring's sending key is used up.
+    /// Returns a snapshot of the counters, and the usage of the ring's sending key.
     #[must_use]
     pub fn stats(&self) -> EncryptStats {
         self.state.stats()

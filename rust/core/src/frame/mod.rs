@@ -1,25 +1,48 @@
-//! Frames: sealing and opening those of one track.
+//! Frames: seals and opens the frames of one track.
 //!
-//! Which lock each entry point holds, and who counts. The ring's lock is a read-write lock: "write" and "read" below.
-//! No lock of a track is held with it but the replay window's, and that only inside it.
+//! A caller plans a frame, which yields its exact length, allocates, and has the plan write the result. A batch does
+//! the same, a chunk of frames at a time.
 //!
-//! | entry point | ring lock | AEAD | frames and bytes are counted by |
-//! | --- | --- | --- | --- |
-//! | `SealPlan::seal_into`, trailer, below `LOCKED_AEAD_MAX` | write, in `KeyRing::next_within` | under it | `seal_into` |
-//! | `SealPlan::seal_into`, trailer, longer | write for the look-up, in `KeyRing::next` | outside | `seal_into` |
-//! | `SealPlan::seal_into`, SFrame | write for the look-up, when the frame is planned | outside | `seal_into` |
-//! | `SealBatch::seal_into` | write for the look-up, once a chunk, in `KeyRing::next_batch` | outside | `seal_chunks`, once a chunk |
-//! | `Encryptor::plan_batch`, escaped codecs | write for the look-up, frame by frame, in order | outside | `SealPlan::seal_into` |
-//! | `OpenPlan::open_into`, below `LOCKED_AEAD_MAX` | read, in `ReadyKeys` | under it | `open_into` |
-//! | `OpenPlan::open_into`, longer, or what that did not open | read for the look-up; write where a key is taken over | outside | `open_long` |
-//! | `OpenBatch::open_into`, one thread | read, in `ReadyKeys`, for the short frames of a chunk | under it | `open_in_turn`, once a chunk; `open_long` what it opens |
-//! | `OpenBatch::open_into`, threads: `attempt` | read, in `ReadyKeys`; none in `attempt_long` | under it; outside | nobody |
-//! | `OpenBatch::open_into`, threads: `finish`, in order | the batch's; read, in `ReadyKeys`, or as `open_long` | done by then, or outside | `Unopened::commit`, once a chunk |
-//! | `DataCryptor::encrypt`, `encrypt_packet` | write for the look-up, in `KeyRing::next` | outside | `DataCryptor` |
-//! | `DataCryptor::decrypt`, `decrypt_packet` | read for the look-up; write where a key is taken over | outside | `DataCryptor` |
+//! The tables name, for each entry point: the function that takes the key ring's lock, whether the AEAD runs while the
+//! lock is held ("locked"), and the function that counts frames and bytes. The ring's lock is a read-write lock. A
+//! frame is *short* below `LOCKED_AEAD_MAX` bytes: its AEAD runs under the lock, which saves it the key's reference
+//! count.
 //!
-//! Whoever finds an error counts it: `SenderState::count` when a frame is planned or sealed, `ReceiverState::count` when a
-//! frame is planned (`Decryptor::plan`, `with_plan`) or its outcome is committed (`OpenPlan::commit`).
+//! Sealing needs the write lock, because it draws a nonce. The lock is held for the look-up alone, except where the
+//! AEAD is locked.
+//!
+//! | entry point | frames | write lock | AEAD | counted by |
+//! | --- | --- | --- | --- | --- |
+//! | `SealPlan::seal_into` | trailer, short | `KeyRing::next_within` | locked | `seal_into` |
+//! | `SealPlan::seal_into` | trailer, longer | `KeyRing::next` | unlocked | `seal_into` |
+//! | `SealPlan::seal_into` | SFrame | `KeyRing::next`, in `SealPlan::new` | unlocked | `seal_into` |
+//! | `Encryptor::plan_batch` | H.264, H.265 | `KeyRing::next`, in frame order | unlocked | `SealPlan::seal_into` |
+//! | `SealBatch::seal_into` | all other codecs | `KeyRing::next_batch`, per chunk | unlocked | `seal_chunks` |
+//! | `DataCryptor::encrypt*` | data packets | `KeyRing::next` | unlocked | `DataCryptor` |
+//!
+//! Opening needs the read lock, so tracks do not wait for each other. A frame that advances a ratchet needs the write
+//! lock for a moment, in `KeyRing::open`.
+//!
+//! | entry point | frames | read lock | AEAD | counted by |
+//! | --- | --- | --- | --- | --- |
+//! | `OpenPlan::open_into` | short, key derived | `KeyRing::ready_keys` | locked | `open_into` |
+//! | `OpenPlan::open_into` | all others | `KeyRing::find` | unlocked | `open_long` |
+//! | `OpenBatch`, one thread | short, key derived | `ready_keys`, per chunk | locked | `open_in_turn` |
+//! | `OpenBatch`, one thread | all others | `KeyRing::find` | unlocked | `open_long` |
+//! | `OpenBatch`, threads: attempt | short, key derived | `ready_keys`, per chunk | locked | not yet |
+//! | `OpenBatch`, threads: attempt | all others | `KeyRing::find`, per sender | unlocked | not yet |
+//! | `OpenBatch`, threads: finish | attempted | `ready_keys`, per chunk | done | `Unopened::commit` |
+//! | `OpenBatch`, threads: finish | all others | `KeyRing::find` | unlocked | `Unopened::commit` |
+//! | `DataCryptor::decrypt*` | data packets | `KeyRing::find` | unlocked | `DataCryptor` |
+//!
+//! Threads attempt frames in any order. They finish them in the order of the batch, under the batch's lock, which is
+//! always taken before the ring's. The replay window has a lock of its own, which is always taken last. No other lock
+//! of a track is held together with the ring's. `seal_chunks`, `open_in_turn` and `Unopened::commit` count once per
+//! chunk.
+//!
+//! The function that finds an error counts it. When a frame is planned or sealed, this is `SenderState::count`. When a
+//! frame is planned (`Decryptor::plan`, `with_plan`) or its outcome is committed (`OpenPlan::commit`), this is
+//! `ReceiverState::count`.
 
 mod batch;
 mod decryptor;

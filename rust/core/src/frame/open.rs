@@ -1,4 +1,4 @@
-//! One received frame, from its parts to its bytes: find the key, look for a replay, AEAD, mark.
+//! Opens one received frame: parses it, finds the key, checks for a replay, runs the AEAD, marks the frame as seen.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,12 +10,12 @@ use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceI
 use crate::wire::envelope::Envelope;
 use crate::wire::{Wire, sframe, trailer};
 
-/// Where the parts of a frame lie, before any key is looked at.
+/// The parts of a sealed frame, as parsed before any key is looked up.
 pub(super) struct FrameParts<'a> {
-    /// What stands in front of the opened frame as it is.
+    /// The clear bytes, which start the opened frame too.
     pub(super) clear: &'a [u8],
     pub(super) aad: Cow<'a, [u8]>,
-    /// The sealed part without escapes; ciphertext and tag lie in it.
+    /// The sealed part without escapes. `ciphertext` and `tag` are ranges in it.
     pub(super) body: Cow<'a, [u8]>,
     pub(super) ciphertext: Range<usize>,
     pub(super) tag: Range<usize>,
@@ -29,9 +29,9 @@ pub struct OpenPlan<'a> {
     pub(super) parts: FrameParts<'a>,
 }
 
-/// The outcome of one key on a frame whose turn has not come. Nothing is marked, counted or ratcheted by it.
+/// The outcome of one key on a frame ahead of its turn. An attempt marks, counts and ratchets nothing.
 pub(super) struct Attempt {
-    /// Of the key, as in [`Candidate`].
+    /// The serial of the key that was tried, as in [`Candidate`].
     serial: u64,
     opened: bool,
 }
@@ -39,7 +39,7 @@ pub(super) struct Attempt {
 /// The outcome of a frame that is neither marked nor counted yet.
 struct Pending {
     opened: Result<Opened, DecryptError>,
-    /// Of the key that was tried, as in [`Candidate`].
+    /// The serial of the key that was tried, as in [`Candidate`].
     serial: u64,
 }
 
@@ -71,7 +71,7 @@ impl<'a> FrameParts<'a> {
         let sframe::SframeParts { header, head, tag, .. } = sframe::parse(&body, receiver.ring.suite().tag_len)?;
         let (from, to) = (head.len(), body.len() - tag.len());
         let aad = match sealed.get(..from) {
-            // As it stands in the frame, which no envelope hides: nothing to join, nothing to allocate.
+            // Without an envelope the header lies in the frame itself: borrow it, and allocate nothing.
             Some(head) if metadata.is_empty() && receiver.annexb.is_none() => Cow::Borrowed(head),
             _ => Cow::Owned([head, metadata].concat()),
         };
@@ -88,7 +88,7 @@ impl<'a> FrameParts<'a> {
 }
 
 impl<'a> OpenPlan<'a> {
-    /// Parses a frame.
+    /// Parses a frame. Fails with [`DecryptError::Malformed`] if it is not of the layout.
     #[inline(always)]
     pub(super) fn parse(
         receiver: &'a ReceiverState,
@@ -105,17 +105,17 @@ impl<'a> OpenPlan<'a> {
 }
 
 impl OpenPlan<'_> {
-    /// Bytes that [`Self::open_into`] writes.
+    /// Returns the number of bytes that [`Self::open_into`] writes.
     #[must_use]
     #[inline(always)]
     pub fn frame_len(&self) -> usize {
         self.parts.clear.len() + self.parts.ciphertext.len()
     }
 
-    /// Writes the opened frame, or clears `out` and says why not.
+    /// Writes the opened frame. On an error `out` is zeroed, unless its length is wrong.
     ///
     /// # Errors
-    /// [`DecryptError`].
+    /// [`DecryptError`]; [`ApiMisuse::BufferLength`] if `out` is not [`Self::frame_len`] bytes long.
     #[inline(always)]
     pub fn open_into(&self, out: &mut [u8]) -> Result<(), DecryptError> {
         if out.len() < LOCKED_AEAD_MAX && self.open_with(&self.receiver.ring.ready_keys(), out) {
@@ -125,8 +125,8 @@ impl OpenPlan<'_> {
         self.open_long(out)
     }
 
-    /// Opens with the key that the frame names, if that is at hand and opens it, and the frame is new: the caller counts it.
-    /// False: nothing has happened, and [`Self::open_long`] finds out what there is to say.
+    /// Fast path: returns true if an already derived key opens a fresh frame. The caller counts it. On false nothing
+    /// has changed except the bytes of `out`; [`Self::open_long`] then determines the error.
     #[inline(always)]
     pub(super) fn open_with(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
         let Some(key) = keys.find(self.parts.kid) else { return false };
@@ -141,6 +141,7 @@ impl OpenPlan<'_> {
         opened
     }
 
+    /// Opens and counts the frame. Derives the key if needed, searches the ratchet window, and determines the error.
     #[inline(never)]
     pub(super) fn open_long(&self, out: &mut [u8]) -> Result<(), DecryptError> {
         if out.len() != self.frame_len() {
@@ -153,13 +154,13 @@ impl OpenPlan<'_> {
         result
     }
 
-    /// Opens as [`Self::open_long`] does; the caller counts a frame that opens. The key with the serial `failed` is not
-    /// tried again.
+    /// Opens as [`Self::open_long`] does, except that the caller counts a frame that opens. Does not try the key with
+    /// the serial `failed` again.
     fn open_uncounted(&self, failed: Option<u64>, out: &mut [u8]) -> Result<(), DecryptError> {
         let pending = self.find().map(|candidate| {
             let replayed = DecryptError::Replayed { kid: self.parts.kid };
-            // A frame that was seen opens nothing, and takes no ratchet step. Anybody can claim the nonce of another frame, so
-            // it counts as seen only if it authenticates.
+            // A replayed frame opens nothing and advances no ratchet. Anybody can copy the nonce of another frame, so a
+            // frame counts as replayed only if it authenticates.
             let is_claimed = self.is_replayed(candidate.key.identity);
             if is_claimed && self.opens(&candidate.key, out) {
                 return Pending::refused(replayed, &candidate);
@@ -195,13 +196,13 @@ impl OpenPlan<'_> {
         self.receiver.replay().is_some_and(|window| window.contains(key, self.parts.nonce_input))
     }
 
-    /// Marks an authentic frame. False: another thread was first with the same one.
+    /// Marks an authentic frame as seen. Returns false if another thread has marked the same frame first.
     #[inline(always)]
     fn mark(&self, key: Identity) -> bool {
         self.receiver.replay().is_none_or(|mut window| window.mark(key, self.parts.nonce_input))
     }
 
-    /// Writes the frame, if `key` opens it; what is in `out` otherwise is nobody's.
+    /// Writes the frame to `out` and returns true if `key` opens it. On false the content of `out` is unspecified.
     #[inline(always)]
     fn opens(&self, key: &Key, out: &mut [u8]) -> bool {
         let FrameParts { clear, aad, body, ciphertext, tag, nonce_input, .. } = &self.parts;
@@ -213,8 +214,8 @@ impl OpenPlan<'_> {
         key.aead.open(key.nonce(*nonce_input), aad, ciphertext, tag, plaintext).is_ok()
     }
 
-    /// Marks an opened frame as seen, or counts why there is none. The caller counts frames that opened. The frames of a
-    /// track are settled in order.
+    /// Marks an opened frame as seen, or counts the error. The caller counts frames that opened. The frames of a track
+    /// are committed in order.
     fn commit(&self, pending: Result<Pending, DecryptError>) -> Result<(), DecryptError> {
         let (receiver, kid) = (self.receiver, self.parts.kid);
         let result = match pending {
@@ -251,14 +252,15 @@ impl Pending {
 }
 
 impl<'a> OpenPlan<'a> {
-    /// Tries the frame ahead of its turn, with the key that it names now. Returns None if that key is still to be derived.
+    /// Tries the frame ahead of its turn with the key that its key id names now. Returns `None` if the key is unknown
+    /// or not derived yet.
     pub(super) fn attempt(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> Option<Attempt> {
         let NamedKey { key, serial, .. } = keys.named(self.parts.kid)?;
         Some(Attempt { serial, opened: self.opens(key?, out) })
     }
 
-    /// Tries the frame ahead of its turn without a lock, with a key that may have to be derived. `met` keeps the key for
-    /// the next frame of the same sender.
+    /// Tries the frame ahead of its turn, without a lock during the AEAD. Derives the key if needed. `cached` keeps the
+    /// key for the next frame of the same sender. Returns `None` if the key is unknown.
     pub(super) fn attempt_long(&self, cached: &mut Option<(u64, Candidate)>, out: &mut [u8]) -> Option<Attempt> {
         let kid = self.parts.kid;
         if cached.as_ref().is_none_or(|(known, _)| *known != kid) {
@@ -268,8 +270,9 @@ impl<'a> OpenPlan<'a> {
         Some(Attempt { serial: candidate.serial, opened: self.opens(&candidate.key, out) })
     }
 
-    /// Opens the frame in its turn, as a single call does. An `attempt` counts if the frame names the same key now as it did
-    /// then. The caller counts a frame that opens. `keys` is cleared where the ring is needed beyond them.
+    /// Opens the frame in its turn, with the result that a single call would have. An `attempt` is used if the key id
+    /// still names the key that was tried. The caller counts a frame that opens. Sets `keys` to `None`, which releases
+    /// the ring's lock, before it calls the ring.
     pub(super) fn finish(
         &self,
         attempt: Option<Attempt>,

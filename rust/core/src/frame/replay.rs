@@ -1,30 +1,33 @@
-//! What a receiver has opened before.
+//! The replay window: remembers which frames a receiver has opened.
 //!
-//! Looked at before authentication, marked only after it: a forger cannot make an honest frame look replayed. A key goes
-//! by its [`Identity`] here, so removing it, setting it again or stepping past it forgets nothing.
+//! A frame is looked up before authentication and marked only after it, so a forger cannot make an honest frame look
+//! replayed. Keys are told apart by their [`Identity`]: the window survives when a key is removed, set again or
+//! ratcheted.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::keyring::{Identity, Nonce, NonceInput};
 
-/// The largest window: 64 Ki frames cost about 6 MiB.
+/// The maximum window in frames. 64 Ki frames cost about 6 MiB.
 pub(crate) const MAX_REPLAY_WINDOW: usize = 1 << 16;
 
-/// Keys whose counters have a window at once. The one whose last frame is the oldest gives its window up and keeps its
-/// highest counter.
+/// The maximum number of keys whose counters have a window. A further key evicts the window of the key whose last frame
+/// is the oldest; of that key only the highest counter is kept.
 const MAX_WINDOWS: usize = 64;
 
-/// Keys whose counters are remembered, in a window or by the highest: 3 MiB. Frames under any further key are refused.
+/// The maximum number of keys whose counters are remembered, in a window or by the highest counter: 3 MiB. Frames under
+/// a further key are refused.
 const MAX_KEYS: usize = 1 << 16;
 
-/// The last frames, by the key that they were sealed with.
+/// The last frames that were opened, by the key that sealed them.
 pub(crate) struct ReplayWindow {
     ivs: SeenIvs,
     counters: Vec<(Identity, SeenCounters)>,
-    /// The highest counter under keys without a window.
+    /// The highest counter of each key whose window was evicted.
     highest: HashMap<Identity, u64>,
-    /// Frames under counters that were marked.
+    /// The number of frames with a counter that were marked: the clock by which windows are evicted.
     marked: u64,
+    /// The window in frames.
     size: usize,
 }
 
@@ -33,7 +36,8 @@ impl ReplayWindow {
         Self { ivs: SeenIvs::default(), counters: Vec::new(), highest: HashMap::new(), marked: 0, size }
     }
 
-    /// Whether a frame was opened, or is so old or under so new a key that nobody can tell.
+    /// Returns whether a frame counts as replayed. It does if it was opened before, if it is older than the window, or
+    /// if its key is one too many to be remembered.
     pub(crate) fn contains(&self, key: Identity, nonce_input: NonceInput) -> bool {
         match nonce_input {
             NonceInput::Iv(iv) => self.ivs.seen.contains(&(key, iv)),
@@ -44,7 +48,8 @@ impl ReplayWindow {
         }
     }
 
-    /// Marks an authentic frame. False: [`Self::contains`] has become true, because another thread was first.
+    /// Marks an authentic frame. Returns false if [`Self::contains`] has become true meanwhile, because another thread
+    /// marked the frame first.
     pub(crate) fn mark(&mut self, key: Identity, nonce_input: NonceInput) -> bool {
         let ctr = match nonce_input {
             NonceInput::Iv(iv) => return self.ivs.mark((key, iv), self.size),
@@ -60,7 +65,7 @@ impl ReplayWindow {
         self.mark_first(key, ctr)
     }
 
-    /// Whether a key without a window has this counter behind it, or can be given no window any more.
+    /// Returns whether a key without a window has passed this counter, or is one too many to be remembered.
     #[cold]
     fn is_below_highest(&self, key: Identity, ctr: u64) -> bool {
         match self.highest.get(&key) {
@@ -69,7 +74,7 @@ impl ReplayWindow {
         }
     }
 
-    /// Marks a frame under a key without a window, and gives the key one.
+    /// Opens a window for a key without one, and marks the frame in it.
     #[cold]
     fn mark_first(&mut self, key: Identity, ctr: u64) -> bool {
         let mut window = match self.highest.remove(&key) {
@@ -89,7 +94,7 @@ impl ReplayWindow {
     }
 }
 
-/// Remembers the last transmitted IVs. They have no order, so "too old" cannot be told.
+/// Remembers the last transmitted IVs. IVs have no order, so an IV older than the window counts as fresh.
 #[derive(Default)]
 struct SeenIvs {
     seen: HashSet<(Identity, Nonce)>,
@@ -111,13 +116,14 @@ impl SeenIvs {
     }
 }
 
-/// A window that slides with the highest counter; what lies before it counts as seen.
+/// A sliding window of counters that ends at the highest one. Counters before the window count as seen.
 struct SeenCounters {
-    /// One more than the highest counter that was marked.
+    /// One more than the highest counter that was marked, or 0 before the first.
     top: u128,
+    /// A ring buffer of bits, one per counter: set if the counter was marked.
     bits: Vec<u64>,
     size: u64,
-    /// Which frame of the track was the last under this key.
+    /// The value of [`ReplayWindow::marked`] at the last frame under this key.
     last: u64,
 }
 
@@ -126,7 +132,7 @@ impl SeenCounters {
         Self { top: 0, bits: vec![0; size.div_ceil(64)], size: size as u64, last: 0 }
     }
 
-    /// A window in which everything up to `highest` was seen.
+    /// Returns a window in which all counters up to `highest` are marked.
     fn above(highest: u64, size: usize) -> Self {
         Self { top: u128::from(highest) + 1, bits: vec![u64::MAX; size.div_ceil(64)], ..Self::new(size) }
     }
@@ -151,7 +157,7 @@ impl SeenCounters {
         }
         let ctr128 = u128::from(ctr);
         if ctr128 >= self.top {
-            // Counters between the old top and the new one have not been seen: their bits may be from a turn ago.
+            // Clear the bits between the old top and the new one: they may be left from the ring buffer's last turn.
             let fresh = (ctr128 - self.top).min(u128::from(self.size));
             for skipped in ctr128 - fresh..ctr128 {
                 #[allow(clippy::cast_possible_truncation)] // below ctr
@@ -220,7 +226,7 @@ mod tests {
             assert!(window.mark(key(0), NonceInput::Ctr(ctr)), "{ctr}");
             assert!(!window.mark(key(0), NonceInput::Ctr(ctr)), "{ctr}");
         }
-        // The window now holds 5 to 104.
+        // The window holds counters 5 to 104.
         assert!(window.contains(key(0), NonceInput::Ctr(4)));
         assert!(window.contains(key(0), NonceInput::Ctr(5)));
         assert!(!window.contains(key(0), NonceInput::Ctr(7)));
@@ -257,7 +263,7 @@ mod tests {
             assert!(window.mark(key(0), NonceInput::Ctr(ctr)) && !window.mark(key(0), NonceInput::Ctr(ctr)), "{ctr}");
         }
         assert!((0..=90).all(|ctr| window.contains(key(0), NonceInput::Ctr(ctr))), "its window holds 21 to 120");
-        assert!(window.contains(key(1), NonceInput::Ctr(u64::MAX)), "the key whose last frame is the oldest went");
+        assert!(window.contains(key(1), NonceInput::Ctr(u64::MAX)), "the key with the oldest frame lost its window");
         assert_eq!((window.counters.len(), window.highest.len()), (MAX_WINDOWS, 1));
     }
 
@@ -271,7 +277,7 @@ mod tests {
         assert!((0..MAX_KEYS).all(|number| window.contains(key(number), NonceInput::Ctr(1))));
         assert!(
             window.mark(key(0), NonceInput::Ctr(2)) && !window.mark(further, NonceInput::Ctr(9)),
-            "who is known goes on"
+            "a known key goes on"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! One frame to be sealed, from its parts to its bytes: how long it gets, AEAD, escapes.
+//! Seals one frame: computes its sealed length, runs the AEAD, adds the escapes.
 
 use std::borrow::Cow;
 
@@ -11,38 +11,42 @@ use crate::wire::envelope::{Envelope, is_key_frame};
 use crate::wire::sframe::{self, Header};
 use crate::wire::{Wire, trailer};
 
-/// How frames are sealed that no packetiser takes apart: without envelope and escapes, so that their lengths are known
-/// before. Small, since it stays in registers over a whole batch.
+/// The layout of frames whose overhead is known before sealing: neither escapes nor an envelope. Holds for all codecs
+/// whose packetiser does not look for NAL units. Kept small, so that it stays in registers over a whole batch.
 #[derive(Clone, Copy)]
 pub(super) enum FixedOverhead {
     Trailer(Clear),
     Sframe { tag_len: usize },
 }
 
-/// Sealings of one frame at the most, to keep its slice header readable. Where one bit of the header is ciphertext, as with
-/// x264, one keyframe in 2^128 is sent as it is. Where three are (ids 1 and 2), one in 26 million; where five are (ids 3
-/// to 6), one in 58. A frame of 100 kB takes some 5 ms then, less than a picture's time.
+/// The maximum number of times that one frame is sealed to keep its slice header readable. 128 sealings of a frame of
+/// 100 kB take some 5 ms, less than a picture's time.
+///
+/// Where `n` bits of the header are ciphertext, a frame keeps none of 128 draws with probability (1 - 2^-n)^128. In
+/// H.264, written as x264 does, PPS id 0 has 1 bit (1 in 2^128), ids 1 and 2 have 3 bits (1 in 26 million), and ids 3
+/// to 6 have 5 bits (1 in 58). In H.265 one more bit counts, the first-slice flag: 1 in 1e16, 1 in 3,870 and 1 in 7.5.
 const MAX_DRAWS: usize = 128;
 
 /// The longest clear header that receivers up to libwebrtc m144 can represent.
 const MAX_SAFE_HEADER_LEN: usize = 255;
 
-/// A frame about to be sealed. Dropping it wastes a nonce at the most.
+/// A planned frame. Dropping it wastes at most one nonce.
 pub struct SealPlan<'a> {
     pub(super) sender: &'a SenderState,
     pub(super) frame: Prepared<'a>,
     pub(super) layout: Layout<'a>,
-    /// The key, and the nonce that is this frame's alone; none where they are taken when it is sealed.
+    /// The key and this frame's own nonce. `None` if [`SealPlan::seal_into`] draws them.
     pub(super) sealing: Option<SealingKey>,
 }
 
+/// The layout-specific parts of a planned frame.
 pub(super) enum Layout<'a> {
     Trailer,
     Sframe { header: Header, metadata: &'a [u8], envelope: Option<Envelope> },
 }
 
 impl FixedOverhead {
-    /// How its frames are sealed, where no packetiser looks into them.
+    /// Returns the track's layout, or `None` if escapes or an envelope make the overhead depend on the frame.
     pub(super) fn of(sender: &SenderState) -> Option<Self> {
         match (sender.annexb, sender.ring.profile().wire) {
             (Some(_), _) => None,
@@ -51,7 +55,7 @@ impl FixedOverhead {
         }
     }
 
-    /// Whether a frame is one of the codec.
+    /// Returns whether a frame is long enough for the clear bytes of its codec.
     #[inline(always)]
     pub(super) fn fits(self, frame: &[u8]) -> bool {
         match self {
@@ -60,13 +64,13 @@ impl FixedOverhead {
         }
     }
 
-    /// Whether the layout has a sealed form of the frame: the trailer has none of an empty one.
+    /// Returns whether the layout has a sealed form of the frame: the trailer layout has none of an empty frame.
     #[inline(always)]
     pub(super) fn seals(self, frame: &[u8]) -> bool {
         matches!(self, Self::Sframe { .. }) || !frame.is_empty()
     }
 
-    /// What sealing adds to a frame.
+    /// Returns the number of bytes that sealing adds to a frame.
     #[inline(always)]
     pub(super) fn overhead(self, kid: u64, nonce_input: NonceInput) -> usize {
         match (self, nonce_input) {
@@ -75,7 +79,7 @@ impl FixedOverhead {
         }
     }
 
-    /// What sealing adds to a frame at the most.
+    /// Returns the maximum number of bytes that sealing adds to a frame.
     pub(super) fn max_overhead(self) -> usize {
         match self {
             Self::Trailer(_) => trailer::OVERHEAD,
@@ -83,7 +87,8 @@ impl FixedOverhead {
         }
     }
 
-    /// Seals a frame that [fits](Self::fits) into `out`, which is longer by the [overhead](Self::overhead). None: it is not.
+    /// Seals a frame that [fits](Self::fits) into `out`, which is longer by the [overhead](Self::overhead). Returns
+    /// `None` if `out` has another length, or the frame is longer than the AEAD allows.
     #[inline(always)]
     pub(super) fn seal(self, key: &Key, kid: u64, nonce_input: NonceInput, frame: &[u8], out: &mut [u8]) -> Option<()> {
         match (self, nonce_input) {
@@ -98,7 +103,8 @@ impl FixedOverhead {
     }
 }
 
-/// Writes a sealed frame of the trailer layout, escapes apart. None: `out` has another length.
+/// Writes a sealed frame of the trailer layout, without escapes. Returns `None` if `out` has another length, or the
+/// frame is longer than the AEAD allows.
 #[inline(always)]
 fn trailer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear_len: usize, frame: &[u8], out: &mut [u8]) -> Option<()> {
     let (clear, plaintext) = frame.split_at_checked(clear_len)?;
@@ -108,7 +114,7 @@ fn trailer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear_len: usize, frame: &[
     key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
 }
 
-/// Writes an SFrame. None: `out` has another length.
+/// Writes an SFrame. Returns `None` if `out` has another length, or the frame is longer than the AEAD allows.
 #[inline(always)]
 fn sframe(key: &Key, header: Header, metadata: &[u8], tag_len: usize, frame: &[u8], out: &mut [u8]) -> Option<()> {
     let sframe::SframePlaces { head, ciphertext, tag } = sframe::write(out, header, tag_len)?;
@@ -154,7 +160,8 @@ impl<'a> SealPlan<'a> {
         Ok(Some(Self { sender, frame, layout, sealing: Some(sealing) }))
     }
 
-    /// As [`Self::new`], and takes the key and a nonce in any layout: where many are planned, in their order.
+    /// Plans one frame as [`Self::new`] does, and draws the key and a nonce in any layout. A batch plans its frames in
+    /// order this way, so that their nonces ascend.
     #[inline(always)]
     pub(super) fn keyed(sender: &'a SenderState, frame: &'a [u8]) -> Result<Option<Self>, EncryptError> {
         let Some(mut plan) = Self::new(sender, frame, &[])? else { return Ok(None) };
@@ -166,7 +173,7 @@ impl<'a> SealPlan<'a> {
 }
 
 impl SealPlan<'_> {
-    /// Bytes that [`Self::seal_into`] writes.
+    /// Returns the number of bytes that [`Self::seal_into`] writes.
     #[must_use]
     #[inline(always)]
     pub fn sealed_len(&self) -> usize {
@@ -183,7 +190,7 @@ impl SealPlan<'_> {
         self.sender.ring.suite().tag_len
     }
 
-    /// Where the part begins that is escaped; none where nothing is.
+    /// Returns the offset at which the escaped part begins, or `None` if the layout needs no escapes.
     fn escaped_from(&self) -> Option<usize> {
         match &self.layout {
             Layout::Trailer => self.frame.escaped.then_some(self.frame.clear_len),
@@ -202,12 +209,12 @@ impl SealPlan<'_> {
         Ok(escaped)
     }
 
-    /// Writes the sealed frame and returns how many escapes it still needs: where that is not 0, `out` is to be
-    /// passed through [`Self::escape_into`] before it is sent.
+    /// Writes the sealed frame and returns the number of escape bytes that it still needs. If the number is not 0, pass
+    /// `out` through [`Self::escape_into`] before sending it.
     ///
     /// # Errors
-    /// [`EncryptError`]; [`ApiMisuse::BufferLength`] where `out` has another length, and [`EncryptError::Malformed`]
-    /// where the frame is longer than the AEAD allows.
+    /// [`EncryptError`]; [`ApiMisuse::BufferLength`] if `out` is not [`Self::sealed_len`] bytes long;
+    /// [`EncryptError::Malformed`] if the frame is longer than the AEAD allows.
     #[inline(always)]
     pub fn seal_into(&self, out: &mut [u8]) -> Result<usize, EncryptError> {
         if out.len() != self.sealed_len() {
@@ -230,7 +237,7 @@ impl SealPlan<'_> {
         Ok(self.escaped_from().map_or(0, |from| annexb::escapes(out.get(from..).unwrap_or_default())))
     }
 
-    /// Seals with the sending key, under a nonce that this takes from the ring.
+    /// Seals with the sending key, under a fresh nonce from the ring.
     #[inline(always)]
     fn seal_fresh(&self, out: &mut [u8]) -> Result<(), EncryptError> {
         let ring = &self.sender.ring;
@@ -243,9 +250,9 @@ impl SealPlan<'_> {
         sealed.ok_or(EncryptError::Malformed)
     }
 
-    /// Seals under one fresh nonce after the other until receivers read the first slice as that of the plain frame. The
-    /// nonces of what is thrown away are used up, each for this one frame. After the last draw, and where the key has no
-    /// nonce left, the frame is sent as it is: most receivers do not look.
+    /// Seals under one fresh nonce after another until receivers read the same slice header as in the plain frame. A
+    /// discarded sealing uses its nonce up. After the last draw, or when the key has no nonce left, the last sealing is
+    /// sent, because most receivers do not read the header.
     #[cold]
     fn redraw(&self, out: &mut [u8]) -> Result<(), EncryptError> {
         let counters = &self.sender.counters;
@@ -279,10 +286,10 @@ impl SealPlan<'_> {
         }
     }
 
-    /// Writes `sealed` with its escapes; `out` is as much longer as [`Self::seal_into`] said.
+    /// Writes `sealed` with its escapes. `out` is longer by the number that [`Self::seal_into`] returned.
     ///
     /// # Errors
-    /// [`ApiMisuse::BufferLength`] where `out` has another length; what is in it may not be sent then.
+    /// [`ApiMisuse::BufferLength`] if `out` has another length. Its content must not be sent then.
     pub fn escape_into(&self, sealed: &[u8], out: &mut [u8]) -> Result<(), EncryptError> {
         let from = self.escaped_from().unwrap_or_default();
         let (Some((clear, tail)), Some((out_clear, out_tail))) =

@@ -1,4 +1,4 @@
-//! The state of one track: the ring, the codec's rules, and counts. Plans of single frames and of batches stand on it.
+//! The state of one track: key ring, codec rules, counters. Plans of single frames and of batches borrow it.
 
 use std::mem;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -12,16 +12,16 @@ use crate::error::{ConfigError, DecryptError, EncryptError};
 use crate::keyring::{BatchKey, BoundSender, Identity, KeyRing, NonceInput, SealingKey};
 use crate::wire::trailer;
 
-/// Bytes of units that may wait for their slice; real parameter sets have some hundred.
+/// The maximum number of bytes held back for the next slice. Real parameter sets have some hundred bytes.
 const MAX_HELD: usize = 16 * 1024;
 
 /// The state of one outgoing track.
 pub(super) struct SenderState {
     pub(super) ring: Arc<KeyRing>,
     pub(super) clear: Clear,
-    /// Where the packetiser looks for NAL units.
+    /// The standard whose NAL units the packetiser looks for, or `None` if it looks for none.
     pub(super) annexb: Option<Standard>,
-    /// Access units without a slice, waiting for the next frame (trailer layout, Annex B codecs only).
+    /// Access units without a slice, held back for the next frame (trailer layout, Annex B codecs only).
     held: Mutex<Vec<u8>>,
     frames_and_bytes: PackedCounter,
     pub(super) counters: EncryptCounters,
@@ -31,15 +31,16 @@ pub(super) struct SenderState {
 pub(super) struct ReceiverState {
     pub(super) ring: Arc<KeyRing>,
     pub(super) clear: Clear,
-    /// Where the depacketiser hands over NAL units.
+    /// The standard whose NAL units the depacketiser returns, or `None` if it returns none.
     pub(super) annexb: Option<Standard>,
     pub(super) sif: SifFilter,
     pub(super) sender: Option<BoundSender>,
     replay: Option<Mutex<ReplayWindow>>,
     frames_and_bytes: PackedCounter,
     pub(super) counters: DecryptCounters,
-    /// Failures in a row, and the key that failed: a new key starts at none.
+    /// The number of consecutive failures of the key `failing`. Another key starts at 0.
     failures: AtomicU32,
+    /// The serial of the key that failed last.
     failing: AtomicU64,
 }
 
@@ -56,12 +57,13 @@ impl SenderState {
         })
     }
 
+    /// See [`KeyRing::next`]. Counts an error.
     #[inline(always)]
     pub(super) fn next(&self) -> Result<SealingKey, EncryptError> {
         self.ring.next().inspect_err(|error| self.count(*error))
     }
 
-    /// See [`KeyRing::next_batch`].
+    /// See [`KeyRing::next_batch`]. Counts an error.
     pub(super) fn next_batch(
         &self,
         count: usize,
@@ -70,8 +72,9 @@ impl SenderState {
         self.ring.next_batch(count, nonce_inputs).inspect_err(|error| self.count(*error))
     }
 
-    /// Returns the access unit in the form in which it is sealed, with what was held back in front of it, or `None` if it
-    /// has no slice and is held back itself.
+    /// Returns the access unit in its sealable form, with the units held back before it in front. Returns `None` if it
+    /// has no slice: it is held back then. Fails if a picture would stay readable, or more than [`MAX_HELD`] bytes are
+    /// held.
     pub(super) fn prepare<'a>(
         &self,
         signalled: Standard,
@@ -105,7 +108,7 @@ impl SenderState {
         self.frames_and_bytes.add(frames, bytes);
     }
 
-    /// Counts a frame that is not one of the codec.
+    /// Counts a frame that is not of the codec, and returns the error for it.
     pub(super) fn codec_mismatch(&self) -> EncryptError {
         self.count(EncryptError::Malformed);
         EncryptError::Malformed
@@ -121,7 +124,7 @@ impl SenderState {
         }
     }
 
-    /// The counters so far, and how much of the ring's sending key is used up.
+    /// Returns a snapshot of the counters, and the usage of the ring's sending key.
     pub(super) fn stats(&self) -> EncryptStats {
         let (frames, bytes) = self.frames_and_bytes.get();
         let stats = EncryptStats { frames, bytes, ..self.counters.snapshot() };
@@ -158,7 +161,7 @@ impl ReceiverState {
         })
     }
 
-    /// Whether a frame that opened with this key may be from the participant whose track this is.
+    /// Returns whether a frame that opened with this key may be from the participant whose track this is.
     #[inline(always)]
     pub(super) fn is_of_sender(&self, key: Identity) -> bool {
         self.sender.as_ref().is_none_or(|sender| sender.owns(key, &self.ring))
@@ -184,7 +187,7 @@ impl ReceiverState {
         }
     }
 
-    /// A frame opened that is new.
+    /// Records that a fresh frame opened: ends a run of failures and of SIF frames.
     #[inline(always)]
     pub(super) fn record_success(&self) {
         self.sif.resumed();
@@ -193,6 +196,7 @@ impl ReceiverState {
         }
     }
 
+    /// Records that the key with this serial did not open a frame.
     pub(super) fn record_failure(&self, serial: u64) {
         if self.failing.swap(serial, Ordering::Relaxed) == serial {
             self.failures.fetch_add(1, Ordering::Relaxed);
@@ -201,12 +205,12 @@ impl ReceiverState {
         }
     }
 
-    /// How many frames in a row one key has failed to open: 0 after a frame that opened.
+    /// Returns the number of consecutive frames that one key failed to open, or 0 after a frame that opened.
     pub(super) fn consecutive_failures(&self) -> u32 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// The counters so far.
+    /// Returns a snapshot of the counters.
     pub(super) fn stats(&self) -> DecryptStats {
         let (frames, bytes) = self.frames_and_bytes.get();
         DecryptStats { frames, bytes, ..self.counters.snapshot() }

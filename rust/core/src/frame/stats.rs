@@ -1,4 +1,4 @@
-//! Counters. The core never logs: it counts, and whoever wants to know asks.
+//! Counters. The core never logs: it counts events, and callers read snapshots.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ macro_rules! counters {
         }
 
         impl $snapshot {
-            /// Names and values, in the order of the fields.
+            /// Returns the names and values of all counters, in the order of the fields.
             #[must_use]
             pub fn entries(&self) -> Vec<(&'static str, u64)> {
                 vec![
@@ -40,7 +40,7 @@ macro_rules! counters {
     };
 }
 
-/// A counter that threads share. Relaxed: it orders nothing.
+/// A counter that threads share. Its accesses are relaxed, because it orders no other memory.
 #[derive(Default)]
 pub(crate) struct EventCounter(AtomicU64);
 
@@ -54,8 +54,8 @@ impl EventCounter {
     }
 }
 
-/// Frames and their bytes, counted for each frame that passes: in one addition, since a second costs as much as a lock
-/// does. The number that they share is emptied long before either half of it is full.
+/// Counts frames and their bytes in one atomic addition per frame, because a second addition costs as much as a lock.
+/// Both counts are packed into one number, which is flushed to two counters long before either half overflows.
 #[derive(Default)]
 pub(super) struct PackedCounter {
     packed: AtomicU64,
@@ -64,11 +64,12 @@ pub(super) struct PackedCounter {
 }
 
 impl PackedCounter {
-    /// Frames stand above so many bits for bytes.
+    /// The low bits of the number count bytes; the bits above count frames.
     const BYTES: u32 = 40;
-    /// What is counted apart; below it, a hundred threads can add before one of them empties the number.
+    /// From these numbers of frames or bytes on, an addition bypasses the packed number. Below them, a hundred threads
+    /// can add at once before one of them flushes.
     const MAX_PACKED: (usize, usize) = (1 << 16, 1 << 32);
-    /// Half of what there is room for.
+    /// The highest bit of each half. The number is flushed when one of them is set.
     const HALF_FULL: u64 = 1 << 63 | 1 << (Self::BYTES - 1);
 
     #[inline(always)]
@@ -95,7 +96,7 @@ impl PackedCounter {
         (packed >> Self::BYTES, packed & ((1 << Self::BYTES) - 1))
     }
 
-    /// Frames, and their bytes.
+    /// Returns the numbers of frames and of bytes.
     pub(super) fn get(&self) -> (u64, u64) {
         let (frames, bytes) = Self::unpack(self.packed.load(Ordering::Relaxed));
         (self.frames.get() + frames, self.bytes.get() + bytes)
@@ -103,93 +104,94 @@ impl PackedCounter {
 }
 
 counters! {
-    /// What an encryptor has done so far.
+    /// A snapshot of an encryptor's counters. All are totals since the encryptor was made, except the three of the key.
     EncryptStats, EncryptCounters
     packed {
-        /// Frames sealed.
+        /// Frames sealed and returned. A discarded sealing does not count here (see `redrawn`).
         frames,
-        /// Bytes of these frames before sealing.
+        /// Plain bytes of these frames, without the overhead of sealing.
         bytes,
     }
     counted {
-        /// Empty frames, passed on as they were (trailer layout).
+        /// Empty frames, which pass unchanged (trailer layout).
         empty,
-        /// Access units without a slice, held back for the next one.
+        /// Access units without a slice, held back and sent with the next frame.
         held,
-        /// Frames refused: not of the codec.
+        /// Frames refused because they are not of the codec.
         malformed,
-        /// Frames refused: no key to seal with.
+        /// Frames refused because the ring has no sending key.
         unknown_key,
-        /// Frames refused: no nonces left.
+        /// Frames refused because the sending key has reached its usage limit.
         key_exhausted,
-        /// Sealed H.264 frames whose clear header exceeds 255 bytes: receivers up to libwebrtc m144 cannot open these.
+        /// Sealed H.264 and H.265 frames with more than 255 clear bytes. Receivers up to libwebrtc m144 cannot open
+        /// them.
         long_headers,
-        /// Sealings of H.264 and H.265 frames thrown away, since libwebrtc would have read another slice header.
+        /// Discarded sealings of H.264 and H.265 frames: libwebrtc would have read a slice header other than the plain
+        /// one.
         redrawn,
-        /// Sealed frames whose slice header reads otherwise all the same: libwebrtc may drop these.
+        /// Sealed frames whose slice header still differs after the last draw. libwebrtc may drop them.
         misread,
     }
     looked_up {
-        /// Frames that the ring has sealed under its sending key, over all tracks, and sealings thrown away; 0 when there
-        /// is none.
+        /// Sealings under the ring's sending key, over all tracks, discarded ones included. 0 without a sending key.
         key_frames,
-        /// Frames at which that key is exhausted; 0 when there is none.
+        /// The value of `key_frames` at which the sending key is exhausted. 0 without a sending key.
         key_limit,
-        /// Frames from which on a new key is due; 0 when there is none.
+        /// The value of `key_frames` from which on the sending key should be rotated. 0 without a sending key.
         key_warning,
     }
 }
 
 counters! {
-    /// What a decryptor has done so far.
+    /// A snapshot of a decryptor's counters. All are totals since the decryptor was made.
     DecryptStats, DecryptCounters
     packed {
         /// Frames opened.
         frames,
-        /// Bytes of these frames after opening.
+        /// Plain bytes of these frames.
         bytes,
     }
     counted {
-        /// Empty frames, passed on as they were (trailer layout).
+        /// Empty frames, which pass unchanged (trailer layout).
         empty,
-        /// Frames refused: not of the profile.
+        /// Frames refused because they are not of the profile's layout.
         malformed,
-        /// Frames refused: no key for their key id.
+        /// Frames refused because the ring has no key for their key id.
         unknown_key,
-        /// Frames refused: no key opens them.
+        /// Frames refused because no key in the ratchet window opens them.
         authentication_failed,
-        /// Frames refused: seen before.
+        /// Frames refused because they were opened before, or are older than the replay window.
         replayed,
-        /// Frames refused: from another participant.
+        /// Frames refused because another participant sent them.
         sender_mismatch,
-        /// Ratchet steps that frames led to.
+        /// Ratchet steps that received frames have advanced keys by.
         ratchets,
-        /// Frames that a server put in, in the clear, and that passed.
+        /// SIF frames (blank frames that a server injects in the clear) that passed.
         sif_frames,
-        /// Frames with the server's trailer that did not pass.
+        /// Frames that end in the SIF trailer and did not pass: not blank, or too many in a row.
         sif_frames_refused,
-        /// Frames to which a server's were joined, which were cut off.
+        /// Frames from which joined SIF frames were cut off.
         sif_frames_cut,
     }
 }
 
 counters! {
-    /// What a data cryptor has done so far.
+    /// A snapshot of a data cryptor's counters. All are totals since the data cryptor was made.
     DataStats, DataCounters
     counted {
         /// Messages sealed.
         sealed,
-        /// Messages refused: no key to seal with, or no nonces left.
+        /// Messages refused because the ring has no sending key, or the key has reached its usage limit.
         not_sealed,
         /// Messages opened.
         opened,
-        /// Packets refused: not of the layout.
+        /// Packets refused because they are not of the layout.
         malformed,
-        /// Packets refused: no key for their key id.
+        /// Packets refused because the ring has no key for their key id.
         unknown_key,
-        /// Packets refused: no key opens them, in this context.
+        /// Packets refused because no key opens them in this context.
         authentication_failed,
-        /// Packets refused: seen before.
+        /// Packets refused because they were opened before, or are older than the replay window.
         replayed,
     }
 }
@@ -199,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tally_loses_nothing_where_its_number_is_emptied() {
+    fn a_packed_counter_loses_nothing_when_it_is_flushed() {
         let counter = PackedCounter::default();
         let (mut frames, mut bytes) = (0, 0);
         for (more_frames, more_bytes) in [(1, 120), (65_535, 1 << 31), (1 << 20, 7), (3, 1 << 33)] {

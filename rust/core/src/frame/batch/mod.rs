@@ -1,12 +1,14 @@
-//! Many frames of one track in one call, on as many threads as pay.
+//! Seals or opens many frames of one track in one call, on as many threads as pay off.
 //!
-//! What depends on the order of frames (nonces, what H.264 holds back, ratchets, the replay window, failures in a row)
-//! happens in the order of the batch, whatever the number of threads, so a batch comes to what single calls would have
-//! come to. Threads take the next chunk of frames under one lock, plan it there, and seal or open it outside. A chunk
-//! is so short that its plans stay in the cache: planning a whole batch first costs as much as its AEAD does.
+//! A batch has the results of single calls in the same order, whatever the number of threads. Everything that depends
+//! on the order of frames happens in the order of the batch: nonces, units that H.264 holds back, ratchets, the replay
+//! window, consecutive failures.
 //!
-//! A batch lets a `fork` pass between chunks. Whoever takes the batch's lock has [entered](fork::enter) before: a thread
-//! that waited for a fork with that lock would keep those waiting for whom the fork waits.
+//! Threads claim the next chunk of frames and plan it under the batch's lock, and seal or open it outside. A chunk is
+//! short, so that its plans stay in the cache: planning a whole batch first costs as much as its AEAD.
+//!
+//! A batch lets a `fork` pass between chunks. A thread [enters](fork::enter) before it takes the batch's lock. In the
+//! other order it could wait for the fork while it holds the lock, and the fork for a thread that waits for the lock.
 #![deny(clippy::indexing_slicing)]
 
 mod open;
@@ -23,22 +25,23 @@ use std::thread::{self, Thread};
 
 use crate::fork;
 
-/// Frames planned in one go by one thread alone, and the fewest that a thread is worth.
+/// The number of frames in a chunk of a single thread, and the minimum for one of several.
 const CHUNK: usize = 64;
-/// Several threads take more at a time: a thread that has to wait for the lock goes to sleep, which costs as much as
-/// some hundred frames.
+/// The maximum number of frames in a chunk of several threads. Their chunks are longer, because a thread that waits for
+/// the lock sleeps, which costs as much as some hundred frames.
 const MAX_CHUNK: usize = 2_048;
-/// What a thread has to do at the least where their number is left to us, in bytes; starting one takes some 50 us.
+/// The minimum work that pays for a thread, in bytes, if the caller leaves the number of threads open. Starting a
+/// thread takes some 50 us.
 const MIN_WORK: usize = 2_000_000;
-/// What a frame costs beside its bytes, in bytes.
+/// The cost of a frame on top of its length, in bytes.
 const PER_FRAME: usize = 1_200;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many threads to use: as many as asked for if each gets a chunk; where that is 0, as many as there are cores and
-/// as pay.
+/// Returns the number of threads to use: as many as asked for, if there is a chunk for each. If `asked` is 0, the
+/// number is that of the cores, if there is [`MIN_WORK`] for each.
 fn workers(asked: usize, frames: &[&[u8]]) -> usize {
     let max = match asked {
         0 => {
@@ -50,11 +53,12 @@ fn workers(asked: usize, frames: &[&[u8]]) -> usize {
     max.min(frames.len().div_ceil(CHUNK)).max(1)
 }
 
+/// Returns the number of frames in a chunk.
 fn chunk_len(workers: usize, frames: usize) -> usize {
     if workers == 1 { CHUNK } else { (frames / (4 * workers)).clamp(CHUNK, MAX_CHUNK) }
 }
 
-/// Tells the thread that waits that one more thread is done, in a panic too.
+/// Counts a thread as done when dropped, even by a panic, and wakes the thread that waits.
 struct Done<'a>(&'a AtomicUsize, &'a Thread);
 
 impl Drop for Done<'_> {
@@ -64,10 +68,12 @@ impl Drop for Done<'_> {
     }
 }
 
-/// Runs `work` on so many threads, this one among them. Where no more are to be had, those there are do it all.
+/// Runs `work` on `threads` threads, including this one. If the system refuses to start more, the existing threads do
+/// all of the work.
 ///
-/// Threads start and end under locks, of the standard library and of what the crypto library keeps for each. So no fork
-/// passes until those that were started run, nor between the end of the first and the end of the last.
+/// Threads start and end under locks of the standard library, and of the crypto library's thread-local state. So no
+/// fork passes from the start of the first thread until all of them run, nor from the end of the first to the end of
+/// the last.
 fn run_on_threads(threads: usize, work: impl Fn() + Sync) {
     if threads == 1 {
         return work();
@@ -92,7 +98,7 @@ fn run_on_threads(threads: usize, work: impl Fn() + Sync) {
         }
         drop(inside);
         work();
-        // Outside: they may have to wait for a fork.
+        // Wait without having entered: the other threads may have to wait for a fork.
         while done.load(Ordering::Acquire) < others.len() {
             thread::park();
         }

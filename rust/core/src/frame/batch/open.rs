@@ -1,4 +1,4 @@
-//! A batch of one incoming track.
+//! Opens a batch of frames of one incoming track.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -12,29 +12,33 @@ use crate::frame::decryptor::Decryptor;
 use crate::frame::open::{Attempt, OpenPlan};
 use crate::keyring::LOCKED_AEAD_MAX;
 
-/// A batch about to be opened.
+/// A planned batch of sealed frames: see [`Decryptor::plan_batch`].
 pub struct OpenBatch<'a> {
     decryptor: &'a Decryptor,
     sealed: Vec<&'a [u8]>,
-    /// The places of frames that a server put in, in order. Their trailer may change at any time: they are told apart once.
+    /// The indices of SIF frames, ascending. The trailer may change at any time, so they are determined once.
     sif_frames: Vec<usize>,
 }
 
-/// Frames that are not opened yet, their places, and the results of the frames before them.
+/// The frames that are not planned yet, the rest of the output, and the results so far.
 struct Unopened<'a, 'o> {
     sealed: Iter<'a, &'a [u8]>,
     /// As in [`OpenBatch`].
     sif_frames: &'a [usize],
     out: &'o mut [u8],
-    /// The length that was planned for each frame.
+    /// The planned length of each frame.
     lens: Vec<usize>,
+    /// The number of chunks that threads have claimed.
     chunks: usize,
+    /// The results of committed frames.
     results: Vec<Result<usize, DecryptError>>,
+    /// The number of chunks that are committed: the number of the next chunk in turn.
     committed: usize,
-    /// Stretches whose turn has not come, by their number.
+    /// Attempted chunks ahead of their turn, by their number.
     waiting: BTreeMap<usize, Vec<Opening<'a, 'o>>>,
 }
 
+/// One frame of a chunk: its plan, its part of the output, and the outcome of the attempt.
 struct Opening<'a, 'o> {
     plan: Result<Plan<'a>, DecryptError>,
     place: &'o mut [u8],
@@ -42,8 +46,9 @@ struct Opening<'a, 'o> {
 }
 
 enum Plan<'a> {
+    /// An empty frame of the trailer layout, which stays empty.
     Empty,
-    /// A frame that a server put in, with its trailer.
+    /// A SIF frame, with its trailer.
     SifFrame(&'a [u8]),
     Sealed(OpenPlan<'a>),
 }
@@ -66,7 +71,7 @@ impl<'a> Plan<'a> {
 }
 
 impl<'a, 'o> Unopened<'a, 'o> {
-    /// Opens in order what was tried in any order.
+    /// Finishes the frames of a chunk in order, and counts them once.
     fn commit(&mut self, decryptor: &'a Decryptor, chunk: &mut Vec<Opening<'a, '_>>) {
         let (mut frames, mut bytes, mut keys) = (0, 0, None);
         for Opening { plan, place, attempt } in chunk.drain(..) {
@@ -77,7 +82,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
                     place.len()
                 }),
                 Ok(Plan::SifFrame(sealed)) => {
-                    keys = None; // this may turn to the ring
+                    keys = None; // release the ring's lock: this may call the ring
                     open_sif_frame(decryptor, sealed, place)
                 }
                 Ok(Plan::Empty) => Ok(0),
@@ -88,7 +93,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
         self.committed += 1;
     }
 
-    /// Plans the next frames, `most` of them at the most.
+    /// Plans the next frames, at most `max`, and pushes them to `chunk`.
     fn take(&mut self, decryptor: &'a Decryptor, max: usize, chunk: &mut Vec<Opening<'a, 'o>>) {
         for sealed in self.sealed.by_ref().take(max) {
             let mut plan = Plan::of(decryptor, sealed, self.sif_frames.binary_search(&self.lens.len()).is_ok());
@@ -109,9 +114,10 @@ impl<'a, 'o> Unopened<'a, 'o> {
     }
 }
 
-/// Writes the payload of a frame that a server put in, or opens it if it is none by now.
+/// Writes the payload of a SIF frame. Opens the frame if it does not end in the trailer any more.
 ///
-/// Not by way of [`Decryptor::plan`]: a second caller keeps it out of line where frames are taken, which costs 20 ns each.
+/// Does not call [`Decryptor::plan`]: with a second caller the compiler would not inline it into [`Unopened::take`],
+/// which costs 20 ns a frame.
 #[cold]
 fn open_sif_frame(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
     if let Some(payload) = decryptor.sif_payload(sealed)? {
@@ -126,7 +132,7 @@ fn open_sif_frame(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Res
 }
 
 impl Decryptor {
-    /// Looks at a batch.
+    /// Plans a batch: cuts joined SIF frames off and finds single SIF frames. Use [`OpenBatch::open_into`] to open it.
     pub fn plan_batch<'a>(&'a self, sealed: Vec<&'a [u8]>) -> OpenBatch<'a> {
         let _inside = fork::enter();
         let sealed: Vec<&[u8]> = sealed.into_iter().map(|frame| self.cut_sif_frames(frame)).collect();
@@ -139,7 +145,7 @@ impl Decryptor {
 }
 
 impl OpenBatch<'_> {
-    /// Bytes that [`Self::open_into`] needs at the most: no frame is longer than it was sealed.
+    /// Returns the maximum number of bytes that [`Self::open_into`] writes.
     #[must_use]
     pub fn max_len(&self) -> usize {
         let len = |sealed: &&[u8]| self.decryptor.max_opened_len(sealed);
@@ -147,8 +153,11 @@ impl OpenBatch<'_> {
         self.sealed.iter().map(len).sum::<usize>() + sif_frames.map(|sealed| sealed.len() - len(sealed)).sum::<usize>()
     }
 
-    /// Writes the frames that open, one behind the other; one that does not is empty. Returns, for each, its bytes or why
-    /// not. What of `out` lies behind them is cleared. `out` has at least [`Self::max_len`].
+    /// Writes the frames that open to `out`, one behind the other, and zeroes the rest of `out`. Returns for each frame
+    /// its length in bytes or its error; a frame that does not open has no bytes. `out` must have at least
+    /// [`Self::max_len`] bytes: a frame that does not fit fails with [`ApiMisuse::BufferLength`].
+    ///
+    /// `threads` is the number of threads. 0 chooses it by the number of cores and the size of the batch.
     pub fn open_into(&self, out: &mut [u8], threads: usize) -> Vec<Result<usize, DecryptError>> {
         let workers = workers(threads, &self.sealed);
         let (lens, results) = if workers == 1 { self.open_in_turn(out) } else { self.open_in_parallel(out, workers) };
@@ -168,7 +177,7 @@ impl OpenBatch<'_> {
         results
     }
 
-    /// Opens one frame after the other, as single calls do, but with one look at the keys for many.
+    /// Opens one frame after another, as single calls do, but takes the ring's lock once per chunk.
     fn open_in_turn(&self, mut out: &mut [u8]) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
         let (decryptor, count) = (self.decryptor, self.sealed.len());
         let (mut lens, mut results) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -195,7 +204,7 @@ impl OpenBatch<'_> {
                         frames += 1;
                         return Ok(len);
                     }
-                    // This turns to the ring, and counts for itself.
+                    // Release the ring's lock: this calls the ring. It counts the frame itself.
                     (keys, bytes) = (None, bytes - len);
                     plan.open_long(place).map(|()| len)
                 });
@@ -212,7 +221,7 @@ impl OpenBatch<'_> {
         (lens, results)
     }
 
-    /// Tries the frames on several threads, and opens them in order all the same.
+    /// Attempts the frames on several threads, in any order, and finishes them in the order of the batch.
     fn open_in_parallel(&self, out: &mut [u8], workers: usize) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
         let count = self.sealed.len();
         let unopened = Mutex::new(Unopened {
@@ -230,6 +239,8 @@ impl OpenBatch<'_> {
         (lens, results)
     }
 
+    /// The work of one thread: commits its chunk if it is in turn, or leaves it for the thread that is; then claims and
+    /// attempts the next chunk.
     fn open_chunks<'a, 'o>(&'a self, unopened: &Mutex<Unopened<'a, 'o>>, max: usize) {
         let mut number = None;
         let mut chunk: Vec<Opening<'a, 'o>> = Vec::with_capacity(max);
@@ -265,6 +276,7 @@ impl OpenBatch<'_> {
         }
     }
 
+    /// Attempts frames ahead of their turn.
     fn try_ahead(&self, openings: &mut [Opening<'_, '_>]) {
         let (mut keys, mut cached) = (None, None);
         for Opening { plan, place, attempt } in openings {
@@ -273,7 +285,7 @@ impl OpenBatch<'_> {
                 *attempt = plan.attempt(keys.get_or_insert_with(|| self.decryptor.state.ring.ready_keys()), place);
             }
             if attempt.is_none() {
-                keys = None; // this turns to the ring
+                keys = None; // release the ring's lock: this calls the ring
                 *attempt = plan.attempt_long(&mut cached, place);
             }
         }

@@ -1,4 +1,4 @@
-//! A batch of one outgoing track.
+//! Seals a batch of frames of one outgoing track.
 #![deny(clippy::indexing_slicing)]
 
 use std::mem;
@@ -13,22 +13,23 @@ use crate::frame::seal::{FixedOverhead, SealPlan};
 use crate::frame::state::SenderState;
 use crate::keyring::{BatchKey, NonceInput};
 
-/// A batch about to be sealed.
+/// A planned batch of plain frames: see [`Encryptor::plan_batch`].
 pub struct SealBatch<'a> {
     sender: &'a SenderState,
     frames: PlannedFrames<'a>,
 }
 
 enum PlannedFrames<'a> {
+    /// Plain frames whose sealed length is known.
     FixedOverhead(FixedOverhead, Vec<&'a [u8]>),
-    /// Sealed already, where only sealing tells how long a frame gets (escapes).
+    /// Frames that planning has sealed, because the number of their escapes is known only afterwards.
     Sealed(Vec<Vec<u8>>),
 }
 
-/// Which frame could not be sealed, by its place, and why.
+/// The index of the first frame that could not be sealed, and its error.
 type Failed = (usize, EncryptError);
 
-/// Frames that are not sealed yet, and where they go.
+/// The frames that no thread has claimed, the rest of the output, and the lengths so far.
 struct Unsealed<'a, 'o> {
     frames: Iter<'a, &'a [u8]>,
     out: &'o mut [u8],
@@ -36,20 +37,25 @@ struct Unsealed<'a, 'o> {
     failed: Option<Failed>,
 }
 
-/// Frames that one thread seals now.
+/// The frames that one thread has claimed, with their output and their key.
 struct Chunk<'a, 'o> {
+    /// The index of the first frame in the batch.
     first: usize,
     frames: &'a [&'a [u8]],
     out: &'o mut [u8],
-    /// None where none of them is sealed: they need no key.
+    /// The key, or `None` if all frames of the chunk are empty and stay so.
     batch_key: Option<BatchKey>,
 }
 
 impl Encryptor {
-    /// Looks at a batch, and seals it where only that tells its length.
+    /// Plans a batch. H.264 and H.265 frames are sealed here, on `threads` threads, because the number of their escapes
+    /// is known only afterwards. Use [`SealBatch::seal_into`] to write the sealed frames.
+    ///
+    /// `threads` is the number of threads. 0 chooses it by the number of cores and the size of the batch.
     ///
     /// # Errors
-    /// The first frame that cannot be sealed, by its place, and why. Nothing of the batch may be sent then.
+    /// The index of the first frame that cannot be sealed, and its [`EncryptError`]. No frame of the batch may be sent
+    /// then.
     pub fn plan_batch<'a>(
         &'a self,
         frames: Vec<&'a [u8]>,
@@ -62,6 +68,7 @@ impl Encryptor {
         Ok(SealBatch { sender: &self.state, frames })
     }
 
+    /// Plans the frames in order and seals them on several threads.
     fn seal_all(&self, frames: &[&[u8]], threads: usize) -> Result<Vec<Vec<u8>>, Failed> {
         let (mut plans, mut refused) = (Vec::with_capacity(frames.len()), None);
         for chunk in frames.chunks(CHUNK) {
@@ -79,7 +86,7 @@ impl Encryptor {
                 break;
             }
         }
-        // The frames before a refused one are sealed and counted, as single calls would have done.
+        // Seal and count the frames before a refused one, as single calls would.
         let mut sealed: Vec<Result<Vec<u8>, EncryptError>> = plans.iter().map(|_| Ok(Vec::new())).collect();
         let jobs = Mutex::new(plans.chunks(CHUNK).zip(sealed.chunks_mut(CHUNK)));
         run_on_threads(workers(threads, frames), || {
@@ -100,7 +107,7 @@ impl Encryptor {
 }
 
 impl SealBatch<'_> {
-    /// Bytes that the sealed frames need at the most: in the trailer layout just as many as they will have.
+    /// Returns the maximum length of all sealed frames in bytes. In the trailer layout this is the exact length.
     #[must_use]
     pub fn max_len(&self) -> usize {
         match &self.frames {
@@ -112,11 +119,12 @@ impl SealBatch<'_> {
         }
     }
 
-    /// Writes all sealed frames, one behind the other, and returns the bytes of each. `out` has at least
-    /// [`Self::max_len`].
+    /// Writes all sealed frames to `out`, one behind the other, and returns the length of each in bytes. `threads` as
+    /// in [`Encryptor::plan_batch`].
     ///
     /// # Errors
-    /// As [`Encryptor::plan_batch`]; `out` is cleared then. Also where `out` is too short.
+    /// As [`Encryptor::plan_batch`]; `out` is zeroed then. [`ApiMisuse::BufferLength`] if `out` has fewer than
+    /// [`Self::max_len`] bytes; no frame is sealed then.
     pub fn seal_into(&self, out: &mut [u8], threads: usize) -> Result<Vec<usize>, (usize, EncryptError)> {
         if out.len() < self.max_len() {
             return Err((0, ApiMisuse::BufferLength.into()));
@@ -151,6 +159,7 @@ impl SealBatch<'_> {
         }
     }
 
+    /// The work of one thread: claims and seals one chunk after another, and counts once per chunk.
     fn seal_chunks(&self, fixed_overhead: FixedOverhead, unsealed: &Mutex<Unsealed<'_, '_>>, max: usize) {
         let mut nonce_inputs = Vec::with_capacity(max);
         loop {
@@ -159,7 +168,7 @@ impl SealBatch<'_> {
             if rest.failed.is_some() || rest.frames.len() == 0 {
                 return;
             }
-            // What fails here is said before another thread can ask for more: it is the first that is named.
+            // Record the failure under the lock, before another thread claims more: the first one is reported.
             let taken = rest
                 .take(max, self.sender, fixed_overhead, &mut nonce_inputs)
                 .inspect_err(|failed| rest.failed = Some(*failed));
@@ -176,8 +185,9 @@ impl SealBatch<'_> {
 }
 
 impl<'a, 'o> Unsealed<'a, 'o> {
-    /// Takes the next frames, `max` of them at the most, and their places. Under one look-up for all it takes the key, and
-    /// what each frame that is sealed gets alone. A frame without such is left for the next call, which fails there.
+    /// Claims the next frames, at most `max`, and their part of the output. Looks the key up once, and draws a nonce
+    /// for each frame that is sealed. Ends before the first frame that is not of the codec or left without a nonce: the
+    /// next call fails with its index.
     fn take(
         &mut self,
         max: usize,
@@ -220,7 +230,8 @@ impl<'a, 'o> Unsealed<'a, 'o> {
 }
 
 impl Chunk<'_, '_> {
-    /// Seals the frames and returns their bytes, or the place of one that is too long for the AEAD.
+    /// Seals the frames and returns the number of their plain bytes. Fails with the index of a frame that is too long
+    /// for the AEAD.
     fn seal(self, fixed_overhead: FixedOverhead, nonce_inputs: &[NonceInput]) -> Result<usize, usize> {
         let Self { first, frames, mut out, batch_key } = self;
         let Some(BatchKey { key, kid }) = batch_key else { return Ok(0) };
