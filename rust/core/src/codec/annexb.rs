@@ -1,7 +1,8 @@
-//! Annex B byte streams (H.264 and H.265, Annex B) and the emulation prevention of their NAL units (section 7.4.1).
+//! Annex B byte streams (ITU-T H.264 and H.265, Annex B) and the emulation prevention of their NAL units (section
+//! 7.4.1).
 //!
-//! The rules are those of LiveKit's worker (livekit-client 2.23.0), byte for byte: where they are narrower than the
-//! standard, what sender and receiver must agree on counts for more.
+//! The rules are those of LiveKit's worker (livekit-client 2.23.0), byte for byte. Some are narrower than the standard:
+//! agreement between sender and receiver matters more. "Escape" is short for emulation prevention byte.
 #![deny(clippy::indexing_slicing)]
 
 use memchr::memmem;
@@ -12,33 +13,35 @@ use super::nal::{Class, Standard, h264_type, h265_type};
 const START_CODE: [u8; 3] = [0, 0, 1];
 const LONG_START_CODE: [u8; 4] = [0, 0, 0, 1];
 const ESCAPE: u8 = 3;
-/// A NAL unit counts only if its first byte lies at least this far before the end.
+/// A NAL unit is ignored if its first byte lies fewer than this many bytes before the end.
 const BLIND_TAIL: usize = 3;
-/// Clear bytes of the first slice: all of H.265's NAL header; H.264's and one byte of the slice header.
+/// The number of clear bytes of the first slice. In H.265 these are the NAL header, in H.264 the NAL header and one
+/// byte of the slice header.
 const SLICE_CLEAR: usize = 2;
 
-/// What stands in front of the ciphertext, and whether it can be sent as it is.
+/// The first slice of a byte stream. The sealed part begins in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slice {
-    /// Where the first slice's NAL unit begins, behind its start code.
+    /// The offset of the slice's NAL unit, behind its start code.
     pub(crate) start: usize,
     pub(crate) standard: Standard,
 }
 
-/// Not a byte stream: no start code, or other bytes before the first.
+/// The data is no byte stream: it has no start code, or bytes other than zero before the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotAnnexB;
 
 impl Slice {
-    /// How many bytes stay clear.
+    /// Returns the number of bytes that stay clear.
     pub(crate) fn clear_len(self) -> usize {
         self.start + SLICE_CLEAR
     }
 }
 
-/// Walks the NAL units: (start, end) without start codes and without the zero bytes behind a unit.
+/// Iterates over the NAL units: (start, end), without start codes and trailing zero bytes.
 struct Units<'a> {
     data: &'a [u8],
+    /// The offset of the next unit, or `None` after the last.
     next: Option<usize>,
 }
 
@@ -72,9 +75,9 @@ fn without_trailing_zeros(unit: &[u8]) -> &[u8] {
     unit.get(..end).unwrap_or_default()
 }
 
-/// Finds the first slice in `data`, of which `hidden` more bytes will follow once it is sealed.
+/// Returns the first slice in `data`, or `None` if there is none. Sealing will append `hidden` bytes to `data`.
 ///
-/// H.264 first: an access unit delimiter or SEI of H.264 would read as a slice of H.265.
+/// Looks for H.264 first: an access unit delimiter or SEI of H.264 would read as a slice of H.265.
 pub(crate) fn first_slice(data: &[u8], hidden: usize) -> Result<Option<Slice>, NotAnnexB> {
     let end = (data.len() + hidden).saturating_sub(BLIND_TAIL);
     let find = |standard: Standard, is_slice: fn(u8) -> bool| -> Result<Option<Slice>, NotAnnexB> {
@@ -90,13 +93,13 @@ pub(crate) fn first_slice(data: &[u8], hidden: usize) -> Result<Option<Slice>, N
     find(Standard::H265, |header| matches!(h265_type(header), 0..=9 | 16..=21))
 }
 
-/// Whether any NAL unit's first byte is such a one; what is no byte stream has none.
-pub(crate) fn has_unit(data: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
-    Units::new(data).is_ok_and(|mut units| units.any(|(start, _)| data.get(start).copied().is_some_and(&is_such)))
+/// Returns whether the first byte of any NAL unit satisfies `predicate`. Returns false if `data` is no byte stream.
+pub(crate) fn has_unit(data: &[u8], predicate: impl Fn(u8) -> bool) -> bool {
+    Units::new(data).is_ok_and(|mut units| units.any(|(start, _)| data.get(start).copied().is_some_and(&predicate)))
 }
 
 /// Rewrites the units of `data` into the form that every depacketiser rebuilds: four-byte start codes, no zero bytes
-/// between the units, and no SEI. Returns `None` if a unit may carry a picture: it may not be sent as it is.
+/// between the units, and no SEI. Returns `None` if a unit may carry a picture: it must not stay readable.
 pub(crate) fn readable_units(data: &[u8], standard: Standard) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(data.len() + LONG_START_CODE.len());
     for (start, end) in Units::new(data).into_iter().flatten() {
@@ -116,9 +119,9 @@ pub(crate) fn readable_units(data: &[u8], standard: Standard) -> Option<Vec<u8>>
     Some(out)
 }
 
-/// Brings an access unit into the form in which it is sealed: [`readable_units`] in front of the first slice. What follows
-/// the slice's two clear bytes is ciphertext on the wire, and no depacketiser rewrites that, so neither do we. Returns
-/// `None` if a unit in front of the slice may carry a picture.
+/// Brings an access unit into its sealable form: [`readable_units`] in front of the first slice. Leaves the slice and
+/// the units behind it unchanged: they are ciphertext on the wire, which no depacketiser rewrites. Returns `None` if a
+/// unit in front of the slice may carry a picture.
 pub(crate) fn normalize(frame: &[u8], slice: Slice) -> Option<(Cow<'_, [u8]>, Slice)> {
     let (before, rest) = frame.split_at_checked(slice.start)?;
     if before == LONG_START_CODE {
@@ -133,15 +136,15 @@ pub(crate) fn normalize(frame: &[u8], slice: Slice) -> Option<(Cow<'_, [u8]>, Sl
     Some((Cow::Owned([&front, rest].concat()), slice))
 }
 
-/// How many bytes [`escape`] will add.
+/// Returns the number of bytes that [`escape`] adds.
 pub(crate) fn escapes(data: &[u8]) -> usize {
     let mut count = 0;
     walk_escapes(data, |_| count += 1);
     count
 }
 
-/// Writes `data` with an escape byte before each byte of 3 or less that follows two zeros. `out` is as long as `data`
-/// and its [`escapes`]. None: it is not, and holds nothing to be sent.
+/// Writes `data` with an escape in front of each byte of 3 or less that follows two zeros. Returns `None` if `out` is
+/// not as long as `data` and its [`escapes`] together. The content of `out` must not be sent then.
 pub(crate) fn escape(data: &[u8], out: &mut [u8]) -> Option<()> {
     let mut written = 0;
     let mut copied = 0;
@@ -160,14 +163,14 @@ pub(crate) fn escape(data: &[u8], out: &mut [u8]) -> Option<()> {
     (written == out.len()).then_some(())
 }
 
-/// Calls `found` with each place in front of which an escape belongs. Pairs of zeros are rare in ciphertext, so this
-/// is a search for them and not a walk over the bytes.
+/// Calls `found` with each offset in front of which an escape belongs. Searches for pairs of zeros, which are rare in
+/// ciphertext: this is faster than a loop over all bytes.
 fn walk_escapes(data: &[u8], mut found: impl FnMut(usize)) {
     let mut from = 0;
     while let Some(pair) = data.get(from..).and_then(|rest| memmem::find(rest, &[0, 0])) {
         let at = from + pair + 2;
         match data.get(at) {
-            // Behind an escape the count of zeros starts anew, with this very byte.
+            // Behind an escape, zeros are counted from 0 again, starting with this byte.
             Some(0..=3) => {
                 found(at);
                 from = at;
@@ -178,7 +181,7 @@ fn walk_escapes(data: &[u8], mut found: impl FnMut(usize)) {
     }
 }
 
-/// Takes the escapes out again: each 3 that follows two zeros.
+/// Removes the escapes: each 3 that follows two zeros. Borrows `data` if there are none.
 pub(crate) fn unescape(data: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
     let mut copied = 0;

@@ -1,28 +1,31 @@
-//! Every NAL unit type of H.264 (ITU-T H.264, table 7-1) and H.265 (ITU-T H.265, table 7-1), and what becomes of it.
+//! Classifies every NAL unit type of H.264 (ITU-T H.264, table 7-1) and H.265 (ITU-T H.265, table 7-1).
 //!
-//! The sealed part of an access unit begins inside its first slice, so whatever lies before that is readable on the way.
-//! Only units that are known to carry no picture may lie there, or wait for a slice. A type that is reserved,
-//! unspecified, or a slice of another kind is refused: nobody knows what it carries.
+//! The sealed part of an access unit begins inside its first slice, so all units before the slice are readable on the
+//! way. Only units that are known to carry no picture may stand there, or be held back for a slice. Reserved and
+//! unspecified types and slices of other kinds are refused, because their content is unknown.
 #![deny(clippy::indexing_slicing)]
 
-/// Which of the two standards a byte stream follows. Where the slice lies the bytes decide, since signalling has been
-/// seen to lie.
+/// The standard of a byte stream. The bytes decide which one it is and not the signalling, which has been seen to be
+/// wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standard {
+    /// ITU-T H.264.
     H264,
+    /// ITU-T H.265.
     H265,
 }
 
-/// What becomes of a NAL unit that does not lie behind the first slice.
+/// The treatment of a NAL unit that does not follow the first slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Carries a picture. The sealed part begins in it.
     Slice,
-    /// Describes pictures: stays readable, and waits for a slice where there is none.
+    /// Describes pictures. It stays readable, and is held back if no slice follows.
     ParameterSet,
-    /// Separates or pads, in a form that leaves no place for a picture: treated as a parameter set.
+    /// Separates or pads, in a form too small or too regular for a picture. It is treated as a parameter set.
     Separator,
-    /// Is not sent: a clear header stays below 256 bytes, and captions do not leave in the clear.
+    /// Supplemental information. It is removed, so that the clear header stays below 256 bytes and captions never leave
+    /// in the clear.
     Sei,
     /// Makes the access unit malformed.
     Refused,
@@ -30,7 +33,7 @@ pub(crate) enum Class {
 
 use Class::{ParameterSet, Refused, Sei, Separator, Slice};
 
-/// The types of H.264, 0 to 31.
+/// The types of H.264, 0 to 31, by number.
 pub(crate) static H264: [(&str, Class); 32] = [
     ("unspecified 0", Refused),
     ("slice", Slice),
@@ -66,7 +69,7 @@ pub(crate) static H264: [(&str, Class); 32] = [
     ("unspecified 31", Refused),
 ];
 
-/// The types of H.265, 0 to 63.
+/// The types of H.265, 0 to 63, by number.
 pub(crate) static H265: [(&str, Class); 64] = [
     ("TRAIL_N", Slice),
     ("TRAIL_R", Slice),
@@ -134,14 +137,17 @@ pub(crate) static H265: [(&str, Class); 64] = [
     ("UNSPEC63", Refused),
 ];
 
+/// Returns the type in an H.264 NAL header.
 pub(crate) fn h264_type(header: u8) -> u8 {
     header & 0x1F
 }
 
+/// Returns the type in the first byte of an H.265 NAL header.
 pub(crate) fn h265_type(header: u8) -> u8 {
     (header >> 1) & 0x3F
 }
 
+/// The bit of a NAL header that is 0 in both standards.
 const FORBIDDEN_ZERO_BIT: u8 = 0x80;
 
 impl Standard {
@@ -189,31 +195,34 @@ impl Standard {
             Self::H265 => (&H265, h265_type(header)),
         };
         let class = table.get(usize::from(number)).map_or(Refused, |&(_, class)| class);
-        let as_it_says = header & FORBIDDEN_ZERO_BIT == 0
+        let fits_its_type = header & FORBIDDEN_ZERO_BIT == 0
             && match class {
                 Separator => unit.get(self.header_len()..).is_some_and(is_separator),
                 ParameterSet | Sei => self.is_no_picture_of_the_other(header, unit.get(1).copied(), class),
                 Slice | Refused => true,
             };
-        if as_it_says { class } else { Refused }
+        if fits_its_type { class } else { Refused }
     }
 
-    /// Whether the NAL header of a parameter set or SEI cannot be that of a picture of the other standard.
+    /// Returns whether the NAL header of a parameter set or SEI cannot be the header of a picture of the other
+    /// standard.
     fn is_no_picture_of_the_other(self, header: u8, second: Option<u8>, class: Class) -> bool {
         match (self, header >> 5) {
-            // H.264 gives each parameter set a nal_ref_idc, and SEI none.
+            // In H.264 the nal_ref_idc of a parameter set is not 0, and the nal_ref_idc of an SEI is 0.
             (Self::H264, 0) => class == Sei,
-            // With a nal_ref_idc of 1 the type may be that of a picture of H.265: up to 0x2F, of a random access point.
-            // Such a picture has a TemporalId of 0, or lies in the base layer. No profile_idc reads as either.
+            // With a nal_ref_idc of 1 the byte reads as a picture of H.265: up to 0x2F as a random access point. The
+            // second byte of that picture has a TemporalId of 0 (low bits 1) or is in the base layer (below 8). No
+            // profile_idc reads as either.
             (Self::H264, 1) => header < 0x30 && second.is_none_or(|second| second & 7 != 1 && second >= 8),
             (Self::H264, _) => true,
-            // In the base layer, with a TemporalId of 0: no data partition of H.264 begins a picture so.
+            // A parameter set in the base layer with a TemporalId of 0: no picture in a data partition of H.264 starts
+            // with these bytes.
             (Self::H265, _) => class == Sei || header & 1 == 0 && second == Some(1),
         }
     }
 }
 
-/// Whether this is the payload of a delimiter (one byte), of an end (none), or of filler data (ones).
+/// Returns whether this is the payload of a delimiter (one byte), of an end (no bytes), or of filler data (ones).
 fn is_separator(payload: &[u8]) -> bool {
     match payload {
         [] | [_] => true,

@@ -1,10 +1,9 @@
-//! The start of a slice header (ITU-T H.264, section 7.3.3; ITU-T H.265, section 7.3.6.1), which receivers read although
-//! it is sealed.
+//! Keeps the start of a slice header readable (ITU-T H.264, section 7.3.3; ITU-T H.265, section 7.3.6.1).
 //!
-//! libwebrtc looks for a picture parameter set under the id in a key frame's first slice, before it decrypts, and drops
-//! the frame if it knows none. The layout leaves one byte of the header readable in H.264, and none in H.265, so what
-//! stands behind that byte is read from ciphertext. A sender therefore draws nonces until ciphertext reads as plaintext
-//! does: one draw in two where one bit counts, one in 2^n where n bits do.
+//! Before it decrypts, libwebrtc reads the picture parameter set id from the first slice of a key frame. It drops the
+//! frame if it has no set with this id. The trailer layout leaves one byte of the slice header clear in H.264, and none
+//! in H.265: libwebrtc reads the rest from ciphertext. So a sender draws nonces until the ciphertext reads like the
+//! plaintext. If `n` bits are ciphertext, one draw in 2^n does.
 #![deny(clippy::indexing_slicing)]
 
 use memchr::memmem;
@@ -13,23 +12,24 @@ use std::borrow::Cow;
 use super::annexb;
 use super::nal::{Standard, h264_type, h265_type};
 
-/// Bytes that are looked at behind the NAL header: three numbers of 63 bits each, and their escapes.
+/// The maximum number of bytes read behind the NAL header: three numbers of 63 bits each, and their escapes.
 const WINDOW: usize = 40;
 
 /// What receivers read of the first slice, at the place where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SliceHeader {
     standard: Standard,
-    /// `first_mb_in_slice`, or `first_slice_segment_in_pic_flag`.
+    /// `first_mb_in_slice` in H.264, `first_slice_segment_in_pic_flag` in H.265.
     first: u32,
-    /// H.264 only.
+    /// `slice_type` in H.264, 0 in H.265.
     slice_type: u32,
+    /// `pic_parameter_set_id` in H.264, `slice_pic_parameter_set_id` in H.265.
     pps_id: u32,
 }
 
 impl SliceHeader {
-    /// Reads the header of the slice at `start` in a plain frame, `clear_len` bytes of which stay readable. Returns `None`
-    /// if nothing of it depends on ciphertext, nobody looks at it, or it is no slice header.
+    /// Reads the header of the slice at `start` in a plain frame, of which `clear_len` bytes stay readable. Returns
+    /// `None` if the header lies in the clear bytes, no receiver reads it, or it cannot be read.
     pub(super) fn hidden(frame: &[u8], start: usize, clear_len: usize, standard: Standard) -> Option<Self> {
         let unit = frame.get(start..)?;
         let unit = unit.get(..standard.header_len() + WINDOW).unwrap_or(unit);
@@ -38,7 +38,7 @@ impl SliceHeader {
         (start + standard.header_len() + bits.div_ceil(8) > clear_len).then_some(header)
     }
 
-    /// Whether a receiver reads the same from the sealed frame, whose first `clear_len` bytes are readable.
+    /// Returns whether a receiver reads the same header from the sealed frame, of which `clear_len` bytes are readable.
     pub(super) fn is_kept(&self, sealed: &[u8], start: usize, clear_len: usize) -> bool {
         let (Some(clear), Some(tail)) = (sealed.get(start..clear_len), sealed.get(clear_len..)) else { return false };
         let tail = tail.get(..WINDOW).unwrap_or(tail);
@@ -46,13 +46,14 @@ impl SliceHeader {
         let Some((clear_place, tail_place)) = wire.split_at_mut_checked(clear.len()) else { return false };
         clear_place.copy_from_slice(clear);
         let written = annexb::escape(tail, tail_place);
-        // The format escapes the sealed part as a run of its own, so with a zero before it there may be a start code.
+        // The layout escapes the sealed part on its own: behind a clear zero byte, it may still form a start code.
         written.is_some()
             && memmem::find(&wire, &[0, 0, 1]).is_none()
             && Self::read(&wire, self.standard).is_some_and(|(header, _)| header == *self)
     }
 
-    /// Reads a slice from its NAL header on, and returns the bits behind that header that this took.
+    /// Reads the header of a NAL unit. Returns it and its length in bits, without the NAL header. Returns `None` if the
+    /// unit is not a slice that receivers read, or ends within the header.
     fn read(unit: &[u8], standard: Standard) -> Option<(Self, usize)> {
         let (&[number, ..], payload) = unit.split_at_checked(standard.header_len())? else { return None };
         let rbsp: Cow<'_, [u8]> = annexb::unescape(payload);
@@ -61,7 +62,7 @@ impl SliceHeader {
             Standard::H264 if matches!(h264_type(number), 1 | 5) => {
                 Self { standard, first: bits.number()?, slice_type: bits.number()?, pps_id: bits.number()? }
             }
-            // Of other slices receivers read no more than the first bit, and do without it.
+            // From other slices receivers read only the first bit, and they ignore it.
             Standard::H265 if matches!(h265_type(number), 16..=21) => {
                 let first = u32::from(bits.next()?);
                 bits.next()?; // no_output_of_prior_pics_flag
@@ -73,7 +74,7 @@ impl SliceHeader {
     }
 }
 
-/// Reads bits, the highest of a byte first.
+/// Reads bits, the most significant bit of a byte first.
 struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -87,8 +88,8 @@ impl Bits<'_> {
         Some(bit)
     }
 
-    /// Reads an unsigned number in Exp-Golomb code (section 9.1 of H.264): as many bits behind the first one as there
-    /// are zeros before it. Returns `None` if it has more than 32 bits.
+    /// Reads an unsigned number in Exp-Golomb code (ITU-T H.264, section 9.1): `n` zeros, a one, and `n` more bits.
+    /// Returns `None` if the bytes end before, or the number has more than 32 bits.
     fn number(&mut self) -> Option<u32> {
         let mut zeros = 0;
         while !self.next()? {
