@@ -137,11 +137,11 @@ pub(crate) enum Clear {
     AnnexB(Standard, FrameTag),
 }
 
-/// Not a frame of this codec.
+/// The frame is not a frame of this codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CodecMismatch;
 
-/// A frame in the form in which it is sealed.
+/// A frame in its sealable form.
 pub(crate) struct Prepared<'a> {
     pub(crate) frame: Cow<'a, [u8]>,
     pub(crate) clear_len: usize,
@@ -152,15 +152,16 @@ pub(crate) struct Prepared<'a> {
     pub(crate) kept: Option<Kept>,
 }
 
-/// The header of the first slice, and where that slice begins.
+/// The header of the first slice, to be kept readable.
 pub(crate) struct Kept {
     header: SliceHeader,
+    /// The offset of the slice's NAL unit.
     start: usize,
 }
 
 /// An access unit of H.264 or H.265, before it is sealed.
 pub(crate) enum AccessUnit<'a> {
-    /// Has a slice, in which the sealed part begins.
+    /// An access unit with a slice, in which the sealed part begins.
     Sealable(Prepared<'a>),
     /// Has no slice. Receivers do not agree on how to open such a unit, so its parameter sets wait for a slice.
     Waiting(Vec<u8>),
@@ -182,7 +183,7 @@ impl<'a> Prepared<'a> {
         Prepared { frame: Cow::Owned(self.frame.into_owned()), ..self }
     }
 
-    /// Whether receivers read the first slice of the sealed frame as that of the plain one.
+    /// Returns whether receivers read the same slice header from the sealed frame as from the plain frame.
     #[inline(always)]
     pub(crate) fn is_kept(&self, sealed: &[u8]) -> bool {
         self.kept.as_ref().is_none_or(|Kept { header, start }| header.is_kept(sealed, *start, self.clear_len))
