@@ -1,33 +1,36 @@
-//! An SFrame inside one NAL unit, for packetisers that look for NAL units (H.264, H.265).
+//! The envelope: wraps an SFrame into one NAL unit, for packetisers that look for NAL units (H.264, H.265).
 //!
 //! ```text
 //! | 00 00 00 01 | NAL header | SFrame header, ciphertext, tag: escaped as one run | 80 |
 //! ```
 //!
-//! RFC 9605 leaves packetising open and an SFrame looks like no byte stream. So it goes out as the payload of a single
-//! unit: start code, a NAL header of ours, escapes against start codes inside, and a last byte that is not zero, since
-//! zeros behind a unit belong to nobody. H.264 and H.265 packetisers (RFC 6184, RFC 7798) then carry it as they carry a
-//! slice. The type in the NAL header says "parameter set" for a frame with a key picture and "slice" for others: what
-//! forwarders look for when they switch streams. It is not authenticated, and a receiver ignores it.
+//! RFC 9605 leaves packetising open, and an SFrame is no byte stream. So the SFrame is the payload of a single NAL
+//! unit: start code, NAL header, escapes against start codes, and a last byte that is not zero, because packetisers
+//! strip zeros behind a unit. Packetisers of H.264 (RFC 6184) and H.265 (RFC 7798) carry the unit like a slice.
+//!
+//! The NAL type is "parameter set" for a key frame and "slice" for others, because forwarders look for these types when
+//! they switch streams. The NAL header is not authenticated, and receivers ignore it.
 #![deny(clippy::indexing_slicing)]
 
 use crate::codec::{Standard, annexb};
 
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
+/// The last byte of the unit.
 const STOP: u8 = 0x80;
 
-/// Bytes in front of the sealed frame, and behind it.
+/// The bytes around a sealed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Envelope {
     header: &'static [u8],
 }
 
 impl Envelope {
+    /// Returns the envelope of a key frame or another frame.
     pub(crate) fn new(standard: Standard, key_frame: bool) -> Self {
         Self { header: standard.header(key_frame) }
     }
 
-    /// Bytes in front of the sealed frame; these are not escaped.
+    /// Returns the number of bytes in front of the sealed frame. They are not escaped.
     pub(crate) fn front_len(self) -> usize {
         START_CODE.len() + self.header.len()
     }

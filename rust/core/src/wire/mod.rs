@@ -1,6 +1,6 @@
-//! Layouts: where the parts of a sealed frame lie. No key and no cipher in here. A layout is a file.
+//! Wire layouts: parse a sealed frame into its parts, and write the parts. No keys and no ciphers. One file per layout.
 //!
-//! One sentence covers every layout: the AAD is the clear ranges in order.
+//! In every layout the AAD is the clear ranges in order.
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod envelope;
@@ -8,11 +8,11 @@ pub(crate) mod packet;
 pub(crate) mod sframe;
 pub(crate) mod trailer;
 
-/// The layouts.
+/// The layout of a profile's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wire {
-    /// Clear bytes, ciphertext, tag, and behind them IV and key id: see [`trailer`].
+    /// Clear bytes, ciphertext, tag, IV, key id: see [`trailer`].
     Trailer,
-    /// Header, ciphertext, tag: see [`sframe`]; for packetisers that look for NAL units inside an [`envelope`].
+    /// Header, ciphertext, tag: see [`sframe`]. For packetisers that look for NAL units, inside an [`envelope`].
     Sframe,
 }

@@ -1,21 +1,21 @@
-//! A data packet in one piece, for channels that carry nothing beside a message.
+//! The layout of a data packet in one piece, for channels that carry messages only (trailer profiles).
 //!
 //! ```text
 //! | 0xF5 | 0x01 | key index | IV, 12 | ciphertext | tag, 16 |
 //! ```
 //!
-//! No text begins so: 0xF5 does not occur in UTF-8.
+//! No UTF-8 text starts with 0xF5, so a packet is never mistaken for a text message.
 #![deny(clippy::indexing_slicing)]
 
 use super::trailer::{IV_LEN, TAG_LEN};
 
-/// What it is, and in which version.
+/// The marker byte and the version of the layout.
 const MAGIC: [u8; 2] = [0xF5, 0x01];
 
-/// What sealing adds.
+/// The number of bytes that sealing adds.
 pub(crate) const OVERHEAD: usize = MAGIC.len() + 1 + IV_LEN + TAG_LEN;
 
-/// A packet in pieces; the tag is the end of `sealed`.
+/// The parts of a packet. `sealed` is the ciphertext and the tag.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Packet<'a> {
     pub(crate) key_index: u8,
@@ -23,7 +23,7 @@ pub(crate) struct Packet<'a> {
     pub(crate) sealed: &'a [u8],
 }
 
-/// Takes a packet to pieces. None: not of this layout.
+/// Parses a packet. Returns `None` if it is not of this layout.
 pub(crate) fn parse(packet: &[u8]) -> Option<Packet<'_>> {
     let rest = packet.strip_prefix(&MAGIC)?;
     let (&key_index, rest) = rest.split_first()?;
@@ -31,7 +31,7 @@ pub(crate) fn parse(packet: &[u8]) -> Option<Packet<'_>> {
     (sealed.len() >= TAG_LEN).then_some(Packet { key_index, iv, sealed })
 }
 
-/// Writes the head and hands out the place behind it. None: `out` is shorter than [`OVERHEAD`].
+/// Writes the header and returns the bytes behind it. Returns `None` if `out` is shorter than [`OVERHEAD`].
 pub(crate) fn write<'a>(out: &'a mut [u8], key_index: u8, iv: &[u8; IV_LEN]) -> Option<&'a mut [u8]> {
     if out.len() < OVERHEAD {
         return None;
@@ -53,7 +53,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parsing_what_was_written_is_identity(sealed in proptest::collection::vec(any::<u8>(), 16..200), iv: [u8; 12], key_index: u8) {
+        fn parsing_what_was_written_is_identity(
+            sealed in proptest::collection::vec(any::<u8>(), 16..200),
+            iv: [u8; 12],
+            key_index: u8,
+        ) {
             let mut out = vec![0; sealed.len() + OVERHEAD - TAG_LEN];
             write(&mut out, key_index, &iv).unwrap().copy_from_slice(&sealed);
             prop_assert_eq!(parse(&out).unwrap(), Packet { key_index, iv, sealed: &sealed });

@@ -1,4 +1,4 @@
-//! SFrame (RFC 9605, section 4.2): a header, the ciphertext and the tag; and the header (section 4.3).
+//! The layout of SFrame (RFC 9605, section 4.2): header, ciphertext, tag. The header is that of section 4.3:
 //!
 //! ```text
 //!  0 1 2 3 4 5 6 7
@@ -7,20 +7,20 @@
 //! +-+-+-+-+-+-+-+-+-------------------+-------------------+
 //! ```
 //!
-//! A value below 8 stands in K or C itself; others follow, big-endian, in as few bytes as they need. Only that form is
-//! accepted: the header is authenticated as it stands, so a second spelling could only serve an attacker.
+//! A value below 8 is written in K or C itself. Other values follow, big-endian, in the minimum number of bytes. No
+//! longer form is accepted: the header is authenticated byte for byte, so a second form could only serve an attacker.
 #![deny(clippy::indexing_slicing)]
 
-/// One config byte, and at most eight bytes for each value.
+/// The maximum length of a header: one config byte, and eight bytes for each value.
 pub(crate) const MAX_LEN: usize = 17;
 
-/// Bytes of a value at the most.
+/// The maximum length of a value.
 const WORD: usize = 8;
 
-/// The values below this one stand in the config byte.
+/// Values below this one are written in the config byte.
 const EXTENDED_FROM: u64 = 8;
 
-/// What a header says.
+/// The values of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) kid: u64,
@@ -28,21 +28,21 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Bytes of the header.
+    /// Returns the length of the header in bytes.
     #[inline(always)]
     pub(crate) fn len(self) -> usize {
         1 + extension(self.kid) + extension(self.ctr)
     }
 
-    /// Writes the header, and maybe over the bytes right behind it, which are the ciphertext's. Returns it, and the rest.
-    /// None: `out` is too short.
+    /// Writes the header and returns it and the bytes behind it. May overwrite up to 7 of these, which are the
+    /// ciphertext's. Returns `None` if `out` is too short.
     #[inline(always)]
     pub(crate) fn write(self, out: &mut [u8]) -> Option<(&mut [u8], &mut [u8])> {
         let Self { kid, ctr } = self;
         let (kid_len, ctr_len, len) = (extension(kid), extension(ctr), self.len());
         let config = config_bits(kid, kid_len) << 4 | config_bits(ctr, ctr_len);
         if let (true, Some(word)) = (len <= WORD, out.first_chunk_mut::<WORD>()) {
-            // As most are: in one piece, since the AEAD would wait for several.
+            // Most headers fit a word. Write it with one store: the AEAD's loads would stall on several smaller ones.
             let joined = (u64::from(config) << (8 * kid_len) | extended(kid)) << (8 * ctr_len) | extended(ctr);
             *word = (joined << (8 * (WORD - len))).to_be_bytes();
         } else {
@@ -55,7 +55,7 @@ impl Header {
         out.split_at_mut_checked(len)
     }
 
-    /// Reads a header and says how long it is. None: truncated, or not in its shortest form.
+    /// Reads a header and returns it and its length. Returns `None` if it is truncated or not in its shortest form.
     pub(crate) fn parse(sealed: &[u8]) -> Option<(Self, usize)> {
         let (&config, rest) = sealed.split_first()?;
         let (kid, rest) = value(config >> 4, rest)?;
@@ -64,16 +64,16 @@ impl Header {
     }
 }
 
-/// A sealed frame in pieces.
+/// The parts of a sealed frame.
 pub(crate) struct SframeParts<'a> {
     pub(crate) header: Header,
-    /// The header as it stands, which is authenticated.
+    /// The bytes of the header, which are authenticated.
     pub(crate) head: &'a [u8],
     pub(crate) ciphertext: &'a [u8],
     pub(crate) tag: &'a [u8],
 }
 
-/// Takes a frame to pieces. None: truncated, or its header is not in its shortest form.
+/// Parses a frame. Returns `None` if it is truncated, or its header is not in its shortest form.
 pub(crate) fn parse(sealed: &[u8], tag_len: usize) -> Option<SframeParts<'_>> {
     let (header, len) = Header::parse(sealed)?;
     let (head, rest) = sealed.split_at_checked(len)?;
@@ -81,14 +81,14 @@ pub(crate) fn parse(sealed: &[u8], tag_len: usize) -> Option<SframeParts<'_>> {
     Some(SframeParts { header, head, ciphertext, tag })
 }
 
-/// A sealed frame to be written: the header, which is, and the places of ciphertext and tag.
+/// A frame being written: the finished header, and the bytes for ciphertext and tag.
 pub(crate) struct SframePlaces<'a> {
     pub(crate) head: &'a [u8],
     pub(crate) ciphertext: &'a mut [u8],
     pub(crate) tag: &'a mut [u8],
 }
 
-/// Writes the header and hands out the places behind it. None: `out` is too short.
+/// Writes the header and returns the bytes for the other parts. Returns `None` if `out` is too short.
 #[inline(always)]
 pub(crate) fn write(out: &mut [u8], header: Header, tag_len: usize) -> Option<SframePlaces<'_>> {
     let (head, rest) = header.write(out)?;
@@ -96,25 +96,27 @@ pub(crate) fn write(out: &mut [u8], header: Header, tag_len: usize) -> Option<Sf
     Some(SframePlaces { head, ciphertext, tag })
 }
 
-/// Bytes of a value behind the config byte.
+/// Returns the number of bytes that a value has behind the config byte.
 #[inline(always)]
 fn extension(value: u64) -> usize {
     if value < EXTENDED_FROM { 0 } else { WORD - value.leading_zeros() as usize / 8 }
 }
 
-/// The value, where it stands behind the config byte.
+/// Returns the value if it is written behind the config byte, and 0 otherwise.
 #[inline(always)]
 fn extended(value: u64) -> u64 {
     if value < EXTENDED_FROM { 0 } else { value }
 }
 
-/// The four bits of the config byte for a value.
+/// Returns the four bits of the config byte for a value.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)] // below 8
 fn config_bits(value: u64, extension: usize) -> u8 {
     if value < EXTENDED_FROM { value as u8 } else { 0x08 | (extension as u8 - 1) }
 }
 
+/// Reads one value, and returns it and the bytes behind it. Returns `None` if it is truncated or not in its shortest
+/// form.
 fn value(bits: u8, rest: &[u8]) -> Option<(u64, &[u8])> {
     if bits & 0x08 == 0 {
         return Some((u64::from(bits & 0x07), rest));
@@ -142,7 +144,7 @@ mod tests {
             let sealed = [encoded.as_slice(), &behind].concat();
             prop_assert_eq!(Header::parse(&sealed), Some((header, encoded.len())));
             prop_assert_eq!(header.len(), encoded.len());
-            // Without room behind it, it is the same.
+            // Without spare bytes behind it, the header is the same.
             let mut exact = vec![0; encoded.len()];
             prop_assert!(header.write(&mut exact).is_some());
             prop_assert_eq!(&exact, &encoded);
@@ -150,7 +152,12 @@ mod tests {
         }
 
         #[test]
-        fn a_frame_that_was_written_comes_to_the_same_pieces(kid in edges(), ctr in edges(), rest: Vec<u8>, tag: [u8; 10]) {
+        fn a_frame_that_was_written_comes_to_the_same_pieces(
+            kid in edges(),
+            ctr in edges(),
+            rest: Vec<u8>,
+            tag: [u8; 10],
+        ) {
             let header = Header { kid, ctr };
             let len = rest.len() + tag.len();
             let mut out = vec![0; header.len() + len];

@@ -1,4 +1,4 @@
-//! The trailer layout of LiveKit and its kin (as livekit-client 2.23.0 and libwebrtc's FrameCryptor write it).
+//! The trailer layout of LiveKit, VideoSDK and Jitsi, as livekit-client 2.23.0 and libwebrtc's FrameCryptor write it.
 //!
 //! ```text
 //! | clear header (AAD) | ciphertext | tag, 16 | IV, 12 | 0x0C | key index |
@@ -8,12 +8,12 @@
 
 pub(crate) const IV_LEN: usize = 12;
 pub(crate) const TAG_LEN: usize = 16;
-/// IV, its length, key index.
+/// The length of the IV, its length byte and the key index.
 const TRAILER_LEN: usize = IV_LEN + 2;
-/// What sealing adds, escapes apart.
+/// The number of bytes that sealing adds, without escapes.
 pub(crate) const OVERHEAD: usize = TAG_LEN + TRAILER_LEN;
 
-/// The sealed part of a frame, behind its clear header and without escapes.
+/// The parts of the sealed part of a frame: the bytes behind the clear header, without escapes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TrailerParts<'a> {
     pub(crate) ciphertext: &'a [u8],
@@ -22,7 +22,7 @@ pub(crate) struct TrailerParts<'a> {
     pub(crate) key_index: u8,
 }
 
-/// Takes the sealed part to pieces. None: not of this layout.
+/// Parses the sealed part. Returns `None` if it is not of this layout.
 pub(crate) fn parse(tail: &[u8]) -> Option<TrailerParts<'_>> {
     let (rest, &[iv_len, key_index]) = tail.split_last_chunk::<2>()?;
     if usize::from(iv_len) != IV_LEN {
@@ -33,14 +33,15 @@ pub(crate) fn parse(tail: &[u8]) -> Option<TrailerParts<'_>> {
     Some(TrailerParts { ciphertext, tag, iv, key_index })
 }
 
-/// The places of a frame to be written: `out` is the clear header, the plaintext's length and [`OVERHEAD`] long.
+/// A frame being written: the bytes for the parts in front of the finished trailer.
 pub(crate) struct TrailerPlaces<'a> {
     pub(crate) clear: &'a mut [u8],
     pub(crate) ciphertext: &'a mut [u8],
     pub(crate) tag: &'a mut [u8],
 }
 
-/// Writes the trailer and hands out the places before it. None: `out` is too short.
+/// Writes the trailer and returns the bytes for the other parts. `out` must be [`OVERHEAD`] bytes longer than the plain
+/// frame. Returns `None` if it is too short.
 pub(crate) fn write<'a>(
     out: &'a mut [u8],
     clear_len: usize,
@@ -65,7 +66,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parsing_what_was_written_is_identity(body in proptest::collection::vec(any::<u8>(), 0..200), clear in 0usize..20, iv: [u8; 12], key_index: u8) {
+        fn parsing_what_was_written_is_identity(
+            body in proptest::collection::vec(any::<u8>(), 0..200),
+            clear in 0usize..20,
+            iv: [u8; 12],
+            key_index: u8,
+        ) {
             let clear_len = clear.min(body.len());
             let mut out = vec![0; body.len() + OVERHEAD];
             let places = write(&mut out, clear_len, &iv, key_index).unwrap();
