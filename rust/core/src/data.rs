@@ -1,10 +1,12 @@
-//! Messages of a data channel, under the keys of the media.
+//! Seals and opens the messages of a data channel, with the keys of the media.
 //!
-//! Trailer profiles have the form of livekit-client 2.23.0's encrypted packets: AES-GCM without AAD, whose IV and key index
-//! travel beside the ciphertext. SFrame's packets are plain SFrames (RFC 9605), no codec and no envelope about them.
-//! Nothing in either says who sent a packet, where to, or that it is one: a forwarder may give it to others, or put the
-//! sealed part of a frame in its place. Bound to a context it is ours alone, and neither works:
-//! `"frameseal data v1" || length of the context as 8 bytes || context` is the AAD there, and the metadata here.
+//! Trailer profiles use the form of livekit-client 2.23.0's encrypted packets: AES-GCM without AAD, with the IV and the
+//! key index beside the ciphertext. Packets of SFrame are plain SFrames (RFC 9605), without codec and envelope.
+//!
+//! Neither form authenticates the sender, the recipient, or that the bytes are a packet. A forwarder may send a packet
+//! to others, or the sealed part of a frame as a packet. Binding a context prevents both, but only frameseal implements
+//! it: `"frameseal data v1" || length of the context as 8 bytes || context` is the AAD in the trailer profiles, and the
+//! metadata in SFrame.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,34 +19,37 @@ use crate::wire::packet::{self, OVERHEAD, Packet};
 use crate::wire::sframe::{self, Header};
 use crate::wire::trailer::TAG_LEN;
 
+/// The start of the AAD of packets that are bound to a context.
 const LABEL: &[u8] = b"frameseal data v1";
 
-/// Packets that a cryptor remembers unless it is told otherwise: an honest one never comes twice.
+/// The default replay window of the trailer profiles, in packets. An honest packet never arrives twice.
 const REPLAY_WINDOW: usize = 1024;
 
-/// The same for SFrame, where the window is one of counters, most of which go to the media: some minutes of a call.
+/// The default replay window of SFrame, in counters. Media frames use most of the counters, so this is some minutes of
+/// a call.
 const COUNTER_WINDOW: usize = 16 * 1024;
 
 /// Seals and opens the messages of a data channel.
 pub struct DataCryptor {
     ring: Arc<KeyRing>,
+    /// True if packets are bound to their context.
     bind_context: bool,
     replay: Option<Mutex<ReplayWindow>>,
     counters: DataCounters,
 }
 
-/// A sealed message in the parts that a signalling format carries. Trailer profiles only.
+/// The parts of a sealed message, for a signalling format that carries them in fields. Trailer profiles only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedData {
-    /// The nonce.
+    /// The IV, which is the nonce.
     pub iv: [u8; NONCE_LEN],
     /// The id of the key.
     pub key_index: u8,
-    /// The ciphertext, its tag behind it.
+    /// The ciphertext, followed by the 16 bytes of the tag.
     pub ciphertext: Vec<u8>,
 }
 
-/// What a received message is opened by.
+/// The parts of a received message, as parsed before any key is looked up.
 struct PacketParts<'a> {
     kid: u64,
     nonce_input: NonceInput,
@@ -54,10 +59,12 @@ struct PacketParts<'a> {
 }
 
 impl DataCryptor {
-    /// A cryptor that remembers `replay_window` packets (counters, in SFrame): none is 1,024 (16,384), 0 is off.
+    /// Returns a cryptor with a replay window of `replay_window` packets (in SFrame: counters). `None` selects the
+    /// default of 1,024 packets (16,384 counters); 0 turns the window off. `bind_context` binds packets to their
+    /// context.
     ///
     /// # Errors
-    /// [`ConfigError::ReplayWindow`].
+    /// [`ConfigError::ReplayWindow`] if the window exceeds the maximum of 65,536.
     pub fn new(ring: Arc<KeyRing>, bind_context: bool, replay_window: Option<usize>) -> Result<Self, ConfigError> {
         let window = replay_window.unwrap_or(match ring.profile().wire {
             Wire::Trailer => REPLAY_WINDOW,
@@ -70,22 +77,22 @@ impl DataCryptor {
         Ok(Self { ring, bind_context, replay, counters: DataCounters::default() })
     }
 
-    /// Whether packets open in the context only in which they were sealed.
+    /// Returns whether packets open only in the context in which they were sealed.
     #[must_use]
     pub fn binds_context(&self) -> bool {
         self.bind_context
     }
 
-    /// Whether the profile has packets in parts: [`Self::encrypt`] and [`Self::decrypt`].
+    /// Returns whether the profile has packets in parts, for [`Self::encrypt`] and [`Self::decrypt`].
     #[must_use]
     pub fn has_parts(&self) -> bool {
         self.ring.profile().wire == Wire::Trailer
     }
 
-    /// Seals a message with the ring's sending key. The context is not sent; without a binding it is not looked at.
+    /// Seals a message with the ring's sending key. The context is not sent, and ignored without a binding.
     ///
     /// # Errors
-    /// [`EncryptError`]; [`ApiMisuse::PacketParts`] for a profile without such parts. Nothing may be sent then.
+    /// [`EncryptError`]; [`ApiMisuse::PacketParts`] in SFrame, whose packets have no parts. Nothing may be sent then.
     pub fn encrypt(&self, payload: &[u8], context: &[u8]) -> Result<SealedData, EncryptError> {
         if !self.has_parts() {
             return Err(ApiMisuse::PacketParts.into());
@@ -93,10 +100,10 @@ impl DataCryptor {
         self.seal_parts(&self.next()?, payload, context)
     }
 
-    /// Seals a message into a packet that needs nothing beside it.
+    /// Seals a message into a packet in one piece. The context is not sent, and ignored without a binding.
     ///
     /// # Errors
-    /// [`EncryptError`]; nothing may be sent then.
+    /// [`EncryptError`]. Nothing may be sent then.
     pub fn encrypt_packet(&self, payload: &[u8], context: &[u8]) -> Result<Vec<u8>, EncryptError> {
         let sealing = self.next()?;
         let aad = self.aad(context);
@@ -119,10 +126,10 @@ impl DataCryptor {
         }
     }
 
-    /// Opens a message from its parts.
+    /// Opens a message from its parts. `sealed` is the ciphertext and the tag.
     ///
     /// # Errors
-    /// [`DecryptError`]; [`ApiMisuse::PacketParts`] for a profile without such parts.
+    /// [`DecryptError`]; [`ApiMisuse::PacketParts`] in SFrame, whose packets have no parts.
     pub fn decrypt(&self, iv: &[u8], key_index: u64, sealed: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
         if !self.has_parts() {
             return Err(ApiMisuse::PacketParts.into());
@@ -131,10 +138,10 @@ impl DataCryptor {
         self.count(self.open_parts(parts.and_then(|iv| self.trailer_parts(iv, key_index, sealed, context))))
     }
 
-    /// Opens a packet of [`Self::encrypt_packet`].
+    /// Opens a packet in one piece, as [`Self::encrypt_packet`] returns it.
     ///
     /// # Errors
-    /// [`DecryptError`].
+    /// [`DecryptError`]. The packet must be dropped then.
     pub fn decrypt_packet(&self, packet: &[u8], context: &[u8]) -> Result<Vec<u8>, DecryptError> {
         let parts = match self.ring.profile().wire {
             Wire::Trailer => packet::parse(packet)
@@ -150,17 +157,17 @@ impl DataCryptor {
         self.count(self.open_parts(parts))
     }
 
-    /// Seals under an IV of the caller's choice, for this crate's vector tests.
+    /// Seals a message under an IV of the caller's choice, for this crate's vector tests.
     ///
     /// # Errors
-    /// [`EncryptError`].
+    /// [`EncryptError`], as [`Self::encrypt`].
     #[cfg(feature = "hazmat")]
     pub fn encrypt_with_iv(&self, payload: &[u8], context: &[u8], iv: [u8; 12]) -> Result<SealedData, EncryptError> {
         let sealing = SealingKey { nonce_input: NonceInput::Iv(iv.into()), ..self.next()? };
         self.seal_parts(&sealing, payload, context)
     }
 
-    /// The counters so far.
+    /// Returns a snapshot of the counters.
     #[must_use]
     pub fn stats(&self) -> DataStats {
         self.counters.snapshot()
@@ -208,7 +215,7 @@ impl DataCryptor {
         let is_replayed = |key: &Key| self.replay().is_some_and(|window| window.contains(key.identity, nonce_input));
         let mut payload = vec![0; ciphertext.len()];
         let mut opens = |key: &Key| key.aead.open(key.nonce(nonce_input), &aad, ciphertext, tag, &mut payload).is_ok();
-        // A packet that was seen opens nothing, and takes no ratchet step. It counts as seen only if it authenticates.
+        // A replayed packet opens nothing and advances no ratchet. It counts as replayed only if it authenticates.
         let is_claimed = is_replayed(&candidate.key);
         if is_claimed && opens(&candidate.key) {
             return Err(DecryptError::Replayed { kid });
@@ -235,6 +242,7 @@ impl DataCryptor {
         Ok(payload)
     }
 
+    /// Returns the AAD of a packet in this context: empty without a binding.
     fn aad(&self, context: &[u8]) -> Vec<u8> {
         if !self.bind_context {
             return Vec::new();
@@ -253,13 +261,14 @@ impl DataCryptor {
             Err(DecryptError::UnknownKey { .. }) => self.counters.unknown_key.add(1),
             Err(DecryptError::AuthenticationFailed { .. }) => self.counters.authentication_failed.add(1),
             Err(DecryptError::Replayed { .. }) => self.counters.replayed.add(1),
-            // Packets are not bound to senders: their context is.
+            // A packet is never checked against a sender: its context names the sender.
             Err(DecryptError::SenderMismatch { .. } | DecryptError::Misuse(_)) => {}
         }
         opened
     }
 }
 
+/// Returns the key index of a trailer profile.
 #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
 fn index(sealing: &SealingKey) -> u8 {
     sealing.kid as u8
