@@ -71,7 +71,7 @@ _MODULES = {
     "__version__": "frameseal._native",
 }
 
-__all__ = [*_MODULES, "set_key_provider"]  # noqa: PLE0604 - every item is a str
+__all__ = [*_MODULES]  # noqa: PLE0604 - every item is a str
 
 
 def __getattr__(name: str) -> object:

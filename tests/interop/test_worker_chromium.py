@@ -161,7 +161,7 @@ async def test_a_key_change_in_mid_call_loses_no_frame(calling, api):
 
 @pytest.mark.parametrize("key", [PASSPHRASE, RAW], ids=["passphrase", "raw"])
 async def test_a_ratchet_step_in_mid_call_is_followed_by_either_side(calling, key):
-    keys = KeyProvider(ratchet_window_size=8, failure_tolerance=10, allow_export=True)
+    keys = KeyProvider(ratchet_window=8, failure_tolerance=10, allow_export=True)
     for participant in (PAGE, AIORTC):
         keys.set_key(participant, key)
     options = {"sharedKey": False, "ratchetWindowSize": 8, "failureTolerance": 10}

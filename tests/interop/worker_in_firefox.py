@@ -58,7 +58,7 @@ async def test_with_a_wrong_key_nobody_sees_or_hears_anything_until_the_right_on
 
 
 async def test_each_participant_has_a_key_that_changes_and_steps_in_mid_call(calling):
-    keys = KeyProvider(ratchet_window_size=8, failure_tolerance=10, allow_export=True)
+    keys = KeyProvider(ratchet_window=8, failure_tolerance=10, allow_export=True)
     keys.set_key(PAGE, RAW)
     keys.set_key(AIORTC, PASSPHRASE)
     async with calling(E2EEManager(keys, "livekit"), sharedKey=False, ratchetWindowSize=8) as call:

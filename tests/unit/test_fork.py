@@ -125,10 +125,10 @@ class Call:
     """Everything that a program has of one call, in one process."""
 
     def __init__(self, profile: Profile, key: str | bytes = KEY) -> None:
-        self.keys = KeyProvider(ratchet_window_size=2, allow_export=True)
+        self.keys = KeyProvider(ratchet_window=2, allow_export=True)
         self.keys.set_shared_key(key)
         # What a ring has sealed under SFrame it does not open: who receives has a provider of their own.
-        theirs = KeyProvider(ratchet_window_size=2)
+        theirs = KeyProvider(ratchet_window=2)
         theirs.set_shared_key(key)
         self.manager = E2EEManager(self.keys, profile, hold_frames=8)
         self.others = E2EEManager(theirs, profile, hold_frames=8)

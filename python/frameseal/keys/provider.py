@@ -21,6 +21,8 @@ from frameseal.enums import Profile
 from frameseal.events import KEY_RATCHETED, KEY_SET, E2EEKeyChange
 from frameseal.keys.protocol import ParticipantKeys, bounded
 
+MAX_RATCHET_WINDOW: Final = 16
+
 KeyMaterial = str | bytes | bytearray | memoryview
 """A passphrase (str), or a raw key of at least 16 bytes."""
 
@@ -35,7 +37,7 @@ class KeyProvider(LoopEmitter):
 
     :param discard_frame_when_cryptor_not_ready: True drops empty frames (0 bytes), False passes them on. Empty frames
         are never sealed. The option never lets an unsealed frame out nor an unopened frame in (docs/guide/states.md).
-    :param ratchet_window_size: maximum number of ratchet steps that a receiver searches ahead when a frame does not
+    :param ratchet_window: maximum number of ratchet steps that a receiver searches ahead when a frame does not
         open, 0 to 16. The first search of a step derives it, for a passphrase in some 25 ms, in a thread beside the
         decoders.
     :param failure_tolerance: maximum number of consecutive frames that may fail under one key id before InvalidKey is
@@ -63,7 +65,7 @@ class KeyProvider(LoopEmitter):
     def __init__(
         self,
         discard_frame_when_cryptor_not_ready: bool = True,
-        ratchet_window_size: int = 0,
+        ratchet_window: int = 0,
         failure_tolerance: int = -1,
         *,
         key_ring_size: int = 16,
@@ -72,7 +74,7 @@ class KeyProvider(LoopEmitter):
     ) -> None:
         """Make a provider without keys."""
         super().__init__(loop)
-        self.ratchet_window_size: Final = bounded("ratchet_window_size", ratchet_window_size, 0, 16)
+        self.ratchet_window: Final = bounded("ratchet_window", ratchet_window, 0, MAX_RATCHET_WINDOW)
         self.failure_tolerance: Final = bounded("failure_tolerance", failure_tolerance, -1, 2**31 - 1)
         self.key_ring_size: Final = bounded("key_ring_size", key_ring_size, 1, 256)
         self.allow_export: Final = bool(allow_export)
@@ -342,7 +344,7 @@ class KeyProvider(LoopEmitter):
                 # An SFrame counter starts at 0 for every sender: each must seal with a key derived for it alone.
                 shared=profile is Profile.SFRAME,
                 key_ring_size=self.key_ring_size,
-                ratchet_window=self.ratchet_window_size,
+                ratchet_window=self.ratchet_window,
                 failure_tolerance=self.failure_tolerance,
                 allow_export=self.allow_export,
                 fallback=fallback,
@@ -379,7 +381,32 @@ class ExternalE2EEKeyProvider(KeyProvider):
     """Holds one shared key for everybody in the meeting: `KeyProvider` without keys per participant.
 
     All participants use one ring, which counts all frames that this side seals.
+
+    :param ratchet_window_size: VideoSDK's name of the parameter ``ratchet_window`` of `KeyProvider`, at the same
+        position. The attribute is `ratchet_window`.
+
+    All other parameters, errors and events are those of `KeyProvider`.
     """
+
+    def __init__(
+        self,
+        discard_frame_when_cryptor_not_ready: bool = True,
+        ratchet_window_size: int = 0,
+        failure_tolerance: int = -1,
+        *,
+        key_ring_size: int = 16,
+        allow_export: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Make a provider without a key."""
+        super().__init__(
+            discard_frame_when_cryptor_not_ready,
+            bounded("ratchet_window_size", ratchet_window_size, 0, MAX_RATCHET_WINDOW),
+            failure_tolerance,
+            key_ring_size=key_ring_size,
+            allow_export=allow_export,
+            loop=loop,
+        )
 
     def ring_for(self, profile: Profile, participant_id: str) -> KeyRing:
         """Return the one ring of *profile*, which all participants share; *participant_id* is ignored."""

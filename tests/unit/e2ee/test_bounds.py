@@ -52,7 +52,7 @@ async def test_a_storm_of_blank_frames_between_sealed_ones_makes_no_storm_of_eve
 
 def test_rings_that_ask_for_ratchet_steps_are_forgotten_where_nobody_derives_them():
     """Without a loop there is no watch, which would let go of them."""
-    cryptor, forged = CallCryptor(KeyProvider(ratchet_window_size=4)), sealer(OTHER_KEY)
+    cryptor, forged = CallCryptor(KeyProvider(ratchet_window=4)), sealer(OTHER_KEY)
     for number in range(50):
         name = f"bob-{number}"
         cryptor._call.provider.set_key(name, "a passphrase")

@@ -175,7 +175,7 @@ async def test_slice_headers_that_cannot_be_kept_readable_are_warned_of_once_a_t
 
 
 async def test_listeners_of_the_provider_hear_that_a_sender_has_ratcheted(clock):
-    keys, far = KeyProvider(ratchet_window_size=4), provider(KEY)
+    keys, far = KeyProvider(ratchet_window=4), provider(KEY)
     for each in (keys, far):
         each.set_shared_key(KEY, 3)
     ratcheted: list = []

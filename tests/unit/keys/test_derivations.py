@@ -61,7 +61,7 @@ def keys(monkeypatch) -> KeyProvider:
     """A provider of slow rings, with a shared key and one of bob's."""
     monkeypatch.setattr(frameseal.keys.provider, "KeyRing", SlowRing)
     SlowRing.begun, SlowRing.may_end = threading.Event(), threading.Event()
-    made = KeyProvider(allow_export=True, ratchet_window_size=2)
+    made = KeyProvider(allow_export=True, ratchet_window=2)
     made.set_shared_key(KEY)
     made.set_key("bob", OTHER_KEY, 1)
     made.rings = [made.ring_for(Profile.LIVEKIT, who) for who in ("alice", "bob")]

@@ -241,7 +241,7 @@ def test_a_shared_key_has_one_code_however_many_take_part_in_whichever_provider(
 
 @pytest.mark.usefixtures("derivations")
 def test_a_ratchet_changes_the_code_until_the_other_side_has_followed() -> None:
-    ours, theirs = (frameseal.E2EEManager(provider_of(ROOM, ratchet_window_size=2), "livekit") for _ in range(2))
+    ours, theirs = (frameseal.E2EEManager(provider_of(ROOM, ratchet_window=2), "livekit") for _ in range(2))
     sender, receiver = (
         ours.sender_transform("alice", "audio", "opus"),
         theirs.receiver_transform("alice", "audio", "opus"),

@@ -6,7 +6,16 @@ import pickle
 
 import pytest
 
-from frameseal import AuthenticationFailed, Decryptor, Encryptor, ExternalE2EEKeyProvider, KeyRing, Profile, UnknownKey
+from frameseal import (
+    AuthenticationFailed,
+    Decryptor,
+    Encryptor,
+    ExternalE2EEKeyProvider,
+    KeyProvider,
+    KeyRing,
+    Profile,
+    UnknownKey,
+)
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, provider
 
 
@@ -96,6 +105,20 @@ def test_a_removed_key_opens_nothing_and_the_sending_key_cannot_be_removed():
 def test_options_out_of_range_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         ExternalE2EEKeyProvider(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(KeyProvider, "ratchet_window"), (ExternalE2EEKeyProvider, "ratchet_window_size")]
+)
+def test_a_ratchet_window_has_one_name_in_each_class(kind, name):
+    """The ring's word, and VideoSDK's documented one where the class is VideoSDK's; the attribute is one."""
+    other = {"ratchet_window": "ratchet_window_size", "ratchet_window_size": "ratchet_window"}[name]
+    assert kind(**{name: 5}).ratchet_window == kind(True, 5).ratchet_window == 5
+    with pytest.raises(ValueError, match=f"^{name} must be between 0 and 16, not 17"):
+        kind(**{name: 17})
+    with pytest.raises(TypeError, match=other):
+        kind(**{other: 5})
+    assert not hasattr(kind(), "ratchet_window_size")
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None])
