@@ -321,6 +321,16 @@ def test_only_the_hook_the_forwarder_and_the_programs_import_a_transport():
     assert importers("aiortc"), "the rule looks at nothing"
 
 
+def test_the_second_parser_is_not_on_the_path_of_a_frame():
+    """Diagnoses look at failed frames in a thread of their own; all else is for people who debug."""
+    inspection = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("inspection/*.py")}
+    assert importers("frameseal.inspection") <= inspection | {
+        "e2ee/diagnosis.py",
+        "tools/cli.py",
+        "tools/meet/outsider.py",
+    }
+
+
 def test_the_hook_does_not_know_the_programs():
     for name in ("demo", "meet"):
         own = {path for path in programs() if path.startswith(f"tools/{name}/")}

@@ -520,6 +520,12 @@ class Decryptor:
     def without_sif_frames(self, frame: _Buffer) -> bytes:
         """Return a frame without the blank ones that were joined to it (see `decrypt`). Opens and counts nothing."""
 
+    def key_id_of(self, frame: _Buffer) -> int | None:
+        """Return the key id that a sealed frame names. Returns None if it is no sealed frame of the profile.
+
+        It looks no key up and counts nothing. The key id is not authenticated unless the frame has opened.
+        """
+
     @staticmethod
     def holds_blank(profile: str, codec: str | None, frame: _Buffer) -> bool:
         """Return whether a frame contains a blank frame, and behind it bytes that may be a trailer.

@@ -252,6 +252,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Decryptor": lambda: (frameseal.Decryptor, {"ring": ring(), "codec": "opus"}),
     "Decryptor.decrypt": lambda: (frameseal.Decryptor(ring(), "opus").decrypt, {"sealed": sealed()}),
     "Decryptor.decrypt_batch": lambda: (frameseal.Decryptor(ring()).decrypt_batch, dict(BATCH)),
+    "Decryptor.key_id_of": lambda: (frameseal.Decryptor(ring()).key_id_of, {"frame": sealed()}),
     "Decryptor.holds_blank": lambda: (
         frameseal.Decryptor.holds_blank,
         {"profile": "livekit", "codec": "opus", "frame": b"frame"},

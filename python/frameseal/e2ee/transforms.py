@@ -26,7 +26,6 @@ from frameseal.exceptions import (
     SenderMismatch,
     UnknownKey,
 )
-from frameseal.inspection import readings
 
 if TYPE_CHECKING:
     from frameseal._native import Decryptor, Encryptor, KeyRing
@@ -344,8 +343,7 @@ class ReceiverTransform(Transform):
         self.missing_key = False
         self._quiet_drops = self._incomplete_failures = 0
         self._invalid_keys.clear()
-        sealed = self._cipher.without_sif_frames(frame) if self._may_hold_sif_frames else frame
-        key_id = readings.key_id(sealed, self._ring.profile, self.codec)
+        key_id = self._cipher.key_id_of(frame)
         self._end_shortage(key_id)
         self._reporter.report_opened(self)
         # Frames under other keys open beside a missing one: look at each until it comes, or is asked for again.

@@ -128,6 +128,10 @@ impl Decryptor {
         PyBytes::new(py, self.cipher.without_sif_frames(frame.as_slice()))
     }
 
+    fn key_id_of(&self, frame: Input<'_, '_>) -> Option<u64> {
+        self.cipher.key_id_of(frame.as_slice())
+    }
+
     #[staticmethod]
     #[pyo3(signature = (profile, codec, frame))]
     fn holds_blank(

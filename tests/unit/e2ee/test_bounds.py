@@ -260,7 +260,7 @@ async def test_a_large_frame_that_fails_costs_python_no_more_than_a_small_one(pr
 @pytest.mark.parametrize("profile", ["livekit", "sframe"])
 @pytest.mark.parametrize("codec", ["vp8", "h264"])
 async def test_a_frame_that_opens_after_one_that_failed_costs_python_no_more_for_being_large(profile, codec):
-    """The key id that a success names is read from a few bytes."""
+    """The core reads the key id that a success names."""
     _, bob = receiving(profile=profile, codec=codec)
     seal = E2EEManager(provider(), profile).sender_transform("bob", "video", codec).encrypt
     head = b"\0\0\0\1\x65\x88" if codec == "h264" else VIDEO[:10]

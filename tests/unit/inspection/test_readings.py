@@ -9,8 +9,18 @@ from typing import Any
 
 import pytest
 
-from frameseal import CipherSuite, Encryptor, KeyRing, Profile
-from frameseal.inspection.readings import _START_CODE, Reading, _clear_len, openers, plaintext_signs, readings
+from frameseal import CipherSuite, Decryptor, Encryptor, KeyRing, Profile
+from frameseal.inspection.readings import (
+    _START_CODE,
+    CODECS,
+    JITSI_LACKS,
+    Reading,
+    _clear_len,
+    key_id,
+    openers,
+    plaintext_signs,
+    readings,
+)
 from frameseal.inspection.shapes import IV_LEN, MIN_VERDICT_FRAMES
 from frameseal.tools.cli import main
 from support.paths import VECTORS
@@ -100,6 +110,24 @@ def test_a_raw_key_tells_the_profile(profile: Profile) -> None:
     ring.set_key(bytes(range(32)), 2)
     sealed = Encryptor(ring, "vp8").encrypt(b"\x10\x02\x00\x9d\x01\x2a\x08\0\x08\0" + bytes(range(200)))
     assert {opener.profile for opener in openers(sealed, bytes(range(32)))} == {profile}
+
+
+@pytest.mark.parametrize(
+    ("profile", "codec"),
+    [(p, c) for p in Profile for c in CODECS if p is not Profile.JITSI or c not in JITSI_LACKS],
+)
+def test_the_core_reads_the_key_id_that_inspection_reads(profile: Profile, codec: str) -> None:
+    frame = opus(24_000)[0] if codec == "opus" else video(codec)[0]
+    ring = KeyRing(profile, key_ring_size=256, shared=profile is Profile.SFRAME)
+    reader = Decryptor(ring, codec)
+    for key in (0, 3, 200, 255):
+        ring.set_key(bytes(range(32)), key)
+        ring.sending_key_id = key
+        sealed = Encryptor(ring, codec).encrypt(frame)
+        assert reader.key_id_of(sealed) == key_id(sealed, profile, codec)
+        assert reader.key_id_of(sealed) & 0xFF == key
+    assert reader.key_id_of(b"") is None and reader.key_id_of(b"short") is None
+    assert not any(reader.stats().values())
 
 
 def test_plaintext_is_recognised_and_sealed_frames_are_not() -> None:

@@ -191,6 +191,13 @@ impl Decryptor {
         self.state.ring.profile().wire == Wire::Trailer
     }
 
+    /// Returns the key id that a sealed frame names, also where SIF frames are joined to it. Returns `None` if the bytes
+    /// are no sealed frame of the profile. It looks no key up and counts nothing: the id is not authenticated.
+    #[must_use]
+    pub fn key_id_of(&self, frame: &[u8]) -> Option<u64> {
+        OpenPlan::parse(&self.state, self.without_sif_frames(frame), &[]).ok().map(|plan| plan.parts.kid)
+    }
+
     /// Returns the number of consecutive frames that one key failed to open, or 0 after a frame that opened.
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {
