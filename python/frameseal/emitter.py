@@ -1,4 +1,4 @@
-"""Events that arise on any thread and reach their listeners on the event loop, in order, and nowhere else."""
+"""`LoopEmitter`: delivers events from any thread to listeners on one event loop, in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyee.asyncio import AsyncIOEventEmitter
 from frameseal._fork import nothing, renew_in_child
 from frameseal._secrecy import Confidential, require
 
-# Events raised before there is a loop to deliver them on: the latest so many are kept.
+# Capacity for events that are emitted before a loop is bound. The oldest events drop out.
 MAX_PENDING_EVENTS: Final = 64
 
 _logger = logging.getLogger("frameseal")
@@ -22,13 +22,13 @@ _in_error_listener: ContextVar[bool] = ContextVar("_in_error_listener", default=
 
 
 class LoopEmitter(Confidential, AsyncIOEventEmitter):
-    """An emitter whose events may be raised on any thread.
+    """An emitter whose events may be emitted on any thread.
 
-    Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and its
-    exception is emitted as ``"error"`` for whoever listens; nobody else notices.
+    Listeners may be functions or coroutine functions. If a listener raises, the exception is logged to the logger
+    ``frameseal`` and emitted as ``"error"``. Other listeners are not affected.
 
-    :param loop: where events are delivered. By default the loop that is running, or else the first one bound. A forked
-        child has another loop: there, events are kept until it is bound.
+    :param loop: the loop on which listeners run. By default it is the running loop, or otherwise the first one bound. A
+        forked child keeps events until its own loop is bound.
     """
 
     _lock: threading.Lock  # pyee's own
@@ -49,11 +49,14 @@ class LoopEmitter(Confidential, AsyncIOEventEmitter):
 
     @property
     def events_loop(self) -> asyncio.AbstractEventLoop | None:
-        """Where events are delivered, once that is known."""
+        """The loop on which listeners run. None before a loop is bound."""
         return self._events_loop
 
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver events on *loop*, those kept from before included. The first call wins, while its loop lives."""
+        """Deliver events on *loop* from now on, including events that wait. Has no effect while another loop is open.
+
+        :raises TypeError: for an object that is no event loop.
+        """
         require("loop", loop, "call_soon_threadsafe", "an event loop")
         with self._events_lock:
             if self._events_loop is None or self._events_loop.is_closed():
@@ -64,18 +67,18 @@ class LoopEmitter(Confidential, AsyncIOEventEmitter):
                     self._schedule(event, value)
 
     def deliver(self, event: str, value: object) -> None:
-        """Have the listeners of *event* called on the loop. From any thread; the order of the calls is kept."""
+        """Call the listeners of *event* on the loop, in the order of these calls. From any thread."""
         with self._events_lock:
             self._schedule(event, value)
 
     def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
-        """Call the listeners of *event*; for the event loop's thread only. What a listener raises is logged."""
+        """Call the listeners of *event*, in the loop's thread only. Exceptions of listeners are logged."""
         if event != "error":
             return super().emit(event, *args, **kwargs)
         error = args[0] if args and isinstance(args[0], BaseException) else None
         _logger.error("a listener of %r raised", self, exc_info=error)
-        # An error listener that itself raises would otherwise be told about its own exception, for ever. The variable
-        # reaches coroutine listeners too: their done-callbacks run in a copy of this context.
+        # Without this guard an error listener that raises would receive its own exception for ever. The variable also
+        # reaches coroutine listeners: their done-callbacks run in a copy of this context.
         if not _in_error_listener.get() and self.listeners("error"):
             token = _in_error_listener.set(True)
             try:

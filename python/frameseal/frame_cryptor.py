@@ -1,7 +1,7 @@
-"""A cryptor for SDKs and pipelines that are not aiortc: two methods, any thread, no event loop.
+"""`FrameCryptor` and `CallCryptor`: encryption for SDKs and pipelines without aiortc. Any thread, no event loop.
 
-Whoever has whole encoded frames (GStreamer, PyAV, an SDK's own RTP stack) programs against the protocol `FrameCryptor`,
-and takes `CallCryptor` where nothing else is given.
+A program that holds whole encoded frames (GStreamer, PyAV, an SDK's own RTP stack) programs against the protocol
+`FrameCryptor`, and uses `CallCryptor` unless it receives another implementation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from frameseal.keys.protocol import KeyRingProvider
 
 __all__ = ["CallCryptor", "FrameCryptor"]
 
-# Tracks of one participant in one direction, each with a cipher: codec and track id may be what a peer says.
+# Maximum of tracks per participant and direction. Each has a cipher, and a peer may choose codec and track id.
 MAX_TRACKS: Final = 64
 
 _Transform = TypeVar("_Transform", SenderTransform, ReceiverTransform)
@@ -33,45 +33,52 @@ _logger = logging.getLogger("frameseal")
 
 @runtime_checkable
 class FrameCryptor(Protocol):
-    """Seals and opens single encoded frames: what an SDK needs to know of an encryption.
+    """Seals and opens single encoded frames: the interface between an SDK and an encryption.
 
-    The contract: *frame* is one whole encoded frame, as it is before packetising (H.264 and H.265 as a byte stream with
-    start codes) or after depacketising; never a packet. *kind* is ``"audio"`` or ``"video"``, *codec* the lower-case
-    name in its mime type ("opus", "vp8", "h264"...). *participant_id* is who sends the frame, in both directions.
-    *track_id* tells several tracks of one kind apart. Both methods may be called from any thread, for several tracks at
-    once, and frames of one track in the order in which they are sent; they return in microseconds, block on nothing,
-    and never raise for what a frame is. None means: drop it, send or decode nothing in its place.
+    The contract of both methods:
+
+    * *frame* is one whole encoded frame, never a packet: before packetising, or after depacketising. H.264 and H.265
+      are byte streams with start codes.
+    * *participant_id* is the sender of the frame, in both directions. *kind* is ``"audio"`` or ``"video"``. *codec* is
+      the lower-case name in the mime type ("opus", "vp8", "h264"...). *track_id* distinguishes tracks of one kind.
+    * Calls may be made from any thread, for several tracks at once. Frames of one track are passed in the order in
+      which they are sent.
+    * A call returns within microseconds, blocks on nothing, and never raises because of a frame's content. If it
+      returns None, drop the frame, and send or decode nothing in its place.
     """
 
     def encrypt(
         self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
     ) -> bytes | None:
-        """Return the sealed frame, to be packetised by its codec's own rules; None: it must not be sent."""
+        """Return the sealed frame, to be packetised by its codec's rules. Returns None if it must not be sent."""
 
     def decrypt(
         self, frame: bytes, *, participant_id: str, kind: str, codec: str, track_id: str | None = None
     ) -> bytes | None:
-        """Return the encoded frame; None: it must not reach a decoder."""
+        """Return the encoded frame. Returns None if it must not reach a decoder."""
 
 
 class CallCryptor(Confidential):
-    """The `FrameCryptor` of a call: keys from a provider, states to a callback.
+    """The `FrameCryptor` of a call: it reads keys from a provider, and reports states to a callback.
 
-    :param provider: where the keys come from.
+    :param provider: the source of the keys.
     :param profile: the wire format, for all tracks.
-    :param on_state_change: called with each `E2EEStateChange`, in the thread that handled the frame: be quick, and do
-        not call back into the cryptor. What it raises is logged. No loop runs here, so it is no coroutine function.
-    :param on_missing_key: called in the same way with each `MissingKey`: at once, and then every 5 s while it lasts.
-    :param replay_window: as for `E2EEManager`, and so is *sif_trailer*. A server's blank frames are returned as frames.
-    :raises ValueError: for an unknown profile or an option out of range; and by both methods for an unknown kind, or a
-        codec that the profile refuses (AV1 in the trailer profiles).
-    :raises TypeError: for a callback that is no function, or a coroutine function.
+    :param on_state_change: receives each `E2EEStateChange`, in the thread that handled the frame. It must return
+        quickly and must not call the cryptor. Its exceptions are logged. It is no coroutine function, since no loop
+        runs here.
+    :param on_missing_key: receives each `E2EEMissingKey` under the same conditions: at once, and then every 5 s while
+        the key is missing.
+    :param replay_window: as for `E2EEManager`.
+    :param sif_trailer: as for `E2EEManager`. A server's blank frames are returned as frames.
+    :raises ValueError: for an unknown profile or an option out of range. Both methods raise it for an unknown kind, or
+        for a codec that the profile refuses (AV1 in the trailer profiles).
+    :raises TypeError: for a callback that is no function, or is a coroutine function.
 
-    A participant has at most 64 tracks in each direction: frames of further ones are dropped, until `remove_track` or
-    `remove_participant` lets go of some.
+    A participant has at most 64 tracks in each direction. Frames of further tracks are dropped until `remove_track` or
+    `remove_participant` forgets some.
 
-    What an event loop is for elsewhere is not here: stalls, diagnoses, the warning of a worn key (look at
-    `KeyProvider.frames_sealed`), and the ratchet steps of passphrases, which `KeyRing.derive_ratchet_step` derives.
+    Work that needs an event loop does not happen here: reports of stalls, diagnoses, the warning of a worn key (read
+    `KeyProvider.frames_sealed`), and the ratchet steps of passphrases (call `KeyRing.derive_ratchet_step`).
     """
 
     _lock: threading.Lock  # never held while a transform is made, which may derive a key
@@ -86,7 +93,7 @@ class CallCryptor(Confidential):
         replay_window: int | None = None,
         sif_trailer: bytes | None = None,
     ) -> None:
-        """Make a cryptor; it knows no track yet."""
+        """Make a cryptor without tracks."""
         _check_callback("on_state_change", on_state_change)
         _check_callback("on_missing_key", on_missing_key)
         deliver = _Listeners({STATE_CHANGE: on_state_change, MISSING_KEY: on_missing_key})
@@ -98,7 +105,7 @@ class CallCryptor(Confidential):
 
     @property
     def sif_trailer(self) -> bytes | None:
-        """What a LiveKit server ends its blank frames with, as for `E2EEManager`; it may be set at any time."""
+        """The trailer of a LiveKit server's blank frames, as for `E2EEManager`. It may be set at any time."""
         return self._call.sif_trailer
 
     @sif_trailer.setter
@@ -132,21 +139,25 @@ class CallCryptor(Confidential):
         participant_id: str,
         track: tuple[str, str, str | None],
     ) -> _Transform | None:
-        """Make the transform of a new track. Returns None if the participant has as many as there may be."""
+        """Make the transform of a new track. Returns None if the participant has the maximum of tracks."""
         kind, codec, track_id = track
         if len(transforms.get(participant_id, {})) >= MAX_TRACKS:
             if not self._warned:
                 self._warned = True
-                _logger.warning("a participant has %d tracks: frames of further ones are dropped", MAX_TRACKS)
+                _logger.warning(
+                    "a participant has %d tracks, the maximum: frames of further tracks are dropped. "
+                    "Call remove_track for tracks that have ended",
+                    MAX_TRACKS,
+                )
             return None
-        # Before the lock is taken: it may derive a key.
+        # Make it before taking the lock, since it may derive a key.
         made = make(participant_id, kind, codec, track_id=track_id or f"{kind} {codec}")
         with self._lock:
             tracks = transforms.setdefault(participant_id, {})
             return tracks.setdefault(track, made)
 
     def remove_track(self, participant_id: str, kind: str, *, track_id: str | None = None) -> None:
-        """Let go of a track that has ended, with its state: for those whose tracks come and go under new ids."""
+        """Forget a track that has ended, with its state. Call it if tracks start and end under new ids."""
         ended: list[Transform] = []
         with self._lock:
             for tracks in (self._senders.get(participant_id, {}), self._receivers.get(participant_id, {})):
@@ -180,7 +191,10 @@ class _Listeners:
             returned = listener(value)
             if inspect.iscoroutine(returned):
                 returned.close()
-                _logger.error("the listener of %s returned a coroutine, which no loop runs here", event)
+                _logger.error(
+                    "the listener of %s returned a coroutine, which no event loop runs here: pass a plain function",
+                    event,
+                )
         except Exception:
             _logger.exception("the listener of %s failed", event)
 
@@ -189,4 +203,6 @@ def _check_callback(name: str, callback: object) -> None:
     if callback is not None and not callable(callback):
         raise TypeError(f"{name} must be a function, not {type(callback).__name__}")
     if inspect.iscoroutinefunction(callback):
-        raise TypeError(f"{name} must not be a coroutine function: no event loop runs here")
+        raise TypeError(
+            f"{name} must not be a coroutine function, since no event loop runs here: pass a plain function"
+        )

@@ -1,1 +1,1 @@
-"""End-to-end encryption of a call: participants, tracks, states. Nothing here knows a transport."""
+"""End-to-end encryption of a call: participants, tracks, states. No module here knows a transport."""

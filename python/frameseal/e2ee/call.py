@@ -1,4 +1,4 @@
-"""The model of a call without an event loop: participants, tracks, and what becomes of their frames.
+"""The model of a call without an event loop: participants, tracks, and the states that their frames cause.
 
 `CallState` makes the transforms, keeps the state of each track, and passes events to one function at once, in the
 thread that caused them. It reads the time from a clock that it receives, and checks nothing by itself: its owner calls
@@ -123,7 +123,7 @@ class CallState(Confidential):
 
     @property
     def can_encrypt(self) -> bool:
-        """Whether there is a key to send with."""
+        """True if there is a key to send with."""
         return self._provider.ring_for(self._profile, self._local_id).can_encrypt
 
     @property
@@ -264,7 +264,7 @@ class CallState(Confidential):
         """Return whether a transform is in use. Otherwise there is nothing to check."""
         return any(track.transforms for track in self.tracks())
 
-    # --- what transforms report (`TrackReporter`)
+    # --- reports of transforms (`TrackReporter`)
 
     def now(self) -> float:
         """Return the time in seconds, from a monotonic clock."""

@@ -1,9 +1,9 @@
-"""Why frames do not open, where their bytes and the keys at hand can tell it from a wrong key.
+"""Diagnoses frames that do not open, where their bytes and the known keys tell more than "wrong key".
 
-Frames that fail are looked at once in a while, in a thread beside the decoders: have they been sealed at all, are they
-of another profile, does a key that is here open one in another way (the other KDF, another vendor's salt, another key
-id)? What a key proves is told at once. What frames look like takes several of them (`frameseal.inspection.shapes`).
-Nothing that is found changes what happens to a frame: it is dropped. It is a hint for people.
+Some of the frames that fail are examined, in a thread beside the decoders. Were they sealed at all? Are they of another
+profile? Does a known key open one in another way: with the other KDF, another vendor's salt, another key id? A cause
+that a key proves is reported at once. A cause that only the shape of frames suggests needs several frames
+(`frameseal.inspection.shapes`). A diagnosis is a hint for people. It never changes what happens to a frame.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from frameseal.keys.provider import KeyProvider
 if TYPE_CHECKING:
     from frameseal.keys.protocol import KeyRingProvider
 
-# Seconds between two diagnoses of a track that are told; and between two tries of its keys, as long as some are left.
+# Seconds between two reports about a track, and between two trials of its keys while untried variants are left.
 DIAGNOSIS_INTERVAL: Final = 10.0
 TRIAL_INTERVAL: Final = 1.0
 
-# CPU seconds of a thread: a try of keys takes so long at the most, and one derivation, of some 12 ms for a passphrase,
-# beyond it. All tries of a process together take no more than a tenth of a core over any minute.
+# Limits in CPU seconds. One trial stops after `MAX_TRIAL_CPU`, plus at most one derivation (12 ms for a passphrase).
+# All trials of a process together use at most a tenth of a core over any minute.
 MAX_TRIAL_CPU: Final = 0.1
 MAX_BUDGET: Final = 0.6
 CPU_SHARE: Final = 0.09
 
-# From so many failures in a row on: one may be a frame that lost a packet. What is not proven takes more of them.
+# Failures in a row before a diagnosis: a single frame may have lost a packet. An unproven cause needs more frames.
 MIN_FAILURES: Final = 3
 
 _logger = logging.getLogger("frameseal")
 
 ADVICE: Final = {
-    "not_sealed": "the sender's encryption is off, or something on the way took it away: turn it on at the sender",
+    "not_sealed": "the sender's encryption is off, or a server on the way removed it: turn it on at the sender",
     "other_profile": "the sender uses the profile {profile}: use the same one on both sides",
     "other_salt": "the sender has this key with the salt of the profile {profile}: use the same profile on both sides",
     "hkdf": "the sender derives with HKDF, from a raw key: pass bytes, not str",
     "pbkdf2": "the sender derives with PBKDF2, from a passphrase: pass str, not bytes (or use set_passphrase)",
     "other_spelling": "the sender's key is yours, {spelling}: pass exactly the same on both sides",
     "other_key_id": "the sender has this key under the key id {key_id}: set it under that id here too",
-    "wrong_key": "no key at hand opens it: the sender has another key, or the frames are altered on the way",
-    "injected": "a server puts blank frames in while the track pauses: pass sif_trailer, what the room's "
-    "JoinResponse.sif_trailer has now (E2EEManager.sif_trailer may be set at any time)",
-    "unknown_format": "no format that is known here: the sender encrypts with something else, or not at all",
+    "wrong_key": "none of the keys here opens it: the sender uses another key, or the frames are altered on the way",
+    "injected": "a server injects blank frames while the track pauses: pass sif_trailer, the current value of the "
+    "room's JoinResponse.sif_trailer (E2EEManager.sif_trailer may be set at any time)",
+    "unknown_format": "the frames have no format that is known here: the sender encrypts in another way, or not at all",
 }
 
 
@@ -90,27 +90,31 @@ BUDGET: Final = Budget()
 
 @dataclass(slots=True)
 class Trials:
-    """How far the tries of some keys have come, and what they may take now."""
+    """The progress of the trials of one set of keys, and the limit of the next trial."""
 
     tried: int = 0
+    """The number of variants that were tried."""
     seconds: float = MAX_TRIAL_CPU
+    """The CPU seconds that the next trial may use."""
     ended: bool = False
-    """Whether no more are left."""
+    """True if no variant is left."""
     taken: float = 0.0
-    """CPU seconds that they have taken now."""
+    """The CPU seconds that the last trial used."""
 
 
 @dataclass(eq=False, slots=True)
 class _FailureRun:
-    """What is remembered of a track whose frames fail."""
+    """The failures of one track since its last frame that opened."""
 
     failures: int = 0  # in a row
-    due: list[float] = field(default_factory=lambda: [0.0, 0.0])  # the next time, of keys that are there, and are not
-    tried: bool = False  # the keys, in this row of failures
-    cause: str | None = None  # the last one that was told
+    due: list[float] = field(
+        default_factory=lambda: [0.0, 0.0]
+    )  # the next diagnosis: for present keys, for missing ones
+    tried: bool = False  # whether the keys were tried in this run of failures
+    cause: str | None = None  # the last reported cause
     reported_at: float = -math.inf
-    keys: int = -1  # the ring's generation when the first of its keys was tried
-    keys_tried: int = 0
+    keys: int = -1  # the ring's generation at the last trial
+    keys_tried: int = 0  # the variants of its keys that were tried
     seen: deque[Excerpt] = field(default_factory=lambda: deque(maxlen=MAX_EXCERPTS))
 
 
@@ -218,7 +222,7 @@ class Diagnostician:
         return E2EEDiagnosis(track.participant_id, track.kind, track.track_id, cause, advice, proven)
 
 
-def diagnose(  # noqa: PLR0917 - what there is to know of a frame
+def diagnose(  # noqa: PLR0917 - all facts about a frame
     frame: bytes,
     profile: Profile,
     codec: str | None,
@@ -227,14 +231,14 @@ def diagnose(  # noqa: PLR0917 - what there is to know of a frame
     seen: Sequence[Excerpt] = (),
     tries: Trials | None = None,
 ) -> tuple[str, str, bool] | None:
-    """Return why *frame*, which did not open under *profile*, may have failed: cause, advice, and whether it is proven.
+    """Return the likely reason why *frame* did not open under *profile*: cause, advice, and whether it is proven.
+
+    Returns None if nothing is proven and *seen* holds too few frames for a verdict.
 
     :param secrets: the keys that are set, by key id.
-    :param key_id: what the frame claims, where it could be read.
-    :param seen: the last frames of the track that failed, in order. Where they are too few to tell, and nothing is
-        proven, None is returned.
-    :param tries: which ways of opening the frame have been tried before, and how long to go on; it is brought up to
-        date.
+    :param key_id: the key id that the frame claims, or None if it could not be read.
+    :param seen: the last frames of the track that failed, in order.
+    :param tries: the variants that were tried before, and the limit of this trial. It is updated.
     """
     proven = _find_variant(frame, profile, codec, secrets, key_id, tries or Trials())
     if proven is not None:
@@ -255,7 +259,7 @@ _CAUSES: Final = {Shape.PLAIN: "not_sealed", Shape.UNKNOWN: "unknown_format"}
 
 
 class _Variant(NamedTuple):
-    """One way of opening a frame that is a mistake people make."""
+    """One way to open a frame, which corresponds to a common mistake."""
 
     cause: str
     words: dict[str, Any]
@@ -272,17 +276,17 @@ def _find_variant(  # noqa: PLR0917
     key_id: int | None,
     tries: Trials,
 ) -> _Variant | None:
-    """Try to open a frame in other ways, those that take a password KDF last; return the one that does."""
+    """Return the variant that opens a frame, or None. Variants that need a password KDF are tried last."""
     started = thread_time()
     key_ids = {other: readings.key_id(frame, other, codec) for other in Profile if _may_be_of(frame, other)}
     key_ids[profile] = key_ids.get(profile) if key_id is None else key_id
     try:
-        for way in islice(_variants(profile, secrets, key_ids), tries.tried, None):
+        for variant in islice(_variants(profile, secrets, key_ids), tries.tried, None):
             if thread_time() - started >= tries.seconds:
                 return None
             tries.tried += 1
-            if _opens(frame, codec, way):
-                return way
+            if _opens(frame, codec, variant):
+                return variant
         tries.ended = True
         return None
     finally:
@@ -294,7 +298,7 @@ def _may_be_of(frame: bytes, profile: Profile) -> bool:
 
 
 def _variants(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profile, int | None]) -> Iterator[_Variant]:
-    """Yield the ways in which keys may have been meant, the cheap ones first; the same ones in the same order."""
+    """Yield the variants of all keys, the cheap ones first. The order is the same in each call."""
     claimed = key_ids.get(profile)
     at_hand = sorted(secrets.items(), key=lambda item: claimed is None or item[0] != claimed & 0xFF)
     for takes_password in (False, True):
@@ -307,7 +311,7 @@ def _variants(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profil
 def _key_variants(
     profile: Profile, set_under: int, secret: Secret, key_ids: dict[Profile, int | None], takes_password: bool
 ) -> Iterator[_Variant]:
-    """Yield the ways of a key as it is: under another id, with the other KDF, of another profile."""
+    """Yield the variants of an unchanged key: under another id, with the other KDF, of another profile."""
     flipped, claimed = secret.with_other_kdf(), key_ids.get(profile)
     if claimed is not None and set_under != claimed & 0xFF and secret.is_passphrase is takes_password:
         yield _Variant("other_key_id", {"key_id": claimed}, profile, secret, claimed)
@@ -324,7 +328,7 @@ def _key_variants(
 def _spelling_variants(
     profile: Profile, secret: Secret, key_ids: dict[Profile, int | None], takes_password: bool
 ) -> Iterator[_Variant]:
-    """Yield the ways of a key as others may have spelt it; where that takes a password KDF, of this profile alone."""
+    """Yield the other spellings of a key. Spellings that need a password KDF are tried in this profile only."""
     for spelling, candidate in secret.spellings():
         if candidate.is_passphrase is takes_password:
             for other, key_id in key_ids.items():
@@ -333,12 +337,12 @@ def _spelling_variants(
                     yield _Variant("other_spelling", {"spelling": spelling + of}, other, candidate, key_id)
 
 
-def _opens(frame: bytes, codec: str | None, way: _Variant) -> bool:
-    shared = way.profile is Profile.SFRAME
+def _opens(frame: bytes, codec: str | None, variant: _Variant) -> bool:
+    shared = variant.profile is Profile.SFRAME
     try:
-        ring = KeyRing(way.profile, shared=shared, key_ring_size=256)
-        ring.set_secret(way.secret, key_id=way.key_id & 0xFF if shared else way.key_id)
+        ring = KeyRing(variant.profile, shared=shared, key_ring_size=256)
+        ring.set_secret(variant.secret, key_id=variant.key_id & 0xFF if shared else variant.key_id)
         Decryptor(ring, codec, 0).decrypt(frame)
-    except (FrameError, ValueError):  # not opened, or a profile that has no such key, id or codec
+    except (FrameError, ValueError):  # it does not open, or the profile refuses this key, id or codec
         return False
     return True

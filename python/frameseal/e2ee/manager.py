@@ -60,43 +60,43 @@ _logger = logging.getLogger("frameseal")
 
 
 class E2EEManager(LoopEmitter):
-    """The end-to-end encryption of one call: hands out transforms and reports how they fare.
+    """The end-to-end encryption of one call: makes transforms, and emits the events that their frames cause.
 
-    :param provider: where the keys come from.
+    :param provider: the source of the keys.
     :param profile: the wire format, for all tracks of the call.
-    :param loop: where events are delivered. By default the loop that is running, or else the first one bound.
-    :param replay_window: frames per incoming track that are remembered, so that none opens twice (0 to 65,536). None is
-        the profile's default: 1,024 in sframe, off in the others, where no other implementation has it.
-    :param hold_frames: frames per incoming track, 0 to 256, that are kept while their key is missing, and opened when
-        it comes: for keys that travel beside the media and may lose the race. Audio that was held is late by as much.
-    :param hold_bytes: bytes of these frames per incoming track, 1 to 268,435,456; by default 4 MiB. Where they would be
-        more, the oldest are dropped. `ReceiverTransform.stats` counts what waits and what was lost.
-    :param sif_trailer: what a LiveKit server ends the blank frames with that it injects when a track pauses
-        (``JoinResponse.sif_trailer``), at least 8 bytes. None takes such frames for failures. It may be set later, as
-        the property of this name.
-    :param pass_sif_frames: whether `frameseal.aiortc` gives these blank frames to the decoder: silence, and pictures of
-        8x8 pixels. By default they end there. Who calls `ReceiverTransform.decrypt` gets them either way.
-    :param on_missing_key: called on the event loop with one `E2EEMissingKey` when frames name a key that is not there:
-        the moment to ask for it. At once, and then every 5 s while it lasts. A function or a coroutine function; the
-        same as listening to ``"e2ee-missing-key"``.
-    :param bind_media: the profile sframe only: authenticate each frame together with the kind and codec of its track.
-        Then a forwarder cannot pass off sound as pictures, nor one codec as another. All participants must have it, and
-        other implementations do not: off by default.
-    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* in a profile but sframe.
-    :raises TypeError: for a provider that is none, such as the key itself.
+    :param loop: the loop on which listeners run. By default it is the running loop, or otherwise the first one bound.
+    :param replay_window: the number of frames remembered per incoming track, so that none opens twice (0 to 65,536).
+        None is the profile's default: 1,024 in sframe, and off in the others, as in other implementations.
+    :param hold_frames: the maximum of frames per incoming track, 0 to 256, that wait while their key is missing. They
+        open when it arrives: use this if keys travel beside the media and may arrive late. Held audio plays late.
+    :param hold_bytes: the maximum size of the held frames per incoming track, 1 to 268,435,456 bytes; by default 4 MiB.
+        At the limit the oldest are dropped. `ReceiverTransform.stats` counts held and dropped frames.
+    :param sif_trailer: the trailer of the blank frames that a LiveKit server injects when a track pauses
+        (``JoinResponse.sif_trailer``), at least 8 bytes. With None, such frames count as failures. It may be set later,
+        as the property of this name.
+    :param pass_sif_frames: whether `frameseal.aiortc` passes these blank frames to the decoder: silence, and pictures
+        of 8x8 pixels. By default it drops them. `ReceiverTransform.decrypt` returns them in both cases.
+    :param on_missing_key: called on the event loop with one `E2EEMissingKey` when frames name a key that is missing: at
+        once, and then every 5 s while it is missing. Fetch the key here. A function or a coroutine function; the same
+        as a listener of ``"e2ee-missing-key"``.
+    :param bind_media: only in the profile sframe: authenticate each frame together with the kind and codec of its
+        track. Then a forwarder cannot pass off audio as video, or one codec as another. All participants must enable
+        it, and other implementations do not support it: off by default.
+    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* outside the profile sframe.
+    :raises TypeError: for an object that is no provider, such as the key itself.
 
     Emits, each with one object:
 
-    * ``"e2ee-state-change"``, `E2EEStateChange`: on change only, per participant, kind, direction and track.
-    * ``"e2ee-stalled"``, `E2EEStateChange`: frames of a track arrive, and none has been opened for 2 s.
-    * ``"e2ee-diagnosis"``, `E2EEDiagnosis`: why frames do not open, where their bytes tell.
+    * ``"e2ee-state-change"``, `E2EEStateChange`: a track changed its state, per participant, kind, direction and track.
+    * ``"e2ee-stalled"``, `E2EEStateChange`: frames of a track arrive, and none has opened for 2 s.
+    * ``"e2ee-diagnosis"``, `E2EEDiagnosis`: the likely reason why frames do not open, where their bytes show it.
     * ``"e2ee-missing-key"``, `E2EEMissingKey`.
-    * ``"e2ee-key-usage"``, `E2EEKeyUsage`: this side has sealed so many frames with a key that a new one is due.
-    * ``"e2ee-injected-frame"``, `E2EEStateChange`: a server's blank frame has come, the first since a sealed one.
+    * ``"e2ee-key-usage"``, `E2EEKeyUsage`: this side's key nears its usage limit, so set a new one.
+    * ``"e2ee-injected-frame"``, `E2EEStateChange`: a server's blank frame arrived, the first one since a sealed frame.
 
-    Listeners may be functions or coroutine functions. One that raises is logged to the logger ``frameseal``, and its
-    exception is emitted as ``"error"`` for whoever listens; media and other listeners do not notice. All methods but
-    the emitter's own may be called from any thread.
+    Listeners may be functions or coroutine functions. If a listener raises, the exception is logged to the logger
+    ``frameseal`` and emitted as ``"error"``. Media and other listeners are not affected. All methods except the
+    emitter's own may be called from any thread.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class E2EEManager(LoopEmitter):
         on_missing_key: Callable[[E2EEMissingKey], Any] | None = None,
         bind_media: bool = False,
     ) -> None:
-        """Make a manager; it knows no participant yet."""
+        """Make a manager without participants."""
         if on_missing_key is not None and not callable(on_missing_key):
             raise TypeError("on_missing_key must be a function or coroutine function")
         self._call = CallState(
@@ -140,18 +140,18 @@ class E2EEManager(LoopEmitter):
 
     @property
     def provider(self) -> KeyRingProvider:
-        """Where the keys come from."""
+        """The source of the keys."""
         return self._call.provider
 
     @property
     def sif_trailer(self) -> bytes | None:
-        """What a LiveKit server ends its blank frames with; None takes them for failures.
+        """The trailer of a LiveKit server's blank frames. With None, such frames count as failures.
 
-        It may be set at any time and from any thread, since it is known only after joining, and another one in a room
-        that is made anew: tracks that are there already follow.
+        It may be set at any time and from any thread, and existing tracks follow. It is known only after joining, and
+        changes when a room is made anew.
 
-        :raises ValueError: for fewer than 8 bytes. The one before stays.
-        :raises TypeError: for anything but bytes and None.
+        :raises ValueError: for fewer than 8 bytes. The previous trailer stays.
+        :raises TypeError: for an object that is neither bytes nor None.
         """
         return self._call.sif_trailer
 
@@ -161,28 +161,28 @@ class E2EEManager(LoopEmitter):
 
     @property
     def is_e2ee_enabled(self) -> bool:
-        """Whether frames can be sealed now: there is a key to send with."""
+        """True if frames can be sealed now, that is, if there is a key to send with."""
         return self._call.can_encrypt
 
     def short_code(self, participant_ids: Iterable[str] = ()) -> str:
-        """Return what people compare by voice, to see that the same keys open frames here and there: 40 digits.
+        """Return 40 digits that people compare by voice, to verify that the same keys are in use on all sides.
 
         It covers every key of the provider's that may open a frame, with its key id and owner
         (docs/guide/verification.md). It takes some 0.2 s, once for the same keys: on an event loop,
         ``await asyncio.to_thread(e2ee.short_code)``.
 
-        :param participant_ids: those who must have a key. A provider without ``participant_ids`` of its own does not
-            tell who has keys: name everybody in the room, oneself included, where each has their own.
-        :raises ValueError: for a participant without a key, or no key at all.
-        :raises RuntimeError: the keys changed all the time, or this Python has no PBKDF2.
+        :param participant_ids: the participants who must have a key. If the provider has no ``participant_ids`` of its
+            own and each participant has their own key, name everybody in the room, including this side.
+        :raises ValueError: for a participant without a key, or without any key at all.
+        :raises RuntimeError: if the keys changed during every attempt, or this Python has no PBKDF2.
         """
         if isinstance(participant_ids, str):
-            raise TypeError("participant_ids are several ids: put a single one into a list")
+            raise TypeError("participant_ids must be several ids, not a str: put a single id into a list")
         known = {track.participant_id for track in self.tracks()}
         return fingerprint.of_provider(self.provider, self.profile, participant_ids, known)
 
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver events on *loop*, those kept from before included. The first call wins, while its loop lives."""
+        """Deliver events on *loop* from now on, including waiting ones. Has no effect while another loop is open."""
         super().bind_loop(loop)
         if isinstance(self.provider, LoopEmitter):
             self.provider.bind_loop(loop)
@@ -191,8 +191,12 @@ class E2EEManager(LoopEmitter):
     def sender_transform(
         self, participant_id: str, kind: str, codec: str | None, *, track_id: str | None = None
     ) -> SenderTransform:
-        """Return what seals the frames of one outgoing track; *participant_id* is this side's own id.
+        """Return the transform that seals the frames of one outgoing track.
 
+        :param participant_id: this side's own id.
+        :param kind: ``"audio"`` or ``"video"``.
+        :param codec: the lower-case name in the mime type, such as ``"opus"``, or None.
+        :param track_id: the transport's id of the track, or None.
         :raises ValueError: for a kind other than audio and video, or a codec that the profile refuses (AV1).
         """
         transform = self._call.sender_transform(participant_id, kind, codec, track_id=track_id)
@@ -203,8 +207,12 @@ class E2EEManager(LoopEmitter):
     def receiver_transform(
         self, participant_id: str, kind: str, codec: str | None, *, track_id: str | None = None
     ) -> ReceiverTransform:
-        """Return what opens the frames of one incoming track; *participant_id* is the id of who sends it.
+        """Return the transform that opens the frames of one incoming track.
 
+        :param participant_id: the id of the sender.
+        :param kind: ``"audio"`` or ``"video"``.
+        :param codec: the lower-case name in the mime type, such as ``"opus"``, or None.
+        :param track_id: the transport's id of the track, or None.
         :raises ValueError: for a kind other than audio and video, or a codec that the profile refuses (AV1).
         """
         transform = self._call.receiver_transform(participant_id, kind, codec, track_id=track_id)
@@ -215,60 +223,63 @@ class E2EEManager(LoopEmitter):
     def report_internal_error(
         self, participant_id: str, kind: str, reason: str, *, track_id: str | None = None
     ) -> None:
-        """Put every track of this participant and kind into InternalError: for what goes wrong around the transforms.
+        """Put every track of this participant and kind into InternalError. For errors outside the transforms.
 
-        The next frame that a track's transform handles well brings it back. Callable from any thread.
+        The next frame that a track's transform handles well ends the state.
 
         :param reason: a short machine-readable text without media or keys.
-        :param track_id: put only this track into InternalError, and make it known if it is not.
+        :param track_id: put only this track into InternalError. An unknown track becomes known by it.
+        :raises ValueError: for a kind other than audio and video.
         """
         self._call.report_internal_error(participant_id, kind, reason, track_id=track_id)
 
     def report_not_encrypted(self, participant_id: str, kind: str, *, track_id: str) -> None:
-        """Put an incoming track into InternalError (``sender_not_encrypted``): its sender says so of itself.
+        """Put an incoming track into InternalError (``sender_not_encrypted``), since its sender declares it plain.
 
-        Only a frame that opens ends it. Callable from any thread, also before the track's transform is made.
+        Only a frame that opens ends the state. It may be called before the track's transform is made.
+
+        :raises ValueError: for a kind other than audio and video.
         """
         self._call.report_not_encrypted(participant_id, kind, track_id=track_id)
 
     def state(self, participant_id: str, kind: str, *, track_id: str | None = None) -> E2EEState | None:
         """Return the last reported state, or None before the first frame.
 
-        :param track_id: ask for this one track. Without it, and with several tracks of one kind (camera and screen),
-            the answer is the gravest of their states: a track that fails is not hidden by one that works.
+        :param track_id: return the state of this one track. Without it, the most severe state of all tracks of the kind
+            (camera and screen) is returned, so that a track that works does not hide one that fails.
         """
         return self._call.state(participant_id, kind, track_id=track_id)
 
     def remove_participant(self, participant_id: str) -> None:
         """Forget the states of a participant who left. The transforms made for them still work.
 
-        Frames that still come within a second are late ones, and report nothing. With any later frame a new record
-        begins: its state is reported as that of a track which has just come. Their keys are the provider's:
-        `KeyProvider.remove` forgets those.
+        Frames that still arrive within a second are late ones, and report nothing. A later frame starts a new record,
+        and its state is reported like the first state of a new track. The participant's keys belong to the provider:
+        `KeyProvider.remove` forgets them.
         """
         self._call.remove_participant(participant_id)
 
     def remove_track(self, participant_id: str, kind: str, *, track_id: str | None = None) -> None:
-        """Forget the state of a track that has ended, which `state` would go on returning.
+        """Forget the state of a track that has ended, so that `state` no longer returns it.
 
-        For transports of your own: `frameseal.aiortc` notices by itself that tracks end. As in `remove_participant`,
+        For transports of your own: `frameseal.aiortc` detects the end of tracks itself. As in `remove_participant`,
         transforms that are still used work and report nothing.
 
-        :param track_id: forget this one track; without it, all tracks of the participant and kind.
+        :param track_id: forget this one track. Without it, all tracks of the participant and kind are forgotten.
         """
         self._call.remove_track(participant_id, kind, track_id=track_id)
 
     def report(self) -> Report:
-        """Return how each track fares, since when and why: plain data, for applications to show. From any thread.
+        """Return the state of each track, its cause and its start, as plain data for applications to show.
 
-        It has no key and no media in it: key ids, counters, times, and the names of participants and tracks.
+        It holds no key and no media: key ids, counters, times, and the names of participants and tracks.
         """
         return self._call.report()
 
     def report_json(self, *, indent: int | None = 2) -> str:
-        """Return `report` as JSON, in ASCII: what support needs, in one paste.
+        """Return `report` as JSON in ASCII, for a support request.
 
-        :param indent: spaces for each level, 0 to 16; None: all in one line.
+        :param indent: spaces for each level, 0 to 16. None puts everything into one line.
         :raises ValueError: for a number out of its range.
         """
         return json.dumps(self.report(), indent=None if indent is None else bounded("indent", indent, 0, 16))
@@ -278,7 +289,7 @@ class E2EEManager(LoopEmitter):
         return self._call.tracks()
 
     def __repr__(self) -> str:
-        """Name the profile, and the class of the provider: one of somebody else's may show its keys."""
+        """Show the profile and the class of the provider, not its repr: a foreign provider may show its keys."""
         return f"{type(self).__name__}({type(self.provider).__name__}, profile={self.profile.value!r})"
 
     def _release(self, transform: TrackTransform) -> None:

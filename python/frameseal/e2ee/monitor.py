@@ -1,4 +1,4 @@
-"""What a call checks beside its frames: stalled tracks, worn keys, senders that ratchet; and what it rations.
+"""Checks beside the frames of a call: stalled tracks, worn keys, senders that ratchet. And its rate limits.
 
 Nothing here has a loop, a thread or a clock. `frameseal.e2ee.call.CallState` passes the time, and runs what these
 classes return.
@@ -65,7 +65,7 @@ class TokenBucket:
     refilled: float
     allowance: float = math.inf  # the first `take` cuts it down to the capacity
     busy: bool = False
-    """Whether the event that was taken last is still under way."""
+    """True if the event that was taken last is still under way."""
 
     def take(self, now: float) -> bool:
         """Spend one event. Returns False if none is left."""

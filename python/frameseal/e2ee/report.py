@@ -63,7 +63,7 @@ class Report(TypedDict):
     profile: str
     """The wire format."""
     can_encrypt: bool
-    """Whether there is a key to send with."""
+    """True if there is a key to send with."""
     tracks: list[TrackReport]
     """The tracks, sorted by participant, kind, direction and track id."""
 

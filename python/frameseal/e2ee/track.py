@@ -119,9 +119,9 @@ class Track:
     forgotten: bool = False
     grace_ends: float = 0.0
     declared_plain: bool = False
-    """Whether the sender declares that it does not encrypt, and no frame has opened since."""
+    """True if the sender declares that it does not encrypt, and no frame has opened since."""
     in_doubt: bool = False
-    """Whether the transport is still finding out whose frames these are. Until then failures are not reported."""
+    """True while the transport determines whose frames these are. Until then failures are not reported."""
     since: float | None = None
     """When the state began, in seconds since the epoch."""
     frames: int = 0
@@ -134,7 +134,7 @@ class Track:
 
     @property
     def is_live(self) -> bool:
-        """Whether a transform uses the track, or its sender has declared it before its first frame."""
+        """True if a transform uses the track, or its sender has declared it before its first frame."""
         return self.declared_plain or bool(self.transforms)
 
     def may_change(self, now: float) -> bool:

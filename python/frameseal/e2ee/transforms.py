@@ -1,10 +1,10 @@
-"""What a track's frames pass through: seal or open one frame, turn the outcome into a state, and never raise.
+"""Transforms: seal or open the frames of one track, and turn each outcome into a state. They never raise.
 
 Transforms run in encoder and decoder threads, at frame rate: a frame that goes well costs two attribute reads here.
 Which outcome means which state is livekit's FrameCryptor with its silences filled in; docs/guide/states.md has
 the table.
 
-Trust: until a frame is authenticated, nothing that it says may do more than change which failure is reported.
+Trust: until a frame is authenticated, its content may only change which failure is reported.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from frameseal.exceptions import (
 if TYPE_CHECKING:
     from frameseal._native import Decryptor, Encryptor, KeyRing
 
-# An SFU probes bandwidth with packets that look like short, unsealed video frames, before the first real frame. So many
-# of them in a row, less one, are dropped without a word; 8 frames of real but unsealed video are a quarter of a second.
+# Drops in a row up to the first report. Before the first real frame an SFU probes bandwidth: its packets look like
+# short, unsealed video frames. 8 frames of real but unsealed video last a quarter of a second.
 QUIET_FRAMES: Final = 8
 
-# A probe of nothing but zeros is known by its first bytes: what is sealed has no such run.
+# Bytes that identify a probe of zeros: a sealed frame has no run of zeros of this length.
 PROBE_PREFIX_LEN: Final = 64
 
-# Key ids that a track remembers as reported, the latest ones. They are what frames claim, so there is no end of them.
+# Capacity for key ids that a track has reported as invalid. Frames claim any number of key ids, so the oldest drop out.
 MAX_INVALID_KEYS: Final = 16
 
 _REASONS: Final[Mapping[type[FrameError], str]] = {
@@ -49,7 +49,7 @@ _REASONS: Final[Mapping[type[FrameError], str]] = {
     KeyExhausted: "key_exhausted",
 }
 
-# The states of a frame that goes well, looked up once: reading a member off an enum costs more than all else here.
+# The states of success, looked up once: reading a member of an enum costs more than everything else here.
 _SEALED: Final = E2EEState.EncryptionSuccess
 _OPENED: Final = E2EEState.DecryptionSuccess
 
@@ -57,11 +57,13 @@ _logger = logging.getLogger("frameseal")
 
 
 class Transform(Confidential):
-    """What both directions share: the track, and reporting that cannot raise.
+    """The base of both directions: the track, and reports that cannot raise.
 
-    *ring* is the cipher's own ring, *discard_empty* the provider's ``discard_frame_when_cryptor_not_ready``. Frames are
-    authenticated together with *metadata*, if there is some (RFC 9605, section 4.4.2). The
-    manager gives the transform its track before anybody else sees it.
+    :param reporter: receives the outcome of frames. It assigns `track` before anybody else uses the transform.
+    :param cipher: seals or opens the frames.
+    :param ring: the cipher's own ring.
+    :param discard_empty: the provider's ``discard_frame_when_cryptor_not_ready``.
+    :param metadata: authenticated together with each frame (RFC 9605, section 4.4.2). Empty means no metadata.
     """
 
     __slots__ = (
@@ -82,7 +84,7 @@ class Transform(Confidential):
     """Kept alive by the transform: the manager, whose listeners expect its events."""
 
     codec: str | None
-    """The codec of the track, as it was given."""
+    """The codec of the track, as the transport named it. None if the transport knows none."""
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class Transform(Confidential):
         *,
         codec: str | None = None,
     ) -> None:
-        """Bind the transform to its manager and its cipher."""
+        """Bind the transform to its reporter and its cipher."""
         self.codec = codec
         self.owner = None
         self._reporter = reporter
@@ -113,7 +115,7 @@ class Transform(Confidential):
         return self._cipher.stats()
 
     def _report(self, state: E2EEState, key_id: int | None, reason: str | None = None) -> bool:
-        # As of most frames that fail: no counters for what is no news. What a sender said of itself may be news still.
+        # Most failures repeat the state: skip the counters. On a track that is declared plain it may still be news.
         if self.track.state is state and not self.track.declared_plain:
             return True
         try:
@@ -123,7 +125,7 @@ class Transform(Confidential):
             return True
 
     def _internal_error(self, error: BaseException) -> None:
-        """Report what no frame should be able to cause; a panic of the native module is a BaseException."""
+        """Report an error that no frame should be able to cause. A panic of the native module is a BaseException."""
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise error
         if self.track.state is not E2EEState.InternalError:
@@ -131,12 +133,12 @@ class Transform(Confidential):
         self._report(E2EEState.InternalError, None, type(error).__name__)
 
     def __repr__(self) -> str:
-        """Say what it is for. Not whose: what names a participant comes from the caller (`frameseal._secrecy`)."""
+        """Show the kind of the track, but no participant: callers choose those names (`frameseal._secrecy`)."""
         return f"<{type(self).__name__} of {self.track.kind}>"
 
 
 class SenderTransform(Transform):
-    """Seals the frames of one outgoing track. Made by `E2EEManager.sender_transform`."""
+    """Seals the frames of one outgoing track. `E2EEManager.sender_transform` makes it."""
 
     __slots__ = ()
     _cipher: Encryptor
@@ -144,9 +146,9 @@ class SenderTransform(Transform):
     def encrypt(self, frame: bytes) -> bytes | None:
         """Seal one whole encoded frame and report the track's state if it changed.
 
-        Thread-safe, and never raises. Returns the sealed frame, or None for a frame that must not be sent. An empty
-        result means that there is nothing to send: the frame was empty and the provider passes those on, or it held
-        only parameter sets, which go out with the next frame (H.264, H.265).
+        Thread-safe; never raises. Returns the sealed frame. Returns None if the frame must not be sent. Returns b"" if
+        there is nothing to send: the frame was empty and the provider passes empty frames on, or it held only parameter
+        sets, which are sent with the next frame (H.264, H.265).
         """
         try:
             if len(frame) == 0:
@@ -168,7 +170,7 @@ class SenderTransform(Transform):
 
 
 class ReceiverTransform(Transform):
-    """Opens the frames of one incoming track. Made by `E2EEManager.receiver_transform`."""
+    """Opens the frames of one incoming track. `E2EEManager.receiver_transform` makes it."""
 
     __slots__ = (
         "_clean",
@@ -190,10 +192,10 @@ class ReceiverTransform(Transform):
     _cipher: Decryptor
 
     held: bool
-    """Whether the last frame that did not open waits for its key, and no older one was lost to make room."""
+    """True if the last frame that did not open waits for its key, and no older frame was dropped for it."""
 
     missing_key: bool
-    """Whether the last failure was that there is no key: more keyframes would not help, so ask for fewer."""
+    """True if the last frame failed because its key is missing. Keyframes would not open either: ask for fewer."""
 
     def __init__(
         self,
@@ -208,39 +210,40 @@ class ReceiverTransform(Transform):
         hold_bytes: int = DEFAULT_HOLD_BYTES,
         pass_sif_frames: bool = False,
     ) -> None:
-        """Start a track that has opened nothing yet."""
+        """Start a track that has opened no frame."""
         super().__init__(reporter, cipher, ring, discard_empty, metadata, codec=codec)
         self.held = self.missing_key = False
-        self._has_opened = False  # a frame has been opened, ever
-        self._clean = False  # nothing has failed since the last frame that was opened
-        self._no_output = False  # the last frame is no loss, though nothing of it is for a decoder
-        self._quiet_drops = 0  # quiet drops in a row
-        self._incomplete_failures = 0  # of the cipher's failures in a row, those that say nothing about the key
+        self._has_opened = False  # a frame has opened at some time
+        self._clean = False  # no frame has failed since the last one that opened
+        self._no_output = False  # the last frame opened, and holds nothing for a decoder
+        self._quiet_drops = 0  # drops in a row that were not reported
+        self._incomplete_failures = 0  # the cipher's failures in a row that tell nothing about the key
         self._invalid_keys: dict[int | None, None] = {}  # key ids reported as InvalidKey, in order
-        self._missing_key_id: int | None = None  # the last key id that was not there
+        self._missing_key_id: int | None = None  # the last key id that was missing
         self._missing_since = 0.0
         self._held = HeldFrames(hold, hold_bytes) if hold else None
-        self._generation = 0  # of the ring, when the held frames were last tried
-        self._may_hold_sif_frames = False  # a server may inject blank frames
-        self._sif_frames = 0
+        self._generation = 0  # the ring's generation when the held frames were last tried
+        self._may_hold_sif_frames = False  # a server may send blank frames
+        self._sif_frames = 0  # blank frames of a server, as last counted
         self._pass_sif_frames = pass_sif_frames
 
     def set_sif_trailer(self, trailer: bytes | None) -> None:
-        """Take what a server ends its blank frames with from now on; None lets none of them pass. For the manager.
+        """Set the trailer of a server's blank frames. None lets no blank frame pass. For the call of this transform.
 
         :raises ValueError: for fewer than 8 bytes.
         """
-        # First: no blank frame may be taken for one that was opened.
+        # Set this first: a blank frame must never count as an opened one.
         self._may_hold_sif_frames = self._may_hold_sif_frames or trailer is not None
         self._cipher.sif_trailer = trailer
 
     def decrypt(self, frame: bytes, *, whole: bool = True) -> bytes | None:
         """Open one whole sealed frame and report the track's state if it changed.
 
-        Thread-safe, and never raises. Returns the encoded frame, or None for one that must not reach a decoder. An
-        empty frame is never a failure: it comes back empty, or as None if the provider discards those. So does one that
-        was sealed empty (SFrame), which is a success. *whole* is False if a part is known to be lost: such a frame does
-        not open, and says nothing about the key.
+        Thread-safe; never raises. Returns the encoded frame. Returns None if the frame must not reach a decoder. For an
+        empty frame, which is no failure, it returns b"", or None if the provider discards empty frames. The same is
+        returned for a frame that was sealed empty (SFrame), which is a success.
+
+        :param whole: False if a part of the frame is known to be lost. Its failure then tells nothing about the key.
         """
         try:
             if len(frame) == 0:
@@ -275,25 +278,25 @@ class ReceiverTransform(Transform):
         return None
 
     def open(self, frame: bytes, tag: Any = None, *, whole: bool = True) -> list[tuple[bytes, Any]]:
-        """Open a frame, and those before it that were held for their key (``E2EEManager(hold_frames=...)``), in order.
+        """Open a frame, and before it the frames that were held for their key (``E2EEManager(hold_frames=...)``).
 
-        For one thread at a time; never raises. Returns each encoded frame with the *tag* that came with it; none for a
-        frame that must not reach a decoder, or has to wait. An empty frame comes back where none was lost and there is
-        nothing to decode: for one that was sealed empty, and for a server's blank frame (unless the manager has
-        ``pass_sif_frames``).
+        For one thread at a time; never raises. Returns the encoded frames in order, each with its *tag*. A frame that
+        must not reach a decoder, or that still waits, is not among them. An empty frame is returned where no frame was
+        lost and there is nothing to decode: for a frame that was sealed empty, and for a server's blank frame (unless
+        the manager has ``pass_sif_frames``).
         """
         if self._held is None:
             return self._to_decode(frame, tag, whole)
-        generation = self._ring.generation  # asked before trying: a key that is set meanwhile counts as new
+        generation = self._ring.generation  # read before the attempts: a key that is set meanwhile counts as new
         waiting = self._held.pop_all() if generation != self._generation else []
         opened = [part for each in [*waiting, (frame, tag, whole)] for part in self._open_or_hold(*each)]
         self._generation = generation
         return opened
 
     def drop_held(self) -> None:
-        """Drop the frames that wait for their key, since their track has ended or rests. From any thread."""
+        """Drop the frames that wait for their key, since their track has ended or pauses. From any thread."""
         if self._held:
-            self._held = self._held.empty_copy()  # replaced, since another thread may be reading it
+            self._held = self._held.empty_copy()  # replace it: another thread may be reading it
 
     def _open_or_hold(self, frame: bytes, tag: Any, whole: bool) -> list[tuple[bytes, Any]]:
         if opened := self._to_decode(frame, tag, whole):
@@ -302,10 +305,10 @@ class ReceiverTransform(Transform):
         if self.missing_key and len(frame) and self._held is not None:
             unlost = self._held.lost == 0
             self.held = self._held.add(frame, tag, whole)
-            if unlost and not self.held:  # once a track: there may be many
+            if unlost and not self.held:  # warn once a track: many frames may follow
                 _logger.warning(
-                    "%s: a frame that waited for its key was lost to make room; "
-                    "the key comes too late, or hold_frames or hold_bytes is too low",
+                    "%s: a frame that waited for its key was dropped, since the limit of held frames is reached: "
+                    "deliver the key earlier, or raise hold_frames or hold_bytes",
                     self.track.kind,
                 )
         return []
@@ -322,20 +325,20 @@ class ReceiverTransform(Transform):
     def stats(self) -> dict[str, int]:
         """Return the counters of the track's `Decryptor`, and of the frames that wait for their key.
 
-        ``held_frames`` and ``held_bytes`` wait now; ``held_lost`` were dropped to make room.
+        ``held_frames`` and ``held_bytes`` wait now; ``held_lost`` frames were dropped because a limit was reached.
         """
         held = self._held
         counts = (len(held), held.size, held.lost) if held is not None else (0, 0, 0)
         return self._cipher.stats() | dict(zip(("held_frames", "held_bytes", "held_lost"), counts, strict=True))
 
     def _is_sif_frame(self) -> bool:
-        """Whether the frame just passed is a server's: no proof that any key is right."""
-        injected = self._cipher.sif_frames
-        if injected == self._sif_frames:
+        """Return whether the frame that just passed is a server's blank frame, which proves no key right."""
+        sif_frames = self._cipher.sif_frames
+        if sif_frames == self._sif_frames:
             return False
         if self._clean or self._sif_frames == 0:
             self._reporter.report_sif_frame(self, self._cipher.stats())
-        self._clean, self._sif_frames = False, injected
+        self._clean, self._sif_frames = False, sif_frames
         return True
 
     def _succeeded(self, frame: bytes) -> None:
@@ -346,7 +349,8 @@ class ReceiverTransform(Transform):
         key_id = self._cipher.key_id_of(frame)
         self._end_shortage(key_id)
         self._reporter.report_opened(self)
-        # Frames under other keys open beside a missing one: look at each until it comes, or is asked for again.
+        # Frames under other keys may open while one key is missing. Examine each frame until the missing key arrives or
+        # is requested again.
         self._clean = self._missing_key_id is None or self._reporter.now() - self._missing_since > KEY_REQUEST_INTERVAL
         self._report(E2EEState.DecryptionSuccess, key_id)
 
@@ -356,7 +360,7 @@ class ReceiverTransform(Transform):
             self._reporter.report_present_key(self, key_id)
 
     def _failed(self, frame: bytes, error: FrameError, whole: bool) -> None:
-        if self.track.forgotten:  # what was reported is forgotten with it
+        if self.track.forgotten:  # its reports are forgotten as well
             self._invalid_keys.clear()
         if whole or isinstance(error, MalformedFrame):
             self._reporter.report_failed_frame(self, frame)
@@ -366,8 +370,8 @@ class ReceiverTransform(Transform):
             self._not_authenticated(error.kid, _reason(error), failures - self._incomplete_failures)
             self._reporter.report_undecryptable(self, frame, error.kid, missing=self.missing_key)
             return
-        # A replay says nothing about the key, nor do another participant's frame and what is not whole: only a run of
-        # them is a state of its own.
+        # A replay, another participant's frame or an incomplete frame tells nothing about the key. Only a run of them
+        # is reported.
         self._incomplete_failures += failures > 0
         self._quiet_drops += 1
         if (not whole or isinstance(error, ReplayedFrame | SenderMismatch)) and self._quiet_drops < QUIET_FRAMES:
@@ -378,13 +382,13 @@ class ReceiverTransform(Transform):
             self._reporter.report_undecryptable(self, frame, error.kid, missing=self.missing_key)
 
     def _is_probe(self, frame: bytes, error: FrameError) -> bool:
-        # What an SFU sends before the first real video frame; of zeros, too, which parse under SFrame.
+        # An SFU sends probes before the first real video frame. Probes of zeros parse as SFrames.
         may_be = self.track.kind == "video" and not self._has_opened
         return may_be and (isinstance(error, MalformedFrame) or not any(bytes(frame[:PROBE_PREFIX_LEN])))
 
     def _not_authenticated(self, kid: int | None, reason: str, failures: int) -> None:
         self._end_shortage(kid)
-        if failures <= 1:  # a new run: after a success, or after a new key was set
+        if failures <= 1:  # a new run, after a success or a new key
             self._invalid_keys.pop(kid, None)
         if 0 <= self._ring.failure_tolerance < failures:
             if kid not in self._invalid_keys and self._report(E2EEState.InvalidKey, kid, reason):

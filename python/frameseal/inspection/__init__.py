@@ -1,1 +1,1 @@
-"""What sealed frames look like to somebody without a key. Nothing on the path of a frame imports it."""
+"""Recognises sealed frames without a key. No module on the path of a frame imports it."""

@@ -1,7 +1,8 @@
-"""`frameseal inspect`: where the parts of a sealed frame lie, under each profile that it could be of.
+"""Readings of a sealed frame for `frameseal inspect`: the ranges of its parts, under each profile that fits.
 
-For people who debug interop. Needs no key: it reads what anybody on the way can read. With a key it also tries which
-profile opens the frame. Written from the formats, apart from the core, which the tests compare it with.
+It is for people who debug interop, and needs no key: it reads only bytes that everybody on the way can read. With a key
+it also finds the profile that opens the frame. It is written from the formats, independently of the core; the tests
+compare the two.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _START_CODE = re.compile(rb"\x00\x00\x01")
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes [start:end) of the frame; of the frame without its escapes, where the reading says so."""
+    """Bytes [start:end) of the frame, or of the frame without its escapes if a remark says so."""
 
     name: str
     start: int
@@ -35,29 +36,29 @@ class Part:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a frame is under one layout."""
+    """A frame, read under one layout."""
 
     layout: str
-    """The profiles that have it."""
+    """The profiles with this layout."""
     codec: str | None
-    """The codec that the clear bytes were read by."""
+    """The codec whose rule gave the clear bytes. None if the layout needs no codec."""
     parts: list[Part]
     remarks: list[str] = field(default_factory=list)
     likely: bool = False
-    """Whether this one frame speaks for it: a trailer that is one by chance in one of 256 frames."""
+    """True if this one frame is evidence for the layout: one frame in 256 ends like a trailer by chance."""
 
 
 def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
-    """Read a frame in every way that fits, the likely ones first.
+    """Return every reading of a frame that fits, the likely ones first.
 
-    :param codec: read the clear bytes by this codec only; None tries those whose clear bytes differ.
+    :param codec: the codec whose clear bytes are read. None tries each codec with different clear bytes.
     """
     found = [*_trailer(sealed, codec), *_sframe(sealed, codec)]
     return sorted(found, key=lambda reading: not reading.likely)
 
 
 def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
-    """Return the key id that a frame of *profile* names; None if it is no such frame. Reads a few bytes of it."""
+    """Return the key id that a frame of *profile* names. Returns None if it is no such frame."""
     if profile != Profile.SFRAME:
         return sealed[-1] if len(sealed) >= TRAILER_LEN else None
     header = shapes.sframe_header(sealed, codec)
@@ -65,7 +66,7 @@ def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
 
 
 def plaintext_signs(frame: bytes) -> list[str]:
-    """Say what makes one frame look as if it had never been sealed. Looks at its first kilobyte, and its end."""
+    """Return the signs that one frame was never sealed. Examines its first kilobyte and its end."""
     signs = []
     if len(frame) > 10 and not frame[0] & 1 and frame[3:6] == b"\x9d\x01\x2a" and frame[-2:-1] != b"\x0c":
         signs.append("a VP8 key frame without a trailer")
@@ -79,17 +80,17 @@ def plaintext_signs(frame: bytes) -> list[str]:
 
 
 class Verdict(NamedTuple):
-    """What several frames of one track look like."""
+    """The shape of several frames of one track."""
 
     shape: Shape
     codec: str | None
-    """The codec that plain frames look like, or whose envelope SFrames have."""
+    """The codec of plain frames, or of the envelope of SFrames. None if there is no envelope or no verdict."""
 
 
 def verdict(frames: Sequence[bytes], codec: str | None = None) -> Verdict:
-    """Say what frames of one track look like, in the order in which they came.
+    """Return the shape of frames of one track, in order of arrival.
 
-    :param codec: the track's; None tries those that frames tell.
+    :param codec: the track's codec. None tries each codec that frames can reveal.
     """
     seen = [shapes.excerpt(frame) for frame in frames]
     for name in (codec,) if codec else (None, "h265", "h264", "vp8", "vp9", "opus"):
@@ -100,7 +101,7 @@ def verdict(frames: Sequence[bytes], codec: str | None = None) -> Verdict:
 
 
 class Opener(NamedTuple):
-    """What opens a frame."""
+    """A profile, codec and suite that open a frame."""
 
     profile: Profile
     codec: str
@@ -108,14 +109,17 @@ class Opener(NamedTuple):
 
 
 def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> list[Opener]:
-    """Return everything under which *secret* opens the frame: a str by the password KDF, bytes raw."""
+    """Return every profile, codec and suite under which *secret* opens the frame.
+
+    :param secret: a passphrase as str, or a raw key as bytes.
+    """
     found: list[Opener] = []
     ways = readings(sealed, codec)
     for profile in Profile:
         fitting = [reading for reading in ways if profile.value in reading.layout.split("/")]
         suites, material = [CipherSuite.AES_128_GCM_SHA256_128], secret
         if profile is Profile.SFRAME and fitting:
-            # A frame does not tell its suite. The slow step is the same for all.
+            # A frame does not name its suite. The password KDF, which is slow, is the same for all suites.
             suites, material = list(CipherSuite), _base_key(secret)
         found += [
             Opener(profile, reading.codec or "any", suite)
@@ -136,7 +140,7 @@ def _base_key(secret: str | bytes) -> bytes:
 
 def _opens(sealed: bytes, secret: str | bytes, profile: Profile, suite: CipherSuite, reading: Reading) -> bool:
     if profile is Profile.JITSI and isinstance(secret, str):
-        return False  # it has no password KDF
+        return False  # jitsi has no password KDF
     kid = next(int(part.note) for part in reading.parts if part.name in ("key index", "KID"))
     for shared in (False, True) if profile is Profile.SFRAME else (False,):
         ring = KeyRing(profile, suite=suite, allow_draft=True, shared=shared, key_ring_size=256)
@@ -163,7 +167,7 @@ def _trailer(sealed: bytes, codec: str | None) -> Iterator[Reading]:
             plain = tail.replace(b"\0\0\3", b"\0\0")
             if len(plain) < len(tail):
                 remarks.append(
-                    f"{len(tail) - len(plain)} escape bytes taken out: ranges behind the clear bytes are of the rest"
+                    f"{len(tail) - len(plain)} escape bytes removed: ranges after the clear bytes count without them"
                 )
             tail = plain
         body = len(tail) - TAG_LEN - TRAILER_LEN
@@ -178,13 +182,13 @@ def _trailer(sealed: bytes, codec: str | None) -> Iterator[Reading]:
             Part("IV length", at + 28, at + 29, tail[-2:-1], str(tail[-2])),
             Part("key index", at + 29, at + 30, tail[-1:], str(tail[-1])),
         ]
-        remarks.append("the last byte but one is 12, the length of an IV")
+        remarks.append("the second-last byte is 12, the length of an IV")
         layout = "livekit/videosdk" if name in JITSI_LACKS else "livekit/videosdk/jitsi"
         yield Reading(layout, name, parts, remarks, likely=True)
 
 
 def _clear_len(codec: str, frame: bytes) -> int | None:
-    """How many bytes of a sealed frame are clear; None if it cannot be of this codec."""
+    """Return the number of clear bytes of a sealed frame. Returns None if it cannot be of this codec."""
     match codec:
         case "opus" | "pcmu" | "pcma" | "g722":
             return 1
@@ -215,18 +219,19 @@ def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
             inside = sealed[front:-1].replace(b"\0\0\3", b"\0\0")
             remarks.append("one NAL unit with a stop byte: frameseal's envelope for SFrames")
             if len(inside) < len(sealed) - front - 1:
-                remarks.append("escape bytes taken out: ranges behind the envelope are of the rest")
+                remarks.append("escape bytes removed: ranges after the envelope count without them")
             parts = [Part("start code, NAL header", 0, front, sealed[:front])]
         header = shapes.header(inside)
         if header is None or len(inside) < header[2] + 4:
             continue
         kid, ctr, length = header
-        # The tag's length is the suite's, which a frame does not tell: 16 bytes in the default, 4 at the least.
+        # The suite determines the length of the tag, and a frame does not name its suite. The default has 16 bytes, the
+        # minimum is 4.
         tag_len = min(TAG_LEN, len(inside) - length)
         if tag_len < TAG_LEN:
-            remarks.append("too short for the tag of the default suite: 10, 8 or 4 bytes in others")
+            remarks.append("too short for the 16-byte tag of the default suite: other suites have 10, 8 or 4 bytes")
         tag = len(inside) - tag_len
-        # A small value stands in the config byte itself.
+        # The config byte itself holds a small value.
         kid_len = (inside[0] >> 4 & 7) + 1 if inside[0] & 0x80 else 0
         kid_at = (1, 1 + kid_len) if kid_len else (0, 1)
         ctr_at = (1 + kid_len, length) if inside[0] & 0x08 else (0, 1)
@@ -238,6 +243,6 @@ def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
             Part("tag (default suite)", front + tag, front + len(inside), inside[tag:]),
         ]
         remarks.append(
-            f"a header of {length} byte{'s' * (length > 1)}, in its shortest form, as frames of codecs have too"
+            f"a header of {length} byte{'s' * (length > 1)}, in its shortest form, which plain frames may also have"
         )
         yield Reading("sframe", name if front else None, parts, remarks)

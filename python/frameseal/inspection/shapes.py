@@ -1,8 +1,8 @@
-"""What frames of one track look like without a key: sealed, in which layout, or never sealed at all.
+"""The shape of several frames of one track, recognised without a key: sealed, in which layout, or never sealed at all.
 
-One frame tells little: the first byte of every Opus packet reads as the header of an SFrame, and one frame in 256 ends
-as a trailer does. Several tell much: IVs never repeat, counters advance, and encoders repeat themselves. Nothing of it
-is proof, since anybody can make such bytes. Formats: RFC 6716 section 3 (Opus), RFC 6386 section 9.1 (VP8), the VP9
+One frame tells little: the first byte of every Opus packet reads as an SFrame header, and one frame in 256 ends like a
+trailer. Several frames tell much: IVs never repeat, counters advance, and encoders repeat themselves. None of this is
+proof, since anybody can make such bytes. Formats: RFC 6716 section 3 (Opus), RFC 6386 section 9.1 (VP8), the VP9
 bitstream specification section 6.2, ITU-T H.264 and H.265 section 7.3.1, RFC 9605 section 4.3 (SFrame).
 """
 
@@ -17,31 +17,31 @@ from typing import Final, NamedTuple
 TRAILER_LEN: Final = 14  # IV, its length, key index
 IV_LEN: Final = 12
 TAG_LEN: Final = 16
-MAX_HEADER_LEN: Final = 17  # of an SFrame
+MAX_HEADER_LEN: Final = 17  # the longest SFrame header
 MIN_TAG_LEN: Final = 4
 ENVELOPE: Final = {"h264": 5, "h265": 6}  # start code and NAL header in front of an SFrame
 
-# Of a frame, these bytes at both ends are looked at.
+# The bytes at both ends of a frame that are examined.
 EXCERPT_HEAD: Final = 1024
 EXCERPT_TAIL: Final = 256
 
-# From so many frames on there is a verdict; no more than these are kept.
+# The minimum of frames for a verdict, and the maximum that is kept.
 MIN_VERDICT_FRAMES: Final = 12
 MAX_EXCERPTS: Final = 16
 
-# Frames that one sender has sealed between two of a track: of its other tracks, and lost ones.
+# The maximum advance of the counter between two frames: the sender's other tracks use it too, and frames are lost.
 MAX_STEP: Final = 1 << 20
 
 _PCM: Final = frozenset({"pcmu", "pcma", "g722"})
-# 5 ms of 8 kHz. What sealing adds, 30 bytes of a trailer or up to 33 of an SFrame, is never a multiple of it.
+# 5 ms at 8 kHz. Sealing adds 30 bytes (trailer) or up to 33 (SFrame), never a multiple of 40.
 _PCM_UNIT: Final = 40
-# RFC 6716 section 3.1, table 2: tenths of a millisecond that an Opus frame lasts, by the TOC's config.
+# Duration of an Opus frame in tenths of a millisecond, by the config of its TOC byte (RFC 6716 section 3.1, table 2).
 _OPUS_TENTHS: Final = (*(100, 200, 400, 600) * 3, *(100, 200) * 2, *(25, 50, 100, 200) * 4)
 _MAX_OPUS_TENTHS: Final = 1200
 
 
 class Shape(Enum):
-    """What several frames look like."""
+    """The shape of several frames."""
 
     TRAILER = "trailer"
     SFRAME = "sframe"
@@ -50,16 +50,16 @@ class Shape(Enum):
 
 
 class Excerpt(NamedTuple):
-    """What is kept of a frame."""
+    """The excerpt of a frame that is kept."""
 
     data: bytes
-    """Its head and its tail: the whole of a short one."""
+    """The head and the tail of the frame, or a short frame as a whole."""
     length: int
-    """How long it is."""
+    """The length of the whole frame, in bytes."""
 
 
 def excerpt(frame: bytes) -> Excerpt:
-    """Return the head and the tail of a frame, 1,280 bytes at the most."""
+    """Return the head and the tail of a frame, at most 1,280 bytes."""
     length = len(frame)
     if length > EXCERPT_HEAD + EXCERPT_TAIL:
         return Excerpt(frame[:EXCERPT_HEAD] + frame[-EXCERPT_TAIL:], length)
@@ -67,9 +67,9 @@ def excerpt(frame: bytes) -> Excerpt:
 
 
 def shape(seen: Sequence[Excerpt], codec: str | None) -> Shape:
-    """Return what frames look like. Of fewer than `MIN_VERDICT_FRAMES` it is `Shape.UNKNOWN`.
+    """Return the shape of several frames. For fewer than `MIN_VERDICT_FRAMES` it is `Shape.UNKNOWN`.
 
-    :param seen: frames of one track, in the order in which they came.
+    :param seen: frames of one track, in order of arrival.
     """
     if len(seen) < MIN_VERDICT_FRAMES:
         return Shape.UNKNOWN
@@ -85,15 +85,15 @@ def shape(seen: Sequence[Excerpt], codec: str | None) -> Shape:
 
 
 def sframe_header(frame: bytes, codec: str | None) -> tuple[int, int, int] | None:
-    """Read KID, CTR and length of a frame's SFrame header, in the envelope of its codec; None if it has none."""
+    """Return KID, CTR and length of a frame's SFrame header, in the envelope of its codec. Returns None without one."""
     front = ENVELOPE.get(codec or "", 0)
-    # Two bytes may have become three by an escape.
+    # An escape may have turned two bytes into three.
     start = bytes(frame[front : front + MAX_HEADER_LEN * 3 // 2 + 1])
     return header(start.replace(b"\0\0\3", b"\0\0") if front else start)
 
 
 def header(data: bytes) -> tuple[int, int, int] | None:
-    """Read KID, CTR and length of an SFrame header; None if it is not in its shortest form."""
+    """Return KID, CTR and length of an SFrame header. Returns None if it is not in its shortest form."""
     at, values = 1, []
     for bits in (data[0] >> 4, data[0] & 15) if data else ():
         if bits & 8:
@@ -108,23 +108,23 @@ def header(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _most(fits: Sequence[bool]) -> bool:
-    """Whether seven in eight fit: one in a while may have lost its head, or be a server's."""
+    """Return whether seven in eight fit: a frame may have lost its head, or may be a server's."""
     return sum(fits) * 8 >= len(fits) * 7
 
 
 def _repeat(values: Sequence[bytes]) -> bool:
-    """Whether these have few values: a quarter as many as there are, and one."""
+    """Return whether the values repeat: at most a quarter of them, and one, are distinct."""
     return len(set(values)) <= len(values) // 4 + 1
 
 
 def _end_in_trailers(frames: Sequence[bytes]) -> bool:
     ivs = [frame[-TRAILER_LEN:-2] for frame in frames if len(frame) > TAG_LEN + TRAILER_LEN and frame[-2] == IV_LEN]
-    # An IV that repeats is none. (That of a frame which is repeated is one, but it says nothing about the key.)
+    # An IV never repeats. (It does in a repeated frame, but such a frame tells nothing about the key.)
     return len(ivs) * 4 >= len(frames) * 3 and len(set(ivs)) == len(ivs)
 
 
 def _count_on(frames: Sequence[bytes], codec: str | None) -> bool:
-    """Whether the frames are SFrames of one sender, whose counter advances."""
+    """Return whether the frames are SFrames of one sender, whose counter advances."""
     if codec in ENVELOPE and not _most([f.startswith(b"\0\0\0\1") and f.endswith(b"\x80") for f in frames]):
         return False
     read = [sframe_header(frame, codec) for frame in frames]
@@ -134,17 +134,17 @@ def _count_on(frames: Sequence[bytes], codec: str | None) -> bool:
     kid = Counter(header[0] for header in headers).most_common(1)[0][0]
     counters = [header[1] for header in headers if header[0] == kid]
     breaks = sum(not 0 < after - before <= MAX_STEP for before, after in pairwise(counters))
-    # By chance 10 of 12 counters advance once in a million times, and 16 with one break as seldom.
+    # The chance that 10 of 12 random counters advance is one in a million, and the same for 16 with one break.
     return len(counters) * 8 >= len(frames) * 7 and breaks <= len(frames) // MAX_EXCERPTS
 
 
 def _is_opus(seen: Sequence[Excerpt]) -> bool:
-    # An encoder has few modes, and changes them seldom.
+    # An encoder has few modes, and rarely changes them.
     return _most([_is_opus_packet(each.data) for each in seen]) and _repeat([each.data[:1] for each in seen])
 
 
 def _is_opus_packet(packet: bytes) -> bool:
-    """Whether the framing is Opus's (RFC 6716 section 3.4), of packets that are not longer than an excerpt."""
+    """Return whether a packet has the framing of Opus (RFC 6716 section 3.4). The packet must fit into an excerpt."""
     if not packet:
         return False
     code = packet[0] & 3
@@ -169,24 +169,24 @@ def _is_vp8_frame(frame: bytes, length: int) -> bool:
 
 
 def _is_vp9(seen: Sequence[Excerpt]) -> bool:
-    # The frame marker, and few combinations of profile and flags behind it.
+    # The frame marker, followed by few combinations of profile and flags.
     first = [each.data[:1] for each in seen]
     return _most([b"\x80" <= byte < b"\xc0" for byte in first]) and _repeat(first)
 
 
 def _is_h264(seen: Sequence[Excerpt]) -> bool:
-    # No forbidden bit, and a type that is assigned and no parameter of a layer.
+    # The forbidden bit is clear, and the type is assigned and belongs to no layer extension.
     return _most([0 < _nal_header(each.data, 1) & 0x9F <= 12 for each in seen])
 
 
 def _is_h265(seen: Sequence[Excerpt]) -> bool:
-    # No forbidden bit, a type that is assigned, layer 0, a temporal id.
+    # The forbidden bit is clear, the type is assigned, the layer is 0, and there is a temporal id.
     headers = [_nal_header(each.data, 2) for each in seen]
     return _most([0 <= header < 41 << 9 and not header & 0x1F8 and header & 7 != 0 for header in headers])
 
 
 def _nal_header(frame: bytes, size: int) -> int:
-    """Read the header of the first NAL unit; -1 if the frame does not begin with one."""
+    """Return the header of the first NAL unit. Returns -1 if the frame does not begin with one."""
     start = frame.find(b"\0\0\1", 0, 4)
     unit = frame[start + 3 : start + 3 + size]
     return int.from_bytes(unit) if start >= 0 and not frame[:start].strip(b"\0") and len(unit) == size else -1

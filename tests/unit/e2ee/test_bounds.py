@@ -97,7 +97,7 @@ def test_tracks_that_a_participant_may_have_are_bounded(direction, caplog):
     ]
     assert made == [True] * MAX_TRACKS + [False] * 40
     assert len(cryptor._call.tracks()) == MAX_TRACKS
-    assert caplog.text.count("tracks") == 1
+    assert caplog.text.count("the maximum") == 1
     assert handle(frame, participant_id="carol", kind="audio", codec="opus")
     assert handle(frame, participant_id="bob", kind="audio", codec="opus", track_id="0")
     cryptor.remove_participant("bob")
