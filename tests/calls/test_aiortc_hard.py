@@ -483,7 +483,7 @@ def test_a_call_that_started_before_the_import_is_refused(stack, then):
                     await asyncio.sleep(0.1)
                 for peer in (alice, bob):
                     try:
-                        e2ee = E2EEManager(ExternalE2EEKeyProvider())
+                        e2ee = E2EEManager(ExternalE2EEKeyProvider(), "livekit")
                         attach(peer.pc, e2ee, local_id="alice", remote_id="bob")
                     except RuntimeError as error:
                         print(error)

@@ -79,7 +79,7 @@ class Recorder:
 
     def __init__(self, key: str | bytes | None = KEY, clock: Clock | None = None, **options: Any) -> None:
         self.provider = provider(key, **options)
-        self.manager = E2EEManager(self.provider) if clock is None else TimedCall(self.provider, clock)
+        self.manager = E2EEManager(self.provider, "videosdk") if clock is None else TimedCall(self.provider, clock)
         self.changes: list[E2EEStateChange] = []
         self.manager.on("e2ee-state-change", self.changes.append)
 
@@ -92,7 +92,7 @@ def sealer(key: str | bytes = KEY, key_id: int = 0, kind: str = "audio") -> Call
     """Return what seals frames at the far end of the call."""
     far = ExternalE2EEKeyProvider()
     far.set_shared_key(key, key_id=key_id)
-    transform = E2EEManager(far).sender_transform("bob", kind, "opus" if kind == "audio" else "vp8")
+    transform = E2EEManager(far, "videosdk").sender_transform("bob", kind, "opus" if kind == "audio" else "vp8")
 
     def seal(frame: bytes) -> bytes:
         sealed = transform.encrypt(frame)

@@ -102,7 +102,7 @@ class E2EEManager(LoopEmitter):
     def __init__(
         self,
         provider: KeyRingProvider,
-        profile: Profile | str = Profile.VIDEOSDK,
+        profile: Profile | str,
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         replay_window: int | None = None,

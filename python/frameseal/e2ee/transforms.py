@@ -278,7 +278,7 @@ class ReceiverTransform(Transform):
         return None
 
     def open(self, frame: bytes, tag: Any = None, *, whole: bool = True) -> list[tuple[bytes, Any]]:
-        """Open a frame, and before it the frames that were held for their key (``E2EEManager(hold_frames=...)``).
+        """Open a frame, and before it the frames that were held for their key (``E2EEManager(..., hold_frames=...)``).
 
         For one thread at a time; never raises. Returns the encoded frames in order, each with its *tag*. A frame that
         must not reach a decoder, or that still waits, is not among them. An empty frame is returned where no frame was

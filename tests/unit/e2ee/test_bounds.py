@@ -146,7 +146,7 @@ async def test_a_frame_above_the_limit_does_not_wait_and_costs_no_other_its_plac
 
 
 async def test_many_tracks_hold_no_more_than_each_may():
-    e2ee = E2EEManager(provider(None), hold_frames=256, hold_bytes=50_000)
+    e2ee = E2EEManager(provider(None), "videosdk", hold_frames=256, hold_bytes=50_000)
     seal = sealer(kind="video")
     tracks = [e2ee.receiver_transform("bob", "video", "vp8", track_id=str(number)) for number in range(8)]
     for bob in tracks:
@@ -173,9 +173,9 @@ async def test_frames_that_were_lost_to_make_room_are_reported(caplog):
 @pytest.mark.parametrize("given", [0, -1, MAX_HOLD_BYTES + 1])
 def test_a_number_of_held_bytes_out_of_range_is_refused(given):
     with pytest.raises(ValueError, match=f"hold_bytes must be between 1 and {MAX_HOLD_BYTES}, not {given}"):
-        E2EEManager(provider(), hold_bytes=given)
+        E2EEManager(provider(), "videosdk", hold_bytes=given)
     with pytest.raises(TypeError, match="hold_bytes must be an int"):
-        E2EEManager(provider(), hold_bytes="8")
+        E2EEManager(provider(), "videosdk", hold_bytes="8")
 
 
 async def test_without_holding_the_counters_say_nothing_waits():

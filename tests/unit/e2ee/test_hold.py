@@ -10,8 +10,8 @@ from frameseal.e2ee.track import GRACE_PERIOD, KEY_REQUEST_INTERVAL
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, Clock, TimedCall, delivered, provider, sealer
 
 
-def receiving(keys, clock=None, **options):
-    e2ee = E2EEManager(keys, **options) if clock is None else TimedCall(keys, clock, **options)
+def receiving(keys, clock=None, profile="videosdk", **options):
+    e2ee = E2EEManager(keys, profile, **options) if clock is None else TimedCall(keys, clock, profile, **options)
     return e2ee, e2ee.receiver_transform("bob", "audio", "opus")
 
 
@@ -86,7 +86,7 @@ async def test_without_the_option_nothing_waits():
 @pytest.mark.parametrize("hold", [-1, 257])
 def test_a_number_of_held_frames_out_of_range_is_refused(hold):
     with pytest.raises(ValueError, match="hold_frames must be between 0 and 256"):
-        E2EEManager(provider(), hold_frames=hold)
+        E2EEManager(provider(), "videosdk", hold_frames=hold)
 
 
 async def test_the_application_is_asked_for_a_missing_key_once_in_a_while():

@@ -31,8 +31,10 @@ async def test_the_two_ends_of_a_call_understand_each_other_in_every_profile(pro
         assert bob.receiver_transform("alice", kind, codec).decrypt(sealed) == frame
 
 
-def test_videosdk_is_the_default_and_an_unknown_profile_is_refused():
-    assert E2EEManager(provider()).profile is Profile.VIDEOSDK
+def test_a_profile_is_required_and_an_unknown_one_is_refused():
+    assert E2EEManager(provider(), "videosdk").profile is Profile.VIDEOSDK
+    with pytest.raises(TypeError, match="profile"):
+        E2EEManager(provider())
     with pytest.raises(ValueError, match="unknown profile: expected one of livekit, videosdk"):
         E2EEManager(provider(), "zoom")
 
@@ -41,7 +43,7 @@ def test_videosdk_is_the_default_and_an_unknown_profile_is_refused():
 def test_options_of_another_type_are_refused_at_once(options):
     (name,) = options
     with pytest.raises(TypeError, match=name):
-        E2EEManager(provider(), **options)
+        E2EEManager(provider(), "videosdk", **options)
 
 
 @pytest.mark.parametrize("what", ["the key itself", KEY, None])
@@ -49,12 +51,12 @@ def test_what_is_no_provider_is_refused_without_showing_it(what):
     with pytest.raises(
         TypeError, match=f"^provider must be a provider of keys, such as a KeyProvider, not {type(what).__name__}$"
     ):
-        E2EEManager(what)
+        E2EEManager(what, "videosdk")
 
 
 @pytest.mark.parametrize("direction", ["sender_transform", "receiver_transform"])
 def test_a_codec_that_cannot_be_sealed_and_an_unknown_kind_are_refused_when_attaching(direction):
-    manager = E2EEManager(provider())
+    manager = E2EEManager(provider(), "videosdk")
     for codec in ("av1", "unknown codec"):
         with pytest.raises(ValueError, match=codec):
             getattr(manager, direction)("alice", "video", codec)
@@ -65,7 +67,7 @@ def test_a_codec_that_cannot_be_sealed_and_an_unknown_kind_are_refused_when_atta
 
 def test_encryption_is_enabled_as_soon_as_there_is_a_key_to_send_with():
     keys = provider(None)
-    manager = E2EEManager(keys)
+    manager = E2EEManager(keys, "videosdk")
     assert not manager.is_e2ee_enabled
     keys.set_shared_key("secret", key_id=2)
     assert manager.is_e2ee_enabled
@@ -81,7 +83,7 @@ def test_a_provider_of_ones_own_with_a_key_for_each_participant_needs_no_change_
         def ring_for(self, profile, participant_id):
             return self.keys[participant_id].ring_for(profile, participant_id)
 
-    here, there = E2EEManager(PerParticipant()), E2EEManager(PerParticipant())
+    here, there = E2EEManager(PerParticipant(), "videosdk"), E2EEManager(PerParticipant(), "videosdk")
     assert not here.is_e2ee_enabled
     sealed = here.sender_transform("alice", "audio", "opus").encrypt(AUDIO)
     assert here.is_e2ee_enabled
@@ -90,7 +92,7 @@ def test_a_provider_of_ones_own_with_a_key_for_each_participant_needs_no_change_
 
 
 def test_repr_shows_no_key():
-    assert "hunter2" not in repr(E2EEManager(provider("hunter2 hunter2")))
+    assert "hunter2" not in repr(E2EEManager(provider("hunter2 hunter2"), "videosdk"))
 
 
 # ---- states
@@ -438,7 +440,7 @@ async def test_threads_that_share_a_track_report_changes_only():
 
 def test_what_happened_before_there_is_a_loop_is_delivered_when_one_is_bound_the_latest_first_kept():
     keys, seal = provider(), sealer()
-    manager = E2EEManager(keys)
+    manager = E2EEManager(keys, "videosdk")
     seen = []
     manager.on("e2ee-state-change", seen.append)
     for number in range(MAX_PENDING_EVENTS + 10):
@@ -458,7 +460,7 @@ def test_what_happened_before_there_is_a_loop_is_delivered_when_one_is_bound_the
 
 
 def test_a_closed_loop_is_no_error_and_the_next_call_may_bind_its_own():
-    manager, seal = E2EEManager(provider()), sealer()
+    manager, seal = E2EEManager(provider(), "videosdk"), sealer()
     seen = []
     manager.on("e2ee-state-change", seen.append)
 
@@ -487,7 +489,7 @@ async def test_the_first_loop_that_is_bound_wins():
 async def test_a_loop_may_be_given_from_the_start():
     other = asyncio.new_event_loop()
     try:
-        manager = E2EEManager(provider(), loop=other)
+        manager = E2EEManager(provider(), "videosdk", loop=other)
         seen = []
         manager.on("e2ee-state-change", seen.append)
         manager.receiver_transform("bob", "audio", "opus").decrypt(AUDIO)
@@ -513,7 +515,7 @@ async def raising_later(change):
 
 @pytest.mark.parametrize("listener", [raising, raising_later])
 async def test_a_listener_that_raises_is_logged_and_harms_nothing(listener, caplog):
-    manager, seal = E2EEManager(provider()), sealer()
+    manager, seal = E2EEManager(provider(), "videosdk"), sealer()
     unhandled = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
     seen, errors = [], []
@@ -535,7 +537,7 @@ async def test_a_listener_that_raises_is_logged_and_harms_nothing(listener, capl
 
 @pytest.mark.parametrize("error_listener", [raising, raising_later])
 async def test_an_error_listener_that_raises_is_logged_and_not_told_about_itself(error_listener, caplog):
-    manager = E2EEManager(provider())
+    manager = E2EEManager(provider(), "videosdk")
     calls = []
 
     @manager.on("error")
@@ -554,7 +556,7 @@ async def test_an_error_listener_that_raises_is_logged_and_not_told_about_itself
 
 
 async def test_removing_all_listeners_does_not_bring_back_exceptions(caplog):
-    manager = E2EEManager(provider())
+    manager = E2EEManager(provider(), "videosdk")
     manager.remove_all_listeners()
     manager.on("e2ee-state-change", raising)
     manager.receiver_transform("bob", "audio", "opus").decrypt(AUDIO)

@@ -181,7 +181,7 @@ async def test_listeners_of_the_provider_hear_that_a_sender_has_ratcheted(clock)
     ratcheted: list = []
     keys.on("key-ratcheted", ratcheted.append)
     call = Watched(keys, clock)
-    seal = E2EEManager(far).sender_transform("bob", "audio", "opus").encrypt
+    seal = E2EEManager(far, "videosdk").sender_transform("bob", "audio", "opus").encrypt
     bob = call.e2ee.receiver_transform("bob", "audio", "opus")
     assert bob.decrypt(seal(AUDIO)) == AUDIO
     far.ratchet()
@@ -261,7 +261,7 @@ def test_options_that_no_track_could_have_are_refused_at_once(options):
 
 
 async def test_the_watch_does_not_keep_a_manager_alive():
-    e2ee = E2EEManager(provider(KEY))
+    e2ee = E2EEManager(provider(KEY), "videosdk")
     gone = weakref.ref(e2ee)
     await asyncio.sleep(0)
     del e2ee

@@ -117,7 +117,7 @@ async def test_several_transforms_of_one_track_add_up_and_a_participant_who_left
 
 
 async def test_an_error_outside_any_track_is_in_it_too():
-    e2ee = E2EEManager(provider())
+    e2ee = E2EEManager(provider(), "videosdk")
     e2ee.report_internal_error("bob", "audio", "no_decoder")
     (row,) = e2ee.report()["tracks"]
     assert (row["state"], row["reason"], row["direction"], row["codec"]) == ("InternalError", "no_decoder", None, None)
@@ -139,7 +139,7 @@ async def test_what_a_diagnosis_found_is_in_it_until_a_frame_opens():
 
 
 async def test_reports_may_be_asked_for_on_any_thread_while_frames_pass():
-    e2ee, seal = E2EEManager(provider()), sealer()
+    e2ee, seal = E2EEManager(provider(), "videosdk"), sealer()
 
     def frames() -> None:
         for number in range(20):

@@ -210,7 +210,7 @@ def test_a_provider_made_before_any_loop_tells_its_listeners_once_a_manager_has_
     assert heard == []
 
     async def call():
-        E2EEManager(made)
+        E2EEManager(made, "videosdk")
         await delivered()
 
     asyncio.run(call())
