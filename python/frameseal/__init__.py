@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from frameseal.enums import E2EEState as E2EEState
     from frameseal.enums import Profile as Profile
     from frameseal.events import E2EEDiagnosis as E2EEDiagnosis
+    from frameseal.events import E2EEInjectedFrame as E2EEInjectedFrame
     from frameseal.events import E2EEKeyChange as E2EEKeyChange
     from frameseal.events import E2EEKeyUsage as E2EEKeyUsage
     from frameseal.events import E2EEMissingKey as E2EEMissingKey
+    from frameseal.events import E2EEStalled as E2EEStalled
     from frameseal.events import E2EEStateChange as E2EEStateChange
     from frameseal.events import KeyUndelivered as KeyUndelivered
     from frameseal.exceptions import AuthenticationFailed as AuthenticationFailed
@@ -61,6 +63,8 @@ _MODULES = {
     "E2EEManager": "frameseal.e2ee.manager",
     "E2EEState": "frameseal.enums",
     "E2EEStateChange": "frameseal.events",
+    "E2EEStalled": "frameseal.events",
+    "E2EEInjectedFrame": "frameseal.events",
     "E2EEDiagnosis": "frameseal.events",
     "E2EEKeyChange": "frameseal.events",
     "KeyUndelivered": "frameseal.events",

@@ -28,10 +28,7 @@ Direction = Literal["send", "receive"]
 
 @dataclass(frozen=True, slots=True)
 class E2EEStateChange:
-    """Reports that one track of one participant changed its state (``"e2ee-state-change"``).
-
-    ``"e2ee-stalled"`` and ``"e2ee-injected-frame"`` carry one too, with the state as it is.
-    """
+    """Reports that one track of one participant changed its state (``"e2ee-state-change"``)."""
 
     participant_id: str
     """The sender of the track, on both sides of the call."""
@@ -63,8 +60,62 @@ class E2EEStateChange:
     """The time of the change, in seconds since the epoch."""
 
     detail: str | None = None
-    """``"recovered"`` on a success that follows a failure; ``"stalled"`` and ``"injected"`` in the events of these
-    names; otherwise None."""
+    """``"recovered"`` on a success that follows a failure, otherwise None."""
+
+
+@dataclass(frozen=True, slots=True)
+class E2EEStalled:
+    """Reports that frames of an incoming track arrive, and none has opened for 2 s (``"e2ee-stalled"``).
+
+    A track stalls once, until one of its frames opens.
+    """
+
+    participant_id: str
+    """The sender of the track."""
+
+    kind: Kind
+    """``"audio"`` or ``"video"``."""
+
+    track_id: str | None
+    """The id that the transport passed for the track. None if it passed none."""
+
+    state: E2EEState
+    """The state of the track, which has not changed."""
+
+    key_id: int | None
+    """The key id that belongs to the state, as in `E2EEStateChange`."""
+
+    reason: str | None
+    """The reason of the state, as in `E2EEStateChange`."""
+
+    counters: Mapping[str, int] = field(hash=False)
+    """The sum of the ``stats()`` of the track's Decryptors."""
+
+    time: float
+    """The time of the report, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class E2EEInjectedFrame:
+    """Reports a LiveKit server's blank frame, the first one since a sealed frame (``"e2ee-injected-frame"``).
+
+    Its sender has paused the track, or left. Nothing about the frame is authentic.
+    """
+
+    participant_id: str
+    """The sender of the track."""
+
+    kind: Kind
+    """``"audio"`` or ``"video"``."""
+
+    track_id: str | None
+    """The id that the transport passed for the track. None if it passed none."""
+
+    counters: Mapping[str, int] = field(hash=False)
+    """``stats()`` of the track's Decryptor."""
+
+    time: float
+    """The time of arrival, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -419,6 +419,8 @@ GIVEN = "returns what it was given, or a part of it"
 NOT_CALLED = {
     "E2EEDiagnosis": RECORD,
     "E2EEStateChange": RECORD,
+    "E2EEStalled": RECORD,
+    "E2EEInjectedFrame": RECORD,
     "E2EEKeyChange": RECORD,
     "KeyUndelivered": RECORD,
     "E2EEKeyUsage": RECORD,

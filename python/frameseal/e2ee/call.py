@@ -323,7 +323,7 @@ class CallState(Confidential):
         track = transform.track
         with self._lock:
             if not track.forgotten and track.state is not None and track.may_change(self._clock()):
-                self._deliver(INJECTED_FRAME, track.event(counters, "injected", self._wall_clock()))
+                self._deliver(INJECTED_FRAME, track.injected_frame(counters, self._wall_clock()))
 
     # ---
 
@@ -416,7 +416,7 @@ class CallState(Confidential):
         now = self._wall_clock()
         detail = track.change(state, key_id, reason, now)
         if not track.forgotten:
-            self._deliver(STATE_CHANGE, track.event(counters, detail, now))
+            self._deliver(STATE_CHANGE, track.state_change(counters, detail, now))
         return True
 
 

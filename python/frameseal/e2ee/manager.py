@@ -28,9 +28,11 @@ from frameseal.enums import E2EEState, Profile
 from frameseal.events import (
     MISSING_KEY,
     E2EEDiagnosis,
+    E2EEInjectedFrame,
     E2EEKeyChange,
     E2EEKeyUsage,
     E2EEMissingKey,
+    E2EEStalled,
     E2EEStateChange,
     KeyUndelivered,
 )
@@ -41,10 +43,12 @@ from frameseal.keys.rotation import KeyRotator
 
 __all__ = [
     "E2EEDiagnosis",
+    "E2EEInjectedFrame",
     "E2EEKeyChange",
     "E2EEKeyUsage",
     "E2EEManager",
     "E2EEMissingKey",
+    "E2EEStalled",
     "E2EEState",
     "E2EEStateChange",
     "ExternalE2EEKeyProvider",
@@ -88,11 +92,11 @@ class E2EEManager(LoopEmitter):
     Emits, each with one object:
 
     * ``"e2ee-state-change"``, `E2EEStateChange`: a track changed its state, per participant, kind, direction and track.
-    * ``"e2ee-stalled"``, `E2EEStateChange`: frames of a track arrive, and none has opened for 2 s.
+    * ``"e2ee-stalled"``, `E2EEStalled`: frames of a track arrive, and none has opened for 2 s.
     * ``"e2ee-diagnosis"``, `E2EEDiagnosis`: the likely reason why frames do not open, where their bytes show it.
     * ``"e2ee-missing-key"``, `E2EEMissingKey`.
     * ``"e2ee-key-usage"``, `E2EEKeyUsage`: this side's key nears its usage limit, so set a new one.
-    * ``"e2ee-injected-frame"``, `E2EEStateChange`: a server's blank frame arrived, the first one since a sealed frame.
+    * ``"e2ee-injected-frame"``, `E2EEInjectedFrame`: a server's blank frame, the first since a sealed one.
 
     Listeners may be functions or coroutine functions. If a listener raises, the exception is logged to the logger
     ``frameseal`` and emitted as ``"error"``. Media and other listeners are not affected. All methods except the

@@ -235,7 +235,7 @@ class Monitor:
                 progress.failing_since = now - PERIOD
             if not progress.stalled and now - progress.failing_since >= STALLED_AFTER and track.state is not None:
                 progress.stalled = True
-                yield STALLED, track.event(counters, "stalled", time)
+                yield STALLED, track.stalled(counters, time)
         elif not progress.stalled:
             progress.failing_since = None  # no frame arrives: the sender is muted or gone
         progress.opened, progress.failed, progress.ratchets = opened, failed, ratchets

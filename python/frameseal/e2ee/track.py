@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from weakref import WeakSet
 
 from frameseal.enums import E2EEState
-from frameseal.events import Direction, E2EEStateChange, Kind
+from frameseal.events import Direction, E2EEInjectedFrame, E2EEStalled, E2EEStateChange, Kind
 
 if TYPE_CHECKING:
     from frameseal._native import KeyRing
@@ -167,14 +167,12 @@ class Track:
             self.last_good = time
         self.frames = frames
 
-    def event(self, counters: Mapping[str, int], detail: str | None, time: float) -> E2EEStateChange:
-        """Return the state as listeners receive it."""
-        if self.state is None:
-            raise RuntimeError("this track has no state yet")
+    def state_change(self, counters: Mapping[str, int], detail: str | None, time: float) -> E2EEStateChange:
+        """Return the event for a change to the present state."""
         return E2EEStateChange(
             participant_id=self.participant_id,
             kind=self.kind,
-            state=self.state,
+            state=self._known_state(),
             direction=self.direction,
             track_id=self.track_id,
             key_id=self.key_id,
@@ -183,6 +181,34 @@ class Track:
             time=time,
             detail=detail,
         )
+
+    def stalled(self, counters: Mapping[str, int], time: float) -> E2EEStalled:
+        """Return the event for a stall in the present state."""
+        return E2EEStalled(
+            participant_id=self.participant_id,
+            kind=self.kind,
+            track_id=self.track_id,
+            state=self._known_state(),
+            key_id=self.key_id,
+            reason=self.reason,
+            counters=dict(counters),
+            time=time,
+        )
+
+    def injected_frame(self, counters: Mapping[str, int], time: float) -> E2EEInjectedFrame:
+        """Return the event for a server's blank frame."""
+        return E2EEInjectedFrame(
+            participant_id=self.participant_id,
+            kind=self.kind,
+            track_id=self.track_id,
+            counters=dict(counters),
+            time=time,
+        )
+
+    def _known_state(self) -> E2EEState:
+        if self.state is None:
+            raise RuntimeError("this track has no state yet")
+        return self.state
 
 
 def most_severe(states: Iterable[E2EEState | None]) -> E2EEState | None:
