@@ -403,5 +403,5 @@ async def test_a_pymediasoup_that_is_built_otherwise_is_refused():
         other = Thing(produce=alice.sending.produce, handler=alice.sending.handler)
         with pytest.raises(UnsupportedStack, match="producers and consumers"):
             attach(other, alice.e2ee, local_id="alice")
-        with pytest.raises(TypeError, match="^remote_id must be a str"):
+        with pytest.raises(TypeError, match="remote_id must be a str"):
             attach(alice.receiving, alice.e2ee, local_id="alice", remote_id=None)
