@@ -347,9 +347,9 @@ impl fmt::Display for ApiMisuse {
             Self::BufferLength => "out must have the length that the plan reports",
             Self::Metadata => "metadata: only profile sframe authenticates metadata, leave it out",
             Self::PacketParts => {
-                "iv, key_index, ciphertext: a packet of profile sframe is one piece, use encrypt_packet and decrypt_packet"
+                "a packet of profile sframe has no iv and key_index apart: use encrypt_packet and decrypt_packet"
             }
-            Self::Counter => "counter: only a ring of profile sframe without shared continues from a counter, leave it out",
+            Self::Counter => "counter: only a ring of profile sframe without shared has a counter, leave it out",
             Self::Epoch => "epoch: only a ring of profile sframe without shared and ratchet_bits holds MLS epochs",
             Self::RatchetBits => "ratchet_bits: a ring of profile sframe ratchets only if made with ratchet_bits",
             Self::ExportNotAllowed => "allow_export: this ring exports no key material, make it with allow_export",

@@ -1,12 +1,13 @@
-//! Tells a forked child from its parent, and leaves it no lock that nobody will release.
+//! Tells a forked child from its parent, and keeps locks out of the child that no thread would release.
 //!
-//! `fork` copies one thread. A lock that another thread holds at that moment stays locked in the child for ever: the locks
-//! of rings and tracks, and those of the crypto library's random generator. So a thread that may hold one [enters](enter)
-//! first. A fork waits until no thread is inside, and a thread that arrives meanwhile waits for the fork.
+//! `fork` copies one thread. A lock that another thread holds at that moment stays locked in the child for ever. This
+//! concerns the locks of rings and tracks, and those of the random generator of the crypto library. A thread that may
+//! hold a lock therefore [enters](enter) first. A fork waits until no thread is inside, and a thread that enters
+//! meanwhile waits for the fork.
 //!
-//! Two things are not noticed: a fork that passes the handlers of `pthread_atfork` by (a raw system call), and the end of a
-//! thread that is not this crate's. What the crypto library keeps for a thread goes then, under a lock of its own, for some
-//! 100 ns.
+//! Two events go undetected. A raw system call forks without the handlers of `pthread_atfork`. And a thread that
+//! another library started may end during a fork: for about 100 ns the crypto library then holds a lock to free its
+//! state.
 
 #[cfg(unix)]
 pub use unix::{Inside, enter};
@@ -34,41 +35,41 @@ mod unix {
     static GENERATION: AtomicU32 = AtomicU32::new(0);
     static WATCHED: AtomicBool = AtomicBool::new(false);
 
-    /// Counts the threads inside (low half) and the forks under way (high half). One number, so that a thread which enters
-    /// and a fork which begins cannot miss each other.
+    /// Counts the threads inside (low half) and the forks in progress (high half). It is one atomic, so that a thread
+    /// that enters and a fork that begins cannot miss each other.
     static GATE: AtomicU64 = AtomicU64::new(0);
     const FORK: u64 = 1 << 32;
 
-    /// Sleep between two looks at the gate: a fork takes longer.
-    const LOOK_AGAIN: Duration = Duration::from_micros(50);
+    /// The interval between two polls of the gate. A fork lasts longer.
+    const POLL_INTERVAL: Duration = Duration::from_micros(50);
 
     thread_local! {
-        /// Counts the guards of this thread. The first one is counted at the gate.
+        /// Counts the guards of this thread. The gate counts the outermost guard only.
         static DEPTH: Cell<u32> = const { Cell::new(0) };
     }
 
-    /// Keeps forks of this process waiting as long as it lives.
+    /// A guard that blocks forks of this process until it is dropped.
     #[must_use]
     pub struct Inside {
         counted: bool,
-        /// Belongs to its thread.
+        /// Keeps the guard in its thread.
         _thread: PhantomData<*const ()>,
     }
 
-    /// Keeps forks of this process waiting until the guard is dropped; while one is under way, waits for it.
+    /// Blocks forks of this process until the guard is dropped. Waits first for a fork in progress.
     ///
-    /// A program that calls this crate in one thread and `fork`s in another holds a guard during each call. Then the child
-    /// can use every ring, encryptor and decryptor. Batches enter by themselves, and let forks pass between chunks of
-    /// their frames. Guards nest, and a thread that forks does not wait for its own.
+    /// A program that calls this crate in one thread and `fork`s in another holds a guard during each call. Then the
+    /// child can use every ring, encryptor and decryptor. A batch enters by itself, and lets forks proceed between
+    /// chunks of frames. Guards nest, and a thread that forks does not wait for its own guards.
     pub fn enter() -> Inside {
         let outermost = DEPTH.get() == 0;
         if outermost {
-            // If the handlers cannot be registered, no key can be set: see `generation`.
+            // If the registration of the handlers fails, no key can be set: see `generation`.
             let _ = generation();
             while GATE.fetch_add(1, Ordering::SeqCst) >= FORK {
                 GATE.fetch_sub(1, Ordering::SeqCst);
                 while GATE.load(Ordering::SeqCst) >= FORK {
-                    thread::sleep(LOOK_AGAIN);
+                    thread::sleep(POLL_INTERVAL);
                 }
             }
         }
@@ -76,24 +77,24 @@ mod unix {
         Inside { counted: outermost, _thread: PhantomData }
     }
 
-    /// Whether this thread has a guard.
+    /// Returns whether this thread holds a guard.
     pub(crate) fn is_inside() -> bool {
         DEPTH.get() != 0
     }
 
-    /// Counts this thread in with one that has a guard and waits for it.
+    /// Enters under the guard of another thread, which waits for this thread.
     pub(crate) fn join() -> Inside {
         DEPTH.set(DEPTH.get() + 1);
         Inside { counted: false, _thread: PhantomData }
     }
 
-    /// Keeps forks waiting until another thread drops it.
+    /// A guard that another thread drops. It blocks forks until then.
     pub(crate) struct Starting(());
 
     impl Inside {
-        /// Keeps forks waiting while a thread starts, until that thread drops what this returns.
+        /// Returns a guard for a thread that starts now. It blocks forks until the new thread drops it.
         pub(crate) fn starting(&self) -> Starting {
-            GATE.fetch_add(1, Ordering::SeqCst); // no fork is under way while this thread is inside
+            GATE.fetch_add(1, Ordering::SeqCst); // no fork is in progress while this thread is inside
             Starting(())
         }
     }
@@ -117,22 +118,25 @@ mod unix {
         let own = u64::from(is_inside());
         GATE.fetch_add(FORK, Ordering::SeqCst);
         while GATE.load(Ordering::SeqCst) % FORK > own {
-            thread::sleep(LOOK_AGAIN);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
     extern "C" fn in_parent() {
-        // Checked: a C library may run this handler for a fork that began before it was registered.
+        // Checked, because a C library may run this handler for a fork that began before its registration.
         let _ = GATE.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |gate| gate.checked_sub(FORK));
     }
 
     pub(crate) extern "C" fn in_child() {
-        // Neither another thread nor a fork of one is left.
+        // No other thread exists in the child, and no fork of another thread is in progress.
         GATE.store(u64::from(is_inside()), Ordering::SeqCst);
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how many forks lie between this process and the one that loaded the library.
+    /// Returns the number of forks between this process and the one that loaded the library.
+    ///
+    /// # Errors
+    /// [`KeyError::Unavailable`] if the handlers cannot be registered.
     #[inline(always)]
     pub(crate) fn generation() -> Result<u32, KeyError> {
         if WATCHED.load(Ordering::Relaxed) || watch() {
@@ -142,11 +146,11 @@ mod unix {
         }
     }
 
-    /// Registers the handlers, without a lock that a fork could catch: registering them twice does no harm.
+    /// Registers the handlers. It takes no lock that a fork could copy, since a second registration is harmless.
     #[cold]
     fn watch() -> bool {
-        // SAFETY: the handlers live as long as the program. They touch atomics and a thread-local number that has no
-        // destructor; the one that sleeps runs in the parent, before the fork.
+        // SAFETY: the handlers live as long as the program. They access atomics and a thread-local number without a
+        // destructor. The handler that sleeps runs in the parent, before the fork.
         #[allow(unsafe_code)]
         let watched = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } == 0;
         WATCHED.fetch_or(watched, Ordering::Relaxed) || watched
@@ -155,13 +159,13 @@ mod unix {
 
 #[cfg(not(unix))]
 mod elsewhere {
-    //! No `fork` on this platform.
+    //! The same interface for platforms without `fork`.
 
     use std::marker::PhantomData;
 
     use crate::error::KeyError;
 
-    /// Keeps forks waiting, on platforms that have them.
+    /// A guard that blocks forks, on platforms that have them.
     #[must_use]
     pub struct Inside(PhantomData<*const ()>);
 
@@ -173,7 +177,7 @@ mod elsewhere {
         }
     }
 
-    /// Does nothing: there is no `fork` on this platform.
+    /// Returns a guard that does nothing, because this platform has no `fork`.
     pub fn enter() -> Inside {
         Inside(PhantomData)
     }

@@ -1,4 +1,4 @@
-//! Inner workings laid open for this crate's own vector tests. Off in every build that ships.
+//! Exposes internals to the vector tests of this crate. Released builds leave this module out.
 
 use std::num::NonZeroU32;
 
@@ -11,7 +11,7 @@ use crate::suite::{AeadKey, CipherSuite, SUITES};
 use crate::wire::Wire;
 use crate::wire::sframe::Header;
 
-/// Key bytes that `profile` derives from `secret` under `kid`, and the salt of its nonces.
+/// Returns the key bytes that `profile` derives from `secret` under `kid`, and the salt of the nonces.
 ///
 /// # Errors
 /// [`KeyError::Unavailable`].
@@ -26,7 +26,7 @@ pub fn derive(
     Ok((key, salt))
 }
 
-/// The material one ratchet step on, and its bytes.
+/// Returns the material of the next ratchet step, and its bytes.
 ///
 /// # Errors
 /// [`KeyError::Unavailable`].
@@ -36,7 +36,7 @@ pub fn ratchet(profile: &Profile, suite: &CipherSuite, secret: &Secret) -> Resul
     Ok((next, bytes))
 }
 
-/// The bare AEAD of a suite: ciphertext and tag.
+/// Runs the bare AEAD of a suite, and returns ciphertext and tag.
 ///
 /// # Errors
 /// [`KeyError::Unavailable`].
@@ -53,27 +53,27 @@ pub fn seal(
     Ok(out)
 }
 
-/// An SFrame header for KID and CTR.
+/// Returns the SFrame header of KID and CTR.
 #[must_use]
 pub fn header(kid: u64, ctr: u64) -> Vec<u8> {
     let mut header = vec![0; Header { kid, ctr }.len()];
     Header { kid, ctr }.write(&mut header).map(|(header, _)| header.to_vec()).unwrap_or_default()
 }
 
-/// KID, CTR and length of an SFrame header.
+/// Returns KID, CTR and length of an SFrame header, or `None` if the bytes are too short.
 #[must_use]
 pub fn parse_header(bytes: &[u8]) -> Option<(u64, u64, usize)> {
     Header::parse(bytes).map(|(Header { kid, ctr }, len)| (kid, ctr, len))
 }
 
-/// What a NAL scan finds: how many bytes stay clear and which standard the bytes follow.
+/// The result of a scan for the first slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scan {
-    /// A slice: clear bytes, and "h264" or "h265".
+    /// A slice was found. The fields are the number of clear bytes, and "h264" or "h265".
     Slice(usize, &'static str),
-    /// A byte stream without a slice.
+    /// The bytes are a byte stream without a slice.
     NoSlice,
-    /// Not a byte stream.
+    /// The bytes are not a byte stream.
     NotAnnexB,
 }
 
@@ -87,7 +87,7 @@ pub fn scan(data: &[u8]) -> Scan {
     }
 }
 
-/// Lists the NAL unit types of H.264 (32) and of H.265 (64): the name of each, and what becomes of it.
+/// Lists the 32 NAL unit types of H.264 and the 64 of H.265, each with its name and its class.
 #[must_use]
 pub fn nal_types() -> [Vec<(&'static str, String)>; 2] {
     [&nal::H264[..], &nal::H265[..]]
@@ -108,31 +108,31 @@ pub fn unescape(data: &[u8]) -> Vec<u8> {
     annexb::unescape(data).into_owned()
 }
 
-/// Counts a fork that did not happen: from now on this process seals as its forked child would.
+/// Simulates a fork: from now on this process seals as its forked child would.
 #[cfg(unix)]
 pub fn fork() {
     crate::fork::in_child();
 }
 
-/// Makes an audio codec up, to show that a codec is one row. It lives as long as the process.
+/// Creates a made-up audio codec, to show that a codec is one row. It lives as long as the process.
 #[must_use]
 pub fn made_up_audio_codec(name: &'static str, clock_rate: u32) -> Codec {
     let info = CodecInfo { name, kind: Kind::Audio, clock_rate, rule: ClearRule::Audio };
     Codec::MadeUp(Box::leak(Box::new(info)))
 }
 
-/// A vendor over the trailer layout that a test makes up: the columns of its row in `profile.rs`.
+/// A made-up vendor over the trailer layout: the columns of its row in `profile.rs`.
 #[derive(Clone, Copy, Debug)]
 pub struct MadeUpVendor {
     /// The name of the profile.
     pub name: &'static str,
     /// The salt of a key, and of a ratchet step.
     pub salts: [&'static [u8]; 2],
-    /// Bytes of the material that a ratchet step derives.
+    /// The length in bytes of the material after a ratchet step.
     pub ratchet_len: usize,
-    /// Rounds of PBKDF2, or `None` if the vendor has no passphrases.
+    /// The iterations of PBKDF2, or `None` if the vendor has no passphrases.
     pub iterations: Option<NonZeroU32>,
-    /// `info` of HKDF.
+    /// The `info` of HKDF.
     pub info: &'static [u8],
     /// Clear bytes of an audio packet, of a key frame and of a delta frame of VP8.
     pub clear: [u8; 3],
@@ -142,7 +142,7 @@ pub struct MadeUpVendor {
     pub blanks: &'static [(Codec, &'static [u8])],
 }
 
-/// Makes a vendor up, to show that a vendor is one row. It lives as long as the process.
+/// Creates the profile of a made-up vendor, to show that a vendor is one row. It lives as long as the process.
 #[must_use]
 pub fn made_up_profile(vendor: MadeUpVendor) -> &'static Profile {
     let MadeUpVendor { name, salts: [salt, ratchet_salt], ratchet_len, iterations, info, .. } = vendor;

@@ -1,4 +1,4 @@
-//! From a secret to key bytes: the key schedules of the profiles.
+//! The key schedules of the profiles, which derive key bytes from a secret.
 
 use std::num::NonZeroU32;
 use zeroize::Zeroizing;
@@ -7,36 +7,36 @@ use crate::error::KeyError;
 use crate::secret::{Kdf, Secret};
 use crate::suite::{CipherSuite, Hash, NONCE_LEN, hkdf, pbkdf2_sha256};
 
-/// How a secret becomes key bytes.
+/// The key schedule of a layout.
 pub(crate) enum KeySchedule {
-    /// One derivation for everything: the same input always yields the same output, and a longer output extends a shorter
-    /// one.
+    /// The trailer layout has one derivation without labels. Equal input yields equal output, and a longer output
+    /// begins with the shorter output.
     Trailer(TrailerSchedule),
-    /// RFC 9605, sections 4.4.2 and 5.1: labelled, by KID and suite.
+    /// SFrame labels each derivation with KID and suite (RFC 9605, sections 4.4.2 and 5.1).
     Sframe(SframeSchedule),
 }
 
-/// The parameters of the trailer family's key schedule.
+/// The parameters of the key schedule of the trailer layout.
 #[derive(Clone, Copy)]
 pub(crate) struct TrailerSchedule {
     pub(crate) salt: &'static [u8],
-    /// The salt of a ratchet step. Where it equals `salt`, the material of a step begins with the key before it.
+    /// The salt of a ratchet step. If it equals `salt`, the material of a step begins with the key before the step.
     pub(crate) ratchet_salt: &'static [u8],
-    /// Bytes of the material that a ratchet step derives.
+    /// The length in bytes of the material after a ratchet step.
     pub(crate) ratchet_len: usize,
-    /// Rounds of PBKDF2 for passphrases, or `None` if the profile accepts raw keys only.
+    /// The iterations of PBKDF2 for passphrases, or `None` if the profile accepts raw keys only.
     pub(crate) iterations: Option<NonZeroU32>,
-    /// `info` of HKDF.
+    /// The `info` of HKDF.
     pub(crate) info: &'static [u8],
 }
 
-/// The parameters of SFrame's key schedule, beside those that RFC 9605 fixes.
+/// The parameters of the key schedule of SFrame that RFC 9605 leaves open.
 pub(crate) struct SframeSchedule {
     passphrase_salt: &'static [u8],
     iterations: NonZeroU32,
 }
 
-/// Rounds of PBKDF2 in every client of the trailer family that has a password KDF.
+/// The iterations of PBKDF2 in every client of the trailer layout that has a password KDF.
 const ITERATIONS: NonZeroU32 = match NonZeroU32::new(100_000) {
     Some(iterations) => iterations,
     None => NonZeroU32::MIN,
@@ -45,7 +45,7 @@ const ITERATIONS: NonZeroU32 = match NonZeroU32::new(100_000) {
 const SFRAME_BASE_KEY_LEN: usize = 32;
 
 impl KeySchedule {
-    /// Whether there is a KDF for passphrases.
+    /// Returns whether the schedule has a password KDF.
     pub(crate) fn accepts_passphrases(&self) -> bool {
         match self {
             Self::Trailer(schedule) => schedule.iterations.is_some(),
@@ -53,7 +53,7 @@ impl KeySchedule {
         }
     }
 
-    /// Brings a secret into the form that the other steps start from. The slow derivation of SFrame is here.
+    /// Returns the key material of a secret. For a passphrase of SFrame this runs the slow password KDF.
     pub(crate) fn material(&self, secret: &Secret) -> Secret {
         match (self, secret.kdf()) {
             (Self::Sframe(schedule), Kdf::Password) => {
@@ -65,7 +65,7 @@ impl KeySchedule {
         }
     }
 
-    /// Fills `key` and returns the salt of its nonces: zeros where nonces are transmitted.
+    /// Derives a key into `key`, and returns the salt of its nonces. The salt is zero if frames hold whole nonces.
     pub(crate) fn key(
         &self,
         suite: &CipherSuite,
@@ -104,13 +104,13 @@ impl KeySchedule {
 }
 
 impl TrailerSchedule {
-    /// The schedule of the browsers' worker: one salt, a password KDF, ratchet steps of 32 bytes.
+    /// Creates the schedule of the worker in browsers: one salt, a password KDF, ratchet steps of 32 bytes.
     pub(crate) const fn with_salt(salt: &'static [u8]) -> Self {
-        // The browsers' worker passes a buffer of 128 zero bytes as `info`.
+        // The worker in browsers passes a buffer of 128 zero bytes as `info`.
         Self { salt, ratchet_salt: salt, ratchet_len: 32, iterations: Some(ITERATIONS), info: &[0; 128] }
     }
 
-    /// PBKDF2 for a passphrase, HKDF for a raw key.
+    /// Derives `out`: PBKDF2 for a passphrase, HKDF for a raw key.
     fn derive(&self, salt: &[u8], material: &Secret, out: &mut [u8]) -> Result<(), KeyError> {
         match material.kdf() {
             Kdf::Password => {

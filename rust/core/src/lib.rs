@@ -1,8 +1,8 @@
 //! Seals and opens encoded media frames, end to end.
 //!
-//! A frame is what an encoder hands to a packetiser and a jitter buffer hands to a decoder: one whole encoded picture
-//! or audio packet. This crate holds every wire format and all cryptography, and nothing else: no I/O, no clock, no
-//! threads, no log.
+//! A frame is one whole encoded picture or audio packet. An encoder passes it to a packetiser, and a jitter buffer
+//! passes it to a decoder. This crate holds all wire formats and all cryptography. It has no I/O, no clock and no log,
+//! and starts no threads but for a batch.
 //!
 //! ```
 //! use frameseal::{Codec, Decryptor, Encryptor, KeyRing, Options, Secret, profile};

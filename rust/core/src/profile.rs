@@ -1,4 +1,4 @@
-//! Profiles: which vendor speaks which layout, with which keys. The only file that names vendors.
+//! Profiles: the layout and the keys of each vendor. No other file names vendors.
 
 use crate::codec::{Blank, Clear, ClearBytes, Codec, FrameTag};
 use crate::error::ConfigError;
@@ -6,7 +6,7 @@ use crate::key_schedule::{KeySchedule, SframeSchedule, TrailerSchedule};
 use crate::suite::{AES_128_GCM_SHA256_128, AES_256_GCM_SHA512_128, CipherSuite, SUITES};
 use crate::wire::Wire;
 
-/// Everything that sets one vendor's frames apart from another's over the same layout: a vendor is one row.
+/// The layout of a vendor, and its parameters. A vendor is one row.
 pub struct Profile {
     /// The name that users write.
     pub name: &'static str,
@@ -24,7 +24,10 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Returns how to find the bytes of a frame that stay readable.
+    /// Returns the rule that finds the clear bytes of a frame.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnsupportedCodec`].
     pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, ConfigError> {
         let Some(clear) = &self.clear else { return Ok(Clear::First(0)) };
         clear.of(codec).ok_or(ConfigError::UnsupportedCodec { codec: codec.name(), profile: self.name })
@@ -35,19 +38,19 @@ impl Profile {
         self.blanks.iter().find(|(of, _)| *of == codec).map(|&(_, blank)| blank)
     }
 
-    /// Whether the profile has a layout for frames of this codec.
+    /// Returns whether the profile has a layout for frames of this codec.
     #[must_use]
     pub fn accepts(&self, codec: Codec) -> bool {
         self.clear(codec).is_ok()
     }
 
-    /// Whether the profile has a KDF for passphrases.
+    /// Returns whether the profile has a password KDF.
     #[must_use]
     pub fn accepts_passphrases(&self) -> bool {
         self.schedule.accepts_passphrases()
     }
 
-    /// The name of the layout: "trailer" or "sframe".
+    /// Returns the name of the layout: "trailer" or "sframe".
     #[must_use]
     pub fn layout(&self) -> &'static str {
         match self.wire {
@@ -56,7 +59,10 @@ impl Profile {
         }
     }
 
-    /// Returns the suite to use: the requested one, or the first with keys of this size, or the default.
+    /// Returns the requested suite, or the first suite with keys of this size, or the default.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnsupportedSuite`], [`ConfigError::KeySize`].
     pub(crate) fn suite(
         &self,
         asked: Option<&'static CipherSuite>,
@@ -78,14 +84,14 @@ impl Profile {
         }
     }
 
-    /// Finds a profile by its name.
+    /// Returns the profile with this name, or `None` if there is none.
     #[must_use]
     pub fn by_name(name: &str) -> Option<&'static Self> {
         ALL.into_iter().find(|profile| profile.name == name)
     }
 }
 
-/// The clear bytes of the trailer layout: what forwarders read of each codec.
+/// The clear bytes of the trailer layout, which forwarders read of each codec.
 const CLEAR: ClearBytes =
     ClearBytes { audio: 1, frame_tag: FrameTag { key: 10, delta: 3 }, opaque: Some(0), byte_streams: true };
 
@@ -100,7 +106,7 @@ pub static LIVEKIT: Profile = Profile {
     blanks: LIVEKIT_BLANKS,
 };
 
-/// VideoSDK's clients. Experimental: inferred from their packages, not yet seen on the wire of a live room.
+/// VideoSDK's clients. Experimental: the values come from their packages and are not verified in a live room yet.
 pub static VIDEOSDK: Profile = Profile {
     name: "videosdk",
     wire: Wire::Trailer,
@@ -111,8 +117,8 @@ pub static VIDEOSDK: Profile = Profile {
     blanks: LIVEKIT_BLANKS,
 };
 
-/// Jitsi Meet's clients ("JFrame"). Raw keys only. Their clear bytes go by the frame's type alone. Neither VP9 nor an
-/// unescaped H.264 or H.265 frame would survive a packetiser so.
+/// Jitsi Meet's clients ("JFrame"), with raw keys only. Their clear bytes depend on the type of the frame alone.
+/// Neither VP9 nor an unescaped H.264 or H.265 frame would pass a packetiser that way.
 pub static JITSI: Profile = Profile {
     name: "jitsi",
     wire: Wire::Trailer,
@@ -128,7 +134,7 @@ pub static JITSI: Profile = Profile {
     blanks: LIVEKIT_BLANKS,
 };
 
-/// SFrame (RFC 9605), which has no password KDF: the one for passphrases, and its salt, are frameseal's own.
+/// SFrame (RFC 9605). The RFC defines no password KDF: PBKDF2 for passphrases, and its salt, are specific to frameseal.
 pub static SFRAME: Profile = Profile {
     name: "sframe",
     wire: Wire::Sframe,
@@ -157,7 +163,7 @@ const LIVEKIT_BLANKS: &[(Codec, Blank)] = &[
     (Codec::H264, Blank::Units(H264_BLANK)),
 ];
 
-/// Silence: the start of an Opus packet, padded with zeros. (That of G.711, above, lasts 20 ms.)
+/// Silence: the start of an Opus packet, padded with zeros. The silence of G.711, above, lasts 20 ms.
 const OPUS_SILENCE: [u8; 80] = {
     let mut packet = [0; 80];
     [packet[0], packet[1], packet[2]] = [0xF8, 0xFF, 0xFE];

@@ -1,6 +1,6 @@
-//! Cipher suites (RFC 5116 AEADs, RFC 9605 section 4.5), key derivation and randomness.
+//! Cipher suites (AEADs of RFC 5116, as in RFC 9605, section 4.5), key derivation and randomness.
 //!
-//! The only file that names the crypto library. It knows no format.
+//! No other file names the crypto library. This file knows no wire format.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{self, EncryptingKey, EncryptionContext, UnboundCipherKey};
@@ -10,20 +10,20 @@ use std::num::NonZeroU32;
 
 use crate::error::KeyError;
 
-/// Bytes in a nonce; the same in every suite (Nn).
+/// The length of a nonce in bytes (Nn), which is equal in every suite.
 pub(crate) const NONCE_LEN: usize = 12;
 
-/// One row of the table: an AEAD and the sizes of its parts.
+/// A cipher suite: an AEAD, a hash and their lengths (RFC 9605, section 4.5).
 pub struct CipherSuite {
-    /// Number in the registry of RFC 9605.
+    /// The number in the registry of RFC 9605, section 8.1.
     pub id: u16,
-    /// Name in the registry of RFC 9605.
+    /// The name in the registry of RFC 9605, section 8.1.
     pub name: &'static str,
-    /// From draft-barnes-sframe-iana-256, so not in the registry yet: off unless asked for.
+    /// Whether the suite is specified by draft-barnes-sframe-iana-256, which is not in the registry yet.
     pub draft: bool,
-    /// Key length in bytes (Nk).
+    /// The key length in bytes (Nk).
     pub(crate) key_len: usize,
-    /// Tag length in bytes (Nt).
+    /// The tag length in bytes (Nt).
     pub(crate) tag_len: usize,
     /// The hash of the key schedule.
     pub(crate) hash: Hash,
@@ -39,7 +39,8 @@ pub(crate) enum Hash {
 
 enum Aead {
     Gcm(&'static aead::Algorithm),
-    /// AES-CTR, and HMAC over everything (RFC 9605, section 4.5.1): the first bytes of the key are the cipher's.
+    /// AES-CTR, then HMAC (RFC 9605, section 4.5.1). The number is the length of the AES key, with which the key
+    /// begins.
     CtrHmac(&'static cipher::Algorithm, usize),
 }
 
@@ -57,7 +58,7 @@ macro_rules! ctr_hmac {
     };
 }
 
-/// AES-128 in Galois/Counter mode, the default of every profile.
+/// AES-128 in Galois/Counter mode: the default of every profile.
 pub static AES_128_GCM_SHA256_128: CipherSuite = CipherSuite {
     id: 4,
     name: "AES_128_GCM_SHA256_128",
@@ -86,7 +87,7 @@ static CTR_256_80: CipherSuite = ctr_hmac!(6, "AES_256_CTR_HMAC_SHA512_80", true
 static CTR_256_64: CipherSuite = ctr_hmac!(7, "AES_256_CTR_HMAC_SHA512_64", true, AES_256, 32, Sha512, 8);
 static CTR_256_32: CipherSuite = ctr_hmac!(8, "AES_256_CTR_HMAC_SHA512_32", true, AES_256, 32, Sha512, 4);
 
-/// Every suite, by number.
+/// All suites in the order of their numbers.
 pub static SUITES: [&CipherSuite; 8] = [
     &CTR_128_80,
     &CTR_128_64,
@@ -99,17 +100,17 @@ pub static SUITES: [&CipherSuite; 8] = [
 ];
 
 impl CipherSuite {
-    /// Finds a suite by its number.
+    /// Returns the suite with this number, or `None` if there is none.
     #[must_use]
     pub fn by_id(id: u16) -> Option<&'static Self> {
         SUITES.into_iter().find(|suite| suite.id == id)
     }
 }
 
-/// The AEAD refused: a wrong tag on opening, or lengths that do not fit on sealing.
+/// The AEAD failed: the tag is wrong, or a buffer has the wrong length.
 pub(crate) struct AeadError;
 
-/// An expanded key: the AES schedule, the GHASH tables and HMAC's inner states are kept, not remade for each frame.
+/// An expanded key. It caches the AES schedule, the GHASH tables and the inner states of HMAC for all frames.
 pub(crate) enum AeadKey {
     Gcm(LessSafeKey),
     CtrHmac(Box<CtrHmac>),
@@ -142,7 +143,7 @@ impl AeadKey {
         }
     }
 
-    /// Writes `ciphertext` (as long as `plaintext`) and `tag`.
+    /// Seals `plaintext` into `ciphertext`, which has the same length, and `tag`.
     #[inline(always)]
     pub(crate) fn seal(
         &self,
@@ -162,7 +163,7 @@ impl AeadKey {
         }
     }
 
-    /// Writes `plaintext` (as long as `ciphertext`), or clears it and refuses.
+    /// Opens `ciphertext` into `plaintext`, which has the same length. On failure `plaintext` is cleared.
     #[inline(always)]
     pub(crate) fn open(
         &self,
@@ -202,7 +203,7 @@ impl CtrHmac {
         Ok(())
     }
 
-    /// Decrypts nothing that has not been authenticated.
+    /// Authenticates the ciphertext, and only then decrypts it.
     fn open(
         &self,
         nonce: [u8; NONCE_LEN],
@@ -220,7 +221,7 @@ impl CtrHmac {
         self.ctr(nonce, plaintext)
     }
 
-    /// AES-CTR from the block `nonce || 00000000`: its own inverse.
+    /// Encrypts or decrypts `data` with AES-CTR, from the block `nonce || 00000000`.
     fn ctr(&self, nonce: [u8; NONCE_LEN], data: &mut [u8]) -> Result<(), AeadError> {
         let mut block = [0; 16];
         block[..NONCE_LEN].copy_from_slice(&nonce);
@@ -228,7 +229,7 @@ impl CtrHmac {
         self.cipher.less_safe_encrypt(data, context).map(drop).map_err(|_| AeadError)
     }
 
-    /// HMAC over lengths, nonce, AAD and ciphertext; its first bytes are the tag.
+    /// Returns the HMAC over lengths, nonce, AAD and ciphertext. The tag is its first bytes.
     fn authenticate(&self, nonce: [u8; NONCE_LEN], aad: &[u8], ciphertext: &[u8]) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.mac);
         for length in [aad.len(), ciphertext.len(), self.tag_len] {
@@ -241,7 +242,7 @@ impl CtrHmac {
     }
 }
 
-/// An output length for the HKDF interface below.
+/// The output length of HKDF, for the interface of the crypto library.
 struct OutputLen(usize);
 
 impl hkdf::KeyType for OutputLen {
@@ -251,7 +252,7 @@ impl hkdf::KeyType for OutputLen {
 }
 
 impl Hash {
-    /// Its output length in bytes (Nh).
+    /// Returns the output length in bytes (Nh).
     pub(crate) const fn len(self) -> usize {
         match self {
             Self::Sha256 => 32,
@@ -274,7 +275,7 @@ impl Hash {
     }
 }
 
-/// HKDF, extract and expand (RFC 5869). The parts of `info` are joined.
+/// Derives `out` with HKDF, extract and expand (RFC 5869). The parts of `info` are concatenated.
 pub(crate) fn hkdf(hash: Hash, salt: &[u8], input: &[u8], info: &[&[u8]], out: &mut [u8]) -> Result<(), KeyError> {
     hkdf::Salt::new(hash.hkdf(), salt)
         .extract(input)
@@ -283,12 +284,12 @@ pub(crate) fn hkdf(hash: Hash, salt: &[u8], input: &[u8], info: &[&[u8]], out: &
         .map_err(|_| KeyError::Unavailable)
 }
 
-/// PBKDF2-HMAC-SHA256 (RFC 8018).
+/// Derives `out` with PBKDF2-HMAC-SHA256 (RFC 8018, section 5.2).
 pub(crate) fn pbkdf2_sha256(iterations: NonZeroU32, salt: &[u8], password: &[u8], out: &mut [u8]) {
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, out);
 }
 
-/// A digest that stands for `parts` without giving them away (SHA-256 over each with its length).
+/// Returns a digest of `parts`: SHA-256 over each part after its length.
 pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
@@ -300,12 +301,13 @@ pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
-/// Compares secrets in a time that depends on their lengths alone.
+/// Compares two secrets in a time that depends on their lengths only.
 pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
-/// Bytes from the operating system's generator, by way of the crypto library's own (which survives `fork`).
+/// Fills `out` with random bytes from the generator of the crypto library, which detects a `fork`. The operating system
+/// seeds that generator.
 pub(crate) fn random(out: &mut [u8]) -> Result<(), KeyError> {
     rand::fill(out).map_err(|_| KeyError::Unavailable)
 }

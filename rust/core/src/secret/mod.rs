@@ -1,4 +1,4 @@
-//! What a key is made from, boxed and cleared when it is dropped.
+//! Secrets from which keys are derived. Their memory is cleared when they are dropped.
 
 mod spelling;
 
@@ -8,19 +8,19 @@ use zeroize::Zeroizing;
 use crate::error::KeyError;
 use crate::suite;
 
-/// The least bytes of a raw key: the strength of AES-128.
+/// The minimum length of a raw key in bytes: the strength of AES-128.
 pub(crate) const MIN_KEY_LEN: usize = 16;
 
-/// How key material becomes a key.
+/// The kind of key derivation that a secret needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kdf {
-    /// For what people type: a passphrase.
+    /// A password KDF, for a passphrase that people type.
     Password,
-    /// For what a random generator made: a raw key.
+    /// A KDF for a raw key from a random generator.
     Random,
 }
 
-/// A passphrase or a raw key. It has no getter; `Debug` shows its kind only.
+/// A passphrase or a raw key. It has no getter, and `Debug` shows its kind only.
 #[derive(Clone)]
 pub struct Secret {
     bytes: Zeroizing<Vec<u8>>,
@@ -28,8 +28,8 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// A passphrase: it will go through the profile's password KDF. Its bytes count as they are, without trimming or
-    /// Unicode normalisation.
+    /// Creates a secret from a passphrase, which the password KDF of the profile derives. The bytes are not trimmed,
+    /// and Unicode is not normalised.
     ///
     /// # Errors
     /// [`KeyError::EmptyPassphrase`].
@@ -40,7 +40,7 @@ impl Secret {
         Ok(Self::new(bytes, Kdf::Password))
     }
 
-    /// Random key material: it will go through the profile's KDF for random keys.
+    /// Creates a secret from random key material, which the KDF of the profile for raw keys derives.
     ///
     /// # Errors
     /// [`KeyError::ShortKey`] below 16 bytes.
@@ -51,14 +51,14 @@ impl Secret {
         Ok(Self::new(bytes, Kdf::Random))
     }
 
-    /// The same bytes, taken for the other kind: for finding out that two sides mean different ones.
+    /// Returns the same bytes as a secret of the other kind, to diagnose two sides that use different kinds.
     #[must_use]
     pub fn with_other_kdf(&self) -> Self {
         let kdf = if self.is_passphrase() { Kdf::Random } else { Kdf::Password };
         Self { bytes: self.bytes.clone(), kdf }
     }
 
-    /// Whether it is a passphrase.
+    /// Returns whether the secret is a passphrase.
     #[must_use]
     pub fn is_passphrase(&self) -> bool {
         self.kdf == Kdf::Password
@@ -76,7 +76,7 @@ impl Secret {
         self.kdf
     }
 
-    /// Whether both give the same key.
+    /// Returns whether both secrets have the same bytes and kind, in constant time.
     pub(crate) fn same(&self, other: &Self) -> bool {
         self.kdf == other.kdf && suite::same(&self.bytes, &other.bytes)
     }

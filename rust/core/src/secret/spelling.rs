@@ -1,13 +1,13 @@
-//! How somebody who means the same key may have spelt it: encoded, decoded, or with a line end behind it.
+//! Other spellings of a key, for diagnoses: encoded, decoded, or with a line end behind it.
 //!
-//! For diagnoses. Each key has a bounded number of spellings, and none of them is tried by anything in this crate.
+//! A key has a bounded number of spellings. Nothing in this crate tries them on a frame.
 
 use std::borrow::Cow;
 use zeroize::Zeroizing;
 
 use super::{Kdf, MIN_KEY_LEN, Secret};
 
-/// The most spellings of one key.
+/// The maximum number of spellings of one key.
 pub(super) const MAX_SPELLINGS: usize = 64;
 
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -17,7 +17,8 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 type Bytes = Zeroizing<Vec<u8>>;
 
 impl Secret {
-    /// Returns other spellings of this key, the likelier ones first, each with what makes the difference: 64 at the most.
+    /// Returns at most 64 other spellings of this key, each with a description of the difference. The likelier
+    /// spellings are first.
     #[must_use]
     pub fn spellings(&self) -> Vec<(Cow<'static, str>, Self)> {
         let mut found = Spellings { own: self, spellings: Vec::new() };
@@ -67,12 +68,13 @@ struct Spellings<'s> {
 }
 
 impl Spellings<'_> {
-    /// Adds a spelling of the kind that the key has, and of the other one.
+    /// Adds a spelling of the same kind as the key, and of the other kind.
     fn add_same(&mut self, name: &'static str, bytes: &[u8]) {
         self.add(name, bytes, self.own.kdf());
     }
 
-    /// Adds a spelling as `natural` takes it, and as the other kind, unless it is the key itself or there already.
+    /// Adds a spelling of the kind `natural`, and of the other kind. Skips the key itself and spellings that are
+    /// listed.
     fn add(&mut self, name: &'static str, bytes: &[u8], natural: Kdf) {
         let (other, how) = match natural {
             Kdf::Random => (Kdf::Password, "taken for text"),
@@ -97,7 +99,8 @@ fn joined(parts: &[&[u8]]) -> Bytes {
     whole
 }
 
-/// Returns an empty buffer that is not moved before `len` bytes are in it: what it leaves behind would not be cleared.
+/// Returns an empty buffer for `len` bytes. A buffer that grows beyond its capacity would leave an uncleared copy
+/// behind.
 fn with_capacity(len: usize) -> Bytes {
     Zeroizing::new(Vec::with_capacity(len))
 }
@@ -114,7 +117,7 @@ fn without_quotes(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// RFC 4648, sections 4 and 5.
+/// Encodes bytes as base64 (RFC 4648, sections 4 and 5).
 fn base64(bytes: &[u8], alphabet: &[u8; 64], pads: bool) -> Bytes {
     let mut text = with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
@@ -131,7 +134,7 @@ fn base64(bytes: &[u8], alphabet: &[u8; 64], pads: bool) -> Bytes {
     text
 }
 
-/// Reads base64 of either alphabet, with or without padding, among white space. None: it is something else.
+/// Decodes base64 of either alphabet, with or without padding. Ignores white space. Returns `None` for any other text.
 fn base64_decoded(text: &[u8]) -> Option<Bytes> {
     let mut bytes = with_capacity(text.len());
     let (mut group, mut bits, mut padding) = (0_u32, 0, false);
@@ -163,7 +166,7 @@ fn hex(bytes: &[u8], digits: &[u8; 16]) -> Bytes {
     text
 }
 
-/// Reads hex digits among white space. None: it is something else.
+/// Decodes hex digits. Ignores white space. Returns `None` for any other text.
 fn hex_decoded(text: &[u8]) -> Option<Bytes> {
     let mut bytes = with_capacity(text.len());
     let mut first = None;
@@ -177,7 +180,7 @@ fn hex_decoded(text: &[u8]) -> Option<Bytes> {
     (first.is_none() && !bytes.is_empty()).then_some(bytes)
 }
 
-/// Returns text as one byte for each character. None: it is ASCII, no text, or has characters that Latin-1 does not have.
+/// Encodes text in Latin-1. Returns `None` if the bytes are ASCII, are not UTF-8, or have characters beyond Latin-1.
 fn latin_1(bytes: &[u8]) -> Option<Bytes> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_ascii())?;
     let mut latin = with_capacity(bytes.len());
@@ -294,10 +297,11 @@ mod tests {
 
         #[test]
         fn what_was_encoded_is_decoded(bytes in proptest::collection::vec(any::<u8>(), 1..80)) {
+            let plain = Zeroizing::new(bytes.clone());
             for (alphabet, pads) in [(STANDARD, true), (STANDARD, false), (URL_SAFE, true), (URL_SAFE, false)] {
-                prop_assert_eq!(&base64_decoded(&base64(&bytes, alphabet, pads)).unwrap(), &Zeroizing::new(bytes.clone()));
+                prop_assert_eq!(&base64_decoded(&base64(&bytes, alphabet, pads)).unwrap(), &plain);
             }
-            prop_assert_eq!(&hex_decoded(&hex(&bytes, b"0123456789ABCDEF")).unwrap(), &Zeroizing::new(bytes.clone()));
+            prop_assert_eq!(&hex_decoded(&hex(&bytes, b"0123456789ABCDEF")).unwrap(), &plain);
         }
     }
 }
