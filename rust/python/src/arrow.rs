@@ -1,11 +1,15 @@
-//! Arrow's binary arrays as what they are: a buffer of bytes and one of offsets. Nothing is copied.
+//! Reads the data and offset buffers of Arrow's binary arrays, without a copy.
 //!
-//! Read through the array's own methods, so pyarrow need not be there: whoever has no such array never gets here.
+//! It calls the methods of the array only, so this module does not import pyarrow.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-/// The bytes and the offsets of an array of type binary (offsets int32) or `large_binary` (int64), as numpy views.
+/// Returns the bytes and the offsets of an array as numpy views. Its type is binary (offsets int32) or `large_binary`
+/// (int64).
+///
+/// # Errors
+/// `TypeError` for another type or a chunked array, `ValueError` for an array with nulls.
 pub(crate) fn parts<'py>(array: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let wrong =
         || PyTypeError::new_err("data must be a pyarrow array of binary or large_binary if offsets is left out");

@@ -1,4 +1,4 @@
-//! Batches over buffers of numpy or Arrow: offsets checked, frames borrowed where they lie, one array out.
+//! Batches over buffers of numpy or Arrow. The offsets are checked, the frames are borrowed, and one array is returned.
 
 use frameseal::{Decryptor, Encryptor};
 use pyo3::buffer::PyBuffer;
@@ -10,7 +10,7 @@ use crate::arrow;
 use crate::detach_batch;
 use crate::errors::encrypt_error;
 
-/// Frames in a buffer, and where each begins and ends.
+/// The frames in a buffer, and the offsets between them.
 struct BufferedFrames {
     data: PyBuffer<u8>,
     offsets: Offsets,
@@ -41,7 +41,7 @@ impl BufferedFrames {
         Ok(Self { data, offsets })
     }
 
-    /// The frames where they lie.
+    /// Returns the frames as slices of the buffer.
     fn cut(&self, py: Python<'_>) -> PyResult<Vec<&[u8]>> {
         let bytes = bytes_of(&self.data);
         match &self.offsets {
@@ -51,7 +51,7 @@ impl BufferedFrames {
     }
 }
 
-/// The pieces of `bytes` between each offset and the next.
+/// Returns the pieces of `bytes` between each offset and the next.
 fn between<T>(bytes: &[u8], mut offsets: impl ExactSizeIterator<Item = T>) -> PyResult<Vec<&[u8]>>
 where
     usize: TryFrom<T>,
@@ -79,19 +79,19 @@ where
     Ok(pieces)
 }
 
-/// The bytes of a contiguous buffer, without a copy.
+/// Returns the bytes of a contiguous buffer, without a copy.
 #[allow(unsafe_code)]
 fn bytes_of(buffer: &PyBuffer<u8>) -> &[u8] {
     if buffer.item_count() == 0 {
         return &[];
     }
-    // SAFETY: the exporter keeps this memory in place while the buffer is held, and it is contiguous. That nobody writes
-    // to it meanwhile is the caller's part (see the stub), as with every function of numpy that lets go of the GIL: what
-    // is written there makes a frame that does not authenticate, or one that nobody made.
+    // SAFETY: the exporter keeps this memory in place while the buffer is held, and the memory is contiguous. The
+    // caller must not write to it meanwhile (see the stub), as with every numpy function that releases the GIL. A write
+    // corrupts a frame: it does not authenticate, or it seals mixed content.
     unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.item_count()) }
 }
 
-/// Room for so many bytes: a new array, or the caller's.
+/// The output array: a new one, or `out` of the caller.
 struct OutputArray<'py> {
     array: Bound<'py, PyAny>,
     buffer: PyBuffer<u8>,
@@ -120,9 +120,9 @@ impl<'py> OutputArray<'py> {
         if len == 0 {
             return &mut [];
         }
-        // SAFETY: `new` saw to it that the memory is writable, contiguous and at least as long, and the exporter keeps it
-        // in place. It is a new array that nobody else has, or the caller's `out`, which is the caller's to leave alone
-        // (see the stub). It overlaps no input: `output_array` refuses that.
+        // SAFETY: `new` checked that the memory is writable, contiguous and long enough, and the exporter keeps it in
+        // place. It is a new array without another owner, or `out`, which the caller must not touch meanwhile (see the
+        // stub). It overlaps no input, because `output_array` refuses that.
         unsafe { std::slice::from_raw_parts_mut(self.buffer.buf_ptr().cast::<u8>(), len) }
     }
 }
@@ -141,7 +141,7 @@ fn output_array<'py>(
     Ok(output)
 }
 
-/// Offsets of pieces of these lengths, as a numpy array of int64.
+/// Returns the offsets of pieces with these lengths, as a numpy array of int64.
 fn offsets_of<'py>(py: Python<'py>, lens: impl ExactSizeIterator<Item = usize>) -> PyResult<Bound<'py, PyAny>> {
     let made = PyByteArray::new_with(py, (lens.len() + 1) * size_of::<i64>(), |bytes| {
         let mut end = 0_i64;
@@ -161,7 +161,7 @@ fn array<'py>(py: Python<'py>, bytes: Bound<'py, PyByteArray>, dtype: &str) -> P
     py.import("numpy")?.call_method("frombuffer", (bytes,), Some(&options))
 }
 
-/// None is as many as there are cores, which the core has as 0.
+/// Checks the argument `threads`. Returns 0 for `None`, which the core reads as one thread per processor.
 pub(crate) fn threads(asked: Option<usize>) -> PyResult<usize> {
     match asked {
         Some(0) => Err(PyValueError::new_err("threads must be at least 1, not 0, or None for one per core")),
@@ -213,7 +213,7 @@ pub(crate) fn decrypt<'py>(
     Ok((head(&output.array, lens.clone().sum())?, offsets_of(py, lens)?, ok))
 }
 
-/// The first so many bytes of an array: the same memory.
+/// Returns a view of the first `len` bytes of an array.
 fn head<'py>(array: &Bound<'py, PyAny>, len: usize) -> PyResult<Bound<'py, PyAny>> {
     let py = array.py();
     let whole = py.import("numpy")?.call_method1("asarray", (array,))?;

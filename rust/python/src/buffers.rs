@@ -1,5 +1,5 @@
-//! Bytes that come in: `bytes` is borrowed, since nothing can change it; every other buffer is copied once, since
-//! another thread could.
+//! Input bytes. A `bytes` object is borrowed, because it is immutable. Any other buffer is copied once, because another
+//! thread could change it.
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use zeroize::Zeroizing;
 
-/// A frame argument.
+/// The bytes of an argument, such as a frame.
 pub(crate) enum Input<'a, 'py> {
     Borrowed(Borrowed<'a, 'py, PyBytes>),
     Copied(Vec<u8>),
@@ -26,7 +26,7 @@ impl Input<'_, '_> {
 impl<'a, 'py> FromPyObject<'a, 'py> for Input<'a, 'py> {
     type Error = PyErr;
 
-    #[inline(always)] // a call, and a result through memory, per argument and frame
+    #[inline(always)] // saves a call and a result in memory, per argument and frame
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         match object.cast::<PyBytes>() {
             Ok(bytes) => Ok(Self::Borrowed(bytes)),
@@ -40,7 +40,10 @@ fn copied<'a, 'py>(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Input<'a, 'py>>
     bytes_of(&object)?.to_vec(object.py()).map(Input::Copied)
 }
 
-/// The buffer of an object, if it is one of bytes.
+/// Returns the buffer of an object.
+///
+/// # Errors
+/// `TypeError` for an object without a buffer of bytes.
 fn bytes_of(object: &Bound<'_, PyAny>) -> PyResult<PyBuffer<u8>> {
     PyBuffer::<u8>::get(object).map_err(|error| {
         if error.is_instance_of::<PyBufferError>(object.py()) {
@@ -51,10 +54,10 @@ fn bytes_of(object: &Bound<'_, PyAny>) -> PyResult<PyBuffer<u8>> {
     })
 }
 
-/// A new `bytes` of `len`, written by `fill`, without the zeros that would be written first (at 100 kB they cost a
-/// quarter as much as the AEAD does).
+/// Returns a new `bytes` of length `len` that `fill` writes. The memory is not zeroed first, which would cost a quarter
+/// of the time of the AEAD at 100 kB.
 ///
-/// `fill` must write every byte if it returns Ok.
+/// `fill` must write every byte if it returns `Ok`.
 #[allow(unsafe_code)]
 pub(crate) fn written<'py>(
     py: Python<'py>,
@@ -62,10 +65,10 @@ pub(crate) fn written<'py>(
     fill: impl FnOnce(&mut [u8]) -> PyResult<()>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let size = ffi::Py_ssize_t::try_from(len)?;
-    // SAFETY: without a source, CPython returns a new object with room for `size` bytes (and a NUL), to be written by
-    // its only owner, which this is; the empty object that all share gets no byte. What the room holds came from a
-    // foreign allocator, so to Rust it is some bytes. Nobody sees them: `fill` only writes, and where it fails the
-    // object goes without having left this function.
+    // SAFETY: without a source, CPython returns a new object with `size` writable bytes and a NUL. This function is its
+    // only owner. The shared empty object has no byte to write. A foreign allocator returned the memory, so Rust treats
+    // its content as arbitrary bytes. No code reads them: `fill` only writes, and if it fails, the object is dropped
+    // here.
     unsafe {
         let object = Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size))?;
         let start = ffi::PyBytes_AsString(object.as_ptr()).cast::<u8>();
@@ -74,7 +77,7 @@ pub(crate) fn written<'py>(
     }
 }
 
-/// Key material: copied into memory that is cleared. The caller can clear its own where it passed a `bytearray`.
+/// Copies key material into memory that is cleared on drop. A caller that passes a `bytearray` can clear its own copy.
 pub(crate) fn secret_bytes(object: &Bound<'_, PyAny>) -> PyResult<Zeroizing<Vec<u8>>> {
     if object.is_instance_of::<PyString>() {
         return Err(PyTypeError::new_err("key must be bytes, not str: pass a passphrase to set_passphrase"));

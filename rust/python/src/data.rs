@@ -20,7 +20,10 @@ pub(crate) struct DataCryptor {
 }
 
 impl DataCryptor {
-    /// A context that would not be looked at is a mistake, and not one to find out about from an attacker.
+    /// Returns the context.
+    ///
+    /// # Errors
+    /// `ValueError` for a context that this cryptor would ignore: the caller would expect protection.
     fn context<'a>(&self, context: Option<&'a Input<'_, '_>>) -> PyResult<&'a [u8]> {
         match context.map(Input::as_slice) {
             Some(context) if !context.is_empty() && !self.cipher.binds_context() => Err(PyValueError::new_err(

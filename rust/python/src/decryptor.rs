@@ -1,4 +1,4 @@
-//! `Decryptor`, and `SenderBindings` that several of them share.
+//! `Decryptor`, and `SenderBindings`, which the decryptors of a call share.
 
 use std::sync::Arc;
 

@@ -37,7 +37,7 @@ impl Encryptor {
         if !metadata.is_empty() && !self.cipher.takes_metadata() {
             return Err(no_metadata());
         }
-        // Borrowed where it stands: moving a plan costs as much as a lock.
+        // Borrowed in place, because moving a plan costs as much as a lock.
         let planned = self.cipher.plan(frame.as_slice(), metadata);
         let plan = match &planned {
             Ok(Some(plan)) => plan,

@@ -1,4 +1,4 @@
-//! The one match from the core's errors to the exceptions of `frameseal.exceptions`.
+//! Maps the errors of the core to the exceptions of `frameseal.exceptions`.
 
 use frameseal::{ApiMisuse, ConfigError, DecryptError, EncryptError, KeyError};
 use pyo3::exceptions::{PyPermissionError, PyRuntimeError, PyValueError};
@@ -11,9 +11,10 @@ import_exception!(frameseal.exceptions, ReplayedFrame);
 import_exception!(frameseal.exceptions, SenderMismatch);
 import_exception!(frameseal.exceptions, KeyExhausted);
 
-/// Imports the exceptions. Left for the first that is raised, a forked child could wait for ever for another thread's import.
+/// Imports the exceptions when the module is loaded. A lazy import could hang a forked child for ever, in the import
+/// lock of another thread.
 pub(crate) fn import(py: Python<'_>) -> PyResult<()> {
-    py.import("frameseal.exceptions")?; // an error and not a panic, where it cannot be found
+    py.import("frameseal.exceptions")?; // raises an error instead of a panic if the module is missing
     let _ = [
         MalformedFrame::type_object(py),
         UnknownKey::type_object(py),

@@ -1,15 +1,15 @@
-//! The rows of the core's tables: `codec_info` and `profile_info`.
+//! `codec_info` and `profile_info`: rows of the tables of the core.
 
 use frameseal::Codec;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-/// The names of all codecs.
+/// Returns the names of all codecs.
 pub(crate) fn codecs(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     PyTuple::new(py, Codec::ALL.iter().map(|codec| codec.name()))
 }
 
-/// The names of all profiles.
+/// Returns the names of all profiles.
 pub(crate) fn profiles(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     PyTuple::new(py, frameseal::profile::ALL.iter().map(|profile| profile.name))
 }

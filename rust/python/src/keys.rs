@@ -1,4 +1,4 @@
-//! Secrets and key rings.
+//! `Secret`, `DerivedKey` and `KeyRing`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use crate::text::utf8;
 #[pyclass(frozen, module = "frameseal", name = "Secret")]
 pub(crate) struct Secret {
     secret: frameseal::Secret,
-    /// A passphrase in other Unicode normal forms.
+    /// The passphrase in other Unicode normal forms, each with a description.
     forms: Vec<(String, frameseal::Secret)>,
 }
 
@@ -52,7 +52,7 @@ impl From<frameseal::Secret> for Secret {
     }
 }
 
-/// Returns a passphrase in the Unicode normal forms that it is not in. Python has the tables.
+/// Returns a passphrase in all Unicode normal forms that differ from it, with the tables of Python.
 fn normal_forms(passphrase: &Bound<'_, PyString>) -> PyResult<Vec<(String, frameseal::Secret)>> {
     let own = utf8("passphrase", passphrase)?;
     let mut forms: Vec<(String, frameseal::Secret)> = Vec::new();
@@ -75,7 +75,7 @@ fn passphrase_secret(passphrase: &Bound<'_, PyString>) -> PyResult<frameseal::Se
     frameseal::Secret::passphrase(utf8("passphrase", passphrase)?.as_bytes()).map_err(key_error)
 }
 
-/// A key that is derived and not set yet; none once it was installed.
+/// A key that is derived, but not set yet. It is `None` after its installation.
 #[pyclass(frozen, module = "frameseal", name = "DerivedKey")]
 pub(crate) struct DerivedKey(Mutex<Option<frameseal::DerivedKey>>);
 
@@ -94,7 +94,7 @@ impl DerivedKey {
     }
 }
 
-/// Ciphers hold this object and not just the core's ring: then a weak reference to it tells whether any of them is left.
+/// A key ring. Encryptors and decryptors hold this object, so that a weak reference to it tells whether any is left.
 #[pyclass(frozen, weakref, module = "frameseal", name = "KeyRing")]
 pub(crate) struct KeyRing {
     pub(crate) ring: Arc<frameseal::KeyRing>,
@@ -102,7 +102,7 @@ pub(crate) struct KeyRing {
 }
 
 impl KeyRing {
-    /// A password KDF takes milliseconds: not with the GIL.
+    /// Sets a key without the GIL, because a password KDF takes milliseconds.
     fn set(&self, py: Python<'_>, key_id: u64, secret: &frameseal::Secret) -> PyResult<()> {
         detach(py, || self.ring.set(key_id, secret)).map_err(key_error)
     }
@@ -114,8 +114,9 @@ impl KeyRing {
     #[pyo3(
         signature = (profile, *, suite=None, allow_draft=false, key_size=None, key_ring_size=16, ratchet_window=0,
             ratchet_bits=0, shared=false, failure_tolerance=-1, usage_limit=None, allow_export=false, fallback=None),
-        text_signature = "(profile, *, suite=None, allow_draft=False, key_size=None, key_ring_size=16, ratchet_window=0, \
-            ratchet_bits=0, shared=False, failure_tolerance=-1, usage_limit=None, allow_export=False, fallback=None)"
+        text_signature = "(profile, *, suite=None, allow_draft=False, key_size=None, key_ring_size=16, \
+            ratchet_window=0, ratchet_bits=0, shared=False, failure_tolerance=-1, usage_limit=None, \
+            allow_export=False, fallback=None)"
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments with defaults
     fn new(

@@ -1,5 +1,5 @@
-//! `frameseal._native`: the core's classes for Python. No logic: arguments in, one match from errors to exceptions, bytes
-//! out. The docstrings that users see stand in `_native.pyi`.
+//! `frameseal._native`: the classes of the core for Python, without logic of its own. It converts arguments, errors and
+//! results. The docstrings for users are in `_native.pyi`.
 #![allow(missing_docs)]
 
 mod arrow;
@@ -21,20 +21,21 @@ use pyo3::types::PyDict;
 
 use text::text;
 
-/// From this size on a second thread doubles the throughput of frames; at 40 kB it adds nothing, and each frame waits for
-/// the GIL to come back, 5 ms at the worst beside a busy thread (benches/latency.py measures both).
+/// The threshold in bytes from which the GIL is released. From this size a second thread doubles the throughput. At 40
+/// kB it gains nothing, and each frame waits up to 5 ms for the GIL beside a busy thread (benches/latency.py measures
+/// both).
 const DETACH_FROM: usize = 64 * 1024;
 
-/// Decides whether a frame's work is done without the GIL. Nothing else does.
+/// Runs `work` on `len` bytes, without the GIL from `DETACH_FROM` bytes on. No other function decides this.
 fn maybe_detach<T: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> T + Send) -> T {
     if len < DETACH_FROM { work() } else { detach(py, work) }
 }
 
-/// Works without the GIL, and keeps `os.fork` waiting meanwhile. The guard goes before the GIL is taken back: the thread that
-/// forks has it.
+/// Runs `work` without the GIL, and blocks `os.fork` meanwhile. The guard is dropped before the GIL is acquired,
+/// because the forking thread holds the GIL.
 ///
-/// What is done with the GIL needs no guard, since `os.fork` has the GIL then. In a build without one `os.fork` stops all
-/// other threads first, and those that are attached stop in Python alone.
+/// Work under the GIL needs no guard, because `os.fork` holds the GIL. In a free-threaded build `os.fork` first stops
+/// all other threads, and attached threads stop in Python code only.
 fn detach<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     py.detach(|| {
         let _inside = fork::enter();
@@ -42,7 +43,7 @@ fn detach<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Works on a batch without the GIL. It enters by itself, and lets `os.fork` pass between chunks of its frames.
+/// Runs a batch without the GIL. The batch blocks `os.fork` by itself, and lets it proceed between chunks of frames.
 fn detach_batch<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     py.detach(work)
 }
@@ -51,7 +52,7 @@ fn codec(name: Option<&Bound<'_, PyAny>>) -> PyResult<Codec> {
     name.map_or(Ok(Codec::Unknown), |name| named_codec(name, ", or None"))
 }
 
-/// Finds a codec by its name. `otherwise` ends the message of the error.
+/// Returns the codec with this name. `otherwise` ends the message of the error.
 fn named_codec(name: &Bound<'_, PyAny>, otherwise: &str) -> PyResult<Codec> {
     Codec::by_name(text("codec", name)?).ok_or_else(|| {
         let known: Vec<_> = Codec::ALL.iter().map(|codec| codec.name()).collect();
@@ -92,10 +93,10 @@ mod _native {
     #[pymodule_export]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
-    /// Does what is done once per process, before a fork could catch another thread at it.
+    /// Initialises process-wide state before a fork can interrupt another thread that does so.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        drop(frameseal::fork::enter()); // registers its handlers
+        drop(frameseal::fork::enter()); // registers the fork handlers
         module.add("CODECS", super::info::codecs(module.py())?)?;
         module.add("PROFILES", super::info::profiles(module.py())?)?;
         super::errors::import(module.py())

@@ -1,5 +1,5 @@
-//! Whole numbers, each with the name of its argument. One that its type does not hold is out of range as any other is: a
-//! `ValueError`, not an `OverflowError`.
+//! Converts integer arguments. Errors name the argument. A number that its type cannot hold is a `ValueError` and not
+//! an `OverflowError`.
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -27,7 +27,7 @@ where
     })
 }
 
-/// A function for each argument, for `#[pyo3(from_py_with = ...)]`.
+/// Defines one function per argument, for `#[pyo3(from_py_with = ...)]`.
 macro_rules! arguments {
     ($($name:ident: $number:ty),* $(,)?) => {
         $(
@@ -54,7 +54,7 @@ arguments! {
     sending_key_id: u64,
 }
 
-/// The same, or None.
+/// The functions of arguments that may be `None`.
 pub(crate) mod or_none {
     use super::whole;
     use pyo3::prelude::*;

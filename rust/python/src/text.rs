@@ -1,4 +1,4 @@
-//! Text arguments. No message quotes one: it may be a passphrase in the place of something else.
+//! Converts text arguments. No message quotes one, because it may be a misplaced passphrase.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -13,7 +13,10 @@ pub(crate) fn text<'a>(name: &str, object: &'a Bound<'_, PyAny>) -> PyResult<&'a
     utf8(name, text)
 }
 
-/// Returns the UTF-8 of a str. Python's own error for a lone surrogate would hold the whole text.
+/// Returns the UTF-8 of a str.
+///
+/// # Errors
+/// `ValueError` for a lone surrogate. The error of Python would quote the whole text.
 pub(crate) fn utf8<'a>(name: &str, text: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
     text.to_str().map_err(|_| {
         PyValueError::new_err(format!("{name} has a lone surrogate, so it is not text: decode it with its encoding"))
