@@ -1,4 +1,4 @@
-//! Batches come to what single calls come to, on any number of threads: bytes, order, failures, counters.
+//! A batch has the results of single calls on any number of threads: bytes, order, failures, counters.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::collections::HashSet;
@@ -32,7 +32,7 @@ fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> (Vec<Vec<u
     let mut out = vec![0xaa; batch.max_len()];
     let results = batch.open_into(&mut out, threads);
     let len: usize = results.iter().map(|result| result.unwrap_or(0)).sum();
-    assert!(out[len..].iter().all(|&byte| byte == 0), "what lies behind the frames is cleared");
+    assert!(out[len..].iter().all(|&byte| byte == 0), "the rest of the output must be zero");
     let frames = parted(&out, results.iter().map(|result| result.unwrap_or(0)));
     (frames, results.into_iter().map(Result::err).collect())
 }
@@ -56,7 +56,7 @@ fn frames_stay_in_order_where_stretches_overtake_each_other() {
         for threads in THREADS {
             let frames = numbered(9_000);
             let sealed = seal(&Encryptor::new(ring(profile, 1), Codec::Opus).unwrap(), &frames, threads);
-            // A window far smaller than the batch: one frame settled out of turn would be too old.
+            // The window is far smaller than the batch: a frame committed out of turn would be too old.
             let decryptor = Decryptor::new(ring(profile, 1), Codec::Opus, Some(64)).unwrap();
             let (opened, errors) = open(&decryptor, &sealed, threads);
             assert!(opened == frames && errors.iter().all(Option::is_none), "{profile}, {threads} threads");
@@ -123,7 +123,8 @@ proptest! {
                 1 if len > 0 => sealed[at][len - 20.min(len)] ^= 1, // in the tag, or before it
                 2 => sealed[at].truncate(len / 3),
                 3 if at > 0 => sealed[at] = sealed[at - 1].clone(),
-                4 if at > 200 => sealed[at] = sealed[at - 200].clone(), // before the window, or forgotten by it
+                // In SFrame a counter before the window, in the trailer layout an IV that has left it.
+                4 if at > 200 => sealed[at] = sealed[at - 200].clone(),
                 _ => {}
             }
         }
@@ -147,7 +148,7 @@ fn where_a_key_is_used_up_the_batch_names_the_frame_and_nothing_of_it_is_written
         let worn = KeyRing::new(profile, Options { usage_limit: 1_000, ..Options::default() }).unwrap();
         worn.set(0, &Secret::key(&[1; 32]).unwrap()).unwrap();
         let encryptor = Encryptor::new(Arc::new(worn), Codec::Opus).unwrap();
-        // Every third frame is empty and takes no nonce.
+        // Every third frame is empty and uses no nonce.
         let frames: Vec<Vec<u8>> = (0..3_000).map(|n| if n % 3 == 0 { vec![] } else { vec![7; 40] }).collect();
         let batch = encryptor.plan_batch(slices(&frames), threads).unwrap();
         let mut out = vec![0xaa; batch.max_len()];

@@ -1,5 +1,4 @@
-//! A batch comes to what single calls come to, whatever `threads` is: across ratchets, rotations, replays and
-//! forgeries.
+//! A batch has the results of single calls for any `threads`: across ratchets, rotations, replays and forgeries.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::sync::Arc;
@@ -12,20 +11,20 @@ use proptest::prelude::*;
 
 const THREADS: [usize; 4] = [1, 2, 4, 0];
 
-/// How the keys of a call are held.
+/// The kind of keys in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keys {
-    /// The trailer layout: key ids do not tell ratchet steps.
+    /// The trailer layout: a key id does not show the ratchet step.
     Trailer,
     /// SFrame: the low bits of a KID count ratchet steps.
     Steps,
-    /// SFrame: one base key, whose senders draw a KID each.
+    /// SFrame: one base key, under which each sender draws a KID.
     Shared,
     /// SFrame: the epochs of an MLS group.
     Epochs,
 }
 
-/// One thing that happens on the way of a track's frames.
+/// One event on a track's way from the sender to the receiver.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Seal(u8),
@@ -36,9 +35,9 @@ enum Event {
     Replay(u8),
     Empty(u8),
     Malformed(u8),
-    /// Blank frames of a server, every third of which is none that may pass.
+    /// SIF frames. Every third one has a payload that must not pass.
     SifFrames(u8),
-    /// Frames that arrive after what is sealed next.
+    /// Frames that arrive after the frames sealed next.
     Late(u8),
     /// The batch ends here, and the receiver's keys change before the next one.
     NextBatch(u8),
@@ -52,9 +51,9 @@ struct Call {
     replay_window: Option<usize>,
 }
 
-/// What a server ends the blank frames with that it puts in.
+/// The trailer of SIF frames.
 const TRAILER: &[u8] = b"a server's trailer";
-/// Keys that a receiver has from the start.
+/// The number of keys that a receiver has from the start.
 const IDS: u64 = 3;
 const RATCHET_BITS: u8 = 4;
 
@@ -71,7 +70,7 @@ impl Call {
         KeyRing::new(Profile::by_name(profile).unwrap(), options).unwrap()
     }
 
-    /// The id of the `n`th key.
+    /// Returns the id of the `n`th key.
     fn id(&self, n: u64) -> u64 {
         if self.keys == Keys::Steps { n << RATCHET_BITS } else { n }
     }
@@ -98,7 +97,8 @@ impl Call {
     }
 }
 
-/// What a call's sender puts on the wire: batches, and a number that says how the receiver's keys change after each.
+/// Returns the batches that a call's sender sends, and for each a number that chooses how the receiver's keys change
+/// after it.
 fn wire(call: &Call, salt: u64, events: &[Event]) -> Vec<(Vec<Vec<u8>>, u8)> {
     let sender = Arc::new(call.ring());
     let mut index = 1;
@@ -113,7 +113,7 @@ fn wire(call: &Call, salt: u64, events: &[Event]) -> Vec<(Vec<Vec<u8>>, u8)> {
         counter += 1;
         let len = if counter.is_multiple_of(97) { 5_000 } else { counter as usize % 60 };
         let head: &[u8] = if call.codec == Codec::H264 { b"\0\0\0\x01\x65\x88" } else { b"\x78" };
-        // None of a step that was taken before: its counter would begin anew.
+        // Returns no frame of a ratchet step that was used before: its counter would start again.
         encryptor.encrypt(&[head, &counter.to_be_bytes(), &vec![0xA5; len], &[0x80]].concat()).ok()
     };
     let (mut batches, mut frames, mut late) = (Vec::new(), Vec::<Vec<u8>>::new(), Vec::new());
@@ -174,7 +174,7 @@ fn wire(call: &Call, salt: u64, events: &[Event]) -> Vec<(Vec<Vec<u8>>, u8)> {
     batches
 }
 
-/// What the receiver's keys go through between two batches.
+/// Changes the receiver's keys between two batches.
 fn change(call: &Call, ring: &KeyRing, salt: u64, number: u8) {
     let n = u64::from(number) % IDS;
     match number % 5 {
@@ -186,7 +186,7 @@ fn change(call: &Call, ring: &KeyRing, salt: u64, number: u8) {
     }
 }
 
-/// Everything by which two receivers can be told apart.
+/// The observable state of a receiver.
 #[derive(Debug, PartialEq)]
 struct Seen {
     results: Vec<Result<Vec<u8>, DecryptError>>,
@@ -211,7 +211,7 @@ fn receive(call: &Call, salt: u64, batches: &[(Vec<Vec<u8>>, u8)], threads: Opti
         failures.push(decryptor.consecutive_failures());
         change(call, &ring, salt, *then);
     }
-    // What is remembered shows in what is refused from now on.
+    // The frames that are refused from now on show what the replay window remembers.
     for (frames, _) in batches {
         results.extend(frames.iter().rev().take(20).map(|frame| decryptor.decrypt(frame)));
     }
@@ -240,7 +240,7 @@ fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> Vec<Result
             })
         })
         .collect();
-    assert!(out[from..].iter().all(|&byte| byte == 0), "what lies behind the frames is cleared");
+    assert!(out[from..].iter().all(|&byte| byte == 0), "the rest of the output must be zero");
     opened
 }
 
@@ -275,7 +275,7 @@ fn call() -> impl Strategy<Value = Call> {
         })
 }
 
-/// A base key that no other case has: a counter goes on from 0 once per base key and KID.
+/// Returns a number for a base key of its own: a counter starts at 0 once per base key and KID in a process.
 fn salt() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -357,7 +357,7 @@ fn a_step_of_a_passphrase_is_asked_for_and_not_derived_as_with_single_calls() {
     };
     let singly = receive(None);
     assert_eq!((singly.1.frames, singly.1.authentication_failed, singly.1.ratchets), (900, 300, 1));
-    assert_eq!(singly.0[600], Ok(vec![0]), "the step was asked for");
+    assert_eq!(singly.0[600], Ok(vec![0]), "the step must be pending");
     for threads in THREADS {
         assert_eq!(receive(Some(threads)), singly, "{threads} threads");
     }
@@ -381,7 +381,7 @@ fn keys_that_are_set_while_a_batch_opens_cost_no_frame_and_open_none_twice() {
                 scope.spawn(|| {
                     begun.wait();
                     while !done.load(Ordering::Relaxed) {
-                        (0..IDS).for_each(|n| call.set(&ring, n, salt, 0)); // the same ones again
+                        (0..IDS).for_each(|n| call.set(&ring, n, salt, 0)); // the same keys again
                     }
                 });
                 begun.wait();
@@ -421,15 +421,16 @@ fn a_trailer_that_comes_or_goes_while_a_batch_is_planned_costs_no_other_frame() 
     }
 }
 
-/// One frame of a track that is sealed.
+/// One plain frame of a track.
 #[derive(Clone, Copy, Debug)]
 enum Frame {
     Whole(u16),
     Empty,
-    /// Parameter sets alone, which H.264 holds back.
+    /// Parameter sets without a slice, which H.264 holds back.
     Held,
-    /// A frame that is none of its codec; the long one is more than may be held back.
+    /// A frame that is not of the codec.
     Foreign,
+    /// Parameter sets that exceed the maximum to be held back.
     Long,
 }
 
@@ -440,7 +441,8 @@ impl Frame {
             (Self::Foreign, _) => return vec![0x01],
             (Self::Held, Codec::H264) => b"\0\0\0\x01\x67\x42\xc0\x1f\0\0\0\x01\x68\xce",
             (Self::Long, Codec::H264) => return [b"\0\0\0\x01\x67", &vec![0x42; 17_000][..]].concat(),
-            // Its header is wholly readable: a keyframe of x264 draws nonces until receivers find its parameter set.
+            // The whole slice header is clear. (The header of x264's keyframes is not: it would redraw nonces at
+            // random.)
             (_, Codec::H264) => b"\0\0\0\x01\x41\x9a",
             _ => b"\x01\x02\x03",
         };
@@ -449,12 +451,12 @@ impl Frame {
     }
 }
 
-/// The number by which a frame's nonce goes up: the CTR of an SFrame, or the counter in an IV.
+/// Returns the counter of a frame's nonce: the CTR of an SFrame, or the counter in an IV.
 fn count_of(sealed: &[u8], profile: &str) -> u64 {
     if profile == "livekit" {
         return u64::from(u32::from_be_bytes(sealed[sealed.len() - 6..sealed.len() - 2].try_into().unwrap()));
     }
-    // RFC 9605, section 4.3; the KID is below 8. Behind a start code and a NAL header stands the same.
+    // RFC 9605, section 4.3, for a KID below 8. The envelope puts a start code and a NAL header in front.
     let at = if sealed.starts_with(&[0, 0, 0, 1]) { sealed.len().min(6) } else { 0 };
     let config = sealed[at];
     let short = u64::from(config & 7);
@@ -464,7 +466,7 @@ fn count_of(sealed: &[u8], profile: &str) -> u64 {
     sealed[at + 1..=at + 1 + short as usize].iter().fold(0, |ctr, byte| ctr << 8 | u64::from(*byte))
 }
 
-/// Everything by which two senders can be told apart.
+/// The observable state of a sender.
 #[derive(Debug, PartialEq)]
 struct Sent {
     failed: Option<(usize, EncryptError)>,
@@ -511,7 +513,7 @@ fn send(track: &Track, threads: Option<usize>) -> Sent {
         },
     }
     if failed.is_some() {
-        sealed.clear(); // nothing of a batch that fails may be sent
+        sealed.clear(); // no frame of a batch that fails may be sent
     }
     let decryptor = Decryptor::new(Arc::clone(&ring), track.codec, Some(1)).unwrap();
     let mut counts = Vec::new();
@@ -520,15 +522,14 @@ fn send(track: &Track, threads: Option<usize>) -> Sent {
         counts.push(count_of(sealed, track.profile));
     }
     if track.codec != Codec::H264 {
-        // An IV's counter starts at random, and skips up to 2^24 values at 0: those in which two zero bytes would
-        // touch.
+        // An IV's counter starts at random. When it wraps, it skips up to 2^24 values with two adjacent zero bytes.
         let ascending = |pair: &[u64]| (pair[1].wrapping_sub(pair[0]) as u32) < 1 << 25 && pair[0] != pair[1];
-        assert!(counts.windows(2).all(ascending), "nonces are given in the order of the frames");
+        assert!(counts.windows(2).all(ascending), "nonces must ascend in the order of the frames");
     }
     Sent {
         failed,
         lens: if track.codec == Codec::H264 {
-            Vec::new() // what is random may need an escape
+            Vec::new() // random bytes may need an escape
         } else {
             sealed.iter().map(Vec::len).collect()
         },

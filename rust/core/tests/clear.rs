@@ -1,4 +1,4 @@
-//! What an encryptor leaves readable of H.264 and H.265: never a byte of a unit that may carry a picture.
+//! No byte of a unit that may carry a picture stays readable in H.264 and H.265.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::sync::{Arc, LazyLock};
@@ -14,19 +14,21 @@ static RING: LazyLock<Arc<KeyRing>> = LazyLock::new(|| {
 
 const CODECS: [Codec; 2] = [Codec::H264, Codec::H265];
 
-/// What an encoder of each codec sends at the start: parameter sets, and a picture.
+/// The parameter sets that an encoder of each codec sends at the start.
 const SETS: [&[u8]; 2] = [
     b"\0\0\0\x01\x67\x42\xc0\x1f\0\0\0\x01\x68\xce",
     b"\0\0\0\x01\x40\x01\x0c\x01\xff\xff\0\0\0\x01\x42\x01\x01\x01\0\0\0\x01\x44\x01\xc1",
 ];
+/// A picture of each codec.
 const PICTURES: [&[u8]; 2] = [b"\0\0\0\x01\x65\x88\x84 a picture", b"\0\0\0\x01\x26\x01\xaf a picture"];
 
-/// Parameter sets by each standard's table 7-1: the only units whose content may be read on the way.
+/// Returns whether a type is a parameter set by the standard's table 7-1. Only parameter sets may have readable
+/// content.
 fn is_parameter_set(standard: usize, number: u8) -> bool {
     [&[7, 8, 13, 15, 16][..], &[32, 33, 34]][standard].contains(&number)
 }
 
-/// Whether the standard's table 7-1 leaves it open that a unit carries a picture, or part of one.
+/// Returns whether a type may carry a picture, or a part of one, by the standard's table 7-1.
 fn may_carry_a_picture(standard: usize, number: u8) -> bool {
     match standard {
         0 => !matches!(number, 6..=13 | 15 | 16),
@@ -34,7 +36,7 @@ fn may_carry_a_picture(standard: usize, number: u8) -> bool {
     }
 }
 
-/// A NAL header: `extra` is the `nal_ref_idc`, or the layer (high) and the TemporalId (low).
+/// Returns a NAL header. `extra` is the `nal_ref_idc` in H.264, the layer (high) and the TemporalId (low) in H.265.
 fn header(standard: usize, number: u8, extra: u8) -> Vec<u8> {
     match standard {
         0 => vec![(extra & 3) << 5 | number],
@@ -46,11 +48,11 @@ fn header(standard: usize, number: u8, extra: u8) -> Vec<u8> {
 }
 
 fn extras(standard: usize) -> &'static [u8] {
-    // Layer 0 to 2 with TemporalId 0 and 1, and the highest layers, whose bit lies where H.264 has its type.
+    // Layers 0 to 2 with TemporalId 0 and 1, and the highest layer: its bits overlap the type of H.264.
     [&[0, 1, 2, 3][..], &[0, 1, 2 << 3, 31 << 3]][standard]
 }
 
-/// The encryptor of one codec, and all that it has sent.
+/// The encryptor of one codec, and all frames that it has sealed.
 struct Sender {
     encryptor: Encryptor,
     decryptor: Decryptor,
@@ -66,7 +68,7 @@ impl Sender {
     fn send(&mut self, frame: &[u8]) -> Result<(), EncryptError> {
         let sealed = self.encryptor.encrypt(frame)?;
         if !sealed.is_empty() {
-            assert!(self.decryptor.decrypt(&sealed).is_ok(), "receivers look for the slice elsewhere: {frame:02x?}");
+            assert!(self.decryptor.decrypt(&sealed).is_ok(), "receivers find another slice: {frame:02x?}");
             self.sent.push(sealed);
         }
         Ok(())
@@ -87,7 +89,7 @@ fn the_table_names_every_type_once() {
     for (standard, (table, count)) in tables.iter().zip([32, 64]).enumerate() {
         assert_eq!(table.len(), count);
         for (number, (name, class)) in table.iter().enumerate() {
-            assert!(table.iter().filter(|(other, _)| other == name).count() == 1, "{name} stands there twice");
+            assert!(table.iter().filter(|(other, _)| other == name).count() == 1, "{name} is in the table twice");
             let number = u8::try_from(number).unwrap();
             assert_eq!(class == "ParameterSet", is_parameter_set(standard, number), "{name}");
             let readable = matches!(class.as_str(), "ParameterSet" | "Separator");
@@ -96,10 +98,10 @@ fn the_table_names_every_type_once() {
     }
 }
 
-/// Every type of both standards, in every place of an access unit, whichever of both codecs was signalled.
+/// Covers every type of both standards, in every place of an access unit, with either codec signalled.
 #[test]
 fn no_unit_that_may_carry_a_picture_is_ever_readable_whatever_its_type_and_place() {
-    // As a slice begins (macroblock 0; later ones), as a parameter set does, and with a zero.
+    // The second byte of a slice (first macroblock, later ones), of a parameter set, and a zero.
     let seconds: [&[u8]; 5] = [b"\x88", b"\x42", b"\x09", b"\xf9", b"\x00\x88"];
     let content = b"\xa5 what the picture shows \x5a";
     let mut readable = [0, 0];
@@ -123,7 +125,7 @@ fn no_unit_that_may_carry_a_picture_is_ever_readable_whatever_its_type_and_place
                                 5 => [sets, &tested, b"\0\0\0", picture, &tested].concat(),
                                 _ => [sets, picture, &tested].concat(),
                             };
-                            // What is held back goes out with what comes next, of either standard.
+                            // Units that are held back are sent with the next picture, of either standard.
                             let _ = sender.send(&frame);
                             let _ = sender.send(PICTURES[signalled]);
                             let _ = sender.send(PICTURES[1 - signalled]);
@@ -133,7 +135,7 @@ fn no_unit_that_may_carry_a_picture_is_ever_readable_whatever_its_type_and_place
                                 !shown
                                     || !may_carry_a_picture(standard, number)
                                         && (signalled != standard || is_parameter_set(standard, number)),
-                                "type {number} ({head:02x?}) of {:?} signalled as {codec:?}, place {place}, {second:02x?}",
+                                "type {number} ({head:02x?}) of {:?} as {codec:?}, place {place}, {second:02x?}",
                                 CODECS[standard],
                             );
                         }
@@ -142,10 +144,10 @@ fn no_unit_that_may_carry_a_picture_is_ever_readable_whatever_its_type_and_place
             }
         }
     }
-    assert!(readable.iter().all(|count| *count > 50), "parameter sets are readable, or the test looks at nothing");
+    assert!(readable.iter().all(|count| *count > 50), "parameter sets must be readable, or the test checks nothing");
 }
 
-/// A unit after the first slice is sealed with it, whatever it is; one before it is refused and nothing else is.
+/// A unit of any type behind the first slice is sealed with it. In front of the slice, the unit is refused.
 #[test]
 fn what_is_refused_before_the_first_slice_is_sealed_behind_it() {
     for (standard, numbers) in [(0, 0..32_u8), (1, 0..64)] {
@@ -159,7 +161,7 @@ fn what_is_refused_before_the_first_slice_is_sealed_behind_it() {
             let expected = if begins_it { Ok(()) } else { Err(EncryptError::Malformed) };
             assert_eq!(sender.send(&[&tested, picture].concat()), expected, "type {number}");
             assert_eq!(sender.send(&tested), expected, "type {number}");
-            // What was refused is not remembered, and holds nothing up.
+            // A refused unit is not held back, and does not affect the next frame.
             assert_eq!(sender.send(picture), Ok(()));
             assert!(!sender.shows(b" content"));
             assert_eq!(sender.encryptor.stats().malformed, if begins_it { 0 } else { 2 });
@@ -167,10 +169,10 @@ fn what_is_refused_before_the_first_slice_is_sealed_behind_it() {
     }
 }
 
-/// What encoders put in front of their pictures.
+/// Covers the units that encoders put in front of their pictures.
 #[test]
 fn units_that_carry_no_picture_stay_readable_or_wait() {
-    // Some read as a slice of the other standard when they come alone. Receivers take them for one, so they are sealed.
+    // Alone, some read as a slice of the other standard (`false`). Receivers treat them as a slice, so they are sealed.
     let readable: [&[(&[u8], bool)]; 2] = [
         &[
             (b"\x67\x42\xc0\x1f", true),
@@ -238,7 +240,7 @@ fn sei_is_never_sent_in_front_of_a_slice_and_waits_for_none() {
     }
 }
 
-/// Units of both standards, of any type, in streams that may be of neither.
+/// Generates units of any type of both standards.
 fn units() -> impl Strategy<Value = (usize, u8, Vec<u8>)> {
     let standard_and_number = prop_oneof![(Just(0_usize), 0..32_u8), (Just(1_usize), 0..64_u8)];
     let zeros = proptest::collection::vec(Just(0_u8), 0..4);
@@ -248,7 +250,7 @@ fn units() -> impl Strategy<Value = (usize, u8, Vec<u8>)> {
             // A random access point of H.265 has a TemporalId of 0.
             let highest = if matches!(number, 16..=23) { 1 } else { 3 };
             let extra = if standard == 0 { extra } else { (extra & !7) | ((extra & 7) % highest) };
-            // Of a data partition of H.264, no more than its first macroblocks: later ones read as H.265's own sets.
+            // Only the first macroblocks of a data partition of H.264: later ones read as parameter sets of H.265.
             let second = if standard == 0 { [second[0] | 0x80, second[1]] } else { second };
             let start_code: &[u8] = if long { b"\0\0\0\x01" } else { b"\0\0\x01" };
             let content = [&second[..], &b"content, content, content, content, content"[..len]].concat();
@@ -277,6 +279,7 @@ proptest! {
             let _ = sender.send(&units.iter().flat_map(|(_, _, unit)| unit.clone()).collect::<Vec<_>>());
         }
         let _ = sender.send(PICTURES[signalled]);
-        prop_assert!(!(may_carry_a_picture(standard, number) && sender.shows(&mark)), "type {} of {:?}", number, CODECS[standard]);
+        let is_leaked = may_carry_a_picture(standard, number) && sender.shows(&mark);
+        prop_assert!(!is_leaked, "type {} of {:?}", number, CODECS[standard]);
     }
 }

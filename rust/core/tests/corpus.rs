@@ -1,5 +1,5 @@
-//! Replays the fuzz corpus (rust/fuzz) without a fuzzer. Inputs named `opens-` or `seals-` must get that far: a corpus of
-//! which nothing does would prove little.
+//! Replays the fuzz corpus (rust/fuzz) without a fuzzer. Inputs named `opens-` or `seals-` must be opened or sealed,
+//! and all others refused: a corpus of refused inputs alone would prove little.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 #[path = "../../fuzz/src/lib.rs"]
 mod checks;
 
-/// A program of `keyring` may fork in what the process knows, and no ring of another test goes on as before then.
+/// Serialises the tests: a program of `keyring` may simulate a fork, after which no ring of another test would seal on.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn replay(target: &str, check: fn(&[u8]) -> Option<Vec<u8>>, done: &str) {
@@ -18,7 +18,7 @@ fn replay(target: &str, check: fn(&[u8]) -> Option<Vec<u8>>, done: &str) {
     let outcomes: BTreeMap<String, bool> = inputs
         .map(|path| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            // The last one that is printed is the one that failed.
+            // The last printed name is that of the input that failed.
             eprintln!("{target}/{name}");
             (name, check(&std::fs::read(path).unwrap()).is_some())
         })

@@ -1,4 +1,4 @@
-//! The vectors that lib-jitsi-meet's own code made (see tests/vectors/README.md), both directions.
+//! Vectors that lib-jitsi-meet's own code made (see tests/vectors/README.md), in both directions.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Properties of the whole path, each one sentence.
+//! Properties of sealing and opening. Each test name states one.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::collections::HashSet;
@@ -23,7 +23,7 @@ fn pair(codec: Codec) -> (Encryptor, Decryptor) {
     (Encryptor::new(RING.clone(), codec).unwrap(), Decryptor::new(RING.clone(), codec, None).unwrap())
 }
 
-/// A frame that is already in the form in which it is sealed, so that it comes back as it went in.
+/// Returns a frame that is in its sealable form already, so that opening returns the same bytes.
 fn frame(codec: Codec, body: &[u8]) -> Vec<u8> {
     let head: &[u8] = match codec {
         Codec::Vp8 => b"\x10\x02\x00\x9d\x01\x2a\x08\x00\x08\x00",
@@ -32,7 +32,7 @@ fn frame(codec: Codec, body: &[u8]) -> Vec<u8> {
         _ => b"\x78",
     };
     match codec {
-        // A NAL header of H.265 (layer 0 to 31) never reads as a slice of H.264. Even bytes hold no start code at all.
+        // A NAL header of H.265 (layers 0 to 31) never reads as a slice of H.264. Even bytes contain no start code.
         Codec::H265 => head.iter().copied().chain(body.iter().map(|byte| byte & 0xFE)).collect(),
         _ => [head, body].concat(),
     }
@@ -42,7 +42,7 @@ fn codec() -> impl Strategy<Value = Codec> {
     proptest::sample::select(&CODECS[..])
 }
 
-/// Bytes in which start codes and escapes are common.
+/// Generates bytes in which start codes and escapes are common.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![3 => 0u8..=3, 1 => any::<u8>()];
     prop_oneof![proptest::collection::vec(byte, 0..80), proptest::collection::vec(any::<u8>(), 0..2000)]
@@ -64,12 +64,17 @@ proptest! {
         let sealed = encryptor.encrypt(&frame).unwrap();
         let tail = &sealed[14..];
         prop_assert!(!tail.windows(3).any(|bytes| matches!(bytes, [0, 0, 0..=2])));
-        // The IV as it stands is the IV as it was drawn: receivers exist that do not unescape it.
+        // The IV contains no escapes: some receivers read it without unescaping.
         prop_assert!(!tail[tail.len() - 14..].windows(3).any(|bytes| bytes == [0, 0, 3]));
     }
 
     #[test]
-    fn one_flipped_bit_is_an_error(codec in codec(), body in proptest::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, bit in 0u8..8) {
+    fn one_flipped_bit_is_an_error(
+        codec in codec(),
+        body in proptest::collection::vec(any::<u8>(), 0..200),
+        at: prop::sample::Index,
+        bit in 0u8..8,
+    ) {
         let (encryptor, decryptor) = pair(codec);
         let mut sealed = encryptor.encrypt(&frame(codec, &body)).unwrap();
         let at = at.index(sealed.len());
@@ -81,7 +86,7 @@ proptest! {
     fn arbitrary_bytes_are_an_error_and_nothing_else(codec in codec(), bytes in body()) {
         let (encryptor, decryptor) = pair(codec);
         prop_assert!(bytes.is_empty() || decryptor.decrypt(&bytes).is_err());
-        // Whatever an encoder hands over is sealed or refused, and never goes out as it is.
+        // Any bytes from an encoder are sealed or refused, and never returned unsealed.
         if let Ok(sealed) = encryptor.encrypt(&bytes) {
             prop_assert!(sealed.is_empty() || decryptor.decrypt(&sealed).is_ok());
         }

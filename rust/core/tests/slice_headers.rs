@@ -1,7 +1,8 @@
-//! What libwebrtc reads of a slice header before it decrypts is the same in the sealed frame as in the plain one.
+//! libwebrtc reads the same slice header from a sealed frame as from the plain frame, before it decrypts.
 //!
 //! The parser here is written for the tests, after libwebrtc's `PpsParser::ParsePpsIdFromSlice` and
-//! `H265BitstreamParser::ParsePpsIdFromSliceSegmentLayerRbsp`: escapes out, three numbers in Exp-Golomb code.
+//! `H265BitstreamParser::ParsePpsIdFromSliceSegmentLayerRbsp`: it removes the escapes and reads numbers in Exp-Golomb
+//! code.
 //!
 //! IVs are random, so these tests are too. A draw keeps a header of which `n` bits are ciphertext with probability
 //! 2^-n, and a frame misses if all 128 draws do: (1 - 2^-n)^128. Each assertion on a random number either accounts for
@@ -35,13 +36,13 @@ fn bytes(bits: &str) -> Vec<u8> {
     padded.as_bytes().chunks(8).map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap()).collect()
 }
 
-/// A number in Exp-Golomb code.
+/// Returns a number in Exp-Golomb code, as bits.
 fn ue(number: u32) -> String {
     let digits = format!("{:b}", number + 1);
     format!("{}{digits}", "0".repeat(digits.len() - 1))
 }
 
-/// The number at the start of `bits`, and what follows.
+/// Reads the number at the start of `bits`, and returns it and the bits behind it.
 fn read_ue(bits: &str) -> Option<(u32, &str)> {
     let zeros = bits.find('1')?;
     let (number, rest) = (bits.get(zeros..=2 * zeros)?, bits.get(2 * zeros + 1..)?);
@@ -61,7 +62,7 @@ fn without_escapes(payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The escapes that an encoder writes.
+/// Adds the escapes that an encoder writes.
 fn with_escapes(payload: &[u8]) -> Vec<u8> {
     let (mut out, mut zeros) = (Vec::new(), 0);
     for &byte in payload {
@@ -75,7 +76,7 @@ fn with_escapes(payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// `first_mb_in_slice`, `slice_type` and `pic_parameter_set_id` of the first slice, as packets carry it.
+/// Returns `first_mb_in_slice`, `slice_type` and `pic_parameter_set_id` of the first slice, as packets carry it.
 fn h264_header(frame: &[u8]) -> Option<(u32, u32, u32)> {
     let units: Vec<&[u8]> = units(frame);
     let slice = units.iter().find(|unit| matches!(unit[0] & 0x1F, 1 | 5))?;
@@ -86,7 +87,8 @@ fn h264_header(frame: &[u8]) -> Option<(u32, u32, u32)> {
     Some((first_mb, slice_type, pps_id))
 }
 
-/// `first_slice_segment_in_pic_flag` and `slice_pic_parameter_set_id` of the first slice of a random access point.
+/// Returns `first_slice_segment_in_pic_flag` and `slice_pic_parameter_set_id` of the first slice of a random access
+/// point.
 fn h265_header(frame: &[u8]) -> Option<(bool, u32)> {
     let units = units(frame);
     let slice = units.iter().find(|unit| matches!(unit[0] >> 1, 16..=21))?;
@@ -95,7 +97,7 @@ fn h265_header(frame: &[u8]) -> Option<(bool, u32)> {
     Some((rbsp.starts_with('1'), pps_id))
 }
 
-/// NAL units, as a packetiser finds them.
+/// Returns the NAL units, as a packetiser finds them.
 fn units(frame: &[u8]) -> Vec<&[u8]> {
     let starts: Vec<usize> = (0..frame.len()).filter(|&at| frame[..at].ends_with(&[0, 0, 1])).collect();
     let ends = starts.iter().skip(1).map(|start| start - 3).chain([frame.len()]);
@@ -109,7 +111,7 @@ fn h264_slice(header: u8, first_mb: u32, slice_type: u32, pps_id: u32, rest: &[u
     [&[0, 0, 0, 1, header][..], &with_escapes(&[&start[..], rest].concat())].concat()
 }
 
-/// As x264 writes them: `slice_type` 7 fills the readable byte, so the id is sealed.
+/// Returns a keyframe as x264 writes it: `slice_type` 7 fills the clear byte of the slice header, so the id is sealed.
 fn idr_of_x264() -> Vec<u8> {
     let sets = b"\0\0\0\x01\x67\x42\xc0\x1f\0\0\0\x01\x68\xce\x3c\x80";
     let slice = b"\0\0\x01\x65\x88\x84\x0a\xf2\x62\x80\x00\xa7\xbe\0\0\x01\x65\x01\x22\x21\x02";
@@ -122,7 +124,7 @@ fn h265_idr(pps_id: u32) -> Vec<u8> {
     [&sets[..], b"\0\0\0\x01\x26\x01", &slice, b" the rest of it"].concat()
 }
 
-/// Seals, and opens what was sealed.
+/// Seals a frame, and checks that the sealed frame opens.
 fn sealed(encryptor: &Encryptor, codec: Codec, frame: &[u8]) -> Vec<u8> {
     let sealed = encryptor.encrypt(frame).unwrap();
     assert!(Decryptor::new(Arc::clone(&livekit()), codec, None).unwrap().decrypt(&sealed).is_ok());
@@ -154,15 +156,15 @@ fn a_thousand_keyframes_of_x264_keep_their_header_and_no_nonce_comes_twice() {
         assert!(ivs.insert(iv(&sealed)));
         counters.push(u32::from_be_bytes(iv(&sealed)[8..].try_into().unwrap()));
     }
-    // Nonces are counted up, so one that was thrown away lies between two that were sent, and is not used again. The
-    // longest run of counters that the ring skips has 2^24: those that begin with a zero byte, after a prefix that ends
-    // in one. (1 << 17 would be too few once in 5e8 runs.)
+    // Nonces ascend, so a discarded nonce lies between two sent nonces and is not used again. The ring skips at most
+    // 2^24 counters in a row: those that begin with a zero byte, behind a prefix that ends in a zero byte. A bound of
+    // 2^17 would fail with 2e-9.
     let steps: Vec<u32> = counters.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
     assert!(steps.iter().all(|step| (1..1 << 25).contains(step)));
     let (redrawn, misread) = redrawn_and_misread(&encryptor);
     assert_eq!(misread, 0, "one bit is ciphertext: a frame misses with 2^-128");
     // Mean 1,000, standard deviation 45. Outside with 2e-13.
-    assert!((700..1_400).contains(&redrawn), "one more a frame on average, not {redrawn} for 1,000");
+    assert!((700..1_400).contains(&redrawn), "one redraw a frame on average, not {redrawn} for 1,000");
     assert!(steps.iter().map(|step| u64::from(*step)).sum::<u64>() >= 999 + redrawn / 2);
     let stats = encryptor.stats();
     assert_eq!((stats.frames, stats.bytes), (1_000, 1_000 * (frame.len() as u64 + 1)));
@@ -236,12 +238,13 @@ fn where_the_key_is_used_up_while_drawing_the_frame_is_sent_all_the_same() {
     assert!(misread_frames > 30 && kept > 30, "{misread_frames}, {kept}");
 }
 
-/// In H.265 the readable bytes are the NAL header's, so all of a slice header is sealed:
-/// `first_slice_segment_in_pic_flag`, which must be 1, a flag that nobody looks at, and the id.
+/// In H.265 only the NAL header is clear, so the whole slice header is sealed: `first_slice_segment_in_pic_flag`, which
+/// must be 1, a flag that receivers ignore, and the id.
 ///
-/// Id 0 has one bit: a draw keeps the header with 1/4, and a frame misses with (3/4)^128 = 1e-16, any of 500 with
-/// 5e-14. Id 1 has three: a draw keeps it with 1/16, and a frame misses with (15/16)^128 = 1/3,870. One run in 8 has a
-/// frame that misses, so the test asks that the counter names exactly these. 8 of 500 miss with 2e-12.
+/// Id 0 has one bit. A draw keeps the header with 1/4, so a frame misses with (3/4)^128 = 1e-16, and any of 500 with
+/// 5e-14. Id 1 has three bits. A draw keeps the header with 1/16, so a frame misses with (15/16)^128 = 1/3,870. A frame
+/// misses in one run of 8, so the test requires that the counter `misread` counts exactly these frames. 8 of 500 miss
+/// with 2e-12.
 #[test]
 fn random_access_points_of_h265_keep_their_header_or_are_counted() {
     // The mean of `redrawn` is 1,500 and 7,500. Outside these bounds with less than 1e-27.
@@ -260,7 +263,7 @@ fn random_access_points_of_h265_keep_their_header_or_are_counted() {
         assert!(misread < misread_below, "id {pps_id}: {misread} of 500 frames misread");
         assert!(redrawn > 500 && redrawn < redrawn_below, "id {pps_id}: {redrawn} redrawn");
     }
-    // Of the others libwebrtc reads nothing that it cannot do without.
+    // From other pictures libwebrtc reads no field that it needs.
     let encryptor = Encryptor::new(livekit(), Codec::H265).unwrap();
     for _ in 0..100 {
         sealed(&encryptor, Codec::H265, b"\0\0\0\x01\x02\x01\xd0 a picture that refers to others");
@@ -316,14 +319,14 @@ fn nothing_is_drawn_again_where_no_receiver_reads_or_nothing_can_be_read() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
-    /// Other encoders write other ids, and macroblocks other than the first.
+    /// Covers encoders that write other ids, and slices that start at other macroblocks.
     #[test]
     fn a_sealed_header_reads_as_the_plain_one_or_is_counted(
         header in prop::sample::select(vec![0x65, 0x25, 0x41, 0x01]),
         first_mb in prop_oneof![Just(0), 0..20_u32, 0..140_000_u32],
         slice_type in 0..10_u32,
         pps_id in prop_oneof![0..3_u32, 0..256_u32],
-        // Data in which escapes are common.
+        // Bytes in which escapes are common.
         rest in proptest::collection::vec(prop_oneof![2 => 0..=3_u8, 1 => any::<u8>()], 0..40),
         sets in any::<bool>(),
     ) {

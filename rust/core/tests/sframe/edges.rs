@@ -1,4 +1,4 @@
-//! The hard cases: values at their edges, short and long frames, whatever a network can make of a frame, threads.
+//! Edge cases: extreme values, short and long frames, frames altered by a network, threads.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn counters_and_key_ids_at_the_edges_come_through() {
     for kid in edges {
         for ctr in edges {
             let ring = ring(Options::default());
-            // A base key for each: 7 and its successor are used up when it is the turn of 8.
+            // Each counter has its own base key: counter 8 would be used up already, as the successor of 7.
             let base_key = [b"edges".as_slice(), &ctr.to_be_bytes(), &kid.to_be_bytes()].concat();
             ring.set_from(kid, &Secret::key(&base_key).unwrap(), Some(ctr)).unwrap();
             let (encryptor, decryptor) = (encryptor(&ring), decryptor(&ring));
@@ -75,12 +75,12 @@ fn a_frame_of_no_bytes_that_somebody_sealed_opens_to_no_bytes() {
     }
 }
 
-/// RFC 9605, section 4.4.3 makes no exception for a plaintext of no bytes.
+/// RFC 9605, section 4.4.3 makes no exception for an empty plaintext.
 #[test]
 fn a_frame_of_no_bytes_is_sealed_like_any_other() {
     for suite in SUITES {
         let secret = Secret::key(b"a frame of no bytes is sealed").unwrap();
-        // A counter starts once for each key id.
+        // A counter starts once per key id.
         for (kid, metadata) in [(9, &b""[..]), (10, b"metadata")] {
             let (key, nonce) = hazmat::derive(&profile::SFRAME, suite, kid, &secret).unwrap();
             let header = hazmat::header(kid, 0);

@@ -1,4 +1,4 @@
-//! SFrame (RFC 9605): the working group's vectors, sender keys, MLS epochs, shared keys; in edges.rs the hard cases.
+//! SFrame (RFC 9605): the working group's vectors, sender keys, MLS epochs, shared keys. Edge cases are in edges.rs.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
@@ -154,7 +154,7 @@ fn sender_keys_ratchet_as_the_vectors_do_and_receivers_follow() {
             let sealed = encryptor.encrypt(b"step").unwrap();
             assert_eq!(hazmat::parse_header(&sealed).map(|(kid, ..)| kid), Some(kid));
             assert_eq!(decryptor.decrypt(&sealed).unwrap(), b"step");
-            // The step before may still come late; the one before that is gone.
+            // Frames of the previous step may still arrive. The keys of older steps are erased.
             assert!(receiver.key_ids().len() <= 2);
         }
         assert_eq!(decryptor.stats().ratchets, steps.len() as u64 - 1);
@@ -181,7 +181,7 @@ fn the_look_ahead_has_a_bound_and_a_forged_step_changes_nothing() {
     assert_eq!(receiver.ratchet(0x100), Ok(0x101));
     assert_eq!(decryptor.decrypt(&one_too_far).unwrap(), b"step 5");
     assert_eq!(receiver.key_ids(), [0x101, 0x105]);
-    // Step 0 was erased when step 5 took the place of step 1: forward secrecy.
+    // Step 0 was erased when step 5 replaced step 1: forward secrecy.
     assert_eq!(decryptor.decrypt(&late), Err(DecryptError::UnknownKey { kid: 0x100 }));
 }
 
