@@ -1,16 +1,16 @@
-//! What must hold for any sequence of calls on key rings (see [`super::program`] for how an input spells one):
+//! Checks properties of any sequence of calls on key rings. See [`super::program`] for the syntax of an input.
 //!
-//! 1. No (key, nonce) pair seals twice: in one process, nor in a parent and its forked child.
-//! 2. The newest thing that was set under the chosen id seals, and opens at a receiver who has just that. Usage,
-//!    fingerprint and export speak of the same key. A key that only one ring ever had is not refused.
-//! 3. Nothing opens twice at one receiver with a replay window, and nothing that was altered opens as something else.
-//!    What a receiver has the key of, and has not opened, opens: whatever else it was given.
+//! 1. No (key, nonce) pair seals twice, neither in one process nor in a parent and its forked child.
+//! 2. The newest key that was set under the chosen id seals, and its frames open at a receiver with only that key.
+//!    Usage, fingerprint and export describe the same key. A key that only one ring ever had is not refused.
+//! 3. No frame opens twice at one receiver with a replay window, and no altered frame opens to another payload. A frame
+//!    opens if the receiver has its key and has not opened it before, whatever else it received.
 //! 4. No call panics, whatever its numbers are.
 //!
-//! The key that sealed a frame is found by sealing its payload again under every key of the program: the rings are not
-//! asked. Each run has base keys of its own, since this process remembers what it has sealed under.
+//! The key that sealed a frame is found by sealing its payload again under every key of the program, without the rings.
+//! Each run has its own base keys, because the process remembers the keys that have sealed.
 //!
-//! A fork is simulated: the process goes on as the child, and the pairs that the parent had are the parent's.
+//! A fork is simulated: the process continues as the child, and the pairs of the parent stay with the parent.
 
 /// Fails with the program up to the operation that went wrong.
 macro_rules! check {
@@ -21,7 +21,7 @@ macro_rules! check {
     };
 }
 
-// Behind the macro, which they use.
+// These use the macro above.
 mod opening;
 mod sealing;
 
@@ -34,9 +34,9 @@ use frameseal::{CipherSuite, Codec, DataCryptor, Decryptor, KeyRing, MlsKid, Opt
 use super::model::{Label, Origin, Pairs, Ring, Thing};
 use super::program::{BASES, Kind, Op, Program, RINGS};
 
-/// Frames of one program: fewer than a replay window of IVs holds, which forgets the oldest.
+/// The maximum number of frames of one program: fewer than a replay window of IVs, so that no IV leaves it.
 const MAX_FRAMES: usize = 400;
-/// Senders of one program that a receiver has windows for, whatever else is sealed.
+/// The maximum number of senders of one program for which a receiver keeps its windows.
 const MAX_SENDERS: usize = 32;
 const WINDOW: usize = 1024;
 const SHORT_WINDOW: usize = 64;
@@ -44,7 +44,7 @@ const RATCHET_BITS: u8 = 2;
 const SHARED_BITS: u8 = 8;
 const FEW: u64 = 2;
 
-/// The way in which a payload was sealed.
+/// The call that sealed a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Frame,
@@ -63,28 +63,28 @@ enum Cryptor {
 }
 
 struct Receiver {
-    /// The index of its ring among all.
+    /// The index of its ring in the list of all rings.
     ring: usize,
     cryptor: Cryptor,
-    /// The frames that it has opened.
+    /// The frames that the receiver has opened.
     opened: HashSet<usize>,
 }
 
 struct World<'p> {
     program: &'p Program,
     suite: &'static CipherSuite,
-    /// The operation that runs.
+    /// The operation that runs now.
     at: usize,
-    /// The material of each base key and of its steps, as far as they were needed.
+    /// The material of each base key and of its ratchet steps, derived as needed.
     chains: [Vec<Vec<u8>>; BASES],
     derived: HashMap<(Label, u64), (Vec<u8>, [u8; 12])>,
-    /// All rings, the replaced ones too, which others may turn to.
+    /// All rings, including replaced ones, which may still be the fallback of others.
     rings: Vec<Ring>,
     now: [usize; RINGS],
     receivers: Vec<Receiver>,
     frames: Vec<Sealed>,
     payloads: HashMap<Vec<u8>, usize>,
-    /// Whether counters were passed over, or there were more senders than a receiver has windows for.
+    /// True if counters were skipped, or there were more senders than a receiver keeps windows for.
     is_late: bool,
     /// The number of the next payload.
     next: u32,
@@ -92,15 +92,15 @@ struct World<'p> {
     pairs: Pairs,
     /// Every key and nonce that sealed.
     nonces: HashSet<(Label, u64, [u8; 12])>,
-    /// The fork generation of each key's random part of an IV.
+    /// The fork generation of the random part of each key's IVs.
     prefixes: HashMap<(Label, [u8; 8]), u32>,
-    /// How many frames each ring sealed with each key.
+    /// The number of frames that each ring sealed with each key.
     sealed: HashMap<(usize, Label, u64), u64>,
-    /// Keys whose first frame was opened by a receiver who has nothing else.
+    /// Keys whose first frame was opened by a receiver with only that key.
     checked: HashSet<(usize, Label, u64)>,
 }
 
-/// Runs a program. Returns the last payload that was opened.
+/// Runs a program and returns the last payload that was opened, or `None` if none was.
 pub fn keyring(input: &[u8]) -> Option<Vec<u8>> {
     let program = Program::read(input)?;
     let mut world = World::new(&program);
@@ -123,7 +123,8 @@ impl<'p> World<'p> {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let run = RUNS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let base = |number: u8| vec![[b"base key of a program".as_slice(), &run, &[number]].concat()];
-        let native = KeyRing::new(program.profile, options(program, None)).expect("options that fit");
+        let native =
+            KeyRing::new(program.profile, options(program, None)).expect("the options are valid for the profile");
         let mut world = Self {
             program,
             suite: native.suite(),
@@ -156,7 +157,7 @@ impl<'p> World<'p> {
         panic!("{said}\nprofile {}, suite {suite:?}, rings {kinds:?}, after{done}", profile.name);
     }
 
-    /// Runs one operation. Returns the last frame that it opened.
+    /// Runs one operation and returns the last frame that it opened, or `None` if it opened none.
     fn run(&mut self, op: Op) -> Option<Vec<u8>> {
         match op {
             Op::Set { ring, id, base, counter } => self.set(self.now[ring], id, base, counter),
@@ -210,13 +211,14 @@ impl<'p> World<'p> {
     }
 
     fn secret(&mut self, label: Label) -> Secret {
-        Secret::key(self.material(label)).expect("it is long enough")
+        Secret::key(self.material(label)).expect("the key is long enough")
     }
 
     fn material(&mut self, Label { base, steps }: Label) -> &[u8] {
         while self.chains[base].len() <= steps {
-            let last = Secret::key(self.chains[base].last().expect("the base key itself")).expect("long enough");
-            let (_, next) = hazmat::ratchet(self.program.profile, self.suite, &last).expect("it can be derived");
+            let last = Secret::key(self.chains[base].last().expect("a chain starts with its base key"))
+                .expect("the key is long enough");
+            let (_, next) = hazmat::ratchet(self.program.profile, self.suite, &last).expect("the step can be derived");
             self.chains[base].push(next);
         }
         &self.chains[base][steps]
@@ -228,17 +230,20 @@ impl<'p> World<'p> {
 
     fn renew(&mut self, place: usize) {
         let kind = self.program.kinds[place];
-        let mut native = KeyRing::new(self.program.profile, options(self.program, Some(kind))).expect("they fit");
+        let mut native = KeyRing::new(self.program.profile, options(self.program, Some(kind)))
+            .expect("the options are valid for the profile");
         let fallback = (kind.falls_back && place > 0).then(|| self.now[place - 1]);
         if let Some(fallback) = fallback {
-            native = native.with_fallback(Arc::clone(&self.rings[fallback].native)).expect("of the same profile");
+            native = native
+                .with_fallback(Arc::clone(&self.rings[fallback].native))
+                .expect("the fallback has the same profile");
         }
         let native = Arc::new(native);
         self.now[place] = self.rings.len();
         self.rings.push(Ring::new(Arc::clone(&native), kind, fallback));
         let window = Some(if kind.short_window && is_sframe(self.program.profile) { SHORT_WINDOW } else { WINDOW });
-        let decryptor = Decryptor::new(Arc::clone(&native), Codec::Opus, window).expect("a window of this size");
-        let cryptor = DataCryptor::new(native, false, window).expect("a window of this size");
+        let decryptor = Decryptor::new(Arc::clone(&native), Codec::Opus, window).expect("the window is in range");
+        let cryptor = DataCryptor::new(native, false, window).expect("the window is in range");
         let ring = self.now[place];
         let pair = [Cryptor::Frames(decryptor), Cryptor::Packets(cryptor)];
         let pair = pair.map(|cryptor| Receiver { ring, cryptor, opened: HashSet::new() });
@@ -264,14 +269,14 @@ impl<'p> World<'p> {
         let label = Label { base, steps: 0 };
         let secret = self.secret(label);
         let Ok(value) = self.rings[ring].native.set_epoch(&secret, &kid, retain) else { return };
-        check!(self, kid.value() == Ok(value), "the KID is {value}, and that of {kid:?} is {:?}", kid.value());
+        check!(self, kid.value() == Ok(value), "the KID is {value}, but {kid:?} has {:?}", kid.value());
         let mut thing = Thing::new(value & ((1 << kid.epoch_bits) - 1), label, Origin::Epoch(kid), self.generation);
         self.note(ring, &mut thing);
         self.rings[ring].set_epoch(thing, retain);
     }
 
-    /// Notes that a key was set, and whether a parent has it too. One that is there already goes on counting, from where
-    /// a caller has named.
+    /// Records that a key was set, and whether a parent has it too. A key that is set already continues its counter, or
+    /// restarts it where the caller named one.
     fn note(&mut self, ring: usize, thing: &mut Thing) {
         let Some(kid) = thing.kid() else { return };
         let same = self.rings[ring].same(thing);
@@ -288,20 +293,20 @@ impl<'p> World<'p> {
     fn ratchet(&mut self, ring: usize, id: u64) {
         let from = self.rings[ring].key(id);
         let Ok(next_id) = self.rings[ring].native.ratchet(id) else { return };
-        let Some(from) = from else { self.fail("a key was ratcheted that is not there") };
+        let Some(from) = from else { self.fail("a key was ratcheted that was never set") };
         self.step(ring, from, next_id, from.label.steps + 1);
     }
 
     fn step(&mut self, ring: usize, from: Thing, next_id: u64, steps: usize) {
         let label = Label { steps, ..from.label };
-        // A step is as old as what it was stepped from: whoever has that can step too.
+        // A step is as old as the key before it: every process with that key can derive the step.
         let since = self.pairs.set((label, next_id), self.generation).min(from.since);
         let next = Thing::new(next_id, label, Origin::Key, since);
         let bits = self.ratchet_bits(ring);
         self.rings[ring].step(from.id, next, bits);
     }
 
-    /// The ring whose keys count.
+    /// Returns the ring whose keys are used: the ring itself, or its fallback.
     fn current(&self, ring: usize) -> usize {
         match self.rings[ring].fallback {
             Some(fallback) if self.rings[ring].is_empty() => self.current(fallback),
@@ -318,7 +323,7 @@ impl<'p> World<'p> {
         let _ =
             (native.derive_ratchet_step(id), native.pending_ratchets(), native.ratcheted_key_id(), native.generation());
         let sends = self.rings[self.current(ring)].sending().is_some();
-        check!(self, native.can_encrypt() == sends, "can_encrypt is {}, and there is a sending key: {sends}", !sends);
+        check!(self, native.can_encrypt() == sends, "can_encrypt is {}, but a sending key is set: {sends}", !sends);
         assert!(!format!("{native:?}").contains("base key"));
     }
 }
@@ -336,8 +341,8 @@ fn options(program: &Program, kind: Option<Kind>) -> Options {
     }
 }
 
-/// Makes what can be made with numbers of any size: an error, and never a panic.
-#[allow(clippy::cast_possible_truncation)] // of any size
+/// Constructs rings and receivers with options of any size: they return an error, and never panic.
+#[allow(clippy::cast_possible_truncation)] // numbers of any size
 fn construct(profile: &'static Profile, first: u64, second: u64) {
     let options = Options {
         suite: first.is_multiple_of(3).then_some(second as u16),
@@ -354,7 +359,7 @@ fn construct(profile: &'static Profile, first: u64, second: u64) {
     let ring = Arc::new(ring);
     let _ =
         (ring.usage_warning(), ring.ratchet(first), ring.derive_ratchet_step(second), ring.set_sending_key_id(first));
-    // Windows of a megabyte would cost a fuzzer its speed, and are a matter of size alone.
+    // Windows of a megabyte would slow the fuzzer down, and test nothing but the allocation.
     let window = usize::try_from(second).unwrap_or(usize::MAX);
     if !(4096..=1 << 16).contains(&window) {
         let _ = Decryptor::new(Arc::clone(&ring), Codec::Unknown, Some(window));

@@ -1,5 +1,5 @@
-//! What must hold for any bytes. The first byte of an input chooses a ring (high half) and a codec (low half); the others
-//! are the frame, so a corpus can hold frames of other implementations as they are.
+//! Checks properties that must hold for any input. The first byte of an input chooses a ring (high half) and a codec
+//! (low half). The others are the frame, so a corpus can contain unchanged frames of other implementations.
 
 mod keyring;
 mod model;
@@ -13,20 +13,22 @@ use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyError, KeyRing, Opt
 
 pub use keyring::keyring;
 
-/// The passphrase under which most frames in tests/vectors/livekit*.json are sealed. Its derivation is slow, so one ring
-/// serves all inputs; without a ratchet window none changes it.
+/// A ring with the passphrase of most frames in tests/vectors/livekit*.json. The derivation is slow, so all inputs
+/// share one ring. It has no ratchet window, so no input changes it.
 static PASSPHRASE: LazyLock<Arc<KeyRing>> = LazyLock::new(|| {
-    let ring = KeyRing::new(&LIVEKIT, Options::default()).expect("the default options");
+    let ring = KeyRing::new(&LIVEKIT, Options::default()).expect("the default options are valid");
     for key_id in [0, 15] {
-        ring.set(key_id, &Secret::passphrase(b"my-shared-secret").expect("it is not empty")).expect("it is in range");
+        ring.set(key_id, &Secret::passphrase(b"my-shared-secret").expect("the passphrase is not empty"))
+            .expect("the key id is in range");
     }
     Arc::new(ring)
 });
 
-/// Where the next ring goes on from.
+/// The counter at which the next ring starts.
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
-/// One ring for each way in which keys are found: as it is, ahead of a search, under a KID, a step of one, a sender.
+/// Returns one ring for each kind of key look-up: by key id, with a ratchet search, by KID, by ratchet step, by sender.
+/// Returns `None` for any other number.
 fn ring(number: u8) -> Option<Arc<KeyRing>> {
     let plain = Options::default();
     let ahead = Options { ratchet_window: 3, ..plain };
@@ -40,12 +42,15 @@ fn ring(number: u8) -> Option<Arc<KeyRing>> {
         6 => (&SFRAME, Options { shared: true, ..plain }, 3),
         _ => return None,
     };
-    let ring = KeyRing::new(profile, options).expect("options that fit");
-    let secret = Secret::key(&(0..32).collect::<Vec<u8>>()).expect("it is long enough");
-    // Every input has a ring of its own with the same key, and the core lets no counter come twice in a process.
+    let ring = KeyRing::new(profile, options).expect("the options are valid for the profile");
+    let secret = Secret::key(&(0..32).collect::<Vec<u8>>()).expect("the key is long enough");
+    // Every input has its own ring with the same key, and the core refuses a counter that was used in this process.
     let counted = profile.name == "sframe" && !options.shared;
     while let Err(error) = ring.set_from(key_id, &secret, counted.then(|| COUNTER.fetch_add(16, Ordering::Relaxed))) {
-        assert!(matches!(error, KeyError::CounterUsed { .. }), "another thread has gone further: {error}");
+        assert!(
+            matches!(error, KeyError::CounterUsed { .. }),
+            "only another thread may have used the counter: {error}"
+        );
     }
     Some(Arc::new(ring))
 }
@@ -56,7 +61,7 @@ fn split(input: &[u8]) -> Option<(Arc<KeyRing>, Codec, &[u8])> {
     Some((ring(chosen >> 4)?, codec, frame))
 }
 
-/// A received frame opens or is one error, which is counted once, and what does not open leaves nothing behind.
+/// Checks that a received frame opens, or fails with one error that is counted once and leaves no plaintext behind.
 ///
 /// Returns the opened frame.
 pub fn open(input: &[u8]) -> Option<Vec<u8>> {
@@ -81,14 +86,14 @@ pub fn open(input: &[u8]) -> Option<Vec<u8>> {
     opened.ok()
 }
 
-/// What an encoder hands over is refused, held back, or sealed so that it opens: as it was or, H.264 and H.265 in the
-/// trailer profiles, in a form that stays as it is from then on.
+/// Checks that an encoder's frame is refused, held back, or sealed so that it opens. It opens to the same bytes. In the
+/// trailer profiles, H.264 and H.265 open to a normal form, which stays the same when sealed and opened again.
 ///
 /// Returns the sealed frame.
 pub fn seal(input: &[u8]) -> Option<Vec<u8>> {
     let (ring, codec, frame) = split(input)?;
-    // The format escapes what is sealed as a run of its own, so a slice that begins with such a byte can, by chance, make
-    // a start code with the ciphertext behind it. No first slice of an encoder does.
+    // The layout escapes the sealed part on its own, so a slice with a zero as its second byte can form a start code
+    // with the ciphertext by chance. No encoder's first slice has one.
     if matches!(codec, Codec::H264 | Codec::H265) && frame.windows(5).any(|at| matches!(at, [0, 0, 1, _, 0])) {
         return None;
     }
@@ -96,7 +101,7 @@ pub fn seal(input: &[u8]) -> Option<Vec<u8>> {
     let decryptor = Decryptor::new(ring, codec, None).ok()?;
     let through = |frame: &[u8]| {
         let sealed = encryptor.encrypt(frame).ok().filter(|sealed| !sealed.is_empty())?;
-        let opened = decryptor.decrypt(&sealed).expect("what was sealed opens");
+        let opened = decryptor.decrypt(&sealed).expect("a sealed frame opens");
         Some((sealed, opened))
     };
     let (sealed, opened) = through(frame)?;
@@ -107,13 +112,13 @@ pub fn seal(input: &[u8]) -> Option<Vec<u8>> {
     Some(sealed)
 }
 
-/// A message comes back from its packet, and a received packet opens or is an error.
+/// Checks that a message opens from its packet, and that a received packet opens or fails with an error.
 ///
 /// Returns the opened message.
 pub fn packet(input: &[u8]) -> Option<Vec<u8>> {
     let (ring, _, bytes) = split(input)?;
     let cryptor = DataCryptor::new(ring, false, Some(0)).ok()?;
-    let packet = cryptor.encrypt_packet(bytes, b"").expect("there is a key");
+    let packet = cryptor.encrypt_packet(bytes, b"").expect("the ring has a key");
     assert_eq!(cryptor.decrypt_packet(&packet, b"").as_deref(), Ok(bytes));
     cryptor.decrypt_packet(bytes, b"").ok()
 }

@@ -1,5 +1,5 @@
-//! What a key ring is expected to seal with, told from the calls alone: the newest thing that was set under the chosen
-//! key id.
+//! A model of a key ring: predicts from the calls alone which key seals, the newest that was set under the chosen key
+//! id.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use frameseal::{KeyRing, MlsKid};
 
 use super::program::Kind;
 
-/// A base key of the program, so many ratchet steps on.
+/// A base key of the program, ratcheted by a number of steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Label {
     pub base: usize,
     pub steps: usize,
 }
 
-/// How a key came to a ring.
+/// The call that set a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A key by itself. In SFrame its id is its KID.
+    /// A single key. In SFrame its id is its KID.
     Key,
-    /// A base key that many share: each ring draws its KID.
+    /// A base key that several senders share: each ring draws its KID.
     Shared,
     /// An MLS epoch.
     Epoch(MlsKid),
 }
 
 impl Origin {
-    /// Things of one origin replace each other, if they have the same id.
+    /// Returns the kind of slot. Things with the same id and the same kind of slot replace each other.
     fn place(self) -> Option<u8> {
         match self {
             Self::Key => None,
@@ -37,17 +37,17 @@ impl Origin {
     }
 }
 
-/// One key, or family of keys, of a ring.
+/// One key of a ring, or one base key with the keys of all its senders.
 #[derive(Clone, Copy, Debug)]
 pub struct Thing {
     pub id: u64,
     pub label: Label,
     pub origin: Origin,
-    /// The fork generation that alone may seal with it: whoever had it before a fork may go on elsewhere.
+    /// The only fork generation that may seal with it. Another process may seal with a key from before a fork.
     pub since: u32,
-    /// Whether the caller has named a counter, and taken the responsibility for it.
+    /// True if the caller has named a counter, and is responsible for it.
     pub is_continued: bool,
-    /// A ratchet step that a later one has replaced.
+    /// True for a ratchet step that a later step has replaced.
     superseded: bool,
 }
 
@@ -56,7 +56,7 @@ impl Thing {
         Self { id, label, origin, since, is_continued: false, superseded: false }
     }
 
-    /// The KID that it seals under; `None` where the ring draws it.
+    /// Returns the KID under which it seals, or `None` if the ring draws the KID.
     pub fn kid(&self) -> Option<u64> {
         match self.origin {
             Origin::Key => Some(self.id),
@@ -66,13 +66,13 @@ impl Thing {
     }
 }
 
-/// A ring, and what is known to be in it.
+/// A ring, and the keys that it must hold.
 pub struct Ring {
     pub native: Arc<KeyRing>,
     pub kind: Kind,
-    /// The index of the ring that this one turns to while it has no keys.
+    /// The index of the fallback, which the ring uses while it has no keys.
     pub fallback: Option<usize>,
-    /// In the order in which they were set.
+    /// The keys, in the order in which they were set.
     things: Vec<Thing>,
     sending: Option<u64>,
 }
@@ -86,7 +86,7 @@ impl Ring {
         self.things.is_empty()
     }
 
-    /// What this ring is to seal with. Where it has no keys, the fallback is asked instead.
+    /// Returns the key that must seal, or `None` if the ring has none under its sending key id. Ignores the fallback.
     pub fn sending(&self) -> Option<Thing> {
         let id = self.sending.unwrap_or(0);
         self.things.iter().rev().find(|thing| thing.id == id).copied()
@@ -119,19 +119,19 @@ impl Ring {
         self.sending = Some(id);
     }
 
-    /// What it has in the place of `thing`, if that is the same key under the same KID.
+    /// Returns the key in the slot of `thing` if it is the same key under the same KID, and `None` otherwise.
     pub fn same(&self, thing: &Thing) -> Option<Thing> {
         let known =
             self.things.iter().find(|known| (known.id, known.origin.place()) == (thing.id, thing.origin.place()));
         known.filter(|known| known.label == thing.label && known.kid() == thing.kid()).copied()
     }
 
-    /// The key by itself that has this id.
+    /// Returns the single key with this id.
     pub fn key(&self, id: u64) -> Option<Thing> {
         self.things.iter().find(|thing| thing.id == id && thing.origin == Origin::Key).copied()
     }
 
-    /// Puts `next` in the place of the key under `id`, which stays where key ids tell steps apart.
+    /// Replaces the key under `id` by `next`. The old key stays if key ids tell ratchet steps apart.
     pub fn step(&mut self, id: u64, next: Thing, ratchet_bits: u8) {
         if next.id != id {
             let same = |known: u64| known >> ratchet_bits == id >> ratchet_bits;
@@ -146,14 +146,14 @@ impl Ring {
         self.set(next);
     }
 
-    /// The nearest key that a received frame's KID is ahead of, where key ids tell steps apart.
+    /// Returns the nearest key from which a received KID is ahead, if key ids tell ratchet steps apart.
     pub fn behind(&self, kid: u64, ratchet_bits: u8) -> Option<Thing> {
         let mask = (1 << ratchet_bits) - 1;
         let current = self.things.iter().filter(|thing| thing.id | mask == kid | mask && !thing.superseded);
         current.min_by_key(|thing| kid.wrapping_sub(thing.id) & mask).copied()
     }
 
-    /// Whether it has the key of a frame at hand.
+    /// Returns whether the ring holds the key of a frame.
     pub fn opens(&self, kid: u64, label: Label) -> bool {
         let names = |thing: &Thing| match thing.origin.place() {
             None => thing.id == kid,
@@ -163,33 +163,33 @@ impl Ring {
     }
 }
 
-/// What a key seals under: never from the same counter twice.
+/// A key and its KID. No two rings may count from the same start under one pair.
 pub type Pair = (Label, u64);
 
-/// Pairs that were set, and by whom.
+/// All pairs that were set, and the rings that sealed under them.
 #[derive(Default)]
 pub struct Pairs {
     known: HashMap<Pair, Known>,
 }
 
 struct Known {
-    /// The fork generation in which it was first set: a parent has it too if that is an earlier one.
+    /// The fork generation in which it was first set. If that is an earlier generation, a parent has it too.
     since: u32,
-    /// How many times it was set.
+    /// The number of times that it was set.
     times: usize,
     /// The ring that sealed under it last.
     sealer: Option<usize>,
 }
 
 impl Pairs {
-    /// Notes that a pair was set. Returns the fork generation in which it was set first.
+    /// Records that a pair was set. Returns the fork generation in which it was set first.
     pub fn set(&mut self, pair: Pair, now: u32) -> u32 {
         let known = self.known.entry(pair).or_insert(Known { since: now, times: 0, sealer: None });
         known.times += 1;
         known.since
     }
 
-    /// Whether nobody but `ring` can have sealed under it.
+    /// Returns whether only `ring` can have sealed under the pair.
     pub fn belongs_to(&self, pair: Pair, ring: usize) -> bool {
         self.known.get(&pair).is_none_or(|known| match known.sealer {
             Some(sealer) => sealer == ring && known.times == 1,
@@ -197,7 +197,7 @@ impl Pairs {
         })
     }
 
-    /// Notes that `ring` has sealed under it. Returns the fork generation in which it was set, or sealed under, first.
+    /// Records that `ring` has sealed under the pair. Returns the fork generation in which it was first set or used.
     pub fn sealed(&mut self, pair: Pair, ring: usize, now: u32) -> u32 {
         let known = self.known.entry(pair).or_insert(Known { since: now, times: 1, sealer: None });
         known.sealer = Some(ring);

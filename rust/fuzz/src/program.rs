@@ -1,16 +1,16 @@
-//! Reads an input as a program over three key rings: one letter an operation, one character an operand.
+//! Parses an input as a program over three key rings. A letter is an operation, and each operand has one character.
 //!
 //! ```text
-//! 1000 s05a- m0 f s05a- m0     an SFrame ring gets key a under KID 5, seals, forks, gets the key again and seals
+//! 1000 s05a- m0 f s05a- m0     set key a under KID 5 on an SFrame ring, seal, fork, set the key again, seal
 //! ```
 //!
-//! The first character chooses the profile ([`Program::profile`]), the next three are the rings ([`Kind`]). Any byte is
-//! some operation or operand, so that a fuzzer wastes few; what the seeds use is text.
+//! The first character chooses the profile ([`Program::profile`]), the next three describe the rings ([`Kind`]). Almost
+//! every byte is an operation or operand, so a fuzzer wastes few bytes. The seeds are text.
 
 use frameseal::profile::{JITSI, LIVEKIT, SFRAME};
 use frameseal::{MlsKid, Profile};
 
-/// Values at which fields, windows and counters end; operands from `a` to `p`.
+/// Limits of fields, windows and counters: the operands `a` to `p`.
 const EDGES: [u64; 16] = [
     10,
     15,
@@ -32,17 +32,18 @@ const EDGES: [u64; 16] = [
 
 pub const RINGS: usize = 3;
 
-/// Base keys of a program: `a`, `b` and `c`.
+/// The number of base keys of a program: `a`, `b` and `c`.
 pub const BASES: usize = 3;
 
-/// What one ring is told at construction, in four bits.
+/// The options of one ring, in four bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
-    /// 0: plain. 1: with a ratchet. 2: shared among senders (SFrame), or with all 256 slots. 3: two frames a key.
+    /// 0: plain. 1: with a ratchet. 2: shared among senders (SFrame), or with 256 slots. 3: a usage limit of two
+    /// frames.
     pub keys: u8,
-    /// +4: it turns to the ring before it while it has no keys.
+    /// +4: the previous ring is its fallback.
     pub falls_back: bool,
-    /// +8: its receivers have a short replay window. SFrame only, where a window slides.
+    /// +8: its receivers have a short replay window. SFrame only, because only windows of counters slide.
     pub short_window: bool,
 }
 
@@ -60,7 +61,7 @@ pub enum Op {
     Ratchet { ring: usize, id: u64 },
     /// `e`
     Epoch { ring: usize, base: usize, kid: MlsKid, retain: usize },
-    /// `n`: a new ring in the place of the old one, with receivers that have seen nothing.
+    /// `n`: replaces a ring and its receivers by new ones.
     Renew { ring: usize },
     /// `m`
     Frame { ring: usize },
@@ -70,7 +71,7 @@ pub enum Op {
     Parts { ring: usize },
     /// `b`
     SealBatch { ring: usize, count: usize },
-    /// `w`: this many other senders seal one frame each, all under the same base key.
+    /// `w`: `count` other senders seal one frame each, all under the same base key.
     Crowd { base: usize, id: u64, count: u64 },
     /// `o`: counted from the newest frame.
     Open { at: usize, back: usize },
@@ -78,11 +79,11 @@ pub enum Op {
     OpenAll { at: usize },
     /// `y`: all frames in one batch, the newest of them twice.
     OpenBatch { at: usize },
-    /// `z`: the byte at `place`, counted from the last, with other bits.
+    /// `z`: flips bits of the byte at `place`, counted from the last.
     OpenAltered { at: usize, back: usize, place: usize, mask: u8 },
     /// `k`
     Ask { ring: usize, id: u64 },
-    /// `v`: a ring and receivers with options of all sizes.
+    /// `v`: constructs a ring and receivers with options of any size.
     Construct { first: u64, second: u64 },
     /// `f`
     Fork,
@@ -98,10 +99,10 @@ pub struct Program {
 struct Operands<'a>(&'a [u8]);
 
 impl Program {
-    /// The longest program: more frames than these make would leave a replay window behind.
+    /// The maximum length of a program: a longer one could make more frames than a replay window holds.
     const MAX_OPS: usize = 128;
 
-    /// Returns `None` for an input that is too short to name a profile and its rings.
+    /// Parses an input. Returns `None` if it is too short for a profile and its rings.
     pub fn read(input: &[u8]) -> Option<Self> {
         let mut operands = Operands(input);
         let (profile, suite): (&'static Profile, _) = match operands.byte()? % 4 {
@@ -123,7 +124,7 @@ impl Operands<'_> {
         Some(byte)
     }
 
-    /// A digit is itself, a letter one of [`EDGES`], any other byte a small number.
+    /// Reads a number: a digit is its value, a letter one of [`EDGES`], any other byte a small number.
     fn number(&mut self) -> Option<u64> {
         Some(match self.byte()? {
             byte @ (b'a'..=b'p' | 0x80..) => EDGES[usize::from(byte.wrapping_sub(b'a') % 16)],
@@ -131,7 +132,7 @@ impl Operands<'_> {
         })
     }
 
-    #[allow(clippy::cast_possible_truncation)] // a short field is one of all sizes too
+    #[allow(clippy::cast_possible_truncation)] // a truncated number is any number too
     fn short(&mut self) -> Option<u8> {
         self.number().map(|number| number as u8)
     }
@@ -152,7 +153,7 @@ impl Operands<'_> {
         self.byte().map(|byte| usize::from(byte.wrapping_sub(b'a')) % BASES)
     }
 
-    /// `-` and other punctuation is none.
+    /// Reads an optional number: `-` and other punctuation is `None`.
     fn optional(&mut self) -> Option<Option<u64>> {
         let given = self.0.first()?.is_ascii_alphanumeric();
         self.number().map(|number| given.then_some(number))
@@ -173,9 +174,10 @@ impl Operands<'_> {
         })
     }
 
-    /// Returns `None` at the end, and `Some(None)` for a byte that is no operation, such as a space.
+    /// Reads the next operation. Returns `None` at the end, and `Some(None)` for a byte that is no operation, such as a
+    /// space.
     fn op(&mut self) -> Option<Option<Op>> {
-        // Letters of both cases, and three more bytes for each.
+        // Maps both cases of a letter, and three more bytes, to one operation.
         Some(Some(match self.byte()? & 31 | 0x60 {
             b's' => Op::Set { ring: self.ring()?, id: self.number()?, base: self.base()?, counter: self.optional()? },
             b'c' => Op::Choose { ring: self.ring()?, id: self.number()? },

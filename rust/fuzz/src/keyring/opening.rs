@@ -1,4 +1,4 @@
-//! Opens, and finds out what came out and for which time.
+//! Opens frames, and checks the results against the frames that were sealed and opened before.
 
 use frameseal::DecryptError;
 
@@ -34,7 +34,7 @@ impl World<'_> {
         last
     }
 
-    /// Checks that what came out was sealed, and for the first time. Follows a sender that has ratcheted.
+    /// Checks that an opened payload was sealed, and opened for the first time. Follows a sender that has ratcheted.
     fn opened(&mut self, at: usize, bytes: &[u8], opened: Result<Vec<u8>, DecryptError>) -> Option<Vec<u8>> {
         let payload = match opened {
             Ok(payload) => payload,
@@ -44,7 +44,7 @@ impl World<'_> {
             }
         };
         let Some(&frame) = self.payloads.get(&payload) else {
-            self.fail(&format!("{payload:02x?} was opened, and nobody has sealed it"))
+            self.fail(&format!("{payload:02x?} was opened, but no ring has sealed it"))
         };
         check!(self, self.receivers[at].opened.insert(frame), "frame {frame} opens twice at receiver {at}");
         let label = self.frames[frame].label;
@@ -54,7 +54,7 @@ impl World<'_> {
         Some(payload)
     }
 
-    /// Checks that a frame was refused with reason: it was opened before, was altered, or its key is not there.
+    /// Checks that a refused frame was opened before, was altered, or has a key that the receiver does not have.
     fn check_refusal(&self, at: usize, bytes: &[u8], error: DecryptError) {
         let Receiver { ring, opened, cryptor } = &self.receivers[at];
         let Some(frame) = self.frames.iter().position(|sealed| sealed.bytes == bytes) else { return };
@@ -64,7 +64,7 @@ impl World<'_> {
             Cryptor::Frames(_) => Form::Frame,
             Cryptor::Packets(_) => Form::Packet,
         };
-        // Counters that were passed over, and windows that were given up, make what comes late look replayed.
+        // After skipped counters and evicted windows, a late frame counts as replayed.
         if opened.contains(&frame) || sframe && (self.is_late || self.rings[*ring].kind.short_window) {
             return;
         }

@@ -1,4 +1,4 @@
-//! Seals, and finds out under which key and nonce.
+//! Seals frames, and determines the key and the nonce of each.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::super::program::{BASES, Kind};
 use super::{Form, MAX_FRAMES, MAX_SENDERS, SHARED_BITS, Sealed, World, is_sframe, options};
 
 impl World<'_> {
-    /// A payload that no other frame has, with the first byte of an Opus frame.
+    /// Returns a unique payload, with the first byte of an Opus frame.
     fn payload(&mut self) -> Vec<u8> {
         self.next += 1;
         [&[0x78], &self.next.to_be_bytes()[..]].concat()
@@ -22,7 +22,7 @@ impl World<'_> {
         let payload = self.payload();
         let native = Arc::clone(&self.rings[ring].native);
         let sealed = match form {
-            Form::Frame => Encryptor::new(native, Codec::Opus).expect("a codec of the profile").encrypt(&payload),
+            Form::Frame => Encryptor::new(native, Codec::Opus).expect("the profile supports Opus").encrypt(&payload),
             Form::Packet => self.cryptor(native).encrypt_packet(&payload, b""),
         };
         match sealed {
@@ -32,7 +32,7 @@ impl World<'_> {
     }
 
     fn cryptor(&self, ring: Arc<KeyRing>) -> DataCryptor {
-        DataCryptor::new(ring, false, Some(0)).expect("a window of no size")
+        DataCryptor::new(ring, false, Some(0)).expect("a window of 0 is off")
     }
 
     pub(super) fn seal_parts(&mut self, ring: usize) {
@@ -55,7 +55,8 @@ impl World<'_> {
             return;
         }
         let payloads: Vec<_> = (0..count).map(|_| self.payload()).collect();
-        let encryptor = Encryptor::new(Arc::clone(&self.rings[ring].native), Codec::Opus).expect("a codec");
+        let encryptor =
+            Encryptor::new(Arc::clone(&self.rings[ring].native), Codec::Opus).expect("the profile supports Opus");
         let planned = encryptor.plan_batch(payloads.iter().map(Vec::as_slice).collect(), 1);
         let sealed = planned.and_then(|batch| {
             let mut out = vec![0; batch.max_len()];
@@ -74,14 +75,15 @@ impl World<'_> {
         }
     }
 
-    /// Seals as other participants do, each in a ring of its own, under KIDs whose low bits are `id`.
+    /// Seals like other participants, each with its own ring, under KIDs whose low bits are `id`.
     pub(super) fn crowd(&mut self, base: usize, id: u64, count: u64) {
         if !is_sframe(self.program.profile) {
             return;
         }
         let kind = Kind { keys: 0, falls_back: false, short_window: false };
         for sender in 1..=count {
-            let native = KeyRing::new(self.program.profile, options(self.program, Some(kind))).expect("they fit");
+            let native =
+                KeyRing::new(self.program.profile, options(self.program, Some(kind))).expect("the options are valid");
             let ring = self.rings.len();
             self.rings.push(Ring::new(Arc::new(native), kind, None));
             self.set(ring, sender << SHARED_BITS | id & 0xFF, base, None);
@@ -90,7 +92,7 @@ impl World<'_> {
         self.is_late |= self.rings.len() > MAX_SENDERS;
     }
 
-    /// A frame was refused: there is nothing to seal with, or it is not known to be unused.
+    /// Checks that a frame was refused because there is no sending key, or the key may have been used elsewhere.
     fn refused(&self, ring: usize, error: EncryptError) {
         let current = self.current(ring);
         let thing = self.rings[current].sending();
@@ -104,23 +106,21 @@ impl World<'_> {
                     _ => true,
                 };
                 let limited = thing.is_continued || self.rings[current].kind.keys == 3;
-                check!(self, limited || !own, "{thing:?} is this ring's alone, and was refused");
+                check!(self, limited || !own, "{thing:?} belongs to this ring alone, but was refused");
             }
-            (error, thing) => check!(self, false, "{error:?} where {thing:?} is to seal"),
+            (error, thing) => check!(self, false, "{error:?} although {thing:?} must seal"),
         }
     }
 
-    /// Looks at what came out: under which key and nonce, and whether these are the right ones.
+    /// Checks that a sealed frame has the predicted key and a fresh nonce.
     fn sealed(&mut self, ring: usize, form: Form, bytes: Vec<u8>, payload: Vec<u8>) {
         let current = self.current(ring);
-        let Some(thing) = self.rings[current].sending() else {
-            self.fail("a frame was sealed, and there is nothing to seal with")
-        };
+        let Some(thing) = self.rings[current].sending() else { self.fail("a frame was sealed without a sending key") };
         let (kid, number) = self.numbers(form, &bytes);
         let label = self.key_of(form, &bytes, &payload, thing.label);
-        check!(self, label == thing.label, "{label:?} sealed, and the newest under its id is {thing:?}");
+        check!(self, label == thing.label, "{label:?} sealed, but the newest key under its id is {thing:?}");
         let named = thing.kid().unwrap_or(kid);
-        check!(self, kid == named, "KID {kid} sealed, and the newest under its id is {thing:?}");
+        check!(self, kid == named, "KID {kid} sealed, but the newest key under its id is {thing:?}");
 
         let sframe = is_sframe(self.program.profile);
         check!(
@@ -129,21 +129,21 @@ impl World<'_> {
             "the nonce {number:02x?} of {label:?} under KID {kid} seals for the second time"
         );
         if sframe {
-            // A KID that was drawn is as old as its first frame.
+            // A drawn KID is as old as its first frame.
             let first = self.pairs.sealed((label, kid), current, self.generation);
             let since = if thing.kid().is_some() { thing.since } else { first };
             check!(
                 self,
                 since == self.generation,
-                "{label:?} under KID {kid} seals after a fork, and was set before it: the parent may seal alike"
+                "{label:?} under KID {kid} seals after a fork, but was set before it: the parent may use the same nonce"
             );
         } else {
             let mut prefix = [0; 8];
             prefix.copy_from_slice(&number[..8]);
             let since = *self.prefixes.entry((label, prefix)).or_insert(self.generation);
-            check!(self, since == self.generation, "a forked child goes on with its parent's IVs");
+            check!(self, since == self.generation, "a forked child continues its parent's IVs");
         }
-        // A key of the trailer profiles is the same under every id, and a shared one under every KID that is drawn.
+        // A key of the trailer profiles is the same under every id, and a shared key under every drawn KID.
         let counted = if sframe { thing.kid().unwrap_or(thing.id) } else { 0 };
         let sealed = self.sealed.entry((current, label, counted)).or_default();
         *sealed += 1;
@@ -160,11 +160,11 @@ impl World<'_> {
         self.frames.push(Sealed { bytes, form, label });
     }
 
-    /// The KID, and the nonce as far as the frame shows it: an IV, or the counter.
+    /// Returns the KID, and the visible part of the nonce: the IV, or the counter.
     pub(super) fn numbers(&self, form: Form, bytes: &[u8]) -> (u64, [u8; 12]) {
         let mut number = [0; 12];
         if is_sframe(self.program.profile) {
-            let (kid, ctr, _) = hazmat::parse_header(bytes).expect("a header");
+            let (kid, ctr, _) = hazmat::parse_header(bytes).expect("a sealed frame has a header");
             number[4..].copy_from_slice(&ctr.to_be_bytes());
             return (kid, number);
         }
@@ -176,7 +176,7 @@ impl World<'_> {
         (u64::from(kid), number)
     }
 
-    /// The key that sealed: the expected one, or whichever of the program it is.
+    /// Returns the key that sealed: the predicted key, or else the first key of the program that matches.
     fn key_of(&mut self, form: Form, bytes: &[u8], payload: &[u8], expected: Label) -> Label {
         if self.seals_alike(form, bytes, payload, expected) {
             return expected;
@@ -189,7 +189,7 @@ impl World<'_> {
                 }
             }
         }
-        self.fail("a frame was sealed with a key that nobody has set")
+        self.fail("a frame was sealed with a key that was never set")
     }
 
     fn seals_alike(&mut self, form: Form, bytes: &[u8], payload: &[u8], label: Label) -> bool {
@@ -200,13 +200,15 @@ impl World<'_> {
         let (key, salt) = self
             .derived
             .entry((label, if sframe { kid } else { 0 }))
-            .or_insert_with(|| hazmat::derive(profile, suite, kid, &secret).expect("it can be derived"));
+            .or_insert_with(|| hazmat::derive(profile, suite, kid, &secret).expect("the key can be derived"));
         let mut nonce = number;
         nonce.iter_mut().zip(salt).for_each(|(byte, salt)| *byte ^= *salt);
-        let seal = |aad: &[u8], plaintext: &[u8]| hazmat::seal(suite, key, nonce, aad, plaintext).expect("it can");
+        let seal = |aad: &[u8], plaintext: &[u8]| {
+            hazmat::seal(suite, key, nonce, aad, plaintext).expect("the AEAD can seal it")
+        };
         match (sframe, form) {
             (true, _) => {
-                let (_, _, head) = hazmat::parse_header(bytes).expect("a header");
+                let (_, _, head) = hazmat::parse_header(bytes).expect("a sealed frame has a header");
                 bytes[head..] == seal(&bytes[..head], payload)
             }
             (false, Form::Frame) => bytes[1..bytes.len() - 14] == seal(&payload[..1], &payload[1..]),
@@ -214,7 +216,7 @@ impl World<'_> {
         }
     }
 
-    /// What a ring says about its sending key is about the one that seals.
+    /// Checks that usage, fingerprint and export describe the key that seals.
     fn check_answers(&mut self, ring: usize, thing: Thing) {
         let native = Arc::clone(&self.rings[ring].native);
         let material = self.material(thing.label).to_vec();
@@ -222,10 +224,10 @@ impl World<'_> {
         check!(self, *exported == material, "another key is exported than {thing:?}, which seals");
         let other = self.receiver_with(thing);
         let (ours, theirs) = (native.fingerprint(None), other.fingerprint(Some(thing.id)));
-        check!(self, ours.is_ok() && ours == theirs, "the fingerprint is of another key than {thing:?}, which seals");
+        check!(self, ours.is_ok() && ours == theirs, "the fingerprint is not that of {thing:?}, which seals");
     }
 
-    /// A ring that holds nothing but this.
+    /// Returns a ring that holds only this key.
     fn receiver_with(&mut self, thing: Thing) -> Arc<KeyRing> {
         let keys = match thing.origin {
             Origin::Shared => 2,
@@ -234,22 +236,23 @@ impl World<'_> {
             Origin::Key => 2,
         };
         let kind = Kind { keys, falls_back: false, short_window: false };
-        let ring = KeyRing::new(self.program.profile, options(self.program, Some(kind))).expect("they fit");
+        let ring =
+            KeyRing::new(self.program.profile, options(self.program, Some(kind))).expect("the options are valid");
         let secret = self.secret(thing.label);
         match thing.origin {
             Origin::Epoch(kid) => ring.set_epoch(&secret, &kid, 0).map(|_| ()),
             _ => ring.set(thing.id, &secret),
         }
-        .expect("what was set elsewhere");
+        .expect("the key was set in another ring before");
         Arc::new(ring)
     }
 
     fn check_receiver(&mut self, form: Form, thing: Thing, bytes: &[u8], payload: &[u8]) {
         let ring = self.receiver_with(thing);
         let opened = match form {
-            Form::Frame => Decryptor::new(ring, Codec::Opus, None).expect("a codec").decrypt(bytes),
+            Form::Frame => Decryptor::new(ring, Codec::Opus, None).expect("the profile supports Opus").decrypt(bytes),
             Form::Packet => self.cryptor(ring).decrypt_packet(bytes, b""),
         };
-        check!(self, opened.as_deref() == Ok(payload), "{opened:?} at a receiver who has {thing:?} alone");
+        check!(self, opened.as_deref() == Ok(payload), "a receiver with only {thing:?} opens it to {opened:?}");
     }
 }
