@@ -88,9 +88,10 @@ unsafe fn open(sealed: *const u8, len: usize, out: *mut u8) -> c_int {
     }
 }
 
+/// Returns new bytes with the frame transformed. Raises ValueError for fewer than `min_len` bytes.
 unsafe fn transformed(
     frame: *mut ffi::PyObject,
-    least: usize,
+    min_len: usize,
     resized: fn(usize) -> usize,
     transform: unsafe fn(*const u8, usize, *mut u8) -> c_int,
 ) -> *mut ffi::PyObject {
@@ -100,8 +101,8 @@ unsafe fn transformed(
             return ptr::null_mut();
         }
         let len = len as usize;
-        if len < least {
-            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"too short".as_ptr());
+        if len < min_len {
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"the frame is too short".as_ptr());
             return ptr::null_mut();
         }
         let out = ffi::PyBytes_FromStringAndSize(ptr::null(), resized(len) as ffi::Py_ssize_t);
@@ -110,7 +111,7 @@ unsafe fn transformed(
         }
         if transform(data.cast(), len, ffi::PyBytes_AsString(out).cast()) != 1 {
             ffi::Py_DECREF(out);
-            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"refused".as_ptr());
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"the cipher refused the frame".as_ptr());
             return ptr::null_mut();
         }
         out
@@ -192,7 +193,7 @@ unsafe fn rival_ns(
 }
 
 unsafe fn refused() -> *mut ffi::PyObject {
-    unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, c"refused".as_ptr()) };
+    unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, c"the cipher refused the frame".as_ptr()) };
     ptr::null_mut()
 }
 

@@ -26,7 +26,7 @@ fn opening() -> Result<DecryptionKey> {
     DecryptionKey::derive_from(CipherSuite::AesGcm128Sha256, KID, base_key())
 }
 
-/// Seals one frame.
+/// Seals one frame. Fails if sframe-rs refuses it.
 pub fn encrypt(frame: &[u8]) -> Result<Vec<u8>> {
     let (key, mut counter) = sealing()?;
     let mut out = Vec::new();
@@ -34,7 +34,7 @@ pub fn encrypt(frame: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Opens one frame.
+/// Opens one frame. Fails if sframe-rs refuses it.
 pub fn decrypt(sealed: &[u8]) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     let frame = EncryptedFrameView::try_new(sealed)?;
