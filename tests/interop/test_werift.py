@@ -15,7 +15,7 @@ import pytest
 
 from frameseal import Decryptor, E2EEState
 from frameseal.aiortc import attach
-from frameseal.aiortc.rtp import is_keyframe
+from frameseal.codecs import CODECS
 from interop.werift_sfu import MODULES, werift_sfu
 from support.calls import Tap, manager, peers, picture_track, plays, shows, tone_track, until
 from support.recording import not_opened, recorded
@@ -111,7 +111,7 @@ async def test_werift_puts_sealed_frames_together_and_forwards_them(profile, loo
     if profile == "livekit":  # whose clear bytes are for this; SFrame leaves none
         decryptor = Decryptor(ring, "vp8")
         for frame in sfu.frames["vp8"]:
-            assert (frame in sfu.keyframes["vp8"]) == is_keyframe("vp8", decryptor.decrypt(frame))
+            assert (frame in sfu.keyframes["vp8"]) == CODECS["vp8"].is_keyframe(decryptor.decrypt(frame))
     wire = [packet.payload for packet in tap.packets]
     secret = [beyond_clear_bytes(frame, sealed) for frame, sealed in passed]
     assert leaks(secret, [*wire, *chain.from_iterable(sfu.frames.values())]) == 0

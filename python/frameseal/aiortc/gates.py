@@ -19,8 +19,8 @@ from typing import Generic, Protocol, TypeVar
 from frameseal.aiortc.attachment import Attachment
 from frameseal.aiortc.protocols import Codec, DecoderQueue, DecoderTask, JitterFrame, SrtpSession, Transport
 from frameseal.aiortc.receivers import ReceiverSlot
-from frameseal.aiortc.rtp import MediaType, media_type
 from frameseal.aiortc.slots import SLOT
+from frameseal.codecs.rtp import MediaType, media_type
 
 __all__ = ["GatedAttribute", "IncomingGate", "OutgoingGate", "SealedFrame"]
 

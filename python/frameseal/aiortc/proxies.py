@@ -12,8 +12,9 @@ from frameseal.aiortc.encryption import Encryption
 from frameseal.aiortc.gates import SealedFrame
 from frameseal.aiortc.protocols import Codec, Decoder, EncodedFrame, Encoder, JitterFrame, NextFrame, Packet, Sender
 from frameseal.aiortc.receivers import ReceiverSlot
-from frameseal.aiortc.rtp import is_keyframe, media_type
 from frameseal.aiortc.slots import SealedPayload, SenderSlot
+from frameseal.codecs import CODECS, CodecRow
+from frameseal.codecs.rtp import media_type
 from frameseal.e2ee.transforms import ReceiverTransform
 
 __all__ = ["NEXT_FRAME", "NextFrameGuard", "OpeningDecoder", "SealingEncoder"]
@@ -73,7 +74,7 @@ class OpeningDecoder:
 
     def __init__(self, inner: Decoder | None, codec: Codec, slot: ReceiverSlot) -> None:
         media = media_type(codec.mimeType)
-        self._name = media.codec
+        self._row = CODECS.get(media.codec)
         self._inner = inner
         self._codec = codec
         self._slot = slot
@@ -109,12 +110,12 @@ class OpeningDecoder:
         if not encoded_frame.data:
             return []  # a frame of padding-only packets
         slot.counters.frames_in += 1
-        transform = slot.transform(encryption, self._codec)
-        if transform is None or self._inner is None:
+        row, transform = self._row, slot.transform(encryption, self._codec)
+        if row is None or transform is None or self._inner is None:
             return self._drop()
         if transform is not self._transform():  # pictures of another participant do not refer to the last ones
             self._transform, self._awaiting_keyframe = weakref.ref(transform), self._is_video
-        whole = slot.is_whole(self._name, encoded_frame.data)
+        whole = slot.is_whole(row, encoded_frame.data)
         opened = transform.open(encoded_frame.data, encoded_frame, whole=whole)
         slot.note_outcome(transform, bool(opened))
         if not opened and transform.held:
@@ -128,12 +129,12 @@ class OpeningDecoder:
         for data, encoded in opened:  # several frames if earlier ones were held for their key
             encoded.data = data
             if data:
-                frames += self._decode_opened(self._inner, encoded)
+                frames += self._decode_opened(self._inner, row, encoded)
         return frames
 
-    def _decode_opened(self, inner: Decoder, encoded_frame: JitterFrame) -> list[object]:
+    def _decode_opened(self, inner: Decoder, row: CodecRow, encoded_frame: JitterFrame) -> list[object]:
         slot = self._slot
-        if self._awaiting_keyframe and not is_keyframe(self._name, encoded_frame.data):
+        if self._awaiting_keyframe and not row.is_keyframe(encoded_frame.data):
             slot.request_keyframe(undecryptable=False)
             return self._drop()
         self._awaiting_keyframe = False

@@ -7,8 +7,9 @@ import time
 
 from frameseal.aiortc.encryption import Encryption
 from frameseal.aiortc.protocols import Codec, DecoderTask, Receiver, StackFunctions
-from frameseal.aiortc.rtp import MediaType, media_type
 from frameseal.aiortc.slots import MediaSlot
+from frameseal.codecs import CODECS, CodecRow
+from frameseal.codecs.rtp import MediaType, media_type
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.e2ee.transforms import ReceiverTransform
 
@@ -91,17 +92,17 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
     def note_packet(self, codec: Codec, payload: bytes, data: bytes) -> None:
         """Remember the start of a VP8 frame if *payload* is its first packet. Call it on the event loop."""
         self._packet_noted = True
-        # The S bit, and partition 0 (RFC 7741 section 4.2).
-        if media_type(codec.mimeType).codec == "vp8" and payload[0] & 0x17 == 0x10:
+        row = CODECS.get(media_type(codec.mimeType).codec)
+        if row is not None and row.begins_frame is not None and row.begins_frame(payload):
             self._starts[data[:START_LEN]] = None
             if len(self._starts) > MAX_STARTS:
                 del self._starts[next(iter(self._starts))]
 
-    def is_whole(self, codec: str, frame: bytes) -> bool:
-        """Return whether *frame* has its first packet. It returns True if that is not known."""
-        if codec == "h264":
-            return frame.startswith(b"\0\0\0\1")  # every NAL unit starts so after depacketizing
-        return codec != "vp8" or not self._starts or frame[:START_LEN] in self._starts
+    def is_whole(self, row: CodecRow, frame: bytes) -> bool:
+        """Whether *frame* begins where a frame of its codec does; true if nothing shows it."""
+        if row.start:
+            return frame.startswith(row.start)
+        return row.begins_frame is None or not self._starts or frame[:START_LEN] in self._starts
 
     def request_keyframe(self, *, undecryptable: bool) -> None:
         """Request a keyframe from the sender, at most every half second (PLI, RFC 4585 section 6.3.1).

@@ -31,15 +31,8 @@ from frameseal.aiortc.protocols import (
     Sender,
     StackFunctions,
 )
-from frameseal.aiortc.rtp import (
-    PAYLOAD_IS_FRAME,
-    MediaType,
-    access_units,
-    check_h264_payloads,
-    media_type,
-    vp8_descriptor,
-    vp8_payloads,
-)
+from frameseal.codecs import CODECS, CodecRow
+from frameseal.codecs.rtp import MediaType, media_type
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.e2ee.transforms import SenderTransform, Transform
 from frameseal.events import Direction
@@ -432,12 +425,13 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         sealed_payloads: list[SealedPayload] = []
         while len(self.sealed) > MAX_SEALED_PAYLOADS:
             del self.sealed[next(iter(self.sealed))]
-        frames, descriptor = self._depayload(codec, payloads)
-        for offset, frame in access_units(str(self.counters.codec), frames):
+        row = CODECS[media_type(codec.mimeType).codec]
+        frames, descriptor = self._depayload(row, codec, payloads)
+        for offset, frame in row.access_units(frames):
             sealed = transform.encrypt(frame) if frame else b""
             if sealed is None:
                 return None
-            for payload in self._pack(codec, sealed, descriptor, picture_id) if sealed else ():
+            for payload in self._pack(row, codec, sealed, descriptor, picture_id) if sealed else ():
                 marked = SealedPayload(payload)
                 if offset:  # rare, and setting the attribute costs more than the mark
                     marked.offset = offset
@@ -446,25 +440,26 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
                 sealed_payloads.append(marked)
         return sealed_payloads
 
-    def _depayload(self, codec: Codec, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
-        """Return the payloads without their descriptors, and the VP8 descriptor that all payloads share, or ``b""``."""
-        if self.counters.codec in PAYLOAD_IS_FRAME:
+    def _depayload(self, row: CodecRow, codec: Codec, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
+        """Return the payloads without their descriptors, and the descriptor that all share, or ``b""``."""
+        if row.ticks is not None:
             return payloads, b""
-        # The stack parses and writes descriptors one by one, which takes much longer than sealing the picture.
-        if self.counters.codec == "vp8" and (descriptor := vp8_descriptor(payloads)):
+        if row.common_descriptor is not None and (descriptor := row.common_descriptor(payloads)):
             length = len(descriptor)
             return [payload[length:] for payload in payloads], descriptor
-        if self.counters.codec == "h264":
-            check_h264_payloads(payloads)
+        if row.check_payloads is not None:
+            row.check_payloads(payloads)
         return [self.stack.depayload(codec, payload) for payload in payloads], b""
 
-    def _pack(self, codec: Codec, frame: bytes, descriptor: bytes, picture_id: int | None) -> list[bytes]:
-        if self.counters.codec in PAYLOAD_IS_FRAME:
+    def _pack(
+        self, row: CodecRow, codec: Codec, frame: bytes, descriptor: bytes, picture_id: int | None
+    ) -> list[bytes]:
+        if row.ticks is not None:
             return [frame]
-        if descriptor:
-            return vp8_payloads(descriptor, frame)
-        # A second encoder, because a VP8 encoder counts a picture each time it packetizes. The encoder of the frame
-        # would leave gaps in the picture ids, and SFUs and browsers treat a gap as a lost frame.
+        if descriptor and row.split is not None:
+            return row.split(descriptor, frame)
+        # A second encoder, because VP8's counts a picture each time it packs: the one that encoded would
+        # leave gaps in the picture ids, which SFUs and browsers take for lost frames.
         if self._packer is None:
             self._packer = self.stack.packer(codec)
         if picture_id is not None:

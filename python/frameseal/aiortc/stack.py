@@ -56,8 +56,8 @@ from frameseal.aiortc.protocols import (
 )
 from frameseal.aiortc.proxies import NEXT_FRAME, NextFrameGuard, OpeningDecoder, SealingEncoder
 from frameseal.aiortc.receivers import ReceiverSlot
-from frameseal.aiortc.rtp import media_type
 from frameseal.aiortc.slots import SLOT, SenderSlot
+from frameseal.codecs.rtp import media_type
 
 __all__ = ["Stack", "UnsupportedStack", "install", "package_of"]
 

@@ -37,6 +37,7 @@ from frameseal.events import (
 )
 from frameseal.keys.protocol import KeyRingProvider, bounded
 from frameseal.keys.provider import KeyProvider
+from frameseal.profiles import is_sframe
 
 Deliver = Callable[[str, object], None]
 """Receives an event: its name, and the object for its listeners."""
@@ -88,14 +89,14 @@ class CallState(Confidential):
         # Refuse the options here rather than with the first frame of each track.
         sif_trailer = _checked_trailer(sif_trailer)
         Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
-        if bind_media and self._profile is not Profile.SFRAME:
+        if bind_media and not is_sframe(self._profile):
             raise ValueError(f"bind_media: only the profile sframe has a place for it, not {self._profile}")
         self._provider = provider
         self._deliver, self._background = deliver, background
         self._clock, self._wall_clock = clock, wall_clock
         self._bind_media = bool(bind_media)
         # A frame of the trailer profiles does not name its sender.
-        self._sender_bindings = SenderBindings() if self._profile is Profile.SFRAME else None
+        self._sender_bindings = SenderBindings() if is_sframe(self._profile) else None
         self._replay_window = replay_window
         self._hold_frames = bounded("hold_frames", hold_frames, 0, MAX_HOLD_FRAMES)
         self._hold_bytes = bounded("hold_bytes", hold_bytes, 1, MAX_HOLD_BYTES)

@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from frameseal._fork import renew_in_child
 from frameseal._native import Decryptor, KeyRing, Secret
+from frameseal.codecs.plain import Excerpt, excerpt
 from frameseal.e2ee.track import Track, TrackTransform
 from frameseal.enums import Profile
 from frameseal.events import E2EEDiagnosis
 from frameseal.exceptions import FrameError
 from frameseal.inspection import readings, shapes
-from frameseal.inspection.shapes import IV_LEN, MAX_EXCERPTS, MIN_VERDICT_FRAMES, Excerpt, Shape
+from frameseal.inspection.shapes import IV_LEN, MAX_EXCERPTS, MIN_VERDICT_FRAMES, Shape
 from frameseal.keys.provider import KeyProvider
+from frameseal.profiles import PROFILES, is_sframe
 
 if TYPE_CHECKING:
     from frameseal.keys.protocol import KeyRingProvider
@@ -142,7 +144,7 @@ class Diagnostician:
         failing = self._failing.get(track)
         if failing is None:
             failing = self._failing[track] = _FailureRun()
-        failing.seen.append(shapes.excerpt(frame))
+        failing.seen.append(excerpt(frame))
 
     def opened(self, track: Track) -> None:
         """Forget the frames that failed, since one has opened: they tell nothing about later ones."""
@@ -249,8 +251,8 @@ def diagnose(  # noqa: PLR0917 - all facts about a frame
     if len(seen) < MIN_VERDICT_FRAMES:
         return None
     shape = shapes.shape(seen, codec)
-    ours = Shape.SFRAME if profile is Profile.SFRAME else Shape.TRAILER
-    other = "sframe" if shape is Shape.SFRAME else "livekit or videosdk"
+    ours = Shape.SFRAME if is_sframe(profile) else Shape.TRAILER
+    other = " or ".join(known for known in PROFILES if is_sframe(known) is (shape is Shape.SFRAME))
     cause = _CAUSES.get(shape, "other_profile") if shape is not ours else "wrong_key"
     return cause, ADVICE[cause].format(profile=other), False
 
@@ -278,7 +280,7 @@ def _find_variant(  # noqa: PLR0917
 ) -> _Variant | None:
     """Return the variant that opens a frame, or None. Variants that need a password KDF are tried last."""
     started = thread_time()
-    key_ids = {other: readings.key_id(frame, other, codec) for other in Profile if _may_be_of(frame, other)}
+    key_ids = {other: readings.key_id(frame, other, codec) for other in PROFILES if _may_be_of(frame, other)}
     key_ids[profile] = key_ids.get(profile) if key_id is None else key_id
     try:
         for variant in islice(_variants(profile, secrets, key_ids), tries.tried, None):
@@ -294,7 +296,7 @@ def _find_variant(  # noqa: PLR0917
 
 
 def _may_be_of(frame: bytes, profile: Profile) -> bool:
-    return profile is Profile.SFRAME or frame[-2:-1] == bytes([IV_LEN])
+    return is_sframe(profile) or frame[-2:-1] == bytes([IV_LEN])
 
 
 def _variants(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profile, int | None]) -> Iterator[_Variant]:
@@ -319,7 +321,7 @@ def _key_variants(
         yield _Variant("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed)
     for other, key_id in key_ids.items():
         if other is not profile and key_id is not None:
-            cause = "other_profile" if Profile.SFRAME in (other, profile) else "other_salt"
+            cause = "other_profile" if is_sframe(other) or is_sframe(profile) else "other_salt"
             for candidate in (secret, flipped):
                 if candidate.is_passphrase is takes_password:
                     yield _Variant(cause, {"profile": other.value}, other, candidate, key_id)
@@ -338,7 +340,7 @@ def _spelling_variants(
 
 
 def _opens(frame: bytes, codec: str | None, variant: _Variant) -> bool:
-    shared = variant.profile is Profile.SFRAME
+    shared = is_sframe(variant.profile)
     try:
         ring = KeyRing(variant.profile, shared=shared, key_ring_size=256)
         ring.set_secret(variant.secret, key_id=variant.key_id & 0xFF if shared else variant.key_id)

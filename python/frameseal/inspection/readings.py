@@ -7,20 +7,18 @@ compare the two.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from frameseal._native import Decryptor, KeyRing
+from frameseal.codecs import CODECS, CodecRow, find
+from frameseal.codecs.plain import excerpt
 from frameseal.enums import CipherSuite, Profile
 from frameseal.exceptions import FrameError
 from frameseal.inspection import shapes
-from frameseal.inspection.shapes import ENVELOPE, IV_LEN, TAG_LEN, TRAILER_LEN, Shape
-
-CODECS = ("opus", "vp8", "vp9", "h264", "h265")
-JITSI_LACKS = ("vp9", "h264", "h265")
-_START_CODE = re.compile(rb"\x00\x00\x01")
+from frameseal.inspection.shapes import IV_LEN, TAG_LEN, TRAILER_LEN, Shape
+from frameseal.profiles import PROFILES, is_sframe
 
 
 @dataclass(frozen=True)
@@ -38,45 +36,47 @@ class Part:
 class Reading:
     """A frame, read under one layout."""
 
-    layout: str
-    """The profiles with this layout."""
+    profiles: tuple[Profile, ...]
+    """The profiles that have the layout."""
     codec: str | None
     """The codec whose rule gave the clear bytes. None if the layout needs no codec."""
     parts: list[Part]
     remarks: list[str] = field(default_factory=list)
     likely: bool = False
-    """True if this one frame is evidence for the layout: one frame in 256 ends like a trailer by chance."""
+    """Whether this one frame speaks for it: by chance one frame in 256 ends as a trailer does."""
+
+    @property
+    def layout(self) -> str:
+        """The names of the profiles, for people to read."""
+        return "/".join(self.profiles)
 
 
 def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
     """Return every reading of a frame that fits, the likely ones first.
 
-    :param codec: the codec whose clear bytes are read. None tries each codec with different clear bytes.
+    :param codec: read the clear bytes by this codec only; None tries every codec whose clear bytes differ.
+    :raises ValueError: for an unknown codec.
     """
-    found = [*_trailer(sealed, codec), *_sframe(sealed, codec)]
+    codecs = [find(codec)] if codec else list(CODECS.values())
+    found = [*_trailer(sealed, codecs), *_sframe(sealed, codecs)]
     return sorted(found, key=lambda reading: not reading.likely)
 
 
 def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
-    """Return the key id that a frame of *profile* names. Returns None if it is no such frame."""
-    if profile != Profile.SFRAME:
+    """Return the key id that a frame of *profile* names; None if it is no frame of it. Reads a few bytes of the frame.
+
+    :raises ValueError: for an unknown profile or codec.
+    """
+    if not is_sframe(profile):
         return sealed[-1] if len(sealed) >= TRAILER_LEN else None
-    header = shapes.sframe_header(sealed, codec)
+    header = shapes.sframe_header(sealed, find(codec) if codec else None)
     return None if header is None else header[0]
 
 
 def plaintext_signs(frame: bytes) -> list[str]:
-    """Return the signs that one frame was never sealed. Examines its first kilobyte and its end."""
-    signs = []
-    if len(frame) > 10 and not frame[0] & 1 and frame[3:6] == b"\x9d\x01\x2a" and frame[-2:-1] != b"\x0c":
-        signs.append("a VP8 key frame without a trailer")
-    head = frame[: shapes.EXCERPT_HEAD]
-    starts = [match.end() for match in _START_CODE.finditer(head)]
-    if len(starts) > 1 and frame[-2:-1] != b"\x0c" and head[: starts[0]].strip(b"\0") == b"\x01":
-        slices = [at for at in starts if at < len(head) and head[at] & 0x1F in (1, 5)]
-        if len(slices) > 1:
-            signs.append("a byte stream with several slices in the clear")
-    return signs
+    """Describe why one frame looks as if it had never been sealed. Looks at its first kilobyte, and its end."""
+    signs = [codec.plain_sign(frame) for codec in CODECS.values() if codec.plain_sign]
+    return [sign for sign in signs if sign]
 
 
 class Verdict(NamedTuple):
@@ -88,12 +88,14 @@ class Verdict(NamedTuple):
 
 
 def verdict(frames: Sequence[bytes], codec: str | None = None) -> Verdict:
-    """Return the shape of frames of one track, in order of arrival.
+    """Return the shape of frames of one track, in the order in which they arrived.
 
-    :param codec: the track's codec. None tries each codec that frames can reveal.
+    :param codec: the codec of the track; None tries every codec that frames tell.
+    :raises ValueError: for an unknown codec.
     """
-    seen = [shapes.excerpt(frame) for frame in frames]
-    for name in (codec,) if codec else (None, "h265", "h264", "vp8", "vp9", "opus"):
+    seen = [excerpt(frame) for frame in frames]
+    telling = [known.name for known in reversed(CODECS.values()) if known.is_plain]
+    for name in (codec,) if codec else (None, *telling):
         shape = shapes.shape(seen, name)
         if shape is not Shape.UNKNOWN:
             return Verdict(shape, name)
@@ -101,7 +103,7 @@ def verdict(frames: Sequence[bytes], codec: str | None = None) -> Verdict:
 
 
 class Opener(NamedTuple):
-    """A profile, codec and suite that open a frame."""
+    """A profile, codec and suite under which a key opens a frame."""
 
     profile: Profile
     codec: str
@@ -115,12 +117,14 @@ def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> lis
     """
     found: list[Opener] = []
     ways = readings(sealed, codec)
-    for profile in Profile:
-        fitting = [reading for reading in ways if profile.value in reading.layout.split("/")]
+    for profile, info in PROFILES.items():
+        fitting = [reading for reading in ways if profile in reading.profiles]
+        if not fitting or (isinstance(secret, str) and not info["accepts_passphrases"]):
+            continue
         suites, material = [CipherSuite.AES_128_GCM_SHA256_128], secret
-        if profile is Profile.SFRAME and fitting:
-            # A frame does not name its suite. The password KDF, which is slow, is the same for all suites.
-            suites, material = list(CipherSuite), _base_key(secret)
+        if is_sframe(profile):
+            # A frame does not tell its suite. The slow step is the same for all.
+            suites, material = list(CipherSuite), _base_key(profile, secret)
         found += [
             Opener(profile, reading.codec or "any", suite)
             for reading in fitting
@@ -130,19 +134,17 @@ def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> lis
     return found
 
 
-def _base_key(secret: str | bytes) -> bytes:
+def _base_key(profile: Profile, secret: str | bytes) -> bytes:
     if isinstance(secret, bytes):
         return secret
-    ring = KeyRing(Profile.SFRAME, allow_export=True)
+    ring = KeyRing(profile, allow_export=True)
     ring.set_passphrase(secret)
     return ring.export_key()
 
 
 def _opens(sealed: bytes, secret: str | bytes, profile: Profile, suite: CipherSuite, reading: Reading) -> bool:
-    if profile is Profile.JITSI and isinstance(secret, str):
-        return False  # jitsi has no password KDF
     kid = next(int(part.note) for part in reading.parts if part.name in ("key index", "KID"))
-    for shared in (False, True) if profile is Profile.SFRAME else (False,):
+    for shared in (False, True) if is_sframe(profile) else (False,):
         ring = KeyRing(profile, suite=suite, allow_draft=True, shared=shared, key_ring_size=256)
         key_id = kid & 0xFF if shared else kid
         if isinstance(secret, str):
@@ -157,13 +159,21 @@ def _opens(sealed: bytes, secret: str | bytes, profile: Profile, suite: CipherSu
     return False
 
 
-def _trailer(sealed: bytes, codec: str | None) -> Iterator[Reading]:
-    for name in (codec,) if codec else CODECS:
-        clear = _clear_len(name, sealed)
+def _distinct(codecs: Sequence[CodecRow], trait: Callable[[CodecRow], object]) -> list[CodecRow]:
+    """Return the first codec for each value of a trait."""
+    first: dict[object, CodecRow] = {}
+    for codec in codecs:
+        first.setdefault(trait(codec), codec)
+    return list(first.values())
+
+
+def _trailer(sealed: bytes, codecs: Sequence[CodecRow]) -> Iterator[Reading]:
+    for codec in _distinct(codecs, lambda codec: codec.clear_len):
+        clear = codec.clear_len(sealed) if codec.clear_len else None
         if clear is None or clear > len(sealed):
             continue
         tail, remarks = sealed[clear:], []
-        if name in ("h264", "h265"):
+        if codec.nal_header_len:
             plain = tail.replace(b"\0\0\3", b"\0\0")
             if len(plain) < len(tail):
                 remarks.append(
@@ -182,36 +192,19 @@ def _trailer(sealed: bytes, codec: str | None) -> Iterator[Reading]:
             Part("IV length", at + 28, at + 29, tail[-2:-1], str(tail[-2])),
             Part("key index", at + 29, at + 30, tail[-1:], str(tail[-1])),
         ]
-        remarks.append("the second-last byte is 12, the length of an IV")
-        layout = "livekit/videosdk" if name in JITSI_LACKS else "livekit/videosdk/jitsi"
-        yield Reading(layout, name, parts, remarks, likely=True)
+        remarks.append("the last byte but one is 12, the length of an IV")
+        profiles = [
+            profile
+            for profile, info in PROFILES.items()
+            if not is_sframe(profile) and codec.name not in info["refused_codecs"]
+        ]
+        yield Reading(tuple(profiles), codec.name, parts, remarks, likely=True)
 
 
-def _clear_len(codec: str, frame: bytes) -> int | None:
-    """Return the number of clear bytes of a sealed frame. Returns None if it cannot be of this codec."""
-    match codec:
-        case "opus" | "pcmu" | "pcma" | "g722":
-            return 1
-        case "vp8":
-            return (3 if frame[0] & 1 else 10) if frame else None
-        case "h264" | "h265":
-            for number, match in enumerate(_START_CODE.finditer(frame)):
-                at = match.end()
-                if at >= len(frame) - 3 or (number == 0 and frame[: at - 3].strip(b"\0")):
-                    return None
-                if frame[at] & 0x1F in (1, 5) if codec == "h264" else frame[at] >> 1 & 0x3F in _H265_SLICES:
-                    return at + 2
-            return None
-        case _:
-            return 0
-
-
-_H265_SLICES = frozenset([*range(10), *range(16, 22)])
-
-
-def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
-    for name in (codec,) if codec else ("vp8", "h264", "h265"):
-        front = ENVELOPE.get(name, 0)
+def _sframe(sealed: bytes, codecs: Sequence[CodecRow]) -> Iterator[Reading]:
+    profiles = tuple(profile for profile in PROFILES if is_sframe(profile))
+    for codec in _distinct(codecs, lambda codec: codec.envelope_len):
+        front = codec.envelope_len
         inside, remarks, parts = sealed, [], []
         if front:
             if not sealed.startswith(b"\0\0\0\1") or sealed[-1] != 0x80 or len(sealed) <= front:
@@ -245,4 +238,4 @@ def _sframe(sealed: bytes, codec: str | None) -> Iterator[Reading]:
         remarks.append(
             f"a header of {length} byte{'s' * (length > 1)}, in its shortest form, which plain frames may also have"
         )
-        yield Reading("sframe", name if front else None, parts, remarks)
+        yield Reading(profiles, codec.name if front else None, parts, remarks)

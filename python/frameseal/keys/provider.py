@@ -20,6 +20,7 @@ from frameseal.emitter import LoopEmitter
 from frameseal.enums import Profile
 from frameseal.events import KEY_RATCHETED, KEY_SET, E2EEKeyChange
 from frameseal.keys.protocol import ParticipantKeys, bounded
+from frameseal.profiles import is_sframe
 
 MAX_RATCHET_WINDOW: Final = 16
 
@@ -208,7 +209,7 @@ class KeyProvider(LoopEmitter):
                     key_id = keys.sending if key_id is None else key_id
                     if key_id not in keys.secrets:
                         raise ValueError(f"key_id must have a key to ratchet, and {key_id} has none")
-                    if Profile.SFRAME in keys.rings:  # checked before any other ring takes the step
+                    if any(map(is_sframe, keys.rings)):  # checked before any other ring takes the step
                         raise ValueError(
                             "the profile sframe has no ratchet for a key that senders share: set a fresh key"
                         )
@@ -342,7 +343,7 @@ class KeyProvider(LoopEmitter):
             ring = KeyRing(
                 profile,
                 # An SFrame counter starts at 0 for every sender: each must seal with a key derived for it alone.
-                shared=profile is Profile.SFRAME,
+                shared=is_sframe(profile),
                 key_ring_size=self.key_ring_size,
                 ratchet_window=self.ratchet_window,
                 failure_tolerance=self.failure_tolerance,

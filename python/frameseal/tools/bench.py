@@ -19,6 +19,7 @@ from rich.table import Table
 
 from frameseal._native import Decryptor, Encryptor, KeyRing
 from frameseal.enums import Profile
+from frameseal.profiles import is_sframe
 
 SIZES = (120, 1_200, 6_000, 20_000, 100_000)
 PROFILES = (Profile.LIVEKIT, Profile.SFRAME)
@@ -38,7 +39,7 @@ def rows() -> list[Row]:
     """Return what is measured: ours in both directions, and the AEAD alone if there is one."""
     made = []
     for profile in PROFILES:
-        ring = KeyRing(profile, shared=profile is Profile.SFRAME)
+        ring = KeyRing(profile, shared=is_sframe(profile))
         ring.set_key(os.urandom(32))
         encryptor = Encryptor(ring, "opus")
         # Without the replay window: one frame is opened again and again.

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from frameseal._native import __version__
 from frameseal._secrecy import Hidden, utf8
+from frameseal.codecs import CODECS
 from frameseal.enums import Profile
+from frameseal.profiles import PROFILES, is_sframe
 
 if TYPE_CHECKING:
     from frameseal.inspection import readings
@@ -82,10 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Alice calls Bob through a forwarder that has no key; Eve listens in with a wrong one. "
         "Exits with 0 only if Bob saw and heard Alice, and neither Eve nor the forwarder did.",
     )
-    # Not Jitsi's: the demo's key is a passphrase, which that profile does not take.
-    profiles = [profile.value for profile in Profile if profile is not Profile.JITSI]
+    # The demo's key is a passphrase.
+    profiles = [profile.value for profile, info in PROFILES.items() if info["accepts_passphrases"]]
+    pictures = [codec.name for codec in CODECS.values() if codec.is_encoded_by_stack and codec.info["kind"] == "video"]
     demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK.value, help="wire format (%(default)s)")
-    demo.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
+    demo.add_argument("--codec", choices=pictures, default="vp8", help="video codec (%(default)s)")
     demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
     demo.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="Alice's and Bob's (a random one)")
     demo.add_argument(
@@ -103,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     meet.add_argument("--port", type=_port, default=8470, metavar="N", help="of the page (%(default)s); 0: any")
     meet.add_argument("--lan", action="store_true", help="serve the local network too, over HTTPS (this machine only)")
-    meet.add_argument("--codec", choices=["vp8", "h264"], default="vp8", help="video codec (%(default)s)")
+    meet.add_argument("--codec", choices=pictures, default="vp8", help="video codec (%(default)s)")
     meet.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="the meeting's (a random one)")
     meet.add_argument(
         "--sfu",
@@ -136,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE|HEX|-",
         help="a file with a frame's bytes or hex digits, hex digits, or - for stdin",
     )
-    inspect.add_argument("--codec", choices=["opus", "pcmu", "pcma", "g722", "vp8", "vp9", "h264", "h265"])
+    inspect.add_argument("--codec", choices=[codec.name for codec in CODECS.values() if codec.clear_len])
     secret = inspect.add_mutually_exclusive_group()
     secret.add_argument(
         "--passphrase", type=_passphrase, metavar="TEXT", help="also try which profile opens it, with this passphrase"
@@ -230,7 +233,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
             print("\nOne frame cannot tell whether it was sealed: give 12 or more of the track, in their order.")
     if secret:
         for opener in openers:
-            suite = f", suite {opener.suite.name}" if opener.profile is Profile.SFRAME else ""
+            suite = f", suite {opener.suite.name}" if is_sframe(opener.profile) else ""
             print(f"\nThe key opens it: profile {opener.profile}, codec {opener.codec}{suite}.")
         if not openers:
             print("\nNo profile opens it: another key, a raw key given as passphrase, or an altered frame.")
@@ -242,9 +245,10 @@ def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
     # Of no use to the other commands.
     from frameseal.inspection.shapes import MIN_VERDICT_FRAMES, Shape  # noqa: PLC0415
 
+    trailers, sframes = (", ".join(known for known in PROFILES if is_sframe(known) is of) for of in (False, True))
     text = {
-        Shape.TRAILER: "they end as sealed frames of the profiles livekit, videosdk and jitsi do",
-        Shape.SFRAME: "they are SFrames of one sender (profile sframe): the counter advances",
+        Shape.TRAILER: f"they end as sealed frames of these profiles do: {trailers}",
+        Shape.SFRAME: f"they are SFrames of one sender (profile {sframes}): the counter advances",
         Shape.PLAIN: f"they look like {verdict.codec} that was never sealed: the sender's encryption is off",
         Shape.UNKNOWN: "no layout that is known here, and no codec",
     }[verdict.shape]

@@ -14,9 +14,10 @@ from frameseal.aiortc import UnsupportedStack, attach
 from frameseal.aiortc.gates import GatedAttribute
 from frameseal.aiortc.proxies import NextFrameGuard, OpeningDecoder, SealingEncoder
 from frameseal.aiortc.receivers import MAX_STARTS, ReceiverSlot
-from frameseal.aiortc.rtp import access_units, is_keyframe, opus_ticks, vp8_descriptor, vp8_payloads
 from frameseal.aiortc.slots import SLOT, SealedPayload, SenderSlot
 from frameseal.aiortc.stack import Stack, stacks
+from frameseal.codecs import CODECS
+from frameseal.codecs.rtp import opus_ticks, vp8_descriptor, vp8_payloads
 from support.calls import (
     manager,
     part,
@@ -53,21 +54,21 @@ def test_opus_packets_last_as_long_as_their_toc_says(toc, ticks):
 
 def test_each_opus_packet_is_a_frame_with_its_own_time():
     first, second, third = b"\xf8one", b"\x48two", b"\xf8three"
-    assert list(access_units("opus", [first, second, third])) == [(0, first), (960, second), (1920, third)]
+    assert list(CODECS["opus"].access_units([first, second, third])) == [(0, first), (960, second), (1920, third)]
 
 
 @pytest.mark.parametrize("codec", ["pcmu", "pcma", "g722"])
 def test_an_octet_of_telephone_audio_is_a_tick_and_no_packet_is_too_long(codec):
-    assert list(access_units(codec, [b"a" * 160, b"b" * 160])) == [(0, b"a" * 160), (160, b"b" * 160)]
+    assert list(CODECS[codec].access_units([b"a" * 160, b"b" * 160])) == [(0, b"a" * 160), (160, b"b" * 160)]
     long = bytes(range(250)) * 10
-    pieces = list(access_units(codec, [long]))
+    pieces = list(CODECS[codec].access_units([long]))
     assert b"".join(piece for _, piece in pieces) == long
     assert [offset for offset, _ in pieces] == [0, 1200, 2400]
 
 
 @pytest.mark.parametrize("codec", ["vp8", "h264", "vp9", "h265"])
 def test_the_payloads_of_a_picture_are_one_frame(codec):
-    assert list(access_units(codec, [b"one", b"two"])) == [(0, b"onetwo")]
+    assert list(CODECS[codec].access_units([b"one", b"two"])) == [(0, b"onetwo")]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_vp8_descriptor_is_as_long_as_its_bits_say(stack, extensions):
     ],
 )
 def test_keyframes_are_known(codec, frame, key):
-    assert is_keyframe(codec, frame) is key
+    assert CODECS[codec].is_keyframe(frame) is key
 
 
 # --- the gate before a decoder ---------------------------------------------------------------------------------------
@@ -155,18 +156,18 @@ def receiving(monkeypatch) -> Receiving:
 def test_a_receiver_knows_which_frames_begin_where_a_frame_begins(receiving):
     slot, vp8 = receiving.slot, SimpleNamespace(mimeType="video/VP8")
     frame, other = bytes(range(60)), bytes(range(100, 160))
-    assert slot.is_whole("vp8", frame), "as long as no packet has told"
+    assert slot.is_whole(CODECS["vp8"], frame), "as long as no packet has told"
     slot.note_packet(vp8, b"\x90\x80\x01", frame[:30])
     slot.note_packet(vp8, b"\x80\x80\x01", frame[30:])  # goes on: no S
     slot.note_packet(vp8, b"\x91\x80\x01", other)  # begins a partition, and no frame
-    assert slot.is_whole("vp8", frame) and slot.is_whole("vp8", frame[:17])
-    assert not any(slot.is_whole("vp8", tail) for tail in (frame[1:], frame[30:], other, frame[:15]))
+    assert slot.is_whole(CODECS["vp8"], frame) and slot.is_whole(CODECS["vp8"], frame[:17])
+    assert not any(slot.is_whole(CODECS["vp8"], tail) for tail in (frame[1:], frame[30:], other, frame[:15]))
     for number in range(3000):
         slot.note_packet(vp8, b"\x10", number.to_bytes(20, "little"))
     assert len(slot._starts) == MAX_STARTS
-    assert slot.is_whole("vp8", (2999).to_bytes(20, "little")) and not slot.is_whole("vp8", frame)
-    assert slot.is_whole("h264", b"\0\0\0\1\x65\x88") and not slot.is_whole("h264", b"\x88\0\0\0\1\x65")
-    assert slot.is_whole("opus", frame)
+    assert slot.is_whole(CODECS["vp8"], (2999).to_bytes(20, "little")) and not slot.is_whole(CODECS["vp8"], frame)
+    assert slot.is_whole(CODECS["h264"], b"\0\0\0\1\x65\x88") and not slot.is_whole(CODECS["h264"], b"\x88\0\0\0\1\x65")
+    assert slot.is_whole(CODECS["opus"], frame)
 
 
 def test_when_packets_are_no_longer_noted_no_frame_counts_as_one_that_lost_its_head(receiving):
@@ -175,9 +176,9 @@ def test_when_packets_are_no_longer_noted_no_frame_counts_as_one_that_lost_its_h
     frame = bytes(range(60))
     slot.note_packet(vp8, b"\x90\x80\x01", frame[:30])
     assert slot.admits((vp8, frame))
-    assert slot.is_whole("vp8", frame) and not slot.is_whole("vp8", frame[30:])
+    assert slot.is_whole(CODECS["vp8"], frame) and not slot.is_whole(CODECS["vp8"], frame[30:])
     assert slot.admits((vp8, frame))
-    assert slot.is_whole("vp8", b"of a frame that nobody has noted")
+    assert slot.is_whole(CODECS["vp8"], b"of a frame that nobody has noted")
 
 
 def test_packets_are_watched_again_when_other_code_has_registered_a_codec(monkeypatch, stack):

@@ -11,9 +11,10 @@ import pytest
 
 from frameseal import Decryptor, E2EEManager, Encryptor, KeyProvider, KeyRing, Profile
 from frameseal._native import Secret
+from frameseal.codecs.plain import excerpt
 from frameseal.e2ee import diagnosis
 from frameseal.e2ee.diagnosis import ADVICE, MIN_FAILURES, Trials, diagnose
-from frameseal.inspection.shapes import MAX_EXCERPTS, MIN_VERDICT_FRAMES, excerpt
+from frameseal.inspection.shapes import MAX_EXCERPTS, MIN_VERDICT_FRAMES
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, Clock, TimedCall, delivered, provider, run_at_once
 from support.plain_media import opus, pcm, video
 

@@ -9,18 +9,10 @@ from typing import Any
 
 import pytest
 
-from frameseal import CipherSuite, Decryptor, Encryptor, KeyRing, Profile
-from frameseal.inspection.readings import (
-    _START_CODE,
-    CODECS,
-    JITSI_LACKS,
-    Reading,
-    _clear_len,
-    key_id,
-    openers,
-    plaintext_signs,
-    readings,
-)
+from frameseal import CipherSuite, Encryptor, KeyRing, Profile
+from frameseal.codecs import CODECS
+from frameseal.codecs.plain import START_CODE
+from frameseal.inspection.readings import Reading, openers, plaintext_signs, readings
 from frameseal.inspection.shapes import IV_LEN, MIN_VERDICT_FRAMES
 from frameseal.tools.cli import main
 from support.paths import VECTORS
@@ -199,10 +191,10 @@ def test_one_sframe_is_possible_and_cannot_be_told_from_opus(capsys: pytest.Capt
 
 def test_a_frame_of_nothing_but_start_codes_is_read_in_one_pass() -> None:
     frame = b"\0\0\0\1\x65\x88" + b"\0\0\1\x65" * 50_000
-    taken = [match.start() for match in _START_CODE.finditer(frame)]
+    taken = [match.start() for match in START_CODE.finditer(frame)]
     assert len(taken) == 50_001
-    assert _clear_len("h264", frame) == 6
-    assert _clear_len("h264", b"\0\0\0\1\x67" + b"\0\0\1\x67" * 50) is None
+    assert CODECS["h264"].clear_len(frame) == 6
+    assert CODECS["h264"].clear_len(b"\0\0\0\1\x67" + b"\0\0\1\x67" * 50) is None
     assert plaintext_signs(frame)
 
 

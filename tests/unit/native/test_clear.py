@@ -9,7 +9,7 @@ import pytest
 
 from frameseal import Decryptor, Encryptor, MalformedFrame
 from frameseal.aiortc import attach
-from frameseal.aiortc.rtp import check_h264_payloads
+from frameseal.codecs.rtp import check_h264_payloads
 from support.calls import (
     FRAME_RATE,
     Peer,

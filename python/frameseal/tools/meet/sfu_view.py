@@ -16,6 +16,7 @@ from aiortc.codecs.base import Decoder
 from aiortc.jitterbuffer import JitterFrame
 from PIL import Image
 
+from frameseal.codecs import CODECS
 from frameseal.inspection.readings import readings
 from frameseal.tools.sfu import ForwardedPacket
 
@@ -80,7 +81,7 @@ class SfuView:
         Counts and sizes; the latest video frame, in parts and as it is (base64); and what came out of the decoder, if
         anything did (a JPEG, base64).
         """
-        found = readings(self._sealed, self._codec) if self._sealed else []
+        found = readings(self._sealed, self._codec) if self._sealed and self._codec in CODECS else []
         parts = [
             {"name": part.name, "start": part.start, "end": part.end, "hex": part.data[:SHOWN_BYTES].hex()}
             for part in (found[0].parts if found else ())
@@ -119,11 +120,9 @@ class SfuView:
 
 
 def claimed_pixels(codec: str, frame: bytes) -> int:
-    """Return how large a key frame of VP8 says that it is (RFC 6386 section 9.1); 0 for any other frame."""
-    if codec != "vp8" or len(frame) < 10 or frame[0] & 1:
-        return 0
-    width, height = (int.from_bytes(frame[at : at + 2], "little") & 0x3FFF for at in (6, 8))
-    return width * height
+    """Return how many pixels a frame claims to have; 0 if it does not tell."""
+    known = CODECS.get(codec)
+    return known.claimed_pixels(frame) if known else 0
 
 
 def _jpeg(picture: Any) -> str | None:

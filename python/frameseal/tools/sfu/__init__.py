@@ -38,6 +38,7 @@ from aiortc.rtp import (
 )
 from aiortc.sdp import MediaDescription, SessionDescription
 
+from frameseal.codecs import CODECS
 from frameseal.tools.sfu.leg import Impairment, Leg, LegStats, Outlet, ignore_disconnect
 
 __all__ = ["ForwardedPacket", "Forwarder", "LegStats"]
@@ -270,8 +271,9 @@ def _outlet(stream: _Stream, offered: MediaDescription, answered: MediaDescripti
 
 def _format(codec: RTCRtpCodecParameters) -> tuple[str, ...]:
     """What two codecs must share to be one: for H.264 the packetization mode and the profile (RFC 6184 section 8.1)."""
-    h264 = ("packetization-mode", "profile-level-id") if codec.name.lower() == "h264" else ()
-    return (codec.mimeType.lower(), *(str(codec.parameters.get(name)).lower() for name in h264))
+    known = CODECS.get(codec.name.lower())
+    names = known.format_parameters if known else ()
+    return (codec.mimeType.lower(), *(str(codec.parameters.get(name)).lower() for name in names))
 
 
 async def _wait_connected(*ends: PeerConnection) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from aiortc import RTCDtlsTransport, RTCPeerConnection, RTCRtpCodecParameters
-from aiortc.codecs.vpx import VpxPayloadDescriptor
 from aiortc.rtp import (
     RTCP_PSFB_PLI,
     RTCP_RTPFB_NACK,
@@ -20,9 +19,10 @@ from aiortc.rtp import (
     RtpPacket,
 )
 
+from frameseal.codecs import CODECS
+
 HISTORY_SIZE = 1024  # packets kept per stream and leg for retransmission; aiortc's own senders keep 128
 RTCP_PSFB_FIR = 4  # RFC 5104 section 4.3.1; older versions of aiortc have no name for it
-_KEYFRAME_NALS = frozenset({5, 7})  # H.264: a slice of an IDR picture, a sequence parameter set
 
 
 @dataclass
@@ -168,27 +168,11 @@ def starts_keyframe(codec: RTCRtpCodecParameters, payload: bytes) -> bool:
     It can be told without a key: an SFU has to know, and so the formats leave the bytes that say it unencrypted (the
     VP8 frame tag of RFC 6386 section 9.1; H.264 parameter sets and the header of the first slice).
     """
+    known = CODECS.get(codec.name.lower())
     try:
-        if codec.name.upper() == "VP8":
-            descriptor, frame = VpxPayloadDescriptor.parse(payload)
-            return bool(descriptor.partition_start == 1 and descriptor.partition_id == 0 and frame[0] & 1 == 0)
-        return not _KEYFRAME_NALS.isdisjoint(_nal_types(payload))
-    except (ValueError, IndexError):
+        return known is None or known.begins_keyframe(payload)
+    except IndexError:
         return False
-
-
-def _nal_types(payload: bytes) -> Iterator[int]:
-    """The types of the NAL units that begin in an H.264 payload (RFC 6184 sections 5.6 to 5.8)."""
-    kind = payload[0] & 0x1F
-    if kind == 24:  # STAP-A: each unit after its 16-bit size
-        position = 1
-        while position < len(payload):
-            yield payload[position + 2] & 0x1F
-            position += 2 + int.from_bytes(payload[position : position + 2], "big")
-    elif kind != 28:
-        yield kind
-    elif payload[1] & 0x80:  # the start of a fragmented unit, FU-A
-        yield payload[1] & 0x1F
 
 
 async def ignore_disconnect(sending: Awaitable[None]) -> None:
