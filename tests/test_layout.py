@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from frameseal._native import CODECS, PROFILES
+
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "rust/core"
 PACKAGE = ROOT / "python/frameseal"
@@ -126,6 +128,14 @@ def test_a_wire_layout_knows_neither_key_nor_cipher():
 
 def test_only_the_profiles_name_vendors():
     assert naming("(?i)livekit|videosdk|jitsi|element_?call", rust(CORE / "src")) == {"rust/core/src/profile.rs"}
+
+
+def test_only_the_codecs_room_and_the_rows_of_vendors_name_codecs():
+    names = "|".join(re.findall(r"(?m)^    (\w+) => CodecInfo", code(CORE / "src/codec/mod.rs")))
+    assert names.startswith("Opus|"), "the rule looks for nothing"
+    found = naming(rf"\b(Codec|Standard)::({names})\b", rust(CORE / "src"))
+    assert {name for name in found if not name.startswith("rust/core/src/codec/")} == {"rust/core/src/profile.rs"}
+    assert naming(rf"\b(Codec|Standard)::({names})\b", rust(ROOT / "rust/python/src")) == set()
 
 
 def test_nothing_that_ships_can_panic_by_intent():
@@ -327,8 +337,43 @@ def test_the_second_parser_is_not_on_the_path_of_a_frame():
     assert importers("frameseal.inspection") <= inspection | {
         "e2ee/diagnosis.py",
         "tools/cli.py",
-        "tools/meet/outsider.py",
+        "tools/meet/sfu_view.py",
     }
+
+
+def decided(path: Path) -> list[ast.expr]:
+    """The expressions by which a Python file tells cases apart: sides of comparisons, `match` values, sets and keys."""
+    found: list[ast.expr] = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        match node:
+            case ast.Compare():
+                found += [node.left, *node.comparators]
+            case ast.MatchValue():
+                found.append(node.value)
+            case ast.Set() | ast.Tuple():
+                found += node.elts
+            case ast.Dict():
+                found += [key for key in node.keys if key is not None]
+    return found
+
+
+def test_only_the_table_tells_codecs_apart():
+    names = set(CODECS)
+    sources = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "codecs"]
+    for path in sources:
+        constants = {each.value for each in decided(path) if isinstance(each, ast.Constant)}
+        assert {text for text in constants if isinstance(text, str) and text.lower() in names} == set(), within(path)
+    assert len(sources) > 50, "the rule looks at nothing"
+
+
+def test_no_module_tells_profiles_apart():
+    """A fact about a profile is a column of its row (`frameseal.profiles`). A benchmark chooses which it measures."""
+    sources = [path for path in PACKAGE.rglob("*.py") if path.name not in ("profiles.py", "bench.py")]
+    for path in sources:
+        asked = {ast.unparse(each) for each in decided(path)}
+        named = {text for text in asked if re.fullmatch(r"Profile\.[A-Z]+", text) or text.strip("'") in PROFILES}
+        assert named == set(), within(path)
+    assert len(sources) > 50, "the rule looks at nothing"
 
 
 def test_the_hook_does_not_know_the_programs():

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from frameseal import CipherSuite, Encryptor, KeyRing, Profile
+from frameseal import CipherSuite, Decryptor, Encryptor, KeyRing, Profile
 from frameseal.codecs import CODECS
 from frameseal.codecs.plain import START_CODE
-from frameseal.inspection.readings import Reading, openers, plaintext_signs, readings
+from frameseal.inspection.readings import Reading, key_id, openers, plaintext_signs, readings
 from frameseal.inspection.shapes import IV_LEN, MIN_VERDICT_FRAMES
 from frameseal.tools.cli import main
+from frameseal.profiles import PROFILES
 from support.paths import VECTORS
 from support.plain_media import opus, video
 
@@ -106,7 +107,7 @@ def test_a_raw_key_tells_the_profile(profile: Profile) -> None:
 
 @pytest.mark.parametrize(
     ("profile", "codec"),
-    [(p, c) for p in Profile for c in CODECS if p is not Profile.JITSI or c not in JITSI_LACKS],
+    [(p, c) for p in Profile for c in CODECS if c not in PROFILES[p]["refused_codecs"]],
 )
 def test_the_core_reads_the_key_id_that_inspection_reads(profile: Profile, codec: str) -> None:
     frame = opus(24_000)[0] if codec == "opus" else video(codec)[0]
