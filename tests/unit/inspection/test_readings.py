@@ -14,8 +14,8 @@ from frameseal.codecs import CODECS
 from frameseal.codecs.plain import START_CODE
 from frameseal.inspection.readings import Reading, key_id, openers, plaintext_signs, readings
 from frameseal.inspection.shapes import IV_LEN, MIN_VERDICT_FRAMES
-from frameseal.tools.cli import main
 from frameseal.profiles import PROFILES
+from frameseal.tools.cli import main
 from support.paths import VECTORS
 from support.plain_media import opus, video
 
