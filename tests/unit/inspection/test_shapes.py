@@ -3,7 +3,8 @@
 import pytest
 
 from frameseal import Encryptor, KeyRing
-from frameseal.inspection.shapes import EXCERPT_HEAD, EXCERPT_TAIL, MIN_VERDICT_FRAMES, Shape, excerpt, header, shape
+from frameseal.codecs.plain import EXCERPT_HEAD, EXCERPT_TAIL, excerpt
+from frameseal.inspection.shapes import MIN_VERDICT_FRAMES, Shape, header, shape
 
 
 def sealed(profile: str, count: int) -> list[bytes]:
