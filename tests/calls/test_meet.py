@@ -536,7 +536,7 @@ def test_without_a_network_the_error_says_what_to_do(npm, capsys):
     npm("sys.exit(1)")
     assert main(["meet", "--port", "0"]) == 2
     error = capsys.readouterr().err
-    assert "is there a network?" in error and "--worker" in error and len(error.splitlines()) == 1
+    assert "check the network" in error and "--worker" in error and len(error.splitlines()) == 1
 
 
 def test_a_registry_that_gives_something_else_is_not_believed(npm, tmp_path):

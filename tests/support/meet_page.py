@@ -9,7 +9,7 @@ import aiohttp
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from frameseal.aiortc import attach
-from frameseal.tools.meet.bot import prefer
+from frameseal.tools.meet.bot import prefer_codec
 from frameseal.tools.meet.rotation_message import MeetingKey, next_key, open_rotation, seal_rotation
 from support.calls import Sink, manager, picture_track, tone_track
 
@@ -116,4 +116,4 @@ class Page:
         for kind in self.tracks:
             self._published.append(make[kind]("aiortc"))
             pc.addTrack(self._published[-1])
-        prefer(pc, self.codec)
+        prefer_codec(pc, self.codec)

@@ -629,9 +629,9 @@ def test_the_command_line_says_nothing_of_what_was_typed(end, monkeypatch, caplo
     [
         (["meet", "--worker", f"{MARKER}.tgz"], "the package cannot be read: No such file"),
         (["meet", "--worker", "."], "the package cannot be read: Is a directory"),
-        (["demo", "--output", f"{MARKER}/demo.png"], "no such folder"),
+        (["demo", "--output", f"{MARKER}/demo.png"], "folder of the picture does not exist"),
         (["demo", "--media", f"{MARKER}.mp4"], "the media cannot be read: No such file"),
-        (["inspect", f"{MARKER}"], "neither a file nor hex digits"),
+        (["inspect", f"{MARKER}"], "must be a file, or hex digits"),
     ],
 )
 def test_what_a_command_cannot_use_is_said_without_its_name(line, hint, capsys, monkeypatch, tmp_path):

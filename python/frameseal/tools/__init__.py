@@ -1,1 +1,1 @@
-"""What the command `frameseal` runs: demo, meeting, bench. No module of the library imports it."""
+"""The tools behind the command `frameseal`: demo, meeting, SFU, benchmark. No module of the library imports them."""

@@ -1,7 +1,7 @@
-"""`frameseal bench`: what one frame costs on this machine, in under half a minute.
+"""`frameseal bench`: measures the time per frame on this machine, in under half a minute.
 
-Interleaved rounds and their medians, so that a busy moment hits every row alike. The rivals are in the repository
-(benches/); here there is one to compare with, the bare AEAD of `cryptography`, where that is installed.
+It prints medians of interleaved rounds, so that load on the machine affects all rows alike. The only rival here is the
+bare AEAD of `cryptography`, if installed; benches/ in the repository has others.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ PROFILES = (Profile.LIVEKIT, Profile.SFRAME)
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that is done to a frame."""
+    """One operation to measure."""
 
     name: str
     prepare: Callable[[bytes], bytes]
-    """What is measured takes this of the frame."""
+    """Returns the argument of `call` for a frame."""
     call: Callable[[bytes], object]
 
 
 def rows() -> list[Row]:
-    """Return what is measured: ours in both directions, and the AEAD alone if there is one."""
+    """Return the operations: encrypt and decrypt of each profile, and the AEAD alone if it is installed."""
     made = []
     for profile in PROFILES:
         ring = KeyRing(profile, shared=is_sframe(profile))
         ring.set_key(os.urandom(32))
         encryptor = Encryptor(ring, "opus")
-        # Without the replay window: one frame is opened again and again.
+        # No replay window, because the same frame is opened repeatedly.
         decryptor = Decryptor(ring, "opus", replay_window=0)
         made.append(Row(f"{profile}, encrypt", bytes, encryptor.encrypt))
         made.append(Row(f"{profile}, decrypt", encryptor.encrypt, decryptor.decrypt))
     if importlib.util.find_spec("cryptography") is not None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - only where it is installed
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - an optional package
 
-        # One nonce for all, which no sender may do: what it costs to find another is not the AEAD's.
+        # The nonce is reused, which no sender may do: choosing a nonce is not part of the AEAD.
         aead, nonce = AESGCM(os.urandom(16)), os.urandom(12)
         made.append(Row("cryptography: AEAD only", bytes, lambda frame: aead.encrypt(nonce, frame, None)))
     return made
 
 
 def run(seconds: float = 12.0) -> int:
-    """Measure for about so many seconds, and print the table; return the exit status."""
+    """Measure for about *seconds*, print the table in ns per frame, and return the exit status 0."""
     field = rows()
     rounds = 15
     slot = seconds * 1e9 / (len(field) * len(SIZES) * rounds)
@@ -87,7 +87,7 @@ def run(seconds: float = 12.0) -> int:
 
 
 def _each(row: Row, argument: bytes, repeats: int) -> float:
-    """Return ns per call."""
+    """Return the mean time of a call in ns."""
     call = row.call
     start = time.perf_counter_ns()
     for _ in range(repeats):

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from frameseal.inspection import readings
 
 KEY_BYTES = 32
-SHOWN_BYTES = 24  # of a part; the rest is an ellipsis
-# How a message begins that quotes nothing: ours, and those of argparse that name options only.
+SHOWN_BYTES = 24  # bytes of a part that are printed; an ellipsis replaces the rest
+# Matches the beginnings of messages that quote no argument: ours, and argparse's that name options only.
 SAFE_MESSAGE = re.compile(r"(argument [^:]+: )?(must |expected |not allowed with |the following |one of the |unknown )")
-# What the extras bring, by the names under which it is imported.
+# By imported module, the package that an extra installs.
 EXTRA_OF_MODULE = {
     "aiohttp": "aiohttp",
     "aioice": "aiortc",
@@ -39,7 +39,7 @@ EXTRA_OF_MODULE = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0, 1 if the command's own check failed, 2 if it could not run."""
+    """Run a command. Return the exit status: 0, 1 if the check of the command failed, or 2 if it could not run."""
     arguments, unknown = _parser().parse_known_args(argv)
     if unknown:
         arguments.parser.error(f"unknown arguments: {len(unknown)}")
@@ -57,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors quote nothing that was typed: it may be a passphrase in the wrong place."""
+    """A parser whose errors quote no argument, which may be a misplaced passphrase."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)  # `--pass` would be `--passphrase`, or not
+        super().__init__(allow_abbrev=False, **options)  # `--pass` must not match `--passphrase`
         self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2, and say which argument is wrong and what it may be."""
+        """Exit with status 2. Print which argument is wrong and what is allowed."""
         if not SAFE_MESSAGE.match(message):
             argument, _, rest = message.partition(": ")
             _, listed, choices = rest.rpartition(" (choose from ")
@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="hold a sealed call with an eavesdropper, and draw a picture of it",
-        description="Alice calls Bob through a forwarder that has no key; Eve listens in with a wrong one. "
+        help="run an encrypted call with an eavesdropper, and draw a picture of it",
+        description="Alice calls Bob through a forwarder without a key; Eve receives the call with a wrong key. "
         "Exits with 0 only if Bob saw and heard Alice, and neither Eve nor the forwarder did.",
     )
     # The demo's key is a passphrase.
@@ -90,19 +90,31 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK.value, help="wire format (%(default)s)")
     demo.add_argument("--codec", choices=pictures, default="vp8", help="video codec (%(default)s)")
     demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
-    demo.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="Alice's and Bob's (a random one)")
+    demo.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="passphrase of Alice and Bob (random)")
     demo.add_argument(
-        "--output", type=_path, default=Path("demo.png"), metavar="FILE", help="the picture (%(default)s)"
+        "--output", type=_path, default=Path("demo.png"), metavar="FILE", help="file for the picture (%(default)s)"
     )
     demo.add_argument("--media", type=_path, metavar="FILE", help="publish this file instead of a clock and a tone")
-    demo.add_argument("--loss", type=_percent, default=0.0, metavar="PERCENT", help="packets lost on each leg (0)")
+    demo.add_argument(
+        "--loss", type=_percent, default=0.0, metavar="PERCENT", help="share of packets lost on each leg (0)"
+    )
     demo.set_defaults(run=_demo)
 
     meet = commands.add_parser(
         "meet",
-        help="hold a sealed meeting in a browser, with a participant in Python",
-        description="Serves a page and a Python participant, the bot, which meet through an SFU that has no key. "
-        "Open the link that is printed, and talk. The browser's e2ee worker is fetched once, with npm.",
+        help="run an encrypted meeting in a browser, with a participant in Python",
+        description="Serves a page and a Python participant, the bot, which meet through an SFU without a key. "
+        "Open the printed link, and talk. npm fetches the e2ee worker for the browser once.",
+    )
+    meet.add_argument(
+        "--port",
+        type=_port,
+        default=8470,
+        metavar="N",
+        help="TCP port of the page (%(default)s); 0 selects a free port",
+    )
+    meet.add_argument(
+        "--lan", action="store_true", help="serve the local network over HTTPS (default: this machine only)"
     )
     meet.add_argument("--port", type=_port, default=8470, metavar="N", help="of the page (%(default)s); 0: any")
     meet.add_argument("--lan", action="store_true", help="serve the local network too, over HTTPS (this machine only)")
@@ -112,40 +124,45 @@ def _parser() -> argparse.ArgumentParser:
         "--sfu",
         type=_sfu,
         metavar="janus=ws://HOST:PORT",
-        help="media through this SFU (one of our own, in the process)",
+        help="forward media through this SFU (default: one in this process)",
     )
-    meet.add_argument("--worker", type=_path, metavar="FILE", help="the npm package, instead of fetching it")
+    meet.add_argument(
+        "--worker", type=_path, metavar="FILE", help="use this file of the npm package instead of fetching it"
+    )
     meet.set_defaults(run=_meet)
 
     bench = commands.add_parser(
         "bench",
-        help="measure what a frame costs on this machine",
-        description="Seals and opens frames of five sizes, and prints what one takes. Compare rows of one run.",
+        help="measure the time per frame on this machine",
+        description="Seals and opens frames of five sizes, and prints the time of each. Compare rows of one run only.",
     )
-    bench.add_argument("--seconds", type=_seconds, default=12.0, metavar="N", help="how long, about (12)")
+    bench.add_argument("--seconds", type=_seconds, default=12.0, metavar="N", help="approximate duration (12)")
     bench.set_defaults(run=_bench)
 
     inspect = commands.add_parser(
         "inspect",
-        help="show where the parts of a sealed frame lie, or whether frames were sealed at all",
-        description="Reads a frame under every layout that fits, the likely ones first; needs no key. One frame tells "
-        "little: with 12 or more of one track, in their order, it also says whether they were sealed, and how. Exits "
-        "with 0 if a key is given and opens the first frame, or if no key is given and the frames were sealed; with 1 "
-        "if not, or if it cannot be told.",
+        help="show the parts of a sealed frame, or whether frames are sealed",
+        description="Parses a frame under every layout that fits, likely ones first, without a key. With 12 or more "
+        "frames of one track, in order, it also reports whether they are sealed, and how. With a key, exits with 0 if "
+        "the key opens the first frame. Without a key, exits with 0 if the frames are sealed. Exits with 1 otherwise, "
+        "and if 12 frames are too few to decide.",
     )
     inspect.add_argument(
         "frames",
         nargs="+",
         metavar="FILE|HEX|-",
-        help="a file with a frame's bytes or hex digits, hex digits, or - for stdin",
+        help="a file with the bytes or hex digits of a frame, the hex digits, or - for stdin",
     )
     inspect.add_argument("--codec", choices=[codec.name for codec in CODECS.values() if codec.clear_len])
     secret = inspect.add_mutually_exclusive_group()
     secret.add_argument(
-        "--passphrase", type=_passphrase, metavar="TEXT", help="also try which profile opens it, with this passphrase"
+        "--passphrase",
+        type=_passphrase,
+        metavar="TEXT",
+        help="also report which profile opens the frame with this passphrase",
     )
     secret.add_argument(
-        "--key-hex", metavar="HEX", type=_key, help="also try which profile opens it, with this raw key"
+        "--key-hex", metavar="HEX", type=_key, help="also report which profile opens the frame with this raw key"
     )
     inspect.set_defaults(run=_inspect)
 
@@ -156,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    # The demo's dependencies are extras, and slow to import for `keygen`.
+    # Imported here: the demo needs extras, and its imports are slow.
     from frameseal.tools import demo  # noqa: PLC0415
 
     chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
@@ -182,7 +199,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _meet(arguments: argparse.Namespace) -> int:
-    # As for the demo.
+    # Imported here, as the demo is.
     from frameseal.tools import meet  # noqa: PLC0415
 
     chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
@@ -197,7 +214,7 @@ def _meet(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    # Of no use to the other commands.
+    # Imported here, since no other command needs it.
     from frameseal.inspection import readings  # noqa: PLC0415
 
     try:
@@ -222,21 +239,23 @@ def _inspect(arguments: argparse.Namespace) -> int:
             print(f"  - {remark}")
     signs = readings.plaintext_signs(sealed)
     for sign in signs:
-        print(f"\nIt looks like {sign}: it may never have been sealed.")
+        print(f"\nThe frame looks like {sign}: it may never have been sealed.")
     if not found:
-        print("\nNo layout fits: not a sealed frame, or cut short.")
+        print("\nNo layout fits: the frame is not sealed, or truncated.")
     if len(frames) > 1:
         is_sealed = _print_verdict(readings.verdict(frames, arguments.codec), len(frames))
     else:
         is_sealed = not signs and any(reading.likely for reading in found)
         if found and not is_sealed and not signs:
-            print("\nOne frame cannot tell whether it was sealed: give 12 or more of the track, in their order.")
+            print("\nOne frame is too few to decide: pass 12 or more frames of the track, in order.")
     if secret:
         for opener in openers:
             suite = f", suite {opener.suite.name}" if is_sframe(opener.profile) else ""
             print(f"\nThe key opens it: profile {opener.profile}, codec {opener.codec}{suite}.")
         if not openers:
-            print("\nNo profile opens it: another key, a raw key given as passphrase, or an altered frame.")
+            print(
+                "\nNo profile opens it: the key is wrong, a raw key was passed as passphrase, or the frame is altered."
+            )
     return 0 if (openers if secret else is_sealed) else 1
 
 
@@ -250,7 +269,7 @@ def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
         Shape.TRAILER: f"they end as sealed frames of these profiles do: {trailers}",
         Shape.SFRAME: f"they are SFrames of one sender (profile {sframes}): the counter advances",
         Shape.PLAIN: f"they look like {verdict.codec} that was never sealed: the sender's encryption is off",
-        Shape.UNKNOWN: "no layout that is known here, and no codec",
+        Shape.UNKNOWN: "no known layout fits, and no known codec",
     }[verdict.shape]
     if verdict.shape is Shape.UNKNOWN and count < MIN_VERDICT_FRAMES:
         text = f"too few to tell: give {MIN_VERDICT_FRAMES} or more of the track, in their order"
@@ -259,19 +278,24 @@ def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
 
 
 def _frame_bytes(frame: str) -> bytes:
-    """Read the frame: from standard input or a file, as it is or in hex, or hex digits. Raises OSError, ValueError."""
+    """Return the bytes of a frame argument.
+
+    :param frame: "-" for standard input, the name of a file with bytes or hex digits, or hex digits.
+    :raises OSError: the file cannot be read.
+    :raises ValueError: *frame* is neither a file nor hex digits.
+    """
     if frame == "-":
         return _unless_hex(sys.stdin.buffer.read())
-    with contextlib.suppress(OSError):  # hex digits of a frame can be longer than any file name
+    with contextlib.suppress(OSError):  # hex digits may be too long for a file name
         if Path(frame).is_file():
             return _unless_hex(Path(frame).read_bytes())
     with contextlib.suppress(argparse.ArgumentTypeError):
         return _hex(frame)
-    raise ValueError("the frame is neither a file nor hex digits, two for each byte")
+    raise ValueError("a frame must be a file, or hex digits, two for each byte")
 
 
 def _unless_hex(content: bytes) -> bytes:
-    """Read text of nothing but hex digits, which no sealed frame is."""
+    """Return the bytes of hex digits, or else *content* itself. No sealed frame consists of hex digits alone."""
     try:
         return _hex(content.decode("ascii"))
     except (UnicodeDecodeError, argparse.ArgumentTypeError):
@@ -279,7 +303,7 @@ def _unless_hex(content: bytes) -> bytes:
 
 
 def _keygen(arguments: argparse.Namespace) -> int:
-    # The key alone goes to the standard output, so that it can be piped; what to do with it goes beside.
+    # Standard output has only the key, so that it can be piped. The instructions go to standard error.
     if arguments.passphrase:
         print(secrets.token_hex(KEY_BYTES))
         print("use it as text: set_shared_key(TEXT), or KeyRing.set_passphrase(TEXT)", file=sys.stderr)
@@ -291,7 +315,7 @@ def _keygen(arguments: argparse.Namespace) -> int:
 
 
 def _hex(text: str) -> bytes:
-    """Read hex digits, as tools print them: in groups, with colons or commas, with a 0x in front."""
+    """Return the bytes of hex digits, as tools print them: with spaces, colons, commas or 0x."""
     with contextlib.suppress(ValueError):
         return bytes.fromhex(re.sub(r"0x|[\s:,]", "", text))
     raise argparse.ArgumentTypeError("must be hex digits, two for each byte")
@@ -305,7 +329,7 @@ def _path(text: str) -> Path:
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
-        pass  # and raised below: a chained error would hold the text
+        pass  # raised below, since a chained error would hold the text
     else:
         return Path(text)
     raise argparse.ArgumentTypeError("must be the name of a file")
@@ -319,13 +343,13 @@ def _number(text: str, kind: type[float], minimum: int, maximum: int, unit: str 
 
 
 def _seconds(text: str) -> float:
-    return _number(text, float, 1, 600, " seconds")  # everything that was sent is kept, to compare with
+    return _number(text, float, 1, 600, " seconds")  # the demo stores all sent media, to compare with
 
 
 def _sfu(text: str) -> str:
     kind, _, url = text.partition("=")
     if kind != "janus" or not url.startswith(("ws://", "wss://")):
-        raise argparse.ArgumentTypeError("must be janus=ws://HOST:PORT, of Janus' web sockets transport")
+        raise argparse.ArgumentTypeError("must be janus=ws://HOST:PORT, the web sockets transport of Janus")
     return url
 
 
@@ -346,4 +370,4 @@ def _passphrase(text: str) -> Hidden[str]:
         pass
     else:
         return Hidden(text)
-    raise argparse.ArgumentTypeError("must be text in the terminal's encoding: is that UTF-8?")
+    raise argparse.ArgumentTypeError("must be valid text in the encoding of the terminal: set that to UTF-8")

@@ -12,13 +12,13 @@ import numpy.typing as npt
 Samples = npt.NDArray[np.int16]
 """Mono sound: int16[n] at RATE."""
 
-RATE = 48000
+RATE = 48000  # samples per second
 
 
 def mono(frame: av.AudioFrame) -> Samples:
-    """The samples of a frame as mono at RATE, whatever they were."""
+    """Return the samples of a frame in any format as mono at RATE."""
     if (frame.format.name, frame.layout.name, frame.sample_rate) == ("s16", "stereo", RATE):
-        # What aiortc's decoders and players give: averaged here, since a resampler for each frame is costly.
+        # The format of aiortc's decoders and players. Averaged here, since a resampler per frame is slow.
         both = frame.to_ndarray().reshape(-1, 2).astype(np.int32)
         average: Samples = (both.sum(axis=1) // 2).astype(np.int16)
         return average

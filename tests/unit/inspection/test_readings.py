@@ -166,8 +166,8 @@ def test_several_frames_tell_whether_they_were_sealed_and_one_does_not(
     for frame in plain:
         assert inspected([frame])[0] == 1 or frame[-2] == IV_LEN  # by chance, one in 256
     status, shown = inspected(plain[1:])
-    assert status == 1 and "too few to tell: give 12" in shown
-    for profile, said in (("livekit", "they end as sealed frames"), ("sframe", "the counter advances")):
+    assert status == 1 and "too few to decide: pass 12" in shown
+    for profile, said in (("livekit", "they have the trailer of the profiles"), ("sframe", "the counter advances")):
         ring, key = KeyRing(profile), os.urandom(16)
         ring.set_key(key, 3)
         ring.sending_key_id = 3
@@ -186,7 +186,7 @@ def test_one_sframe_is_possible_and_cannot_be_told_from_opus(capsys: pytest.Capt
     sealed = Encryptor(ring, "opus").encrypt(bytes(range(40))).hex()
     assert main(["inspect", sealed, "--codec", "opus"]) == 1
     shown = capsys.readouterr().out
-    assert "sframe: possible" in shown and "One frame cannot tell" in shown
+    assert "sframe: possible" in shown and "One frame is too few to decide" in shown
     assert main(["inspect", sealed, "--codec", "opus", "--key-hex", key.hex()]) == 0
     assert "The key opens it: profile sframe" in capsys.readouterr().out
 
@@ -246,10 +246,10 @@ def test_hex_digits_may_be_as_long_as_frames_are_and_written_as_tools_write_them
     [
         (["ff" * 3], 1, "No layout fits"),
         ([OPUS, "--key-hex", "00" * 16], 1, "No profile opens it"),
-        (["neither/file/nor/hex"], 2, "the frame is neither a file nor hex digits"),
+        (["neither/file/nor/hex"], 2, "a frame must be a file, or hex digits"),
         (["abc"], 2, "two for each byte"),
-        (["q" * 5000], 2, "the frame is neither a file nor hex digits"),
-        (["."], 2, "the frame is neither a file nor hex digits"),
+        (["q" * 5000], 2, "a frame must be a file, or hex digits"),
+        (["."], 2, "a frame must be a file, or hex digits"),
         ([""], 1, "No layout fits"),
         ([OPUS, "--key-hex", "0011"], 2, "16 bytes"),
     ],

@@ -1,6 +1,6 @@
-"""`frameseal demo`: a sealed call with an eavesdropper, and a picture of who saw what.
+"""`frameseal demo`: an encrypted call with an eavesdropper, and a picture of who saw and heard what.
 
-`call` is the call itself, and the file to read for how an application seals its media.
+Read `call` to learn how an application encrypts its media.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ __all__ = ["CallOptions", "UnusableFile", "run"]
 
 
 def run(options: CallOptions, output: Path | None, console: Console | None = None) -> int:
-    """Hold the call, show it, and draw its poster to `output`. Returns the exit status: 0, or 1 with a reason shown.
+    """Run the call, display it, and draw its poster. Return the exit status: 0, or 1 if the call failed its check.
 
-    Raises UnusableFile for media that cannot be read and a picture that has no place to go, ValueError for an unknown
-    profile or codec.
+    :param output: the path of the poster (PNG); None draws none.
+    :param console: the console for the display; None uses standard output.
+    :raises UnusableFile: the media cannot be read, or the poster cannot be written.
+    :raises ValueError: the profile or the codec is unknown.
     """
     require("options", options, CallOptions, "CallOptions")
     require("output", output, (Path, type(None)), "a Path, or None")
@@ -40,14 +42,17 @@ def run(options: CallOptions, output: Path | None, console: Console | None = Non
 
 
 def _check(output: Path) -> None:
-    """Find out before the call whether its picture can be written. Raises UnusableFile."""
+    """Check before the call that the poster can be written.
+
+    :raises UnusableFile: it cannot.
+    """
     if not output.parent.is_dir():
-        raise UnusableFile("there is no such folder for the picture")
+        raise UnusableFile("the folder of the picture does not exist")
     is_new = not output.exists()
     try:
-        output.open("ab").close()  # leaves a picture that is there as it is
+        output.open("ab").close()  # keeps the content of an existing file
     except OSError as error:
-        reason = error.strerror  # and no more of it: the error names the file
+        reason = error.strerror  # not the error, which quotes the path
     else:
         reason = None
     if reason is not None:

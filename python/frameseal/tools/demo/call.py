@@ -1,6 +1,6 @@
-"""The call: Alice publishes through a forwarder without a key, Bob has the key, Eve has a wrong one.
+"""The call: Alice publishes through a forwarder without a key, Bob has the key, Eve has a wrong key.
 
-Read `_call`: what an application has to do to seal its media is three lines for each participant, in `_join`.
+Read `_join`: an application needs three lines per participant to encrypt its media.
 """
 
 from __future__ import annotations
@@ -30,9 +30,15 @@ DISPLAY_INTERVAL = 0.1  # seconds
 
 @dataclass(frozen=True, repr=False)
 class CallOptions(Confidential):
-    """What kind of call. `loss` is a probability per packet and leg; without a passphrase a random one is made up.
+    """The options of a call.
 
-    A passphrase is given as text and kept `Hidden`.
+    :param profile: a value of `Profile`, but not "jitsi", which accepts no passphrases.
+    :param codec: the video codec, "vp8" or "h264".
+    :param seconds: the duration after everybody has connected.
+    :param passphrase: the passphrase of Alice and Bob, held `Hidden`. The default is a random one.
+    :param media: the path of a media file; None publishes a clock and a tone.
+    :param loss: the probability of loss per packet and leg, 0 to 1 exclusive.
+    :param seed: the seed of the losses.
     """
 
     profile: str = "videosdk"
@@ -42,7 +48,7 @@ class CallOptions(Confidential):
     media: Path | None = None
     loss: float = 0.0
     seed: int = 1
-    # For the tests, which turn each of these round and expect another verdict.
+    # Tests change each of these, and expect another verdict.
     bob_passphrase: str | Hidden[str] | None = None
     eve_passphrase: str | Hidden[str] | None = None
     sealed: bool = True
@@ -56,7 +62,7 @@ class CallOptions(Confidential):
 
 @dataclass
 class Status:
-    """The call as it stands; the display reads it."""
+    """The current state of the call, for the display."""
 
     options: CallOptions
     sent: SentMedia
@@ -66,39 +72,40 @@ class Status:
     legs: dict[str, LegStats] = field(default_factory=dict)
     attachments: dict[str, Attachment] = field(default_factory=dict)
     states: dict[tuple[str, str], E2EEState] = field(default_factory=dict)  # by participant and kind
-    elapsed: float = 0.0  # seconds since everybody was connected
+    elapsed: float = 0.0  # seconds since all participants have connected
     failures: list[str] = field(default_factory=list)
 
     def counters(self, name: str, kind: str) -> TrackCounters | None:
-        """What passed through the one track of this kind that a participant has, once there is one."""
+        """Return the counters of a participant's track of this kind, or None if there is no track yet."""
         attachment = self.attachments.get(name)
         tracks = attachment.counters if attachment is not None else []
         return next((counters for counters in tracks if counters.kind == kind), None)
 
 
 class UnusableFile(Exception):
-    """A file that the demo was told to use cannot be used; the message says which and why."""
+    """A file in the options cannot be used. The message names the file's purpose and the reason."""
 
 
 class Display(Protocol):
-    """What shows the call while it lasts."""
+    """Displays a running call."""
 
     def update(self, status: Status) -> None:
-        """Show how the call stands; called every tenth of a second."""
+        """Display the state of the call. Called every 0.1 s."""
 
     def changed(self, who: str, change: E2EEStateChange) -> None:
-        """A participant's track has changed its state."""
+        """Display the changed state of a participant's track."""
 
 
 async def run_call(options: CallOptions, display: Display) -> Status:
-    """Hold the call and return how it went; `Status.failures` is empty if it was what it should be.
+    """Run the call and return its final state. `Status.failures` is empty if the call was as it must be.
 
-    Raises UnusableFile if `options.media` is not media, ValueError for an unknown profile or codec.
+    :raises UnusableFile: `options.media` is not a media file.
+    :raises ValueError: the profile or the codec is unknown.
     """
     try:
         sent, video, audio = published_tracks(options.media)
     except av.FFmpegError as error:
-        reason = error.strerror  # and no more of it: the error names the file
+        reason = error.strerror  # not the error, which quotes the path
     else:
         reason = None
     if reason is not None:
@@ -177,23 +184,23 @@ def _prefer_codec(pc: RTCPeerConnection, codec: str) -> None:
     wanted = (f"video/{codec}".lower(), "video/rtx")
     codecs = [c for c in (capabilities.codecs if capabilities else []) if c.mimeType.lower() in wanted]
     if len(codecs) < 2:
-        raise ValueError("unknown codec: expected vp8 or h264")
+        raise ValueError("codec must be vp8 or h264")
     for transceiver in pc.getTransceivers():
         if transceiver.kind == "video":
             transceiver.setCodecPreferences(codecs)
 
 
 async def _wait_for_tracks(listening: list[asyncio.Future[None]]) -> None:
-    """Whoever attends a track does so until it ends, which is when the connection is closed."""
+    """Wait until all observers have finished: their tracks end when the connections are closed."""
     await asyncio.gather(*listening)
 
 
 @contextlib.contextmanager
 def loopback_only() -> Iterator[None]:
-    """Let ICE gather 127.0.0.1 and nothing else.
+    """Make ICE gather 127.0.0.1 alone.
 
-    aioice leaves the loopback address out, so that without a network nobody could connect, and with one the demo would
-    open ports to it. There is no setting for this; patched for the time of the demo, for its connections only.
+    aioice omits the loopback address. So nobody could connect without a network, and with a network the demo would open
+    ports to it. aioice has no setting for this, and is patched during the demo.
     """
     original = aioice.ice.get_host_addresses
     aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"] if use_ipv4 else []
@@ -205,7 +212,7 @@ def loopback_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unhandled_errors() -> Iterator[list[str]]:
-    """Collect what would otherwise only be logged: exceptions of tasks and callbacks that nobody awaits."""
+    """Collect exceptions of tasks and callbacks that nobody awaits. By default asyncio only logs them."""
     loop = asyncio.get_running_loop()
     previous = loop.get_exception_handler()
     errors: list[str] = []

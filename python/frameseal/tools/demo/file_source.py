@@ -1,6 +1,6 @@
-"""A film as a source: one stream of a file, decoded in real time, and from the start again when it ends.
+"""A media file as a source: decodes one stream in real time, and restarts it at its end.
 
-aiortc's MediaPlayer has `loop=True`, but waits for an exception that PyAV does not raise at the end of most files.
+MediaPlayer of aiortc has `loop=True`, but waits for an exception that PyAV does not raise at the end of most files.
 """
 
 from __future__ import annotations
@@ -17,27 +17,34 @@ from aiortc.mediastreams import MediaStreamError
 
 from frameseal.tools.media import RATE
 
-SAMPLES_PER_FRAME = RATE // 50  # 20 ms, as Opus wants it
+SAMPLES_PER_FRAME = RATE // 50  # 20 ms, the frame length of Opus
 CLOCK = Fraction(1, 90000)
-USUAL_RATE = Fraction(25)  # frames a second, where the file does not say
+DEFAULT_RATE = Fraction(25)  # frames per second, if the file has no rate
 
 
 class FileSource:
-    """The frames of one stream, each when it is due."""
+    """Returns the frames of one stream, each when it is due."""
 
     def __init__(self, path: Path, kind: str) -> None:
-        """Use `of`."""
+        """Decode the stream of *kind*. `open` checks first that there is one."""
         self._frames: Iterator[av.VideoFrame | av.AudioFrame] = _video(path) if kind == "video" else _audio(path)
         self._began: float | None = None
 
     @classmethod
     def open(cls, path: Path, kind: str) -> Self | None:
-        """Open the stream of this kind, "audio" or "video"; None if the file has none. Raises av.FFmpegError."""
+        """Return the source of a stream, or None if the file has no stream of this kind.
+
+        :param kind: "audio" or "video".
+        :raises av.FFmpegError: *path* is not a media file.
+        """
         with av.open(str(path)) as container:
             return cls(path, kind) if any(stream.type == kind for stream in container.streams) else None
 
     async def recv(self) -> av.VideoFrame | av.AudioFrame:
-        """The next frame, when it is due."""
+        """Return the next frame when it is due.
+
+        :raises MediaStreamError: the stream has no frames.
+        """
         loop = asyncio.get_running_loop()
         frame = await loop.run_in_executor(None, lambda: next(self._frames, None))
         if frame is None:
@@ -50,12 +57,12 @@ class FileSource:
 
 
 def _video(path: Path) -> Iterator[av.VideoFrame]:
-    # At the stream's average rate: frames of a variable one come evenly, which is enough to look at.
+    # Frames are spaced by the average rate of the stream, even if its rate is variable.
     start = Fraction(0)
     while True:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            step = 1 / (stream.average_rate or USUAL_RATE)
+            step = 1 / (stream.average_rate or DEFAULT_RATE)
             began = start
             for frame in container.decode(stream):
                 frame.pts, frame.time_base = round(start / CLOCK), CLOCK
@@ -72,7 +79,7 @@ def _audio(path: Path) -> Iterator[av.AudioFrame]:
             began = samples
             resampler = av.AudioResampler("s16", "stereo", RATE, SAMPLES_PER_FRAME)
             for frame in chain(container.decode(container.streams.audio[0]), [None]):
-                # None empties the resampler; its last piece is shorter, and an encoder would wait for the rest.
+                # None flushes the resampler. Its last, shorter piece is dropped, since an encoder needs full frames.
                 for piece in resampler.resample(frame):
                     if piece.samples == SAMPLES_PER_FRAME:
                         piece.pts, piece.time_base = samples, Fraction(1, RATE)

@@ -1,6 +1,6 @@
-"""What somebody made of the call: Bob, Eve, and the forwarder, which tries to decode what it forwards.
+"""Measures the media that Bob, Eve and the forwarder decode; the forwarder tries to decode the sealed frames.
 
-All three are measured alike: a picture counts only if it bears the number of a frame that was sent and looks like it.
+All three are measured alike: a picture counts only if it has the number of a sent frame and resembles that frame.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ MAX_DIFFERENCE = 14.0
 
 
 class Observer:
-    """Frames and sound that came out of somebody's decoders."""
+    """Records pictures and sound from the decoders of one observer."""
 
     def __init__(self, sent: SentMedia) -> None:
-        """Compare with what was sent."""
+        """Compare received media with *sent*."""
         self._sent = sent
-        self.frames = 0  # pictures that came out of the decoder
-        self.right = 0  # of these, the ones that were sent
+        self.frames = 0  # number of decoded pictures
+        self.right = 0  # number of decoded pictures that were sent
         self.numbers: set[int] = set()
         self.latest: Rgb | None = None
-        self.kept: deque[tuple[int, Rgb]] = deque(maxlen=8)  # right pictures, for the poster
+        self.kept: deque[tuple[int, Rgb]] = deque(maxlen=8)  # recognised pictures, for the poster
         self.sound: list[Samples] = []
 
     def see(self, frame: Any) -> None:
-        """Look at a decoded picture (av.VideoFrame)."""
+        """Record a decoded picture (av.VideoFrame)."""
         self.frames += 1
         rgb = frame.to_ndarray(format="rgb24")
         self.latest = rgb
@@ -57,15 +57,15 @@ class Observer:
                 self.kept.append((number, rgb))
 
     def hear(self, frame: Any) -> None:
-        """Listen to decoded sound (av.AudioFrame)."""
+        """Record decoded sound (av.AudioFrame)."""
         self.sound.append(mono(frame))
 
     def heard(self) -> Samples:
-        """All of the sound."""
+        """Return all recorded sound."""
         return np.concatenate(self.sound) if self.sound else np.zeros(0, dtype=np.int16)
 
     async def consume(self, track: MediaStreamTrack) -> None:
-        """Watch a remote track, or listen to it, until it ends."""
+        """Record a remote track until it ends."""
         with contextlib.suppress(MediaStreamError):
             while True:
                 frame = await track.recv()
@@ -76,22 +76,22 @@ class Observer:
 
 
 class Eavesdropper(Observer):
-    """The forwarder's operator: puts the forwarded packets together again and gives them to decoders, without a key."""
+    """The operator of the forwarder: depacketises the forwarded frames and tries to decode them without a key."""
 
     def __init__(self, sent: SentMedia) -> None:
-        """Start with nothing seen."""
+        """Make an eavesdropper without records."""
         super().__init__(sent)
         self.frames_tried = 0
         self.sounds_tried = 0
         self.bytes_seen = 0
-        self.sealed: deque[bytes] = deque(maxlen=64)  # the latest video frames as they travel
+        self.sealed: deque[bytes] = deque(maxlen=64)  # the latest video frames, sealed
         self._parts: list[bytes] = []
         self._decoders: dict[str, Decoder] = {}
-        # One thread, for a decoder has state, and not the event loop, for decoding takes its time.
+        # One thread, since a decoder has state. Not the event loop, since decoding is slow.
         self._thread = ThreadPoolExecutor(1, "eavesdropper")
 
     def tap(self, forwarded: ForwardedPacket) -> None:
-        """Take a packet from the forwarder; its `on_packet`."""
+        """Accept a packet: the `on_packet` of the forwarder."""
         if forwarded.retransmission:
             return
         self.bytes_seen += len(forwarded.payload)
@@ -118,7 +118,7 @@ class Eavesdropper(Observer):
         decoder = self._decoders.get(forwarded.kind)
         if decoder is None:
             decoder = self._decoders[forwarded.kind] = get_decoder(forwarded.codec)
-        # Decoders of ciphertext fail in many ways; that they fail is the point.
+        # Decoders raise various exceptions for ciphertext. Failure is the expected outcome.
         with contextlib.suppress(Exception):
             for frame in decoder.decode(encoded):
                 if isinstance(frame, av.VideoFrame):
@@ -127,5 +127,5 @@ class Eavesdropper(Observer):
                     self.hear(frame)
 
     async def finish(self) -> None:
-        """Return when all_sound that was tapped has been tried."""
+        """Return when all tapped frames have been decoded or have failed."""
         await asyncio.to_thread(self._thread.shutdown)

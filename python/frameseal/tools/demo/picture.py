@@ -1,8 +1,8 @@
-"""The picture that Alice publishes, and how a watcher can tell which frame it is looking at.
+"""Draws the pictures that Alice publishes, and identifies the frame in a received picture.
 
-Every frame carries its number in a strip of twelve colour blocks, two bits each: 16 bits of number and 8 bits of
-checksum. Whoever reads a number from a picture has seen that very frame, colours included; a picture made of noise
-passes the checksum once in 256 times, and would then still have to look like the frame that it claims to be.
+Every frame has its number in a strip of twelve colour blocks of two bits each: 16 bits of number and 8 bits of
+checksum. A receiver who reads the number has decoded that frame, colours included. Noise passes the checksum once in
+256 times, and must then still resemble the frame of that number.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Rgb = npt.NDArray[np.uint8]
 """A picture: uint8[HEIGHT, WIDTH, 3]."""
 
 WIDTH, HEIGHT = 640, 360
-THUMB = 8  # pictures are compared at an eighth of their size: what is left is content, not the codec's noise
+THUMB = 8  # pictures are compared at an eighth of their size, which removes the noise of the codec
 
 NUMBERS = 2**16
 _BLOCKS = 12
 _BLOCK = (40, 30)  # pixels
-_STRIP = (32, 314)  # of the first block's corner
-_PITCH = 49
-# Far apart from each other in the codec's luma and chroma, not just in RGB.
+_STRIP = (32, 314)  # x and y of the first block
+_PITCH = 49  # pixels from one block to the next
+# These colours differ clearly in luma and chroma, not only in RGB.
 _PALETTE = np.array([(229, 72, 77), (245, 197, 66), (48, 164, 108), (62, 99, 221)], dtype=np.uint8)
 
 
@@ -42,7 +42,7 @@ def stamp(picture: Rgb, number: int) -> None:
 
 
 def read_number(picture: Rgb) -> int | None:
-    """Read the number of a frame, or None if this picture has none."""
+    """Return the number in a picture, or None if the picture has none."""
     if picture.shape != (HEIGHT, WIDTH, 3):
         return None
     bits = 0
@@ -56,12 +56,12 @@ def read_number(picture: Rgb) -> int | None:
 
 
 def thumbnail(picture: Rgb) -> Rgb:
-    """The picture at an eighth of its size, for comparing."""
+    """Return the picture at an eighth of its size: uint8[HEIGHT / 8, WIDTH / 8, 3]."""
     return np.asarray(Image.fromarray(picture).reduce(THUMB))
 
 
 def difference(one: Rgb, other: Rgb) -> float:
-    """The mean absolute difference of two thumbnails, per channel, 0 to 255; infinite if the sizes differ."""
+    """Return the mean absolute difference of two thumbnails, 0 to 255, or infinity if their sizes differ."""
     if one.shape != other.shape:
         return math.inf
     return float(np.abs(one.astype(np.int16) - other).mean())
@@ -72,12 +72,12 @@ def _checksum(number: int) -> int:
 
 
 class Clock:
-    """A clock face with a sweeping hand: something moves in every frame, and it is plain to see when it stops."""
+    """A clock face with a moving hand: every frame differs, and a frozen video is visible."""
 
     _CENTRE, _RADIUS = (176, 156), 122
 
     def __init__(self) -> None:
-        """Paint what never changes."""
+        """Paint the constant background, and load the fonts."""
         self._background = self._paint_background()
         x, y = np.meshgrid(np.arange(-self._RADIUS, self._RADIUS), np.arange(-self._RADIUS, self._RADIUS))
         self._angle = np.arctan2(x, -y).astype(np.float32)
@@ -86,7 +86,7 @@ class Clock:
         self._big, self._small = ImageFont.load_default(size=64), ImageFont.load_default(size=18)
 
     def draw(self, number: int, seconds: float) -> Rgb:
-        """The picture at this time, with the number in digits; the machine-readable one is `stamp`'s."""
+        """Return the picture at a time, with the number in digits. `stamp` adds the machine-readable number."""
         picture = self._background.copy()
         hand = 2 * math.pi * (seconds / 4 % 1)
         trail = np.exp(-(np.mod(hand - self._angle, 2 * math.pi)) * 0.9) * self._disc
@@ -123,7 +123,7 @@ class Clock:
 
 
 def fitted(frame: Any) -> Rgb:
-    """A decoded frame of any size (av.VideoFrame), scaled to fit into WIDTH x HEIGHT on black."""
+    """Return a decoded frame (av.VideoFrame) scaled to fit into WIDTH x HEIGHT, on black."""
     scale = min(WIDTH / frame.width, HEIGHT / frame.height)
     width, height = max(2, int(frame.width * scale) // 2 * 2), max(2, int(frame.height * scale) // 2 * 2)
     small = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()

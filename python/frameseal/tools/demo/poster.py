@@ -1,4 +1,4 @@
-"""The picture of a call: what was sent, what the forwarder sees, what Bob and Eve received, side by side."""
+"""Draws the poster of a call: the media as sent, as forwarded, and as received by Bob and Eve, side by side."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from frameseal.tools.demo.picture import Rgb
 from frameseal.tools.demo.verdict import all_sound, listen
 from frameseal.tools.media import RATE, Samples
 
-# Drawn at twice its size and scaled down at the end, which smooths every edge.
+# The poster is drawn at twice its size and scaled down, which smooths edges.
 SCALE = 2
 PANEL, PICTURE, WAVE = (880, 980), (880, 495), (880, 150)
 MARGIN, GAP, HEADER, FOOTER = 80, 56, 220, 150
-LABEL = 56  # below the wave
+LABEL = 56  # height of the label below the wave
 WAVE_SECONDS = 0.02
-WAVE_FULL = 16000  # of the 32768 that a sample can be: noise may clip, and the tone fills half of the strip
+WAVE_FULL = 16000  # amplitude that fills the strip: the tone fills half of it, and noise may clip
 
 Colour = tuple[int, int, int]
 BACKGROUND, CARD, DEEP = (11, 15, 25), (24, 31, 47), (6, 9, 16)
@@ -39,7 +39,7 @@ class _Panel:
 
 
 def draw_poster(status: Status) -> Image.Image:
-    """Draw the call as it went, 1924 by 675 pixels."""
+    """Draw the poster of a finished call, 1924 x 675 pixels."""
     panels = [_alice(status), _forwarder(status), *_receivers(status)]
     width = 2 * MARGIN + len(panels) * PANEL[0] + (len(panels) - 1) * GAP
     image = Image.new("RGB", (width, HEADER + PANEL[1] + FOOTER), BACKGROUND)
@@ -114,7 +114,7 @@ def _receivers(status: Status) -> list[_Panel]:
 
 
 def _chosen(status: Status) -> tuple[int | None, Rgb | None]:
-    """The latest picture that Bob got and Alice still has, so that both can show the same; or Alice's latest."""
+    """Return the latest frame that both Bob and Alice have stored, or else Alice's latest."""
     for number, _ in reversed(status.bob.kept):
         rgb = status.sent.picture(number)
         if rgb is not None:
@@ -155,7 +155,7 @@ def _draw_wave(draw: ImageDraw.ImageDraw, corner: tuple[int, int], panel: _Panel
 
 
 def _excerpt(sound: Samples, count: int) -> Samples:
-    """The loudest piece, from where it rises through zero."""
+    """Return the loudest piece, starting at a rising zero crossing."""
     pieces = sound[: len(sound) // count * count].reshape(-1, count).astype(np.float64)
     start = int((pieces[1:-1] ** 2).mean(axis=1).argmax() + 1) * count if len(pieces) > 2 else 0
     rising = np.flatnonzero((sound[start:-1] < 0) & (sound[start + 1 :] >= 0))
@@ -196,7 +196,7 @@ def _pill(
     *,
     from_right: bool = False,
 ) -> int:
-    """Draw a badge at its top left (or top right) corner. Returns the x where it ends."""
+    """Draw a badge at its top left (or top right) corner. Return the x coordinate of its right end."""
     width, height = int(draw.textlength(text, font=_font(size))) + size, int(size * 1.65)
     x, y = corner[0] - width if from_right else corner[0], corner[1]
     box = [x, y, x + width, y + height]

@@ -1,4 +1,4 @@
-"""Alice's tracks, and a record of what went into them."""
+"""Alice's tracks, and a record of the media that she sends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from frameseal.tools.demo.picture import NUMBERS, Clock, Rgb, fitted, stamp, thu
 from frameseal.tools.demo.sound import tone
 from frameseal.tools.media import RATE, Samples, mono
 
-KEPT_PICTURES = 24  # whole pictures kept for the poster
-KEEP_EVERY = 10  # of the frames, on both sides: so that the same frame can be shown as it was sent and as it came
+KEPT_PICTURES = 24  # number of full-size pictures stored for the poster
+KEEP_EVERY = 10  # frames between two stored ones, on both sides, so that both store the same frames
 
 
 @dataclass
 class SentMedia:
-    """What Alice put into her tracks: thumbnails of all frames by number, the latest whole pictures, the sound."""
+    """The media that Alice sent: thumbnails of all frames by number, the latest full-size pictures, the sound."""
 
     thumbnails: dict[int, Rgb] = field(default_factory=dict)
     pictures: deque[tuple[int, Rgb]] = field(default_factory=lambda: deque(maxlen=KEPT_PICTURES))
@@ -31,12 +31,12 @@ class SentMedia:
     is_tone: bool = True
 
     def picture(self, number: int) -> Rgb | None:
-        """The whole picture of this number, if it is among those kept."""
+        """Return the full-size picture of the frame *number*, or None if it is not stored."""
         return next((rgb for kept, rgb in self.pictures if kept == number), None)
 
 
 class PublishedVideo(VideoStreamTrack):
-    """A clock, or the frames of `source`, each stamped with its number and recorded."""
+    """A clock, or the frames of `source`. It stamps each frame with its number, and records it."""
 
     def __init__(self, sent: SentMedia, source: FileSource | None = None) -> None:
         """Record into `sent`."""
@@ -46,7 +46,7 @@ class PublishedVideo(VideoStreamTrack):
         self._number = 0
 
     async def recv(self) -> av.VideoFrame:
-        """The next frame, when it is due."""
+        """Return the next frame when it is due."""
         number = self._number % NUMBERS
         self._number += 1
         if self._source is not None:
@@ -66,7 +66,7 @@ class PublishedVideo(VideoStreamTrack):
 
 
 class PublishedSound(AudioStreamTrack):
-    """A tone, or the sound of `source`, recorded."""
+    """A tone, or the sound of `source`. It records the samples."""
 
     _PTIME = 0.02
 
@@ -79,7 +79,7 @@ class PublishedSound(AudioStreamTrack):
         self._began: float | None = None
 
     async def recv(self) -> av.AudioFrame:
-        """The next 20 ms, when they are due."""
+        """Return the next 20 ms when they are due."""
         if self._source is not None:
             frame = cast(av.AudioFrame, await self._source.recv())
             self._sent.sound.append(mono(frame))
@@ -99,9 +99,9 @@ class PublishedSound(AudioStreamTrack):
 
 
 def published_tracks(media: Path | None) -> tuple[SentMedia, PublishedVideo, PublishedSound]:
-    """Alice's tracks: of the file what it has, looped, and the clock and the tone for what it has not.
+    """Return Alice's record and tracks. They loop the streams of *media*; a clock and a tone replace missing streams.
 
-    Raises av.FFmpegError for a file that cannot be opened as media.
+    :raises av.FFmpegError: *media* cannot be opened as media.
     """
     sent = SentMedia()
     video = PublishedVideo(sent, FileSource.open(media, "video") if media is not None else None)

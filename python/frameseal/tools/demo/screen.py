@@ -1,4 +1,4 @@
-"""The live display of a call: a table that moves on a terminal, plain lines elsewhere."""
+"""The live display of a call: a table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from frameseal.tools.demo.call import Status
 from frameseal.tools.demo.observer import Observer
 from frameseal.tools.demo.verdict import MAX_LEAKED_SCORE, MIN_SOUND_SCORE, listen
 
-PLAIN_INTERVAL = 2.0  # seconds between two lines where there is no terminal
-RATE_SPAN = 10  # updates, one second, over which rates are averaged
+PLAIN_INTERVAL = 2.0  # seconds between two lines without a terminal
+RATE_SPAN = 10  # number of updates (1 s) over which rates are averaged
 
 PARTICIPANTS = (("alice", "Alice", "publisher"), ("bob", "Bob", "bob"), ("eve", "Eve", "eve"))  # id, name, leg
 
 
 class Screen:
-    """Shows a call. A context manager; implements the call's `Display`."""
+    """Displays a call: a context manager that implements `Display`."""
 
     def __init__(self, console: Console, seconds: float) -> None:
-        """Show on `console` a call of so many seconds."""
+        """Display a call of *seconds* on *console*."""
         self._console = console
         self._bar = Progress(TextColumn(" "), BarColumn(bar_width=None), TextColumn("{task.fields[time]}"), expand=True)
         self._task = self._bar.add_task("", total=seconds, time="")
@@ -37,7 +37,7 @@ class Screen:
         self._next_line = PLAIN_INTERVAL
 
     def __enter__(self) -> Screen:
-        """Begin to show."""
+        """Start the display."""
         if self._live is not None:
             self._live.start()
         return self
@@ -45,12 +45,12 @@ class Screen:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave the last state on the screen."""
+        """Stop the display. The last state stays on the screen."""
         if self._live is not None:
             self._live.stop()
 
     def update(self, status: Status) -> None:
-        """Show how the call stands."""
+        """Display the state of the call."""
         self._counts.append((status.elapsed, _counts(status)))
         if self._live is not None:
             total = status.options.seconds
@@ -62,13 +62,13 @@ class Screen:
             self._console.print(self._line(status), soft_wrap=True, highlight=False)
 
     def changed(self, who: str, change: E2EEStateChange) -> None:
-        """A participant's track has changed its state."""
+        """Print the changed state of a participant's track, without a terminal."""
         if self._live is None:
             reason = f" ({change.reason})" if change.reason else ""
             self._console.print(f"{who}: {change.kind} {change.state.value}{reason}", soft_wrap=True, highlight=False)
 
     def _rates(self, key: tuple[str, str]) -> tuple[float, float]:
-        """Frames and kilobits per second."""
+        """Return frames and kilobits per second."""
         (first, before), (last, now) = self._counts[0], self._counts[-1]
         span = max(last - first, 1e-9)
         return (now[key][0] - before[key][0]) / span, (now[key][1] - before[key][1]) * 8 / 1000 / span
@@ -114,7 +114,7 @@ class Screen:
 
 
 def summary(status: Status) -> RenderableType:
-    """The table at the end: who saw and heard what."""
+    """Return the final table: who saw and heard what."""
     table = Table(box=box.ROUNDED, title="Who saw and heard Alice", title_style="bold")
     for heading in ("", "key"):
         table.add_column(heading, no_wrap=True)
@@ -133,7 +133,10 @@ def summary(status: Status) -> RenderableType:
 
 
 def _findings(status: Status, observer: Observer, *, good: bool) -> list[str | Text]:
-    """Pictures decoded, how many of them were Alice's, and the sound; `good`: whether that is to be wished for."""
+    """Return the cells for decoded pictures, recognised pictures and sound.
+
+    :param good: True if the observer should see and hear Alice.
+    """
     hearing = listen(status.sent, observer.heard())
     heard = hearing.score >= MIN_SOUND_SCORE if good else hearing.score <= MAX_LEAKED_SCORE
     return [

@@ -1,4 +1,4 @@
-"""The tone that Alice publishes, and how a listener can tell that it is hers.
+"""Generates the tone that Alice publishes, and recognises it in received sound.
 
 Sound is mono here: int16 samples at 48 kHz.
 """
@@ -15,27 +15,27 @@ from frameseal.tools.media import RATE, Samples
 TONE = 440.0  # Hz
 AMPLITUDE = 9000
 
-_WINDOW = 2048  # samples, 43 ms
-_MIN_POWER_SHARE = 0.9  # share of a window's power that has to lie at the tone
+_WINDOW = 2048  # samples; 43 ms
+_MIN_POWER_SHARE = 0.9  # minimum share of a window's power at the tone
 _MAX_SILENCE = 50.0  # RMS
 
 
 def tone(start: int, count: int) -> Samples:
-    """The samples from `start` on."""
+    """Return *count* samples of the tone, from the sample number *start* on."""
     phase = 2 * np.pi * TONE * (np.arange(start, start + count) / RATE)
     return (AMPLITUDE * np.sin(phase)).astype(np.int16)
 
 
 @dataclass(frozen=True)
 class Tone:
-    """What was heard: the strongest frequency in Hz (0: silence), and the share of the time that it was Alice's."""
+    """A received tone: the strongest frequency in Hz, 0 for silence, and the share of windows with Alice's tone."""
 
     frequency: float
     share: float
 
 
 def find_tone(samples: Samples) -> Tone:
-    """Look for Alice's tone, window by window: noise and silence count against it."""
+    """Search each window for Alice's tone. Windows of noise or silence reduce the share."""
     count = len(samples) // _WINDOW
     if count == 0:
         return Tone(0.0, 0.0)
@@ -51,7 +51,7 @@ def find_tone(samples: Samples) -> Tone:
 
 
 def _peak(power: npt.NDArray[np.float64]) -> float:
-    """The strongest bin, to a fraction: of a tone in a Hann window, two neighbours' ratio tells exactly where it is."""
+    """Return the position of the peak in fractional bins, from the ratio of two neighbours in a Hann window."""
     top = int(power[1:-1].argmax()) + 1
     side = 1 if power[top + 1] >= power[top - 1] else -1
     ratio = float(np.sqrt(power[top + side] / power[top]))
@@ -59,10 +59,10 @@ def _peak(power: npt.NDArray[np.float64]) -> float:
 
 
 def resemblance(sent: Samples, heard: Samples) -> float:
-    """How much of what was heard was sent, 0 to 1: the best normalised correlation, the median over quarter seconds."""
-    # At 6 kHz: the waveform below 3 kHz is what a codec at these rates keeps.
+    """Return the share of received sound that was sent, 0 to 1: the median over pieces of the best correlation."""
+    # Compared at 6 kHz, since a codec at these bit rates preserves the waveform below 3 kHz.
     one, other = _decimated(sent), _decimated(heard)
-    # Short pieces: where a packet was lost, the sound before and the sound after do not fit one place.
+    # Pieces are short, because after a lost packet the sound shifts against the sent sound.
     piece_len = RATE // 8 // 4
     pieces = [other[i : i + piece_len] for i in range(0, len(other) - piece_len + 1, piece_len)]
     pieces = [piece for piece in pieces if np.sqrt((piece**2).mean()) > _MAX_SILENCE]

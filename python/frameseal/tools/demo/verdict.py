@@ -1,4 +1,4 @@
-"""Whether the call was what it should be: Bob saw and heard Alice, and nobody else did."""
+"""Judges the call: Bob must see and hear Alice, and nobody else may."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from frameseal.tools.demo.published import SentMedia
 from frameseal.tools.demo.sound import TONE, find_tone, resemblance
 from frameseal.tools.media import Samples
 
-# Of the frames that Alice encoded, Bob's share: he joins a few frames late, and under loss whole frames never complete.
+# Minimum share of Alice's frames that Bob decodes. He joins a few frames late, and lost packets discard whole frames.
 MIN_ARRIVED = 0.5
-# Of the pictures that Bob's decoder gave, the right ones: VP8 shows some wrong ones when a whole frame is lost.
+# Minimum share of Bob's pictures that are right. VP8 shows wrong pictures after a lost frame.
 MIN_RIGHT = 0.8
-# A pure tone is pure in all windows but those where a lost packet makes it jump.
+# Minimum score of heard sound. A lost packet makes the tone jump, which spoils its window.
 MIN_SOUND_SCORE = 0.7
-# Ciphertext decoded as Opus is loud noise; a window of it may look like a tone by accident, not one in five.
+# Maximum score of ciphertext decoded as Opus: loud noise. Few windows of noise resemble the tone, not one in five.
 MAX_LEAKED_SCORE = 0.2
 FREQUENCY_TOLERANCE = 2.0  # Hz
-MIN_FRAMES = 20  # fewer prove nothing, about Bob or about Eve
-ADVICE = "hold a longer call (--seconds), or use a less busy machine"
+MIN_FRAMES = 20  # with fewer frames a verdict on Bob or Eve proves nothing
+ADVICE = "run a longer call (--seconds), or use a less busy machine"
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """What there was to be heard. `score`, 0 to 1: how much of it was Alice; `frequency`: in Hz, 0 unless a tone."""
+    """A measurement of sound: the share that is Alice's (0 to 1), the frequency in Hz (0 without a tone), loudness."""
 
     score: float
     frequency: float
@@ -34,7 +34,7 @@ class Hearing:
 
     @property
     def description(self) -> str:
-        """A few words for the table."""
+        """A short description for the table."""
         if not self.loud:
             return "silence"
         if self.frequency and self.score > MAX_LEAKED_SCORE:
@@ -44,7 +44,7 @@ class Hearing:
 
 
 def listen(sent: SentMedia, heard: Samples) -> Hearing:
-    """Measure what somebody heard against what was sent."""
+    """Compare received sound with the sent sound."""
     loud = bool(len(heard)) and float(np.sqrt((heard.astype(np.float64) ** 2).mean())) > 50
     if sent.is_tone:
         tone = find_tone(heard)
@@ -53,14 +53,14 @@ def listen(sent: SentMedia, heard: Samples) -> Hearing:
 
 
 def all_sound(sent: SentMedia) -> Samples:
-    """All of the sound that was sent."""
+    """Return all sent sound."""
     return np.concatenate(sent.sound) if sent.sound else np.zeros(0, dtype=np.int16)
 
 
 def failures(sent: SentMedia, forwarder: Eavesdropper, bob: Observer, eve: Observer, eve_was_sent: int) -> list[str]:
-    """Everything that is wrong with the call, the gravest first; empty if nothing is.
+    """Return the failures of the call, the most severe first. An empty list means that it was as it must be.
 
-    `eve_was_sent` is the number of sealed video frames that reached Eve: had none, her blindness would prove nothing.
+    :param eve_was_sent: the number of sealed video frames that reached Eve. Without any, her failure proves nothing.
     """
     wrong: list[str] = []
     for name, observer in (("the forwarder", forwarder), ("Eve", eve)):
@@ -84,7 +84,7 @@ def failures(sent: SentMedia, forwarder: Eavesdropper, bob: Observer, eve: Obser
         wrong.append(f"Bob saw only {len(bob.numbers)} of {frames} frames")
     hearing = listen(sent, bob.heard())
     if not listen(sent, all_sound(sent)).loud:
-        pass  # a film without sound: there was nothing to hear
+        pass  # the media file has no sound
     elif hearing.score < MIN_SOUND_SCORE:
         wrong.append(f"Bob did not hear Alice: {hearing.description}")
     elif sent.is_tone and abs(hearing.frequency - TONE) > FREQUENCY_TOLERANCE:

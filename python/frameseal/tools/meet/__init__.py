@@ -1,7 +1,7 @@
 """`frameseal meet`: a sealed meeting in a browser, with a participant in Python.
 
-One process is the page's web server, a keyless SFU (`room`), and a bot that has the key (`bot`). Only the bot, and
-the pages of those who have the link, ever see the key.
+One process runs the web server of the page, a keyless SFU (`room`), and a bot that has the key (`bot`). Only the bot
+and the pages of those who have the link ever see the key.
 """
 
 from __future__ import annotations
@@ -34,25 +34,30 @@ from frameseal.tools.meet.worker import Worker, WorkerUnavailable, load_worker
 __all__ = ["MeetOptions", "Meeting", "WorkerUnavailable", "CannotServe", "meeting", "run"]
 
 LOOPBACK: Final = "127.0.0.1"
-BACKLOG: Final = 128  # connections that wait to be accepted
+BACKLOG: Final = 128  # maximum number of TCP connections that wait for accept()
 
 
 class CannotServe(Exception):
-    """The meeting cannot be served as asked; the message says why, in one line."""
+    """The meeting cannot be served with these options. The message names the reason in one line."""
 
 
 @dataclass(frozen=True, repr=False)
 class MeetOptions(Confidential):
-    """How to meet. Without a passphrase a random one is made up. Port 0 is any that is free.
+    """The options of a meeting.
 
-    The passphrase is given as text and kept `Hidden`.
+    :param port: the TCP port of the page, 0 to 65535. 0 selects a free port.
+    :param lan: True serves the local network over HTTPS, False serves this machine alone.
+    :param codec: the video codec, "vp8" or "h264".
+    :param janus: the URL ``ws://HOST:PORT`` of a Janus that forwards the media; None uses forwarders in this process.
+    :param passphrase: the passphrase of the meeting, held `Hidden`. The default is a random one.
+    :raises TypeError: *port* is not an int.
+    :raises ValueError: *port* is out of range.
     """
 
     port: int = 8470
     lan: bool = False
     codec: str = "vp8"
     janus: str | None = None
-    """Media go through this Janus, ``ws://HOST:PORT``, instead of forwarders of our own."""
     passphrase: str | Hidden[str] = field(default_factory=lambda: secrets.token_urlsafe(16))
 
     def __post_init__(self) -> None:
@@ -63,18 +68,18 @@ class MeetOptions(Confidential):
 
 @dataclass(repr=False)
 class Meeting(Confidential):
-    """A meeting that is being served."""
+    """A running meeting."""
 
     room: Room
     bot: Bot
     origin: str
-    """Where the page is: scheme, host and port."""
+    """The origin of the page: scheme, host and port."""
     certificate: str | None
-    """The SHA-256 fingerprint of the certificate, with `MeetOptions.lan`."""
+    """The SHA-256 fingerprint of the certificate in hex with colons; None without `MeetOptions.lan`."""
 
     @property
     def link(self) -> str:
-        """What to give to those who shall take part: the page, and the present key in the fragment."""
+        """The link for participants: the URL of the page, with the current key in the fragment."""
         key = self.bot.key
         return f"{self.origin}/#{urlencode({'key': key.passphrase, 'id': key.key_id})}"
 
@@ -82,8 +87,8 @@ class Meeting(Confidential):
 def run(options: MeetOptions, package: Path | None = None) -> int:
     """Serve a meeting until Ctrl-C.
 
-    :param package: a local file of the worker's npm package, for machines without a network.
-    :raises WorkerUnavailable: the browser's e2ee worker cannot be had.
+    :param package: the path of the worker's npm package, for machines without a network; None fetches it.
+    :raises WorkerUnavailable: the e2ee worker for the browser cannot be read or fetched.
     :raises CannotServe: the port is taken, there is no local network, or no Janus.
     """
     require("options", options, MeetOptions, "MeetOptions")
@@ -94,13 +99,15 @@ def run(options: MeetOptions, package: Path | None = None) -> int:
 
 async def _serve(options: MeetOptions, worker: Worker) -> None:
     def rotated(key: MeetingKey) -> None:
-        print(f"the key is now number {key.key_id}; whoever joins from now on needs\n  {served.link}", flush=True)
+        print(f"the key id is now {key.key_id}; new participants need the link\n  {served.link}", flush=True)
 
     async with meeting(options, worker, rotated) as served:
         print(f"the meeting is at\n  {served.link}")
-        print("the key is behind the #: give the link only to those who shall take part. Ctrl-C ends the meeting.")
+        print("the key is behind the #: share the link only with participants. Ctrl-C ends the meeting.")
         if served.certificate is not None:
-            print(f"browsers will warn of the certificate, which is self-made; its SHA-256 is\n  {served.certificate}")
+            print(
+                f"browsers will warn of the self-signed certificate; its SHA-256 fingerprint is\n  {served.certificate}"
+            )
         if options.lan:
             print("use the link on this machine too: the page works over HTTPS only.")
         print(end="", flush=True)
@@ -111,7 +118,10 @@ async def _serve(options: MeetOptions, worker: Worker) -> None:
 async def meeting(
     options: MeetOptions, worker: Worker, rotated: Callable[[MeetingKey], None] = lambda key: None
 ) -> AsyncIterator[Meeting]:
-    """Serve a meeting as long as the context lasts. *rotated* is called when a participant brings a new key.
+    """Serve a meeting until the context ends.
+
+    :param worker: the e2ee worker for the browser, from `load_worker`.
+    :param rotated: called with the new key after each rotation by a participant.
 
     :raises CannotServe: the port is taken, there is no local network, or no Janus.
     """
@@ -123,7 +133,7 @@ async def meeting(
         here = [str(address) for address in _addresses()]
         others = [address for address in here if address != LOOPBACK]
         if options.lan and not others:
-            raise CannotServe("there is no local network: leave out --lan")
+            raise CannotServe("--lan needs a local network, and there is none: omit --lan")
         context, certificate = self_signed(here) if options.lan else (None, None)
         janus: Janus | None = None
         if options.janus is not None:
@@ -138,7 +148,7 @@ async def meeting(
         bot = Bot(room, MeetingKey(hide(options.passphrase).reveal()), options.codec, rotated)
         facts = {
             "codec": options.codec,
-            "forwardersView": janus is None,  # into Janus nobody here can look
+            "forwardersView": janus is None,  # this process does not see the packets that Janus forwards
         }
         hosts = {LOOPBACK, "localhost", *(others if options.lan else ())}
         runner = web.AppRunner(
@@ -151,7 +161,7 @@ async def meeting(
         cleanup.push_async_callback(room.close)
         cleanup.push_async_callback(bot.close)
         await runner.setup()
-        host = "0.0.0.0" if options.lan else LOOPBACK  # noqa: S104 - asked for with --lan
+        host = "0.0.0.0" if options.lan else LOOPBACK  # noqa: S104 - requested with --lan
         limit = ConnectionLimit(MAX_CONNECTIONS_OF_ADDRESS, MAX_CONNECTIONS)
         serve = runner.server
         assert serve is not None  # noqa: S101 - after setup()
@@ -160,7 +170,7 @@ async def meeting(
                 lambda: Admission(limit, serve, context), host, options.port, reuse_address=True, backlog=BACKLOG
             )
         except OSError as error:
-            raise CannotServe(f"port {options.port}: {error.strerror}. Choose another with --port") from error
+            raise CannotServe(f"port {options.port}: {error.strerror}. Choose another port with --port") from error
         cleanup.callback(listening.close)
         room.join(bot)
         shown, port = others[0] if options.lan else LOOPBACK, listening.sockets[0].getsockname()[1]
@@ -176,10 +186,10 @@ def _addresses() -> Iterator[ipaddress.IPv4Address]:
 
 @contextlib.contextmanager
 def _loopback_too() -> Iterator[None]:
-    """Let ICE gather 127.0.0.1 beside the machine's other addresses.
+    """Make ICE gather 127.0.0.1 in addition to the other addresses of the machine.
 
-    aioice leaves it out, so that without a network nobody could connect. There is no setting for this; patched for the
-    time of the meeting.
+    aioice omits it, so that nobody could connect without a network. aioice has no setting for this, and is patched
+    while the meeting lasts.
     """
     original = aioice.ice.get_host_addresses
 

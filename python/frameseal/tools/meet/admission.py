@@ -1,4 +1,4 @@
-"""The admission of the meeting's web server: how many TCP connections there may be, TLS handshakes included."""
+"""Limits the number of TCP connections to the web server, those in a TLS handshake included."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 
 
 class Admission(asyncio.Protocol):
-    """Hands one new connection to the web server, or hangs up where there is no place left."""
+    """Passes one new connection to the web server, or closes it at the limit."""
 
     def __init__(
         self, limit: ConnectionLimit, serve: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None
     ) -> None:
-        """Ask *serve* for the web server's protocol of a connection that is let in."""
+        """Make the protocol of one connection.
+
+        :param serve: returns a protocol of the web server, for an admitted connection.
+        :param context: the TLS context; None serves without TLS.
+        """
         self._limit, self._serve, self._context = limit, serve, context
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place for the connection, or hang up."""
+        """Acquire the connection, or abort it at the limit."""
         connection = cast(asyncio.Transport, transport)
         address = str((connection.get_extra_info("peername") or ("",))[0])
         if not self._limit.acquire(address):
@@ -38,7 +42,7 @@ class Admission(asyncio.Protocol):
 
 
 class _CountedConnection(asyncio.Protocol):
-    """The web server's protocol of one connection; gives its place back when the connection is gone."""
+    """The web server's protocol of one connection. It releases the connection when it is lost."""
 
     def __init__(self, inner: asyncio.Protocol, release: Callable[[], None]) -> None:
         self._inner, self._release = inner, release

@@ -1,6 +1,6 @@
-"""The Python participant: holds the key, gives everybody's voice back, and shows what it can see and hear.
+"""The Python participant: holds the key, echoes all voices, and shows whom it can see and hear.
 
-It is in the room as a browser is, over connections of its own; the file to read for how a Python program joins a
+It joins the room as a browser does, over its own connections. Read this file to learn how a Python program joins a
 sealed meeting.
 """
 
@@ -28,9 +28,9 @@ from frameseal.tools.meet.room import CLOSE_TIMEOUT, PUBLISH, Message, Room
 from frameseal.tools.meet.rotation_message import MeetingKey, RotationOpener, RotationRefused
 from frameseal.tools.sfu import PeerConnection
 
-FORGET_AFTER: Final = 10.0  # seconds after a rotation for which frames under the old key still open
-REPORT_INTERVAL: Final = 2.0  # seconds between two reports of who can open whom
-MAX_ROTATIONS: Final = 16  # that wait for their turn; the room lets few through
+FORGET_AFTER: Final = 10.0  # seconds after a rotation for which the previous key still opens frames
+REPORT_INTERVAL: Final = 2.0  # seconds between two reports of the E2EE manager
+MAX_ROTATIONS: Final = 16  # maximum number of queued rotations; the room limits their rate
 
 
 class Bot(Confidential):
@@ -40,9 +40,11 @@ class Bot(Confidential):
     name: Final = "Bot"
 
     def __init__(self, room: Room, key: MeetingKey, codec: str, rotated: Callable[[MeetingKey], None]) -> None:
-        """Take *key*, on the event loop; *rotated* is told when somebody brings another.
+        """Hold *key*. Call it on the event loop.
 
-        ``code`` is what people compare to see that they hold the same keys, None while it is derived.
+        :param rotated: called with the new key after each rotation.
+
+        The attribute ``code`` is the short code of the keys, for comparison by voice. It is None until it is derived.
         """
         self.tracks = ["audio", "video"]
         self.key = key
@@ -59,30 +61,32 @@ class Bot(Confidential):
         self._pictures: dict[str, Any] = {}
         self._states: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._opener: RotationOpener | None = None  # of the present key, once somebody has rotated
+        self._opener: RotationOpener | None = (
+            None  # opens rotations sealed under the current key; None until the first rotation
+        )
         self._rotations: asyncio.Queue[Message] = asyncio.Queue(MAX_ROTATIONS)
         self._following: asyncio.Task[None] | None = None
         self._reporting = asyncio.ensure_future(self._report())
         self._keys_changed()
 
     def connection(self, peer: str) -> PeerConnection:
-        """Make a connection, sealed before it has any track."""
+        """Make a connection and attach encryption before it has any track."""
         pc = self._connections[peer] = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         attach(pc, self._e2ee, local_id=self.id, remote_id=peer)
         if peer == PUBLISH:
-            self._published = [EchoTrack(self._echo), BotVideoTrack(self._view)]
+            self._published = [EchoTrack(self._echo), BotVideoTrack(self._scene)]
             for track in self._published:
                 pc.addTrack(track)
-            prefer(pc, self._codec)
+            prefer_codec(pc, self._codec)
         else:
             pc.on("track", lambda track: self._start(self._attend(peer, track)))
         return pc
 
     def hang_up(self, peer: str) -> None:
-        """Close a connection, and forget whose it was."""
+        """Close the connection to *peer*, and discard the state of *peer*."""
         pc = self._connections.pop(peer, None)
         if pc is not None:
-            # To close a connection that is still connecting may never end.
+            # Closing a connection that is still connecting may never return.
             self._start(asyncio.wait_for(pc.close(), CLOSE_TIMEOUT))
         self._e2ee.remove_participant(peer)
         self._echo.forget(peer)
@@ -90,7 +94,7 @@ class Bot(Confidential):
         self._states.pop(peer, None)
 
     def notify(self, message: Message) -> None:
-        """Follow rotations; everything else is for people."""
+        """Queue rotations; ignore all other messages, which are for people."""
         if message["type"] != "rotate":
             return
         if self._following is None:
@@ -100,7 +104,7 @@ class Bot(Confidential):
 
     @property
     def publishes(self) -> bool:
-        """Whether its media can flow."""
+        """True if the connection over which the bot publishes is connected."""
         pc = self._connections.get(PUBLISH)
         return pc is not None and pc.connectionState == "connected"
 
@@ -119,7 +123,7 @@ class Bot(Confidential):
             task.cancel()
 
     async def _follow(self) -> None:
-        """Follow rotations one after the other, with all derivations in a thread."""
+        """Follow queued rotations in order. Keys are derived in a thread."""
         while True:
             message = await self._rotations.get()
             answer = {"type": "rotated", "by": self.id, "from": message["from"], "keyId": None}
@@ -135,12 +139,15 @@ class Bot(Confidential):
             self._rotated(coming)
 
     def _open_rotation(self, sealed: bytes) -> MeetingKey:
-        """Open a rotation, set its key and return it. Raises RotationRefused. For a thread."""
+        """Open a rotation, set its key and return it. Runs in a thread.
+
+        :raises RotationRefused: *sealed* is not a rotation that follows the current key.
+        """
         if self._opener is None:
             self._opener = RotationOpener(self.key)
         coming = self._opener.open(sealed)
         self.provider.set_shared_key(coming.passphrase, coming.key_id)
-        self._opener = None  # one of the new key is made when it is needed
+        self._opener = None  # the next rotation makes an opener for the new key
         return coming
 
     def _forget(self, old: MeetingKey) -> None:
@@ -149,7 +156,7 @@ class Bot(Confidential):
             self._keys_changed()
 
     def _keys_changed(self) -> None:
-        """Show no code until that of the present keys is derived, in one thread however often they change."""
+        """Clear the code until the code of the current keys is derived. At most one thread derives codes."""
         self.code, self._derived = None, False
         if not self._deriving:
             self._deriving = True
@@ -167,7 +174,7 @@ class Bot(Confidential):
 
     def _changed(self, change: E2EEStateChange) -> None:
         if change.participant_id != self.id and change.participant_id not in self._connections:
-            return  # of somebody who has left
+            return  # the participant has left
         self._states[change.participant_id][change.kind] = change.state
         self._room.broadcast(
             {
@@ -183,7 +190,7 @@ class Bot(Confidential):
         )
 
     async def _report(self) -> None:
-        """Tell the others now and then who can open whom. No key is in it."""
+        """Broadcast the report of the E2EE manager at intervals. It contains no key."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
             if len(self._room.members) > 1:
@@ -194,13 +201,13 @@ class Bot(Confidential):
             while True:
                 frame = await track.recv()
                 if participant not in self._connections:
-                    continue  # left, and forgotten
+                    continue  # the participant has left
                 if isinstance(frame, av.VideoFrame):
                     self._pictures[participant] = frame
                 elif isinstance(frame, av.AudioFrame):
                     self._echo.hear(participant, mono(frame))
 
-    def _view(self) -> Scene:
+    def _scene(self) -> Scene:
         others = [member for member in self._room.members.values() if member.id != self.id]
         seen = [ShownParticipant(m.name, self._pictures.get(m.id), dict(self._states.get(m.id, {}))) for m in others]
         return Scene(self.key.key_id, self.code, dict(self._states.get(self.id, {})), seen)
@@ -211,8 +218,8 @@ class Bot(Confidential):
         task.add_done_callback(self._tasks.discard)
 
 
-def prefer(pc: RTCPeerConnection, codec: str) -> None:
-    """Offer this video codec and no other."""
+def prefer_codec(pc: RTCPeerConnection, codec: str) -> None:
+    """Negotiate video with *codec* alone, "vp8" or "h264", and RTX."""
     capabilities = RTCRtpSender.getCapabilities("video")
     wanted = (f"video/{codec}", "video/rtx")
     codecs = [c for c in (capabilities.codecs if capabilities else []) if c.mimeType.lower() in wanted]

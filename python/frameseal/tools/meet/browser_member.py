@@ -1,4 +1,4 @@
-"""A browser in the room, as the server has it: one web socket, and the connections that are driven through it."""
+"""The server side of a browser in the room: one web socket, and the connections that are driven through it."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from frameseal.tools.meet.remote import RemotePeer
 from frameseal.tools.meet.room import Message, Room, RoomFull
 from frameseal.tools.sfu import PeerConnection
 
-ANSWER_TIMEOUT: Final = 30.0  # seconds that a browser has for an offer or an answer; it asks for a camera before
+ANSWER_TIMEOUT: Final = 30.0  # seconds for an offer or an answer; the browser requests the camera before it joins
 MAX_NAME_LENGTH: Final = 40
-MAX_ERROR_LENGTH: Final = 200  # characters of what a browser says went wrong
-MAX_ROTATION_LENGTH: Final = 1024  # characters of base64; a page's has some 110
-MAX_SECTIONS: Final = 2  # of an SDP: audio and video. Each costs this process a receiver with its thread
-MAX_CANDIDATES: Final = 64  # of an SDP. Each is an address to which this process sends
-# What waits for a slow browser; beyond that it is let go.
+MAX_ERROR_LENGTH: Final = 200  # characters of an error message from a browser
+MAX_ROTATION_LENGTH: Final = 1024  # characters of base64; the page sends some 110
+MAX_SECTIONS: Final = 2  # media sections of an SDP: audio and video. Each costs a receiver with its thread
+MAX_CANDIDATES: Final = 64  # ICE candidates of an SDP. This process sends to the address of each
+# Limits of the queue to a slow browser. A browser that exceeds them is disconnected.
 MAX_PENDING_MESSAGES: Final = 1000
-MAX_QUEUED: Final = 4 * 1024 * 1024  # characters
+MAX_QUEUED: Final = 4 * 1024 * 1024  # characters in the queue
 _KINDS: Final = ("audio", "video")
 
 
 class ProtocolViolation(Exception):
-    """A client that does not speak the protocol, or not as often as it may; the message is the close reason."""
+    """A client violates the protocol or a limit. The message becomes the reason of the close frame."""
 
     def __init__(self, reason: str, code: int = WSCloseCode.POLICY_VIOLATION) -> None:
-        """Close with *code*."""
+        """Close with *reason* and the status *code* (RFC 6455, section 7.4.1)."""
         super().__init__(reason)
         self.code = code
 
 
 class BrowserMember:
-    """The room's `Member` behind a web socket."""
+    """The `Member` of the room behind a web socket."""
 
     def __init__(
         self, socket: web.WebSocketResponse, room: Room, member_id: str, address: str, abort: Callable[[], None]
     ) -> None:
-        """Speak through *socket*, which came from *address*; *abort* cuts it off."""
+        """Communicate through *socket*, which comes from *address*. *abort* closes its TCP connection at once."""
         self.id = member_id
         self.name = ""
         self.tracks: list[str] = []
         self.address = address
-        self.joined = False  # once, whether or not it is still there
+        self.joined = False  # stays True after the member has left
         self.watching = False
         self._socket, self._room, self._abort = socket, room, abort
         self._peers: dict[str, RemotePeer] = {}
@@ -61,7 +61,7 @@ class BrowserMember:
         self._queued = 0  # characters in the queue
 
     def connection(self, peer: str) -> PeerConnection:
-        """Make a connection that lives in the browser."""
+        """Return the proxy of a new connection in the browser."""
 
         async def call(method: str, sdp: str | None) -> str:
             return await self._ask({"type": "call", "peer": peer, "method": method, "sdp": sdp})
@@ -70,12 +70,12 @@ class BrowserMember:
         return remote
 
     def hang_up(self, peer: str) -> None:
-        """Have the browser close a connection."""
+        """Tell the browser to close the connection to *peer*."""
         if self._peers.pop(peer, None) is not None:
             self.notify({"type": "hang-up", "peer": peer})
 
     def notify(self, message: Message) -> None:
-        """Send a message, after those before it."""
+        """Queue a message. Disconnect the browser if the queue exceeds its limits."""
         text = json.dumps(message)
         if self._queued + len(text) > MAX_QUEUED or self._outgoing.full():
             self._abort()
@@ -84,7 +84,7 @@ class BrowserMember:
         self._outgoing.put_nowait(text)
 
     async def serve(self) -> None:
-        """Serve the browser until it goes, and close the socket."""
+        """Serve the browser until it disconnects, and close the socket."""
         sending = asyncio.create_task(self._send())
         code, reason = int(WSCloseCode.OK), ""
         try:
@@ -93,11 +93,11 @@ class BrowserMember:
                     await self._handle(_parsed(frame))
                     if self.joined:
                         deadline.reschedule(None)
-                    await asyncio.sleep(self._messages.borrow())  # whoever says too much is heard later
+                    await asyncio.sleep(self._messages.borrow())  # delays a client that sends too often
         except ProtocolViolation as error:
             code, reason = error.code, str(error)
         except TimeoutError:
-            code, reason = WSCloseCode.POLICY_VIOLATION, f"nobody joined within {JOIN_TIMEOUT:.0f} s: join again"
+            code, reason = WSCloseCode.POLICY_VIOLATION, f"a page must join within {JOIN_TIMEOUT:.0f} s: join again"
         finally:
             sending.cancel()
             for waiting in self._calls.values():
@@ -106,12 +106,15 @@ class BrowserMember:
         await self._socket.close(code=code, message=reason.encode())
 
     async def _handle(self, message: dict[str, Any]) -> None:
-        """Act on a message. Raises ProtocolViolation."""
+        """Process a message.
+
+        :raises ProtocolViolation: the message is not valid in this state.
+        """
         kind = message.get("type")
         if kind == "join" and not self.name:
             await self._join(message)
         elif not self.joined:
-            raise ProtocolViolation("expected one message of the type 'join' first")
+            raise ProtocolViolation("the first message must have the type 'join'")
         elif kind == "reply":
             self._reply(message)
         elif kind == "connection":
@@ -123,17 +126,17 @@ class BrowserMember:
         elif kind == "watch":
             self.watching = message.get("on") is True
         else:
-            raise ProtocolViolation("expected 'type' to be reply, connection, keyframe, rotate or watch")
+            raise ProtocolViolation("'type' must be reply, connection, keyframe, rotate or watch")
 
     async def _join(self, message: dict[str, Any]) -> None:
         name, tracks = _text(message, "name"), message.get("tracks")
         if not isinstance(tracks, list):
-            raise ProtocolViolation("expected 'tracks' to be a list of 'audio' and 'video'")
+            raise ProtocolViolation("'tracks' must be a list of 'audio' and 'video'")
         self.name = cleaned(name)[:MAX_NAME_LENGTH] or "Guest"
         self.tracks = [kind for kind in _KINDS if kind in tracks]
         problem = None
         if not self._room.limits.joins.allows(self.address):
-            problem = "Too many have joined from your address: wait a minute, and join again."
+            problem = "Too many participants have joined from your address: wait a minute, and join again."
         else:
             try:
                 self._room.join(self)
@@ -147,13 +150,13 @@ class BrowserMember:
     def _reply(self, message: dict[str, Any]) -> None:
         number = message.get("call")
         if isinstance(number, bool) or not isinstance(number, int):
-            raise ProtocolViolation("expected 'call' to be the number of a call")
+            raise ProtocolViolation("'call' must be the number of a call")
         waiting = self._calls.get(number)
         if waiting is None or waiting.done():
             return
         if "error" in message:
             said = cleaned(_text(message, "error"))[:MAX_ERROR_LENGTH]
-            waiting.set_exception(ConnectionError(f"the browser says: {said}"))
+            waiting.set_exception(ConnectionError(f"the browser reports: {said}"))
             return
         sdp = _text(message, "sdp")
         for what, most in (("m", MAX_SECTIONS), ("a=candidate", MAX_CANDIDATES)):
@@ -173,7 +176,7 @@ class BrowserMember:
 
     def _rotate(self, sealed: str) -> None:
         if len(sealed) > MAX_ROTATION_LENGTH:
-            raise ProtocolViolation(f"expected 'sealed' to have {MAX_ROTATION_LENGTH} characters at the most")
+            raise ProtocolViolation(f"'sealed' must have at most {MAX_ROTATION_LENGTH} characters")
         if self._room.limits.rotations.allows(self.address):
             self._room.broadcast({"type": "rotate", "from": self.id, "sealed": sealed})
         else:
@@ -195,29 +198,32 @@ class BrowserMember:
             try:
                 await self._socket.send_str(text)
             except ConnectionError:
-                return  # serve() notices too
+                return  # serve() notices the loss too
 
 
 def cleaned(text: str) -> str:
-    """Return *text* in one line of printable characters: it is shown, drawn and logged."""
+    """Return *text* as one line of printable characters, since it is shown, drawn and logged."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _parsed(frame: WSMessage) -> dict[str, Any]:
-    """Return the message of a frame. Raises ProtocolViolation."""
+    """Return the message in a web socket frame.
+
+    :raises ProtocolViolation: the frame is not text, or not one JSON object.
+    """
     if frame.type is not WSMsgType.TEXT:
-        raise ProtocolViolation("expected text: one JSON object in each message", WSCloseCode.UNSUPPORTED_DATA)
+        raise ProtocolViolation("each message must be text: one JSON object", WSCloseCode.UNSUPPORTED_DATA)
     try:
         message = parse_json(frame.data)
     except ValueError:
         message = None
     if not isinstance(message, dict):
-        raise ProtocolViolation("expected one JSON object in each message", WSCloseCode.INVALID_TEXT)
+        raise ProtocolViolation("each message must be one JSON object", WSCloseCode.INVALID_TEXT)
     return message
 
 
 def _text(message: dict[str, Any], name: str) -> str:
     value = message.get(name)
     if not isinstance(value, str):
-        raise ProtocolViolation(f"expected {name!r} to be a string")
+        raise ProtocolViolation(f"{name!r} must be a string")
     return value

@@ -1,4 +1,4 @@
-"""A certificate of our own making, for the local network: browsers give a camera to HTTPS and to this machine alone."""
+"""A self-signed certificate for the local network: browsers allow the camera only over HTTPS or on this machine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ LIFETIME: Final = datetime.timedelta(days=7)
 
 
 def self_signed(addresses: Sequence[str]) -> tuple[ssl.SSLContext, str]:
-    """Make a key and a certificate for these IP addresses; return the server's context and the SHA-256 fingerprint.
+    """Make a key and a certificate; return the TLS context of the server and the SHA-256 fingerprint.
 
-    The fingerprint is as browsers show it, so that somebody who is warned can compare. The private key lives in this
-    process, and for a moment in a file that only this user can read, because `ssl` loads from files alone.
+    The fingerprint is formatted as browsers show it, so that people can compare it. The private key stays in this
+    process, and briefly in a file that only this user can read, because `ssl` loads keys from files only.
+
+    :param addresses: the IP addresses for which the certificate is valid, beside localhost.
+    :raises ValueError: one of the addresses is not an IP address.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "frameseal meet")])
@@ -47,7 +50,7 @@ def self_signed(addresses: Sequence[str]) -> tuple[ssl.SSLContext, str]:
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with tempfile.TemporaryDirectory() as folder:  # made for this user alone
+    with tempfile.TemporaryDirectory() as folder:  # readable by this user alone
         both = Path(folder) / "meet.pem"
         both.write_bytes(
             key.private_bytes(

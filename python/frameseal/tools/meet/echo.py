@@ -1,4 +1,4 @@
-"""Everybody's voice, mixed and given back a little later.
+"""Mixes the voices of all participants and plays them back with a delay.
 
 Sound is mono here: int16 samples at 48 kHz.
 """
@@ -15,33 +15,36 @@ from aiortc import AudioStreamTrack
 
 from frameseal.tools.media import RATE, Samples
 
-DELAY: Final = RATE  # samples: a second, enough to hear that it is an echo
-GAIN: Final = 0.6  # below 1, so that an echo that a microphone picks up again dies out
+DELAY: Final = RATE  # samples: one second, long enough to be heard as an echo
+GAIN: Final = 0.6  # below 1, so that an echo that a microphone picks up again decays
 _FRAME: Final = RATE // 50
-_LENGTH: Final = 4 * RATE  # of the ring; DELAY and whatever may come in one go have to fit
+_LENGTH: Final = 4 * RATE  # samples of the ring buffer: DELAY and the longest burst must fit
 
 
 class Echo:
-    """A ring of samples: written some way ahead of where it is read, by each participant at a place of their own."""
+    """A ring buffer of samples. Each participant writes at a position ahead of the reader."""
 
     def __init__(self, delay: int = DELAY) -> None:
-        """Start silent."""
+        """Make a silent buffer.
+
+        :param delay: the samples between the reader and the first sample of a participant.
+        """
         self._ring = np.zeros(_LENGTH, dtype=np.int32)
         self._delay = delay
         self._read = 0
         self._written: dict[str, int] = {}
 
     def hear(self, participant: str, samples: Samples) -> None:
-        """Add what a participant said."""
+        """Mix in the samples of a participant. Drop the samples that do not fit."""
         start = max(self._written.get(participant, 0), self._read + self._delay)
-        # Whoever sends faster than time passes would lap the reader.
+        # A participant who sends faster than real time would overtake the reader.
         samples = samples[: max(0, self._read + _LENGTH - start)]
         places = np.arange(start, start + len(samples)) % _LENGTH
         self._ring[places] += (samples * GAIN).astype(np.int32)
         self._written[participant] = start + len(samples)
 
     def say(self, count: int) -> Samples:
-        """Take the next samples."""
+        """Return the next *count* samples, and clear them."""
         places = np.arange(self._read, self._read + count) % _LENGTH
         samples: Samples = np.clip(self._ring[places], -32768, 32767).astype(np.int16)
         self._ring[places] = 0
@@ -49,12 +52,12 @@ class Echo:
         return samples
 
     def forget(self, participant: str) -> None:
-        """A participant left; what they said is still given back."""
+        """Discard the position of a participant who left. Their samples are still played."""
         self._written.pop(participant, None)
 
 
 class EchoTrack(AudioStreamTrack):
-    """The echo as a track, 20 ms at a time."""
+    """The echo as an audio track with frames of 20 ms."""
 
     def __init__(self, echo: Echo) -> None:
         """Play *echo*."""
@@ -64,7 +67,7 @@ class EchoTrack(AudioStreamTrack):
         self._began: float | None = None
 
     async def recv(self) -> av.AudioFrame:
-        """The next 20 ms, when they are due."""
+        """Return the next 20 ms when they are due."""
         loop = asyncio.get_running_loop()
         if self._began is None:
             self._began = loop.time()

@@ -1,7 +1,7 @@
-"""The meeting through a Janus gateway instead of our own forwarder: its VideoRoom plugin, with `require_e2ee`.
+"""Forwards a meeting through a Janus gateway: its VideoRoom plugin, with `require_e2ee`.
 
-Spoken is Janus' JSON API over web sockets. A room there admits only who says that the media are sealed (``"e2ee":
-true`` beside each SDP); Janus then forwards what it cannot read, as our forwarder does. No key ever comes here.
+This module uses the JSON API of Janus over web sockets. A room with `require_e2ee` admits only clients that declare
+their media encrypted (``"e2ee": true`` beside each SDP). Janus forwards sealed frames. No key ever reaches this module.
 """
 
 from __future__ import annotations
@@ -18,35 +18,42 @@ from aiortc import RTCSessionDescription
 from frameseal.tools.sfu import PeerConnection
 
 ANSWER_TIMEOUT: Final = 15.0  # seconds for Janus to answer
-CONNECT_TIMEOUT: Final = 20.0  # seconds for ICE and DTLS, as in our forwarder
-KEEPALIVE_INTERVAL: Final = 20.0  # seconds; Janus forgets a session after 60
+CONNECT_TIMEOUT: Final = 20.0  # seconds for ICE and DTLS, as in `frameseal.tools.sfu`
+KEEPALIVE_INTERVAL: Final = 20.0  # seconds; Janus drops a session after 60 s without a message
 MAX_PUBLISHERS: Final = 16
 
 Message = dict[str, Any]
 
 
 class JanusError(ConnectionError):
-    """Janus is not there, or says no; the message is its own."""
+    """Janus cannot be reached, or returned an error. The message contains the reason that Janus reports."""
 
 
 class Handle:
-    """One connection at Janus: a publisher's or a subscriber's."""
+    """A plugin handle at Janus: the connection of one publisher or subscriber."""
 
     def __init__(self, janus: Janus, number: int) -> None:
-        """Use `Janus.attach`."""
+        """Hold the handle with the id *number*. `Janus.attach` makes handles."""
         self._janus, self.number = janus, number
-        self.up = asyncio.Event()  # ICE and DTLS are through
+        self.up = asyncio.Event()  # set when ICE and DTLS have connected
         self.down = asyncio.Event()
 
     async def ask(self, body: Message, jsep: Message | None = None) -> Message:
-        """Send the plugin a message; return the whole answer. Raises JanusError."""
+        """Send a message to the plugin, and return the response of Janus.
+
+        :raises JanusError: Janus returned an error, or no response.
+        """
         message: Message = {"janus": "message", "handle_id": self.number, "body": body}
         if jsep is not None:
             message["jsep"] = jsep
         return await self._janus.ask(message)
 
     async def connected(self) -> None:
-        """Wait for ICE and DTLS. Raises TimeoutError, JanusError."""
+        """Wait until ICE and DTLS have connected.
+
+        :raises TimeoutError: they did not connect in time.
+        :raises JanusError: Janus closed the connection.
+        """
         await self._janus.ask({"janus": "trickle", "handle_id": self.number, "candidate": {"completed": True}})
         waits = [asyncio.ensure_future(event.wait()) for event in (self.up, self.down)]
         try:
@@ -57,41 +64,48 @@ class Handle:
         if not done:
             raise TimeoutError
         if not self.up.is_set():
-            raise JanusError("Janus hung up")
+            raise JanusError("Janus closed the connection")
 
     async def detach(self) -> None:
-        """Hang up, and forget the handle."""
+        """Close the connection and detach the handle."""
         with contextlib.suppress(JanusError):
             await self._janus.detach(self)
 
 
 class Janus:
-    """A session at a Janus gateway, and a room of its VideoRoom plugin for the time of a meeting."""
+    """A session at a Janus gateway, and a VideoRoom that exists as long as the session."""
 
     def __init__(self, url: str, codec: str) -> None:
-        """Connect with `open`. *url* is ``ws://HOST:PORT``, *codec* the room's for video."""
+        """Prepare a session; `open` connects.
+
+        :param url: the web socket of Janus, ``ws://HOST:PORT``.
+        :param codec: the video codec of the room, such as "vp8".
+        """
         self._url, self._codec = url, codec
         self._session = 0
         self._handles: dict[int, Handle] = {}
         self._answers: dict[str, asyncio.Future[Message]] = {}
-        self._slow: set[str] = set()  # transactions to which Janus says at first only that it has them
+        self._slow: set[str] = set()  # transactions to which Janus first sends an "ack"
         self._numbers = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
         self.room = secrets.randbelow(2**31) + 1
 
     async def open(self) -> None:
-        """Connect and make the room. Raises JanusError."""
+        """Connect, and create the session and the room.
+
+        :raises JanusError: Janus cannot be reached, or does not create the room.
+        """
         self._http = aiohttp.ClientSession()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 self._socket = await self._http.ws_connect(self._url, protocols=["janus-protocol"])
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             await self._http.close()
-            reached = False  # the error names the URL, which may have a password in it: ours is raised outside
+            reached = False  # the error quotes the URL, which may hold a password: ours is raised below
         else:
             reached = True
         if not reached:
-            raise JanusError("there is no Janus at this URL: is its web sockets transport on?")
+            raise JanusError("there is no Janus at this URL: check that its web sockets transport is enabled")
         self._tasks.append(asyncio.create_task(self._read()))
         try:
             self._session = (await self.ask({"janus": "create"}))["data"]["id"]
@@ -110,10 +124,10 @@ class Janus:
             )
         except (JanusError, TimeoutError) as error:
             await self.close()
-            raise JanusError(f"Janus has no room for the meeting: {error}") from error
+            raise JanusError(f"Janus did not create a room: {error}") from error
 
     async def close(self) -> None:
-        """End the room and the session."""
+        """Destroy the room and the session, and disconnect."""
         with contextlib.suppress(JanusError, TimeoutError):
             if self._handles:
                 await self._control.ask({"request": "destroy", "room": self.room})
@@ -124,19 +138,28 @@ class Janus:
         await self._http.close()
 
     async def attach(self) -> Handle:
-        """Make a handle at the plugin. Raises JanusError."""
+        """Make a handle of the VideoRoom plugin.
+
+        :raises JanusError: Janus returned an error, or no response.
+        """
         answer = await self.ask({"janus": "attach", "plugin": "janus.plugin.videoroom"})
         handle = Handle(self, answer["data"]["id"])
         self._handles[handle.number] = handle
         return handle
 
     async def detach(self, handle: Handle) -> None:
-        """Forget a handle. Raises JanusError."""
+        """Detach a handle. Do nothing for a detached one.
+
+        :raises JanusError: Janus returned an error, or no response.
+        """
         if self._handles.pop(handle.number, None) is not None:
             await self.ask({"janus": "detach", "handle_id": handle.number})
 
     async def ask(self, message: Message) -> Message:
-        """Send a message and return its answer. Raises JanusError if it is an error, or does not come."""
+        """Send a message, and return its response.
+
+        :raises JanusError: the response is an error, or does not arrive in time.
+        """
         transaction = str(next(self._numbers))
         answer: asyncio.Future[Message]
         answer = self._answers[transaction] = asyncio.get_running_loop().create_future()
@@ -147,7 +170,7 @@ class Janus:
             await self._socket.send_json({**message, **session, "transaction": transaction})
             return await asyncio.wait_for(answer, ANSWER_TIMEOUT)
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise JanusError("Janus does not answer") from error
+            raise JanusError(f"Janus did not respond within {ANSWER_TIMEOUT:g} s") from error
         finally:
             del self._answers[transaction]
             self._slow.discard(transaction)
@@ -159,7 +182,7 @@ class Janus:
             self._handle(frame.json())
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(JanusError("Janus is gone"))
+                answer.set_exception(JanusError("the connection to Janus is lost"))
         for handle in self._handles.values():
             handle.down.set()
 
@@ -176,7 +199,7 @@ class Janus:
         said = message.get("plugindata", {}).get("data", {})
         error = message["error"].get("reason") if kind == "error" else said.get("error")
         if error is not None:
-            answer.set_exception(JanusError(f"Janus says: {error}"))
+            answer.set_exception(JanusError(f"Janus reports: {error}"))
         else:
             answer.set_result(message)
 
@@ -188,10 +211,10 @@ class Janus:
 
 
 class JanusStream:
-    """What one participant publishes, as Janus forwards it: has the methods of `frameseal.tools.sfu.Forwarder`."""
+    """The media of one publisher at Janus, with the methods of `frameseal.tools.sfu.Forwarder`."""
 
     def __init__(self, janus: Janus) -> None:
-        """Go through *janus*."""
+        """Forward through *janus*."""
         self._janus = janus
         self._publisher: Handle | None = None
         self._feed = 0
@@ -221,19 +244,19 @@ class JanusStream:
         await handle.connected()
 
     async def disconnect_subscriber(self, name: str) -> None:
-        """Hang up on a subscriber."""
+        """Close the connection of a subscriber."""
         handle = self._subscribers.pop(name, None)
         if handle is not None:
             await handle.detach()
 
     async def request_keyframe(self) -> None:
-        """Have Janus ask the publisher for a keyframe."""
+        """Make Janus request a keyframe from the publisher."""
         if self._publisher is not None:
             with contextlib.suppress(JanusError):
                 await self._publisher.ask({"request": "configure", "keyframe": True})
 
     async def close(self) -> None:
-        """Hang up on everybody."""
+        """Close all connections."""
         handles = [*self._subscribers.values(), *([self._publisher] if self._publisher is not None else [])]
         self._subscribers.clear()
         await asyncio.gather(*(handle.detach() for handle in handles))

@@ -1,7 +1,7 @@
-"""What one visitor of the meeting may cost it, and all of them together.
+"""Limits on the resources that one address, and all addresses together, may use.
 
-Whoever reaches the server may come into the room, so everything here is counted by address and in total. Nothing of it
-depends on what a visitor says.
+Everybody who reaches the server may join the room. So every limit counts by address and in total, and no limit depends
+on the content of a message.
 """
 
 from __future__ import annotations
@@ -11,50 +11,51 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
-# TCP connections. A browser opens 6 and one for its web socket; all 8 participants may share an address.
+# Maximum numbers of TCP connections. A browser opens 6, and one for its web socket. All 8 participants may share one
+# address.
 MAX_CONNECTIONS: Final = 256
 MAX_CONNECTIONS_OF_ADDRESS: Final = 128
 
-# Seconds until an idle connection is closed, or one that never finishes a request.
+# Seconds until a connection is closed that is idle, or does not complete a request.
 IDLE_TIMEOUT: Final = 20.0
 
-# Web sockets that have not joined the room, and the seconds that they have for it. The page joins at once.
+# Maximum numbers of web sockets that have not joined the room, and the seconds until they must. The page joins at once.
 MAX_WAITING: Final = 64
 MAX_WAITING_OF_ADDRESS: Final = 16
 JOIN_TIMEOUT: Final = 10.0
 
-# Addresses that are remembered, the latest ones. One that is forgotten starts afresh; the total still holds.
+# Maximum number of addresses with a token bucket. A discarded address starts with a full one; the total still holds.
 MAX_ADDRESSES: Final = 1024
 
 
 @dataclass(frozen=True)
 class Rate:
-    """So many at once, then so many a second."""
+    """The rate of a token bucket: *burst* events at once, then *each_second* events per second."""
 
     burst: int
     each_second: float
 
 
-# Each joining makes connections with everybody who is there.
+# A join makes connections with all members.
 JOINS: Final = (Rate(16, 0.5), Rate(32, 2.0))
-# Each rotation is opened by everybody.
+# All members open each rotation.
 ROTATIONS: Final = (Rate(4, 0.5), Rate(8, 2.0))
-# Of one participant: connections made anew, and messages of any kind.
+# Limits for one participant: replaced connections, and messages of any type.
 RECONNECTIONS: Final = Rate(4, 0.2)
 MESSAGES: Final = Rate(200, 50.0)
 
 
 class TokenBucket:
-    """Allows a burst, and then so many a second."""
+    """Limits events to a burst, and then to a rate per second."""
 
     def __init__(self, rate: Rate) -> None:
-        """Start full."""
+        """Make a full bucket."""
         self._rate = rate
         self._tokens = float(rate.burst)
         self._refilled = monotonic()
 
     def consume(self) -> bool:
-        """Take a token, if there is one."""
+        """Consume a token. Return False, and change nothing, if there is none."""
         self._refill()
         if self._tokens < 1:
             return False
@@ -62,7 +63,7 @@ class TokenBucket:
         return True
 
     def borrow(self) -> float:
-        """Take a token that may be lent, and return the seconds until it is there."""
+        """Consume a token, even if there is none. Return the seconds until it exists."""
         self._refill()
         self._tokens -= 1
         return max(0.0, -self._tokens / self._rate.each_second)
@@ -77,13 +78,13 @@ class RateLimit:
     """A token bucket for each address, and one for all addresses."""
 
     def __init__(self, each: Rate, total: Rate) -> None:
-        """Start with all buckets full."""
+        """Make a full bucket for all addresses; each address starts with a full bucket."""
         self._each = each
         self._total = TokenBucket(total)
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def allows(self, address: str) -> bool:
-        """Take a token of this address and one of all, if both are there."""
+        """Consume a token of *address* and one of the total. Return False if either is missing."""
         bucket = self._buckets.pop(address, None) or TokenBucket(self._each)
         self._buckets[address] = bucket
         if len(self._buckets) > MAX_ADDRESSES:
@@ -92,22 +93,22 @@ class RateLimit:
 
 
 class ConnectionLimit:
-    """Counts what is there at once, by address and in total."""
+    """Limits the number of open connections by address and in total."""
 
     def __init__(self, each: int, total: int) -> None:
-        """Start with all places free."""
+        """Make a limit of *each* connections per address and *total* connections."""
         self._each, self._total = each, total
         self._open: Counter[str] = Counter()
 
     def acquire(self, address: str) -> bool:
-        """Take a place, if one is free."""
+        """Count a connection of *address*. Return False, and change nothing, at either limit."""
         if self._open.get(address, 0) >= self._each or self._open.total() >= self._total:
             return False
         self._open[address] += 1
         return True
 
     def release(self, address: str) -> None:
-        """Free a place that was taken."""
+        """Uncount an acquired connection of *address*."""
         self._open[address] -= 1
         if self._open[address] <= 0:
             del self._open[address]
@@ -115,7 +116,7 @@ class ConnectionLimit:
 
 @dataclass
 class Limits:
-    """How often the room may be joined, and its key rotated."""
+    """The rate limits of a room: joins and rotations."""
 
     joins: RateLimit = field(default_factory=lambda: RateLimit(*JOINS))
     rotations: RateLimit = field(default_factory=lambda: RateLimit(*ROTATIONS))

@@ -1,7 +1,7 @@
-"""The page and its signalling over HTTP. It serves files and passes messages on; no key ever comes here.
+"""Serves the page and its signalling over HTTP. No key ever reaches it.
 
-The key is in the URL's fragment, which browsers do not send. Whoever reaches the server may come into the room: without
-the key they see and hear nothing.
+The key is in the fragment of the URL, which browsers do not send (RFC 9110, section 4.2.3). Everybody who reaches the
+server may join the room, but without the key they see and hear nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from frameseal.tools.meet.limits import MAX_WAITING, MAX_WAITING_OF_ADDRESS
 from frameseal.tools.meet.room import Room
 from frameseal.tools.meet.worker import Worker
 
-REPORT_INTERVAL: Final = 0.4  # seconds between two reports of what the SFU sees
-KEYFRAME_TURNS: Final = 4  # reports between two requests for a keyframe, as long as the SFU's decoder made nothing
+REPORT_INTERVAL: Final = 0.4  # seconds between two reports of the SFU's view
+KEYFRAME_TURNS: Final = 4  # reports between two keyframe requests, while the SFU's decoder has returned no picture
 MAX_MESSAGE_BYTES: Final = 64 * 1024
-HEARTBEAT: Final = 20.0
+HEARTBEAT: Final = 20.0  # seconds between two pings of a web socket
 
 _HEADERS: Final = {
-    # Nothing from elsewhere, nothing inline: what runs on the page that has the key is what is served here.
+    # The page has the key. So it runs no inline scripts, and none from other origins.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,28 +44,29 @@ _TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript"
 def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collection[str]) -> web.Application:
     """Make the web application.
 
-    :param facts: what the page is told at ``/facts``: codec, whether the forwarder can be looked into.
-    :param hosts: the names and addresses under which it may be asked for: any other is a name that somebody else made
-        point here (DNS rebinding).
+    :param facts: the JSON object at ``/facts``: the codec, and whether the SFU's view is available.
+    :param hosts: the host names and addresses that a request may name. Any other host may be DNS rebinding.
     """
 
     @web.middleware
     async def guarded(request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
         if request.url.host not in hosts:
-            raise web.HTTPForbidden(text="frameseal meet is not served under this name")
+            raise web.HTTPForbidden(text="frameseal meet is not served under this host name")
         return await handler(request)
 
     async def headers(_: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(_HEADERS)
 
     async def socket(request: web.Request) -> web.WebSocketResponse:
-        # Browsers let any page open a web socket to anywhere, but say which page it was.
+        # Browsers let any page open a web socket to any host, but send the origin of the page.
         if any(origin not in _origins(request) for origin in request.headers.getall("Origin", [])):
-            raise web.HTTPForbidden(text="this page is not of this server")
+            raise web.HTTPForbidden(text="this page is from another origin")
         address = request.remote or ""
         waiting = [browser.address for browser in browsers if not browser.joined]
         if len(waiting) >= MAX_WAITING or waiting.count(address) >= MAX_WAITING_OF_ADDRESS:
-            raise web.HTTPTooManyRequests(text="too many have connected and not joined: try again in some seconds")
+            raise web.HTTPTooManyRequests(
+                text="too many clients have connected without joining: try again in some seconds"
+            )
         response = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MAX_MESSAGE_BYTES)
 
         def abort() -> None:
@@ -98,7 +99,7 @@ def application(room: Room, worker: Worker, facts: dict[str, Any], hosts: Collec
 
 
 def _origins(request: web.Request) -> set[str]:
-    """Return how a browser may write the origin of this server's page: scheme, host and port (RFC 6454 section 6.1)."""
+    """Return the spellings of this server's origin that a browser may send (RFC 6454, section 6.1)."""
     secure = request.transport is not None and request.transport.get_extra_info("sslcontext") is not None
     scheme, default = ("https", ":443") if secure else ("http", ":80")
     origin = f"{scheme}://{request.host.lower()}"
@@ -125,12 +126,12 @@ def _serve(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[
 
 
 async def _report(room: Room, browsers: Collection[BrowserMember]) -> None:
-    """Tell those who want to know what the SFU sees."""
+    """Send the SFU's view to the browsers that watch it, at intervals."""
     for turn in count():
         await asyncio.sleep(REPORT_INTERVAL)
         watching = [browser for browser in browsers if browser.watching]
         for publisher, sfu_view in list(room.sfu_views.items()):
-            # Without a keyframe a decoder does not begin, and of ciphertext it takes one in a few only.
+            # A decoder starts with a keyframe, and accepts only some of those that are ciphertext.
             if watching and not sfu_view.pictures and turn % KEYFRAME_TURNS == 0:
                 await room.request_keyframe(publisher)
             sfu_view.watched = bool(watching)

@@ -1,4 +1,4 @@
-"""A browser's RTCPeerConnection, driven from here through the signalling: what the forwarder needs of one."""
+"""A proxy of an RTCPeerConnection in a browser, driven through the signalling. The forwarder connects to it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from aiortc import RTCSessionDescription
 from pyee.base import EventEmitter
 
 BrowserRequest = Callable[[str, str | None], Awaitable[str]]
-"""Asks the browser: a method ("offer", "answer" or "accept") and the SDP it is about; the answer is SDP, or empty."""
+"""Sends the browser a method ("offer", "answer" or "accept") and an SDP or None; returns an SDP or an empty str."""
 
 _STATES = frozenset({"new", "connecting", "connected", "disconnected", "failed", "closed"})
 
 
 class RemotePeer(EventEmitter):
-    """Has the methods that `frameseal.tools.sfu.PeerConnection` names, and emits ``connectionstatechange``.
+    """Implements `frameseal.tools.sfu.PeerConnection`, and emits ``connectionstatechange``.
 
-    The browser sets its local description where it makes it, and answers when its candidates are gathered: three
-    questions are enough. All of them raise what *call* raises.
+    The browser sets its own local description, and answers once its candidates are gathered. So three requests suffice.
+    Each raises the exceptions of *call*.
     """
 
     def __init__(self, call: BrowserRequest) -> None:
-        """Ask through *call*."""
+        """Send requests through *call*."""
         super().__init__()
         self._call = call
         self._remote_offer: str | None = None
@@ -29,26 +29,26 @@ class RemotePeer(EventEmitter):
         self.connectionState = "new"
 
     async def createOffer(self) -> RTCSessionDescription:
-        """Have the browser make an offer."""
+        """Request an offer from the browser."""
         return RTCSessionDescription(sdp=await self._call("offer", None), type="offer")
 
     async def createAnswer(self) -> RTCSessionDescription:
-        """Have the browser answer the offer that was set."""
+        """Request an answer to the remote offer from the browser."""
         return RTCSessionDescription(sdp=await self._call("answer", self._remote_offer), type="answer")
 
     async def setLocalDescription(self, description: RTCSessionDescription) -> None:
-        """Note it; the browser has set it."""
+        """Store the description, which the browser has set already."""
         self.localDescription = description
 
     async def setRemoteDescription(self, description: RTCSessionDescription) -> None:
-        """Keep an offer for `createAnswer`, or bring the browser its answer."""
+        """Store an offer for `createAnswer`, or send an answer to the browser."""
         if description.type == "offer":
             self._remote_offer = description.sdp
         else:
             await self._call("accept", description.sdp)
 
     def report(self, state: object) -> None:
-        """Take the browser's word for its connection's state."""
+        """Set the connection state that the browser reports. Ignore unknown states."""
         if isinstance(state, str) and state in _STATES and state != self.connectionState:
             self.connectionState = state
             self.emit("connectionstatechange")

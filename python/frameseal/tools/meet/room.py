@@ -1,7 +1,7 @@
-"""The meeting's room: who is there, and one keyless forwarder for each who publishes. No key ever comes here.
+"""The room of a meeting: its members, and one keyless forwarder for each publisher. No key ever reaches it.
 
-Every participant publishes over one connection and receives each other participant over one more, so nothing is ever
-renegotiated. The bot takes part like anybody else.
+Every member publishes over one connection and receives each other member over one more, so that no connection is ever
+renegotiated. The bot is a member like any other.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from frameseal.tools.meet.limits import Limits
 from frameseal.tools.meet.sfu_view import SfuView
 from frameseal.tools.sfu import Forwarder, PeerConnection
 
-MAX_PARTICIPANTS: Final = 8  # each pair of them is two connections
-# The name of the connection over which somebody publishes; those over which they receive have the publisher's id.
+MAX_PARTICIPANTS: Final = 8  # each pair of participants costs two connections
+# The name of the connection over which a member publishes. A receiving connection is named by the publisher's id.
 PUBLISH: Final = "publish"
-CLOSE_TIMEOUT: Final = 5.0  # seconds; to close a connection of aiortc's that is still connecting may never end
+CLOSE_TIMEOUT: Final = 5.0  # seconds: closing an aiortc connection that is still connecting may never return
 
 Message = dict[str, Any]
 
@@ -28,36 +28,36 @@ _logger = logging.getLogger("frameseal.tools.meet")
 
 
 class RoomFull(Exception):
-    """There are as many participants as may be."""
+    """The room has the maximum number of participants."""
 
 
 class Member(Protocol):
-    """Somebody in the room: a browser behind its web socket, or the bot."""
+    """A member of the room: a browser behind its web socket, or the bot."""
 
     @property
     def id(self) -> str:
-        """Tells members apart, for the life of the room."""
+        """The id of the member, unique for the life of the room."""
 
     @property
     def name(self) -> str:
-        """What the others read; anything."""
+        """The name that the others read: any text."""
 
     @property
     def tracks(self) -> list[str]:
-        """The kinds that it publishes: of "audio" and "video", none, one or both."""
+        """The kinds that the member publishes: none, one or both of "audio" and "video"."""
 
     def connection(self, peer: str) -> PeerConnection:
-        """Make the connection for publishing (`PUBLISH`), or for what the member of this id publishes."""
+        """Make the connection for publishing (`PUBLISH`), or for receiving the member of this id."""
 
     def hang_up(self, peer: str) -> None:
         """Close the connection that `connection` made."""
 
     def notify(self, message: Message) -> None:
-        """Take note of what goes on in the room."""
+        """Receive a message of the room."""
 
 
 class Stream(Protocol):
-    """What one member publishes, in an SFU: of `Forwarder`, what is used here."""
+    """The media of one publisher in an SFU: the methods of `Forwarder` that the room calls."""
 
     async def connect_publisher(self, pc: PeerConnection) -> None:
         """Negotiate with the publisher, and return when packets can flow."""
@@ -66,32 +66,32 @@ class Stream(Protocol):
         """Negotiate with a subscriber, and return when packets can flow."""
 
     async def disconnect_subscriber(self, name: str) -> None:
-        """Hang up on a subscriber."""
+        """Close the connection of a subscriber."""
 
     async def request_keyframe(self) -> None:
         """Ask the publisher for a keyframe."""
 
     async def close(self) -> None:
-        """Hang up on everybody."""
+        """Close all connections."""
 
 
 class Room:
-    """Connects everybody with everybody else's media, and passes messages on."""
+    """Connects every member with the media of all others, and forwards messages."""
 
     def __init__(self, janus: Janus | None = None) -> None:
-        """Start empty. Media go through *janus*, or through forwarders of our own."""
+        """Make an empty room. *janus* forwards the media; with None, forwarders in this process do."""
         self._janus = janus
         self.limits = Limits()
         self.members: dict[str, Member] = {}
         self.sfu_views: dict[str, SfuView] = {}  # by publisher
         self._forwarders: dict[str, Stream] = {}  # by publisher, once media can flow
-        self._tasks: dict[asyncio.Task[None], tuple[str, ...]] = {}  # and whom each is about: publisher, subscriber
+        self._tasks: dict[asyncio.Task[None], tuple[str, ...]] = {}  # by task, the ids of publisher and subscriber
         self._states: dict[tuple[str, ...], Message] = {}
 
     def join(self, member: Member) -> None:
-        """Take somebody in; connecting goes on in the background.
+        """Add a member, and connect it in the background.
 
-        :raises RoomFull: there are `MAX_PARTICIPANTS` already.
+        :raises RoomFull: the room has `MAX_PARTICIPANTS` members.
         """
         if len(self.members) >= MAX_PARTICIPANTS:
             raise RoomFull
@@ -107,7 +107,7 @@ class Room:
             self._start(self._subscribe(publisher, forwarder, member), publisher, member.id)
 
     async def leave(self, member_id: str) -> None:
-        """Let somebody go; without effect for who is not there."""
+        """Remove a member. Do nothing for an unknown id."""
         if self.members.pop(member_id, None) is None:
             return
         for key in [key for key in self._states if member_id in key]:
@@ -119,19 +119,19 @@ class Room:
         await asyncio.gather(self._end_stream(member_id), *(_within_timeout(close) for close in closing))
 
     def reconnect(self, member: Member, peer: str) -> None:
-        """Make a connection anew that was lost: `PUBLISH`, or the one for what the member of this id publishes."""
+        """Replace a lost connection: `PUBLISH`, or the connection that receives the member with the id *peer*."""
         if peer == PUBLISH and member.id in self._forwarders:
             self._start(self._publish_again(member), member.id)
         elif peer in self._forwarders:
             self._start(self._subscribe_again(peer, self._forwarders[peer], member), peer, member.id)
 
     async def close(self) -> None:
-        """Let everybody go."""
+        """Remove all members."""
         for member_id in list(self.members):
             await self.leave(member_id)
 
     def broadcast(self, message: Message, but: str | None = None) -> None:
-        """Tell everybody, in the same order."""
+        """Send a message to all members but *but*, in the same order to each."""
         if message["type"] == "state" and message["participant"] in self.members:
             self._states[message["by"], message["participant"], message["kind"]] = message
         for member in list(self.members.values()):
@@ -139,7 +139,7 @@ class Room:
                 member.notify(message)
 
     async def request_keyframe(self, publisher: str) -> None:
-        """Ask a publisher for a keyframe; for a receiver that could not open frames and now can."""
+        """Request a keyframe from a publisher, for a receiver that now can open its frames."""
         forwarder = self._forwarders.get(publisher)
         if forwarder is not None:
             await forwarder.request_keyframe()
@@ -161,7 +161,7 @@ class Room:
             await _within_timeout(forwarder.close())
 
     async def _publish_again(self, member: Member) -> None:
-        # Who is connecting just now would fail at the old stream, and then hang up on the new one.
+        # A pending connection would fail at the old stream, and then close the connection to the new one.
         await self._cancel_connecting(lambda about: about[0] == member.id)
         self._hang_up_on(member.id)
         member.hang_up(PUBLISH)
@@ -175,7 +175,7 @@ class Room:
         await self._subscribe(publisher, forwarder, member)
 
     async def _cancel_connecting(self, chosen: Callable[[tuple[str, ...]], bool]) -> None:
-        """Cancel what is being connected, for whoever connects the same anew."""
+        """Cancel pending connections before the same connections are made again."""
         own = asyncio.current_task()
         await _cancel_all([task for task, about in self._tasks.items() if task is not own and chosen(about)])
 
@@ -208,17 +208,17 @@ class Room:
             self._report_failure(error, member, f"the connection from {name} to {member.name}")
 
     def _report_failure(self, error: BaseException, member: Member, what: str) -> None:
-        # Anything may be wrong with SDP that came from outside, and one participant's must not end the meeting.
+        # SDP from outside may raise any exception. One participant's SDP must not end the meeting.
         if not isinstance(error, Exception):
             raise error
-        reason = "no way was found" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-        # Without names and SDP: those are for the people in the room, not for a log.
+        reason = "no network path was found" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        # The log contains neither names nor SDP, which only the people in the room may read.
         _logger.warning("a connection of %s failed: %s", member.id, type(error).__name__)
         member.notify({"type": "problem", "message": f"{what} failed: {reason}. Leave, and join again."})
 
 
 def summary_of(member: Member) -> Message:
-    """What the others are told about somebody."""
+    """Return the description of a member for the others."""
     return {"id": member.id, "name": member.name, "tracks": member.tracks}
 
 

@@ -1,8 +1,8 @@
-"""A new key for everybody who has the present one, through a server that must not learn either.
+"""The message that brings a new key to all members who have the present key, through a server that learns neither.
 
-Whoever rotates draws a new passphrase, seals it with a key made from the present one, and sends it through the
-signalling, which passes it on to all in one order. The sealing key comes from the present passphrase behind a prefix,
-so it is not the media's. This keeps nobody out who has the present key; it is no boundary between members.
+The member who rotates generates a passphrase, seals it, and sends it through the signalling, which forwards all
+messages in one order. The sealing key is derived from the present passphrase behind a prefix, so that it differs from
+the media key. A rotation does not exclude anybody who has the present key.
 
 The message is a frame of the profile `livekit` without clear bytes: ciphertext, tag, IV, 0x0C, 0.
 """
@@ -18,96 +18,97 @@ from frameseal._json import parse_json
 from frameseal._secrecy import Confidential, require, utf8
 from frameseal.keys.protocol import bounded
 
-KEY_IDS: Final = 16  # slots of the worker's key ring
+KEY_IDS: Final = 16  # number of key ids in the key ring of the browser's worker
 _PREFIX: Final = "frameseal meet rotation v1\n"
 
 
 class RotationRefused(Exception):
-    """This is no rotation that follows on the present key."""
+    """The message is not a rotation that follows the present key."""
 
 
 class MeetingKey(Confidential):
-    """What everybody in the meeting shares, and the id that its frames name.
+    """The shared passphrase of the meeting and its key id, 0 to 15.
 
-    :raises ValueError: for a passphrase that is empty or no text, and a key id out of range.
+    :raises TypeError: *passphrase* is not a str, or *key_id* is not an int.
+    :raises ValueError: *passphrase* is empty or not valid Unicode, or *key_id* is out of range.
     """
 
     __slots__ = ("_key_id", "_passphrase")
 
     def __init__(self, passphrase: str, key_id: int = 0) -> None:
-        """Keep the passphrase."""
+        """Hold the passphrase and its key id."""
         if not utf8("the passphrase", passphrase):
-            raise ValueError("the passphrase is empty")
+            raise ValueError("the passphrase must not be empty")
         self._passphrase = passphrase
         self._key_id = bounded("key_id", key_id, 0, KEY_IDS - 1)
 
     @property
     def passphrase(self) -> str:
-        """The secret."""
+        """The passphrase, which is secret."""
         return self._passphrase
 
     @property
     def key_id(self) -> int:
-        """Which slot of a key ring it is for."""
+        """The key id in every key ring."""
         return self._key_id
 
     def __eq__(self, other: object) -> bool:
-        """Compare both."""
+        """Compare the passphrases and the key ids."""
         return isinstance(other, MeetingKey) and (self.passphrase, self.key_id) == (other.passphrase, other.key_id)
 
     def __hash__(self) -> int:
-        """Hash both."""
+        """Hash the passphrase and the key id."""
         return hash((self._passphrase, self._key_id))
 
     def __repr__(self) -> str:
-        """Show the id, never the passphrase."""
+        """Show the key id, never the passphrase."""
         return f"MeetingKey(key_id={self.key_id})"
 
 
 def next_key(present: MeetingKey) -> MeetingKey:
-    """Draw the key after *present*."""
+    """Generate the key after *present*: a random passphrase under the next key id."""
     require("present", present, MeetingKey, "a MeetingKey")
     return MeetingKey(secrets.token_urlsafe(16), (present.key_id + 1) % KEY_IDS)
 
 
 class RotationOpener(Confidential):
-    """Opens rotations that follow on one key, and derives what it takes once, whatever is sent to it."""
+    """Opens rotations that follow one key. It derives the sealing key once, however many messages arrive."""
 
     __slots__ = ("_decryptor", "_present")
 
     def __init__(self, present: MeetingKey) -> None:
-        """Derive the sealing key: some 12 ms, for a thread beside the event loop."""
+        """Derive the sealing key in some 12 ms: call it in a thread, not on the event loop."""
         self._present = present
         self._decryptor = Decryptor(_ring(present))
 
     def open(self, sealed: bytes) -> MeetingKey:
-        """Return the key that a rotation brings.
+        """Return the key in a rotation.
 
-        :raises RotationRefused: sealed under another key than the present one, or not for the next key id (a replay,
-            say).
+        :raises RotationRefused: *sealed* was sealed under another key than the present one, or holds another key id
+            than the next (such as a replay).
         """
         coming = _opened(self._decryptor, sealed)
         if coming is None:
-            raise RotationRefused("sealed under another key than the present one, or no key")
+            raise RotationRefused("the rotation was sealed under another key than the present one, or holds no key")
         if coming.key_id != (self._present.key_id + 1) % KEY_IDS:
-            raise RotationRefused("not the key after the present one")
+            raise RotationRefused("the key id of the rotation is not the one after the present key id")
         return coming
 
 
 def seal_rotation(present: MeetingKey, coming: MeetingKey) -> bytes:
-    """Seal *coming* for those who have *present*. It costs a derivation, some 12 ms."""
+    """Seal *coming* for the members who have *present*. The derivation takes some 12 ms."""
     require("coming", coming, MeetingKey, "a MeetingKey")
     text = json.dumps({"keyId": coming.key_id, "passphrase": coming.passphrase})
     return Encryptor(_ring(present)).encrypt(text.encode())
 
 
 def open_rotation(present: MeetingKey, sealed: bytes) -> MeetingKey:
-    """Return the key that a rotation brings, as `RotationOpener.open` does, for who opens one alone."""
+    """Return the key in one rotation. For several rotations after one key use `RotationOpener`."""
     return RotationOpener(present).open(sealed)
 
 
 def _opened(decryptor: Decryptor, sealed: bytes) -> MeetingKey | None:
-    """Return the key in a rotation. None if there is none: an error of JSON would hold what was opened."""
+    """Return the key in a rotation, or None if it holds none. An error of JSON would quote the passphrase."""
     try:
         content = parse_json(decryptor.decrypt(sealed))
         return MeetingKey(content["passphrase"], content["keyId"])

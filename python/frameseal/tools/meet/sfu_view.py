@@ -1,4 +1,4 @@
-"""What the SFU sees of one participant: the frames as they pass, and what a decoder makes of them without a key."""
+"""The SFU's view of one participant: the sealed frames, and the output of a decoder without a key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import threading
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypedDict
 
 import av
 from aiortc.codecs import depayload, get_decoder
@@ -20,24 +20,54 @@ from frameseal.codecs import CODECS
 from frameseal.inspection.readings import readings
 from frameseal.tools.sfu import ForwardedPacket
 
-SIZES = 48  # of the latest video frames: sealing hides no size
-PICTURE = (320, 180)  # what came out of the decoder is shown at most this large
-MAX_PENDING_FRAMES = 30  # frames that wait for the decoder; beyond that they are not tried
-SHOWN_BYTES = 24  # of each part of a frame, in hex
-MAX_FRAME = 1024 * 1024  # bytes of a frame whose end does not come; beyond that it is let go
-MAX_PIXELS = 4096 * 2304  # of a picture that is decoded: ciphertext, or a visitor, may claim any size
-PIXELS = 64 * 36  # bytes of the frame that are shown as pixels
+SIZES = 48  # number of video frames whose sizes are shown; sealing does not hide sizes
+PICTURE = (320, 180)  # width and height at which decoded pictures are shown
+MAX_PENDING_FRAMES = 30  # frames that wait for the decoder; further frames are not decoded
+SHOWN_BYTES = 24  # bytes of each part of a frame that are shown in hex
+MAX_FRAME = 1024 * 1024  # bytes of an incomplete frame; a longer one is discarded
+MAX_PIXELS = 4096 * 2304  # pixels of a decoded picture: ciphertext may claim any size
+PIXELS = 64 * 36  # bytes of a frame that are shown as pixels
+
+
+class FramePart(TypedDict):
+    """One part of a sealed frame: bytes *start* to *end* (exclusive), the first `SHOWN_BYTES` of them in hex."""
+
+    name: str
+    start: int
+    end: int
+    hex: str
+
+
+class SfuReport(TypedDict):
+    """The report of `SfuView` to the page."""
+
+    frames: dict[str, int]
+    """The number of frames by kind, "audio" and "video"."""
+    bytes: dict[str, int]
+    """The bytes of payload by kind."""
+    sizes: list[int]
+    """The sizes of the latest video frames in bytes."""
+    tried: int
+    """The number of video frames that were passed to the decoder."""
+    pictures: int
+    """The number of pictures that the decoder returned."""
+    parts: list[FramePart]
+    """The parts of the latest video frame."""
+    sealed: str
+    """The first bytes of the latest video frame in base64."""
+    picture: str | None
+    """The latest decoded picture as JPEG in base64; None if there is none."""
 
 
 class SfuView:
-    """Sits in the forwarder, which has no key. It decodes only while somebody watches: that costs a processor."""
+    """Observes the packets in the forwarder, which has no key. To save CPU, it decodes only while somebody watches."""
 
     def __init__(self) -> None:
         """Start with nothing seen."""
         self.frames: Counter[str] = Counter()  # by kind
         self.octets: Counter[str] = Counter()
         self.tried = 0
-        self.pictures = 0  # that came out of the decoder: of ciphertext, noise
+        self.pictures = 0  # decoded pictures; of ciphertext they show noise
         self.watched = False
         self._sizes: deque[int] = deque(maxlen=SIZES)
         self._parts: list[bytes] = []
@@ -47,11 +77,11 @@ class SfuView:
         self._decoder: Decoder | None = None
         self._picture: Any = None
         self._waiting = threading.Semaphore(MAX_PENDING_FRAMES)
-        # One thread, for a decoder has state, and not the event loop, for decoding takes its time.
+        # One thread, since a decoder has state. Not the event loop, since decoding is slow.
         self._thread = ThreadPoolExecutor(1, "sfu_view")
 
     def tap(self, forwarded: ForwardedPacket) -> None:
-        """Take a packet from the forwarder; its `on_packet`."""
+        """Accept a packet: the `on_packet` of the forwarder."""
         if forwarded.retransmission:
             return
         self.octets[forwarded.kind] += len(forwarded.payload)
@@ -98,20 +128,20 @@ class SfuView:
         }
 
     def close(self) -> None:
-        """Try no more frames."""
+        """Stop decoding."""
         self.watched = False
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _decode(self, forwarded: ForwardedPacket, frame: bytes) -> None:
         self._waiting.release()
         self.tried += 1
-        # Decoders of ciphertext fail in many ways; that they fail is the point.
+        # Decoders raise various exceptions for ciphertext. Failure is the expected outcome.
         with contextlib.suppress(Exception):
             if claimed_pixels(self._codec, frame) > MAX_PIXELS:
                 return
             if self._decoder is None:
                 self._decoder = get_decoder(forwarded.codec)
-                with contextlib.suppress(AttributeError, KeyError):  # one that is not FFmpeg's
+                with contextlib.suppress(AttributeError, KeyError):  # a decoder that is not FFmpeg's
                     vars(self._decoder)["codec"].options = {"max_pixels": str(MAX_PIXELS)}
             encoded = JitterFrame(data=frame, timestamp=forwarded.packet.timestamp)
             for picture in self._decoder.decode(encoded):
@@ -128,7 +158,7 @@ def claimed_pixels(codec: str, frame: bytes) -> int:
 def _jpeg(picture: Any) -> str | None:
     if not isinstance(picture, av.VideoFrame):
         return None
-    # Ciphertext may claim any size.
+    # A fixed size, since ciphertext may claim any.
     small = picture.reformat(width=PICTURE[0], height=PICTURE[1], format="rgb24")
     file = io.BytesIO()
     Image.fromarray(small.to_ndarray()).save(file, format="JPEG", quality=55)

@@ -1,7 +1,7 @@
-"""The browser's half of the encryption: LiveKit's e2ee worker, as published in the npm package `livekit-client`.
+"""Loads the encryption of the browser: LiveKit's e2ee worker, from the npm package `livekit-client`.
 
-It is not ours and not shipped with us. The package is fetched once with the npm client, checked against the hash that
-is pinned here, and kept in the user's cache, its licence beside it. The hash is checked again at every start.
+frameseal does not ship it. The npm client fetches the package once; it is verified against the hash that is pinned
+here, and cached with its licence in the user's cache folder. The hash is verified again at every start.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _LICENCE: Final = "package/LICENSE"
 
 
 class WorkerUnavailable(Exception):
-    """The worker cannot be had; the message says why and what to do, in one line."""
+    """The worker cannot be read or fetched. The message names the reason and the remedy in one line."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """The worker's module and its licence, as they are served."""
+    """The JavaScript module of the worker and its licence."""
 
     script: bytes
     licence: bytes
 
 
 def cache_folder() -> Path:
-    """Return where this user's programs keep what they can fetch again; the folder may not exist yet."""
+    """Return the cache folder of frameseal for this user. It may not exist yet."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":
@@ -55,16 +55,18 @@ def cache_folder() -> Path:
 
 
 def load_worker(package: Path | None = None) -> Worker:
-    """Return the worker: of *package*, a file that somebody brought, else of the cache, else of the registry.
+    """Return the worker from *package*, from the cache, or from the npm registry.
 
-    :raises WorkerUnavailable: the file is not the pinned package; or npm is missing, or has no network.
+    :param package: the path of the npm package; None uses the cache, or else fetches the package.
+    :raises TypeError: *package* is neither a Path nor None.
+    :raises WorkerUnavailable: *package* is not the pinned package, npm is not installed, or npm has no network.
     """
     require("package", package, (Path, type(None)), "a Path, or None")
     if package is not None:
         try:
             packed = package.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-            reason = getattr(error, "strerror", "no file can have this name")  # and no more of it: it names the file
+        except (OSError, ValueError) as error:  # ValueError: an invalid file name
+            reason = getattr(error, "strerror", "no file can have this name")  # not the error, which quotes it
         else:
             return _unpack(packed, "the package")
         raise WorkerUnavailable(f"the package cannot be read: {reason}")
@@ -74,7 +76,7 @@ def load_worker(package: Path | None = None) -> Worker:
         try:
             return _unpack(kept.read_bytes(), TARBALL)
         except WorkerUnavailable:
-            kept.unlink()  # cut short or altered: fetched again
+            kept.unlink()  # truncated or altered: fetch it again
     return _fetch(folder)
 
 
@@ -82,7 +84,7 @@ def _fetch(folder: Path) -> Worker:
     npm = shutil.which("npm")
     if npm is None:
         raise WorkerUnavailable(
-            f"npm is needed, once, to fetch the browser's e2ee worker: install npm, or give {TARBALL} with --worker"
+            f"npm is needed once, to fetch the e2ee worker: install npm, or pass {TARBALL} with --worker"
         )
     with tempfile.TemporaryDirectory() as place:
         command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", place, "--fetch-retries=1"]
@@ -93,7 +95,7 @@ def _fetch(folder: Path) -> Worker:
         fetched = Path(place) / TARBALL
         if done is None or done.returncode != 0 or not fetched.is_file():
             raise WorkerUnavailable(
-                f"could not fetch npm's {PACKAGE} {VERSION}: is there a network? Else give {TARBALL} with --worker"
+                f"could not fetch npm's {PACKAGE} {VERSION}: check the network, or pass {TARBALL} with --worker"
             )
         packed = fetched.read_bytes()
     worker = _unpack(packed, TARBALL)
@@ -104,8 +106,8 @@ def _fetch(folder: Path) -> Worker:
         unfinished.write_bytes(packed)
         unfinished.replace(folder / TARBALL)
     except OSError as error:
-        # A cache that cannot be written is no reason not to meet.
-        print(f"frameseal meet: could not keep {TARBALL}: {error.strerror}", file=sys.stderr)
+        # The meeting works without a writable cache.
+        print(f"frameseal meet: could not cache {TARBALL}: {error.strerror}", file=sys.stderr)
     return worker
 
 
@@ -119,5 +121,5 @@ def _unpack(packed: bytes, name: str) -> Worker:
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
     if file is None:
-        raise WorkerUnavailable(f"{name} is no file")
+        raise WorkerUnavailable(f"{name} is not a file in the package")
     return file.read()

@@ -1,13 +1,13 @@
-"""A stand-in for an SFU, without any key: RTP from one publisher to several subscribers (RFC 7667 section 3.7).
+"""A keyless SFU: forwards RTP from one publisher to several subscribers (RFC 7667, section 3.7).
 
-Every peer talks to it over a real RTCPeerConnection of its own, so ICE, DTLS and SRTP end here, as they end in an SFU,
-and what the forwarder holds in its hands is what the operator of an SFU holds: RTP packets whose payloads are sealed
-frames. Payloads are passed on untouched; SSRC, payload type and header extensions are rewritten to what each leg
-negotiated. Loss and reordering are drawn from a seed, for each leg on its own.
+Every peer connects to it over an RTCPeerConnection of its own. ICE, DTLS and SRTP end here, as in any SFU. So the
+forwarder holds what the operator of an SFU holds: RTP packets whose payloads are sealed frames. It forwards payloads
+unchanged, and rewrites SSRC, payload type and header extensions to those that each leg negotiated. It simulates loss
+and reordering from a seed, for each leg separately.
 
-aiortc has no public way to take RTP packets from a transport or to give it some, so three underscore names of
-`RTCDtlsTransport` are used here: `_handle_rtp_data` and `_handle_rtcp_data` are shadowed on the instances that this
-forwarder owns, and `_send_rtp` is called. The peers at the other ends are not touched in any way.
+aiortc has no public API to receive RTP packets from a transport or to send them, so three underscore names of
+`RTCDtlsTransport` are used. `_handle_rtp_data` and `_handle_rtcp_data` are replaced on the instances that the forwarder
+owns, and `_send_rtp` is called. The connections of the peers remain unchanged.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from frameseal.tools.sfu.leg import Impairment, Leg, LegStats, Outlet, ignore_di
 
 __all__ = ["ForwardedPacket", "Forwarder", "LegStats"]
 
-KEYFRAME_REQUEST_INTERVAL = 0.3  # seconds between two PLIs to the publisher, however many subscribers ask
+KEYFRAME_REQUEST_INTERVAL = 0.3  # minimum seconds between two PLIs to the publisher
 CONNECT_TIMEOUT = 20.0  # seconds for ICE and DTLS of one leg
 
 
 class PeerConnection(Protocol):
-    """What is used of a peer's RTCPeerConnection; those of aiortc and of its forks all have it."""
+    """The part of a peer's RTCPeerConnection that the forwarder uses. aiortc and its forks implement it."""
 
     @property
     def localDescription(self) -> Any: ...
@@ -63,7 +63,7 @@ class PeerConnection(Protocol):
 
 @dataclass(frozen=True)
 class ForwardedPacket:
-    """What the forwarder sees of one packet: all of it, for SRTP ends here."""
+    """One packet as the forwarder sees it: without SRTP, which ends here."""
 
     kind: str
     codec: RTCRtpCodecParameters
@@ -72,27 +72,29 @@ class ForwardedPacket:
 
     @property
     def payload(self) -> bytes:
-        """The RTP payload, payload descriptor (RFC 7741, RFC 6184) included."""
+        """The RTP payload, including the payload descriptor (RFC 7741, RFC 6184)."""
         return self.packet.payload
 
 
 @dataclass
 class _Stream:
-    """One media section of the publisher."""
+    """One media section of the publisher's SDP."""
 
     kind: str
     codecs: dict[int, RTCRtpCodecParameters]
     ssrc: int
-    # aiortc never asks for lost audio again, and neither do browsers unless told to.
+    # None for audio: neither aiortc nor browsers by default request lost audio packets again.
     nacks: NackGenerator | None
 
 
 class Forwarder:
-    """Forwards the sealed media of one publisher to any number of subscribers, and has no key.
+    """Forwards the sealed media of one publisher to any number of subscribers, without a key.
 
-    `loss` and `reorder` are probabilities per packet, drawn from `seed` on the publisher's leg and on every
-    subscriber's, retransmissions included. `on_packet` is called on the event loop with every packet that arrives from
-    the publisher, before any loss: it is the place to look at what an SFU sees.
+    :param loss: the probability of loss per packet and leg, 0 to 1 exclusive. It applies to retransmissions too.
+    :param reorder: the probability of reordering per packet and leg, 0 to 1 exclusive.
+    :param seed: the seed of loss and reordering.
+    :param on_packet: called on the event loop with every packet from the publisher, before any loss.
+    :raises ValueError: a probability is out of range.
     """
 
     def __init__(
@@ -120,11 +122,12 @@ class Forwarder:
     async def connect_publisher(self, pc: PeerConnection) -> None:
         """Negotiate with the publisher, which already has its tracks, and return when packets can flow.
 
-        Raises RuntimeError for a second publisher, and TimeoutError or ConnectionError if ICE or DTLS does not get
-        there.
+        :raises RuntimeError: the forwarder has a publisher already.
+        :raises TimeoutError: ICE or DTLS did not connect within 20 s.
+        :raises ConnectionError: ICE or DTLS failed.
         """
         if self._pc is not None:
-            raise RuntimeError("this forwarder has a publisher")
+            raise RuntimeError("the forwarder has a publisher already: make another Forwarder")
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         await pc.setLocalDescription(await pc.createOffer())
         offer = RTCSessionDescription(sdp=pc.localDescription.sdp, type="offer")
@@ -150,13 +153,15 @@ class Forwarder:
         await _wait_connected(self._pc, pc)
 
     async def connect_subscriber(self, pc: PeerConnection, name: str) -> None:
-        """Negotiate with a subscriber: it is offered what the publisher publishes. Returns when packets can flow.
+        """Offer the publisher's media to a subscriber, and return when packets can flow.
 
-        Raises RuntimeError before there is a publisher or for a name in use, ValueError if the subscriber cannot decode
-        the publisher's codec, and TimeoutError or ConnectionError if ICE or DTLS does not get there.
+        :raises RuntimeError: there is no publisher yet, or *name* is in use.
+        :raises ValueError: the subscriber cannot decode the publisher's codec.
+        :raises TimeoutError: ICE or DTLS did not connect within 20 s.
+        :raises ConnectionError: ICE or DTLS failed.
         """
         if self._pc is None or name in self.stats:
-            raise RuntimeError("the publisher has to connect first, and names have to differ")
+            raise RuntimeError("the publisher must connect first, and name must not be in use")
         stats = self.stats[name] = LegStats()
         own = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         impair = Impairment(self._loss, self._reorder, f"{self._seed}/{name}", stats)
@@ -182,18 +187,18 @@ class Forwarder:
             transport = leg.transport = transceiver.sender.transport
             transport._handle_rtcp_data = leg.handle_rtcp  # type: ignore[method-assign]
         await _wait_connected(own, pc)
-        # As an SFU does for whoever joins: the pictures that are under way build on one that this subscriber never saw.
+        # As every SFU does: pictures under way depend on a keyframe that the new subscriber never received.
         await self.request_keyframe()
 
     async def disconnect_subscriber(self, name: str) -> None:
-        """Close the leg of a subscriber who left, or whose `connect_subscriber` failed; the name is free again."""
+        """Close the leg of a subscriber who left, or whose `connect_subscriber` failed, and free its name."""
         self.stats.pop(name, None)
         leg = self._legs.pop(name, None)
         if leg is not None:
             await leg.pc.close()
 
     async def request_keyframe(self) -> None:
-        """Ask the publisher for a keyframe (PLI, RFC 4585 section 6.3.1): now, or 0.3 s after the last request."""
+        """Request a keyframe (PLI, RFC 4585, section 6.3.1) now, or else 0.3 s after the last request."""
         now = asyncio.get_running_loop().time()
         self._keyframe_wanted = now - self._last_keyframe_request < KEYFRAME_REQUEST_INTERVAL
         if self._keyframe_wanted or self._transport is None:
@@ -240,7 +245,7 @@ class Forwarder:
             await ignore_disconnect(self._transport._send_rtp(bytes(nack)))
         self.stats["publisher"].forwarded += 1
         self.stats["publisher"].payload_bytes[stream.kind] += len(packet.payload)
-        for leg in list(self._legs.values()):  # somebody may join while a packet is being sent
+        for leg in list(self._legs.values()):  # a copy: a subscriber may join while a packet is being sent
             await leg.forward(packet, codec)
 
 
@@ -256,7 +261,7 @@ def _outlet(stream: _Stream, offered: MediaDescription, answered: MediaDescripti
         if codec.name.lower() != "rtx" and _format(codec) in by_format
     }
     if not payload_types:
-        raise ValueError(f"the subscriber takes none of the publisher's {stream.kind} codecs")
+        raise ValueError(f"the subscriber accepts none of the publisher's {stream.kind} codecs")
     extensions = HeaderExtensionsMap()
     extensions.configure(answered.rtp)
     return Outlet(
@@ -277,7 +282,7 @@ def _format(codec: RTCRtpCodecParameters) -> tuple[str, ...]:
 
 
 async def _wait_connected(*ends: PeerConnection) -> None:
-    """Wait for both ends of a leg: to close a connection of aiortc's that is still connecting may never end."""
+    """Wait until both ends are connected: closing an aiortc connection that is still connecting may never return."""
     settled = asyncio.Event()
 
     def changed() -> None:

@@ -1,4 +1,4 @@
-"""One subscriber's side of the forwarder: rewriting, the wait for a keyframe, retransmission, loss and reordering."""
+"""The leg of one subscriber: rewriting, waiting for a keyframe, retransmission, loss and reordering."""
 
 from __future__ import annotations
 
@@ -38,23 +38,25 @@ class LegStats:
 
 
 class Impairment:
-    """Seeded loss and reordering: the same seed spoils the same packets, whatever the machine's speed.
+    """Simulates loss and reordering. A seed selects the same packets at any speed of the machine.
 
-    `loss` and `reorder` are probabilities per packet; what happened is counted in `stats`. Raises ValueError for a
-    probability outside [0, 1).
+    :param loss: the probability of loss per packet, 0 to 1 exclusive.
+    :param reorder: the probability of reordering per packet, 0 to 1 exclusive.
+    :param stats: counts the lost and the reordered packets.
+    :raises ValueError: a probability is out of range.
     """
 
     def __init__(self, loss: float, reorder: float, seed: str, stats: LegStats) -> None:
         if not (0 <= loss < 1 and 0 <= reorder < 1):
-            raise ValueError("loss and reorder are probabilities: from 0 up to, not including, 1")
+            raise ValueError("loss and reorder must be probabilities, from 0 to 1 exclusive")
         self._loss, self._reorder = loss, reorder
-        self._random = random.Random(seed)  # noqa: S311 - it draws losses, not keys
+        self._random = random.Random(seed)  # noqa: S311 - it selects packets, not keys
         self._held: list[tuple[int, RtpPacket]] = []
         self._stats = stats
 
     def __call__(self, packet: RtpPacket) -> list[RtpPacket]:
-        """The packets that go on now: this one, those held back long enough, or none."""
-        # The dice are thrown for every packet, so that a loss does not shift the fate of those behind it.
+        """Return the packets to forward now: this packet, delayed packets that are due, or none."""
+        # Every packet draws the same count of numbers, so that a loss does not change the selection of later packets.
         lose, hold, distance = self._random.random(), self._random.random(), self._random.randint(1, 3)
         self._held = [(left - 1, held) for left, held in self._held]
         due = [held for left, held in self._held if left <= 0]
@@ -71,7 +73,7 @@ class Impairment:
 
 @dataclass
 class Outlet:
-    """One media section of a subscriber: how a packet of the publisher's has to look there."""
+    """One media section of a subscriber: how to rewrite the publisher's packets."""
 
     kind: str
     ssrc: int
@@ -85,7 +87,7 @@ class Outlet:
 
 
 class Leg:
-    """One subscriber."""
+    """The connection to one subscriber."""
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class Leg:
         self.transport: RTCDtlsTransport | None = None
 
     async def forward(self, packet: RtpPacket, codec: RTCRtpCodecParameters) -> None:
-        """Send a packet to the subscriber."""
+        """Rewrite a packet of the publisher and send it to the subscriber."""
         outlet = self.outlets.get(packet.ssrc)
         if outlet is None or packet.payload_type not in outlet.payload_types:
             return
@@ -122,12 +124,12 @@ class Leg:
 
     @property
     def connected(self) -> bool:
-        """Return whether DTLS is up."""
+        """True if DTLS is connected."""
         return self.transport is not None and self.transport.state == "connected"
 
     async def handle_rtcp(self, data: bytes) -> None:
-        """Answer the feedback of the subscriber."""
-        # Receiver reports and REMB end here: what one subscriber's line bears must not set the rate of all.
+        """Answer the RTCP feedback of the subscriber."""
+        # Receiver reports and REMB are dropped: the bandwidth of one subscriber must not set the bit rate for all.
         try:
             packets = RtcpPacket.parse(data)
         except ValueError:
@@ -140,7 +142,7 @@ class Leg:
                 await self.request_keyframe()
 
     async def retransmit(self, ssrc: int, sequence_numbers: list[int]) -> None:
-        """Answer a NACK from this leg's history: the same bytes again, without RTX (RFC 4585 section 6.2.1)."""
+        """Answer a NACK from the history of this leg: the same packets, without RTX (RFC 4585, section 6.2.1)."""
         for outlet in self.outlets.values():
             if outlet.ssrc != ssrc:
                 continue
@@ -151,9 +153,9 @@ class Leg:
                     await self.send(outlet, packet)
 
     async def send(self, outlet: Outlet, packet: RtpPacket) -> None:
-        """Send a packet over the impaired line."""
+        """Send a packet with simulated loss and reordering."""
         for survivor in self.impair(packet):
-            # A held-back packet may belong to another outlet than the one that pushed it out.
+            # A delayed packet may belong to another outlet.
             home = next(o for o in self.outlets.values() if o.ssrc == survivor.ssrc)
             if self.transport is None or not self.connected:
                 continue
@@ -163,10 +165,10 @@ class Leg:
 
 
 def starts_keyframe(codec: RTCRtpCodecParameters, payload: bytes) -> bool:
-    """Whether a video packet is the first of a keyframe.
+    """Return True if a video packet is the first of a keyframe.
 
-    It can be told without a key: an SFU has to know, and so the formats leave the bytes that say it unencrypted (the
-    VP8 frame tag of RFC 6386 section 9.1; H.264 parameter sets and the header of the first slice).
+    No key is needed. SFUs depend on this, so the formats leave these bytes clear: the frame tag of VP8 (RFC 6386,
+    section 9.1), and the parameter sets and the first slice header of H.264.
     """
     known = CODECS.get(codec.name.lower())
     try:
@@ -176,6 +178,6 @@ def starts_keyframe(codec: RTCRtpCodecParameters, payload: bytes) -> bool:
 
 
 async def ignore_disconnect(sending: Awaitable[None]) -> None:
-    """A leg that has hung up is no reason to stop serving the others."""
+    """Ignore a lost connection: a subscriber who disconnects must not stop the others."""
     with contextlib.suppress(ConnectionError):
         await sending

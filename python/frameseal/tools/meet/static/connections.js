@@ -1,10 +1,10 @@
-// The page's peer connections: one to publish over, one for each participant who is received. The server asks, they
-// answer (frameseal/tools/meet/remote.py is the other half).
+// The peer connections of the page: one to publish, and one to receive each other participant. The server sends requests
+// (frameseal/tools/meet/remote.py), and this module answers them.
 
 import { scriptTransforms } from './encryption.js';
 
 const GATHERING_TIMEOUT = 3_000; // milliseconds
-const MAX_BITRATE = 900_000; // per second, of the camera's picture
+const MAX_BITRATE = 900_000; // bits per second of the camera's video
 export const PUBLISH = 'publish';
 
 export class Connections {
@@ -15,7 +15,7 @@ export class Connections {
   #own;
   #onTrack;
 
-  /** `onTrack(publisher, track, receiver)` is called for what comes in; `send` reports to the server. */
+  /** Calls `onTrack(publisher, track)` for each received track, and `send(message)` to report to the server. */
   constructor({ encryption, codec, send, own, onTrack }) {
     this.#encryption = encryption;
     this.#codec = codec;
@@ -83,7 +83,7 @@ export class Connections {
         ...(video ? { sendEncodings: [{ maxBitrate: MAX_BITRATE }] } : {}),
       });
       this.#encryption.seal(transceiver.sender, this.#own.id, video ? this.#codec : undefined);
-      // Opus alone for sound: redundancy (RED) and sealing do not go together in this family of clients.
+      // Opus alone for audio: clients of this family cannot combine redundancy (RED) with encryption.
       const wanted = video ? [`video/${this.#codec}`, 'video/rtx'] : ['audio/opus'];
       const { codecs } = RTCRtpSender.getCapabilities(track.kind);
       transceiver.setCodecPreferences(codecs.filter(({ mimeType }) => wanted.includes(mimeType.toLowerCase())));

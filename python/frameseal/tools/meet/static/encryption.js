@@ -1,4 +1,4 @@
-// LiveKit's e2ee worker, without the rest of its client: every encoded frame of this page passes through it.
+// Drives LiveKit's e2ee worker without its client. Every encoded frame of this page passes through the worker.
 
 import { material } from './keys.js';
 
@@ -6,13 +6,13 @@ const OPTIONS = {
   sharedKey: true,
   ratchetSalt: 'LKFrameEncryptionKey',
   ratchetWindowSize: 0,
-  failureTolerance: -1, // a wrong key is tried again with every frame, so that the right one brings the picture back
+  failureTolerance: -1, // no limit: the picture returns as soon as the right key is set
   keyringSize: 16,
   keySize: 128,
 };
 const REASONS = ['InvalidKey', 'MissingKey', 'InternalError'];
 const ACK_TIMEOUT = 10_000; // milliseconds
-const FORGET_AFTER = 10_000; // milliseconds for which frames under the key before still open, as the bot has it
+const FORGET_AFTER = 10_000; // milliseconds for which the previous key still opens frames, as in bot.py
 
 export const scriptTransforms = () => typeof RTCRtpScriptTransform !== 'undefined';
 export const supported = () =>
@@ -26,8 +26,8 @@ export class Encryption {
   #onKeys;
 
   /**
-   * `onFailure(identity, reason)` is called for what the worker reports: InvalidKey, MissingKey, InternalError.
-   * `onKeys()` is called when `keys` has changed.
+   * Calls `onFailure(identity, reason)` with each reason that the worker reports: InvalidKey, MissingKey, InternalError.
+   * Calls `onKeys()` when `keys` has changed.
    */
   constructor(onFailure, onKeys) {
     this.#onKeys = onKeys;
@@ -47,7 +47,7 @@ export class Encryption {
     await this.setKey(key);
   }
 
-  /** Every key that may open a frame here: key id to passphrase. */
+  /** Returns every key that may open a frame here, as a Map of key id to passphrase. */
   get keys() {
     return new Map(this.#keys);
   }
@@ -61,7 +61,7 @@ export class Encryption {
     this.#onKeys();
   }
 
-  /** The worker cannot remove a key: it is given one that nobody has in its place. */
+  /** Replaces a key by a random one, because the worker cannot remove keys. */
   async #forget(keyId, passphrase) {
     const key = await material(crypto.randomUUID());
     if (this.#sending === keyId || this.#keys.get(keyId) !== passphrase) return;
@@ -70,8 +70,8 @@ export class Encryption {
     this.#onKeys();
   }
 
-  /** Say that this participant's media are sealed. Until this has returned, there must be no transform: the worker
-   * lets through unsealed what it knows nothing about. Messages are handled in order, so the key is there by then. */
+  /** Turns encryption on for a participant. Await it before any transform is set: the worker passes the frames of
+   * unknown participants unsealed. It processes messages in order, so that the key is set by then. */
   enable(identity) {
     return this.#ask(`enable ${identity}`, 'enable', { participantIdentity: identity, enabled: true });
   }
@@ -113,7 +113,7 @@ export class Encryption {
     return new Promise((resolve, reject) => {
       this.#waiting.set(answer, resolve);
       this.#post(kind, data);
-      setTimeout(() => reject(new Error('the e2ee worker does not answer')), ACK_TIMEOUT);
+      setTimeout(() => reject(new Error('the e2ee worker does not respond')), ACK_TIMEOUT);
     });
   }
 }

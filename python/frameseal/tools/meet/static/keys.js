@@ -1,10 +1,10 @@
-// What is made from the meeting's passphrase, all of it in this browser: the code that people compare, and the sealing
-// of a rotation (frameseal/tools/meet/rotation_message.py is the other half).
+// Derives from the meeting's passphrase, in this browser, the code that people compare, and the key that seals a rotation
+// (frameseal/tools/meet/rotation_message.py is the Python side).
 
 const utf8 = (text) => new TextEncoder().encode(text);
-const SALT = utf8('LKFrameEncryptionKey'); // LiveKit's, of all keys of this profile
+const SALT = utf8('LKFrameEncryptionKey'); // the salt of the profile livekit
 const ITERATIONS = 100_000;
-const CODE_VERSION = 2; // of frameseal.keys.fingerprint, whose derivation this is
+const CODE_VERSION = 2; // the version of frameseal.keys.fingerprint, whose derivation this repeats
 const CODE_ITERATIONS = 2 ** 18;
 const CODE_GROUPS = 8;
 const GROUP_BYTES = 5;
@@ -13,7 +13,7 @@ const ROTATION = 'frameseal meet rotation v1\n';
 const IV_BYTES = 12;
 const TRAILER_BYTES = IV_BYTES + 2;
 
-/** The key that LiveKit's worker wants: it derives the frame key from it by itself. */
+/** Returns the key material for LiveKit's worker, which derives the frame key from it. */
 export const material = (passphrase) =>
   crypto.subtle.importKey('raw', utf8(passphrase), 'PBKDF2', false, ['deriveBits', 'deriveKey']);
 
@@ -32,7 +32,7 @@ const fingerprint = async (passphrase) => derive(
   await frameKey(passphrase), 256,
 );
 
-/** Returns `value` as so many bytes, big-endian. */
+/** Returns `value` as `length` bytes, big-endian. */
 const number = (value, length) => {
   const bytes = new Uint8Array(length);
   new DataView(bytes.buffer).setUint32(length - 4, value);
@@ -41,7 +41,7 @@ const number = (value, length) => {
 
 /**
  * Returns the short code (frameseal.keys.fingerprint.short_code) of a meeting's shared keys, a Map of key id to passphrase:
- * the same for all who open frames with the same keys.
+ * equal for all who open frames with the same keys.
  */
 export async function safetyCode(keys) {
   const places = [...keys].sort(([one], [other]) => one - other);
@@ -58,7 +58,7 @@ export async function safetyCode(keys) {
   return `v${CODE_VERSION} ${groups.join(' ')}`;
 }
 
-let derived = null; // {passphrase, key}: rotations that somebody without the key sends cost no derivation each
+let derived = null; // {passphrase, key}, cached, so that forged rotations cost no derivation each
 
 function rotationKey(passphrase) {
   if (derived?.passphrase !== passphrase) {
@@ -71,7 +71,7 @@ function rotationKey(passphrase) {
 
 export const nextKeyId = (keyId) => (keyId + 1) % KEY_IDS;
 
-/** A fresh key, sealed for those who have the present one: base64. */
+/** Returns a random key in base64, sealed for the members who have the present key. */
 export async function sealRotation(present) {
   const passphrase = base64(crypto.getRandomValues(new Uint8Array(16))).replaceAll('+', '-').replaceAll('/', '_').slice(0, 22);
   const text = utf8(JSON.stringify({ keyId: nextKeyId(present.keyId), passphrase }));
@@ -80,7 +80,7 @@ export async function sealRotation(present) {
   return base64(new Uint8Array([...new Uint8Array(sealed), ...iv, IV_BYTES, 0]));
 }
 
-/** The key that a rotation brings, or null if it does not follow on the present one. */
+/** Returns the key in a rotation, or null if the rotation does not follow the present key. */
 export async function openRotation(present, text) {
   try {
     const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));

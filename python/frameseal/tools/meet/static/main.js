@@ -1,4 +1,4 @@
-// The page: from the lobby into the meeting, and what its buttons do.
+// The page: the lobby, the meeting, and the actions of the buttons.
 
 import { Connections, PUBLISH } from './connections.js';
 import { Encryption, supported } from './encryption.js';
@@ -7,7 +7,7 @@ import { ReportTable } from './report.js';
 import { States } from './states.js';
 import { Tile } from './tiles.js';
 
-const MAX_LOG_LINES = 60; // of the log
+const MAX_LOG_LINES = 60; // maximum number of lines in the log
 const $ = (id) => document.getElementById(id);
 
 let meeting = null;
@@ -15,9 +15,9 @@ const report = new ReportTable($('report').querySelector('table'));
 
 class Meeting {
   #tiles = new Map();
-  #right = null; // the key to go back to after a wrong one
-  #shown = null; // what asked for the code last
-  #turn = Promise.resolve(); // rotations are followed one after the other
+  #right = null; // the right key, while another one is in use
+  #shown = null; // identifies the latest derivation of the code
+  #turn = Promise.resolve(); // serialises rotations
 
   constructor(key, facts, stream) {
     this.key = key;
@@ -33,11 +33,11 @@ class Meeting {
     this.socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/signalling`);
     await new Promise((resolve, reject) => {
       this.socket.onopen = resolve;
-      this.socket.onerror = () => reject(new Error('the server does not answer'));
+      this.socket.onerror = () => reject(new Error('the server does not respond'));
     });
     this.name = name;
     this.socket.onmessage = ({ data }) => this.#take(JSON.parse(data));
-    this.socket.onclose = ({ reason }) => { if (meeting === this) { leave(); problem(reason || 'The connection to the server is gone. Join again.'); } };
+    this.socket.onclose = ({ reason }) => { if (meeting === this) { leave(); problem(reason || 'The connection to the server is lost. Join again.'); } };
     this.send({ type: 'join', name, tracks: this.#kinds() });
     this.#showKey();
   }
@@ -52,7 +52,7 @@ class Meeting {
     this.states?.reset();
     this.#showKey();
     log(line);
-    // A decoder that has missed pictures cannot go on before the next whole one.
+    // A decoder that has missed frames needs a keyframe.
     for (const id of this.#tiles.keys()) this.send({ type: 'keyframe', participant: id });
   }
 
@@ -64,7 +64,7 @@ class Meeting {
   restoreKey() {
     const key = this.#right ?? this.key;
     this.#right = null;
-    return this.setKey(key, 'You put the right key back.');
+    return this.setKey(key, 'You restored the right key.');
   }
 
   get hasOtherKey() {
@@ -98,14 +98,14 @@ class Meeting {
   #take(message) {
     const { type, participant } = message;
     if (type === 'welcome') this.#welcome(message);
-    else if (type === 'joined') { this.#add(participant); log(`${participant.name} came.`); }
+    else if (type === 'joined') { this.#add(participant); log(`${participant.name} joined.`); }
     else if (type === 'left') this.#remove(message.id);
     else if (type === 'call') this.connections.answer(message);
     else if (type === 'hang-up') this.connections.close(message.peer);
     else if (type === 'state') this.#state(message);
     else if (type === 'sfu') this.#tiles.get(participant)?.setSfu(message);
     else if (type === 'rotate') this.#turn = this.#turn.then(() => this.#follow(message));
-    else if (type === 'rotated') log(message.keyId === null ? 'The bot cannot open the new key and keeps its own.' : `The bot follows: key ${message.keyId}.`);
+    else if (type === 'rotated') log(message.keyId === null ? 'The bot cannot open the new key and keeps the previous one.' : `The bot uses the new key ${message.keyId}.`);
     else if (type === 'report') report.show(message.report, (id) => this.#tiles.get(id)?.name ?? id);
     else if (type === 'problem') problem(message.message);
   }
@@ -167,7 +167,7 @@ class Meeting {
     this.#right = null;
     await this.setKey(coming, `${who} rotated the key.`);
     const fragment = new URLSearchParams({ key: coming.passphrase, id: coming.keyId });
-    history.replaceState(null, '', `#${fragment}`); // so that the link, copied or loaded again, has the new key
+    history.replaceState(null, '', `#${fragment}`); // so that the link has the new key when it is copied or reloaded
   }
 
   #showKey() {
@@ -176,7 +176,7 @@ class Meeting {
     $('right').disabled = !this.hasOtherKey;
   }
 
-  /** Show no code until that of the present keys is derived. */
+  /** Clears the code until the code of the current keys is derived. */
   async #showCode() {
     const turn = this.#shown = {};
     $('code').textContent = '';
@@ -204,7 +204,7 @@ async function join(event) {
   problem('');
   let stream = new MediaStream();
   try {
-    if (!supported()) throw new Error('this browser cannot seal encoded media: use a current Chrome, Edge, Firefox or Safari');
+    if (!supported()) throw new Error('this browser cannot encrypt encoded media: use a current Chrome, Edge, Firefox or Safari');
     if (!listening) stream = await camera();
     const facts = await (await fetch('/facts')).json();
     meeting = new Meeting({ ...fromFragment(), passphrase: $('lobby-key').value }, facts, stream);
@@ -228,7 +228,7 @@ async function join(event) {
 }
 
 async function camera() {
-  if (!navigator.mediaDevices) throw new Error('browsers give a camera to HTTPS and to 127.0.0.1 only: start with --lan for other machines');
+  if (!navigator.mediaDevices) throw new Error('browsers allow the camera over HTTPS and on 127.0.0.1 only: start with --lan for other machines');
   const audio = { echoCancellation: true, noiseSuppression: true };
   const video = { width: { ideal: 640 }, height: { ideal: 360 }, frameRate: { ideal: 24 } };
   for (const wanted of [{ audio, video }, { audio }, { video }]) {
@@ -275,7 +275,7 @@ $('key-form').addEventListener('submit', (event) => {
   event.preventDefault();
   meeting.tryPassphrase($('key').value, 'You typed another passphrase.');
 });
-$('wrong').addEventListener('click', () => meeting.tryPassphrase(`not ${meeting.key.passphrase}`, 'You took a wrong passphrase.'));
+$('wrong').addEventListener('click', () => meeting.tryPassphrase(`not ${meeting.key.passphrase}`, 'You set a wrong passphrase.'));
 $('right').addEventListener('click', () => meeting.restoreKey());
 $('rotate').addEventListener('click', () => meeting.rotate());
 $('leave').addEventListener('click', leave);
@@ -283,7 +283,7 @@ $('copy-report').addEventListener('click', async ({ currentTarget: button }) => 
   try {
     await navigator.clipboard.writeText(report.text);
   } catch {
-    problem('The browser gives no access to the clipboard.');
+    problem('The browser does not allow access to the clipboard.');
     return;
   }
   button.textContent = 'Copied';

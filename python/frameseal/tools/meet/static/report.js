@@ -1,4 +1,4 @@
-// Who can open whom, as the bot reports it (frameseal.e2ee.report): one table, and the same as text for whoever helps.
+// Shows the report of the bot (frameseal.e2ee.report), who can open whom: as a table, and as text for support.
 
 const FAILURES = ['malformed', 'unknown_key', 'authentication_failed', 'replayed', 'sender_mismatch', 'key_exhausted'];
 const good = (state) => state?.endsWith('Success');
@@ -12,7 +12,7 @@ export class ReportTable {
     this.#body = table.tBodies[0];
   }
 
-  /** `nameOf` says who has an id. */
+  /** Shows a report. `nameOf(id)` returns the name of a participant. */
   show(report, nameOf) {
     this.#report = report;
     this.#body.replaceChildren(...report.tracks.map((track) => row(track, nameOf(track.participant_id))));
@@ -23,7 +23,7 @@ export class ReportTable {
     this.#body.replaceChildren();
   }
 
-  /** The report as it came. It has no key in it. */
+  /** Returns the report as JSON. It contains no key. */
   get text() {
     return JSON.stringify(this.#report, null, 2);
   }

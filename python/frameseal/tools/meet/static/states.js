@@ -1,8 +1,8 @@
-// How each track fares in this browser, in frameseal's states. LiveKit's worker reports failures, and those thinned
-// out; that frames open shows in what reaches the decoder, because nothing else can.
+// Determines the state of each track in this browser (frameseal.E2EEState). LiveKit's worker reports failures only, at
+// a limited rate. Success is measured at the decoder, which only opened frames reach.
 
-const INTERVAL = 400; // milliseconds
-const MAX_IDLE_INTERVALS = 3; // intervals in which packets come and nothing is decoded, before that is a failure
+const INTERVAL = 400; // milliseconds between two measurements
+const MAX_IDLE_INTERVALS = 3; // intervals with packets but no decoded frame before a failure is reported
 
 export class States {
   #reasons = new Map();
@@ -11,7 +11,7 @@ export class States {
   #onChange;
   #timer;
 
-  /** `onChange({participant, kind, direction, state})` is called on change only. */
+  /** Calls `onChange({participant, kind, direction, state})` when a state changes. */
   constructor(connections, onChange) {
     this.#connections = connections;
     this.#onChange = onChange;
@@ -31,7 +31,7 @@ export class States {
     this.#reasons.delete(participant);
   }
 
-  /** A new key: what was reported under the old one says nothing any more. */
+  /** Discards failures reported under the previous key. */
   reset() {
     this.#reasons.clear();
     for (const track of this.#tracks.values()) track.idle = 0;
@@ -77,7 +77,7 @@ function measure(report, { kind, direction }) {
     if (direction === 'send') {
       return { arrived: kind === 'video' ? stats.framesEncoded : stats.packetsSent + 1, good: stats.packetsSent };
     }
-    // Sound that did not open is made up by the jitter buffer, and counted as concealed.
+    // The jitter buffer conceals audio frames that did not open, and counts their samples.
     const good = kind === 'video' ? stats.framesDecoded ?? 0 : (stats.totalSamplesReceived ?? 0) - (stats.concealedSamples ?? 0);
     return { arrived: stats.packetsReceived, good };
   }

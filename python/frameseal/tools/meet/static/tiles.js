@@ -1,4 +1,4 @@
-// One tile for each participant: picture, states, and what the SFU sees of them.
+// One tile for each participant: picture, states, and the SFU's view.
 
 const grid = document.getElementById('grid');
 const template = document.getElementById('tile');
@@ -8,7 +8,7 @@ export class Tile {
   #element = template.content.firstElementChild.cloneNode(true);
   #video = this.#find('video');
   #states = new Map();
-  #sealed = false; // whether the SFU's view is shown
+  #sealed = false; // true while the SFU's view is shown
 
   constructor({ id, name, own = false, tracks }) {
     this.name = name;
@@ -27,16 +27,16 @@ export class Tile {
     const stream = this.#video.srcObject ?? new MediaStream();
     stream.addTrack(track);
     this.#video.srcObject = stream;
-    this.#video.play().catch(() => {}); // starts by itself as soon as it may
+    this.#video.play().catch(() => {}); // rejected without autoplay; then the browser starts it later
   }
 
-  /** One badge for each kind and place that watches it: "here" or "bot". */
+  /** Updates the badge of a kind, as observed by "here" or "bot". */
   setState({ by, kind, state, reason }) {
     const badge = this.#badge(by, kind);
     badge.textContent = `${kind} ${state}`;
     badge.title = reason ?? '';
     badge.className = good(state) ? 'good' : 'bad';
-    void badge.offsetWidth; // lets the animation begin anew
+    void badge.offsetWidth; // restarts the animation
     badge.classList.add('changed');
     if (by === 'here' && kind === 'video') {
       this.#states.set(kind, state);
@@ -47,7 +47,7 @@ export class Tile {
   showSfu(on) {
     this.#sealed = on;
     this.#find('.sfu').hidden = !on;
-    this.#video.muted = this.own || on; // what the SFU could hear is noise at full volume: not played
+    this.#video.muted = this.own || on; // muted, because the SFU's view of the sound is loud noise
     if (on) this.#find('.sfu-facts').textContent = 'Waiting for the forwarder…';
   }
 
