@@ -109,7 +109,7 @@ class ParticipantKeys:
     def forget(self, key_id: int, turn: int) -> None:
         """Remove the key under *key_id*, from every ring first.
 
-        Rings are asked even if `secrets` has no such key: a fork may have interrupted an earlier removal in between.
+        Every ring removes it, even if `secrets` does not list it: a fork may have interrupted an earlier removal.
         """
         self.turns[key_id] = turn
         for ring in self.rings.values():

@@ -160,7 +160,7 @@ class KeyProvider(LoopEmitter):
             keys.choose(key_id, next(self._turns))
 
     def remove_shared_key(self, key_id: int = 0) -> None:
-        """Remove the shared key under *key_id*. Without such a key, do nothing.
+        """Remove the shared key under *key_id*. Do nothing if there is none.
 
         Remove a key when no frame sealed with it is under way any more.
 
@@ -173,7 +173,7 @@ class KeyProvider(LoopEmitter):
             self._shared.forget(key_id, next(self._turns))
 
     def remove(self, participant_id: str | None = None, key_id: int | None = None) -> None:
-        """Remove keys when a participant has left, or at the end of a call. Without such a key, do nothing.
+        """Remove keys when a participant has left, or at the end of a call. Do nothing if there are none.
 
         Unlike `remove_shared_key` it removes the sending key too. From then on no frame is sealed or opened with the
         removed keys. A participant whose last own key is removed uses the shared keys again.
@@ -275,7 +275,7 @@ class KeyProvider(LoopEmitter):
     def last_set(self, participant_id: str, key_id: int) -> int:
         """Return a number that increases when a key is set that may open a participant's frames under *key_id*.
 
-        It is 0 if such a key was never set, or if it is still set. The manager calls it.
+        It is 0 if no key was ever set under *key_id*, or if the key is still set. The manager calls it.
         """
         with self._keys_lock:
             own, shared = self._keys(participant_id), self._shared

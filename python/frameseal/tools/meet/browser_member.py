@@ -44,7 +44,7 @@ class BrowserMember:
     def __init__(
         self, socket: web.WebSocketResponse, room: Room, member_id: str, address: str, abort: Callable[[], None]
     ) -> None:
-        """Communicate through *socket*, which comes from *address*. *abort* closes its TCP connection at once."""
+        """Communicate with the client at *address* through *socket*. *abort* closes its TCP connection at once."""
         self.id = member_id
         self.name = ""
         self.tracks: list[str] = []
