@@ -208,5 +208,5 @@ def test_a_call_in_which_nothing_was_sent_proves_nothing():
 
     sent = SentMedia()
     wrong = failures(sent, Nothing(sent), Observer(sent), Observer(sent), eve_was_sent=0)
-    assert any("reached Eve, which proves nothing: hold a longer call (--seconds)" in reason for reason in wrong)
+    assert any("reached Eve, which proves nothing: run a longer call (--seconds)" in reason for reason in wrong)
     assert "Bob saw nothing" in wrong
