@@ -1,7 +1,7 @@
 """The native core: key rings, and the encryptors and decryptors that use them.
 
-Everything here is thread-safe, knows neither transport nor event loop, and holds its keys in memory that is cleared
-when they go. Nothing of it can be pickled or copied.
+All classes are thread-safe and use neither transport nor event loop. Keys lie in memory that is cleared when they are
+dropped. No object can be pickled or copied.
 """
 
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
@@ -32,12 +32,12 @@ CODECS: Final[tuple[str, ...]]
 PROFILES: Final[tuple[str, ...]]
 """The names of all profiles."""
 
-# numpy's arrays are buffers, but say so to type checkers only from Python 3.12 on.
+# The arrays of numpy are buffers, but declare it to type checkers only from Python 3.12 on.
 _Buffer: TypeAlias = Buffer | np.ndarray[Any, Any]
 
 @type_check_only
 class _BinaryArray(Protocol):
-    """What a batch reads of a pyarrow array."""
+    """The members of a pyarrow array that a batch reads."""
 
     @property
     def type(self) -> Any: ...
@@ -93,66 +93,72 @@ def profile_info(profile: str, /) -> ProfileInfo:
 
 @final
 class Secret:
-    """Key material on its way into a ring: opaque, cleared when it is dropped.
+    """Opaque key material for a ring. Its memory is cleared when it is dropped.
 
-    :param key: a str is a passphrase (the profile's password KDF, over its UTF-8 bytes); bytes or any other buffer is
-        random key material of at least 16 bytes (the profile's KDF for random keys).
-    :raises ValueError: for an empty passphrase or a shorter key.
+    :param key: A str is a passphrase, whose UTF-8 bytes the password KDF of the profile derives. bytes or any other
+        buffer of at least 16 bytes is a raw key, which the KDF of the profile for raw keys derives.
+    :raises ValueError: for an empty passphrase, a lone surrogate or a raw key of fewer than 16 bytes.
+    :raises TypeError: for an object that is neither a str nor a buffer of bytes.
     """
 
     def __new__(cls, key: str | Buffer) -> Secret: ...
     def with_other_kdf(self) -> Secret:
-        """Return the same bytes, a passphrase taken for a raw key or the reverse: for finding mix-ups."""
+        """Return the same bytes as the other kind, to find mix-ups: a passphrase as a raw key or the reverse."""
 
     def spellings(self) -> list[tuple[str, Secret]]:
-        """Return how others may have spelt this key, the likelier ones first, and what makes the difference.
+        """Return at most 70 other spellings of this key, each with a description. The likelier spellings are first.
 
-        Base64 or hex for bytes and the reverse, line ends and quotes, Unicode normal forms: 70 at the most.
+        They are Base64 and hex, encoded or decoded, line ends, quotes, and Unicode normal forms.
         """
 
     @property
     def is_passphrase(self) -> bool:
-        """Whether it was made from a str."""
+        """Whether the secret is a passphrase."""
 
 @final
 class DerivedKey:
-    """A key of one ring, or a ratchet step, that is derived and not set yet. Made by the ring."""
+    """A key or a ratchet step of one ring that is derived, but not set yet. The ring creates it."""
 
     def install(self) -> bool:
-        """Set the key, or take the step, without a derivation. Once.
+        """Set the key, or take the step, without a derivation.
 
-        Return False if the key that a step follows was replaced or removed meanwhile: nothing has changed then.
+        Return False and change nothing if the key before the step was replaced or removed meanwhile.
 
-        :raises ValueError: if it was installed before.
+        :raises ValueError: for a second call.
         """
 
 @final
 class KeyRing:
-    """The keys of one sender, or of all senders where they share one.
+    """The keys of one sender, or of all senders that share a key.
 
-    :param profile: a `Profile` or its value: which layout, KDF and salt.
-    :param suite: a `CipherSuite`; None is the profile's default, AES_128_GCM_SHA256_128. SFrame has them all.
-    :param allow_draft: whether suites 6 to 8, which are a draft's, may be used.
-    :param key_size: bits of the AES key, another way to choose between AES-128 and AES-256 in the profile livekit. 256
-        is for rooms of LiveKit's JavaScript clients alone, which have it as ``keySize``.
-    :param key_ring_size: slots of the trailer profiles, 1 to 256: key ids run from 0 to one less. A KID has 64 bits.
-    :param ratchet_window: steps that a receiver looks ahead, 0 (off) to 16. In the trailer profiles it tries them when
-        a key does not open a frame; in SFrame the KID tells the step. Each step is derived once per key, however many
-        frames are forged. Steps of a raw key are derived when a frame needs them (microseconds), those of a passphrase
-        in the trailer profiles (milliseconds) only by `derive_ratchet_step`.
-    :param ratchet_bits: SFrame: how many low bits of a KID count ratchet steps (RFC 9605, section 5.1); 0 is none.
-        Both ends must have the same.
-    :param shared: SFrame: the base keys are shared by many senders. Each ring then seals under a KID of its own, of
-        which the low 8 bits are the key id (0 to 255) and the others are drawn at random when it first seals; receivers
-        derive the key of whatever sender they meet. This is what `ExternalE2EEKeyProvider` uses.
-    :param failure_tolerance: kept for whoever reports states: failures in a row beyond which a key counts as invalid;
-        -1 for never. Opening is tried with every frame in any case.
-    :param usage_limit: frames that one key may seal here, 1 to 2**32, which None stands for; then `KeyExhausted`.
-    :param allow_export: whether `export_key` gives key material back. Off, nothing does.
-    :param fallback: a ring of the same profile and suite whose keys are used while this one has none: a participant's
-        ring, and the one with the room's shared key. What is asked about keys is then answered by it; setting, choosing
-        and removing concern this ring. At most 16 rings stand behind each other.
-    :raises ValueError: for an unknown profile or suite, a number out of its range, an option that is not the profile's.
+    :param profile: A `Profile` or its value. It determines layout, KDF and salt.
+    :param suite: A `CipherSuite`. None means the default of every profile, AES_128_GCM_SHA256_128. SFrame supports all
+        suites.
+    :param allow_draft: Whether to allow suites 6 to 8, which draft-barnes-sframe-iana-256 specifies.
+    :param key_size: Bits of the AES key, another way to choose between AES-128 and AES-256 in the profile livekit. 256
+        is for rooms of LiveKit's JavaScript clients only, which call it ``keySize``.
+    :param key_ring_size: Slots of the trailer profiles, 1 to 256. Key ids run from 0 to ``key_ring_size - 1``. A KID of
+        SFrame has 64 bits.
+    :param ratchet_window: Ratchet steps that a receiver looks ahead, 0 (off) to 16. In the trailer profiles it tries
+        the steps when a key does not open a frame. In SFrame the KID names the step. Each step is derived once per key,
+        however many frames are forged. Steps of a raw key are derived on the frame path, in microseconds. Steps of a
+        passphrase take milliseconds in the trailer profiles, so only `derive_ratchet_step` derives them.
+    :param ratchet_bits: SFrame: low bits of a KID that count ratchet steps, 0 (no ratchet) to 63 (RFC 9605, section
+        5.1). Both ends must use the same number.
+    :param shared: SFrame: whether many senders share the base keys. Each ring then seals under its own KID. The low 8
+        bits of the KID are the key id (0 to 255), and the other bits are drawn at random when the ring first seals.
+        Receivers derive the key of each sender. `ExternalE2EEKeyProvider` uses this.
+    :param failure_tolerance: Consecutive failures beyond which a key counts as invalid, -1 (never) or at least 0. The
+        ring only stores it for code that reports states. Every frame is tried in any case.
+    :param usage_limit: Frames that one key may seal in this ring, 1 to 2**32. None means 2**32. Then sealing raises
+        `KeyExhausted`.
+    :param allow_export: Whether `export_key` returns key material.
+    :param fallback: A ring of the same profile and suite whose keys are used while this ring has none, such as the ring
+        of the room's shared key behind that of a participant. Queries about keys then return its answers. Setting,
+        choosing and removing keys concern this ring. A chain has at most 16 rings behind the first.
+    :raises ValueError: for an unknown profile or suite, a number out of its range, or an option that the profile does
+        not support.
+    :raises TypeError: for an argument of another type.
     """
 
     def __new__(
@@ -172,28 +178,29 @@ class KeyRing:
         fallback: KeyRing | None = None,
     ) -> KeyRing: ...
     def set_passphrase(self, passphrase: str | Buffer, key_id: int = 0) -> None:
-        """Set or replace a key from a passphrase, through the profile's password KDF.
+        """Set or replace a key from a passphrase, with the password KDF of the profile.
 
-        PBKDF2-HMAC-SHA256 with 100,000 rounds in the trailer profiles: some 12 ms, without the GIL. Bytes are taken as
-        they are: this is how LiveKit's native SDKs treat byte keys unless they are told otherwise. RFC 9605 has no
-        password KDF: for SFrame the same PBKDF2, with a salt of frameseal's own, gives a base key of 32 bytes.
+        The trailer profiles use PBKDF2-HMAC-SHA256 with 100,000 iterations, about 12 ms, without the GIL. Bytes are
+        used unchanged, as LiveKit's native SDKs do with byte keys by default. RFC 9605 defines no password KDF. For
+        SFrame the same PBKDF2, with a salt specific to frameseal, derives a base key of 32 bytes.
 
         :raises ValueError: for an empty passphrase, a key id outside the ring, or a profile without a password KDF
             (jitsi).
         """
 
     def set_key(self, key: Buffer, key_id: int = 0, *, counter: int | None = None) -> None:
-        """Set or replace a key from random key material of at least 16 bytes, through the profile's KDF for such keys.
+        """Set or replace a key from at least 16 bytes of random key material, with the KDF of the profile for raw keys.
 
-        HKDF-SHA256 in the trailer profiles, as LiveKit's JavaScript client treats byte keys. In SFrame it is the base
-        key of the KID *key_id* (RFC 9605, section 4.4.2). One ring of the process seals under both: set again in that
-        ring, the key goes on counting. In another ring, or in a forked child, sealing raises `KeyExhausted`
-        (docs/formats/sframe.md).
+        The trailer profiles use HKDF-SHA256, as LiveKit's JavaScript client does with byte keys. In SFrame *key* is the
+        base key of the KID *key_id* (RFC 9605, section 4.4.2). Only one ring of the process seals under a pair of base
+        key and KID. Set again in that ring, the key continues its counter. In another ring, or in a forked child,
+        sealing raises `KeyExhausted` (docs/formats/sframe.md).
 
-        :param counter: SFrame: go on sealing from this CTR, which was never used under this base key and KID, here or
-            anywhere. For senders that keep their counter over a restart, and for a second ring or a forked child.
-        :raises ValueError: for a shorter key, a key id outside the ring, a counter where the profile has none, or one
-            that this process has used.
+        :param counter: SFrame: the CTR from which sealing continues. It must never have been used under this base key
+            and KID, in any process. It serves senders that store their counter over a restart, a second ring, and a
+            forked child. None means that the counter starts at 0, or continues within this process.
+        :raises ValueError: for a shorter key, a key id outside the ring, a counter in a ring without counters, or a
+            counter that this process has used.
         :raises TypeError: for a str, which is a passphrase.
         """
 
@@ -208,135 +215,143 @@ class KeyRing:
         context: int = 0,
         retain: int = 1,
     ) -> int:
-        """Set an MLS epoch's secret and seal with it from now on; return this member's KID (RFC 9605, section 5.2).
+        """Set the secret of an MLS epoch and seal with it; return the KID of this member (RFC 9605, section 5.2).
 
-        :param exported_secret: ``MLS-Exporter("SFrame 1.0 Base Key", "", Nk)``: the keys of all members follow from it.
-        :param epoch_bits: E: so many low bits of the epoch go into a KID; an epoch with the same ones replaces another.
-        :param sender_bits: S: the least with group size <= 2^S; *sender_index* is this member's place in the group.
-        :param context: tells uncoordinated streams of one sender apart; 0 gives the shortest KID.
-        :param retain: how many epochs before this one still open frames, 0 to 255; older ones are erased.
-        :raises ValueError: for fields that do not fit 64 bits, or a profile other than sframe.
+        :param epoch: The number of the epoch, of which the KID holds the low *epoch_bits* bits.
+        :param exported_secret: ``MLS-Exporter("SFrame 1.0 Base Key", "", Nk)``, from which the keys of all members
+            follow.
+        :param epoch_bits: The number of bits for the epoch (E). An epoch replaces an epoch with the same low bits.
+        :param sender_bits: The number of bits for the index (S): the smallest number with group size <= 2^S.
+        :param sender_index: The index of this member in the group.
+        :param context: Tells uncoordinated streams of one sender apart. 0 results in the shortest KID.
+        :param retain: The number of earlier epochs that still open frames, 0 to 255. Older epochs are erased.
+        :raises ValueError: for a short secret, fields that do not fit into 64 bits, *retain* out of its range, or a
+            ring that holds no epochs.
         """
 
     def set_secret(self, secret: Secret, key_id: int = 0) -> None:
         """Set or replace a key from a `Secret`.
 
-        :raises ValueError: for a key id outside the ring, or a passphrase where the profile has no password KDF.
+        :raises ValueError: for a key id outside the ring, or a passphrase in a profile without a password KDF.
         """
 
     def derive_key(self, secret: Secret, key_id: int = 0) -> DerivedKey:
-        """Derive what `set_secret` sets, without setting it: for whoever sets keys under a lock.
+        """Derive the key that `set_secret` would set, and do not set it. It serves callers that set keys under a lock.
 
-        :raises ValueError: as `set_secret`.
+        :raises ValueError: as `set_secret` does.
         """
 
     def derive_ratchet(self, key_id: int = 0) -> DerivedKey:
-        """Derive the step that `ratchet` takes, without taking it.
+        """Derive the step that `ratchet` would take, and do not take it.
 
-        :raises ValueError: as `ratchet`.
+        :raises ValueError: as `ratchet` does.
         """
 
     def ratchet(self, key_id: int = 0) -> int:
-        """Move a key one step forward; return the id that it has then.
+        """Move a key one step forward; return its new id.
 
-        Trailer profiles (LiveKit's ``ratchetKey``): in place, so the id is the same. No boundary between members:
-        whoever has a later step's material can derive the key of the step before it.
+        In the trailer profiles (LiveKit's ``ratchetKey``) the id stays the same. A step does not lock out a member who
+        leaves: the material of a later step reveals the key of the step before it.
 
-        SFrame (RFC 9605, section 5.1): the KID of the next step, with which the ring seals if it did with this one. The
-        step before it still opens frames, until the step after.
+        In SFrame (RFC 9605, section 5.1) the id is the KID of the next step. A ring that seals with this key then seals
+        with the next step. The previous step still opens frames, until the step after.
 
-        :raises ValueError: for a key id that has no key, or an SFrame ring without ``ratchet_bits``.
+        :raises ValueError: for a key id without a key, or an SFrame ring without ``ratchet_bits``.
         """
 
     def derive_ratchet_step(self, key_id: int) -> bool:
-        """Derive one more step ahead of a key, for frames to come; True while the ratchet window has further ones.
+        """Derive one more step ahead of a key; return whether the ratchet window has further steps.
 
-        For a passphrase of a trailer profile. Its steps take milliseconds (two password KDFs each, some 25 ms) and are
-        therefore never derived where frames are opened: call this from a thread of yours, for the key ids in
-        `pending_ratchets`, or early, right after setting a key. The GIL is released, and one step is derived at a time,
-        whichever threads call.
+        It serves passphrases of the trailer profiles. Their steps take about 25 ms (two runs of the password KDF), so
+        they are never derived on the frame path. Call this from a background thread for the key ids in
+        `pending_ratchets`, or right after setting a key. The GIL is released. Calls from several threads run one at a
+        time.
 
-        :raises ValueError: for a key id that has no key.
+        :raises ValueError: for a key id without a key.
         """
 
     @property
     def pending_ratchets(self) -> list[int]:
-        """Key ids under which a frame failed while steps within the ratchet window were still to be derived.
+        """Key ids under which a frame failed while steps within the ratchet window were not derived.
 
-        `derive_ratchet_step` is due for them. Empty at once when the steps are there, so a forger cannot refill it.
+        `derive_ratchet_step` is due for them. A key id leaves the list for good when all its steps are derived, so
+        forged frames cannot bring it back.
         """
 
     @property
     def ratcheted_key_id(self) -> int | None:
-        """The id of the key to which a sender that had ratcheted was followed last; None: none was yet."""
+        """The id of the last key that followed the ratchet of a sender. None means that no key has followed one."""
 
     def remove_key(self, key_id: int) -> None:
-        """Forget every key under *key_id*, which clears it; without effect where there is none."""
+        """Remove every key under *key_id* and clear its memory. Without such a key the call has no effect."""
 
     def frames_sealed(self, key_id: int = 0) -> int:
-        """How many frames and data packets this ring has sealed under the key that has this id now.
+        """Return how many frames and data packets this ring has sealed with the key under *key_id*.
 
-        A sealing that was thrown away counts as well (``redrawn`` in `Encryptor.stats`): it has used a nonce. Setting
-        the same key again does not reset it, nor does removing it. What others seal with the same key is not in
-        it: where a key of a trailer profile is shared, divide the limits by the number of senders. In SFrame senders
-        never share one: with `set_epoch` it is the key of this side's KID. With ``shared=True`` the frames under every
-        KID that this ring has drawn count together.
+        A discarded sealing counts too (``redrawn`` in `Encryptor.stats`), because it has used a nonce. Removing the key
+        or setting it again does not reset the count.
 
-        :raises ValueError: for a key id that has no key.
+        The count leaves out what others seal with the same key. If participants share a key of a trailer profile,
+        divide the limits by the number of senders. In SFrame no two senders share a key: after `set_epoch` the count is
+        that of the key of this member's KID. With ``shared=True`` the frames under all KIDs that this ring has drawn
+        count together.
+
+        :raises ValueError: for a key id without a key.
         """
 
     @property
     def usage_limit(self) -> int:
-        """Frames at which a key is exhausted: as given at construction, or 2**32."""
+        """The number of frames at which a key is exhausted."""
 
     @property
     def usage_warning(self) -> int:
-        """Frames from which on a new key is due: 2**24.5 (RFC 8446, section 5.5), or 3/4 of a lower limit."""
+        """The number of frames from which a new key is due: 2**24.5 (RFC 8446, section 5.5) or 3/4 of a lower limit."""
 
     def fingerprint(self, key_id: int | None = None) -> bytes:
-        """Return 32 bytes that the holders of a key can compare, to see that they have the same; None: the sending key.
+        """Return a fingerprint of 32 bytes, which the holders of a key compare. None means the sending key.
 
-        It is of the AES key in the trailer profiles, and in SFrame of the base key or epoch secret, the suite and the
-        key id, so that all who hold that secret have the same (docs/guide/verification.md). It tells nothing about the
-        key, though a passphrase that can be guessed can be checked against it. It covers one key only: people compare
+        In the trailer profiles it covers the AES key. In SFrame it covers the base key or epoch secret, the suite and
+        the key id, so all holders of that secret compute the same (docs/guide/verification.md). It does not reveal the
+        key, but guesses of a weak passphrase can be checked against it. It covers one key only. For people there is
         `frameseal.keys.fingerprint.short_code`.
 
-        :raises ValueError: for a key id that has no key.
+        :raises ValueError: for a key id without a key.
         """
 
     def fingerprints(self) -> list[tuple[int, bytes]]:
-        """Return (key id, `fingerprint`) of every key that may open a frame, in ascending order, all of one moment.
+        """Return a snapshot of (key id, `fingerprint`) of every key that may open a frame, in ascending order.
 
-        While the ring turns to its fallback, these are the fallback's keys. `frameseal.keys.fingerprint.short_code`
-        covers them all.
+        While the ring uses its fallback, these are the keys of the fallback. `frameseal.keys.fingerprint.short_code`
+        covers all of them.
         """
 
     def export_key(self, key_id: int | None = None) -> bytes:
-        """Return the material of a key as it is now; None: the sending key. Only for a ring made with ``allow_export``.
+        """Return the current material of a key. None means the sending key. The ring must allow export.
 
-        It is what goes into the KDF: the passphrase or raw key itself before any ratchet step, 32 bytes after one.
+        It is the input of the KDF: the passphrase or raw key itself, or 32 bytes after a ratchet step of a trailer
+        profile. In SFrame it is the base key, and after a step as many bytes as the hash of the suite has.
 
-        :raises PermissionError: the ring was made without it.
-        :raises ValueError: for a key id that has no key.
+        :raises PermissionError: for a ring that was made without ``allow_export``.
+        :raises ValueError: for a key id without a key.
         """
 
     @property
     def can_encrypt(self) -> bool:
-        """Whether the sending key is there."""
+        """Whether the sending key is set."""
 
     @property
     def generation(self) -> int:
-        """A number that is another one after every change of the keys, those of the fallback included."""
+        """A number that changes with every change of the keys, including those of the fallback."""
 
     @property
     def key_ids(self) -> list[int]:
-        """The key ids that have a key, ascending; under `set_epoch` the low bits of the epochs."""
+        """The ids of all keys, ascending. The id of an MLS epoch is its low bits."""
 
     @property
     def sending_key_id(self) -> int:
-        """The key id that this ring's encryptors use: at first that of the first key set. Its newest key seals.
+        """The id of the sending key, at first that of the first key set. If several keys have it, the newest seals.
 
-        Setting it to an id without a key is allowed; encryptors raise `UnknownKey` until the key is there.
+        An id without a key may be set. Encryptors then raise `UnknownKey` until the key is set.
 
         :raises ValueError: for a key id outside the ring.
         """
@@ -345,7 +360,7 @@ class KeyRing:
     def sending_key_id(self, value: int, /) -> None: ...
     @property
     def profile(self) -> str:
-        """The profile's name."""
+        """The name of the profile."""
 
     @property
     def suite(self) -> int:
@@ -353,36 +368,37 @@ class KeyRing:
 
     @property
     def failure_tolerance(self) -> int:
-        """As given at construction."""
+        """The argument of the constructor."""
 
 @final
 class Encryptor:
-    """Seals the frames of one outgoing track with the ring's sending key, whichever that is when a frame comes.
+    """Seals the frames of one outgoing track with the current sending key of the ring.
 
-    :param codec: "opus", "pcmu", "pcma", "g722", "vp8", "vp9", "h264", "h265", "av1"; None keeps nothing clear.
-    :raises ValueError: for an unknown codec, or one that the profile has no layout for (AV1 in the trailer profiles).
+    :param codec: A name in `CODECS`. None leaves no bytes clear.
+    :raises ValueError: for an unknown codec, or a codec for which the profile has no layout (AV1 in the trailer
+        profiles).
     """
 
     def __new__(cls, ring: KeyRing, codec: str | None = None) -> Encryptor: ...
     def encrypt(self, frame: _Buffer, metadata: _Buffer = b"") -> bytes:
-        """Seal one whole encoded frame, as it is before packetising; return it as it is to be packetised.
+        """Seal one whole encoded frame, before packetising; return the sealed frame for the packetiser.
 
-        In the trailer profiles an empty frame comes back empty. An H.264 or H.265 access unit without a slice
-        (parameter sets alone) is held back there: b"" is returned, and it goes out in front of the next frame. SEI
-        before the first slice is left out, and any other unit there that may carry a picture makes the frame malformed
+        In the trailer profiles an empty frame is returned empty. An H.264 or H.265 access unit without a slice
+        (parameter sets alone) is held back: the result is b"", and the unit is sent in front of the next frame. SEI
+        before the first slice is dropped. Any other unit there that may carry a picture makes the frame malformed
         (docs/formats/profiles.md).
 
-        In SFrame nothing of a frame stays clear, and an empty one is sealed like any other. The sealed frame of these
-        two codecs comes as one NAL unit, which their packetisers carry (docs/formats/sframe.md).
+        In SFrame no bytes stay clear, and an empty frame is sealed like any other. A sealed frame of H.264 or H.265 is
+        one NAL unit, which packetisers carry (docs/formats/sframe.md).
 
-        :param metadata: SFrame: authenticated with the frame and not sent; the receiver must give the same.
+        A `bytes` object is borrowed, any other buffer is copied once. From 64 KiB on the GIL is released.
 
-        `bytes` is borrowed, any other buffer copied once; from 64 KiB on the GIL is released meanwhile.
-
-        :raises UnknownKey: the sending key has not been set.
-        :raises KeyExhausted: the sending key has no nonces left.
-        :raises MalformedFrame: not a frame of the codec, or one that would show a picture.
-        :raises ValueError: metadata in another profile than sframe.
+        :param metadata: SFrame: authenticated with the frame and not sent. The receiver must pass the same bytes (RFC
+            9605, section 4.4.3).
+        :raises UnknownKey: if the sending key is not set.
+        :raises KeyExhausted: if the sending key has no nonce left.
+        :raises MalformedFrame: if the bytes are not a frame of the codec, or would show a picture in the clear.
+        :raises ValueError: for metadata in another profile than sframe.
         """
 
     def encrypt_batch(
@@ -393,61 +409,54 @@ class Encryptor:
         *,
         out: _Buffer | None = None,
     ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]]]:
-        """Seal many frames of the track in one call, without the GIL, in order.
+        """Seal many frames of the track in one call, in order and without the GIL.
 
-        :param data: uint8[n], contiguous: the frames, one behind the other. Not copied: do not write to it meanwhile.
-            Or a pyarrow array of binary or large_binary without nulls, which has its offsets with it.
-        :param offsets: int64[m + 1] (or int32), ascending: frame *i* is ``data[offsets[i]:offsets[i + 1]]``.
-        :param threads: the most to use, each for 64 frames or more; None: as many as there are cores and as pay.
-        :param out: uint8, to be written to instead of a new array. In SFrame it needs room for the longest headers.
-        :return: the sealed frames and their offsets, as `encrypt` would have given them one by one. The first is a view
-            of *out* where that was given.
-        :raises UnknownKey, KeyExhausted, MalformedFrame: as `encrypt`, for the first frame that fails, which a note on
-            the exception names. Nothing of the batch may be sent then; *out* is cleared.
-        :raises ValueError: offsets that do not fit, *threads* below 1, *out* too short (the message says how much is
-            needed) or overlapping *data*.
-        :raises TypeError: another type, or not contiguous.
+        :param data: uint8[n], contiguous: all frames, concatenated. It is not copied, so do not write to it meanwhile.
+            A pyarrow array of binary or large_binary without nulls brings its own offsets.
+        :param offsets: int64[m + 1] or int32[m + 1], ascending. Frame *i* is ``data[offsets[i]:offsets[i + 1]]``.
+        :param threads: The maximum number of threads, each for at least 64 frames. None means one per processor, but no
+            more than are worth it.
+        :param out: uint8, contiguous and writable: the output array instead of a new one. In SFrame it must hold the
+            longest possible headers.
+        :return: The sealed frames, uint8[k], and their offsets, int64[m + 1], equal to the results of `encrypt` for
+            each frame. The first array is a view of *out* if that was passed.
+        :raises UnknownKey, KeyExhausted, MalformedFrame: as `encrypt` does, for the first frame that fails. A note on
+            the exception names the frame. No frame of the batch may be sent then, and *out* is cleared.
+        :raises ValueError: for offsets that do not fit *data*, *threads* below 1, or *out* that is too short (the
+            message names the minimum) or overlaps *data*.
+        :raises TypeError: for another type, or a buffer that is not contiguous.
         """
 
     def stats(self) -> dict[str, int]:
-        """Return the counters, and how far the ring's sending key is used up.
-
-        frames, bytes, empty, held, malformed, unknown_key, key_exhausted of this track; long_headers: frames that
-        LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/formats/profiles.md). redrawn: sealings of
-        H.264 and H.265 frames thrown away, since libwebrtc would have read another slice header from them. misread:
-        frames that were sent although it does, after 128 draws: it may drop these. key_frames: frames that the ring
-        has sealed under its sending key so far, over all tracks, and sealings thrown away (`KeyRing.frames_sealed`).
-        key_limit: at how many that key is exhausted. key_warning: from how many on a new key is due. These three are 0
-        when there is no sending key.
-        """
+        """Return a snapshot of the counters."""
 
 @final
 class SenderBindings:
-    """Remembers which participant each sender's key belongs to: the one for whom it opened a frame first.
+    """Binds the key of each sender to the participant for whom the key first opened a frame.
 
-    One for all decryptors of a call. Thread-safe. It remembers 4,096 keys; the oldest goes first, those of participants
-    who left before all others.
+    All decryptors of a call share one. It binds at most 4,096 keys. Keys of participants who left are evicted first,
+    then the oldest keys.
     """
 
     def __new__(cls) -> SenderBindings: ...
     def release(self, participant_id: str) -> None:
-        """Note that a participant has left: a participant who has no key yet may take up theirs, under any id."""
+        """Record that a participant has left. A participant without a key may then take over the key, under any id."""
 
 @final
 class Decryptor:
     """Opens the frames of one incoming track.
 
-    :param codec: as for `Encryptor`; it must be the sender's.
-    :param replay_window: frames remembered (0 to 65,536), so that none opens twice; 0 is off, None the profile's
-        default: 1024 in SFrame, off in the trailer profiles, whose other implementations have no such check.
-    :param sif_trailer: what a LiveKit server ends the blank frames with that it puts into paused tracks, in the clear
-        (`JoinResponse.sif_trailer`), at least 8 bytes. None: no such frame passes. Otherwise the blank frames of the
-        codec that such servers send do (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), at most 100 without a sealed
-        frame between them; nothing else in the clear does. It may be set later, as the property of this name.
-    :param senders: SFrame: which participant each sender's key belongs to, for all decryptors of a call. Then a frame
-        opens only if its key belongs to *participant_id*, or to nobody yet, and if this ring has not sealed with it.
-    :param participant_id: who sends this track; goes with *senders*.
-    :raises ValueError: for an unknown or unsupported codec, a window out of range, a short trailer, or *senders* in
+    :param codec: The codec of the sender, as for `Encryptor`.
+    :param replay_window: Frames remembered, 0 (off) to 65,536, so that no frame opens twice. None means the default of
+        the profile: 1024 in SFrame, and off in the trailer profiles, whose other implementations have no replay check.
+    :param sif_trailer: The trailer, of at least 8 bytes, of the blank frames that a LiveKit server injects in the clear
+        into paused tracks (`JoinResponse.sif_trailer`). None lets no blank frame pass. With a trailer only the blank
+        frames of the codec pass (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), and at most 100 without a sealed
+        frame between them. The property of this name sets it later.
+    :param senders: SFrame: the bindings of keys to participants, for all decryptors of a call. A frame then opens only
+        if its key belongs to *participant_id* or is unbound, and this ring has not sealed with it.
+    :param participant_id: The participant who sends this track. It must be passed together with *senders*.
+    :raises ValueError: for an unknown or unsupported codec, a window out of its range, a short trailer, or *senders* in
         another profile than sframe.
     """
 
@@ -462,23 +471,22 @@ class Decryptor:
         participant_id: str | None = None,
     ) -> Decryptor: ...
     def decrypt(self, sealed: _Buffer, metadata: _Buffer = b"") -> bytes:
-        """Open one whole sealed frame, as it is after depacketising.
+        """Open one whole sealed frame, after depacketising.
 
-        In the trailer profiles an empty frame comes back empty. In SFrame it is malformed, and a frame that was sealed
+        In the trailer profiles an empty frame is returned empty. In SFrame it is malformed, and a frame that was sealed
         empty opens to b"".
 
-        With a `sif_trailer`, a blank frame that the server put in comes back without its trailer. Nothing about it is
-        authentic: it is no success of decryption, and `sif_frames` has grown. A sealed frame to which a jitter buffer
-        has joined blank ones, since they had its RTP timestamp, opens without them.
+        With a `sif_trailer`, a blank frame of the server is returned without its trailer, and `sif_frames` grows. It is
+        not authentic, so it is no success of decryption. A jitter buffer joins blank frames to a sealed frame with the
+        same RTP timestamp; the sealed frame opens without them.
 
-        :param metadata: SFrame: what the sender gave with the frame.
-
-        :raises MalformedFrame: not a sealed frame of the profile.
-        :raises UnknownKey: no key under the key id that the frame names.
-        :raises AuthenticationFailed: no key in the ratchet window opens it.
-        :raises ReplayedFrame: it was opened before, or is too old to tell (only with a replay window).
-        :raises SenderMismatch: it is authentic, and from another participant (only with *senders*).
-        :raises ValueError: metadata in another profile than sframe.
+        :param metadata: SFrame: the metadata that the sender passed with the frame (RFC 9605, section 4.4.3).
+        :raises MalformedFrame: if the bytes are not a sealed frame of the profile.
+        :raises UnknownKey: if the ring has no key for the key id in the frame.
+        :raises AuthenticationFailed: if no key in the ratchet window opens the frame.
+        :raises ReplayedFrame: if the frame was opened before, or is too old to check. It needs a replay window.
+        :raises SenderMismatch: if the frame is authentic, but another participant sealed it. It needs *senders*.
+        :raises ValueError: for metadata in another profile than sframe.
         """
 
     def decrypt_batch(
@@ -491,34 +499,35 @@ class Decryptor:
     ) -> tuple[
         np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.bool_]]
     ]:
-        """Open many frames of the track in one call, without the GIL, in order. Parameters as for `encrypt_batch`.
+        """Open many frames of the track in one call, in order and without the GIL.
 
-        Return the frames, their offsets, and for each whether it opened: one that did not is empty, and the others do
-        not notice. A server's injected frames do not pass in a batch; from sealed ones that have them joined to them
-        they are cut off.
+        The parameters are those of `Encryptor.encrypt_batch`. A frame that does not open is empty, and does not affect
+        the others. The blank frames of a server do not pass in a batch. Blank frames that are joined to a sealed frame
+        are cut off.
 
-        :raises ValueError, TypeError: as there.
+        :return: The frames, uint8[k], their offsets, int64[m + 1], and whether each frame opened, bool[m].
+        :raises ValueError, TypeError: as `Encryptor.encrypt_batch` does.
         """
 
     @property
     def consecutive_failures(self) -> int:
-        """How many frames in a row one key has failed to open; 0 after a frame that opened."""
+        """The number of consecutive frames that one key has failed to open. It is 0 after a frame that opened."""
 
     @property
     def sif_frames(self) -> int:
-        """How many frames that a server put in have passed (see `sif_trailer`)."""
+        """The number of blank frames of a server that have passed (see `sif_trailer`)."""
 
     @property
     def sif_trailer(self) -> bytes | None:
-        """The trailer of frames that a server puts in; None lets none of them pass. May be set at any time.
+        """The trailer of the blank frames that a server injects. None lets none pass. It may be set at any time.
 
-        :raises ValueError: for fewer than 8 bytes. The one before stays.
+        :raises ValueError: for fewer than 8 bytes. The trailer then stays unchanged.
         """
 
     @sif_trailer.setter
     def sif_trailer(self, trailer: Buffer | None) -> None: ...
     def without_sif_frames(self, frame: _Buffer) -> bytes:
-        """Return a frame without the blank ones that were joined to it (see `decrypt`). Opens and counts nothing."""
+        """Return a frame without the blank frames joined to it (see `decrypt`). It opens and counts nothing."""
 
     def key_id_of(self, frame: _Buffer) -> int | None:
         """Return the key id that a sealed frame names. Returns None if it is no sealed frame of the profile.
@@ -530,72 +539,72 @@ class Decryptor:
     def holds_blank(profile: str, codec: str | None, frame: _Buffer) -> bool:
         """Return whether a frame contains a blank frame, and behind it bytes that may be a trailer.
 
-        Blank are the frames of the codec that a server of the profile injects. It is a hint for receivers without a
-        `sif_trailer`: anybody can make such a frame.
+        A blank frame is a frame of the codec that a server of the profile injects. The result is a hint for receivers
+        without a `sif_trailer`, because anybody can forge a blank frame.
 
         :raises ValueError: for an unknown profile or codec.
         """
 
     def stats(self) -> dict[str, int]:
-        """Return the counters.
-
-        frames, bytes, empty, malformed, unknown_key, authentication_failed, replayed, ratchets, sif_frames
-        (frames that a server put in and that passed), sif_frames_refused (frames with the server's trailer that did not
-        pass), sif_frames_cut (frames from which a server's frames were cut off).
-        """
+        """Return a snapshot of the counters."""
 
 @final
 class DataCryptor:
-    """Seals and opens messages of a data channel with the keys of the media. See docs/guide/data-packets.md.
+    """Seals and opens messages of a data channel with the keys of the media (docs/guide/data-packets.md).
 
-    The trailer profiles have LiveKit's packets; a ring of the profile sframe seals plain SFrames, without codec or
-    envelope, in one piece only.
+    In the trailer profiles it uses LiveKit's packets. In the profile sframe it seals plain SFrames (RFC 9605), without
+    codec or envelope, in one piece only.
 
-    :param bind_context: False is LiveKit's format, without AAD, or an SFrame without metadata: whoever forwards a
-        packet can give it to others, or in another's name. True is frameseal to frameseal: a packet opens in the
-        context only in which it was sealed.
-    :param replay_window: packets remembered (0 to 65,536), so that none opens twice; 0 is off, None 1,024. In SFrame it
-        is the counters of a sender, most of which go to the media, and None is 16,384.
-    :raises ValueError: for a window out of range.
+    :param bind_context: False is the format of LiveKit, without AAD, or an SFrame without metadata. A forwarder can
+        then pass a packet to other receivers, or in the name of another sender. True works between frameseal and
+        frameseal: a packet opens only in the context in which it was sealed.
+    :param replay_window: Packets remembered, 0 (off) to 65,536, so that no packet opens twice. None means 1,024. In
+        SFrame the window counts the counters of a sender, most of which the media use, and None means 16,384.
+    :raises ValueError: for a window out of its range.
     """
 
     def __new__(cls, ring: KeyRing, bind_context: bool = False, *, replay_window: int | None = None) -> DataCryptor: ...
     @property
     def bind_context(self) -> bool:
-        """As given at construction."""
+        """The argument of the constructor."""
 
     def encrypt(self, payload: Buffer, context: Buffer = b"") -> tuple[bytes, int, bytes]:
-        """Seal a message with the sending key: IV (12 bytes), key index, ciphertext with its 16-byte tag.
+        """Seal a message with the sending key; return IV (12 bytes), key index and ciphertext with its 16-byte tag.
 
-        In LiveKit's `EncryptedPacket` these are iv, key_index and encrypted_value.
+        LiveKit's `EncryptedPacket` calls them iv, key_index and encrypted_value.
 
-        :raises UnknownKey: the sending key has not been set.
-        :raises KeyExhausted: the sending key has reached its limit.
-        :raises ValueError: a context without `bind_context`, or the profile is sframe.
+        :raises UnknownKey: if the sending key is not set.
+        :raises KeyExhausted: if the sending key has reached its limit.
+        :raises ValueError: for a context without `bind_context`, or in the profile sframe.
         """
 
     def decrypt(self, iv: Buffer, key_index: int, ciphertext: Buffer, context: Buffer = b"") -> bytes:
-        """Open a message.
+        """Open a message from the results of `encrypt`.
 
-        :raises MalformedFrame: the IV has not 12 bytes, or the ciphertext less than 16.
-        :raises UnknownKey: no key under the key index.
-        :raises AuthenticationFailed: no key in the ratchet window opens it, in this context.
-        :raises ReplayedFrame: it was opened before.
-        :raises ValueError: a context without `bind_context`, or the profile is sframe.
+        :raises MalformedFrame: if the IV does not have 12 bytes, or the ciphertext has fewer than 16.
+        :raises UnknownKey: if the ring has no key for the key index.
+        :raises AuthenticationFailed: if no key in the ratchet window opens the message in this context.
+        :raises ReplayedFrame: if the message was opened before, or is too old to check.
+        :raises ValueError: for a context without `bind_context`, or in the profile sframe.
         """
 
     def encrypt_packet(self, payload: Buffer, context: Buffer = b"") -> bytes:
-        """Seal a message into one packet, for a channel that carries nothing beside it.
+        """Seal a message into one packet, for a channel that carries bytes only.
 
-        31 bytes longer in the trailer profiles, 17 to 33 in SFrame with the default suite: its header and its tag.
-        Raises as `seal` does, whatever the profile.
+        A packet is 31 bytes longer than the message in the trailer profiles. In SFrame it is longer by header and tag,
+        17 to 33 bytes with the default suite.
+
+        :raises UnknownKey, KeyExhausted: as `encrypt` does.
+        :raises ValueError: for a context without `bind_context`.
         """
 
     def decrypt_packet(self, packet: Buffer, context: Buffer = b"") -> bytes:
-        """Open a packet of `encrypt_packet`. Raises as `open` does, whatever the profile."""
+        """Open a packet of `encrypt_packet`.
+
+        :raises MalformedFrame: if the bytes are not a packet of the profile.
+        :raises UnknownKey, AuthenticationFailed, ReplayedFrame: as `decrypt` does.
+        :raises ValueError: for a context without `bind_context`.
+        """
 
     def stats(self) -> dict[str, int]:
-        """Return the counters.
-
-        sealed, not_sealed, opened, malformed, unknown_key, authentication_failed, replayed.
-        """
+        """Return a snapshot of the counters."""
