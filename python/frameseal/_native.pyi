@@ -288,7 +288,7 @@ class KeyRing:
     def frames_sealed(self, key_id: int = 0) -> int:
         """Return how many frames and data packets this ring has sealed with the key under *key_id*.
 
-        A discarded sealing counts too (``redrawn`` in `Encryptor.stats`), because it has used a nonce. Removing the key
+        A discarded sealing counts too (``redrawn`` in `EncryptorStats`), because it has used a nonce. Removing the key
         or setting it again does not reset the count.
 
         The count leaves out what others seal with the same key. If participants share a key of a trailer profile,
@@ -370,6 +370,88 @@ class KeyRing:
     def failure_tolerance(self) -> int:
         """The argument of the constructor."""
 
+@type_check_only
+class EncryptorStats(TypedDict):
+    """The counters of an `Encryptor`: totals since it was made, and the usage of the sending key."""
+
+    frames: int
+    """Frames sealed and returned. A discarded sealing does not count here."""
+    bytes: int
+    """Bytes of these frames before sealing."""
+    empty: int
+    """Empty frames, which pass unchanged in the trailer profiles."""
+    held: int
+    """Access units without a slice, which were held back and sent with the next frame."""
+    malformed: int
+    """Frames that raised `MalformedFrame`."""
+    unknown_key: int
+    """Frames that raised `UnknownKey`."""
+    key_exhausted: int
+    """Frames that raised `KeyExhausted`."""
+    long_headers: int
+    """Frames that LiveKit's native SDKs up to libwebrtc m144 cannot open (docs/formats/profiles.md)."""
+    redrawn: int
+    """Discarded sealings of H.264 and H.265 frames: libwebrtc would have read another slice header from them."""
+    misread: int
+    """Frames whose slice header libwebrtc still misreads after 128 draws. It may drop them."""
+    key_frames: int
+    """Sealings under the sending key, over all tracks and including discarded ones (`KeyRing.frames_sealed`).
+
+    It is 0 without a sending key, like `key_limit` and `key_warning`.
+    """
+    key_limit: int
+    """The value of `key_frames` at which the sending key is exhausted."""
+    key_warning: int
+    """The value of `key_frames` from which a new key is due."""
+
+@type_check_only
+class DecryptorStats(TypedDict):
+    """The counters of a `Decryptor`: totals since it was made."""
+
+    frames: int
+    """Frames opened."""
+    bytes: int
+    """Bytes of these frames after opening."""
+    empty: int
+    """Empty frames, which pass unchanged in the trailer profiles."""
+    malformed: int
+    """Frames that raised `MalformedFrame`."""
+    unknown_key: int
+    """Frames that raised `UnknownKey`."""
+    authentication_failed: int
+    """Frames that raised `AuthenticationFailed`."""
+    replayed: int
+    """Frames that raised `ReplayedFrame`."""
+    sender_mismatch: int
+    """Frames that raised `SenderMismatch`."""
+    ratchets: int
+    """Ratchet steps by which received frames have advanced keys."""
+    sif_frames: int
+    """Blank frames of a server that passed (see `Decryptor.sif_trailer`)."""
+    sif_frames_refused: int
+    """Frames with the trailer of the server that did not pass: not blank, or too many in a row."""
+    sif_frames_cut: int
+    """Sealed frames from which joined blank frames were cut off."""
+
+@type_check_only
+class DataStats(TypedDict):
+    """The counters of a `DataCryptor`: totals since it was made."""
+
+    sealed: int
+    """Messages sealed."""
+    not_sealed: int
+    """Messages that raised `UnknownKey` or `KeyExhausted` when they were sealed."""
+    opened: int
+    """Messages opened."""
+    malformed: int
+    """Messages that raised `MalformedFrame`."""
+    unknown_key: int
+    """Messages that raised `UnknownKey` when they were opened."""
+    authentication_failed: int
+    """Messages that raised `AuthenticationFailed`."""
+    replayed: int
+    """Messages that raised `ReplayedFrame`."""
+
 @final
 class Encryptor:
     """Seals the frames of one outgoing track with the current sending key of the ring.
@@ -427,7 +509,7 @@ class Encryptor:
         :raises TypeError: for another type, or a buffer that is not contiguous.
         """
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> EncryptorStats:
         """Return a snapshot of the counters."""
 
 @final
@@ -545,7 +627,7 @@ class Decryptor:
         :raises ValueError: for an unknown profile or codec.
         """
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> DecryptorStats:
         """Return a snapshot of the counters."""
 
 @final
@@ -606,5 +688,5 @@ class DataCryptor:
         :raises ValueError: for a context without `bind_context`.
         """
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> DataStats:
         """Return a snapshot of the counters."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from frameseal._secrecy import Confidential
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES, HeldFrames
@@ -112,7 +112,7 @@ class Transform(Confidential):
 
     def stats(self) -> dict[str, int]:
         """Return the counters of the track's `Encryptor` or `Decryptor`."""
-        return self._cipher.stats()
+        return cast("dict[str, int]", self._cipher.stats())
 
     def _report(self, state: E2EEState, key_id: int | None, reason: str | None = None) -> bool:
         # Most failures repeat the state: skip the counters. On a track that is declared plain it may still be news.
@@ -329,7 +329,7 @@ class ReceiverTransform(Transform):
         """
         held = self._held
         counts = (len(held), held.size, held.lost) if held is not None else (0, 0, 0)
-        return self._cipher.stats() | dict(zip(("held_frames", "held_bytes", "held_lost"), counts, strict=True))
+        return super().stats() | dict(zip(("held_frames", "held_bytes", "held_lost"), counts, strict=True))
 
     def _is_sif_frame(self) -> bool:
         """Return whether the frame that just passed is a server's blank frame, which proves no key right."""
@@ -337,7 +337,7 @@ class ReceiverTransform(Transform):
         if sif_frames == self._sif_frames:
             return False
         if self._clean or self._sif_frames == 0:
-            self._reporter.report_sif_frame(self, self._cipher.stats())
+            self._reporter.report_sif_frame(self, super().stats())
         self._clean, self._sif_frames = False, sif_frames
         return True
 
