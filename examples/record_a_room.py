@@ -20,7 +20,7 @@ from frameseal import E2EEManager, ExternalE2EEKeyProvider
 from frameseal.aiortc import attach, seal_data_channel
 from frameseal.datachannel import DataChannel
 
-SECONDS = 2
+SECONDS = 2  # of sound
 
 
 def encryption() -> E2EEManager:
@@ -43,7 +43,7 @@ def recognise(sound: np.ndarray) -> str:
     return "(silence)" if np.abs(sound.astype(int)).max() < 200 else "(sound)"
 
 
-async def transcribe(track: MediaStreamTrack, transcript: list[str]) -> None:
+async def transcribe(track: MediaStreamTrack, transcript: list[str], enough: asyncio.Event) -> None:
     """Write one line per second until the track ends."""
     resampler = av.AudioResampler(format="s16", layout="mono", rate=16000)
     second: list[np.ndarray] = []
@@ -54,6 +54,8 @@ async def transcribe(track: MediaStreamTrack, transcript: list[str]) -> None:
             if sum(map(len, second)) >= 16000:
                 transcript.append(f"00:{len(transcript):02} alice: {recognise(np.concatenate(second))}")
                 second.clear()
+            if len(transcript) >= SECONDS:
+                enough.set()
 
 
 async def record(file: Path, transcript: list[str]) -> None:
@@ -66,7 +68,7 @@ async def record(file: Path, transcript: list[str]) -> None:
 
     alice.addTrack(AudioStreamTrack())
     alice.addTrack(VideoStreamTrack())
-    announced = asyncio.Event()
+    announced, enough = asyncio.Event(), asyncio.Event()
     notices = seal_data_channel(alice.createDataChannel("notices"), of_alice, local_id="alice", remote_id="recorder")
 
     @notices.on("message")
@@ -81,7 +83,7 @@ async def record(file: Path, transcript: list[str]) -> None:
     def received(track: MediaStreamTrack) -> None:
         media.addTrack(relay.subscribe(track))
         if track.kind == "audio":
-            writers.append(asyncio.create_task(transcribe(relay.subscribe(track), transcript)))
+            writers.append(asyncio.create_task(transcribe(relay.subscribe(track), transcript, enough)))
 
     @recorder.on("datachannel")
     def opened(channel: DataChannel) -> None:
@@ -93,7 +95,7 @@ async def record(file: Path, transcript: list[str]) -> None:
         async with asyncio.timeout(60):
             await announced.wait()
             await media.start()
-            await asyncio.sleep(SECONDS)
+            await enough.wait()
     finally:
         await media.stop()
         await asyncio.gather(alice.close(), recorder.close())
