@@ -442,6 +442,10 @@ def test_a_circle_is_found_through_types_functions_and_submodules(tmp_path):
     assert circle(graph) == []
 
 
+def test_the_package_has_no_import_circle():
+    assert circle(import_graph(PACKAGE)) == []
+
+
 # --- the tests -------------------------------------------------------------------------------------------------------
 
 TESTS = ROOT / "tests"
