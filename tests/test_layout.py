@@ -446,6 +446,13 @@ def test_the_package_has_no_import_circle():
     assert circle(import_graph(PACKAGE)) == []
 
 
+def test_limits_have_the_names_of_the_field():
+    """`MAX_` and `MIN_`, which a reader searches for."""
+    other = re.compile(r"\b_?(?:MOST|LEAST|LONGEST|SHORTEST|LARGEST)_[A-Z]")
+    sources = [*sources_of("rust", "*.rs"), *sources_of("python/frameseal", "*.py"), *sources_of("python", "*.js")]
+    assert {within(path) for path in sources if other.search(path.read_text("utf-8"))} == set()
+
+
 # --- the tests -------------------------------------------------------------------------------------------------------
 
 TESTS = ROOT / "tests"
