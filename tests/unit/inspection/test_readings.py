@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from frameseal.inspection.shapes import IV_LEN, MIN_VERDICT_FRAMES
 from frameseal.profiles import PROFILES
 from frameseal.tools.cli import main
 from support.paths import VECTORS
-from support.plain_media import ENCODERS, opus, video
+from support.plain_media import opus, pcm, video
 
 FRAMES = [
     case
@@ -105,13 +106,20 @@ def test_a_raw_key_tells_the_profile(profile: Profile) -> None:
     assert {opener.profile for opener in openers(sealed, bytes(range(32)))} == {profile}
 
 
+FIRST_FRAMES = {
+    "opus": lambda: opus(24_000)[0],
+    **{codec: partial(lambda codec: pcm(codec, "speech", 20)[0], codec) for codec in ("pcmu", "pcma", "g722")},
+    **{codec: partial(lambda codec: video(codec)[0], codec) for codec in ("vp8", "vp9", "h264", "h265")},
+    "av1": lambda: b"\x12\x00\x0a" + bytes(200),  # a temporal delimiter (AV1 specification, section 5.6), and more
+}
+
+
 @pytest.mark.parametrize(
     ("profile", "codec"),
     [(p, c) for p in Profile for c in CODECS if c not in PROFILES[p]["refused_codecs"]],
 )
 def test_the_core_reads_the_key_id_that_inspection_reads(profile: Profile, codec: str) -> None:
-    # The codecs without an encoder here are read as any bytes are.
-    frame = opus(24_000)[0] if codec == "opus" else video(codec)[0] if codec in ENCODERS else bytes(range(160))
+    frame = FIRST_FRAMES[codec]()
     ring = KeyRing(profile, key_ring_size=256, shared=profile is Profile.SFRAME)
     reader = Decryptor(ring, codec)
     for key in (0, 3, 200, 255):
