@@ -475,6 +475,7 @@ def test_every_helper_stands_in_support_and_in_its_readme():
 # Modules, by path or by folder, whose tests need more than the module: where these stand, and why.
 TESTED_ELSEWHERE = {
     "aiortc/": ("calls/test_aiortc_hard.py", "the hook is nothing without a stack below it"),
+    "codecs/": ("unit/test_codecs.py", "the columns of one table"),
     "pymediasoup.py": ("sdks/test_pymediasoup.py", "an adapter is tested with its SDK"),
     "videosdk.py": ("sdks/test_videosdk.py", "an adapter is tested with its SDK"),
     "tools/demo/": ("calls/test_demo.py", "the parts of the demo show one call"),

@@ -100,6 +100,7 @@ CALLS: dict[str, Callable[[], tuple[Callable[..., Any], dict[str, Any]]]] = {
     ),
     "Decryptor.sif_trailer": lambda: (trailer_of(Decryptor(ring(), "opus")), {"sif_trailer": bytes(16)}),
     "Decryptor.without_sif_frames": lambda: (Decryptor(ring(), "opus").without_sif_frames, {"frame": b"frame"}),
+    "Decryptor.key_id_of": lambda: (Decryptor(ring()).key_id_of, {"frame": b"frame"}),
     "Decryptor.holds_blank": lambda: (Decryptor.holds_blank, {"codec": "opus", "frame": b"frame"}),
     "DataCryptor": lambda: (DataCryptor, {"ring": ring(), "bind_context": False}),
     "DataCryptor.encrypt": lambda: (DataCryptor(ring()).encrypt, {"payload": b"payload", "context": b""}),
