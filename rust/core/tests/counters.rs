@@ -1,4 +1,4 @@
-//! Counters of SFrame and limits of keys: what one key has sealed counts, however it is set again and wherever.
+//! Tests the counters of SFrame and the usage limits of keys, which continue however and wherever a key is set again.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::collections::HashSet;
@@ -20,12 +20,12 @@ fn ring() -> Arc<KeyRing> {
     ring_of(&SFRAME, Options::default())
 }
 
-/// A base key that no other test of this process seals under.
+/// Returns a base key with which no other test of this process seals.
 fn own(test: &str, number: usize) -> Secret {
     Secret::key(format!("counters.rs: {test}, {number}").as_bytes()).unwrap()
 }
 
-/// An epoch in which this side has [`KID`].
+/// Sets an epoch in which this side has [`KID`].
 fn epoch(ring: &KeyRing, secret: &Secret) {
     let kid = MlsKid { epoch: 1, epoch_bits: 2, sender_index: 1, sender_bits: 1, context: 0 };
     assert_eq!(ring.set_epoch(secret, &kid, 0), Ok(KID));
@@ -35,7 +35,7 @@ fn encryptor(ring: &Arc<KeyRing>) -> Encryptor {
     Encryptor::new(Arc::clone(ring), Codec::Unknown).unwrap()
 }
 
-/// The KID and counters of so many frames.
+/// Seals `frames` frames and returns their KIDs and counters.
 fn sealed(ring: &Arc<KeyRing>, frames: usize) -> Result<Vec<(u64, u64)>, EncryptError> {
     let encryptor = encryptor(ring);
     let header = |frame: Vec<u8>| hazmat::parse_header(&frame).map(|(kid, ctr, _)| (kid, ctr)).unwrap();
@@ -46,13 +46,13 @@ fn counters(ring: &Arc<KeyRing>, frames: usize) -> Vec<u64> {
     sealed(ring, frames).unwrap().into_iter().map(|(_, ctr)| ctr).collect()
 }
 
-/// Every way in which a ring comes to the key of a base key and [`KID`].
+/// The ways to set the key of a base key and [`KID`].
 type Way = fn(&KeyRing, &Secret);
 
 const WAYS: [Way; 3] =
     [|ring, secret| ring.set(KID, secret).unwrap(), |ring, secret| ring.set_from(KID, secret, Some(0)).unwrap(), epoch];
 
-/// Every way to use a counter.
+/// The ways to use a counter.
 fn seal_five(ring: &Arc<KeyRing>, way: usize) {
     match way {
         0 => (0..5).for_each(|_| assert!(encryptor(ring).encrypt(b"x").is_ok())),
@@ -83,7 +83,7 @@ fn a_key_that_has_sealed_is_claimed_however_it_came_and_goes_on_in_its_ring_alon
                     other(&elsewhere, &secret);
                     assert_eq!(sealed(&elsewhere, 1), Err(EncryptError::KeyExhausted { kid: KID }));
                 }
-                // Base key and epoch go by ids of their own: what is set again is what seals.
+                // Base key and epoch have different ids. The key that is set again seals.
                 ring.key_ids().into_iter().for_each(|id| ring.remove(id));
                 assert!(matches!(sealed(&ring, 1), Err(EncryptError::UnknownKey { .. })));
                 again(&ring, &secret);

@@ -1,4 +1,4 @@
-//! Data packets: the vectors of livekit-client, plain SFrames, and what binding a context adds.
+//! Tests data packets: the vectors of livekit-client, plain SFrames, and bound contexts.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
@@ -113,7 +113,7 @@ fn a_frame_cannot_pass_for_a_bound_packet() {
         let cryptor = DataCryptor::new(Arc::clone(&ring), bind_context, None).unwrap();
         cryptor.decrypt(&trailer[..12], 0, sealed, b"")
     };
-    // LiveKit's format cannot tell; it is stated in docs/guide/data-packets.md.
+    // The format of LiveKit cannot detect this (docs/guide/data-packets.md).
     assert_eq!(open(false).unwrap(), b"picture");
     assert_eq!(open(true), Err(DecryptError::AuthenticationFailed { kid: 0 }));
 }
@@ -143,7 +143,7 @@ fn a_missing_and_an_exhausted_key_are_told() {
     assert_eq!((ring.frames_sealed(2), cryptor.stats().not_sealed), (Ok(1), 1));
 }
 
-/// A ring of the profile sframe with every one of these keys, which seals with the first.
+/// Returns a ring of the profile sframe with all these keys, which seals with the first.
 fn sframe(keys: &[(u64, u8)], options: Options) -> Arc<KeyRing> {
     let ring = KeyRing::new(&SFRAME, options).unwrap();
     for &(kid, byte) in keys {
@@ -179,7 +179,7 @@ fn a_bound_sframe_packet_has_its_context_for_metadata() {
     let mut opened = [0; 4];
     decryptor.plan(&packet, &metadata).unwrap().unwrap().open_into(&mut opened).unwrap();
     assert_eq!(&opened, b"text");
-    // So a frame is no bound packet and such a packet is no frame.
+    // A frame is therefore no bound packet, and a bound packet is no frame.
     let failed = Err(DecryptError::AuthenticationFailed { kid: 7 });
     assert_eq!(Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap().decrypt(&packet), failed);
     let frame = Encryptor::new(ring, Codec::Opus).unwrap().encrypt(b"frame").unwrap();

@@ -1,4 +1,4 @@
-//! A child that was forked while other threads were inside can use everything that they used.
+//! Tests that a child can use every object that other threads used while it was forked.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -14,15 +14,15 @@ use std::thread;
 use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyRing, Options, Profile, Secret, fork};
 
 const CHILDREN: usize = 50;
-/// Seconds after which a child that hangs is killed: far more than it needs on any machine.
+/// The seconds after which a hanging child is killed. A child needs far less on any machine.
 const MAX_SECONDS: u32 = 60;
 
-/// Forks, and returns what the child wrote. Fails unless it came to its end by itself.
+/// Forks, and returns the bytes that the child wrote. Fails unless the child ended by itself.
 #[allow(unsafe_code)]
 fn in_a_child(work: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
     let mut ends = [0; 2];
-    // SAFETY: `pipe` writes two descriptors that nobody else has; each is closed by the one `File` that gets it. The child
-    // ends with `_exit`, and so runs nothing of this process after `work`.
+    // SAFETY: `pipe` writes two descriptors that nobody else has; each is closed by the one `File` that gets it. The
+    // child ends with `_exit`, and so runs nothing of this process after `work`.
     unsafe {
         assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
         let child = libc::fork();
@@ -47,7 +47,7 @@ struct Call {
     encryptor: Encryptor,
     decryptor: Decryptor,
     data: DataCryptor,
-    /// Every IV that this process has sealed under.
+    /// Every IV with which this process has sealed.
     ivs: Mutex<Vec<u8>>,
 }
 
@@ -76,14 +76,14 @@ impl Call {
         batch.seal_into(&mut sealed, threads).unwrap();
         let mut sealed: Vec<Vec<u8>> = sealed.chunks(930).map(<[u8]>::to_vec).collect();
         sealed.iter().for_each(|sealed| self.note(sealed));
-        // Some that fail: they leave something of the crypto library's in the thread that tried them.
+        // Failed frames leave an error of the crypto library in the state of their thread.
         sealed.iter_mut().step_by(50).for_each(|sealed| sealed[900] ^= 1);
         let batch = self.decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
         let mut opened = vec![0; batch.max_len()];
         batch.open_into(&mut opened, threads);
     }
 
-    /// Batches whose threads start and end all the time.
+    /// Runs batches, whose threads start and end all the time.
     fn short_batches(&self) {
         for _ in 0..20 {
             let batch = self.encryptor.plan_batch(vec![b"\x78 short".as_slice(); 130], 2).unwrap();
@@ -94,7 +94,7 @@ impl Call {
     fn singly(&self) {
         let _inside = fork::enter();
         self.ring.set(1, &Secret::key(&[8; 32]).unwrap()).unwrap();
-        // Another thread may have removed it.
+        // Another thread may have removed the key.
         let _ = self.ring.ratchet(1).and_then(|_| self.ring.derive_ratchet_step(1));
         for len in [100, 200_000] {
             let sealed = self.encryptor.encrypt(&vec![0x78; len]).unwrap();
@@ -105,9 +105,9 @@ impl Call {
         self.ring.remove(1);
     }
 
-    /// What a child does with the same objects. Returns its IVs.
+    /// Uses the same objects in the child, and returns the IVs.
     fn go_on(&self) -> Vec<u8> {
-        // The lock of the test itself may be another thread's.
+        // Another thread may hold the lock of the test itself.
         let call = Self {
             ring: Arc::clone(&self.ring),
             encryptor: Encryptor::new(Arc::clone(&self.ring), Codec::Opus).unwrap(),
@@ -117,7 +117,7 @@ impl Call {
         };
         call.batch(3);
         call.singly();
-        // The tracks that were in use in the parent.
+        // The tracks that the parent used.
         let sealed = self.encryptor.encrypt(b"\x78 mine").unwrap();
         assert_eq!(self.decryptor.decrypt(&sealed).unwrap(), b"\x78 mine");
         self.data.decrypt_packet(&self.data.encrypt_packet(b"message", b"").unwrap(), b"").unwrap();
@@ -128,7 +128,7 @@ impl Call {
     }
 }
 
-/// One test, since the threads of another would start and end while this one forks.
+/// There is one test only, because the threads of another test would start and end while this test forks.
 #[test]
 fn a_child_forked_while_threads_are_inside_goes_on_and_repeats_no_nonce() {
     children_of_busy_threads_repeat_no_nonce();
@@ -170,7 +170,7 @@ fn a_thread_that_forks_waits_neither_for_its_own_guard_nor_for_a_batch_under_one
     drop(held);
     drop(nested);
     assert_eq!(in_a_child(|| vec![u8::from(!call.go_on().is_empty())]), [1]);
-    // A fork waits for the guard, and the batch under it for nothing.
+    // A fork waits for the guard. The batch under the guard does not wait.
     let begun = Barrier::new(2);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -192,7 +192,7 @@ fn whoever_arrives_while_a_fork_waits_goes_in_after_it() {
             scope.spawn(|| {
                 begun.wait();
                 while !forked.load(Ordering::Relaxed) {
-                    call.singly(); // without a pause in which nobody would be inside
+                    call.singly(); // without a pause, so that some thread is always inside
                 }
             });
         }
@@ -214,7 +214,7 @@ fn a_child_can_set_and_drop_keys_whatever_was_dropped_during_the_fork() {
     thread::scope(|scope| {
         scope.spawn(|| {
             begun.wait();
-            // Under no guard, as a program drops what it is done with.
+            // Dropped without a guard, as programs do.
             drop(large);
         });
         begun.wait();

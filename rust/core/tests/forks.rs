@@ -1,4 +1,4 @@
-//! Forks for real: parent, children and their children seal under what was set before, and no nonce comes twice.
+//! Tests real forks: parent, children and grandchildren seal with the same keys, and no nonce repeats.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
@@ -12,16 +12,16 @@ use std::sync::Arc;
 use frameseal::profile::{LIVEKIT, SFRAME};
 use frameseal::{Codec, DataCryptor, EncryptError, Encryptor, KeyRing, MlsKid, Options, Secret, hazmat};
 
-/// One nonce, as the wire shows it: base key, ratchet steps, KID, and IV or counter. Fixed in size, so that one write to a
-/// pipe is one of them.
+/// One nonce on the wire: base key, ratchet steps, KID, and IV or counter. Its size is fixed, so that one write to a
+/// pipe is one nonce.
 type Nonce = [u8; 1 + 1 + 8 + 12];
 
-/// How a ring gets its key, and what tells its frames from those of others.
+/// The way to set the key of a ring, and to tell its frames from those of other rings.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Livekit,
     Plain,
-    /// Nothing is sealed with it before the fork.
+    /// The ring seals nothing with the key before the fork.
     Unused,
     Continued,
     Ratchet,
@@ -54,7 +54,7 @@ impl Way {
         }
     }
 
-    /// Seals frames and data packets. Returns how many nonces were written; none where all were refused.
+    /// Seals frames and data packets. Returns the number of nonces written, which is 0 if every call was refused.
     fn seal(self, ring: &Arc<KeyRing>, steps: u8, nonces: &mut File) -> usize {
         let encryptor = Encryptor::new(Arc::clone(ring), Codec::Opus).unwrap();
         let cryptor = DataCryptor::new(Arc::clone(ring), false, None).unwrap();
@@ -79,11 +79,11 @@ impl Way {
     }
 }
 
-/// What every process of the family does. `is_child` of one that had the rings before.
+/// Seals in one process of the family. `is_child` tells whether the process inherited the rings.
 fn seal_all(rings: &[Arc<KeyRing>], is_child: bool, nonces: &mut File) {
     for (way, ring) in WAYS.into_iter().zip(rings) {
         let sealed = way.seal(ring, 0, nonces);
-        // Who draws anew goes on, and nobody else.
+        // Only sources that draw random bits again continue.
         assert_eq!(sealed > 0, !is_child || matches!(way, Way::Livekit | Way::Shared), "way {}", way as u8);
         if way != Way::Continued {
             way.set(ring);
@@ -99,7 +99,7 @@ fn seal_all(rings: &[Arc<KeyRing>], is_child: bool, nonces: &mut File) {
     }
 }
 
-/// Runs `work` in a child, which ends with it. Returns its process id.
+/// Runs `work` in a child, which ends afterwards. Returns the process id.
 #[allow(unsafe_code)]
 fn forked(work: impl FnOnce()) -> libc::pid_t {
     // SAFETY: the child runs on the stack and the heap that it has copies of. Of other threads' locks it takes those of
@@ -129,7 +129,7 @@ fn wait_for(child: libc::pid_t) {
 #[allow(unsafe_code)]
 fn pipe() -> (File, File) {
     let mut ends = [0; 2];
-    // SAFETY: two places for two descriptors, which nobody else owns.
+    // SAFETY: the array has two elements for two descriptors, which have no other owner.
     unsafe {
         assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
         (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))

@@ -1,4 +1,5 @@
-//! The life of a key in the core: searching ahead, counting, comparing; and what passes without one.
+//! Tests the life of a key in the core: the search ahead, counting and comparing, and the frames that pass without a
+//! key.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
@@ -204,12 +205,12 @@ fn sframe(options: Options) -> Arc<KeyRing> {
     Arc::new(KeyRing::new(&SFRAME, options).unwrap())
 }
 
-/// A base key that no other test of this process has sealed under.
+/// Returns a base key with which no other test of this process seals.
 fn own(number: u8) -> Secret {
     Secret::key(&[b"keys.rs base key".as_slice(), &[number]].concat()).unwrap()
 }
 
-/// The three ways in which an SFrame ring comes to a sending key.
+/// The three kinds of sending keys of an SFrame ring.
 fn sframe_rings(number: u8, usage_limit: u64) -> Vec<(Arc<KeyRing>, u64)> {
     let options = Options { usage_limit, ..Options::default() };
     let plain = sframe(options);
@@ -562,7 +563,7 @@ fn a_derived_key_is_set_when_it_is_installed_and_a_step_only_if_its_key_is_still
         assert_eq!(ring.key_ids(), [0]);
         assert!(derived.install());
         assert_eq!((ring.key_ids(), ring.sending_key_id()), (vec![0, 1], 0));
-        // Each of two steps that were derived from one key: the first is taken.
+        // Two steps were derived from one key. Only the first is taken.
         let steps = [ring.derive_ratchet(0).unwrap(), ring.derive_ratchet(0).unwrap()];
         assert_eq!(steps.map(|step| step.install()), [true, false]);
         other.ratchet(0).unwrap();

@@ -1,4 +1,4 @@
-//! Mistakes of the calling program are `ApiMisuse`, not bad input: they are not counted and leave nothing behind.
+//! Tests that mistakes of the calling program are `ApiMisuse`, which is not counted and changes nothing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use frameseal::profile::{LIVEKIT, SFRAME};
@@ -20,7 +20,7 @@ fn ring_of(profile: &'static Profile, suite: Option<u16>, key: u8) -> Arc<KeyRin
 
 #[test]
 fn a_buffer_of_another_length_than_the_plan_reports_is_misuse() {
-    // Each with a key of its own: no two rings of a process seal with one SFrame key.
+    // Each ring has its own key, because no two rings of a process may seal with one SFrame key.
     let cases = [(&LIVEKIT, None, 40), (&LIVEKIT, None, 10_000), (&SFRAME, None, 40), (&SFRAME, Some(1), 10_000)];
     for (key, (profile, suite, len)) in (100..).zip(cases) {
         let ring = ring_of(profile, suite, key);

@@ -1,4 +1,4 @@
-//! Which key seals and which opens where several go by one id: base keys and epochs whose fields overlap.
+//! Tests which key seals and which opens if several keys have one id: base keys and epochs with overlapping fields.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ fn ring(options: Options) -> Arc<KeyRing> {
     Arc::new(KeyRing::new(&SFRAME, options).unwrap())
 }
 
-/// A secret that no other test of this process seals under.
+/// Returns a secret with which no other test of this process seals.
 fn own(test: &str, number: usize) -> Secret {
     Secret::key(format!("newest.rs: {test}, {number}").as_bytes()).unwrap()
 }
@@ -23,11 +23,11 @@ fn decryptor(ring: &Arc<KeyRing>) -> Decryptor {
     Decryptor::new(Arc::clone(ring), Codec::Unknown, None).unwrap()
 }
 
-/// What is set one after the other in a ring, each with the secret of its place.
+/// A key that is set in a ring. Its position in a sequence determines its secret.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Set {
     Base(u64),
-    /// The bits of the epoch and its number.
+    /// An MLS epoch: its bits and its number.
     Epoch(u8, u64),
 }
 
@@ -35,7 +35,7 @@ impl Set {
     fn set(self, ring: &KeyRing, secret: &Secret, member: u64) {
         match self {
             Self::Base(kid) => {
-                // A base key has one sender: the others open.
+                // A base key has one sender, so the other rings only open.
                 ring.set(kid, secret).unwrap();
                 ring.set_sending_key_id(kid).unwrap();
             }
@@ -54,11 +54,11 @@ impl Set {
     }
 }
 
-/// All under id 1 or 2, so that they meet.
+/// The keys to set. All have id 1 or 2, so that they overlap.
 const SETS: [Set; 6] =
     [Set::Base(1), Set::Epoch(1, 1), Set::Epoch(2, 1), Set::Epoch(4, 1), Set::Epoch(4, 2), Set::Epoch(1, 3)];
 
-/// Every sequence of three of them.
+/// Returns every sequence of three keys.
 fn sequences() -> impl Iterator<Item = [Set; 3]> {
     SETS.into_iter().flat_map(|a| SETS.into_iter().flat_map(move |b| SETS.into_iter().map(move |c| [a, b, c])))
 }
@@ -86,7 +86,7 @@ fn the_newest_seals_so_that_members_open_and_who_has_left_does_not() {
             assert_eq!((of_alice, alice.sending_key_id()), (of_bob, set.id()), "{sequence:?}");
             frames.push((set, frame, from_alice.encrypt(b"late").unwrap()));
         }
-        // What is still held opens what comes late, whatever was set over it.
+        // A key that is still in the ring opens late frames, whichever key was set after it.
         let replaced = |at: usize| {
             sequence[at + 1..].iter().any(|later| later.id() == sequence[at].id() && same_place(*later, sequence[at]))
         };
@@ -98,7 +98,7 @@ fn the_newest_seals_so_that_members_open_and_who_has_left_does_not() {
     assert_eq!(number, 3 * 6 * 6 * 6);
 }
 
-/// Whether one takes the place of the other.
+/// Returns whether one key replaces the other.
 fn same_place(a: Set, b: Set) -> bool {
     match (a, b) {
         (Set::Base(a), Set::Base(b)) => a == b,
@@ -187,7 +187,7 @@ fn a_step_is_looked_for_from_the_nearest_key_of_its_generation() {
     let (encryptor, decryptor) = (encryptor(&sender), decryptor(&receiver));
     for step in 0..4 {
         if step == 3 {
-            // Set again by a receiver who has followed already.
+            // The receiver has followed the ratchet already, and sets the step again.
             receiver.set(0, &secret).unwrap();
         }
         assert_eq!(decryptor.decrypt(&encryptor.encrypt(b"step").unwrap()).unwrap(), b"step", "{step}");

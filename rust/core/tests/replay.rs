@@ -1,4 +1,4 @@
-//! Nothing opens twice in one decryptor or data cryptor, whatever becomes of the keys between the two times.
+//! Tests that no frame opens twice in a decryptor or data cryptor, whatever happens to the keys in between.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ fn own(test: &str, number: usize) -> Secret {
     Secret::key(format!("replay.rs: {test}, {number}").as_bytes()).unwrap()
 }
 
-/// One way to have keys: how a ring is made, and how a secret gets into it under the id 0.
+/// One way to set keys: how to make a ring, and how to set a secret under the id 0.
 #[derive(Clone, Copy)]
 struct Keys {
     profile: &'static Profile,
@@ -53,7 +53,7 @@ impl Keys {
     }
 }
 
-/// What receives, and how often what it was given has opened.
+/// A receiver, and the number of frames that it has opened.
 struct Receiver {
     decryptor: Decryptor,
     data: DataCryptor,
@@ -84,7 +84,7 @@ impl Receiver {
     }
 }
 
-/// So many frames and packets.
+/// Seals [`FRAMES`] frames and packets.
 fn sealed(ring: &Arc<KeyRing>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let encryptor = Encryptor::new(Arc::clone(ring), Codec::Unknown).unwrap();
     let data = DataCryptor::new(Arc::clone(ring), false, None).unwrap();
@@ -195,7 +195,7 @@ fn a_ring_that_gets_keys_of_its_own_and_loses_them_opens_nothing_again() {
     }
 }
 
-/// One frame or packet each of so many senders of a shared key.
+/// Seals one frame or packet each of `senders` senders of a shared key.
 fn from_senders(secret: &Secret, senders: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let ring = || Arc::new(KeyRing::new(&SFRAME, Options { shared: true, ..Options::default() }).unwrap());
     (0..senders)
@@ -223,7 +223,7 @@ fn a_forwarder_that_mixes_the_frames_of_many_senders_opens_none_twice() {
         assert_eq!(receiver.opened(&others), 2 * senders);
         assert_eq!((receiver.opened(&before), receiver.opened(&others)), (0, 0), "{senders}");
         assert_eq!(receiver.opened_in_batches(&others), 0);
-        // The sender whose window was taken goes on.
+        // The sender whose window was evicted continues.
         assert_eq!(receiver.opened(&sealed(&target)), 2 * FRAMES);
         assert_eq!((receiver.opened(&before), receiver.opened(&others)), (0, 0), "{senders}");
         assert_eq!(receiver.decryptor.stats().authentication_failed, 0);
@@ -237,7 +237,7 @@ fn a_replay_is_said_to_be_one_and_counts_as_no_failure_of_the_key() {
         (keys.set)(&ring, &secret, 0);
         let receiver = Receiver::new(&ring);
         let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Unknown).unwrap();
-        // Once short and once long: two ways through the core.
+        // A short frame and a long frame take different paths through the core.
         for frame in [vec![7; 100], vec![7; 10_000]] {
             let Ok(sealed) = encryptor.encrypt(&frame) else { continue };
             assert_eq!(receiver.decryptor.decrypt(&sealed).unwrap(), frame);

@@ -1,9 +1,9 @@
-//! Looks at memory as it is given back: no key material may be in it.
+//! Tests that freed memory holds no key material.
 //!
-//! An allocator that looks for two markers in every block before it frees it, the raw key and the AES key derived from
-//! it. It sees the heap of this crate. It does not see the stack, registers, swap, or what the crypto library allocates
-//! for itself (it clears every block before freeing it: `OPENSSL_free`, read in AWS-LC's source); `tests/unit/test_secrecy.py`
-//! looks at a whole process.
+//! An allocator searches every block for two markers before it frees the block: the raw key, and the AES key derived
+//! from it. It sees the heap of this crate. It does not see the stack, registers, swap, or what the crypto library
+//! allocates for itself (it clears every block before freeing it: `OPENSSL_free`, read in AWS-LC's source);
+//! `tests/unit/test_secrecy.py` looks at a whole process.
 #![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -47,7 +47,7 @@ unsafe impl GlobalAlloc for Looking {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // A block that moves leaves its bytes behind, so every one is moved by hand and looked at.
+        // A block that moves leaves its bytes behind, so each block is moved by hand and searched.
         let Ok(new) = Layout::from_size_align(size, layout.align()) else { return std::ptr::null_mut() };
         unsafe {
             let moved = self.alloc(new);
@@ -76,7 +76,7 @@ fn leaks_of(profile: &'static Profile, raw: &[u8; 32], work: impl FnOnce(Secret)
     LEAKS.load(Ordering::Relaxed) - before.0
 }
 
-// One test, since the counters are everybody's.
+// There is one test only, because the counters are global.
 #[test]
 fn no_block_is_freed_with_a_key_in_it() {
     let raw: [u8; 32] = std::array::from_fn(|n| 0xA0 ^ (n as u8).wrapping_mul(37));

@@ -1,5 +1,5 @@
-//! Random sequences of what a program does with keys: no (key, nonce) pair comes twice, the newest key seals, nothing
-//! opens twice, and no key seals more than its limit.
+//! Tests random sequences of calls with keys. No pair of key and nonce repeats, the newest key seals, no frame opens
+//! twice, and no key exceeds its usage limit.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,7 +20,7 @@ const LIMIT: u64 = 12;
 /// A secret and the ratchet steps from it.
 type Material = (usize, usize);
 
-/// What stands under an id: the field of its KIDs (none: the id is the KID), the KID that seals, what it is made from.
+/// An entry under an id: the field of its KIDs (`None` if the id is the KID), the KID that seals, and the material.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Held {
     id: u64,
@@ -30,7 +30,7 @@ struct Held {
     old: bool,
 }
 
-/// What a ring holds, in the order in which it was set, as the documents have it.
+/// The expected entries of a ring, in the order in which they were set, as documented.
 #[derive(Default)]
 struct Model {
     held: Vec<Held>,
@@ -69,11 +69,11 @@ enum Do {
     Seal(usize),
     SealBatch(usize),
     SealPacket,
-    /// A forwarder sends everything to this ring's receivers once more.
+    /// A forwarder sends every frame to the receivers of this ring again.
     Replay,
 }
 
-/// One ring and what belongs to it, as a participant has it.
+/// One ring with the encryptors and decryptors of a participant.
 struct Side {
     ring: Arc<KeyRing>,
     encryptor: Encryptor,
@@ -119,7 +119,7 @@ impl Side {
         self.model.put(Held { id: next, kid: next, material, old: false, ..held });
     }
 
-    /// What comes out of it now, each frame for itself.
+    /// Seals now, and returns each frame.
     fn seal(&self, how: &Do) -> Result<Vec<Vec<u8>>, EncryptError> {
         match how {
             Do::Seal(count) => (0..*count).map(|_| self.encryptor.encrypt(b"frame")).collect(),
@@ -135,7 +135,7 @@ impl Side {
         }
     }
 
-    /// Hands it everything that was ever sealed: what opens has not opened before.
+    /// Passes it every sealed frame. A frame that opens must not have opened before.
     fn receive(&mut self, sealed: &[(bool, Vec<u8>)]) {
         for (is_packet, bytes) in sealed {
             let opened = if *is_packet {
@@ -148,7 +148,7 @@ impl Side {
     }
 }
 
-/// Tells which material has sealed a frame.
+/// Returns the material with which a frame was sealed.
 struct Witness {
     profile: &'static Profile,
     secrets: Vec<Vec<Secret>>,
@@ -177,7 +177,7 @@ impl Witness {
         Self { profile, secrets: (0..SECRETS).map(steps).collect(), cryptors: HashMap::new(), seen: HashSet::new() }
     }
 
-    /// The material, KID and nonce of a frame or packet; no pair of key and nonce comes twice.
+    /// Records material, KID and nonce of a frame or packet. No pair of key and nonce may repeat.
     fn judge(&mut self, is_packet: bool, sealed: &[u8]) -> (Material, u64) {
         let (kid, nonce) = match (self.profile.name, is_packet) {
             ("sframe", _) => sframe_header(sealed),
@@ -196,7 +196,7 @@ impl Witness {
                 let opened =
                     if is_packet { data.decrypt_packet(sealed, b"") } else { decryptor.decrypt(sealed) }.is_ok();
                 if opened {
-                    // In the trailer layout the key is the same under every id.
+                    // In the trailer layout a secret results in the same key under every id.
                     let counted = if self.profile.name == "sframe" { kid } else { 0 };
                     assert!(self.seen.insert((material, counted, nonce)), "a nonce came twice under one key");
                     return (material, kid);
@@ -234,7 +234,7 @@ fn run(profile: &'static Profile, options: Options, steps: Vec<(usize, Do)>) {
                 let least = least.map(|(_, _, ctr)| u64::from_be_bytes(ctr.clone().try_into().unwrap()) + 1).max();
                 match side.ring.set_from(*id, &witness.secrets[*secret][0], *counter) {
                     Ok(()) => assert!(counter.is_none_or(|given| least.is_none_or(|least| given >= least))),
-                    // A batch that failed has used counters that nobody saw.
+                    // A failed batch has used counters that no frame shows.
                     Err(KeyError::CounterUsed { given, min: Some(said) }) => {
                         assert!(Some(given) == *counter && given < said && least.is_none_or(|least| said >= least));
                         continue;
