@@ -23,9 +23,10 @@ from videosdk.room_client import RoomClient
 
 from frameseal import pymediasoup
 from frameseal._secrecy import Confidential, require
-from frameseal.e2ee.manager import E2EEManager, E2EEMissingKey, E2EEState, E2EEStateChange
+from frameseal.e2ee.manager import E2EEManager
 from frameseal.emitter import LoopEmitter
-from frameseal.enums import Profile
+from frameseal.enums import E2EEState, Profile
+from frameseal.events import E2EEMissingKey, E2EEStateChange
 from frameseal.keys.protocol import KeyRingProvider
 
 __all__ = ["E2EEError", "MeetingE2EE", "StateData", "enable_e2ee", "set_key_provider"]

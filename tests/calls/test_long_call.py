@@ -10,7 +10,8 @@ import os
 import pytest
 
 from frameseal.aiortc import attach
-from frameseal.e2ee.manager import E2EEManager, ExternalE2EEKeyProvider
+from frameseal.e2ee.manager import E2EEManager
+from frameseal.keys.provider import ExternalE2EEKeyProvider
 from frameseal.tools.sfu import Forwarder
 from support.calls import Tap, peers, picture_track, tone_track, until
 from support.recording import not_opened, recorded

@@ -18,7 +18,7 @@ import pytest
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RtpPacket
 
-from frameseal.e2ee.manager import E2EEStateChange
+from frameseal.events import E2EEStateChange
 from frameseal.tools.meet import MeetOptions, meeting, sfu_view, worker
 from frameseal.tools.meet import bot as bot_module
 from frameseal.tools.meet import browser_member as member_module

@@ -25,40 +25,9 @@ from frameseal.e2ee.track import Track, TrackTransform
 from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform
 from frameseal.emitter import LoopEmitter
 from frameseal.enums import E2EEState, Profile
-from frameseal.events import (
-    MISSING_KEY,
-    E2EEDiagnosis,
-    E2EEInjectedFrame,
-    E2EEKeyChange,
-    E2EEKeyUsage,
-    E2EEMissingKey,
-    E2EEStalled,
-    E2EEStateChange,
-    KeyUndelivered,
-)
+from frameseal.events import MISSING_KEY, E2EEMissingKey
 from frameseal.keys import fingerprint
 from frameseal.keys.protocol import KeyRingProvider, bounded
-from frameseal.keys.provider import ExternalE2EEKeyProvider, KeyProvider
-from frameseal.keys.rotation import KeyRotator
-
-__all__ = [
-    "E2EEDiagnosis",
-    "E2EEInjectedFrame",
-    "E2EEKeyChange",
-    "E2EEKeyUsage",
-    "E2EEManager",
-    "E2EEMissingKey",
-    "E2EEStalled",
-    "E2EEState",
-    "E2EEStateChange",
-    "ExternalE2EEKeyProvider",
-    "KeyProvider",
-    "KeyRingProvider",
-    "KeyRotator",
-    "KeyUndelivered",
-    "ReceiverTransform",
-    "SenderTransform",
-]
 
 _logger = logging.getLogger("frameseal")
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import frameseal
-from frameseal.e2ee.manager import ExternalE2EEKeyProvider
+from frameseal.keys.provider import ExternalE2EEKeyProvider
 from frameseal.tools.cli import main
 
 

@@ -19,7 +19,10 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtp
 
 from frameseal._secrecy import Confidential, Hidden, hide
 from frameseal.aiortc import Attachment, TrackCounters, attach
-from frameseal.e2ee.manager import E2EEManager, E2EEState, E2EEStateChange, ExternalE2EEKeyProvider
+from frameseal.e2ee.manager import E2EEManager
+from frameseal.enums import E2EEState
+from frameseal.events import E2EEStateChange
+from frameseal.keys.provider import ExternalE2EEKeyProvider
 from frameseal.tools.demo.observer import Eavesdropper, Observer
 from frameseal.tools.demo.published import SentMedia, published_tracks
 from frameseal.tools.demo.verdict import failures

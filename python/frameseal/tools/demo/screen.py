@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from frameseal.e2ee.manager import E2EEStateChange
+from frameseal.events import E2EEStateChange
 from frameseal.tools.demo.call import Status
 from frameseal.tools.demo.observer import Observer
 from frameseal.tools.demo.verdict import MAX_LEAKED_SCORE, MIN_SOUND_SCORE, listen

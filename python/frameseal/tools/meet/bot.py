@@ -19,8 +19,10 @@ from aiortc.mediastreams import MediaStreamError
 
 from frameseal._secrecy import Confidential
 from frameseal.aiortc import attach
-from frameseal.e2ee.manager import E2EEManager, E2EEStateChange, ExternalE2EEKeyProvider
+from frameseal.e2ee.manager import E2EEManager
 from frameseal.enums import Profile
+from frameseal.events import E2EEStateChange
+from frameseal.keys.provider import ExternalE2EEKeyProvider
 from frameseal.tools.media import mono
 from frameseal.tools.meet.bot_video import BotVideoTrack, Scene, ShownParticipant
 from frameseal.tools.meet.echo import Echo, EchoTrack
