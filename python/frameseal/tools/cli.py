@@ -116,10 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     meet.add_argument(
         "--lan", action="store_true", help="serve the local network over HTTPS (default: this machine only)"
     )
-    meet.add_argument("--port", type=_port, default=8470, metavar="N", help="of the page (%(default)s); 0: any")
-    meet.add_argument("--lan", action="store_true", help="serve the local network too, over HTTPS (this machine only)")
     meet.add_argument("--codec", choices=pictures, default="vp8", help="video codec (%(default)s)")
-    meet.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="the meeting's (a random one)")
+    meet.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="passphrase of the meeting (random)")
     meet.add_argument(
         "--sfu",
         type=_sfu,
