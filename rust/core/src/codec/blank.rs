@@ -42,16 +42,20 @@ impl Blank {
     }
 
     /// Returns the part of `frame` behind the blank frame at its start, or `None` if it does not start with one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn strip_start(self, frame: &[u8]) -> Option<&[u8]> {
         match self {
+            // The first byte of most frames is another one, which saves the `memcmp` call.
+            Self::Bytes(bytes) if frame.first() != bytes.first() => None,
             Self::Bytes(bytes) => frame.strip_prefix(bytes),
-            Self::Units(units) => {
-                let strip = |frame| units.iter().find_map(|unit| strip_start_code(frame)?.strip_prefix(*unit));
-                std::iter::successors(strip(frame), |rest| strip(rest)).last()
-            }
+            Self::Units(units) => strip_units(units, frame),
         }
     }
+}
+
+fn strip_units<'a>(units: &[&[u8]], frame: &'a [u8]) -> Option<&'a [u8]> {
+    let strip = |frame: &'a [u8]| units.iter().find_map(|unit| strip_start_code(frame)?.strip_prefix(*unit));
+    std::iter::successors(strip(frame), |rest| strip(rest)).last()
 }
 
 fn strip_start_code_end(frame: &[u8]) -> Option<&[u8]> {
