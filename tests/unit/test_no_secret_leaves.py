@@ -467,6 +467,7 @@ NOT_CALLED = {
 WALKED = {"tools.cli", "tools.demo", "tools.meet", "tools.meet.rotation_message"}
 # Modules whose public names are the package's too, or that no application imports.
 NOT_WALKED = {"emitter", "enums", "exceptions", "inspection.shapes", "keys.provider", "keys.rotation"}
+NOT_WALKED |= {"codecs", "codecs.plain", "codecs.rtp", "profiles"}
 
 
 def public_things() -> Iterator[tuple[str, Any]]:
