@@ -258,19 +258,19 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
-    """Print what several frames look like. Returns whether they were sealed."""
-    # Of no use to the other commands.
+    """Print the verdict on several frames. Return True if they are sealed."""
+    # Imported here, since no other command needs it.
     from frameseal.inspection.shapes import MIN_VERDICT_FRAMES, Shape  # noqa: PLC0415
 
     trailers, sframes = (", ".join(known for known in PROFILES if is_sframe(known) is of) for of in (False, True))
     text = {
-        Shape.TRAILER: f"they end as sealed frames of these profiles do: {trailers}",
+        Shape.TRAILER: f"they have the trailer of the profiles {trailers}",
         Shape.SFRAME: f"they are SFrames of one sender (profile {sframes}): the counter advances",
         Shape.PLAIN: f"they look like {verdict.codec} that was never sealed: the sender's encryption is off",
         Shape.UNKNOWN: "no known layout fits, and no known codec",
     }[verdict.shape]
     if verdict.shape is Shape.UNKNOWN and count < MIN_VERDICT_FRAMES:
-        text = f"too few to tell: give {MIN_VERDICT_FRAMES} or more of the track, in their order"
+        text = f"too few to decide: pass {MIN_VERDICT_FRAMES} or more frames of the track, in order"
     print(f"\n{count} frames: {text}.")
     return verdict.shape in (Shape.TRAILER, Shape.SFRAME)
 
