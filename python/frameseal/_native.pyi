@@ -4,6 +4,8 @@ All classes are thread-safe and use neither transport nor event loop. Keys lie i
 dropped. No object can be pickled or copied.
 """
 
+from __future__ import annotations  # the reference executes this file
+
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
