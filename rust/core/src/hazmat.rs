@@ -22,7 +22,7 @@ pub fn derive(
     secret: &Secret,
 ) -> Result<(Vec<u8>, [u8; 12]), KeyError> {
     let mut key = vec![0; suite.key_len];
-    let salt = profile.schedule.key(suite, kid, &profile.schedule.material(secret), &mut key)?;
+    let salt = profile.schedule.key(suite, kid, &profile.schedule.material(secret)?, &mut key)?;
     Ok((key, salt))
 }
 

@@ -33,14 +33,11 @@ pub(crate) struct TrailerSchedule {
 /// The parameters of the key schedule of SFrame that RFC 9605 leaves open.
 pub(crate) struct SframeSchedule {
     passphrase_salt: &'static [u8],
-    iterations: NonZeroU32,
+    iterations: Option<NonZeroU32>,
 }
 
 /// The iterations of PBKDF2 in every client of the trailer layout that has a password KDF.
-const ITERATIONS: NonZeroU32 = match NonZeroU32::new(100_000) {
-    Some(iterations) => iterations,
-    None => NonZeroU32::MIN,
-};
+const ITERATIONS: u32 = 100_000;
 
 const SFRAME_BASE_KEY_LEN: usize = 32;
 
@@ -49,19 +46,20 @@ impl KeySchedule {
     pub(crate) fn accepts_passphrases(&self) -> bool {
         match self {
             Self::Trailer(schedule) => schedule.iterations.is_some(),
-            Self::Sframe(_) => true,
+            Self::Sframe(schedule) => schedule.iterations.is_some(),
         }
     }
 
     /// Returns the key material of a secret. For a passphrase of SFrame this runs the slow password KDF.
-    pub(crate) fn material(&self, secret: &Secret) -> Secret {
+    pub(crate) fn material(&self, secret: &Secret) -> Result<Secret, KeyError> {
         match (self, secret.kdf()) {
             (Self::Sframe(schedule), Kdf::Password) => {
                 let mut base_key = Zeroizing::new([0; SFRAME_BASE_KEY_LEN]);
-                pbkdf2_sha256(schedule.iterations, schedule.passphrase_salt, secret.bytes(), base_key.as_mut());
-                Secret::new(base_key.as_ref(), Kdf::Random)
+                let iterations = schedule.iterations.ok_or(KeyError::NoPassphrases)?;
+                pbkdf2_sha256(iterations, schedule.passphrase_salt, secret.bytes(), base_key.as_mut());
+                Ok(Secret::new(base_key.as_ref(), Kdf::Random))
             }
-            _ => secret.clone(),
+            _ => Ok(secret.clone()),
         }
     }
 
@@ -107,7 +105,7 @@ impl TrailerSchedule {
     /// Creates the schedule of the worker in browsers: one salt, a password KDF, ratchet steps of 32 bytes.
     pub(crate) const fn with_salt(salt: &'static [u8]) -> Self {
         // The worker in browsers passes a buffer of 128 zero bytes as `info`.
-        Self { salt, ratchet_salt: salt, ratchet_len: 32, iterations: Some(ITERATIONS), info: &[0; 128] }
+        Self { salt, ratchet_salt: salt, ratchet_len: 32, iterations: NonZeroU32::new(ITERATIONS), info: &[0; 128] }
     }
 
     /// Derives `out`: PBKDF2 for a passphrase, HKDF for a raw key.
@@ -124,6 +122,6 @@ impl TrailerSchedule {
 
 impl SframeSchedule {
     pub(crate) const fn with_passphrase_salt(passphrase_salt: &'static [u8]) -> Self {
-        Self { passphrase_salt, iterations: ITERATIONS }
+        Self { passphrase_salt, iterations: NonZeroU32::new(ITERATIONS) }
     }
 }

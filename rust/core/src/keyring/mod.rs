@@ -186,7 +186,7 @@ impl KeyRing {
         if counter.is_some() && (self.deriver.profile.wire != Wire::Sframe || self.options.shared) {
             return Err(ApiMisuse::Counter.into());
         }
-        let material = self.deriver.profile.schedule.material(secret);
+        let material = self.deriver.profile.schedule.material(secret)?;
         if self.options.shared {
             let identity = self.deriver.shared_identity(key_id, &material);
             let field = Field { bits: SHARED_BITS, value: key_id };
@@ -225,7 +225,7 @@ impl KeyRing {
             return Err(KeyError::Retain { given: retain, max: MAX_RETAINED });
         }
         let value = kid.value()?;
-        let material = self.deriver.profile.schedule.material(secret);
+        let material = self.deriver.profile.schedule.material(secret)?;
         let field = Field { bits: kid.epoch_bits, value: value & Field::mask(kid.epoch_bits) };
         let keys = SenderKeys::epoch(field, material, value, &self.deriver)?;
         let mut state = self.lock();
