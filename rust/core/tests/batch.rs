@@ -51,7 +51,7 @@ fn numbered(count: u32) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn frames_stay_in_order_where_stretches_overtake_each_other() {
+fn frames_stay_in_order_where_chunks_overtake_each_other() {
     for profile in ["livekit", "sframe"] {
         for threads in THREADS {
             let frames = numbered(9_000);
@@ -97,7 +97,7 @@ fn no_nonce_comes_twice_from_batches_and_single_calls_at_once() {
 }
 
 #[test]
-fn too_little_room_is_refused_before_a_nonce_is_taken() {
+fn a_short_buffer_is_refused_before_a_nonce_is_drawn() {
     let (ring, frames) = (ring("livekit", 1), numbered(10));
     let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
     let batch = encryptor.plan_batch(slices(&frames), 1).unwrap();

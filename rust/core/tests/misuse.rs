@@ -50,7 +50,7 @@ fn a_buffer_of_another_length_than_the_plan_reports_is_misuse() {
 }
 
 #[test]
-fn a_batch_without_enough_room_is_misuse() {
+fn a_batch_with_a_short_buffer_is_misuse() {
     let ring = ring(&LIVEKIT);
     let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
     let batch = encryptor.plan_batch(vec![b"one", b"two"], 1).unwrap();

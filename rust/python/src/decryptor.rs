@@ -73,7 +73,7 @@ impl Decryptor {
         metadata: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
-        if !metadata.is_empty() && !self.cipher.takes_metadata() {
+        if !metadata.is_empty() && !self.cipher.authenticates_metadata() {
             return Err(no_metadata());
         }
         let sealed = self.cipher.cut_sif_frames(sealed.as_slice());

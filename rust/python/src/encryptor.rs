@@ -34,7 +34,7 @@ impl Encryptor {
         metadata: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
-        if !metadata.is_empty() && !self.cipher.takes_metadata() {
+        if !metadata.is_empty() && !self.cipher.authenticates_metadata() {
             return Err(no_metadata());
         }
         // Borrowed in place, because moving a plan costs as much as a lock.

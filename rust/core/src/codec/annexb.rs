@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_are_written_where_there_is_just_room_for_them_and_refused_elsewhere() {
+    fn escapes_fill_a_buffer_of_their_length_and_are_refused_in_any_other() {
         let data = [9, 0, 0, 1, 0, 0, 0];
         let needed = data.len() + escapes(&data);
         for len in 0..needed + 3 {

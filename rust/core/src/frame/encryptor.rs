@@ -71,7 +71,7 @@ impl Encryptor {
 
     /// Returns whether the profile authenticates metadata: SFrame does, the trailer profiles do not.
     #[must_use]
-    pub fn takes_metadata(&self) -> bool {
+    pub fn authenticates_metadata(&self) -> bool {
         self.state.ring.profile().wire == Wire::Sframe
     }
 

@@ -37,9 +37,9 @@ struct KeyCounter {
 }
 
 impl KeyCounter {
-    /// Takes `count` consecutive counters and returns the first. Returns `None` if fewer are left.
+    /// Issues `count` consecutive counters and returns the first. Returns `None` if fewer are left.
     #[inline(always)]
-    fn take(&self, count: u64) -> Option<u64> {
+    fn issue(&self, count: u64) -> Option<u64> {
         let mut first = self.next.load(Ordering::Relaxed);
         while let Some(next) = first.checked_add(count) {
             match self.next.compare_exchange_weak(first, next, Ordering::Relaxed, Ordering::Relaxed) {
@@ -47,11 +47,11 @@ impl KeyCounter {
                 Err(newer) => first = newer,
             }
         }
-        self.take_last(count)
+        self.issue_last(count)
     }
 
     #[cold]
-    fn take_last(&self, count: u64) -> Option<u64> {
+    fn issue_last(&self, count: u64) -> Option<u64> {
         let is_last = count == 1 && !self.ended.swap(true, Ordering::Relaxed);
         is_last.then_some(u64::MAX)
     }
@@ -211,16 +211,16 @@ impl CtrSource {
     /// Returns the next counter. Returns `None` if none is left, or none is known to be unused.
     #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<u64>, KeyError> {
-        self.take(1)
+        self.issue(1)
     }
 
-    /// Takes `count` consecutive counters and returns the first. Returns `None` as [`Self::next`] does.
+    /// Issues `count` consecutive counters and returns the first. Returns `None` as [`Self::next`] does.
     #[inline(always)]
-    pub(super) fn take(&mut self, count: u64) -> Result<Option<u64>, KeyError> {
+    pub(super) fn issue(&mut self, count: u64) -> Result<Option<u64>, KeyError> {
         if fork::generation()? != self.generation || !self.is_claimed && !self.claim() {
             return Ok(None);
         }
-        let first = self.registration.counter.take(count);
+        let first = self.registration.counter.issue(count);
         if first.is_some() {
             self.issued += count;
         }
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(drawn(&mut a, 5), [0, 1, 2, 3, 4]);
         assert_eq!(drawn(&mut b, 2), [5, 6]);
         assert_eq!(drawn(&mut a, 2), [7, 8]);
-        assert_eq!(b.take(10), Ok(Some(9)));
+        assert_eq!(b.issue(10), Ok(Some(9)));
         assert_eq!(drawn(&mut a, 1), [19]);
     }
 
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn a_counter_ends_at_its_largest_value_for_everybody() {
         let mut last = source("the end", 1, Some(u64::MAX - 1));
-        assert_eq!(last.take(3), Ok(None));
+        assert_eq!(last.issue(3), Ok(None));
         assert_eq!(drawn(&mut last, 4), [u64::MAX - 1, u64::MAX]);
         let refused = CtrSource::new(identity("the end"), 2, Some(u64::MAX)).err();
         assert_eq!(refused, Some(KeyError::CounterUsed { given: u64::MAX, min: None }));

@@ -173,9 +173,9 @@ impl KeyRing {
         })?
     }
 
-    /// Runs `take` with the sending key and the usage limit, under the lock.
+    /// Runs `work` with the sending key and the usage limit, under the lock.
     #[inline(always)]
-    fn with_active_key<R>(&self, take: impl FnOnce(ActiveKey<'_>, u64) -> R) -> Result<R, EncryptError> {
+    fn with_active_key<R>(&self, work: impl FnOnce(ActiveKey<'_>, u64) -> R) -> Result<R, EncryptError> {
         let ring = self.current();
         let mut state = ring.lock();
         let State { slots, sender_keys, sending_key_id: kid, .. } = &mut *state;
@@ -187,7 +187,7 @@ impl KeyRing {
             (_, Some(keys)) => keys.active_key(&ring.deriver)?,
             (None, None) => return Err(EncryptError::UnknownKey { kid }),
         };
-        Ok(take(active, ring.options.usage_limit))
+        Ok(work(active, ring.options.usage_limit))
     }
 
     /// Locks the ring and returns the keys that need no derivation. The lock is held until the result is dropped: for a

@@ -93,10 +93,10 @@ impl NonceSource {
     /// be unused.
     pub(super) fn fill(&mut self, count: usize, max: u64, nonce_inputs: &mut Vec<NonceInput>) {
         if let Self::Ctr(counter) = self {
-            // Takes the counters of the whole batch with one atomic operation.
+            // Issue the counters of the whole batch with one atomic operation.
             let allowed = max.saturating_sub(counter.issued()).min(count as u64);
             if allowed > 0
-                && let Ok(Some(first)) = counter.take(allowed)
+                && let Ok(Some(first)) = counter.issue(allowed)
             {
                 // Adds instead of a range of counters, whose end would overflow at the largest counter.
                 nonce_inputs.extend((0..allowed).map(|place| NonceInput::Ctr(first + place)));

@@ -94,7 +94,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
     }
 
     /// Plans the next frames, at most `max`, and pushes them to `chunk`.
-    fn take(&mut self, decryptor: &'a Decryptor, max: usize, chunk: &mut Vec<Opening<'a, 'o>>) {
+    fn claim(&mut self, decryptor: &'a Decryptor, max: usize, chunk: &mut Vec<Opening<'a, 'o>>) {
         for sealed in self.sealed.by_ref().take(max) {
             let mut plan = Plan::of(decryptor, sealed, self.sif_frames.binary_search(&self.lens.len()).is_ok());
             let len = plan.as_ref().map_or(0, Plan::len);
@@ -116,7 +116,7 @@ impl<'a, 'o> Unopened<'a, 'o> {
 
 /// Writes the payload of a SIF frame. Opens the frame if it does not end in the trailer any more.
 ///
-/// Does not call [`Decryptor::plan`]: with a second caller the compiler would not inline it into [`Unopened::take`],
+/// Does not call [`Decryptor::plan`]: with a second caller the compiler would not inline it into [`Unopened::claim`],
 /// which costs 20 ns a frame.
 #[cold]
 fn open_sif_frame(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
@@ -267,7 +267,7 @@ impl OpenBatch<'_> {
             }
             number = Some(rest.chunks);
             rest.chunks += 1;
-            rest.take(self.decryptor, max, &mut chunk);
+            rest.claim(self.decryptor, max, &mut chunk);
             drop((rest, inside));
             for openings in chunk.chunks_mut(CHUNK) {
                 let _inside = fork::enter();

@@ -169,10 +169,10 @@ impl SealBatch<'_> {
                 return;
             }
             // Record the failure under the lock, before another thread claims more: the first one is reported.
-            let taken = rest
-                .take(max, self.sender, fixed_overhead, &mut nonce_inputs)
+            let claimed = rest
+                .claim(max, self.sender, fixed_overhead, &mut nonce_inputs)
                 .inspect_err(|failed| rest.failed = Some(*failed));
-            let Ok(chunk) = taken else { return };
+            let Ok(chunk) = claimed else { return };
             drop(rest);
             match chunk.seal(fixed_overhead, &nonce_inputs) {
                 Ok(bytes) => self.sender.count_sealed(nonce_inputs.len(), bytes),
@@ -188,7 +188,7 @@ impl<'a, 'o> Unsealed<'a, 'o> {
     /// Claims the next frames, at most `max`, and their part of the output. Looks the key up once, and draws a nonce
     /// for each frame that is sealed. Ends before the first frame that is not of the codec or left without a nonce: the
     /// next call fails with its index.
-    fn take(
+    fn claim(
         &mut self,
         max: usize,
         sender: &SenderState,
