@@ -5,8 +5,8 @@
 //!
 //! Neither form authenticates the sender, the recipient, or that the bytes are a packet. A forwarder may send a packet
 //! to others, or the sealed part of a frame as a packet. Binding a context prevents both, but only frameseal implements
-//! it: `"frameseal data v1" || length of the context as 8 bytes || context` is the AAD in the trailer profiles, and the
-//! metadata in SFrame.
+//! it. The AAD is then `"frameseal data v1" || length of the context as 8 bytes || context`. In SFrame these bytes are
+//! the metadata.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

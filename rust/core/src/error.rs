@@ -1,8 +1,8 @@
 //! Errors as facts that a caller can act on.
 //!
-//! They are small, `Copy` and exhaustive, because undecryptable frames arrive at line rate. No variant tells a forger
-//! how far a frame got. Messages name the argument, its value, the allowed values and the remedy. They never quote an
-//! argument that can hold key material.
+//! They are small, `Copy` and exhaustive, because undecryptable frames arrive at line rate. No variant shows a forger
+//! how far a frame was processed. Messages name the argument, its value, the allowed values and the remedy. They never
+//! quote an argument that can hold key material.
 
 use std::fmt;
 
@@ -112,7 +112,7 @@ pub enum KeyError {
 /// An invalid option or argument of a ring, encryptor or decryptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigError {
-    /// The number of slots is 0, or exceeds what a one-byte key id can name.
+    /// The number of slots is 0, or exceeds the number of one-byte key ids.
     KeyRingSize {
         /// The number of slots.
         given: u16,

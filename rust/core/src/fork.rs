@@ -1,11 +1,11 @@
-//! Tells a forked child from its parent, and keeps locks out of the child that no thread would release.
+//! Distinguishes a forked child from its parent, and keeps locks out of the child that no thread would release.
 //!
 //! `fork` copies one thread. A lock that another thread holds at that moment stays locked in the child for ever. This
-//! concerns the locks of rings and tracks, and those of the random generator of the crypto library. A thread that may
-//! hold a lock therefore [enters](enter) first. A fork waits until no thread is inside, and a thread that enters
-//! meanwhile waits for the fork.
+//! concerns the locks of rings, of tracks, and of the random generator of the crypto library. A thread that may hold a
+//! lock therefore [enters](enter) first. A fork waits until no thread is inside, and a thread that enters meanwhile
+//! waits for the fork.
 //!
-//! Two events go undetected. A raw system call forks without the handlers of `pthread_atfork`. And a thread that
+//! Two events are not detected. A raw system call forks without the handlers of `pthread_atfork`. And a thread that
 //! another library started may end during a fork: for about 100 ns the crypto library then holds a lock to free its
 //! state.
 
@@ -133,7 +133,7 @@ mod unix {
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number of forks between this process and the one that loaded the library.
+    /// Returns the number of forks between this process and the process that loaded the library.
     ///
     /// # Errors
     /// [`KeyError::Unavailable`] if the handlers cannot be registered.

@@ -136,7 +136,7 @@ pub struct MadeUpVendor {
     pub info: &'static [u8],
     /// Clear bytes of an audio packet, of a key frame and of a delta frame of VP8.
     pub clear: [u8; 3],
-    /// Whether frames of H.264 and H.265 are escaped.
+    /// True if frames of H.264 and H.265 are escaped.
     pub byte_streams: bool,
     /// The blank frames that the server injects.
     pub blanks: &'static [(Codec, &'static [u8])],

@@ -17,7 +17,7 @@ pub struct Profile {
     pub(crate) suites: &'static [&'static CipherSuite],
     /// Frames that a receiver remembers by default; 0 turns replay protection off.
     pub(crate) replay_window: usize,
-    /// How many bytes of a frame stay clear, by codec, or `None` if the layout leaves none clear.
+    /// The number of bytes of a frame that stay clear, by codec. `None` means that the layout leaves none clear.
     pub(crate) clear: Option<ClearBytes>,
     /// The blank frames that the vendor's server injects.
     pub(crate) blanks: &'static [(Codec, Blank)],
@@ -106,7 +106,7 @@ pub static LIVEKIT: Profile = Profile {
     blanks: LIVEKIT_BLANKS,
 };
 
-/// VideoSDK's clients. Experimental: the values come from their packages and are not verified in a live room yet.
+/// VideoSDK's clients. Experimental: the values are read from their packages and not verified in a live room yet.
 pub static VIDEOSDK: Profile = Profile {
     name: "videosdk",
     wire: Wire::Trailer,

@@ -19,7 +19,7 @@ pub struct CipherSuite {
     pub id: u16,
     /// The name in the registry of RFC 9605, section 8.1.
     pub name: &'static str,
-    /// Whether the suite is specified by draft-barnes-sframe-iana-256, which is not in the registry yet.
+    /// True if the suite is specified by draft-barnes-sframe-iana-256, which is not in the registry yet.
     pub draft: bool,
     /// The key length in bytes (Nk).
     pub(crate) key_len: usize,

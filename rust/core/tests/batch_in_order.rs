@@ -97,7 +97,7 @@ impl Call {
     }
 }
 
-/// Returns the batches that a call's sender sends, and for each a number that chooses how the receiver's keys change
+/// Returns the batches that a call's sender sends. The number beside each batch chooses how the receiver's keys change
 /// after it.
 fn wire(call: &Call, salt: u64, events: &[Event]) -> Vec<(Vec<Vec<u8>>, u8)> {
     let sender = Arc::new(call.ring());
@@ -211,7 +211,7 @@ fn receive(call: &Call, salt: u64, batches: &[(Vec<Vec<u8>>, u8)], threads: Opti
         failures.push(decryptor.consecutive_failures());
         change(call, &ring, salt, *then);
     }
-    // The frames that are refused from now on show what the replay window remembers.
+    // The frames that are refused from now on show the content of the replay window.
     for (frames, _) in batches {
         results.extend(frames.iter().rev().take(20).map(|frame| decryptor.decrypt(frame)));
     }

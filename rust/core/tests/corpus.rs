@@ -18,7 +18,7 @@ fn replay(target: &str, check: fn(&[u8]) -> Option<Vec<u8>>, done: &str) {
     let outcomes: BTreeMap<String, bool> = inputs
         .map(|path| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            // The last printed name is that of the input that failed.
+            // The last printed name belongs to the input that failed.
             eprintln!("{target}/{name}");
             (name, check(&std::fs::read(path).unwrap()).is_some())
         })

@@ -1,4 +1,4 @@
-//! Tests the counters of SFrame and the usage limits of keys, which continue however and wherever a key is set again.
+//! Tests the counters of SFrame and the usage limits of keys. Both continue however and wherever a key is set again.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::collections::HashSet;

@@ -21,8 +21,8 @@ const MAX_SECONDS: u32 = 60;
 #[allow(unsafe_code)]
 fn in_a_child(work: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
     let mut ends = [0; 2];
-    // SAFETY: `pipe` writes two descriptors that nobody else has; each is closed by the one `File` that gets it. The
-    // child ends with `_exit`, and so runs nothing of this process after `work`.
+    // SAFETY: `pipe` writes two descriptors that nobody else owns. Each is closed by the one `File` that owns it. The
+    // child ends with `_exit`, so it runs no other code of this process after `work`.
     unsafe {
         assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
         let child = libc::fork();
@@ -37,7 +37,7 @@ fn in_a_child(work: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
         File::from_raw_fd(ends[0]).read_to_end(&mut written).unwrap();
         let mut status = 0;
         assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
-        assert_eq!(status, 0, "the child came to no end of its own");
+        assert_eq!(status, 0, "the child did not exit by itself");
         written
     }
 }

@@ -16,7 +16,7 @@ use frameseal::{Codec, DataCryptor, EncryptError, Encryptor, KeyRing, MlsKid, Op
 /// pipe is one nonce.
 type Nonce = [u8; 1 + 1 + 8 + 12];
 
-/// The way to set the key of a ring, and to tell its frames from those of other rings.
+/// The way to set the key of a ring, and to distinguish its frames from the frames of other rings.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Livekit,
@@ -79,7 +79,7 @@ impl Way {
     }
 }
 
-/// Seals in one process of the family. `is_child` tells whether the process inherited the rings.
+/// Seals in one process of the family. `is_child` is true if the process inherited the rings.
 fn seal_all(rings: &[Arc<KeyRing>], is_child: bool, nonces: &mut File) {
     for (way, ring) in WAYS.into_iter().zip(rings) {
         let sealed = way.seal(ring, 0, nonces);
@@ -102,8 +102,8 @@ fn seal_all(rings: &[Arc<KeyRing>], is_child: bool, nonces: &mut File) {
 /// Runs `work` in a child, which ends afterwards. Returns the process id.
 #[allow(unsafe_code)]
 fn forked(work: impl FnOnce()) -> libc::pid_t {
-    // SAFETY: the child runs on the stack and the heap that it has copies of. Of other threads' locks it takes those of
-    // the allocator alone, which the C library releases in a child.
+    // SAFETY: the child runs on its own copies of the stack and the heap. The only lock that it shares with other
+    // threads is the allocator's, which the C library releases in a child.
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
     if child == 0 {
@@ -112,7 +112,7 @@ fn forked(work: impl FnOnce()) -> libc::pid_t {
             unsafe { libc::alarm(120) };
             work();
         }));
-        // SAFETY: as above. It ends the child without what the test runner would do at its end.
+        // SAFETY: as above. It ends the child before the test runner could continue in it.
         unsafe { libc::_exit(i32::from(done.is_err())) };
     }
     child
@@ -165,7 +165,8 @@ fn no_nonce_comes_twice_in_a_process_and_all_that_are_forked_from_it() {
     written.read_to_end(&mut all).unwrap();
     let mut times: BTreeMap<&[u8], usize> = BTreeMap::new();
     all.chunks_exact(size_of::<Nonce>()).for_each(|nonce| *times.entry(nonce).or_default() += 1);
-    // Seven processes at least sealed what draws anew: LiveKit's and the shared ring's, three times four each.
+    // Seven processes sealed at least with the two ways that draw again (LiveKit, shared): three times, with four
+    // nonces each time.
     assert!(times.len() >= 7 * 2 * 3 * 4, "{}", times.len());
     let repeated: Vec<_> = times.into_iter().filter(|&(_, times)| times > 1).collect();
     assert!(repeated.is_empty(), "{repeated:?}");

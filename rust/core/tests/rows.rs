@@ -1,5 +1,5 @@
-//! A vendor and a codec that do not ship, each made up as one row: the core seals, opens and ratchets with both, with no
-//! other line changed.
+//! Tests a made-up vendor and a made-up codec, each of one row. The core seals, opens and ratchets with both, and no
+//! other line changes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::num::NonZeroU32;

@@ -1,8 +1,8 @@
 //! Tests that freed memory holds no key material.
 //!
 //! An allocator searches every block for two markers before it frees the block: the raw key, and the AES key derived
-//! from it. It sees the heap of this crate. It does not see the stack, registers, swap, or what the crypto library
-//! allocates for itself (it clears every block before freeing it: `OPENSSL_free`, read in AWS-LC's source);
+//! from it. It sees the heap of this crate. It does not see the stack, registers, swap, or the blocks of the crypto
+//! library. That library clears every block before it frees it: see `OPENSSL_free` in AWS-LC's source.
 //! `tests/unit/test_secrecy.py` looks at a whole process.
 #![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
 
@@ -34,8 +34,8 @@ fn look(block: &[u8]) {
     }
 }
 
-// SAFETY: everything is passed on to the system's allocator; blocks are read while they are still allocated. They may
-// not have been written yet, so they come zeroed.
+// SAFETY: every call is passed on to the system's allocator. Blocks are read while they are still allocated. The
+// program may not have written them yet, so they are allocated zeroed.
 unsafe impl GlobalAlloc for Looking {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         unsafe { System.alloc_zeroed(layout) }
@@ -82,7 +82,7 @@ fn no_block_is_freed_with_a_key_in_it() {
     let raw: [u8; 32] = std::array::from_fn(|n| 0xA0 ^ (n as u8).wrapping_mul(37));
 
     let careless = leaks_of(&LIVEKIT, &raw, |_secret| drop(raw.to_vec()));
-    assert_eq!(careless, 1, "the look does not see what it is for");
+    assert_eq!(careless, 1, "the search must find a key that leaks");
 
     let options = Options { ratchet_window: 4, ..Options::default() };
     let life = leaks_of(&LIVEKIT, &raw, |secret| {

@@ -1,5 +1,5 @@
-//! Tests random sequences of calls with keys. No pair of key and nonce repeats, the newest key seals, no frame opens
-//! twice, and no key exceeds its usage limit.
+//! Tests random sequences of calls with keys. No pair of key and nonce repeats, and no frame opens twice. The newest
+//! key seals, and no key exceeds its usage limit.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -135,7 +135,7 @@ impl Side {
         }
     }
 
-    /// Passes it every sealed frame. A frame that opens must not have opened before.
+    /// Passes every sealed frame to the receivers. A frame that opens must not have opened before.
     fn receive(&mut self, sealed: &[(bool, Vec<u8>)]) {
         for (is_packet, bytes) in sealed {
             let opened = if *is_packet {

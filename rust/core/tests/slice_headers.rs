@@ -4,9 +4,10 @@
 //! `H265BitstreamParser::ParsePpsIdFromSliceSegmentLayerRbsp`: it removes the escapes and reads numbers in Exp-Golomb
 //! code.
 //!
-//! IVs are random, so these tests are too. A draw keeps a header of which `n` bits are ciphertext with probability
-//! 2^-n, and a frame misses if all 128 draws do: (1 - 2^-n)^128. Each assertion on a random number either accounts for
-//! every frame exactly, or fails with a probability below 1e-9 over the whole test; the probability stands beside it.
+//! IVs are random, so these tests are too. If `n` bits of a header are ciphertext, a draw keeps the header with
+//! probability 2^-n. A frame misses if all 128 draws do: (1 - 2^-n)^128. Some assertions on a random number account for
+//! every frame exactly. The others fail with a probability below 1e-9 over the whole test. It stands beside each of
+//! them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::collections::HashSet;
@@ -157,8 +158,8 @@ fn a_thousand_keyframes_of_x264_keep_their_header_and_no_nonce_comes_twice() {
         counters.push(u32::from_be_bytes(iv(&sealed)[8..].try_into().unwrap()));
     }
     // Nonces ascend, so a discarded nonce lies between two sent nonces and is not used again. The ring skips at most
-    // 2^24 counters in a row: those that begin with a zero byte, behind a prefix that ends in a zero byte. A bound of
-    // 2^17 would fail with 2e-9.
+    // 2^24 counters in a row: the counters that begin with a zero byte, behind a prefix that ends in a zero byte. A
+    // bound of 2^17 would fail with 2e-9.
     let steps: Vec<u32> = counters.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
     assert!(steps.iter().all(|step| (1..1 << 25).contains(step)));
     let (redrawn, misread) = redrawn_and_misread(&encryptor);

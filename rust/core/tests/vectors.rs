@@ -1,4 +1,4 @@
-//! Vectors made by other implementations (see tests/vectors/README.md), both directions where there is a direction.
+//! Tests the vectors of other implementations (see tests/vectors/README.md), for sealing and for opening.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ fn secret(case: &Value) -> Secret {
     }
 }
 
-/// The AES-GCM suite with keys of so many bits.
+/// Returns the AES-GCM suite with keys of `bits` bits.
 fn suite(bits: usize) -> &'static CipherSuite {
     CipherSuite::by_id(if bits == 256 { 5 } else { 4 }).unwrap()
 }
@@ -53,7 +53,7 @@ fn product(case: &Value) -> &'static Profile {
     Profile::by_name(text(case, "product")).unwrap()
 }
 
-/// The ring that made a frame, found by its AES key among the secrets that the vectors use.
+/// Returns the ring that made a frame. Searches for its AES key among the secrets that the vectors use.
 fn ring_of(case: &Value) -> Arc<KeyRing> {
     let wanted = bytes(case, "aes_key_hex");
     let raw: Vec<u8> = (0..32).collect();
@@ -69,7 +69,7 @@ fn ring_of(case: &Value) -> Arc<KeyRing> {
             }
         }
     }
-    panic!("no secret of the vectors gives the key of {case}");
+    panic!("no secret of the vectors results in the key of {case}");
 }
 
 fn ring_with(key_ids: &[u64], options: Options) -> Arc<KeyRing> {
@@ -114,7 +114,7 @@ fn every_ratchet_chain_goes_the_same_way() {
     }
 }
 
-/// Frames of ours differ from the worker's on purpose in one place: SEI does not go out.
+/// Returns whether a case has SEI. Only there our frames differ from the worker's on purpose: SEI is never sent.
 fn has_sei(case: &Value) -> bool {
     text(case, "clear_hex").contains("0000000106")
 }
@@ -177,20 +177,20 @@ fn the_edge_cases_of_sending_come_out_as_the_worker_has_them_or_safer() {
         let outcome = encryptor.encrypt(&clear);
         match name.split([':', ' ']).next().unwrap() {
             "empty" => assert_eq!(outcome, Ok(Vec::new())),
-            // The worker has a switch that lets frames out in the clear. We have none.
+            // The worker can be switched to send frames in the clear. This crate cannot.
             "encryption" => assert_ne!(outcome.unwrap(), clear),
             "no" => assert_eq!(outcome, Err(EncryptError::UnknownKey { kid: 0 })),
-            // The worker's pipe dies of these; here one frame is refused.
+            // These frames end the worker's pipe. This crate refuses the one frame.
             "vp8" => assert_eq!(outcome, Err(EncryptError::Malformed)),
-            // The worker, the native SDK and the Go SDK each do something else with these, so they wait for a slice.
+            // The worker, the native SDK and the Go SDK treat these frames differently, so they wait for a slice.
             "h264" => assert_eq!(outcome, Ok(Vec::new())),
             other => panic!("a case that this test does not know: {other} of {name}"),
         }
     }
 }
 
-/// Cases of the worker's signalling and of frames that a LiveKit server injects in the clear: nothing that a decryptor
-/// could decide, so the answer here is to refuse.
+/// Returns whether a case is about the worker's signalling, or about frames that a LiveKit server injects in the clear.
+/// A decryptor cannot decide these cases, so it refuses the frames.
 fn is_not_a_decryptors_to_decide(name: &str) -> bool {
     name.starts_with("sender known") || name.starts_with("encryption state") || name.starts_with("SIF")
 }
@@ -219,7 +219,7 @@ fn receiving_comes_out_as_the_worker_has_it_or_safer() {
         };
         let outcome = Decryptor::new(ring, codec(&case), None).unwrap().decrypt(&wire);
         if name == "vp8 key frame fed as delta (frame type lost)" {
-            // The frame's own first byte tells key from delta, so there is no type to lose.
+            // The first byte of the frame shows its type, so the type cannot be lost.
             assert!(outcome.is_ok(), "{name}");
         } else if is_not_a_decryptors_to_decide(name) {
             assert!(matches!(outcome, Err(DecryptError::Malformed | DecryptError::UnknownKey { .. })), "{name}");
@@ -228,7 +228,7 @@ fn receiving_comes_out_as_the_worker_has_it_or_safer() {
         } else {
             let error = outcome.unwrap_err();
             match case["errors"][0]["reason"].as_str().unwrap() {
-                // Where the trailer itself is not one, there is no key id to miss a key for.
+                // A frame without a valid trailer names no key id, so no key can be missing.
                 "MissingKey" => {
                     let index_is_real = wire.len() >= 31 && wire[wire.len() - 2] == 12;
                     match error {
@@ -256,7 +256,7 @@ fn a_sender_that_ratcheted_is_followed_within_the_window() {
         let raw: Vec<u8> = (0..32).collect();
         ring.set(0, &Secret::key(&raw).unwrap()).unwrap();
         let decryptor = Decryptor::new(ring, Codec::Opus, None).unwrap();
-        // The worker tests one step only, whatever its window says; the native SDK, and we, go through the window.
+        // The worker tests one step only, whatever its window is. The native SDK and this crate test the whole window.
         let opened = decryptor.decrypt(&bytes(&case, "wire_hex")).unwrap();
         assert_eq!(hex::encode(opened), text(&case, "clear_hex"));
         assert_eq!(decryptor.stats().ratchets, ahead as u64);
@@ -297,8 +297,8 @@ fn start_codes_before_the_first_slice_become_four_bytes_long() {
     let slice = hex::decode("00000141e0aabbccdd").unwrap();
     for case in group("livekit.json", "start_code_normalization") {
         let (before, after) = (bytes(&case, "in_hex"), text(&case, "out_hex"));
-        // The group is about a bare function; here it is judged by what goes out, so bytes that no sender would put in
-        // front of a slice are left out: ones without a start code, and start codes with no NAL unit behind.
+        // The group tests a bare function, and this test the sent frame. It leaves out bytes that no sender puts in
+        // front of a slice: bytes without a start code, and start codes without a NAL unit behind them.
         if !after.starts_with("00000001") || after.ends_with("000001") {
             continue;
         }

@@ -1,18 +1,18 @@
 //! Checks properties of any sequence of calls on key rings. See [`super::program`] for the syntax of an input.
 //!
 //! 1. No (key, nonce) pair seals twice, neither in one process nor in a parent and its forked child.
-//! 2. The newest key that was set under the chosen id seals, and its frames open at a receiver with only that key.
-//!    Usage, fingerprint and export describe the same key. A key that only one ring ever had is not refused.
+//! 2. The newest key that was set under the chosen id seals. Its frames open at a receiver with only that key. Usage,
+//!    fingerprint and export describe the same key. A key that only one ring ever held is not refused.
 //! 3. No frame opens twice at one receiver with a replay window, and no altered frame opens to another payload. A frame
 //!    opens if the receiver has its key and has not opened it before, whatever else it received.
 //! 4. No call panics, whatever its numbers are.
 //!
-//! The key that sealed a frame is found by sealing its payload again under every key of the program, without the rings.
+//! The key that sealed a frame is found without the rings: its payload is sealed again under every key of the program.
 //! Each run has its own base keys, because the process remembers the keys that have sealed.
 //!
 //! A fork is simulated: the process continues as the child, and the pairs of the parent stay with the parent.
 
-/// Fails with the program up to the operation that went wrong.
+/// Fails with the program up to the operation that failed.
 macro_rules! check {
     ($world:expr, $holds:expr, $($said:tt)+) => {
         if !$holds {

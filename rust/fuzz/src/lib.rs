@@ -44,7 +44,7 @@ fn ring(number: u8) -> Option<Arc<KeyRing>> {
     };
     let ring = KeyRing::new(profile, options).expect("the options are valid for the profile");
     let secret = Secret::key(&(0..32).collect::<Vec<u8>>()).expect("the key is long enough");
-    // Every input has its own ring with the same key, and the core refuses a counter that was used in this process.
+    // Every input has its own ring with the same key. The core refuses a counter that was used in this process.
     let counted = profile.name == "sframe" && !options.shared;
     while let Err(error) = ring.set_from(key_id, &secret, counted.then(|| COUNTER.fetch_add(16, Ordering::Relaxed))) {
         assert!(
@@ -87,13 +87,13 @@ pub fn open(input: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Checks that an encoder's frame is refused, held back, or sealed so that it opens. It opens to the same bytes. In the
-/// trailer profiles, H.264 and H.265 open to a normal form, which stays the same when sealed and opened again.
+/// trailer profiles, H.264 and H.265 open to a normal form. It stays the same when it is sealed and opened again.
 ///
 /// Returns the sealed frame.
 pub fn seal(input: &[u8]) -> Option<Vec<u8>> {
     let (ring, codec, frame) = split(input)?;
-    // The layout escapes the sealed part on its own, so a slice with a zero as its second byte can form a start code
-    // with the ciphertext by chance. No encoder's first slice has one.
+    // The layout escapes the sealed part on its own. A slice whose second byte is zero can therefore form a start code
+    // with the ciphertext by chance. No encoder writes a first slice with this byte.
     if matches!(codec, Codec::H264 | Codec::H265) && frame.windows(5).any(|at| matches!(at, [0, 0, 1, _, 0])) {
         return None;
     }

@@ -119,7 +119,7 @@ impl Ring {
         self.sending = Some(id);
     }
 
-    /// Returns the key in the slot of `thing` if it is the same key under the same KID, and `None` otherwise.
+    /// Returns the key in the slot of `thing` if it is the same key under the same KID. Returns `None` otherwise.
     pub fn same(&self, thing: &Thing) -> Option<Thing> {
         let known =
             self.things.iter().find(|known| (known.id, known.origin.place()) == (thing.id, thing.origin.place()));
@@ -131,7 +131,7 @@ impl Ring {
         self.things.iter().find(|thing| thing.id == id && thing.origin == Origin::Key).copied()
     }
 
-    /// Replaces the key under `id` by `next`. The old key stays if key ids tell ratchet steps apart.
+    /// Replaces the key under `id` by `next`. The old key stays if key ids count ratchet steps.
     pub fn step(&mut self, id: u64, next: Thing, ratchet_bits: u8) {
         if next.id != id {
             let same = |known: u64| known >> ratchet_bits == id >> ratchet_bits;
@@ -146,7 +146,7 @@ impl Ring {
         self.set(next);
     }
 
-    /// Returns the nearest key from which a received KID is ahead, if key ids tell ratchet steps apart.
+    /// Returns the nearest key from which a received KID is ahead, if key ids count ratchet steps.
     pub fn behind(&self, kid: u64, ratchet_bits: u8) -> Option<Thing> {
         let mask = (1 << ratchet_bits) - 1;
         let current = self.things.iter().filter(|thing| thing.id | mask == kid | mask && !thing.superseded);

@@ -94,7 +94,7 @@ impl DerivedKey {
     }
 }
 
-/// A key ring. Encryptors and decryptors hold this object, so that a weak reference to it tells whether any is left.
+/// A key ring. Encryptors and decryptors hold this object, so a weak reference to it shows whether any of them is left.
 #[pyclass(frozen, weakref, module = "frameseal", name = "KeyRing")]
 pub(crate) struct KeyRing {
     pub(crate) ring: Arc<frameseal::KeyRing>,

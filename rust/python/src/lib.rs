@@ -22,8 +22,8 @@ use pyo3::types::PyDict;
 use text::text;
 
 /// The threshold in bytes from which the GIL is released. From this size a second thread doubles the throughput. At 40
-/// kB it gains nothing, and each frame waits up to 5 ms for the GIL beside a busy thread (benches/latency.py measures
-/// both).
+/// kB a second thread gains nothing. Each frame would then wait up to 5 ms for the GIL beside a busy thread.
+/// benches/latency.py measures both.
 const DETACH_FROM: usize = 64 * 1024;
 
 /// Runs `work` on `len` bytes, without the GIL from `DETACH_FROM` bytes on. No other function decides this.

@@ -1,7 +1,7 @@
 //! Annex B byte streams (ITU-T H.264 and H.265, Annex B) and the emulation prevention of their NAL units (section
 //! 7.4.1).
 //!
-//! The rules are those of LiveKit's worker (livekit-client 2.23.0), byte for byte. Some are narrower than the standard:
+//! The rules follow LiveKit's worker (livekit-client 2.23.0), byte for byte. Some are narrower than the standard:
 //! agreement between sender and receiver matters more. "Escape" is short for emulation prevention byte.
 #![deny(clippy::indexing_slicing)]
 

@@ -1,19 +1,19 @@
-//! Blank frames: a moment of silence, a black picture. Servers put them into sealed tracks, in the clear; which ones is
-//! the profile's to say.
+//! Blank frames: a moment of silence, or a black picture. Servers inject them into sealed tracks in the clear. A
+//! profile lists the blank frames of its server.
 #![deny(clippy::indexing_slicing)]
 
 /// A blank frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Blank {
-    /// These bytes.
+    /// Exactly these bytes.
     Bytes(&'static [u8]),
-    /// NAL units out of these: one alone, or any number behind start codes of three or four bytes. Every blank frame
-    /// holds the last unit, the picture.
+    /// NAL units of this list: one alone, or any number behind start codes of three or four bytes. The blank frames of
+    /// a server contain the last unit, the picture.
     Units(&'static [&'static [u8]]),
 }
 
 impl Blank {
-    /// Whether `payload` is the blank frame, and nothing else.
+    /// Returns whether `payload` is the blank frame and nothing else.
     pub(crate) fn is(self, payload: &[u8]) -> bool {
         match self {
             Self::Bytes(bytes) => payload == bytes,
@@ -21,7 +21,7 @@ impl Blank {
         }
     }
 
-    /// Returns the bytes that every such blank frame holds.
+    /// Returns bytes that the blank frames of a server contain.
     pub(crate) fn known(self) -> &'static [u8] {
         match self {
             Self::Bytes(bytes) => bytes,
@@ -29,7 +29,7 @@ impl Blank {
         }
     }
 
-    /// Returns the part of `frame` before the blank frame at its end, or `None` if it does not end in one.
+    /// Returns the part of `frame` before the blank frame at its end. Returns `None` if it ends in no blank frame.
     pub(crate) fn strip_end(self, frame: &[u8]) -> Option<&[u8]> {
         match self {
             Self::Bytes(bytes) => frame.strip_suffix(bytes),

@@ -1,6 +1,7 @@
-//! Codecs, and which bytes of their frames stay readable.
+//! The codecs, and the bytes of their frames that stay readable.
 //!
-//! Forwarders look for key frames and packetisers for start codes: the bytes that they read stay clear, authenticated.
+//! Forwarders look for key frames, and packetisers for start codes. The bytes that they read are authenticated, but
+//! stay clear.
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod annexb;
@@ -16,16 +17,17 @@ use std::borrow::Cow;
 use self::annexb::{NotAnnexB, Slice};
 use self::slice_header::SliceHeader;
 
-/// Defines the codecs, a row each: the variant, and what is known of the codec. Nothing else in the core names one.
+/// Defines the codecs, one row each: the variant and its [`CodecInfo`]. Apart from the rows of vendors in `profile.rs`,
+/// no other code of the core names a codec.
 macro_rules! codecs {
     ($($(#[$doc:meta])* $codec:ident => $info:expr,)+) => {
         /// The codec of a track.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Codec {
             $($(#[$doc])* $codec,)+
-            /// Nothing of the frame is known, so nothing of it stays clear.
+            /// The codec is not known, so no byte of its frames stays clear.
             Unknown,
-            /// A codec that a test made up: see `hazmat::made_up_codec`.
+            /// A codec that a test made up: see `hazmat::made_up_audio_codec`.
             #[cfg(feature = "hazmat")]
             MadeUp(&'static CodecInfo),
         }
@@ -34,7 +36,7 @@ macro_rules! codecs {
             /// Every codec that has a name.
             pub const ALL: &'static [Self] = &[$(Self::$codec),+];
 
-            /// Returns what is known of the codec, or `None` for [`Self::Unknown`].
+            /// Returns the row of the codec, or `None` for [`Self::Unknown`].
             #[must_use]
             pub fn info(self) -> Option<&'static CodecInfo> {
                 match self {
@@ -69,12 +71,12 @@ codecs! {
     Av1 => CodecInfo { name: "av1", kind: Kind::Video, clock_rate: 90_000, rule: ClearRule::Parsed },
 }
 
-/// What is known of a codec.
+/// The properties of a codec: its row in the table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CodecInfo {
     /// The name: the last part of the mime type, lower case.
     pub name: &'static str,
-    /// Sound or pictures.
+    /// The kind of media.
     pub kind: Kind,
     /// Ticks per second of the RTP clock.
     pub clock_rate: u32,
@@ -90,15 +92,15 @@ pub enum Kind {
     Video,
 }
 
-/// Which part of a codec's frames forwarders and packetisers read. How many bytes of it stay clear is the profile's
-/// decision: see [`ClearBytes`].
+/// The part of a codec's frames that forwarders and packetisers read. The profile decides how many bytes of it stay
+/// clear: see [`ClearBytes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClearRule {
     /// The start of an audio packet, such as the TOC byte of Opus.
     Audio,
-    /// The frame tag of VP8 (RFC 6386, section 9.1), and on a key frame the start code and the sizes that follow it.
+    /// The frame tag of VP8 (RFC 6386, section 9.1). In a key frame, the start code and the sizes behind it too.
     Vp8,
-    /// Nothing.
+    /// No part.
     Opaque,
     /// The NAL units of a byte stream, up to the first slice.
     AnnexB(Standard),
@@ -106,34 +108,35 @@ pub(crate) enum ClearRule {
     Parsed,
 }
 
-/// How many bytes of a frame a profile leaves clear, by the codec's rule.
+/// The numbers of bytes that a profile leaves clear, by the codec's rule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClearBytes {
     /// Bytes of an audio packet.
     pub(crate) audio: u8,
     /// Bytes of a VP8 frame.
     pub(crate) frame_tag: FrameTag,
-    /// Bytes of a frame of which nobody reads any, or `None` if the profile refuses its codec.
+    /// Bytes of a frame with the rule [`ClearRule::Opaque`]. `None` means that the profile refuses the codec.
     pub(crate) opaque: Option<u8>,
-    /// Whether the profile knows byte streams. It refuses H.264 and H.265 otherwise.
+    /// True if the profile has a layout for byte streams. Otherwise it refuses H.264 and H.265.
     pub(crate) byte_streams: bool,
 }
 
-/// Clear bytes by the type of a VP8 frame, which the lowest bit of its first byte says.
+/// Clear bytes by the type of a VP8 frame. The lowest bit of its first byte is the type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameTag {
     pub(crate) key: u8,
     pub(crate) delta: u8,
 }
 
-/// How to find the clear bytes of one track's frames: a codec's rule with the profile's numbers.
+/// Finds the clear bytes of one track's frames: a codec's rule with the profile's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Clear {
-    /// The first bytes of a frame, or none.
+    /// This number of bytes at the start of a frame.
     First(u8),
-    /// By the frame tag.
+    /// A number of bytes that depends on the frame tag.
     Vp8(FrameTag),
-    /// Up to two bytes into the first slice; the rest is escaped. A frame without a slice is read by its frame type.
+    /// All bytes up to two bytes into the first slice; the rest is escaped. Without a slice, the number depends on the
+    /// frame type.
     AnnexB(Standard, FrameTag),
 }
 
@@ -145,10 +148,10 @@ pub(crate) struct CodecMismatch;
 pub(crate) struct Prepared<'a> {
     pub(crate) frame: Cow<'a, [u8]>,
     pub(crate) clear_len: usize,
-    /// Whether the sealed part must be free of start codes.
+    /// True if the sealed part must be free of start codes.
     pub(crate) escaped: bool,
-    /// The slice header that receivers must read from the sealed frame as from the plain one, though some of it is
-    /// ciphertext; `None` if no byte that they read is.
+    /// The slice header, if a part of it is ciphertext. Receivers must read the same values from the sealed frame.
+    /// `None` means that nothing needs to be kept.
     pub(crate) kept: Option<Kept>,
 }
 
@@ -163,7 +166,8 @@ pub(crate) struct Kept {
 pub(crate) enum AccessUnit<'a> {
     /// An access unit with a slice, in which the sealed part begins.
     Sealable(Prepared<'a>),
-    /// Has no slice. Receivers do not agree on how to open such a unit, so its parameter sets wait for a slice.
+    /// An access unit without a slice. Receivers do not agree on how to open it, so its parameter sets wait for a
+    /// slice.
     Waiting(Vec<u8>),
 }
 
@@ -193,8 +197,8 @@ impl<'a> Prepared<'a> {
 impl<'a> AccessUnit<'a> {
     /// Decides how `frame`, which `overhead` bytes follow on the wire, can be sealed.
     ///
-    /// The bytes say where the slice lies and which standard it follows, since receivers look at nothing else. The
-    /// signalled standard decides only where there is no slice to seal in.
+    /// The bytes determine where the slice lies and which standard it follows, since receivers look at nothing else.
+    /// The signalled standard decides only if no slice can be sealed.
     pub(crate) fn new(frame: &'a [u8], signalled: Standard, overhead: usize) -> Result<Self, CodecMismatch> {
         let slice = annexb::first_slice(frame, overhead).map_err(|NotAnnexB| CodecMismatch)?;
         if let Some((frame, slice)) = slice.and_then(|slice| annexb::normalize(frame, slice)) {
@@ -208,7 +212,8 @@ impl<'a> AccessUnit<'a> {
 }
 
 impl CodecInfo {
-    /// The name of the rule for the clear bytes, or `None` if only a layout without clear bytes takes the codec.
+    /// Returns the name of the rule for the clear bytes. Returns `None` if only a layout without clear bytes supports
+    /// the codec.
     #[must_use]
     pub fn clear_rule(&self) -> Option<&'static str> {
         match self.rule {
@@ -220,7 +225,8 @@ impl CodecInfo {
         }
     }
 
-    /// Bytes of a NAL unit's header, or 0 if the codec's frames are not byte streams of NAL units.
+    /// Returns the length of a NAL unit's header in bytes. Returns 0 if the codec's frames are not byte streams of NAL
+    /// units.
     #[must_use]
     pub fn nal_header_len(&self) -> usize {
         match self.rule {
@@ -231,7 +237,7 @@ impl CodecInfo {
 }
 
 impl Kind {
-    /// The name: the first part of the mime type.
+    /// Returns the name: the first part of the mime type.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -242,19 +248,19 @@ impl Kind {
 }
 
 impl Codec {
-    /// Finds a codec by its name, lower case.
+    /// Returns the codec with this lower-case name, or `None` if there is none.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|codec| codec.name() == name)
     }
 
-    /// The name, lower case; "none" for [`Self::Unknown`].
+    /// Returns the lower-case name. It is "none" for [`Self::Unknown`].
     #[must_use]
     pub fn name(self) -> &'static str {
         self.info().map_or("none", |info| info.name)
     }
 
-    /// The standard whose byte streams the codec's packetiser takes apart.
+    /// Returns the standard whose byte streams the codec's packetiser parses, or `None` if it parses none.
     pub(crate) fn annexb(self) -> Option<Standard> {
         match self.rule() {
             ClearRule::AnnexB(standard) => Some(standard),
@@ -268,8 +274,8 @@ impl Codec {
 }
 
 impl ClearBytes {
-    /// Returns how to find the clear bytes of this codec's frames, or `None` if the codec is refused. Frames of no codec
-    /// are refused nowhere: nothing of them stays clear.
+    /// Returns how to find the clear bytes of this codec's frames, or `None` if the codec is refused. No profile
+    /// refuses [`Codec::Unknown`]: no byte of its frames stays clear.
     pub(crate) fn of(&self, codec: Codec) -> Option<Clear> {
         match codec.rule() {
             ClearRule::Audio => Some(Clear::First(self.audio)),
@@ -302,7 +308,8 @@ pub(crate) fn copy_clear(place: &mut [u8], clear: &[u8]) {
 }
 
 impl Clear {
-    /// Returns how many bytes of a frame stay clear, where its first byte says so, or `None` for a byte stream.
+    /// Returns how many bytes of a frame stay clear, which its first byte may determine. Returns `None` for a byte
+    /// stream.
     #[inline(always)]
     pub(crate) fn first(self, frame: &[u8]) -> Option<usize> {
         match self {

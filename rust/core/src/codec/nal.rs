@@ -1,12 +1,11 @@
 //! Classifies every NAL unit type of H.264 (ITU-T H.264, table 7-1) and H.265 (ITU-T H.265, table 7-1).
 //!
-//! The sealed part of an access unit begins inside its first slice, so all units before the slice are readable on the
-//! way. Only units that are known to carry no picture may stand there, or be held back for a slice. Reserved and
+//! The sealed part of an access unit begins inside its first slice. All units before the slice are therefore readable
+//! on the way. Only units that are known to carry no picture may stand there, or be held back for a slice. Reserved and
 //! unspecified types and slices of other kinds are refused, because their content is unknown.
 #![deny(clippy::indexing_slicing)]
 
-/// The standard of a byte stream. The bytes decide which one it is and not the signalling, which has been seen to be
-/// wrong.
+/// The standard of a byte stream. The bytes determine it, because the signalled standard has been seen to be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standard {
     /// ITU-T H.264.
@@ -151,7 +150,7 @@ pub(crate) fn h265_type(header: u8) -> u8 {
 const FORBIDDEN_ZERO_BIT: u8 = 0x80;
 
 impl Standard {
-    /// Bytes of a NAL header.
+    /// Returns the length of a NAL header in bytes.
     pub(crate) const fn header_len(self) -> usize {
         match self {
             Self::H264 => 1,
@@ -159,7 +158,7 @@ impl Standard {
         }
     }
 
-    /// The name of the codec that follows the standard.
+    /// Returns the name of the codec that follows the standard.
     #[cfg(feature = "hazmat")]
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -168,7 +167,8 @@ impl Standard {
         }
     }
 
-    /// The NAL header of a unit that forwarders take for a key frame (a parameter set), or for another frame (a slice).
+    /// Returns the NAL header of a parameter set for a key frame, and of a slice for another frame. Forwarders read the
+    /// frame's type from it.
     pub(crate) fn header(self, key_frame: bool) -> &'static [u8] {
         match (self, key_frame) {
             (Self::H264, true) => &[0x67],
@@ -178,7 +178,7 @@ impl Standard {
         }
     }
 
-    /// Whether a NAL unit with this header begins a new picture sequence.
+    /// Returns whether a NAL unit with this header begins a new picture sequence.
     pub(crate) fn begins_sequence(self, header: u8) -> bool {
         match self {
             Self::H264 => h264_type(header) == 5,
@@ -186,7 +186,7 @@ impl Standard {
         }
     }
 
-    /// Returns the class of a NAL unit that is not empty. The type alone is not believed: a unit whose form contradicts
+    /// Returns the class of a NAL unit that is not empty. The type alone does not decide: a unit whose form contradicts
     /// its class is refused, since the bytes may be of the other standard.
     pub(crate) fn class(self, unit: &[u8]) -> Class {
         let Some(&header) = unit.first() else { return Refused };
@@ -204,14 +204,13 @@ impl Standard {
         if fits_its_type { class } else { Refused }
     }
 
-    /// Returns whether the NAL header of a parameter set or SEI cannot be the header of a picture of the other
-    /// standard.
+    /// Returns whether the NAL header of a parameter set or SEI is no picture header of the other standard.
     fn is_no_picture_of_the_other(self, header: u8, second: Option<u8>, class: Class) -> bool {
         match (self, header >> 5) {
             // In H.264 the nal_ref_idc of a parameter set is not 0, and the nal_ref_idc of an SEI is 0.
             (Self::H264, 0) => class == Sei,
             // With a nal_ref_idc of 1 the byte reads as a picture of H.265: up to 0x2F as a random access point. The
-            // second byte of that picture has a TemporalId of 0 (low bits 1) or is in the base layer (below 8). No
+            // second byte of that picture has a TemporalId of 0 (low bits 1) or the base layer (below 8). No
             // profile_idc reads as either.
             (Self::H264, 1) => header < 0x30 && second.is_none_or(|second| second & 7 != 1 && second >= 8),
             (Self::H264, _) => true,
@@ -222,7 +221,7 @@ impl Standard {
     }
 }
 
-/// Returns whether this is the payload of a delimiter (one byte), of an end (no bytes), or of filler data (ones).
+/// Returns whether this is the payload of a delimiter (one byte), an end (no bytes) or filler data (ones).
 fn is_separator(payload: &[u8]) -> bool {
     match payload {
         [] | [_] => true,

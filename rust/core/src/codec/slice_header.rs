@@ -15,7 +15,7 @@ use super::nal::{Standard, h264_type, h265_type};
 /// The maximum number of bytes read behind the NAL header: three numbers of 63 bits each, and their escapes.
 const WINDOW: usize = 40;
 
-/// What receivers read of the first slice, at the place where it lies.
+/// The fields that receivers read from the header of the first slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SliceHeader {
     standard: Standard,

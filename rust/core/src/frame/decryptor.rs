@@ -1,6 +1,7 @@
 //! Opens the frames of one incoming track.
 //!
-//! Each frame is parsed, its key looked up, checked for a replay, opened by the AEAD, marked as seen, and written.
+//! Each frame is parsed, and its key looked up. It is checked for a replay, opened by the AEAD, marked as seen, and
+//! written.
 
 use std::sync::Arc;
 
@@ -67,8 +68,8 @@ impl Decryptor {
         self.state.sif.trailer()
     }
 
-    /// Returns a frame without the SIF frames that a jitter buffer joined to it, because they had the same RTP
-    /// timestamp. Call this before [`Self::sif_payload`] and [`Self::plan`].
+    /// Returns a frame without the SIF frames that a jitter buffer joined to it. They have the same RTP timestamp. Call
+    /// this before [`Self::sif_payload`] and [`Self::plan`].
     #[must_use]
     #[inline(always)]
     pub fn without_sif_frames<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
@@ -86,17 +87,18 @@ impl Decryptor {
         rest
     }
 
-    /// Whether a frame contains a blank frame of its codec that a server of this profile injects, and behind it bytes that
-    /// may be a trailer. It is a hint for people: anybody can make such a frame.
+    /// Returns whether a frame contains a blank frame, and behind it bytes that may be a trailer. A blank frame is a
+    /// frame of the codec that a server of this profile injects. The result is a hint for people, because anybody can
+    /// forge a blank frame.
     #[must_use]
     pub fn holds_blank(profile: &Profile, codec: Codec, frame: &[u8]) -> bool {
         profile.blank(codec).is_some_and(|blank| server_injected::holds_blank(blank, frame))
     }
 
-    /// Returns the payload of a SIF frame, or `None` if the frame does not end in the trailer and must be opened.
+    /// Returns the payload of a SIF frame. Returns `None` if the frame does not end in the trailer and must be opened.
     ///
-    /// A SIF frame passes if its payload is a known blank frame of the track's codec, and at most 100 passed since the
-    /// last sealed frame. It is not authentic: anybody in the room can send it.
+    /// A SIF frame passes if its payload is a known blank frame of the track's codec. At most 100 pass without a sealed
+    /// frame between them. A SIF frame is not authentic: anybody in the room can send it.
     ///
     /// # Errors
     /// [`DecryptError::Malformed`] if the frame ends in the trailer, but its payload is not blank or the limit is

@@ -32,9 +32,9 @@ impl Encryptor {
     /// Seals one frame. In the trailer layout an empty frame stays empty; in SFrame it is sealed like any other.
     ///
     /// In the trailer layout an H.264 or H.265 access unit without a slice (parameter sets alone) returns an empty
-    /// frame. The encryptor holds it back and puts it in front of the next frame, because receivers do not agree on how
-    /// to open it. A unit that may carry a picture never stays readable, held back or in front of a slice: an access
-    /// unit with a picture there is malformed.
+    /// frame. The encryptor holds it back and puts it in front of the next frame. Receivers do not agree on how to open
+    /// it alone. A unit that may carry a picture never stays readable, held back or in front of a slice: an access unit
+    /// with a picture there is malformed.
     ///
     /// # Errors
     /// [`EncryptError`]. No part of the frame may be sent then.

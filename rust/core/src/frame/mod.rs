@@ -3,8 +3,8 @@
 //! A caller plans a frame, which yields its exact length, allocates, and has the plan write the result. A batch does
 //! the same, a chunk of frames at a time.
 //!
-//! The tables name, for each entry point: the function that takes the key ring's lock, whether the AEAD runs while the
-//! lock is held ("locked"), and the function that counts frames and bytes. The ring's lock is a read-write lock. A
+//! For each entry point, the tables name the function that takes the key ring's lock, and the function that counts
+//! frames and bytes. An AEAD is "locked" if it runs while the lock is held. The ring's lock is a read-write lock. A
 //! frame is *short* below `LOCKED_AEAD_MAX` bytes: its AEAD runs under the lock, which saves it the key's reference
 //! count.
 //!
@@ -40,9 +40,9 @@
 //! of a track is held together with the ring's. `seal_chunks`, `open_in_turn` and `Unopened::commit` count once per
 //! chunk.
 //!
-//! The function that finds an error counts it. When a frame is planned or sealed, this is `SenderState::count`. When a
-//! frame is planned (`Decryptor::plan`, `with_plan`) or its outcome is committed (`OpenPlan::commit`), this is
-//! `ReceiverState::count`.
+//! The function that finds an error counts it. An encryptor counts it in `SenderState::count`, when it plans or seals a
+//! frame. A decryptor counts it in `ReceiverState::count`: when it plans a frame (`Decryptor::plan`, `with_plan`), or
+//! when it commits the outcome (`OpenPlan::commit`).
 
 mod batch;
 mod decryptor;

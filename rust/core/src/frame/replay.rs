@@ -1,7 +1,7 @@
 //! The replay window: remembers which frames a receiver has opened.
 //!
-//! A frame is looked up before authentication and marked only after it, so a forger cannot make an honest frame look
-//! replayed. Keys are told apart by their [`Identity`]: the window survives when a key is removed, set again or
+//! A frame is looked up before authentication and marked only after it. A forger therefore cannot make an honest frame
+//! look replayed. Keys are known by their [`Identity`]: the window survives when a key is removed, set again or
 //! ratcheted.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -36,8 +36,8 @@ impl ReplayWindow {
         Self { ivs: SeenIvs::default(), counters: Vec::new(), highest: HashMap::new(), marked: 0, size }
     }
 
-    /// Returns whether a frame counts as replayed. It does if it was opened before, if it is older than the window, or
-    /// if its key is one too many to be remembered.
+    /// Returns whether a frame counts as replayed. It was opened before, or is older than the window, or its key
+    /// exceeds [`MAX_KEYS`].
     pub(crate) fn contains(&self, key: Identity, nonce_input: NonceInput) -> bool {
         match nonce_input {
             NonceInput::Iv(iv) => self.ivs.seen.contains(&(key, iv)),
@@ -65,7 +65,7 @@ impl ReplayWindow {
         self.mark_first(key, ctr)
     }
 
-    /// Returns whether a key without a window has passed this counter, or is one too many to be remembered.
+    /// Returns whether a key without a window has passed this counter, or exceeds [`MAX_KEYS`].
     #[cold]
     fn is_below_highest(&self, key: Identity, ctr: u64) -> bool {
         match self.highest.get(&key) {

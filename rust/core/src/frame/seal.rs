@@ -22,9 +22,9 @@ pub(super) enum FixedOverhead {
 /// The maximum number of times that one frame is sealed to keep its slice header readable. 128 sealings of a frame of
 /// 100 kB take some 5 ms, less than a picture's time.
 ///
-/// Where `n` bits of the header are ciphertext, a frame keeps none of 128 draws with probability (1 - 2^-n)^128. In
-/// H.264, written as x264 does, PPS id 0 has 1 bit (1 in 2^128), ids 1 and 2 have 3 bits (1 in 26 million), and ids 3
-/// to 6 have 5 bits (1 in 58). In H.265 one more bit counts, the first-slice flag: 1 in 1e16, 1 in 3,870 and 1 in 7.5.
+/// If `n` bits of the header are ciphertext, all 128 draws miss with probability (1 - 2^-n)^128. In H.264, as x264
+/// writes it, PPS id 0 has 1 bit: 1 in 2^128. Ids 1 and 2 have 3 bits: 1 in 26 million. Ids 3 to 6 have 5 bits: 1 in
+/// 58. H.265 has one more bit, the first-slice flag: 1 in 1e16, 1 in 3,870 and 1 in 7.5.
 const MAX_DRAWS: usize = 128;
 
 /// The longest clear header that receivers up to libwebrtc m144 can represent.
@@ -252,7 +252,7 @@ impl SealPlan<'_> {
 
     /// Seals under one fresh nonce after another until receivers read the same slice header as in the plain frame. A
     /// discarded sealing uses its nonce up. After the last draw, or when the key has no nonce left, the last sealing is
-    /// sent, because most receivers do not read the header.
+    /// sent. Most receivers do not read the header.
     #[cold]
     fn redraw(&self, out: &mut [u8]) -> Result<(), EncryptError> {
         let counters = &self.sender.counters;

@@ -1,5 +1,6 @@
-//! Frames that a server injects into a sealed track, in the clear, when the track pauses: a blank picture, a moment of
-//! silence, so that decoders flush. They end with a trailer that the server sends to clients when they join.
+//! SIF frames (server-injected frames). A server sends them in the clear when a sealed track pauses. They are a blank
+//! picture or a moment of silence, which makes decoders flush. They end with a trailer that the server sends to clients
+//! when they join.
 //!
 //! Everybody in the room knows the trailer, so it proves nothing. Only the blank frame of the track's codec passes, and
 //! only a limited number in a row. It never counts as an opened frame.
@@ -15,7 +16,7 @@ use std::sync::{PoisonError, RwLock};
 use crate::codec::Blank;
 use crate::error::ConfigError;
 
-/// The minimum length of a trailer: a frame ends so by chance once in 2^64 frames.
+/// The minimum length of a trailer in bytes. One frame in 2^64 ends in a trailer of this length by chance.
 const MIN_TRAILER: usize = 8;
 
 /// The minimum length of a sealed frame: an SFrame's header, and its shortest tag.
@@ -24,7 +25,7 @@ const MIN_SEALED: usize = 1 + 4;
 /// Bytes at either end of a frame that are searched for a blank frame whose trailer is not known.
 const SEARCH_LEN: usize = 1024;
 
-/// The maximum of injected frames that pass without a sealed frame between them.
+/// The maximum number of injected frames that pass without a sealed frame between them.
 const MAX_IN_A_ROW: u32 = 100;
 
 const NO_TRAILER: u16 = u16::MAX;
@@ -41,11 +42,11 @@ pub(super) struct SifFilter {
     in_a_row: AtomicU32,
 }
 
-/// Not a payload that a server injects, or one above the maximum in a row.
+/// The frame ends in the trailer, but its payload is not blank, or it exceeds the maximum in a row.
 pub(super) struct SifRefused;
 
 impl SifFilter {
-    /// Lets no frame pass until a trailer is set.
+    /// Creates a filter that lets no frame pass until a trailer is set.
     pub(super) fn new(blank: Option<Blank>) -> Self {
         Self { blank, trailer: RwLock::default(), ends_in: AtomicU16::new(NO_TRAILER), in_a_row: AtomicU32::new(0) }
     }
@@ -62,7 +63,7 @@ impl SifFilter {
         Ok(())
     }
 
-    /// Returns the trailer that is set.
+    /// Returns the trailer, or `None` if none is set.
     pub(super) fn trailer(&self) -> Option<Vec<u8>> {
         self.with_trailer(<[u8]>::to_vec)
     }
@@ -113,7 +114,7 @@ impl SifFilter {
         self.with_trailer(|trailer| self.cut_at(frame, trailer)).unwrap_or(frame)
     }
 
-    /// Cuts at the end first, then at the start. Never leaves less than [`MIN_SEALED`] bytes.
+    /// Cuts at the end first, then at the start. Never leaves fewer than [`MIN_SEALED`] bytes.
     #[cold]
     fn cut_at<'a>(&self, frame: &'a [u8], trailer: &[u8]) -> &'a [u8] {
         let mut rest = frame;
@@ -146,15 +147,15 @@ impl SifFilter {
     }
 }
 
-/// Whether a frame contains a blank frame and behind it bytes that may be a trailer. A hint for receivers whose trailer
-/// is not set: anybody can make such a frame.
+/// Returns whether a frame contains a blank frame, and behind it bytes that may be a trailer. The result is a hint for
+/// receivers whose trailer is not set, because anybody can forge a blank frame.
 pub(super) fn holds_blank(blank: Blank, frame: &[u8]) -> bool {
     let start = frame.get(..SEARCH_LEN).unwrap_or(frame);
     let end = frame.get(frame.len().saturating_sub(SEARCH_LEN)..).unwrap_or_default();
     let known = blank.known();
     [start, end].into_iter().any(|part| {
         memmem::rfind(part, known).and_then(|at| part.get(at + known.len()..)).is_some_and(|behind| {
-            // Silence that continues is that of a sender without encryption.
+            // Continued silence is the silence of a sender without encryption.
             behind.len() >= MIN_TRAILER && known.last() != behind.first()
         })
     })
@@ -171,7 +172,7 @@ mod tests {
         LIVEKIT.blanks.iter().map(|(_, blank)| Some(*blank)).chain([None]).collect()
     }
 
-    /// Whole and damaged pieces of frames that servers send, in any order.
+    /// Generates whole and damaged pieces of frames that servers send, in any order.
     fn pieces() -> impl Strategy<Value = Vec<u8>> {
         let whole = blanks().into_iter().flatten().flat_map(|blank| match blank {
             Blank::Bytes(bytes) => vec![bytes.to_vec()],

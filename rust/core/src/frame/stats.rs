@@ -54,8 +54,8 @@ impl EventCounter {
     }
 }
 
-/// Counts frames and their bytes in one atomic addition per frame, because a second addition costs as much as a lock.
-/// Both counts are packed into one number, which is flushed to two counters long before either half overflows.
+/// Counts frames and their bytes in one atomic addition per frame. A second addition would cost as much as a lock. Both
+/// counts are packed into one number, which is flushed to two counters long before either half overflows.
 #[derive(Default)]
 pub(super) struct PackedCounter {
     packed: AtomicU64,
@@ -164,7 +164,7 @@ counters! {
         replayed,
         /// Frames refused because another participant sent them.
         sender_mismatch,
-        /// Ratchet steps that received frames have advanced keys by.
+        /// Ratchet steps by which received frames have advanced keys.
         ratchets,
         /// SIF frames (blank frames that a server injects in the clear) that passed.
         sif_frames,

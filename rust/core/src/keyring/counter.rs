@@ -10,7 +10,7 @@
 //! from it. This module cannot detect a restart of the process.
 //!
 //! A key that has sealed is remembered for the life of the process. A key that has not sealed is remembered while a
-//! ring holds it, and then among the last [`MAX_UNUSED`] dropped keys.
+//! ring holds it. Afterwards only the last [`MAX_UNUSED`] dropped keys are remembered.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +32,7 @@ const MAX_RINGS: usize = 64;
 #[derive(Default)]
 struct KeyCounter {
     next: AtomicU64,
-    /// Whether the largest counter was issued too.
+    /// True if the largest counter was issued too.
     ended: AtomicBool,
 }
 
@@ -65,7 +65,7 @@ impl KeyCounter {
 /// The record of one key in this process.
 struct Entry {
     counter: Arc<KeyCounter>,
-    /// The fork generation that may seal: the one that first set the key, or in which a caller continued the counter.
+    /// The fork generation that may seal. In it the key was first set, or a caller continued the counter.
     generation: u32,
     /// The counter that the last explicit caller passed.
     explicit_start: u64,
@@ -75,7 +75,7 @@ struct Entry {
     more_rings: Vec<u64>,
     /// The number of sources that hold the entry.
     sources: u32,
-    /// Whether [`Registry::unused`] holds the key.
+    /// True if [`Registry::unused`] holds the key.
     is_queued: bool,
 }
 
@@ -159,9 +159,9 @@ pub(super) struct CtrSource {
     generation: u32,
     /// The counter that a caller passed, or 0.
     start: u64,
-    /// Whether the caller of this source passed the counter.
+    /// True if the caller of this source passed the counter.
     has_explicit_start: bool,
-    /// Whether the ring has claimed the right to seal with this key.
+    /// True if the ring has claimed the right to seal with this key.
     is_claimed: bool,
     issued: u64,
 }

@@ -30,7 +30,7 @@ impl KeyRing {
         Ok(DerivedKey { ring: Arc::clone(self), change: Change::Set(key_id, fresh) })
     }
 
-    /// Derives the step that [`Self::ratchet`] would take from the key under `key_id`.
+    /// Derives the step that [`Self::ratchet`] would install after the key under `key_id`.
     ///
     /// # Errors
     /// The errors of [`Self::ratchet`].
@@ -40,7 +40,7 @@ impl KeyRing {
 }
 
 impl DerivedKey {
-    /// Sets the key in its ring, or takes the step. Returns false and changes nothing if the key before the step was
+    /// Sets the key in its ring, or installs the step. Returns false and changes nothing if the key before the step was
     /// replaced or removed meanwhile.
     pub fn install(self) -> bool {
         match self.change {

@@ -12,7 +12,7 @@ use crate::secret::Secret;
 use crate::suite::{AeadKey, CipherSuite, NONCE_LEN};
 use crate::wire::Wire;
 
-/// An expanded key. Its serial tells it from every other key, so that a replaced key is noticed.
+/// An expanded key. No other key has its serial, so a replaced key is noticed.
 ///
 /// The alignment keeps the key off the cache line of the `Arc` reference count, which every frame writes (false
 /// sharing).
@@ -88,8 +88,8 @@ impl KeyDeriver {
     /// Returns the material of the next ratchet step.
     ///
     /// A step of the trailer profiles does not lock out a member who leaves. If both salts are equal, the material of a
-    /// step begins with the key before it, as in livekit-client 2.23.0 and webrtc-sdk m144. A step of RFC 9605 is
-    /// one-way. Set a fresh key when a member leaves, whatever the profile.
+    /// step begins with the key before it. This is so in livekit-client 2.23.0 and webrtc-sdk m144. A step of RFC 9605
+    /// is one-way. Set a fresh key when a member leaves, whatever the profile.
     pub(super) fn step(&self, material: &Secret) -> Result<Secret, KeyError> {
         self.profile.schedule.ratchet(self.suite, material)
     }

@@ -33,7 +33,7 @@ pub struct MlsKid {
     pub sender_index: u64,
     /// The number of bits for the index (S): the smallest number with group size <= 2^S.
     pub sender_bits: u8,
-    /// Tells uncoordinated streams of one sender apart. 0 results in the shortest KID.
+    /// Distinguishes uncoordinated streams of one sender. 0 results in the shortest KID.
     pub context: u64,
 }
 

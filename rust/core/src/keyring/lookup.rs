@@ -11,7 +11,8 @@ use crate::error::{DecryptError, EncryptError};
 use crate::secret::Secret;
 use crate::wire::Wire;
 
-/// The length in bytes below which the AEAD of a frame runs under the lock, for a quarter of a microsecond at most.
+/// The length in bytes below which the AEAD of a frame runs under the lock. That takes a quarter of a microsecond at
+/// most.
 ///
 /// Cloning and dropping the `Arc` of the key would cost a short frame a tenth of its time. Receivers share the lock.
 /// Senders do not, but they are the few tracks of one participant.
@@ -39,7 +40,7 @@ pub(crate) struct Candidate {
     /// The serial of the key, or of its [`SenderKeys`]. It changes when the entry is replaced.
     pub(crate) serial: u64,
     origin: Origin,
-    /// Whether no other key of the ring has the KID of the frame.
+    /// True if no other key of the ring has the KID of the frame.
     pub(crate) is_alone: bool,
 }
 
@@ -60,7 +61,7 @@ enum Origin {
     NewSender,
 }
 
-/// The key of a sender under a shared base key or an epoch, for use outside the lock of the ring.
+/// The key of a sender under a shared base key or an epoch. It is used outside the lock of the ring.
 enum SenderKey {
     Known(Arc<Key>),
     /// The key is not derived yet. This is the material.
@@ -103,13 +104,13 @@ pub(crate) struct NamedKey<'r> {
     pub(crate) key: Option<&'r Key>,
     /// The serial, as in [`Candidate`].
     pub(crate) serial: u64,
-    /// Whether no other key has the KID, as in [`Candidate`].
+    /// True if no other key has the KID, as in [`Candidate`].
     pub(crate) is_alone: bool,
 }
 
 impl ReadyKeys<'_> {
-    /// Returns the key that a key id names, without a derivation. Returns `None` for an unknown key id, and for the key
-    /// id of a ratchet step that is not in the ring.
+    /// Returns the key that a key id names, without a derivation. Returns `None` if the key id is unknown, or names a
+    /// ratchet step that is not in the ring.
     pub(crate) fn named(&self, kid: u64) -> Option<NamedKey<'_>> {
         let mut sender_keys = self.0.sender_keys.iter().rev().filter(|keys| keys.field.holds(kid));
         if let Some(slot) = self.0.slots.get(&kid) {
@@ -123,7 +124,7 @@ impl ReadyKeys<'_> {
 }
 
 impl KeyRing {
-    /// Returns whether a frame that its named key does not open may open with a ratchet step ahead of that key.
+    /// Returns whether a ratchet step ahead of the named key may open a frame that this key does not open.
     pub(crate) fn can_search(&self) -> bool {
         let ring = self.current();
         ring.deriver.profile.wire == Wire::Trailer && ring.options.ratchet_window > 0
@@ -255,8 +256,8 @@ impl KeyRing {
         Some(Candidate { serial: key.serial, key, origin: Origin::Ratcheted(from, steps), is_alone })
     }
 
-    /// Opens a frame with the candidate, with another key of the same KID or, if key ids do not count ratchet steps,
-    /// with a step ahead. Returns `None` and changes nothing if no key opens the frame.
+    /// Opens a frame with the candidate, or with another key of the same KID. If key ids do not count ratchet steps, it
+    /// also tries the steps ahead. Returns `None` and changes nothing if no key opens the frame.
     #[inline(always)]
     pub(crate) fn open(&self, kid: u64, candidate: &Candidate, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
         let ring = self.current();

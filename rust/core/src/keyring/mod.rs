@@ -1,8 +1,8 @@
 //! Holds key ids, keys and nonces. Nothing else owns secrets.
 //!
 //! Each sender identity has one ring, which its encryptors and decryptors share. A frame takes the lock once, for the
-//! look-up and the nonce. The lock stays held during the AEAD of a [short](LOCKED_AEAD_MAX) frame, but never during the
-//! AEAD of a long frame or a slow derivation.
+//! look-up and the nonce. The lock stays held during the AEAD of a [short](LOCKED_AEAD_MAX) frame. It is never held
+//! during the AEAD of a long frame or a slow derivation.
 
 mod counter;
 mod derived;
@@ -48,7 +48,7 @@ use crate::secret::Secret;
 use crate::suite::CipherSuite;
 use crate::wire::Wire;
 
-/// The bits of a KID that hold the key id of a shared base key. The other bits tell the senders apart.
+/// The bits of a KID that hold the key id of a shared base key. The other bits differ between senders.
 const SHARED_BITS: u8 = 8;
 
 /// The maximum length of the fallback chain behind a ring. A participant, a group and a room need two.
@@ -62,9 +62,9 @@ struct Slot {
     set: u64,
     /// Caches the ratchet steps ahead that a search has derived: a forged frame triggers no second derivation.
     ahead: Vec<(Secret, Arc<Key>)>,
-    /// Whether a failed frame may open with a further step, which is too slow to derive on the frame path.
+    /// True if a failed frame may open with a further step, which is too slow to derive on the frame path.
     step_requested: bool,
-    /// Whether a later step has replaced this one. It still opens late frames, until the next step removes it.
+    /// True if a later step has replaced this one. It still opens late frames, until the next step removes it.
     superseded: bool,
 }
 
@@ -110,7 +110,7 @@ struct State {
     sending_key_id: u64,
     /// The key id of the last key that followed the ratchet of a sender.
     last_ratcheted: Option<u64>,
-    /// Whether the sending key was chosen. Until then the first key that is set becomes the sending key.
+    /// True if the sending key was chosen. Until then the first key that is set becomes the sending key.
     chosen: bool,
     /// Counts the keys that were set.
     sets: u64,
@@ -133,7 +133,7 @@ pub struct KeyRing {
     deriving: Mutex<()>,
     /// The ring whose keys count while this ring has no keys.
     fallback: Option<Arc<KeyRing>>,
-    /// Whether this ring has keys. It is read without the lock.
+    /// True if this ring has keys. It is read without the lock.
     occupied: AtomicBool,
     generation: AtomicU64,
 }
@@ -236,7 +236,7 @@ impl KeyRing {
         Ok(value)
     }
 
-    /// Removes every key under `key_id` and clears its memory. Without such a key the call has no effect.
+    /// Removes every key under `key_id` and clears its memory. If there is none, the call has no effect.
     pub fn remove(&self, key_id: u64) {
         let mut state = self.lock();
         state.remove_slot(key_id);
@@ -336,8 +336,8 @@ impl KeyRing {
         self.deriver.fingerprint(key_id, material, key)
     }
 
-    /// Returns a snapshot of the fingerprints of all keys that may open a frame, with their key ids, in ascending
-    /// order. Two epochs may have the same id.
+    /// Returns a snapshot of (key id, fingerprint) of every key that may open a frame, in ascending order. Two epochs
+    /// may have the same id.
     ///
     /// # Errors
     /// [`KeyError::Unavailable`].
@@ -368,10 +368,10 @@ impl KeyRing {
         state.material(key_id).map(|(material, _)| Zeroizing::new(material.bytes().to_vec()))
     }
 
-    // A ring without keys uses the keys of its fallback: a participant's ring that of the room. Sealing, opening and
-    // all queries about keys use `current`. Setting, choosing and removing keys concern this ring alone. The ring may
-    // receive its first key between the look-up of a key and the opening of the frame. Then no key of the fallback
-    // enters this ring, because serials tell the keys apart.
+    // A ring without keys uses the keys of its fallback, as a participant's ring uses the keys of the room's ring.
+    // Sealing, opening and all queries about keys use `current`. Setting, choosing and removing keys concern this ring
+    // alone. The ring may receive its first key between the look-up of a key and the opening of the frame. Then no key
+    // of the fallback enters this ring, because no two keys have the same serial.
 
     /// Lets this ring use the keys of `shared` while it has no keys of its own.
     ///

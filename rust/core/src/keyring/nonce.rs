@@ -1,7 +1,7 @@
 //! Sources of nonces. No pair of key and nonce repeats, whoever shares the key.
 //!
-//! A transmitted IV has 8 random bytes, drawn when a key is installed, and a 32-bit counter with a random start. Within
-//! one installation of a key, all tracks and threads draw from one source, so the counter makes every IV unique.
+//! A transmitted IV has 8 random bytes and a 32-bit counter with a random start. The random bytes are drawn when a key
+//! is installed. All tracks and threads of one installation draw from one source, so the counter makes every IV unique.
 //! Between installations (other participants, processes or machines with the same shared key) the 64 random bits
 //! differ. Among N installations the chance of a collision is about N^2 / 2^65. A `fork` redraws the random bits, so a
 //! child never repeats its parent. RTP timestamps and SSRCs are not used, because they may repeat when a sender
@@ -98,7 +98,7 @@ impl NonceSource {
             if allowed > 0
                 && let Ok(Some(first)) = counter.issue(allowed)
             {
-                // Adds instead of a range of counters, whose end would overflow at the largest counter.
+                // Add each place, because the end of a range of counters would overflow at the largest counter.
                 nonce_inputs.extend((0..allowed).map(|place| NonceInput::Ctr(first + place)));
                 return;
             }

@@ -24,7 +24,7 @@ const USAGE_WARNING: u64 = 23_726_566;
 pub struct Options {
     /// The number of the cipher suite. `None` means the default of the profile.
     pub suite: Option<u16>,
-    /// Whether to allow suites that are specified by a draft.
+    /// True allows suites that are specified by a draft.
     pub allow_draft: bool,
     /// The key size in bits. `None` means the key size of the suite.
     pub key_size: Option<u16>,
@@ -35,11 +35,11 @@ pub struct Options {
     /// SFrame: the number of low bits of a KID that count ratchet steps, 0 to 63 (RFC 9605, section 5.1). 0 turns the
     /// ratchet off.
     pub ratchet_bits: u8,
-    /// SFrame: whether many senders share the base keys. Each sender then draws a random KID.
+    /// SFrame: true if many senders share the base keys. Each sender then draws a random KID.
     pub shared: bool,
     /// The number of frames at which a key is exhausted, 1 to 2^32.
     pub usage_limit: u64,
-    /// Whether [`KeyRing::export`](super::KeyRing::export) returns key material.
+    /// True lets [`KeyRing::export`](super::KeyRing::export) return key material.
     pub allow_export: bool,
 }
 

@@ -18,7 +18,7 @@ use crate::error::{ApiMisuse, KeyError};
 use crate::secret::{Kdf, Secret};
 use crate::wire::Wire;
 
-/// A step that is derived, but not taken yet.
+/// A step that is derived, but not installed yet.
 pub(super) struct Step {
     key_id: u64,
     /// The serial of the key before the step.
@@ -37,8 +37,8 @@ impl Slot {
 impl KeyRing {
     /// Moves the key under `key_id` one step forward and returns its new id.
     ///
-    /// The id stays the same in the trailer profiles. In SFrame it is the KID of the next step, and the previous step
-    /// still opens frames until the step after.
+    /// The id stays the same in the trailer profiles. In SFrame it is the KID of the next step. The previous step still
+    /// opens frames until the step after.
     ///
     /// # Errors
     /// [`KeyError::KeyIdOutOfRange`], [`KeyError::NoSuchKey`], [`ApiMisuse::RatchetBits`], [`KeyError::Unavailable`].
@@ -68,7 +68,7 @@ impl KeyRing {
         Ok(Step { key_id, serial, next_id, next: Box::new(next) })
     }
 
-    /// Takes a step. Returns false and changes nothing if the key before the step was replaced meanwhile.
+    /// Installs a step. Returns false and changes nothing if the key before the step was replaced meanwhile.
     pub(super) fn install_step(&self, Step { key_id, serial, next_id, next }: Step) -> bool {
         let mut state = self.lock();
         let is_there = state.slots.get(&key_id).is_some_and(|slot| slot.key.serial == serial);
@@ -93,7 +93,7 @@ impl KeyRing {
 
     /// Derives one more step ahead of the key under `key_id`. Returns whether the ratchet window has further steps.
     ///
-    /// An early call makes the steps ready before a sender takes them. Calls from several threads run one at a time.
+    /// An early call makes the steps ready before a sender uses them. Calls from several threads run one at a time.
     ///
     /// # Errors
     /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
@@ -219,7 +219,8 @@ impl KeyRing {
         self.changed(state);
     }
 
-    /// Creates the nonce source of a step. `generation` is that of the source of the key before the step.
+    /// Creates the nonce source of a step. `generation` is the fork generation of the source of the key before the
+    /// step.
     fn stepped_nonces(&self, key: &Key, generation: u32) -> Result<NonceSource, KeyError> {
         Ok(match self.deriver.profile.wire {
             Wire::Trailer => NonceSource::Iv(IvSource::new()?),

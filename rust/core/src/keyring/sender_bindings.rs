@@ -1,9 +1,9 @@
 //! Binds the key of each sender to the participant for whom the key first opened a frame.
 //!
-//! Under a base key that a room shares, each sender has its own KID and key (RFC 9605, section 5), and every receiver
-//! can derive all these keys. A forwarder can therefore put Carol's frames on Bob's track, or send Alice's frames back
-//! to Alice, without knowing a key. The frames would open. So a receiver that knows the participant of its track
-//! refuses the keys of other participants, and every key with which its ring has sealed.
+//! Under a base key that a room shares, each sender has its own KID and key (RFC 9605, section 5). Every receiver can
+//! derive all these keys. A forwarder that knows no key can therefore put Carol's frames on Bob's track. It can also
+//! send Alice's frames back to Alice. The frames would open. So a receiver that knows the participant of its track
+//! refuses the keys of other participants. It also refuses every key with which its ring has sealed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,8 +32,8 @@ struct Owner {
 }
 
 impl SenderBindings {
-    /// Records that a participant has left. A participant without a key may then take over the key: it may be the same
-    /// person under another name.
+    /// Records that a participant has left. A participant without a key may then own the key: it may be the same person
+    /// under another name.
     pub fn release(&self, participant: &str) {
         for owner in self.lock().owners.values_mut().filter(|owner| *owner.participant == *participant) {
             owner.has_left = true;

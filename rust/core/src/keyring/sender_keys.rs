@@ -1,7 +1,7 @@
 //! The keys of many senders under one base key. Each sender has its own KID, and its key follows from base key and KID.
 //!
 //! In an MLS epoch the KIDs are assigned (RFC 9605, section 5.2). Under a key that a room shares, each installation of
-//! the key draws 56 random bits of KID, and a forked child draws again. RFC 9605 forbids two senders, or a restarted
+//! the key draws 56 random bits of KID. A forked child draws again. RFC 9605 forbids two senders, or a restarted
 //! sender, under one pair of base key and KID. Among N installations the chance of a collision is about N^2 / 2^57.
 
 use std::collections::BTreeMap;

@@ -5,11 +5,11 @@
 //! ```
 //!
 //! RFC 9605 leaves packetising open, and an SFrame is no byte stream. So the SFrame is the payload of a single NAL
-//! unit: start code, NAL header, escapes against start codes, and a last byte that is not zero, because packetisers
+//! unit: a start code, a NAL header, and escapes against start codes. The last byte is not zero, because packetisers
 //! strip zeros behind a unit. Packetisers of H.264 (RFC 6184) and H.265 (RFC 7798) carry the unit like a slice.
 //!
-//! The NAL type is "parameter set" for a key frame and "slice" for others, because forwarders look for these types when
-//! they switch streams. The NAL header is not authenticated, and receivers ignore it.
+//! The NAL type is "parameter set" for a key frame and "slice" for others. Forwarders look for these types when they
+//! switch streams. The NAL header is not authenticated, and receivers ignore it.
 #![deny(clippy::indexing_slicing)]
 
 use crate::codec::{Standard, annexb};
@@ -35,7 +35,7 @@ impl Envelope {
         START_CODE.len() + self.header.len()
     }
 
-    /// Bytes that the envelope adds, escapes apart.
+    /// Returns the number of bytes that the envelope adds, without escapes.
     pub(crate) fn overhead(self) -> usize {
         self.front_len() + 1
     }
@@ -60,7 +60,7 @@ impl Envelope {
     }
 }
 
-/// Whether a frame starts a new picture sequence. A frame that is no byte stream does not.
+/// Returns whether a frame starts a new picture sequence. A frame that is no byte stream does not.
 pub(crate) fn is_key_frame(standard: Standard, frame: &[u8]) -> bool {
     annexb::has_unit(frame, |header| standard.begins_sequence(header))
 }

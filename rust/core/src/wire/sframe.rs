@@ -1,4 +1,4 @@
-//! The layout of SFrame (RFC 9605, section 4.2): header, ciphertext, tag. The header is that of section 4.3:
+//! The layout of SFrame (RFC 9605, section 4.2): header, ciphertext, tag. Section 4.3 defines the header:
 //!
 //! ```text
 //!  0 1 2 3 4 5 6 7

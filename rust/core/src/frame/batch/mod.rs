@@ -8,7 +8,8 @@
 //! short, so that its plans stay in the cache: planning a whole batch first costs as much as its AEAD.
 //!
 //! A batch lets a `fork` pass between chunks. A thread [enters](fork::enter) before it takes the batch's lock. In the
-//! other order it could wait for the fork while it holds the lock, and the fork for a thread that waits for the lock.
+//! other order, a thread could wait for the fork while it holds the lock. The fork would wait for a thread that waits
+//! for this lock.
 #![deny(clippy::indexing_slicing)]
 
 mod open;
@@ -28,7 +29,7 @@ use crate::fork;
 /// The number of frames in a chunk of a single thread, and the minimum for one of several.
 const CHUNK: usize = 64;
 /// The maximum number of frames in a chunk of several threads. Their chunks are longer, because a thread that waits for
-/// the lock sleeps, which costs as much as some hundred frames.
+/// the lock sleeps. A sleep costs as much as some hundred frames.
 const MAX_CHUNK: usize = 2_048;
 /// The minimum work that pays for a thread, in bytes, if the caller leaves the number of threads open. Starting a
 /// thread takes some 50 us.
@@ -40,8 +41,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns the number of threads to use: as many as asked for, if there is a chunk for each. If `asked` is 0, the
-/// number is that of the cores, if there is [`MIN_WORK`] for each.
+/// Returns the number of threads to use: `asked`, but at most one per chunk. If `asked` is 0, it is one per core, but
+/// at most one per [`MIN_WORK`].
 fn workers(asked: usize, frames: &[&[u8]]) -> usize {
     let max = match asked {
         0 => {
@@ -72,8 +73,8 @@ impl Drop for Done<'_> {
 /// all of the work.
 ///
 /// Threads start and end under locks of the standard library, and of the crypto library's thread-local state. So no
-/// fork passes from the start of the first thread until all of them run, nor from the end of the first to the end of
-/// the last.
+/// fork passes between the start of the first thread and the start of the last. No fork passes between the first and
+/// the last end either.
 fn run_on_threads(threads: usize, work: impl Fn() + Sync) {
     if threads == 1 {
         return work();
