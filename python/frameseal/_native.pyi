@@ -61,13 +61,13 @@ class CodecInfo(TypedDict):
     clock_rate: int
     """Ticks per second of the RTP clock."""
     clear_rule: Literal["audio", "vp8", "opaque", "annexb"] | None
-    """How the trailer layout finds the clear bytes.
+    """The rule by which the trailer layout finds the clear bytes.
 
-    The start of an audio packet, the frame tag of VP8, no bytes, or the NAL units up to the first slice. None means
-    that only the profile sframe accepts the codec.
+    They are the start of a packet (audio), the frame tag (vp8), no bytes (opaque), or the NAL units up to the first
+    slice (annexb). None means that only the profile sframe accepts the codec.
     """
     nal_header_len: int
-    """Bytes of a NAL unit's header; 0 means that frames are not byte streams of NAL units."""
+    """Bytes of a NAL unit's header. 0 means that frames are not byte streams of NAL units."""
 
 @type_check_only
 class ProfileInfo(TypedDict):
@@ -75,20 +75,20 @@ class ProfileInfo(TypedDict):
 
     name: str
     layout: Literal["trailer", "sframe"]
-    """Where the parts of a sealed frame lie (docs/formats/profiles.md)."""
+    """The order of the parts of a sealed frame (docs/formats/profiles.md)."""
     accepts_passphrases: bool
-    """Whether there is a KDF for passphrases."""
+    """True if the profile has a KDF for passphrases."""
     refused_codecs: tuple[str, ...]
     """The codecs for which the profile has no layout."""
 
 def codec_info(codec: str, /) -> CodecInfo:
-    """Return what the core knows of a codec.
+    """Return the row of a codec in the core's table.
 
     :raises ValueError: for a name that is not in `CODECS`.
     """
 
 def profile_info(profile: str, /) -> ProfileInfo:
-    """Return what the core knows of a profile.
+    """Return the row of a profile in the core's table.
 
     :raises ValueError: for a name that is not in `PROFILES`.
     """
@@ -98,7 +98,7 @@ class Secret:
     """Opaque key material for a ring. Its memory is cleared when it is dropped.
 
     :param key: A str is a passphrase, whose UTF-8 bytes the password KDF of the profile derives. bytes or any other
-        buffer of at least 16 bytes is a raw key, which the KDF of the profile for raw keys derives.
+        buffer of at least 16 bytes is a raw key, for the profile's KDF for raw keys.
     :raises ValueError: for an empty passphrase, a lone surrogate or a raw key of fewer than 16 bytes.
     :raises TypeError: for an object that is neither a str nor a buffer of bytes.
     """
@@ -115,14 +115,14 @@ class Secret:
 
     @property
     def is_passphrase(self) -> bool:
-        """Whether the secret is a passphrase."""
+        """True if the secret is a passphrase."""
 
 @final
 class DerivedKey:
     """A key or a ratchet step of one ring that is derived, but not set yet. The ring creates it."""
 
     def install(self) -> bool:
-        """Set the key, or take the step, without a derivation.
+        """Set the key, or install the step, without a derivation.
 
         Return False and change nothing if the key before the step was replaced or removed meanwhile.
 
@@ -136,7 +136,7 @@ class KeyRing:
     :param profile: A `Profile` or its value. It determines layout, KDF and salt.
     :param suite: A `CipherSuite`. None means the default of every profile, AES_128_GCM_SHA256_128. SFrame supports all
         suites.
-    :param allow_draft: Whether to allow suites 6 to 8, which draft-barnes-sframe-iana-256 specifies.
+    :param allow_draft: True allows suites 6 to 8, which draft-barnes-sframe-iana-256 specifies.
     :param key_size: Bits of the AES key, another way to choose between AES-128 and AES-256 in the profile livekit. 256
         is for rooms of LiveKit's JavaScript clients only, which call it ``keySize``.
     :param key_ring_size: Slots of the trailer profiles, 1 to 256. Key ids run from 0 to ``key_ring_size - 1``. A KID of
@@ -147,17 +147,17 @@ class KeyRing:
         passphrase take milliseconds in the trailer profiles, so only `derive_ratchet_step` derives them.
     :param ratchet_bits: SFrame: low bits of a KID that count ratchet steps, 0 (no ratchet) to 63 (RFC 9605, section
         5.1). Both ends must use the same number.
-    :param shared: SFrame: whether many senders share the base keys. Each ring then seals under its own KID. The low 8
-        bits of the KID are the key id (0 to 255), and the other bits are drawn at random when the ring first seals.
+    :param shared: SFrame: True if many senders share the base keys. Each ring then seals under its own KID. The low 8
+        bits of the KID are the key id (0 to 255). The other bits are drawn at random when the ring first seals.
         Receivers derive the key of each sender. `ExternalE2EEKeyProvider` uses this.
     :param failure_tolerance: Consecutive failures beyond which a key counts as invalid, -1 (never) or at least 0. The
         ring only stores it for code that reports states. Every frame is tried in any case.
     :param usage_limit: Frames that one key may seal in this ring, 1 to 2**32. None means 2**32. Then sealing raises
         `KeyExhausted`.
-    :param allow_export: Whether `export_key` returns key material.
-    :param fallback: A ring of the same profile and suite whose keys are used while this ring has none, such as the ring
-        of the room's shared key behind that of a participant. Queries about keys then return its answers. Setting,
-        choosing and removing keys concern this ring. A chain has at most 16 rings behind the first.
+    :param allow_export: True lets `export_key` return key material.
+    :param fallback: A ring of the same profile and suite whose keys are used while this ring has none. An example is
+        the ring of a room's shared key behind a participant's ring. Queries about keys then return its answers.
+        Setting, choosing and removing keys concern this ring. A chain has at most 16 rings behind the first.
     :raises ValueError: for an unknown profile or suite, a number out of its range, or an option that the profile does
         not support.
     :raises TypeError: for an argument of another type.
@@ -191,7 +191,7 @@ class KeyRing:
         """
 
     def set_key(self, key: Buffer, key_id: int = 0, *, counter: int | None = None) -> None:
-        """Set or replace a key from at least 16 bytes of random key material, with the KDF of the profile for raw keys.
+        """Set or replace a key from at least 16 bytes of random key material, with the profile's KDF for raw keys.
 
         The trailer profiles use HKDF-SHA256, as LiveKit's JavaScript client does with byte keys. In SFrame *key* is the
         base key of the KID *key_id* (RFC 9605, section 4.4.2). Only one ring of the process seals under a pair of base
@@ -225,7 +225,7 @@ class KeyRing:
         :param epoch_bits: The number of bits for the epoch (E). An epoch replaces an epoch with the same low bits.
         :param sender_bits: The number of bits for the index (S): the smallest number with group size <= 2^S.
         :param sender_index: The index of this member in the group.
-        :param context: Tells uncoordinated streams of one sender apart. 0 results in the shortest KID.
+        :param context: Distinguishes uncoordinated streams of one sender. 0 results in the shortest KID.
         :param retain: The number of earlier epochs that still open frames, 0 to 255. Older epochs are erased.
         :raises ValueError: for a short secret, fields that do not fit into 64 bits, *retain* out of its range, or a
             ring that holds no epochs.
@@ -244,7 +244,7 @@ class KeyRing:
         """
 
     def derive_ratchet(self, key_id: int = 0) -> DerivedKey:
-        """Derive the step that `ratchet` would take, and do not take it.
+        """Derive the step that `ratchet` would install, and do not install it.
 
         :raises ValueError: as `ratchet` does.
         """
@@ -264,8 +264,8 @@ class KeyRing:
     def derive_ratchet_step(self, key_id: int) -> bool:
         """Derive one more step ahead of a key; return whether the ratchet window has further steps.
 
-        It serves passphrases of the trailer profiles. Their steps take about 25 ms (two runs of the password KDF), so
-        they are never derived on the frame path. Call this from a background thread for the key ids in
+        It serves passphrases of the trailer profiles. Their steps take about 25 ms (two runs of the password KDF).
+        They are never derived on the frame path. Call this from a background thread for the key ids in
         `pending_ratchets`, or right after setting a key. The GIL is released. Calls from several threads run one at a
         time.
 
@@ -276,8 +276,8 @@ class KeyRing:
     def pending_ratchets(self) -> list[int]:
         """Key ids under which a frame failed while steps within the ratchet window were not derived.
 
-        `derive_ratchet_step` is due for them. A key id leaves the list for good when all its steps are derived, so
-        forged frames cannot bring it back.
+        `derive_ratchet_step` is due for them. A key id leaves the list for good when all its steps are derived.
+        Forged frames cannot bring it back.
         """
 
     @property
@@ -285,7 +285,7 @@ class KeyRing:
         """The id of the last key that followed the ratchet of a sender. None means that no key has followed one."""
 
     def remove_key(self, key_id: int) -> None:
-        """Remove every key under *key_id* and clear its memory. Without such a key the call has no effect."""
+        """Remove every key under *key_id* and clear its memory. If there is none, the call has no effect."""
 
     def frames_sealed(self, key_id: int = 0) -> int:
         """Return how many frames and data packets this ring has sealed with the key under *key_id*.
@@ -293,10 +293,10 @@ class KeyRing:
         A discarded sealing counts too (``redrawn`` in `EncryptorStats`), because it has used a nonce. Removing the key
         or setting it again does not reset the count.
 
-        The count leaves out what others seal with the same key. If participants share a key of a trailer profile,
-        divide the limits by the number of senders. In SFrame no two senders share a key: after `set_epoch` the count is
-        that of the key of this member's KID. With ``shared=True`` the frames under all KIDs that this ring has drawn
-        count together.
+        The count leaves out the frames that others seal with the same key. If participants share a key of a trailer
+        profile, divide the limits by the number of senders. In SFrame no two senders share a key: after `set_epoch` the
+        count covers the key of this member's KID. With ``shared=True`` the frames under all KIDs that this ring has
+        drawn count together.
 
         :raises ValueError: for a key id without a key.
         """
@@ -313,7 +313,7 @@ class KeyRing:
         """Return a fingerprint of 32 bytes, which the holders of a key compare. None means the sending key.
 
         In the trailer profiles it covers the AES key. In SFrame it covers the base key or epoch secret, the suite and
-        the key id, so all holders of that secret compute the same (docs/guide/verification.md). It does not reveal the
+        the key id. All holders of that secret compute the same (docs/guide/verification.md). It does not reveal the
         key, but guesses of a weak passphrase can be checked against it. It covers one key only. For people there is
         `frameseal.keys.fingerprint.short_code`.
 
@@ -331,7 +331,7 @@ class KeyRing:
         """Return the current material of a key. None means the sending key. The ring must allow export.
 
         It is the input of the KDF: the passphrase or raw key itself, or 32 bytes after a ratchet step of a trailer
-        profile. In SFrame it is the base key, and after a step as many bytes as the hash of the suite has.
+        profile. In SFrame it is the base key. After a step it has as many bytes as the hash of the suite.
 
         :raises PermissionError: for a ring that was made without ``allow_export``.
         :raises ValueError: for a key id without a key.
@@ -339,11 +339,11 @@ class KeyRing:
 
     @property
     def can_encrypt(self) -> bool:
-        """Whether the sending key is set."""
+        """True if the sending key is set."""
 
     @property
     def generation(self) -> int:
-        """A number that changes with every change of the keys, including those of the fallback."""
+        """A number that changes with every change of the keys, including the keys of the fallback."""
 
     @property
     def key_ids(self) -> list[int]:
@@ -351,7 +351,7 @@ class KeyRing:
 
     @property
     def sending_key_id(self) -> int:
-        """The id of the sending key, at first that of the first key set. If several keys have it, the newest seals.
+        """The id of the sending key, at first the id of the first key set. If several keys have it, the newest seals.
 
         An id without a key may be set. Encryptors then raise `UnknownKey` until the key is set.
 
@@ -524,7 +524,7 @@ class SenderBindings:
 
     def __new__(cls) -> SenderBindings: ...
     def release(self, participant_id: str) -> None:
-        """Record that a participant has left. A participant without a key may then take over the key, under any id."""
+        """Record that a participant has left. A participant without a key may then own the key, under any id."""
 
 @final
 class Decryptor:
@@ -533,12 +533,12 @@ class Decryptor:
     :param codec: The codec of the sender, as for `Encryptor`.
     :param replay_window: Frames remembered, 0 (off) to 65,536, so that no frame opens twice. None means the default of
         the profile: 1024 in SFrame, and off in the trailer profiles, whose other implementations have no replay check.
-    :param sif_trailer: The trailer, of at least 8 bytes, of the blank frames that a LiveKit server injects in the clear
-        into paused tracks (`JoinResponse.sif_trailer`). None lets no blank frame pass. With a trailer only the blank
-        frames of the codec pass (Opus silence, G.711 silence, 8x8 VP8, 2x2 H.264), and at most 100 without a sealed
+    :param sif_trailer: The trailer of the blank frames that a LiveKit server injects in the clear into paused tracks
+        (`JoinResponse.sif_trailer`), at least 8 bytes. None lets no blank frame pass. With a trailer only the blank
+        frames of the codec pass: Opus silence, G.711 silence, 8x8 VP8 or 2x2 H.264. At most 100 pass without a sealed
         frame between them. The property of this name sets it later.
     :param senders: SFrame: the bindings of keys to participants, for all decryptors of a call. A frame then opens only
-        if its key belongs to *participant_id* or is unbound, and this ring has not sealed with it.
+        if its key belongs to *participant_id* or is unbound. This ring must not have sealed with the key.
     :param participant_id: The participant who sends this track. It must be passed together with *senders*.
     :raises ValueError: for an unknown or unsupported codec, a window out of its range, a short trailer, or *senders* in
         another profile than sframe.
@@ -585,7 +585,7 @@ class Decryptor:
     ]:
         """Open many frames of the track in one call, in order and without the GIL.
 
-        The parameters are those of `Encryptor.encrypt_batch`. A frame that does not open is empty, and does not affect
+        It has the parameters of `Encryptor.encrypt_batch`. A frame that does not open is empty, and does not affect
         the others. The blank frames of a server do not pass in a batch. Blank frames that are joined to a sealed frame
         are cut off.
 
@@ -616,7 +616,7 @@ class Decryptor:
     def key_id_of(self, frame: _Buffer) -> int | None:
         """Return the key id that a sealed frame names. Returns None if it is no sealed frame of the profile.
 
-        It looks no key up and counts nothing. The key id is not authenticated unless the frame has opened.
+        The call looks no key up and counts nothing. The key id is not authenticated unless the frame has opened.
         """
 
     @staticmethod

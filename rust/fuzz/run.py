@@ -42,7 +42,7 @@ GRACE_SECONDS = 4 * INPUT_SECONDS
 
 @dataclass
 class Outcome:
-    """Holds what one target did in `seconds`, and the input that failed."""
+    """The outcome of one target after `seconds`, and the input that failed."""
 
     target: str
     seconds: float
@@ -75,7 +75,7 @@ class Outcome:
         )
 
     def fault(self) -> str | None:
-        """Return what is wrong in some lines, or None if the target ran and found nothing."""
+        """Return some lines about a failure, or None if the target ran and found nothing."""
         if self.code != 0:
             panic = re.search(r"panicked at (?:.|\n)*?(?=\nstack backtrace|\nnote: |\n==|\Z)", self.log)
             said = panic[0] if panic else "\n".join(self.log.splitlines()[-20:])
@@ -107,7 +107,7 @@ def build() -> Path:
 
 
 def run(binary: Path, seconds: float, work: Path = WORK, seeds: Path = HERE / "corpus") -> Outcome:
-    """Run one target, from its seeds and from what earlier runs have reached, until an input fails or time is over."""
+    """Run one target from its seeds and its corpus of earlier runs, until an input fails or the time is over."""
     target = binary.name
     grown, findings, log = work / "corpus" / target, work / "findings" / target, work / "logs" / f"{target}.log"
     for folder in (grown, findings, log.parent):
@@ -133,17 +133,17 @@ def run(binary: Path, seconds: float, work: Path = WORK, seeds: Path = HERE / "c
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all targets, print what they did, and return 1 if one of them found something."""
+    """Run all targets, print a table of their outcomes, and return 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=600, help="for all targets together (600)")
     parser.add_argument("targets", nargs="*", default=targets(), help="some of them (all)")
     options = parser.parse_args(arguments)
     if unknown := set(options.targets) - set(targets()):
-        parser.error(f"no such target: {', '.join(sorted(unknown))} (there are {', '.join(targets())})")
+        parser.error(f"targets must be some of {', '.join(targets())}, not {', '.join(sorted(unknown))}")
     cores = os.cpu_count() or 1
     seconds = share(options.seconds, len(options.targets), cores)
     if seconds < 1:
-        parser.error(f"--seconds {options.seconds} leaves less than one for a target: give more")
+        parser.error(f"--seconds {options.seconds} leaves less than 1 second for each target: pass more")
     try:
         folder = build()
     except FileNotFoundError as missing:

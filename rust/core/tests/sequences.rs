@@ -307,7 +307,11 @@ fn run(profile: &'static Profile, options: Options, steps: Vec<(usize, Do)>) {
 }
 
 fn seals() -> impl Strategy<Value = Do> {
-    prop_oneof![3 => (1..4usize).prop_map(Do::Seal), 1 => (1..5usize).prop_map(Do::SealBatch), 1 => Just(Do::SealPacket)]
+    prop_oneof![
+        3 => (1..4usize).prop_map(Do::Seal),
+        1 => (1..5usize).prop_map(Do::SealBatch),
+        1 => Just(Do::SealPacket),
+    ]
 }
 
 fn set(counter: bool) -> impl Strategy<Value = Do> {

@@ -193,8 +193,8 @@ impl Decryptor {
         self.state.ring.profile().wire == Wire::Trailer
     }
 
-    /// Returns the key id that a sealed frame names, also where SIF frames are joined to it. Returns `None` if the bytes
-    /// are no sealed frame of the profile. It looks no key up and counts nothing: the id is not authenticated.
+    /// Returns the key id that a sealed frame names, even if SIF frames are joined to it. Returns `None` if the bytes
+    /// are no sealed frame of the profile. Looks no key up and counts nothing: the id is not authenticated.
     #[must_use]
     pub fn key_id_of(&self, frame: &[u8]) -> Option<u64> {
         OpenPlan::parse(&self.state, self.without_sif_frames(frame), &[]).ok().map(|plan| plan.parts.kid)
