@@ -77,10 +77,32 @@ pub(crate) fn written<'py>(
     }
 }
 
-/// Copies key material into memory that is cleared on drop. A caller that passes a `bytearray` can clear its own copy.
-pub(crate) fn secret_bytes(object: &Bound<'_, PyAny>) -> PyResult<Zeroizing<Vec<u8>>> {
-    if object.is_instance_of::<PyString>() {
-        return Err(PyTypeError::new_err("key must be bytes, not str: pass a passphrase to set_passphrase"));
+/// Copies the key material of the argument `name` into memory that is cleared on drop. A caller that passes a `bytearray`
+/// can clear its own copy.
+///
+/// # Errors
+/// `TypeError` for an object without a buffer of bytes. `advice` ends the message for a str. `None` means that the caller
+/// accepts a str.
+pub(crate) fn secret_bytes(
+    name: &str,
+    advice: Option<&str>,
+    object: &Bound<'_, PyAny>,
+) -> PyResult<Zeroizing<Vec<u8>>> {
+    if let Some(advice) = advice
+        && object.is_instance_of::<PyString>()
+    {
+        return Err(PyTypeError::new_err(format!("{name} must be bytes, not str: {advice}")));
     }
-    Ok(Zeroizing::new(bytes_of(object)?.to_vec(object.py())?))
+    let buffer = bytes_of(object).map_err(|error| {
+        if error.is_instance_of::<PyTypeError>(object.py()) {
+            let kind = object.get_type().name().map_or_else(|_| String::from("this object"), |kind| kind.to_string());
+            let text = if advice.is_none() { "a str, " } else { "" };
+            PyTypeError::new_err(format!(
+                "{name} must be {text}bytes or a buffer whose items are bytes (uint8), not {kind}"
+            ))
+        } else {
+            error
+        }
+    })?;
+    Ok(Zeroizing::new(buffer.to_vec(object.py())?))
 }

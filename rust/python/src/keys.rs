@@ -27,7 +27,7 @@ impl Secret {
         if let Ok(passphrase) = key.cast::<PyString>() {
             return Ok(Self { secret: passphrase_secret(passphrase)?, forms: normal_forms(passphrase)? });
         }
-        Ok(frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?.into())
+        Ok(frameseal::Secret::key(&secret_bytes("key", None, key)?).map_err(key_error)?.into())
     }
 
     fn with_other_kdf(&self) -> Self {
@@ -168,7 +168,9 @@ impl KeyRing {
     ) -> PyResult<()> {
         let secret = match passphrase.cast::<PyString>() {
             Ok(text) => passphrase_secret(text)?,
-            Err(_) => frameseal::Secret::passphrase(&secret_bytes(passphrase)?).map_err(key_error)?,
+            Err(_) => {
+                frameseal::Secret::passphrase(&secret_bytes("passphrase", None, passphrase)?).map_err(key_error)?
+            }
         };
         self.set(py, key_id, &secret)
     }
@@ -181,7 +183,8 @@ impl KeyRing {
         #[pyo3(from_py_with = numbers::key_id)] key_id: u64,
         #[pyo3(from_py_with = numbers::or_none::counter)] counter: Option<u64>,
     ) -> PyResult<()> {
-        let secret = frameseal::Secret::key(&secret_bytes(key)?).map_err(key_error)?;
+        let secret = frameseal::Secret::key(&secret_bytes("key", Some("pass a passphrase to set_passphrase"), key)?)
+            .map_err(key_error)?;
         detach(py, || self.ring.set_from(key_id, &secret, counter)).map_err(key_error)
     }
 
@@ -197,7 +200,8 @@ impl KeyRing {
         #[pyo3(from_py_with = numbers::context)] context: u64,
         #[pyo3(from_py_with = numbers::retain)] retain: usize,
     ) -> PyResult<u64> {
-        let secret = frameseal::Secret::key(&secret_bytes(exported_secret)?).map_err(|error| match error {
+        let bytes = secret_bytes("exported_secret", Some("pass the bytes that MLS exports"), exported_secret)?;
+        let secret = frameseal::Secret::key(&bytes).map_err(|error| match error {
             KeyError::ShortKey { given, min } => {
                 PyValueError::new_err(format!("exported_secret must have at least {min} bytes, not {given}"))
             }

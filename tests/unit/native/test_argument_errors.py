@@ -1,7 +1,7 @@
 """Every `ValueError` of the native module names the argument that it refuses.
 
 Each argument of each callable receives values of several kinds, and the message of each `ValueError` has the argument's
-name in it. (Python makes the `TypeError` of a buffer, and knows no name.) A callable that is missing from the table
+name in it. (Python raises the `TypeError` of most buffers, and knows no name.) A callable that is missing from the table
 fails the walk.
 """
 
@@ -167,3 +167,31 @@ PLACES = [(name, argument) for name, how in CALLS.items() for argument in sorted
 def test_a_refusal_names_the_argument(name, argument):
     names = {argument, *ALSO_NAMED.get((name, argument), ())}
     assert {message for message in refusals(name, argument) if not names & set(re.findall(r"\w+", message))} == set()
+
+
+@pytest.mark.parametrize(
+    "value", [5, object(), memoryview(bytes(range(64))).cast("H")], ids=["int", "object", "uint16"]
+)
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("Secret", "key"),
+        ("KeyRing.set_passphrase", "passphrase"),
+        ("KeyRing.set_key", "key"),
+        ("KeyRing.set_epoch", "exported_secret"),
+    ],
+)
+def test_a_key_of_another_type_is_named(name, argument, value):
+    call, given = CALLS[name]()
+    with pytest.raises(
+        TypeError, match=rf"^{argument} must be (a str, )?bytes or a buffer .* not {type(value).__name__}$"
+    ):
+        call(**given | {argument: value})
+
+
+@pytest.mark.parametrize(("name", "argument"), [("KeyRing.set_key", "key"), ("KeyRing.set_epoch", "exported_secret")])
+def test_a_str_where_a_raw_key_belongs_is_named_and_not_quoted(name, argument):
+    call, given = CALLS[name]()
+    with pytest.raises(TypeError, match=rf"^{argument} must be bytes, not str: pass ") as refused:
+        call(**given | {argument: "hunter2"})
+    assert "hunter2" not in str(refused.value)
