@@ -34,6 +34,16 @@ pub(crate) struct BatchKey {
 /// The keys that need no derivation, while the lock of the ring is held.
 pub(crate) struct ReadyKeys<'r>(RwLockReadGuard<'r, State>);
 
+/// The key that a key id currently names.
+pub(crate) struct NamedKey<'r> {
+    /// The key. `None` means that the key of the sender is not derived yet.
+    pub(crate) key: Option<&'r Key>,
+    /// The serial, as in [`Candidate`].
+    pub(crate) serial: u64,
+    /// True if no other key has the KID, as in [`Candidate`].
+    pub(crate) is_alone: bool,
+}
+
 /// A key that may open a frame. A candidate that was derived for the frame enters the ring when it has opened one.
 pub(crate) struct Candidate {
     pub(crate) key: Arc<Key>,
@@ -96,19 +106,7 @@ impl ReadyKeys<'_> {
         let keys = self.0.sender_keys.iter().rev().find(|keys| keys.field.holds(kid))?;
         keys.key_of(kid).map(|key| &**key)
     }
-}
 
-/// The key that a key id currently names.
-pub(crate) struct NamedKey<'r> {
-    /// The key. `None` means that the key of the sender is not derived yet.
-    pub(crate) key: Option<&'r Key>,
-    /// The serial, as in [`Candidate`].
-    pub(crate) serial: u64,
-    /// True if no other key has the KID, as in [`Candidate`].
-    pub(crate) is_alone: bool,
-}
-
-impl ReadyKeys<'_> {
     /// Returns the key that a key id names, without a derivation. Returns `None` if the key id is unknown, or names a
     /// ratchet step that is not in the ring.
     pub(crate) fn named(&self, kid: u64) -> Option<NamedKey<'_>> {

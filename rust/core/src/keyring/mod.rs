@@ -17,25 +17,22 @@ mod ratchet;
 mod sender_bindings;
 mod sender_keys;
 
-pub use derived::DerivedKey;
-pub use kid::MlsKid;
-pub use options::Options;
-pub use sender_bindings::SenderBindings;
-
-pub(crate) use lookup::{BatchKey, Candidate, LOCKED_AEAD_MAX, NamedKey, Opened, ReadyKeys, SealingKey};
-pub(crate) use nonce::Nonce;
-pub(crate) use sender_bindings::BoundSender;
-
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use zeroize::Zeroizing;
 
+pub use self::derived::DerivedKey;
 pub use self::fingerprint::Fingerprint;
 pub(crate) use self::identity::Identity;
 pub(crate) use self::key::Key;
-pub(crate) use self::nonce::NonceInput;
+pub use self::kid::MlsKid;
+pub(crate) use self::lookup::{BatchKey, Candidate, LOCKED_AEAD_MAX, NamedKey, Opened, ReadyKeys, SealingKey};
+pub(crate) use self::nonce::{Nonce, NonceInput};
+pub use self::options::Options;
+pub(crate) use self::sender_bindings::BoundSender;
+pub use self::sender_bindings::SenderBindings;
 
 use self::counter::CtrSource;
 use self::key::{KeyDeriver, serial};
