@@ -1,8 +1,8 @@
 """Every `ValueError` of the native module names the argument that it refuses.
 
 Each argument of each callable receives values of several kinds, and the message of each `ValueError` has the argument's
-name in it. (Python raises the `TypeError` of most buffers, and knows no name.) A callable that is missing from the table
-fails the walk.
+name in it. (Python raises the `TypeError` of most buffers, and knows no name.) A callable that is missing from the
+table fails the walk.
 """
 
 import inspect
