@@ -563,7 +563,7 @@ fn a_derived_key_is_set_when_it_is_installed_and_a_step_only_if_its_key_is_still
         assert_eq!(ring.key_ids(), [0]);
         assert!(derived.install());
         assert_eq!((ring.key_ids(), ring.sending_key_id()), (vec![0, 1], 0));
-        // Two steps were derived from one key. Only the first is taken.
+        // Two steps were derived from one key. Only the first is installed.
         let steps = [ring.derive_ratchet(0).unwrap(), ring.derive_ratchet(0).unwrap()];
         assert_eq!(steps.map(|step| step.install()), [true, false]);
         other.ratchet(0).unwrap();

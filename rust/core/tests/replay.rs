@@ -53,7 +53,7 @@ impl Keys {
     }
 }
 
-/// A receiver, and the number of frames that it has opened.
+/// The decryptor and the data cryptor of one receiver.
 struct Receiver {
     decryptor: Decryptor,
     data: DataCryptor,

@@ -3,10 +3,10 @@
 //! A caller plans a frame, which yields its exact length, allocates, and has the plan write the result. A batch does
 //! the same, a chunk of frames at a time.
 //!
-//! For each entry point, the tables name the function that takes the key ring's lock, and the function that counts
-//! frames and bytes. An AEAD is "locked" if it runs while the lock is held. The ring's lock is a read-write lock. A
-//! frame is *short* below `LOCKED_AEAD_MAX` bytes: its AEAD runs under the lock, which saves it the key's reference
-//! count.
+//! For each entry point, the tables name the function that takes the key ring's lock. They also name the function that
+//! counts frames and bytes. An AEAD is "locked" if it runs while the lock is held. The ring's lock is a read-write
+//! lock. A frame is *short* below `LOCKED_AEAD_MAX` bytes: its AEAD runs under the lock, which saves it the key's
+//! reference count.
 //!
 //! Sealing needs the write lock, because it draws a nonce. The lock is held for the look-up alone, except where the
 //! AEAD is locked.

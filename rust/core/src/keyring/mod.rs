@@ -59,7 +59,7 @@ struct Slot {
     set: u64,
     /// Caches the ratchet steps ahead that a search has derived: a forged frame triggers no second derivation.
     ahead: Vec<(Secret, Arc<Key>)>,
-    /// True if a failed frame may open with a further step, which is too slow to derive on the frame path.
+    /// True if a failed frame may open with a further step that is too slow for the frame path.
     step_requested: bool,
     /// True if a later step has replaced this one. It still opens late frames, until the next step removes it.
     superseded: bool,
@@ -365,10 +365,10 @@ impl KeyRing {
         state.material(key_id).map(|(material, _)| Zeroizing::new(material.bytes().to_vec()))
     }
 
-    // A ring without keys uses the keys of its fallback, as a participant's ring uses the keys of the room's ring.
-    // Sealing, opening and all queries about keys use `current`. Setting, choosing and removing keys concern this ring
-    // alone. The ring may receive its first key between the look-up of a key and the opening of the frame. Then no key
-    // of the fallback enters this ring, because no two keys have the same serial.
+    // A ring without keys uses the keys of its fallback. For a participant's ring this is the room's ring. Sealing,
+    // opening and all queries about keys use `current`. Setting, choosing and removing keys concern this ring alone.
+    // The ring may receive its first key between the look-up of a key and the opening of the frame. Then no key of the
+    // fallback enters this ring, because no two keys have the same serial.
 
     /// Lets this ring use the keys of `shared` while it has no keys of its own.
     ///
