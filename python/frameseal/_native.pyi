@@ -63,8 +63,8 @@ class CodecInfo(TypedDict):
     clear_rule: Literal["audio", "vp8", "opaque", "annexb"] | None
     """The rule by which the trailer layout finds the clear bytes.
 
-    They are the start of a packet (audio), the frame tag (vp8), no bytes (opaque), or the NAL units up to the first
-    slice (annexb). None means that only the profile sframe accepts the codec.
+    audio is the start of a packet, vp8 the frame tag, and opaque no bytes. annexb is the NAL units up to the first
+    slice. None means that only the profile sframe accepts the codec.
     """
     nal_header_len: int
     """Bytes of a NAL unit's header. 0 means that frames are not byte streams of NAL units."""
@@ -191,7 +191,7 @@ class KeyRing:
         """
 
     def set_key(self, key: Buffer, key_id: int = 0, *, counter: int | None = None) -> None:
-        """Set or replace a key from at least 16 bytes of random key material, with the profile's KDF for raw keys.
+        """Set or replace a key from at least 16 bytes of random key material, with the KDF for raw keys.
 
         The trailer profiles use HKDF-SHA256, as LiveKit's JavaScript client does with byte keys. In SFrame *key* is the
         base key of the KID *key_id* (RFC 9605, section 4.4.2). Only one ring of the process seals under a pair of base

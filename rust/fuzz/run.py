@@ -107,7 +107,7 @@ def build() -> Path:
 
 
 def run(binary: Path, seconds: float, work: Path = WORK, seeds: Path = HERE / "corpus") -> Outcome:
-    """Run one target from its seeds and its corpus of earlier runs, until an input fails or the time is over."""
+    """Run one target from its seeds and its earlier corpus, until an input fails or the time is over."""
     target = binary.name
     grown, findings, log = work / "corpus" / target, work / "findings" / target, work / "logs" / f"{target}.log"
     for folder in (grown, findings, log.parent):
