@@ -316,6 +316,8 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "E2EEManager.remove_track": lambda: (manager().remove_track, {"participant_id": "bob", "kind": "audio"}),
     "E2EEManager.remove_participant": lambda: (manager().remove_participant, {"participant_id": "bob"}),
+    "E2EEManager.release": lambda: (manager().release, {"transform": manager().sender_transform(**TRACK)}),
+    "E2EEManager.resume": lambda: (manager().resume, {"transform": manager().sender_transform(**TRACK)}),
     "E2EEManager.report": lambda: (manager().report, {}),
     "E2EEManager.report_json": lambda: (manager().report_json, {}),
     "E2EEManager.short_code": lambda: (manager().short_code, {}),

@@ -236,7 +236,7 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         """Note that the transforms of the present participant receive frames again."""
         for track, transform in list(self.transforms.items()):
             if transform is not None and track[0] == self.counters.participant_id:
-                encryption.e2ee._resume(transform)
+                encryption.e2ee.resume(transform)
                 transform.track.in_doubt = self.may_be_reassigned
                 self.transforms[track] = self.transforms.pop(track)  # move to the end: the first is evicted first
 
@@ -332,7 +332,7 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
 
 def _release(encryption: Encryption, transform: Transform | None) -> None:
     if transform is not None:
-        encryption.e2ee._release(transform)
+        encryption.e2ee.release(transform)
 
 
 class SenderSlot(MediaSlot[Sender, SenderTransform]):

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from frameseal._fork import nothing, renew_in_child
+from frameseal._secrecy import require
 from frameseal.e2ee.call import CallState
 from frameseal.e2ee.hold import DEFAULT_HOLD_BYTES
 from frameseal.e2ee.monitor import PERIOD
@@ -28,6 +29,8 @@ from frameseal.enums import E2EEState, Profile
 from frameseal.events import MISSING_KEY, E2EEMissingKey
 from frameseal.keys import fingerprint
 from frameseal.keys.protocol import KeyRingProvider, bounded
+
+_TRANSFORM = "a transform that sender_transform or receiver_transform returned"
 
 _logger = logging.getLogger("frameseal")
 
@@ -242,6 +245,25 @@ class E2EEManager(LoopEmitter):
         """
         self._call.remove_track(participant_id, kind, track_id=track_id)
 
+    def release(self, transform: TrackTransform) -> None:
+        """Record that *transform* receives no frames, for now or for good, and drop its held frames.
+
+        `state` prefers tracks whose transforms receive frames. A released transform still works.
+
+        :raises TypeError: *transform* is no transform.
+        """
+        require("transform", transform, "track", _TRANSFORM)
+        self._call.release(transform)
+
+    def resume(self, transform: TrackTransform) -> None:
+        """Record that *transform* receives frames again after `release`.
+
+        :raises TypeError: *transform* is no transform.
+        """
+        require("transform", transform, "track", _TRANSFORM)
+        self._call.resume(transform)
+        self._ticker.wake()
+
     def report(self) -> Report:
         """Return the state of each track, its cause and its start, as plain data for applications to show.
 
@@ -264,15 +286,6 @@ class E2EEManager(LoopEmitter):
     def __repr__(self) -> str:
         """Show the profile and the class of the provider, not its repr: a foreign provider may show its keys."""
         return f"{type(self).__name__}({type(self.provider).__name__}, profile={self.profile.value!r})"
-
-    def _release(self, transform: TrackTransform) -> None:
-        """Record that *transform* receives no frames, for now or for good. For transports of this package."""
-        self._call.release(transform)
-
-    def _resume(self, transform: TrackTransform) -> None:
-        """Record that *transform* receives frames again. For transports of this package."""
-        self._call.resume(transform)
-        self._ticker.wake()
 
     def _run_in_thread(self, function: Callable[[], object]) -> bool:
         """Run *function* in a thread of the loop's executor. Returns False without a loop."""

@@ -57,8 +57,8 @@ async def test_frames_of_a_track_that_has_ended_or_rests_wait_no_longer():
     keys, seal = provider(None), sealer()
     e2ee, bob = receiving(keys, hold_frames=8)
     bob.open(seal(numbered(0)), 0)
-    e2ee._release(bob)
-    e2ee._resume(bob)
+    e2ee.release(bob)
+    e2ee.resume(bob)
     bob.open(seal(numbered(1)), 1)
     keys.set_shared_key(KEY)
     assert [tag for _, tag in bob.open(seal(numbered(2)), 2)] == [1, 2]
