@@ -450,6 +450,27 @@ async def test_what_is_detached_lives_no_more(stack):
         assert opening.state("alice", "video") is E2EEState.DecryptionSuccess
 
 
+async def test_a_second_detach_leaves_the_next_attachment_alone(stack):
+    opening = keys()
+    opening.provider.set_key("alice", KEYS["alice"])
+    async with peers(stack, stack) as (alice, bob):
+        attach(alice.pc, keys("alice"), local_id="alice", remote_id="bob")
+        former = attach(bob.pc, opening, local_id="bob", remote_id="alice")
+        alice.send(picture_track(stack), "vp8")
+        await connect(alice, bob)
+
+        def has_live_track() -> bool:
+            return any(track.is_live for track in opening.tracks())
+
+        await until(has_live_track)
+        former.detach()
+        assert not has_live_track()
+        attach(bob.pc, opening, local_id="bob", remote_id="alice")
+        await until(has_live_track)
+        former.detach()
+        assert has_live_track()
+
+
 # --- timestamps ------------------------------------------------------------------------------------------------------
 
 

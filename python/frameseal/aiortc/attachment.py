@@ -50,7 +50,8 @@ class Attachment(Confidential):
         self._encryption.detached = True
         with hook.lock:
             for slot in self._slots:
-                slot.pause(self._encryption)
+                if slot.encryption is self._encryption:  # a later attachment may have adopted the slot
+                    slot.pause(self._encryption)
 
     @property
     def counters(self) -> list[TrackCounters]:
