@@ -98,7 +98,7 @@ class SealedDataChannel(Confidential, AsyncIOEventEmitter):
 
     @property
     def bufferedAmount(self) -> int:
-        """The number of bytes queued for sending. Sealing adds some 30 to a message (docs/guide/data-packets.md)."""
+        """The number of bytes queued for sending. Sealing adds some 30 to each message (docs/guide/data-packets.md)."""
         return self.channel.bufferedAmount
 
     def send(self, data: bytes | str) -> None:

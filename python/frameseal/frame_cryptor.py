@@ -1,7 +1,8 @@
-"""`FrameCryptor` and `CallCryptor`: encryption for SDKs and pipelines without aiortc. Any thread, no event loop.
+"""`FrameCryptor` and `CallCryptor`: encryption for SDKs and pipelines without aiortc.
 
 A program that holds whole encoded frames (GStreamer, PyAV, an SDK's own RTP stack) programs against the protocol
-`FrameCryptor`, and uses `CallCryptor` unless it receives another implementation.
+`FrameCryptor`, and uses `CallCryptor` unless it receives another implementation. Both work in any thread, without an
+event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from frameseal.keys.protocol import KeyRingProvider
 
 __all__ = ["CallCryptor", "FrameCryptor"]
 
-# Maximum of tracks per participant and direction. Each has a cipher, and a peer may choose codec and track id.
+# The maximum number of tracks per participant and direction. Each track has a cipher, and a peer may choose codec and
+# track id.
 MAX_TRACKS: Final = 64
 
 _Transform = TypeVar("_Transform", SenderTransform, ReceiverTransform)
@@ -64,8 +66,8 @@ class CallCryptor(Confidential):
     :param provider: the source of the keys.
     :param profile: the wire format, for all tracks.
     :param on_state_change: receives each `E2EEStateChange`, in the thread that handled the frame. It must return
-        quickly and must not call the cryptor. Its exceptions are logged. It is no coroutine function, since no loop
-        runs here.
+        quickly and must not call the cryptor. Its exceptions are logged. It must not be a coroutine
+        function, since no loop runs here.
     :param on_missing_key: receives each `E2EEMissingKey` under the same conditions: at once, and then every 5 s while
         the key is missing.
     :param replay_window: as for `E2EEManager`.
@@ -75,7 +77,7 @@ class CallCryptor(Confidential):
     :raises TypeError: for a callback that is no function, or is a coroutine function.
 
     A participant has at most 64 tracks in each direction. Frames of further tracks are dropped until `remove_track` or
-    `remove_participant` forgets some.
+    `remove_participant` forgets tracks.
 
     Work that needs an event loop does not happen here: reports of stalls, diagnoses, the warning of a worn key (read
     `KeyProvider.frames_sealed`), and the ratchet steps of passphrases (call `KeyRing.derive_ratchet_step`).
@@ -139,7 +141,7 @@ class CallCryptor(Confidential):
         participant_id: str,
         track: tuple[str, str, str | None],
     ) -> _Transform | None:
-        """Make the transform of a new track. Returns None if the participant has the maximum of tracks."""
+        """Make the transform of a new track. Returns None if the participant has `MAX_TRACKS` tracks."""
         kind, codec, track_id = track
         if len(transforms.get(participant_id, {})) >= MAX_TRACKS:
             if not self._warned:
@@ -150,7 +152,7 @@ class CallCryptor(Confidential):
                     MAX_TRACKS,
                 )
             return None
-        # Make it before taking the lock, since it may derive a key.
+        # Make it outside the lock, since it may derive a key.
         made = make(participant_id, kind, codec, track_id=track_id or f"{kind} {codec}")
         with self._lock:
             tracks = transforms.setdefault(participant_id, {})

@@ -25,7 +25,6 @@ ENCRYPTED: Final = "isEncrypted"
 
 _MEDIA: Final = "_frameseal_media"  # the attribute of a transport that holds its `_TransportMedia`
 
-
 # The kinds of audio in pymediasoup and in VideoSDK's copy, in lower case. Every other kind is video.
 _AUDIO: Final = frozenset({"audio", "shareaudio"})
 
@@ -153,7 +152,7 @@ def end_consumers(transport: Transport) -> None:
 
 
 def media_kind(kind: str) -> Kind:
-    """Return the kind of media, given the kind of a producer or consumer. VideoSDK adds "share" and "shareAudio"."""
+    """Return the kind of media of a producer's or consumer's kind. VideoSDK adds "share" and "shareAudio"."""
     return "audio" if kind.lower() in _AUDIO else "video"
 
 

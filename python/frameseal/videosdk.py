@@ -136,7 +136,7 @@ class MeetingE2EE(Confidential):
             case Events.ADD_CONSUMER | Events.ADD_PRODUCER:
                 self._note_kind(cast(pymediasoup.Stream, data))
             case Events.REMOVE_CONSUMER | Events.REMOVE_PRODUCER:
-                # Scheduled, so that state changes that are already on the loop still find the kind.
+                # Schedule it, so that state changes that are already on the loop still find the kind.
                 asyncio.get_running_loop().call_soon(self._kinds.pop, cast(pymediasoup.Stream, data).track.id, None)
             case Events.REMOVE_PEER:
                 self.manager.remove_participant(cast("dict[str, str]", data)["peerId"])

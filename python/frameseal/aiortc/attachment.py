@@ -80,8 +80,8 @@ class Attachment(Confidential):
             slot.release(self._encryption)
 
     def has_sealed(self, payload: bytes) -> bool:
-        """Return whether *payload* is one of the latest that a sender sealed. For the outgoing gate."""
-        for slot in self._senders:  # a loop, because this runs for each packet and a generator takes twice as long
+        """Return whether *payload* is one of the latest payloads that a sender sealed. For the outgoing gate."""
+        for slot in self._senders:  # a loop, because this runs for each packet and a generator is half as fast
             if payload in slot.sealed:
                 return not self._encryption.detached
         return False

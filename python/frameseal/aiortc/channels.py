@@ -37,7 +37,7 @@ class StackChannel(DataChannel, Protocol):
 
 
 def watch_channels(channel_class: type[StackChannel], connection_of: Callable[[object], PeerConnection | None]) -> None:
-    """Check each message that a channel of this class sends or receives, until the channel has its warning.
+    """Check each message that a channel of this class sends or receives, until a warning about the channel is logged.
 
     :param connection_of: returns the attached connection of an SCTP transport. None means that it is not attached.
     """

@@ -27,7 +27,6 @@ __all__ = ["GatedAttribute", "IncomingGate", "OutgoingGate", "SealedFrame"]
 RTP_HEADER_LEN = 12  # RFC 3550 section 5.1
 RTX_HEADER_LEN = 2  # RFC 4588 section 4: the original sequence number
 
-
 OwnerT = TypeVar("OwnerT")
 ValueT = TypeVar("ValueT")
 
@@ -120,9 +119,9 @@ class OutgoingGate:
             await type(transport)._send_rtp(transport, passed)
 
     def _admitted_part(self, data: bytes) -> bytes | None:
-        """Return the part of an RTP packet that may be sent: all of it, the header, or None for nothing.
+        """Return the part of an RTP packet that may be sent: all of it, or the header.
 
-        The header alone avoids a gap in the sequence numbers.
+        Returns None if nothing may be sent. The header alone avoids a gap in the sequence numbers.
         """
         attachment = self._attachment if self._generation == self._stack.generation else self._find_attachment()
         if attachment is None or len(data) < RTP_HEADER_LEN:  # shorter data is no RTP, and SRTP refuses it

@@ -91,7 +91,7 @@ class EncodedFrame(Protocol):
 
 
 NextFrame = Callable[[Codec], Awaitable[EncodedFrame | None]]
-"""``RTCRtpSender._next_encoded_frame``, bound. It returns None when there is nothing to send."""
+"""``RTCRtpSender._next_encoded_frame``, bound. It returns None if there is nothing to send."""
 
 DecoderTask = tuple[Codec, JitterFrame]
 """An item of a decoder queue. The queue has None as its last item."""
@@ -109,7 +109,7 @@ class DecoderQueue(Protocol):
     def get_nowait(self) -> DecoderTask | None:
         """Return an item.
 
-        :raises queue.Empty: the queue has none.
+        :raises queue.Empty: the queue is empty.
         """
 
 
@@ -186,7 +186,7 @@ class SynchronizationSource(Protocol):
 
     @property
     def timestamp(self) -> datetime.datetime:
-        """When the latest packet arrived."""
+        """The time at which the latest packet arrived."""
 
     @property
     def source(self) -> int:
@@ -258,7 +258,7 @@ class PeerConnection(Protocol):
 
 
 class StackFunctions(Protocol):
-    """The functions of a stack that a slot is handed."""
+    """The functions of a stack that a slot uses."""
 
     @property
     def track_ended(self) -> type[Exception]:
@@ -277,7 +277,7 @@ class StackFunctions(Protocol):
         """Make an encoder that only packetizes."""
 
     def packet(self, frame: bytes) -> Packet:
-        """Return an encoded frame as what `Encoder.pack` accepts."""
+        """Return an encoded frame as the packet that `Encoder.pack` accepts."""
 
     def replaced_seams(self, owner: Member) -> str:
         """Name the functions on the way of the owner's frames that other code has replaced."""

@@ -22,7 +22,6 @@ __all__ = ["NEXT_FRAME", "NextFrameGuard", "OpeningDecoder", "SealingEncoder"]
 NEXT_FRAME = "_next_encoded_frame"
 PICTURE_IDS = 1 << 15  # 15 bits (RFC 7741 section 4.2)
 
-
 Payloads = list[bytes] | list[SealedPayload]
 
 
@@ -41,7 +40,7 @@ class SealingEncoder:
         return found
 
     def __setattr__(self, name: str, value: object) -> None:
-        # The stack sets `target_bitrate` on its encoder.
+        # The stack sets ``target_bitrate`` on its encoder.
         setattr(self._inner, name, value)
 
     def encode(self, frame: object, force_keyframe: bool = False) -> tuple[Payloads, int | None]:

@@ -20,7 +20,7 @@ PLI_BACKED_OFF = 5.0  # seconds
 MAX_STARTS = 1024  # remembered starts of frames: more than a jitter buffer holds packets
 START_LEN = 16  # bytes, of which at least 6 are sealed
 IDENTIFY_INTERVAL = 1.0  # seconds between two questions for the participant, while frames arrive
-MIN_IDENTIFY_INTERVAL = 0.1  # seconds, however often the stream changes
+MIN_IDENTIFY_INTERVAL = 0.1  # seconds, even if the stream changes more often
 
 
 class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
@@ -99,7 +99,7 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
                 del self._starts[next(iter(self._starts))]
 
     def is_whole(self, row: CodecRow, frame: bytes) -> bool:
-        """Whether *frame* begins where a frame of its codec does; true if nothing shows it."""
+        """Return whether *frame* has its first packets. Returns True if nothing shows that they are missing."""
         if row.start:
             return frame.startswith(row.start)
         return row.begins_frame is None or not self._starts or frame[:START_LEN] in self._starts

@@ -41,9 +41,10 @@ __all__ = ["SLOT", "MediaSlot", "SealedPayload", "SenderSlot", "TrackCounters"]
 
 SLOT = "_frameseal_slot"  # the attribute of senders, receivers and tagged codecs that holds the slot
 
-# The latest sealed payloads of a sender. The stacks keep 128 packets for retransmission (RFC 4588).
+# The maximum number of sealed payloads that a sender remembers. The stacks keep 128 packets for retransmission
+# (RFC 4588).
 MAX_SEALED_PAYLOADS = 256
-# The transforms of one receiver. An SFU may assign a receiver to many participants in turn.
+# The maximum number of transforms of one receiver. An SFU may assign a receiver to many participants in turn.
 MAX_TRANSFORMS = 64
 # Seconds in which frames of a receiver's former participant may still arrive.
 LATE_FRAMES = 1.0
@@ -68,7 +69,7 @@ class TrackCounters:
     codec: str | None = None
     """The lower-case name of the codec, such as ``"vp8"``. It is None until the first frame."""
     frames_in: int = 0
-    """Frames from the encoder (send) or from the network (receive). Empty ones are not counted."""
+    """Frames from the encoder (send) or from the network (receive). Empty frames are not counted."""
     frames_out: int = 0
     """Frames sealed and handed to the packetizer (send), or opened and decoded (receive)."""
     dropped: int = 0
@@ -215,8 +216,8 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         return self.transforms[track]
 
     def _add_transform(self, encryption: Encryption, participant_id: str, media: MediaType) -> None:
-        # Made with the first frame, so that a receiver without frames has no state. The bandwidth probe of a mediasoup
-        # client is a receiver without frames.
+        # Make it with the first frame, so that a receiver without frames has no state. The bandwidth probe of a
+        # mediasoup client is a receiver without frames.
         track = participant_id, media.codec
         if len(self.transforms) >= MAX_TRANSFORMS:
             _release(encryption, self.transforms.pop(next(iter(self.transforms))))
@@ -294,7 +295,7 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         encryption.e2ee.report_internal_error(self.counters.participant_id or "", kind, reason, track_id=self.track_id)
 
     def note_error(self, error: BaseException) -> None:
-        """Note *error*, and log it unless its text equals that of the last error."""
+        """Note *error*, and log it unless its text equals the text of the last error."""
         text = f"{type(error).__name__}: {error}"
         if text != self.counters.last_error:
             _logger.warning("%s %s: %s", self.counters.direction, self.counters.kind or "media", text)
@@ -346,10 +347,8 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         self.sealed: dict[bytes, None] = {}  # the latest payloads, oldest first
         self._packer: Encoder | None = None
         self._pending: deque[EncodedFrame] = deque()
-        self._last_source_timestamp, self._last_sent_timestamp = (
-            0,
-            -1,
-        )  # the last frame: as the source set it, and of its last part
+        self._last_source_timestamp = 0  # the timestamp of the last frame, as its source set it
+        self._last_sent_timestamp = -1  # the timestamp of the last frame's last part
         self._may_send_unsealed = False  # one frame, which was encoded before the attachment
         self._unsealed_timestamp: int | None = None  # the RTP timestamp of that frame
 
@@ -458,8 +457,8 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
             return [frame]
         if descriptor and row.split is not None:
             return row.split(descriptor, frame)
-        # A second encoder, because VP8's counts a picture each time it packs: the one that encoded would
-        # leave gaps in the picture ids, which SFUs and browsers take for lost frames.
+        # Pack with a second encoder, because VP8's encoder counts a picture each time it packs. The first encoder would
+        # leave gaps in the picture ids, which SFUs and browsers interpret as lost frames.
         if self._packer is None:
             self._packer = self.stack.packer(codec)
         if picture_id is not None:
@@ -467,7 +466,7 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         return self._packer.pack(self.stack.packet(frame))[0]
 
     async def next_frame(self, inner: NextFrame, codec: Codec) -> EncodedFrame | None:
-        """Return the next frame of `inner`, sealed. None means that the stack must send nothing now."""
+        """Return the next frame of *inner*, sealed. None means that the stack must send nothing now."""
         if self.closed or (self.encryption is not None and self.encryption.detached):
             self._pending.clear()
         if self._pending:

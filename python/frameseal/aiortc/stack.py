@@ -15,7 +15,7 @@ The hook stands between codec and packetizer in four places:
 The hook wraps ``depayload`` too, to note how received frames start. A frame without its start is no sign of a wrong
 key.
 
-The IV travels in the frame and never comes from RTP. A sender does not know the RTP timestamp on the wire, and a
+The IV travels in the frame and is never derived from RTP. A sender does not know the RTP timestamp on the wire, and a
 receiver re-bases the timestamp.
 """
 
@@ -127,7 +127,7 @@ class Stack:
 
     def depayload(self, codec: Codec, payload: bytes) -> bytes:
         """Strip the RTP payload descriptor."""
-        # Looked up for each call, because code that registers a codec replaces the function.
+        # Look it up for each call, because code that registers a codec replaces the function.
         data: bytes = self._receivers.depayload(codec, payload)
         return data
 
@@ -137,7 +137,7 @@ class Stack:
         return encoder
 
     def packet(self, frame: bytes) -> Packet:
-        """Return an encoded frame as what `Encoder.pack` accepts."""
+        """Return an encoded frame as the packet that `Encoder.pack` accepts."""
         packet = self._av.Packet(frame)
         packet.pts, packet.time_base = 0, _CLOCK
         return cast(Packet, packet)

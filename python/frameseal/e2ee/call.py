@@ -61,7 +61,7 @@ class CallState(Confidential):
     :param background: runs slow work in a thread. Without it, nothing is diagnosed and no ratchet step is derived.
     :param clock: returns seconds, from a monotonic clock.
     :param wall_clock: returns seconds since the epoch.
-    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* in a profile but sframe.
+    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* outside the profile sframe.
     :raises TypeError: for a provider or *sif_trailer* of another type.
     """
 
@@ -90,7 +90,9 @@ class CallState(Confidential):
         sif_trailer = _checked_trailer(sif_trailer)
         Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
         if bind_media and not is_sframe(self._profile):
-            raise ValueError(f"bind_media: only the profile sframe has a place for it, not {self._profile}")
+            raise ValueError(
+                f"bind_media must be False in the profile {self._profile}: only sframe authenticates metadata"
+            )
         self._provider = provider
         self._deliver, self._background = deliver, background
         self._clock, self._wall_clock = clock, wall_clock
@@ -185,7 +187,7 @@ class CallState(Confidential):
         return transform
 
     def release(self, transform: TrackTransform) -> None:
-        """Record that *transform* receives no frames, for now or for good. `state` prefers tracks that receive some."""
+        """Record that *transform* receives no frames, for now or for good. `state` prefers tracks that do."""
         with self._lock:
             transform.track.transforms.discard(transform)
         if isinstance(transform, ReceiverTransform):
@@ -252,7 +254,10 @@ class CallState(Confidential):
     # --- time
 
     def tick(self) -> None:
-        """Check every track, and go on with ratchet searches. To be called every `frameseal.e2ee.monitor.PERIOD`."""
+        """Check every track, and continue the ratchet searches.
+
+        The owner calls it every `frameseal.e2ee.monitor.PERIOD` seconds.
+        """
         tracks = self._in_use()
         for event, value in self._monitor.check(tracks, self._clock(), self._wall_clock()):
             self._deliver(event, value)
@@ -392,8 +397,8 @@ class CallState(Confidential):
         return transform.track
 
     def _forget(self, tracks: Iterable[Track]) -> None:
-        gone = set(tracks)
-        for key in [key for key, track in self._tracks.items() if track in gone]:
+        removed = set(tracks)
+        for key in [key for key, track in self._tracks.items() if track in removed]:
             self._tracks[key].forget(self._clock())  # first: a track in no table must not report
             del self._tracks[key]
 

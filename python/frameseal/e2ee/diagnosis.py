@@ -1,4 +1,4 @@
-"""Diagnoses frames that do not open, where their bytes and the known keys tell more than "wrong key".
+"""Diagnoses frames that do not open, where their bytes and the known keys show more than "wrong key".
 
 Some of the frames that fail are examined, in a thread beside the decoders. Were they sealed at all? Are they of another
 profile? Does a known key open one in another way: with the other KDF, another vendor's salt, another key id? A cause
@@ -65,7 +65,7 @@ ADVICE: Final = {
 
 
 class Budget:
-    """CPU seconds that trials may still use: a burst, and then a share of a core. From any thread."""
+    """CPU seconds that trials may still use: a burst, and then a share of a core. Callable from any thread."""
 
     _lock: threading.Lock
 
@@ -100,7 +100,7 @@ class Trials:
     """The CPU seconds that the next trial may use."""
     ended: bool = False
     """True if no variant is left."""
-    taken: float = 0.0
+    used: float = 0.0
     """The CPU seconds that the last trial used."""
 
 
@@ -109,10 +109,8 @@ class _FailureRun:
     """The failures of one track since its last frame that opened."""
 
     failures: int = 0  # in a row
-    due: list[float] = field(
-        default_factory=lambda: [0.0, 0.0]
-    )  # the next diagnosis: for present keys, for missing ones
-    tried: bool = False  # whether the keys were tried in this run of failures
+    due: list[float] = field(default_factory=lambda: [0.0, 0.0])  # the next diagnosis: of present and of missing keys
+    tried: bool = False  # the keys were tried in this run of failures
     cause: str | None = None  # the last reported cause
     reported_at: float = -math.inf
     keys: int = -1  # the ring's generation at the last trial
@@ -147,7 +145,7 @@ class Diagnostician:
         failing.seen.append(excerpt(frame))
 
     def opened(self, track: Track) -> None:
-        """Forget the frames that failed, since one has opened: they tell nothing about later ones."""
+        """Forget the frames that failed, since one has opened: they show nothing about later frames."""
         failing = self._failing.get(track)
         if failing is not None:
             failing.failures, failing.tried = 0, False
@@ -159,11 +157,11 @@ class Diagnostician:
         return failing.cause if failing is not None and failing.seen else None
 
     def is_due(self, track: Track, *, missing: bool) -> bool:
-        """Count a failure, and return whether it is time for a diagnosis. From any thread.
+        """Count a failure, and return whether a diagnosis is due. Callable from any thread.
 
-        Then no other one is due before `end`.
+        No other diagnosis is due before `end`.
 
-        :param missing: whether no key has the id that the frame claims.
+        :param missing: True if no key has the id that the frame claims.
         """
         with self._lock:
             failing = self._failing.get(track)
@@ -178,11 +176,11 @@ class Diagnostician:
             return True
 
     def end(self) -> None:
-        """Allow the next diagnosis, since the one that was due has ended."""
+        """Allow the next diagnosis, since the last has ended."""
         self._busy = False
 
     def cancel(self, track: Track) -> None:
-        """Take a diagnosis back that was due, since nothing can run it."""
+        """Withdraw a diagnosis that was due, since nothing can run it."""
         failing = self._failing.get(track)
         if failing is not None:
             failing.tried = False
@@ -191,10 +189,10 @@ class Diagnostician:
     def diagnose(
         self, transform: TrackTransform, frame: bytes, key_id: int | None, *, missing: bool
     ) -> E2EEDiagnosis | None:
-        """Return a diagnosis of *frame*, which failed. Returns None if it found nothing that is news. In a thread.
+        """Return a diagnosis of *frame*, which failed. Returns None if it found nothing new. Call it in a thread.
 
         :param key_id: the key id that the frame claims, or None if it could not be read.
-        :param missing: whether no key has this id.
+        :param missing: True if no key has this id.
         """
         track = transform.track
         failing = self._failing.get(track)
@@ -206,7 +204,7 @@ class Diagnostician:
         left = min(MAX_TRIAL_CPU, BUDGET.left(self._clock()))
         tries = Trials(failing.keys_tried if failing.keys == generation else 0, left)
         found = diagnose(frame, self._profile, transform.codec, secrets, key_id, list(failing.seen), tries)
-        BUDGET.spend(tries.taken)
+        BUDGET.spend(tries.used)
         failing.keys, failing.keys_tried = generation, 0 if tries.ended else tries.tried
         if found is None:
             return None
@@ -292,7 +290,7 @@ def _find_variant(  # noqa: PLR0917
         tries.ended = True
         return None
     finally:
-        tries.taken = thread_time() - started
+        tries.used = thread_time() - started
 
 
 def _may_be_of(frame: bytes, profile: Profile) -> bool:
@@ -302,39 +300,39 @@ def _may_be_of(frame: bytes, profile: Profile) -> bool:
 def _variants(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profile, int | None]) -> Iterator[_Variant]:
     """Yield the variants of all keys, the cheap ones first. The order is the same in each call."""
     claimed = key_ids.get(profile)
-    at_hand = sorted(secrets.items(), key=lambda item: claimed is None or item[0] != claimed & 0xFF)
-    for takes_password in (False, True):
-        for set_under, secret in at_hand:
-            yield from _key_variants(profile, set_under, secret, key_ids, takes_password)
-        for _, secret in at_hand:
-            yield from _spelling_variants(profile, secret, key_ids, takes_password)
+    candidates = sorted(secrets.items(), key=lambda item: claimed is None or item[0] != claimed & 0xFF)
+    for needs_password_kdf in (False, True):
+        for set_under, secret in candidates:
+            yield from _key_variants(profile, set_under, secret, key_ids, needs_password_kdf)
+        for _, secret in candidates:
+            yield from _spelling_variants(profile, secret, key_ids, needs_password_kdf)
 
 
 def _key_variants(
-    profile: Profile, set_under: int, secret: Secret, key_ids: dict[Profile, int | None], takes_password: bool
+    profile: Profile, set_under: int, secret: Secret, key_ids: dict[Profile, int | None], needs_password_kdf: bool
 ) -> Iterator[_Variant]:
     """Yield the variants of an unchanged key: under another id, with the other KDF, of another profile."""
     flipped, claimed = secret.with_other_kdf(), key_ids.get(profile)
-    if claimed is not None and set_under != claimed & 0xFF and secret.is_passphrase is takes_password:
+    if claimed is not None and set_under != claimed & 0xFF and secret.is_passphrase is needs_password_kdf:
         yield _Variant("other_key_id", {"key_id": claimed}, profile, secret, claimed)
-    if claimed is not None and flipped.is_passphrase is takes_password:
+    if claimed is not None and flipped.is_passphrase is needs_password_kdf:
         yield _Variant("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed)
     for other, key_id in key_ids.items():
         if other is not profile and key_id is not None:
             cause = "other_profile" if is_sframe(other) or is_sframe(profile) else "other_salt"
             for candidate in (secret, flipped):
-                if candidate.is_passphrase is takes_password:
+                if candidate.is_passphrase is needs_password_kdf:
                     yield _Variant(cause, {"profile": other.value}, other, candidate, key_id)
 
 
 def _spelling_variants(
-    profile: Profile, secret: Secret, key_ids: dict[Profile, int | None], takes_password: bool
+    profile: Profile, secret: Secret, key_ids: dict[Profile, int | None], needs_password_kdf: bool
 ) -> Iterator[_Variant]:
     """Yield the other spellings of a key. Spellings that need a password KDF are tried in this profile only."""
     for spelling, candidate in secret.spellings():
-        if candidate.is_passphrase is takes_password:
+        if candidate.is_passphrase is needs_password_kdf:
             for other, key_id in key_ids.items():
-                if key_id is not None and (other is profile or not takes_password):
+                if key_id is not None and (other is profile or not needs_password_kdf):
                     of = "" if other is profile else f", in the profile {other}"
                     yield _Variant("other_spelling", {"spelling": spelling + of}, other, candidate, key_id)
 

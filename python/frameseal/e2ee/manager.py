@@ -43,14 +43,14 @@ class E2EEManager(LoopEmitter):
     :param loop: the loop on which listeners run. By default it is the running loop, or otherwise the first one bound.
     :param replay_window: the number of frames remembered per incoming track, so that none opens twice (0 to 65,536).
         None is the profile's default: 1,024 in sframe, and off in the others, as in other implementations.
-    :param hold_frames: the maximum of frames per incoming track, 0 to 256, that wait while their key is missing. They
-        open when it arrives: use this if keys travel beside the media and may arrive late. Held audio plays late.
+    :param hold_frames: the maximum number of frames per incoming track, 0 to 256, that wait while their key is missing.
+        They open when it arrives. Use this if keys travel beside the media and may arrive late. Held audio plays late.
     :param hold_bytes: the maximum size of the held frames per incoming track, 1 to 268,435,456 bytes; by default 4 MiB.
         At the limit the oldest are dropped. `ReceiverTransform.stats` counts held and dropped frames.
     :param sif_trailer: the trailer of the blank frames that a LiveKit server injects when a track pauses
-        (``JoinResponse.sif_trailer``), at least 8 bytes. With None, such frames count as failures. It may be set later,
-        as the property of this name.
-    :param pass_sif_frames: whether `frameseal.aiortc` passes these blank frames to the decoder: silence, and pictures
+        (``JoinResponse.sif_trailer``), at least 8 bytes. With None, these frames count as failures. It may be set
+        later, as the property of this name.
+    :param pass_sif_frames: True if `frameseal.aiortc` passes these blank frames to the decoder: silence, and pictures
         of 8x8 pixels. By default it drops them. `ReceiverTransform.decrypt` returns them in both cases.
     :param on_missing_key: called on the event loop with one `E2EEMissingKey` when frames name a key that is missing: at
         once, and then every 5 s while it is missing. Fetch the key here. A function or a coroutine function; the same
@@ -121,7 +121,7 @@ class E2EEManager(LoopEmitter):
 
     @property
     def sif_trailer(self) -> bytes | None:
-        """The trailer of a LiveKit server's blank frames. With None, such frames count as failures.
+        """The trailer of a LiveKit server's blank frames. With None, these frames count as failures.
 
         It may be set at any time and from any thread, and existing tracks follow. It is known only after joining, and
         changes when a room is made anew.
@@ -143,14 +143,15 @@ class E2EEManager(LoopEmitter):
     def short_code(self, participant_ids: Iterable[str] = ()) -> str:
         """Return 40 digits that people compare by voice, to verify that the same keys are in use on all sides.
 
-        It covers every key of the provider's that may open a frame, with its key id and owner
-        (docs/guide/verification.md). It takes some 0.2 s, once for the same keys: on an event loop,
+        It covers every key of the provider that may open a frame, with its key id and owner
+        (docs/guide/verification.md). The first call for a set of keys lasts some 0.2 s. On an event loop, use
         ``await asyncio.to_thread(e2ee.short_code)``.
 
         :param participant_ids: the participants who must have a key. If the provider has no ``participant_ids`` of its
             own and each participant has their own key, name everybody in the room, including this side.
         :raises ValueError: for a participant without a key, or without any key at all.
         :raises RuntimeError: if the keys changed during every attempt, or this Python has no PBKDF2.
+        :raises TypeError: if *participant_ids* is a str.
         """
         if isinstance(participant_ids, str):
             raise TypeError("participant_ids must be several ids, not a str: put a single id into a list")
@@ -158,7 +159,7 @@ class E2EEManager(LoopEmitter):
         return fingerprint.of_provider(self.provider, self.profile, participant_ids, known)
 
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver events on *loop* from now on, including waiting ones. Has no effect while another loop is open."""
+        """Deliver events on *loop* from now on, including waiting events. Has no effect while another loop is open."""
         super().bind_loop(loop)
         if isinstance(self.provider, LoopEmitter):
             self.provider.bind_loop(loop)
@@ -321,19 +322,19 @@ class _Ticker:
     _loop: asyncio.AbstractEventLoop | None
 
     def __init__(self, call: CallState) -> None:
-        """Start without a loop: nothing ticks."""
+        """Start without a loop. Nothing ticks yet."""
         self._call = weakref.ref(call)
         renew_in_child(self, _lock=threading.Lock, _loop=nothing, _ticking=bool)  # the parent's ticks end in the parent
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tick on *loop*. From any thread; without effect while another loop ticks."""
+        """Tick on *loop*. Has no effect while another loop ticks. Callable from any thread."""
         with self._lock:
             if self._loop is None or self._loop.is_closed():
                 self._loop, self._ticking = loop, False
         self.wake()
 
     def wake(self) -> None:
-        """Go on ticking, since there is a transform. From any thread. Nothing ticks without one."""
+        """Continue ticking, because a transform is in use. Callable from any thread."""
         with self._lock:
             if self._loop is None or self._ticking:
                 return

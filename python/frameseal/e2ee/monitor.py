@@ -1,4 +1,4 @@
-"""Checks beside the frames of a call: stalled tracks, worn keys, senders that ratchet. And its rate limits.
+"""Checks beside the frames of a call: stalled tracks, worn keys, senders that ratchet. It also limits rates.
 
 Nothing here has a loop, a thread or a clock. `frameseal.e2ee.call.CallState` passes the time, and runs what these
 classes return.
@@ -63,11 +63,11 @@ class TokenBucket:
     capacity: int
     per_second: float
     refilled: float
-    allowance: float = math.inf  # the first `take` cuts it down to the capacity
+    allowance: float = math.inf  # the first `spend` reduces it to the capacity
     busy: bool = False
-    """True if the event that was taken last is still under way."""
+    """True while the last event is in progress."""
 
-    def take(self, now: float) -> bool:
+    def spend(self, now: float) -> bool:
         """Spend one event. Returns False if none is left."""
         grown = self.allowance + (now - self.refilled) * self.per_second
         self.allowance, self.refilled = min(self.capacity, grown), now
@@ -90,7 +90,7 @@ class KeyRequests:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def may_request(self, participant_id: str, key_id: int, now: float, last_set: int = 0) -> bool:
-        """Return whether it is time to request this key.
+        """Return whether to request this key now.
 
         :param last_set: a number that grows each time the key is set. If it has grown, the earlier shortage has ended.
         """
@@ -103,7 +103,7 @@ class KeyRequests:
             self._buckets[participant_id] = bucket
             if len(self._buckets) > MAX_MISSING_KEYS:
                 self._buckets.popitem(last=False)
-            if not bucket.take(now):
+            if not bucket.spend(now):
                 return False
             self._requested[participant_id, key_id] = now, max(last_set, set_before)
             self._requested.move_to_end((participant_id, key_id))
@@ -126,7 +126,7 @@ class KeyRequests:
 class RatchetSearch:
     """Rations the ratchet steps that frames ask for. Every method may be called from any thread.
 
-    A step of a passphrase takes some 25 ms, so the caller derives it in a thread, one step per ring at a time.
+    A step of a passphrase costs some 25 ms. So the caller derives it in a thread, one step per ring at a time.
     """
 
     _lock: Lock
@@ -138,16 +138,16 @@ class RatchetSearch:
         renew_in_child(self, _lock=Lock, _buckets=dict)
 
     def begin(self, ring: KeyRing, now: float) -> Callable[[], None] | None:
-        """Return the function that derives the next step, to be run in a thread or else given to `cancel`.
+        """Return the function that derives the next step. Run it in a thread, or else call `cancel`.
 
-        Returns None if no frame asks for a step, if one is being derived, or if the rate is spent.
+        Returns None if no frame asks for a step, if a step is being derived, or if the rate is spent.
         """
         key_ids = ring.pending_ratchets
         if not key_ids:
             return None
         with self._lock:
             bucket = self._buckets.setdefault(id(ring), TokenBucket(DERIVATION_BURST, DERIVATIONS_PER_SECOND, now))
-            if bucket.busy or not bucket.take(now):
+            if bucket.busy or not bucket.spend(now):
                 return None
             bucket.busy = True
         return partial(_derive_step, ring, key_ids[0], bucket)
@@ -158,7 +158,7 @@ class RatchetSearch:
             self._buckets.pop(id(ring), None)
 
     def retain(self, rings: Iterable[KeyRing]) -> None:
-        """Forget all other rings: they are no longer in use."""
+        """Forget all rings but these, since the others are no longer in use."""
         in_use = {id(ring) for ring in rings}
         with self._lock:
             self._buckets = {ring: bucket for ring, bucket in self._buckets.items() if ring in in_use}
@@ -237,7 +237,7 @@ class Monitor:
                 progress.stalled = True
                 yield STALLED, track.stalled(counters, time)
         elif not progress.stalled:
-            progress.failing_since = None  # no frame arrives: the sender is muted or gone
+            progress.failing_since = None  # no frame arrives: the sender is muted or has left
         progress.opened, progress.failed, progress.ratchets = opened, failed, ratchets
 
     def _check_sender(self, track: Track, transforms: list[TrackTransform], time: float) -> Iterator[Event]:

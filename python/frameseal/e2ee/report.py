@@ -1,7 +1,7 @@
 """One table of a call: the state of each track, its cause and its start. Applications show it, and people paste it.
 
-It holds no key and no media: key ids, counters, times, and the names that the application gave to participants and
-tracks.
+It holds no key and no media: key ids, counters, times, and the names that the application chose for participants
+and tracks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One track of a call: its state, and the protocols between its transforms and the call.
 
-Nothing here reads a clock: whoever calls passes the time.
+Nothing here reads a clock: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DOUBTFUL: Final = frozenset({E2EEState.MissingKey, E2EEState.DecryptionFailed, E
 
 
 class TrackTransform(Protocol):
-    """A transform, as far as its track and its call know it."""
+    """The part of a transform that its track and its call use."""
 
     track: Track
     codec: str | None
@@ -86,11 +86,11 @@ class TrackReporter(Protocol):
         """Diagnose a frame that failed, and derive the ratchet steps that may open the next one.
 
         :param key_id: the key id that the frame claims, or None if it could not be read.
-        :param missing: whether no key has this id.
+        :param missing: True if no key has this id.
         """
 
     def report_missing_key(self, transform: TrackTransform, key_id: int | None) -> None:
-        """Request the key that a frame named and that is not there."""
+        """Request the missing key that a frame names."""
 
     def report_present_key(self, transform: TrackTransform, key_id: int) -> None:
         """End the shortage of a key: the next one is requested at once."""
@@ -218,7 +218,10 @@ def most_severe(states: Iterable[E2EEState | None]) -> E2EEState | None:
 
 
 def sum_counters(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Add up the counters of a track's transforms. Counters of a key are the same for all of them: take the maximum."""
+    """Add up the counters of a track's transforms.
+
+    The transforms share the counters of a key. Of these, the result is the maximum.
+    """
     total: dict[str, int] = {}
     for each in counters:
         for name, value in each.items():
@@ -233,5 +236,5 @@ def checked_kind(kind: str) -> Kind:
     :raises ValueError: if it is neither ``"audio"`` nor ``"video"``.
     """
     if kind not in ("audio", "video"):
-        raise ValueError("unknown kind: expected 'audio' or 'video'")
+        raise ValueError("kind must be 'audio' or 'video'")
     return cast(Kind, kind)

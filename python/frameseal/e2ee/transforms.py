@@ -1,7 +1,7 @@
 """Transforms: seal or open the frames of one track, and turn each outcome into a state. They never raise.
 
-Transforms run in encoder and decoder threads, at frame rate: a frame that goes well costs two attribute reads here.
-Which outcome means which state is livekit's FrameCryptor with its silences filled in; docs/guide/states.md has
+Transforms run in encoder and decoder threads, at frame rate. A frame that opens or seals costs two attribute reads
+here. The states follow LiveKit's FrameCryptor, and cover the outcomes that it does not report. docs/guide/states.md has
 the table.
 
 Trust: until a frame is authenticated, its content may only change which failure is reported.
@@ -37,7 +37,8 @@ QUIET_FRAMES: Final = 8
 # Bytes that identify a probe of zeros: a sealed frame has no run of zeros of this length.
 PROBE_PREFIX_LEN: Final = 64
 
-# Capacity for key ids that a track has reported as invalid. Frames claim any number of key ids, so the oldest drop out.
+# Capacity for key ids that a track has reported as invalid. Frames claim any number of key ids, so the oldest
+# is evicted.
 MAX_INVALID_KEYS: Final = 16
 
 _REASONS: Final[Mapping[type[FrameError], str]] = {
@@ -49,7 +50,7 @@ _REASONS: Final[Mapping[type[FrameError], str]] = {
     KeyExhausted: "key_exhausted",
 }
 
-# The states of success, looked up once: reading a member of an enum costs more than everything else here.
+# The states of success, looked up once, because reading a member of an enum costs more than all else here.
 _SEALED: Final = E2EEState.EncryptionSuccess
 _OPENED: Final = E2EEState.DecryptionSuccess
 
@@ -59,7 +60,7 @@ _logger = logging.getLogger("frameseal")
 class Transform(Confidential):
     """The base of both directions: the track, and reports that cannot raise.
 
-    :param reporter: receives the outcome of frames. It assigns `track` before anybody else uses the transform.
+    :param reporter: receives the outcome of frames. It assigns `track` before the first frame.
     :param cipher: seals or opens the frames.
     :param ring: the cipher's own ring.
     :param discard_empty: the provider's ``discard_frame_when_cryptor_not_ready``.
@@ -214,7 +215,7 @@ class ReceiverTransform(Transform):
         super().__init__(reporter, cipher, ring, discard_empty, metadata, codec=codec)
         self.held = self.missing_key = False
         self._has_opened = False  # a frame has opened at some time
-        self._clean = False  # no frame has failed since the last one that opened
+        self._clean = False  # no frame has failed since the last opened frame
         self._no_output = False  # the last frame opened, and holds nothing for a decoder
         self._quiet_drops = 0  # drops in a row that were not reported
         self._incomplete_failures = 0  # the cipher's failures in a row that tell nothing about the key

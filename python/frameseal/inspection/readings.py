@@ -1,7 +1,7 @@
 """Readings of a sealed frame for `frameseal inspect`: the ranges of its parts, under each profile that fits.
 
-It is for people who debug interop, and needs no key: it reads only bytes that everybody on the way can read. With a key
-it also finds the profile that opens the frame. It is written from the formats, independently of the core; the tests
+It is for people who debug interop. It needs no key, and reads only bytes that everybody on the path can read. With a
+key it also finds the profile that opens the frame. It is written from the formats, independently of the core. The tests
 compare the two.
 """
 
@@ -39,11 +39,11 @@ class Reading:
     profiles: tuple[Profile, ...]
     """The profiles that have the layout."""
     codec: str | None
-    """The codec whose rule gave the clear bytes. None if the layout needs no codec."""
+    """The codec whose rule determined the clear bytes. None if the layout needs no codec."""
     parts: list[Part]
     remarks: list[str] = field(default_factory=list)
     likely: bool = False
-    """Whether this one frame speaks for it: by chance one frame in 256 ends as a trailer does."""
+    """True if this one frame suggests the layout. By chance, one frame in 256 ends as a trailer does."""
 
     @property
     def layout(self) -> str:
@@ -54,7 +54,7 @@ class Reading:
 def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
     """Return every reading of a frame that fits, the likely ones first.
 
-    :param codec: read the clear bytes by this codec only; None tries every codec whose clear bytes differ.
+    :param codec: read the clear bytes by this codec only. None tries every codec whose clear bytes differ.
     :raises ValueError: for an unknown codec.
     """
     codecs = [find(codec)] if codec else list(CODECS.values())
@@ -63,7 +63,9 @@ def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
 
 
 def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
-    """Return the key id that a frame of *profile* names; None if it is no frame of it. Reads a few bytes of the frame.
+    """Return the key id that a frame of *profile* names. It reads a few bytes of the frame.
+
+    Returns None if the frame is no frame of the profile.
 
     :raises ValueError: for an unknown profile or codec.
     """
@@ -74,7 +76,7 @@ def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
 
 
 def plaintext_signs(frame: bytes) -> list[str]:
-    """Describe why one frame looks as if it had never been sealed. Looks at its first kilobyte, and its end."""
+    """Describe why one frame looks as if it had never been sealed. It reads the first kilobyte and the end."""
     signs = [codec.plain_sign(frame) for codec in CODECS.values() if codec.plain_sign]
     return [sign for sign in signs if sign]
 
@@ -90,12 +92,12 @@ class Verdict(NamedTuple):
 def verdict(frames: Sequence[bytes], codec: str | None = None) -> Verdict:
     """Return the shape of frames of one track, in the order in which they arrived.
 
-    :param codec: the codec of the track; None tries every codec that frames tell.
+    :param codec: the codec of the track; None tries every codec whose plain frames can be recognised.
     :raises ValueError: for an unknown codec.
     """
     seen = [excerpt(frame) for frame in frames]
-    telling = [known.name for known in reversed(CODECS.values()) if known.is_plain]
-    for name in (codec,) if codec else (None, *telling):
+    recognisable = [known.name for known in reversed(CODECS.values()) if known.is_plain]
+    for name in (codec,) if codec else (None, *recognisable):
         shape = shapes.shape(seen, name)
         if shape is not Shape.UNKNOWN:
             return Verdict(shape, name)
@@ -123,7 +125,7 @@ def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> lis
             continue
         suites, material = [CipherSuite.AES_128_GCM_SHA256_128], secret
         if is_sframe(profile):
-            # A frame does not tell its suite. The slow step is the same for all.
+            # A frame does not name its suite. The slow step is the same for all suites.
             suites, material = list(CipherSuite), _base_key(profile, secret)
         found += [
             Opener(profile, reading.codec or "any", suite)

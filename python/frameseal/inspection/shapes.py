@@ -1,8 +1,8 @@
 """The shape of one track's frames without a key: sealed, in which layout, or never sealed at all.
 
-One frame tells little: the first byte of every Opus packet reads as the header of an SFrame, and one frame in 256 ends
-as a trailer does. Several tell much: IVs never repeat, counters advance, and encoders repeat themselves. Nothing of it
-is proof, since anybody can make such bytes. SFrame headers: RFC 9605 section 4.3; codecs: ``codecs/plain.py``.
+One frame shows little: the first byte of every Opus packet reads as the header of an SFrame, and one frame in 256 ends
+as a trailer does. Several frames show much: IVs never repeat, counters advance, and encoders repeat themselves. None of
+this is proof, since anybody can make these bytes. SFrame headers: RFC 9605 section 4.3; codecs: ``codecs/plain.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MIN_TAG_LEN: Final = 4
 MIN_VERDICT_FRAMES: Final = 12
 MAX_EXCERPTS: Final = 16
 
-# The maximum number of frames that a sender seals between two frames of a track: of its other tracks, and lost ones.
+# The maximum number of frames that a sender seals between two received frames of a track. They are frames of its other
+# tracks, and lost frames.
 MAX_STEP: Final = 1 << 20
 
 
@@ -40,10 +41,10 @@ class Shape(Enum):
 
 
 def shape(seen: Sequence[Excerpt], codec: str | None) -> Shape:
-    """Return the shape of frames. Below `MIN_VERDICT_FRAMES` frames it is `Shape.UNKNOWN`.
+    """Return the shape of frames. For fewer than `MIN_VERDICT_FRAMES` frames it is `Shape.UNKNOWN`.
 
     :param seen: frames of one track, in the order in which they arrived.
-    :param codec: the codec of the track; None knows only sealed shapes.
+    :param codec: the codec of the track. None detects only sealed shapes.
     :raises ValueError: for an unknown codec.
     """
     of = find(codec) if codec else None
@@ -55,13 +56,16 @@ def shape(seen: Sequence[Excerpt], codec: str | None) -> Shape:
         return Shape.PLAIN
     if _end_in_trailers(frames):
         return Shape.TRAILER
-    if _count_on(frames, of):
+    if _are_sframes(frames, of):
         return Shape.SFRAME
     return Shape.PLAIN if of and of.is_plain and of.is_plain(seen) else Shape.UNKNOWN
 
 
 def sframe_header(frame: bytes, codec: CodecRow | None) -> tuple[int, int, int] | None:
-    """Read KID, CTR and length of a frame's SFrame header, in the envelope of its codec; None if it has no header."""
+    """Read KID, CTR and length of a frame's SFrame header, in the envelope of its codec.
+
+    Returns None if the frame has no header.
+    """
     front = codec.envelope_len if codec else 0
     # Two bytes may have become three by an escape.
     start = bytes(frame[front : front + MAX_HEADER_LEN * 3 // 2 + 1])
@@ -89,8 +93,8 @@ def _end_in_trailers(frames: Sequence[bytes]) -> bool:
     return len(ivs) * 4 >= len(frames) * 3 and len(set(ivs)) == len(ivs)
 
 
-def _count_on(frames: Sequence[bytes], codec: CodecRow | None) -> bool:
-    """Whether the frames are SFrames of one sender, whose counter advances."""
+def _are_sframes(frames: Sequence[bytes], codec: CodecRow | None) -> bool:
+    """Return whether the frames are SFrames of one sender, whose counter advances."""
     if codec and codec.envelope_len and not most([f.startswith(b"\0\0\0\1") and f.endswith(b"\x80") for f in frames]):
         return False
     read = [sframe_header(frame, codec) for frame in frames]
