@@ -180,8 +180,8 @@ def wrap(
 ) -> SealedDataChannel:
     """Return a sealed channel around *channel*. Call it when the channel is made or announced, before messages arrive.
 
-    With a cryptor that binds its context, a message opens only in a channel of the same label, and only as a message of
-    its sender. Without ids, a forwarder can return messages to their sender.
+    With a cryptor that binds its context, a message opens only in a channel of the same label. It opens only as a
+    message of its sender. Without ids, a forwarder can return messages to their sender.
 
     :param channel: an `RTCDataChannel`. Do not send on it afterwards.
     :param cryptor: seals the messages. The channels of a connection may share it, and the media may share its ring.

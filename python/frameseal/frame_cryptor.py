@@ -1,8 +1,8 @@
 """`FrameCryptor` and `CallCryptor`: encryption for SDKs and pipelines without aiortc.
 
-A program that holds whole encoded frames (GStreamer, PyAV, an SDK's own RTP stack) programs against the protocol
-`FrameCryptor`, and uses `CallCryptor` unless it receives another implementation. Both work in any thread, without an
-event loop.
+They serve programs that hold whole encoded frames: GStreamer, PyAV, an SDK's own RTP stack. A program calls the
+protocol `FrameCryptor`, and uses `CallCryptor` unless it receives another implementation. Both work in any thread,
+without an event loop.
 """
 
 from __future__ import annotations

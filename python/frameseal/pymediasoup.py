@@ -1,8 +1,8 @@
 """End-to-end encryption for pymediasoup (1.5), and for the copy of it inside VideoSDK's Python SDK.
 
 A transport makes its peer connection at once. `attach` covers that connection before the transport produces or consumes
-media. A sender starts inside ``produce()``, before the server has answered and a `Producer` exists, so code that waits
-for the producer sends unsealed frames. A sender outlives its producer, and stays covered.
+media. A sender starts inside ``produce()``, before the server has answered and a ``Producer`` exists. Code that waits
+for the producer therefore sends unsealed frames. A sender outlives its producer, and stays covered.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ def attach(pc: PeerConnection, e2ee: E2EEManager, *, local_id: str, remote_id: R
     :param e2ee: the manager of the call, which has the keys and reports the states.
     :param local_id: the id of the participant whose key seals.
     :param remote_id: the id of the participant whose key opens, or a callable that returns the id for an
-        ``RTCRtpReceiver``. An SFU may assign a receiver to another participant, so the callable is called again: every
-        second while frames arrive, and at once when a frame does not open, or when the SSRC or the direction of the
-        stream changes. It runs on the event loop. While it returns None, the frames of the receiver are dropped without
-        a report.
+        ``RTCRtpReceiver``. An SFU may assign a receiver to another participant, so the callable is called again every
+        second while frames arrive. It is called at once when a frame does not open, or when the SSRC or the direction
+        of the stream changes. It runs on the event loop. While it returns None, the frames of the receiver are
+        dropped without a report.
     :raises RuntimeError: *pc* is attached already, or its media started before ``frameseal.aiortc`` was imported.
     :raises UnsupportedStack: the hook does not support this version of the stack.
     :raises TypeError: *pc* is no peer connection, *e2ee* is no manager, or an id is of another type.
@@ -53,8 +53,8 @@ def attach(pc: PeerConnection, e2ee: E2EEManager, *, local_id: str, remote_id: R
 def seal_data_channel(channel: DataChannel, e2ee: E2EEManager, *, local_id: str, remote_id: str) -> SealedDataChannel:
     """Return a sealed channel around *channel* that uses the keys of the call's media. See docs/guide/data-packets.md.
 
-    Call it when the channel is made or announced, before messages can arrive, and use the sealed channel from then on.
-    A message opens only in a channel of the same label, and only as a message of the participant who sent it.
+    Call it when the channel is made or announced, before messages can arrive. Use the sealed channel from then on. A
+    message opens only in a channel of the same label. It opens only as a message of the participant who sent it.
 
     :param channel: an ``RTCDataChannel`` of aiortc or vsaiortc.
     :param e2ee: the manager of the call, which has the keys.

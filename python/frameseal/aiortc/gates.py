@@ -1,12 +1,12 @@
 """The gates of the hook. They wrap objects that a running call holds, so a later patch cannot bypass them.
 
-A patch replaces a method of a class or a function of a module, and a running call looks these up with each frame. It
-looks up neither its SRTP session nor its decoder queue. The hook puts a gate around both when the stack assigns them:
+A patch replaces a method of a class or a function of a module. A running call looks these up with each frame. It looks
+up neither its SRTP session nor its decoder queue. The hook puts a gate around both when the stack assigns them:
 
 * `OutgoingGate` wraps a transport's outgoing SRTP session. It passes RTP of an attached connection only if a sender of
   the connection sealed the payload.
-* `IncomingGate` wraps a receiver's decoder queue. It returns the frames of an attached connection as `SealedFrame`,
-  which shows its bytes to the hook's own decoder proxy only.
+* `IncomingGate` wraps a receiver's decoder queue. It returns the frames of an attached connection as `SealedFrame`.
+  Only the hook's own decoder proxy reads the bytes of a `SealedFrame`.
 """
 
 from __future__ import annotations

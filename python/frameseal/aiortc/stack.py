@@ -9,8 +9,8 @@ The hook stands between codec and packetizer in four places:
 * *guard*: other libraries install encoders of their own. The guard seals or drops every frame of a sender's
   ``_next_encoded_frame`` that the proxy did not seal.
 * *gates*: other libraries may replace any of these functions, even in mid-call. So the hook wraps a transport's SRTP
-  session and a receiver's decoder queue (``gates.py``). A gate stops frames that bypassed the hook, closes their track,
-  and reports InternalError with the reason ``seam_replaced:`` and the names of the replaced functions.
+  session and a receiver's decoder queue (``gates.py``). A gate stops frames that bypassed the hook, and closes their
+  track. It reports InternalError with the reason ``seam_replaced:`` and the names of the replaced functions.
 
 The hook wraps ``depayload`` too, to note how received frames start. A frame without its start is no sign of a wrong
 key.
@@ -89,8 +89,8 @@ class Stack:
         """
         self._wrapped: dict[str, Callable[..., object]] = {}
         self._stops: dict[bool, Stop] = {}
-        # Weak, and the connection holds its attachment. A `remote_id` callable may refer to the connection, so a
-        # registry that owned both would keep the call alive for ever.
+        # Weak, and the connection holds its attachment. A `remote_id` callable may refer to the connection. A registry
+        # that owned both would keep the call alive for ever.
         self._attached: weakref.WeakSet[PeerConnection] = weakref.WeakSet()
         self.generation = 0  # the number of attachments; "not attached" may be cached until it changes
         try:

@@ -1,8 +1,8 @@
 """The model of a call without an event loop: participants, tracks, and the states that their frames cause.
 
-`CallState` makes the transforms, keeps the state of each track, and passes events to one function at once, in the
-thread that caused them. It reads the time from a clock that it receives, and checks nothing by itself: its owner calls
-`CallState.tick`. `frameseal.E2EEManager` adds a loop; `frameseal.frame_cryptor.CallCryptor` needs none.
+`CallState` makes the transforms and keeps the state of each track. It passes each event to one function at once, in the
+thread that caused the event. It reads the time from a clock that it receives. It checks nothing by itself: its owner
+calls `CallState.tick`. `frameseal.E2EEManager` adds a loop; `frameseal.frame_cryptor.CallCryptor` needs none.
 """
 
 from __future__ import annotations

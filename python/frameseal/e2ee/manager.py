@@ -1,8 +1,8 @@
 """The end-to-end encryption of a call on an event loop: `E2EEManager`, which is a `CallState` with a loop.
 
-A transport (`frameseal.aiortc`, or one of your own) asks the manager for one transform per track and passes every whole
-encoded frame through it. Transforms run in encoder and decoder threads; listeners run on the event loop and nowhere
-else. docs/guide/states.md is the model in prose; the names of the states are VideoSDK's.
+A transport is `frameseal.aiortc` or your own. It asks the manager for one transform per track, and passes every whole
+encoded frame through it. Transforms run in encoder and decoder threads. Listeners run on the event loop and nowhere
+else. docs/guide/states.md describes the model. The names of the states are VideoSDK's.
 """
 
 from __future__ import annotations
@@ -147,8 +147,9 @@ class E2EEManager(LoopEmitter):
         (docs/guide/verification.md). The first call for a set of keys lasts some 0.2 s. On an event loop, use
         ``await asyncio.to_thread(e2ee.short_code)``.
 
-        :param participant_ids: the participants who must have a key. If the provider has no ``participant_ids`` of its
-            own and each participant has their own key, name everybody in the room, including this side.
+        :param participant_ids: the participants who must have a key. A provider without ``participant_ids`` does not
+            list the owners of keys. If each participant has their own key there, name everybody in the room, including
+            this side.
         :raises ValueError: for a participant without a key, or without any key at all.
         :raises RuntimeError: if the keys changed during every attempt, or this Python has no PBKDF2.
         :raises TypeError: if *participant_ids* is a str.
@@ -223,7 +224,7 @@ class E2EEManager(LoopEmitter):
         """Return the last reported state, or None before the first frame.
 
         :param track_id: return the state of this one track. Without it, the most severe state of all tracks of the kind
-            (camera and screen) is returned, so that a track that works does not hide one that fails.
+            (camera and screen) is returned. So a healthy track does not hide a failing track.
         """
         return self._call.state(participant_id, kind, track_id=track_id)
 

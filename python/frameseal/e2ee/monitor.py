@@ -36,8 +36,8 @@ FAILURE_COUNTERS: Final = ("malformed", "unknown_key", "authentication_failed", 
 DERIVATION_BURST: Final = 4
 DERIVATIONS_PER_SECOND: Final = 1.0
 
-# Capacity for missing keys, and the rate limit of requests per participant. Key ids are what frames claim: a forger who
-# claims a new one with each frame must neither fill the memory nor make the application ask at frame rate.
+# Capacity for missing keys, and the rate limit of requests per participant. A forger may claim a new key id with
+# each frame. This must neither fill the memory nor make the application ask at frame rate.
 MAX_MISSING_KEYS: Final = 1024
 REQUEST_BURST: Final = 16
 REQUESTS_PER_SECOND: Final = 1.0
@@ -85,7 +85,7 @@ class KeyRequests:
     def __init__(self) -> None:
         """Start without a missing key."""
         renew_in_child(self, _lock=Lock)
-        # For each missing key, the time of the last request and the number of the key's last setting at that time.
+        # For each missing key, the time of the last request, and the key's `last_set` at that time.
         self._requested: OrderedDict[tuple[str, int], tuple[float, int]] = OrderedDict()
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
@@ -140,7 +140,7 @@ class RatchetSearch:
     def begin(self, ring: KeyRing, now: float) -> Callable[[], None] | None:
         """Return the function that derives the next step. Run it in a thread, or else call `cancel`.
 
-        Returns None if no frame asks for a step, if a step is being derived, or if the rate is spent.
+        Returns None if no frame asks for a step, a step is being derived, or the rate is spent.
         """
         key_ids = ring.pending_ratchets
         if not key_ids:

@@ -43,7 +43,7 @@ class TrackReport(TypedDict):
     since: float | None
     """When the state began, in seconds since the epoch."""
     last_good: float | None
-    """When the last frame was sealed or opened, within half a second. None before the first one."""
+    """The time of the last frame that was sealed or opened, within half a second. None before the first frame."""
     counters: dict[str, int]
     """The sum of the ``stats()`` of the track's transforms."""
 

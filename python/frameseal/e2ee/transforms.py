@@ -148,8 +148,8 @@ class SenderTransform(Transform):
         """Seal one whole encoded frame and report the track's state if it changed.
 
         Thread-safe; never raises. Returns the sealed frame. Returns None if the frame must not be sent. Returns b"" if
-        there is nothing to send: the frame was empty and the provider passes empty frames on, or it held only parameter
-        sets, which are sent with the next frame (H.264, H.265).
+        there is nothing to send: an empty frame that the provider passes on, or parameter sets alone (H.264, H.265).
+        Parameter sets are sent with the next frame.
         """
         try:
             if len(frame) == 0:

@@ -1,8 +1,8 @@
 """The shape of one track's frames without a key: sealed, in which layout, or never sealed at all.
 
-One frame shows little: the first byte of every Opus packet reads as the header of an SFrame, and one frame in 256 ends
-as a trailer does. Several frames show much: IVs never repeat, counters advance, and encoders repeat themselves. None of
-this is proof, since anybody can make these bytes. SFrame headers: RFC 9605 section 4.3; codecs: ``codecs/plain.py``.
+One frame shows little. The first byte of every Opus packet reads as the header of an SFrame. One frame in 256 ends as a
+trailer does. Several frames show much: IVs never repeat, counters advance, and encoders repeat themselves. None of this
+is proof, since anybody can make these bytes. SFrame headers: RFC 9605 section 4.3; codecs: ``codecs/plain.py``.
 """
 
 from __future__ import annotations
