@@ -88,8 +88,9 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a ca
 bench-guard: .stamps/build benches/floor.so ## fails if a frame has become much slower beside its rivals
 	$(BIN)/python benches/guard.py
 
-docs: .stamps/build ## the core's reference in target/doc, and whether documents and examples do what they say
+docs: .stamps/build ## the references in target/doc (Rust) and target/reference (Python), and whether documents and examples do what they say
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --package frameseal
+	$(BIN)/python docs/reference.py target/reference
 	$(BIN)/pytest tests/test_docs.py tests/test_examples.py $(ARGS)
 
 lock: .stamps/uv/bin/uv ## resolve requirements/*.in again; LOCK=--upgrade moves to the newest versions

@@ -67,7 +67,9 @@ def _public(members: "Iterable[pdoc.doc.Doc]") -> "list[pdoc.doc.Doc]":
 
 def main() -> None:
     """Render every module. Exits with 1 and the names if there is a gap."""
-    warnings.filterwarnings("error", module="pdoc")
+    warnings.filterwarnings("error", message="Found .* in .*__all__")
+    # A NamedTuple's constructor names its fields' types as strings, out of the reach of pdoc.
+    warnings.filterwarnings("ignore", message="Error parsing type annotation")
     if missing := [name for module in MODULES for name in gaps(module)]:
         sys.exit(f"without a docstring: {', '.join(missing)}")
     pdoc.pdoc(*MODULES, output_directory=Path(sys.argv[1]))

@@ -5,9 +5,13 @@ A block that cannot run by itself (it needs a call, or a listener's event) is ma
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import frameseal
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -58,6 +62,16 @@ def anchors(document: Path) -> set[str]:
     """The anchors of a document's headings, as the usual renderers make them."""
     headings = HEADING.findall(FENCE.sub("", document.read_text("utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_the_reference_has_every_public_name_with_its_docstring(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs/reference.py", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (tmp_path / "frameseal.html").read_text("utf-8")
+    assert [name for name in frameseal.__all__ if f'id="{name}"' not in page] == []
+    assert "with the password KDF of the profile" in page, "the stub's docstrings are in it"
 
 
 @pytest.mark.parametrize("package", ["rust/core/src", "python/frameseal"])

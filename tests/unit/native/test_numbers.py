@@ -1,5 +1,6 @@
-"""Every whole number that the native module is given: it is taken, or refused by an error that names the argument."""
+"""Pass whole numbers to the native module. It accepts each, or raises an error that names the argument."""
 
+import os
 import subprocess
 import sys
 from array import array
@@ -44,7 +45,8 @@ TAKEN: list[tuple[str, Callable[[Any], object], bool]] = [
     ("key_id", lambda n: KeyRing("sframe", shared=True).set_key(KEY, n), False),
     ("key_id", lambda n: KeyRing("sframe").set_passphrase("passphrase", n), False),
     ("key_id", lambda n: KeyRing("livekit").set_secret(frameseal._native.Secret(KEY), n), False),
-    ("counter", lambda n: KeyRing("sframe").set_key(KEY, counter=n), True),
+    # A key of its own: after `counter`, the process lets no other ring seal with the key.
+    ("counter", lambda n: KeyRing("sframe").set_key(os.urandom(32), counter=n), True),
     ("epoch", lambda n: epoch(epoch=n), False),
     ("epoch_bits", lambda n: epoch(epoch_bits=n), False),
     ("sender_bits", lambda n: epoch(sender_bits=n, sender_index=0), False),
