@@ -10,7 +10,8 @@ from itertools import accumulate
 from typing import Any, Final
 
 MAX_DEPTH: Final = 16
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Matches an unterminated string too. Otherwise the search would restart at each of its quotes, in quadratic time.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 

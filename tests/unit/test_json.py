@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from frameseal._json import MAX_DEPTH, parse_json
+from frameseal._json import _STRING, MAX_DEPTH, parse_json
 from support.secret_search import MARKER, said_by
 
 
@@ -53,6 +53,15 @@ def test_an_error_holds_nothing_of_the_document(document):
         parse_json(document)
     assert not any(MARKER in text for text in said_by(caught.value))
     assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize("tail", ["", "\\", "[" * (MAX_DEPTH + 1)])
+def test_a_string_without_end_is_read_once(tail):
+    """One match covers the string. A search that restarts at each escaped quote takes seconds for 64 KiB."""
+    document = '"' + '\\"' * 100 + tail
+    assert len(_STRING.findall(document)) == 1
+    with pytest.raises(ValueError, match="document must be one JSON text"):
+        parse_json(document)
 
 
 def test_a_number_without_end_is_a_value_error():
