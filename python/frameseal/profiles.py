@@ -1,4 +1,4 @@
-"""The table of profiles: what the core knows of each vendor. No other module compares the name of a vendor."""
+"""The table of profiles: the core's row for each vendor. No other module compares the name of a vendor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PROFILES: Final[dict[Profile, ProfileInfo]] = {profile: profile_info(profile) fo
 
 
 def is_sframe(profile: str) -> bool:
-    """Whether the frames of a profile are SFrames; its keys then have KIDs of 64 bits, and counters.
+    """Return True if the frames of a profile are SFrames. Its keys then have 64-bit KIDs, and counters.
 
-    :raises ValueError: for an unknown profile.
+    :raises ValueError: the profile is unknown.
     """
     info = PROFILES.get(cast("Profile", profile))
     if info is None:

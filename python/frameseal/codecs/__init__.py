@@ -1,7 +1,7 @@
-"""The table of codecs: a row for each codec of the core, with all that Python needs to know of it.
+"""The table of codecs: one row for each codec of the core, with everything that Python needs to know about it.
 
-A new codec is a row in the core (``rust/core/src/codec``) and a row here; the tests hold the two tables against each
-other. No other module compares the name of a codec.
+A new codec is a row in the core (``rust/core/src/codec``) and a row here. The tests compare the two tables. No other
+module compares the name of a codec.
 """
 
 from __future__ import annotations
@@ -21,65 +21,65 @@ __all__ = ["CODECS", "CodecRow", "find"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CodecRow:
-    """A row of the table: a codec.
+    """One codec: a row of the table.
 
-    :raises ValueError: for a name that the core does not know, or an audio codec without `ticks`.
+    :raises ValueError: the core does not know the name, or an audio codec has no `ticks`.
     """
 
     name: str
-    """The last part of the mime type, lower case."""
+    """The second part of the media type, in lower case."""
     info: CodecInfo = field(init=False)
-    """What the core knows of it."""
+    """The core's row for the codec."""
 
     # --- RTP ---
     ticks: Callable[[bytes], int] | None = None
-    """How many ticks of the RTP clock a payload lasts, for audio: each of its payloads is a frame by itself.
+    """Return the duration of a payload in ticks of the RTP clock. Each payload of an audio codec is one frame.
 
-    None means that a frame is split into payloads that begin with descriptors.
+    None marks a video codec, whose frames are split into several payloads.
     """
     max_payload: int | None = None
-    """The length at which a payload may be cut into frames; None if it may not be cut."""
+    """The maximum length of a frame, to which a longer payload is cut. None means that no payload may be cut."""
     common_descriptor: Callable[[list[bytes]], bytes] | None = None
-    """Return the descriptor that the payloads of a frame share, or ``b""``: then the stack parses each payload.
+    """Return the descriptor that all payloads of a frame share. If they differ, return ``b""``.
 
-    None means that the stack does so always. Parsing and writing one by one takes the stack much longer than the cipher
-    takes for the picture.
+    With ``b""``, and with None instead of a function, the stack parses and writes each payload. For a picture that is
+    much slower than the cipher.
     """
     split: Callable[[bytes, bytes], list[bytes]] | None = None
-    """Split a frame into payloads, given the descriptor that `common_descriptor` returned. It stands beside that."""
+    """Split a frame into payloads with the descriptor from `common_descriptor`. A row has both functions or neither."""
     check_payloads: Callable[[list[bytes]], None] | None = None
-    """Raise ValueError if payloads do not add up to a frame. None means that any do."""
+    """Raise ValueError if payloads do not form a frame. None means that all payloads do."""
     begins_frame: Callable[[bytes], bool] | None = None
-    """Whether a frame begins in a payload; None if the payload does not tell."""
+    """Return True if a frame begins in a payload. None means that the payloads do not show it."""
     begins_keyframe: Callable[[bytes], bool] = lambda payload: True
-    """Whether a keyframe begins in a payload. By default yes, so that no packet is withheld on a guess."""
+    """Return True if a keyframe begins in a payload. The default returns True, so that no packet is withheld."""
     format_parameters: tuple[str, ...] = ()
     """The ``fmtp`` parameters that two payload types must share to be one format."""
     is_encoded_by_stack: bool = False
-    """Whether aiortc has an encoder for it, so that the programs can offer it."""
+    """True if aiortc has an encoder for the codec. The tools offer only these codecs."""
 
     # --- frames ---
     start: bytes = b""
-    """The bytes with which every depacketised frame starts."""
+    """The bytes at the start of every depacketised frame."""
     is_keyframe: Callable[[bytes], bool] = lambda frame: True
-    """Whether a decoder can start at an opened frame that is not empty. By default yes, as for `begins_keyframe`."""
+    """Return True if a decoder can start at an opened, non-empty frame. The default returns True."""
     claimed_pixels: Callable[[bytes], int] = lambda frame: 0
-    """How many pixels a frame claims to have; 0 if it does not tell."""
+    """Return the number of pixels that a frame claims. 0 means that the frame does not contain it."""
 
     # --- inspection ---
     clear_len: Callable[[bytes], int | None] | None
-    """How many bytes of a sealed frame of the trailer layout are clear; None for a frame that cannot be of the codec.
+    """Return the number of clear bytes of a sealed frame in the trailer layout, or None for a frame of another codec.
 
-    A codec that the layout refuses has None instead of a function.
+    None instead of a function means that the layout does not allow the codec.
     """
     nal_header_len: int = 0
-    """Bytes of the NAL header in front of an SFrame, behind a start code; 0 if the codec's SFrames have no envelope."""
+    """Bytes of the NAL header between start code and SFrame. 0 means that the codec's SFrames have no envelope."""
     plain_unit: int | None = None
-    """A number of which every length of a plain frame is a multiple, and no length of a sealed one."""
+    """The length of every plain frame is a multiple of this number, and the length of a sealed frame never is."""
     is_plain: Callable[[Sequence[plain.Excerpt]], bool] | None = None
-    """Whether frames of one track look as if they had never been sealed. None means that they do not tell."""
+    """Return True if frames of one track look as if they were never sealed. None means that nothing shows it."""
     plain_sign: Callable[[bytes], str | None] | None = None
-    """Describe why one frame looks as if it had never been sealed, or return None."""
+    """Return the sign that one frame was never sealed, for people, or None if there is no sign."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "info", codec_info(self.name))
@@ -88,16 +88,16 @@ class CodecRow:
 
     @property
     def envelope_len(self) -> int:
-        """Bytes in front of an SFrame: a start code and a NAL header, or none."""
+        """The bytes before an SFrame: a start code and a NAL header. 0 means that there is no envelope."""
         return self.nal_header_len and 4 + self.nal_header_len
 
     def access_units(self, payloads: list[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Yield the frames that an encoder's payloads of one call add up to, each with its offset in RTP clock ticks.
+        """Yield each frame in the payloads that one call of an encoder returned, with its offset in RTP clock ticks.
 
-        A picture is one frame. Audio longer than 20 ms is several packets, each a frame by itself. Under one timestamp
-        a receiver would join them and open none, so each has its own.
+        A picture is one frame. Audio longer than 20 ms is several packets, and each packet is one frame. Each has its
+        own timestamp: a receiver would join packets with equal timestamps, and open none.
 
-        :param payloads: free of RTP descriptors.
+        :param payloads: the payloads, without RTP descriptors.
         """
         if self.ticks is None:
             yield 0, b"".join(payloads)
@@ -111,8 +111,8 @@ class CodecRow:
                 offset += self.ticks(frame)
 
 
-# In the order in which `frameseal inspect` shows them. To recognise plain frames it tries them from the end: the later
-# a row, the more its frames tell.
+# `frameseal inspect` shows the codecs in this order. It recognises plain frames from the last row to the first, because
+# the frames of later rows have more distinctive bytes.
 CODECS: Final[dict[str, CodecRow]] = {
     codec.name: codec
     for codec in (
@@ -123,8 +123,8 @@ CODECS: Final[dict[str, CodecRow]] = {
             clear_len=plain.clear_audio,
             is_plain=plain.is_opus,
         ),
-        # One octet is one tick of the 8 kHz RTP clock: G.711 by nature, G.722 because RFC 3551 section 4.5.2 keeps its
-        # clock at 8 kHz although it samples at 16 kHz.
+        # One octet lasts one tick of the 8 kHz RTP clock. G.722 samples at 16 kHz, but RFC 3551, section 4.5.2, keeps
+        # its clock at 8 kHz.
         *(
             CodecRow(
                 name=name,
@@ -156,7 +156,7 @@ CODECS: Final[dict[str, CodecRow]] = {
             begins_keyframe=rtp.h264_begins_keyframe,
             format_parameters=("packetization-mode", "profile-level-id"),  # RFC 6184 section 8.1
             is_encoded_by_stack=True,
-            start=b"\0\0\0\1",  # as every NAL unit does after depacketising
+            start=b"\0\0\0\1",  # the start code before every NAL unit
             is_keyframe=rtp.h264_is_keyframe,
             clear_len=plain.clear_h264,
             nal_header_len=1,
@@ -172,7 +172,7 @@ CODECS: Final[dict[str, CodecRow]] = {
 def find(name: str) -> CodecRow:
     """Return the row of a codec.
 
-    :raises ValueError: for a name that is not in the table.
+    :raises ValueError: the table has no codec of this name.
     """
     codec = CODECS.get(name)
     if codec is None:

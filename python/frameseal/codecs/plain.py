@@ -1,8 +1,10 @@
-"""Frames that were never sealed, by codec: how several frames of one track show it, and where sealed frames are clear.
+"""Recognises frames that were never sealed, by codec, and finds the clear bytes of sealed frames.
 
-For inspection alone, never on the path of a frame. Written from the formats, apart from the core, and compared with it
-by the tests: RFC 6716 section 3 (Opus), RFC 6386 section 9.1 (VP8), the VP9 bitstream specification section 6.2, ITU-T
-H.264 and H.265 section 7.3.1. Nothing here is proof, since anybody can make such bytes.
+Only inspection uses this module, never the path of a frame. It is written from the formats, independently of the core,
+and the tests compare both. Nothing here is proof, since anybody can forge these bytes.
+
+Sources: RFC 6716, section 3 (Opus); RFC 6386, section 9.1 (VP8); the VP9 bitstream specification, section 6.2; ITU-T
+H.264 and H.265, section 7.3.1.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ from typing import Final, NamedTuple
 
 from frameseal.codecs.rtp import opus_frame_ticks
 
-# Bytes of a frame that are kept, at both ends.
+# Bytes of a frame that an excerpt keeps, at each end.
 EXCERPT_HEAD: Final = 1024
 EXCERPT_TAIL: Final = 256
 
-# 5 ms of 8 kHz. Sealing adds 30 bytes of a trailer or up to 33 of an SFrame, which is never a multiple of it.
+# 5 ms at 8 kHz. Sealing adds 30 bytes (trailer) or up to 33 bytes (SFrame), which is never a multiple of this number.
 PCM_UNIT: Final = 40
 
-# RFC 6716 section 3.2.5: a packet lasts 120 ms at most.
+# The maximum duration of a packet, 120 ms (RFC 6716, section 3.2.5).
 _MAX_OPUS_TICKS: Final = 5760
 
 START_CODE: Final = re.compile(rb"\x00\x00\x01")
@@ -29,10 +31,10 @@ _H265_SLICES: Final = frozenset([*range(10), *range(16, 22)])
 
 
 class Excerpt(NamedTuple):
-    """The part of a frame that is kept."""
+    """The part of a frame that inspection keeps."""
 
     data: bytes
-    """Its head and its tail; all of a short frame."""
+    """The head and the tail of the frame, or a whole short frame."""
     length: int
     """The length of the frame in bytes."""
 
@@ -46,12 +48,12 @@ def excerpt(frame: bytes) -> Excerpt:
 
 
 def most(fits: Sequence[bool]) -> bool:
-    """Whether seven in eight fit: now and then a frame has lost its head, or is a server's."""
+    """Return True if seven in eight fit. Some frames have lost their head, or a server has injected them."""
     return sum(fits) * 8 >= len(fits) * 7
 
 
 def _repeat(values: Sequence[bytes]) -> bool:
-    """Whether there are few different values: at most a quarter of the count, and one."""
+    """Return True if the number of different values is at most one more than a quarter of the count."""
     return len(set(values)) <= len(values) // 4 + 1
 
 
@@ -59,12 +61,12 @@ def _repeat(values: Sequence[bytes]) -> bool:
 
 
 def is_opus(seen: Sequence[Excerpt]) -> bool:
-    """Whether these are packets of one Opus encoder, which has few modes and changes them seldom."""
+    """Return True for packets of one Opus encoder, which has few modes and rarely changes them."""
     return most([_is_opus_packet(each.data) for each in seen]) and _repeat([each.data[:1] for each in seen])
 
 
 def _is_opus_packet(packet: bytes) -> bool:
-    """Whether the framing is that of Opus (RFC 6716 section 3.4), for packets not longer than an excerpt."""
+    """Return True if a packet has the framing of Opus (RFC 6716, section 3.4). It must fit into an excerpt."""
     if not packet:
         return False
     code = packet[0] & 3
@@ -77,7 +79,7 @@ def _is_opus_packet(packet: bytes) -> bool:
 
 
 def is_vp8(seen: Sequence[Excerpt]) -> bool:
-    """Whether these begin with frame tags of VP8."""
+    """Return True for frames that begin with a frame tag of VP8."""
     return most([_is_vp8_frame(*each) for each in seen])
 
 
@@ -90,26 +92,26 @@ def _is_vp8_frame(frame: bytes, length: int) -> bool:
 
 
 def is_vp9(seen: Sequence[Excerpt]) -> bool:
-    """Whether these begin with the frame marker of VP9, and few combinations of profile and flags follow it."""
+    """Return True for frames that begin with the frame marker of VP9 and few combinations of profile and flags."""
     first = [each.data[:1] for each in seen]
     return most([b"\x80" <= byte < b"\xc0" for byte in first]) and _repeat(first)
 
 
 def is_h264(seen: Sequence[Excerpt]) -> bool:
-    """Whether these begin with NAL units of H.264."""
-    # No forbidden bit, and a type that is assigned and no parameter of a layer.
+    """Return True for frames that begin with a NAL unit of H.264."""
+    # The forbidden bit is clear, and the type is assigned and not for the parameters of a layer.
     return most([0 < _nal_header(each.data, 1) & 0x9F <= 12 for each in seen])
 
 
 def is_h265(seen: Sequence[Excerpt]) -> bool:
-    """Whether these begin with NAL units of H.265."""
-    # No forbidden bit, an assigned type, layer 0, a temporal id.
+    """Return True for frames that begin with a NAL unit of H.265."""
+    # The forbidden bit is clear, the type is assigned, the layer is 0, and there is a temporal id.
     headers = [_nal_header(each.data, 2) for each in seen]
     return most([0 <= header < 41 << 9 and not header & 0x1F8 and header & 7 != 0 for header in headers])
 
 
 def _nal_header(frame: bytes, size: int) -> int:
-    """Return the header of the first NAL unit; -1 if the frame does not begin with a unit."""
+    """Return the header of the first NAL unit, or -1 if the frame does not begin with a unit."""
     start = frame.find(b"\0\0\1", 0, 4)
     unit = frame[start + 3 : start + 3 + size]
     return int.from_bytes(unit) if start >= 0 and not frame[:start].strip(b"\0") and len(unit) == size else -1
@@ -119,14 +121,17 @@ def _nal_header(frame: bytes, size: int) -> int:
 
 
 def vp8_sign(frame: bytes) -> str | None:
-    """Describe why one frame looks like VP8 that was never sealed, or return None."""
+    """Return the sign that one frame is VP8 that was never sealed, for people, or None if there is no sign."""
     if len(frame) > 10 and not frame[0] & 1 and frame[3:6] == b"\x9d\x01\x2a" and frame[-2:-1] != b"\x0c":
         return "a VP8 key frame without a trailer"
     return None
 
 
 def h264_sign(frame: bytes) -> str | None:
-    """Describe why one frame looks like H.264 that was never sealed, or return None. Looks at its first kilobyte."""
+    """Return the sign that one frame is H.264 that was never sealed, for people, or None if there is no sign.
+
+    Only the first kilobyte is searched.
+    """
     head = frame[:EXCERPT_HEAD]
     starts = [match.end() for match in START_CODE.finditer(head)]
     if len(starts) > 1 and frame[-2:-1] != b"\x0c" and head[: starts[0]].strip(b"\0") == b"\x01":
@@ -140,27 +145,27 @@ def h264_sign(frame: bytes) -> str | None:
 
 
 def clear_audio(frame: bytes) -> int:
-    """Return the count of clear bytes of an audio frame."""
+    """Return the number of clear bytes of an audio frame."""
     return 1
 
 
 def clear_vp8(frame: bytes) -> int | None:
-    """Return the count of clear bytes of a VP8 frame; None if it is empty."""
+    """Return the number of clear bytes of a VP8 frame, or None if the frame is empty."""
     return (3 if frame[0] & 1 else 10) if frame else None
 
 
 def clear_none(frame: bytes) -> int:
-    """Return the count of clear bytes of a frame that has none."""
+    """Return 0, the number of clear bytes of a codec that has none."""
     return 0
 
 
 def clear_h264(frame: bytes) -> int | None:
-    """Return the count of clear bytes of an H.264 frame; None if it has no slice."""
+    """Return the number of clear bytes of an H.264 frame, or None if the frame has no slice."""
     return _clear_to_slice(frame, lambda header: header & 0x1F in _H264_SLICES)
 
 
 def clear_h265(frame: bytes) -> int | None:
-    """Return the count of clear bytes of an H.265 frame; None if it has no slice."""
+    """Return the number of clear bytes of an H.265 frame, or None if the frame has no slice."""
     return _clear_to_slice(frame, lambda header: header >> 1 & 0x3F in _H265_SLICES)
 
 

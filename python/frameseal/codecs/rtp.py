@@ -1,32 +1,33 @@
-"""Bytes of encoded media in RTP payloads, by codec: where a frame begins, how long it lasts, whether it is a keyframe.
+"""Parses and splits RTP payloads, by codec: where a frame begins, its duration, and whether it is a keyframe.
 
-Pure functions, without transport; the rows of the table in ``codecs/__init__.py`` name them. Opus: RFC 6716 section 3.1
-and RFC 7587; G.711 and G.722: RFC 3551 section 4.5; VP8: RFC 6386 section 9.1 and RFC 7741 section 4.2; H.264: RFC 6184
-and ITU-T H.264 section 7.3.1.
+All functions are pure and know no transport. The table in ``codecs/__init__.py`` names them.
+
+Sources: RFC 6716, section 3.1, and RFC 7587 (Opus); RFC 3551, section 4.5 (G.711, G.722); RFC 6386, section 9.1, and
+RFC 7741, section 4.2 (VP8); RFC 6184 and ITU-T H.264, section 7.3.1 (H.264).
 """
 
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-# RFC 6716 section 3.1, table 2: ticks of 48 kHz that one Opus frame lasts, by the low bits of the TOC's config.
+# Durations of one Opus frame in ticks of 48 kHz, by the low bits of the TOC's config (RFC 6716, section 3.1, table 2).
 _SILK = (480, 960, 1920, 2880)
 _HYBRID = (480, 960)
 _CELT = (120, 240, 480, 960)
 
-# A packet of G.711 or G.722 is cut here. libsrtp's Python binding refuses packets over 1500 bytes and the refusal ends
-# the sender's task, so a frame that just fitted must still fit with its trailer and RTP header extensions.
+# Maximum length of a frame of G.711 or G.722, in bytes. libsrtp's Python binding refuses packets over 1500 bytes, and
+# the refusal ends the sender's task. The rest is room for trailer and RTP header extensions.
 MAX_PCM = 1200
 
-# RFC 7741 section 4.2: S is set in the first payload of a partition, whose number is in the low bits.
+# RFC 7741, section 4.2: S is set in the first payload of a partition. The low bits hold the partition's number.
 _VP8_START, _VP8_START_AND_PARTITION = 0x10, 0x17
-_MAX_VP8 = 1300  # as the stacks have it: see libsrtp, above
+_MAX_VP8 = 1300  # the maximum length of a payload in the stacks, in bytes: see libsrtp, above
 
 _H264_IDR = 5
 _H264_SPS = 7
 
-# RFC 6184 sections 5.7 and 5.8: the types of a payload that aggregates units and of one that is a fragment, and the
-# bits of a fragment's second octet.
+# The types of an aggregation payload (RFC 6184, section 5.7) and of a fragment (section 5.8), and the bits of a
+# fragment's second octet.
 _STAP_A, _FU_A, _FU_START, _FU_END = 24, 28, 0x80, 0x40
 _NO_END = "payloads end within a fragmented NAL unit of H264: pass all payloads of a picture, in order"
 _NO_UNIT = "payloads have a fragment of H264 outside its NAL unit: pass all payloads of a picture, in order"
@@ -53,7 +54,7 @@ def media_type(mime: str) -> MediaType:
 
 
 def opus_frame_ticks(toc: int) -> int:
-    """Return how long one frame of an Opus packet lasts, in ticks of 48 kHz, by the packet's first byte."""
+    """Return the duration of one frame of an Opus packet in ticks of 48 kHz, from the packet's first byte."""
     config = toc >> 3
     if config < 12:
         return _SILK[config & 3]
@@ -61,7 +62,7 @@ def opus_frame_ticks(toc: int) -> int:
 
 
 def opus_ticks(packet: bytes) -> int:
-    """Return how long an Opus packet lasts, in ticks of 48 kHz; 0 for an empty packet."""
+    """Return the duration of an Opus packet in ticks of 48 kHz. It is 0 for an empty packet."""
     if not packet:
         return 0
     frame, code = opus_frame_ticks(packet[0]), packet[0] & 3
@@ -76,9 +77,9 @@ def opus_ticks(packet: bytes) -> int:
 
 
 def vp8_descriptor(payloads: list[bytes]) -> bytes:
-    """Return the descriptor of a picture's first payload, if the others differ from it only in not being the first.
+    """Return the descriptor of a picture's first payload, if all descriptors are equal except for the start bit.
 
-    An empty result means that they differ otherwise: then each payload must be parsed by itself.
+    An empty result means that they differ further: the stack must then parse each payload.
     """
     first = payloads[0]
     length = _vp8_descriptor_len(first)
@@ -91,7 +92,7 @@ def vp8_descriptor(payloads: list[bytes]) -> bytes:
 
 def _vp8_descriptor_len(payload: bytes) -> int:
     length = 1
-    if payload[0] & 0x80:  # X: there are extensions
+    if payload[0] & 0x80:  # X: extensions follow
         extensions = payload[1]
         length = 2 + bool(extensions & 0x40) + bool(extensions & 0x30)  # L; T or K
         if extensions & 0x80:  # I: a picture id, of 15 bits or of 7
@@ -100,7 +101,7 @@ def _vp8_descriptor_len(payload: bytes) -> int:
 
 
 def vp8_payloads(descriptor: bytes, picture: bytes) -> list[bytes]:
-    """Split a picture of VP8 into payloads, the first of which has this descriptor."""
+    """Split a picture of VP8 into payloads. *descriptor* is the descriptor of the first payload."""
     following = bytes([descriptor[0] & ~_VP8_START]) + descriptor[1:]
     step = _MAX_VP8 - len(descriptor)
     return [descriptor + picture[:step]] + [
@@ -109,22 +110,25 @@ def vp8_payloads(descriptor: bytes, picture: bytes) -> list[bytes]:
 
 
 def vp8_begins_frame(payload: bytes) -> bool:
-    """Whether a frame begins in this payload: S is set, and the partition is 0."""
+    """Return True if a frame begins in this payload: S is set, and the partition is 0."""
     return payload[0] & _VP8_START_AND_PARTITION == _VP8_START
 
 
 def vp8_begins_keyframe(payload: bytes) -> bool:
-    """Whether a keyframe begins in this payload. Raises IndexError for a payload that is cut short."""
+    """Return True if a keyframe begins in this payload.
+
+    :raises IndexError: the payload is truncated.
+    """
     return vp8_begins_frame(payload) and vp8_is_keyframe(payload[_vp8_descriptor_len(payload) :])
 
 
 def vp8_is_keyframe(frame: bytes) -> bool:
-    """Whether this frame, which is not empty, is a keyframe."""
+    """Return True if a non-empty frame is a keyframe."""
     return not frame[0] & 1
 
 
 def vp8_pixels(frame: bytes) -> int:
-    """Return how many pixels a keyframe claims to have; 0 for any other frame."""
+    """Return the number of pixels that a keyframe claims. It is 0 for any other frame."""
     if len(frame) < 10 or frame[0] & 1:
         return 0
     width, height = (int.from_bytes(frame[at : at + 2], "little") & 0x3FFF for at in (6, 8))
@@ -135,11 +139,13 @@ def vp8_pixels(frame: bytes) -> int:
 
 
 def check_h264_payloads(payloads: list[bytes]) -> None:
-    """Raise ValueError unless fragments add up to whole NAL units (RFC 6184 section 5.8).
+    """Check that fragments form whole NAL units (RFC 6184, section 5.8).
 
-    An encoder's own unit of a type that RTP has for fragments would otherwise be joined to the unit before it.
+    An encoder may produce a unit of the type that RTP uses for fragments. It would be joined to the previous unit.
+
+    :raises ValueError: the fragments do not form whole units.
     """
-    following = None  # the second octet of a fragment that is followed by another
+    following = None  # the type of the unit whose next fragment must follow; None outside a fragmented unit
     for payload in payloads:
         if len(payload) < 2 or payload[0] & 0x1F != _FU_A:
             if following is not None:
@@ -155,12 +161,15 @@ def check_h264_payloads(payloads: list[bytes]) -> None:
 
 
 def h264_begins_keyframe(payload: bytes) -> bool:
-    """Whether a unit that starts a keyframe begins in this payload. Raises IndexError for a payload cut short."""
+    """Return True if a NAL unit that starts a keyframe begins in this payload.
+
+    :raises IndexError: the payload is truncated.
+    """
     return any(number in (_H264_IDR, _H264_SPS) for number in _h264_types(payload))
 
 
 def _h264_types(payload: bytes) -> Iterator[int]:
-    """Yield the types of the NAL units that begin in a payload (RFC 6184 sections 5.6 to 5.8)."""
+    """Yield the types of the NAL units that begin in a payload (RFC 6184, sections 5.6 to 5.8)."""
     number = payload[0] & 0x1F
     if number == _STAP_A:  # each unit after its 16-bit size
         position = 1
@@ -174,7 +183,7 @@ def _h264_types(payload: bytes) -> Iterator[int]:
 
 
 def h264_is_keyframe(frame: bytes) -> bool:
-    """Whether a decoder can start at this byte stream.
+    """Return True if a decoder can start at this byte stream.
 
     A sequence parameter set counts as a start too: streams with periodic intra refresh have no IDR picture.
     """
