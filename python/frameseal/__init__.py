@@ -4,7 +4,7 @@ The core (`KeyRing`, `Encryptor`, `Decryptor`) is native and knows neither trans
 is imported on its first use (PEP 562). So a program that only seals and opens frames imports neither asyncio nor pyee.
 """
 
-# Not imported from typing, whose import takes longer than this package. Type checkers know the name.
+# Defined here, because the import of typing is slower than the import of this package. Type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from frameseal._native import DataCryptor as DataCryptor
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from frameseal.keys.provider import KeyProvider as KeyProvider
     from frameseal.keys.rotation import KeyRotator as KeyRotator
 
-# Each public name and the module that defines it. The imports above repeat the map for type checkers; a test compares.
+# Maps each public name to the module that defines it. The imports above repeat the map for type checkers. A test
+# compares both.
 _MODULES = {
     # the core
     "KeyRing": "frameseal._native",

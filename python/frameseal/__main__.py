@@ -1,4 +1,4 @@
-"""`python -m frameseal` is `frameseal`."""
+"""Runs the command `frameseal` as `python -m frameseal`."""
 
 import sys
 

@@ -1,12 +1,11 @@
-"""Renews locks and state bound to an event loop in a forked child, which must not share them with its parent.
+"""Renews locks and loop-bound state in a forked child, which must not share them with its parent.
 
 A lock that another thread of the parent held stays locked in the child, where that thread does not exist. So each lock
-is registered here, and the child creates a new one. Acquiring all locks before a fork could hang instead. A listener
-that forks may hold one of them, or another thread may hold one and wait for the forking thread.
+is registered here, and the child creates a new one. Acquiring all locks before a fork could hang instead. The listener
+that forks may hold a lock. Another thread may hold a lock while it waits for the forking thread.
 
-The child therefore may find guarded state between two changes. Each single change is atomic. The changes are ordered so
-that no frame is sealed or opened that neither the old nor the new state allows. A repeated call in the child completes
-an interrupted one.
+So the child may find guarded state between two changes. Each single change is atomic. Their order ensures that the
+old or the new state allows each frame that is sealed or opened. Repeating an interrupted call completes it.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def renew_in_child(owner: object, **makers: Callable[[], object]) -> None:
 
 
 def nothing() -> None:
-    """Return None: the maker of an attribute that a forked child resets to None."""
+    """Return None. It is the maker of an attribute that a forked child resets to None."""
 
 
 def _begin() -> None:
@@ -52,7 +51,7 @@ def _begin() -> None:
         for function in functions:
             try:
                 function(owner)
-            except Exception:  # the other owners must still be renewed
+            except Exception:  # an error must not keep the other owners from being renewed
                 _logger.exception("could not renew %r in a forked child", owner)
 
 

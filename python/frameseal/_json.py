@@ -1,7 +1,7 @@
 """Parses untrusted JSON (RFC 8259), with a limit on nesting.
 
-`json.loads` recurses once per level. A document of a thousand brackets reaches the recursion limit. There, finalisers
-that the garbage collector runs at that moment fail too, in unrelated objects.
+`json.loads` recurses once per level, and a document of a thousand brackets reaches the recursion limit. At the limit,
+the garbage collector may run finalisers of unrelated objects, which then fail too.
 """
 
 import json

@@ -1,11 +1,11 @@
 """Keeps secrets out of messages, and inside the objects that hold them.
 
 One rule holds for every error, log line and `repr` of this package: arguments are not quoted. A caller may have passed
-a passphrase as a profile, a participant or a path. A number of at most 64 bits is shown, since every key is longer; any
+a passphrase as a profile, a participant or a path. A number of at most 64 bits is shown, since every key is longer. Any
 other value is described by its type.
 
-An exception must not hold the value either, nor be chained to an exception that does (``from None`` hides a chain, but
-keeps it). So Python's own exception is caught, and ours is raised outside the handler.
+An exception must not hold the value either, nor be chained to an exception that holds it. ``from None`` hides a chain,
+but keeps it. So Python's own exception is caught, and ours is raised outside the handler.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class LoopEmitter(Confidential, AsyncIOEventEmitter):
     def bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Deliver events on *loop* from now on, including events that wait. Has no effect while another loop is open.
 
-        :raises TypeError: for an object that is no event loop.
+        :raises TypeError: *loop* is not an event loop.
         """
         require("loop", loop, "call_soon_threadsafe", "an event loop")
         with self._events_lock:
@@ -67,7 +67,7 @@ class LoopEmitter(Confidential, AsyncIOEventEmitter):
                     self._schedule(event, value)
 
     def deliver(self, event: str, value: object) -> None:
-        """Call the listeners of *event* on the loop, in the order of these calls. From any thread."""
+        """Call the listeners of *event* on the loop, in the order of these calls. Any thread may call it."""
         with self._events_lock:
             self._schedule(event, value)
 

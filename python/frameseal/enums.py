@@ -31,9 +31,9 @@ class Profile(StrEnum):
 class CipherSuite(IntEnum):
     """The cipher suites of SFrame, with the names and numbers of its registry (RFC 9605, sections 4.5 and 8.1).
 
-    The last number of a name is the length of the tag in bits. Forging a tag of 64 or 32 bits takes 2^64 or 2^32
-    attempts on average. Use such a tag only for audio, with replay protection, and if you monitor failures
-    (docs/formats/sframe.md).
+    The last number of a name is the length of the tag in bits. Forging a tag of 64 or 32 bits needs 2^64 or 2^32
+    attempts on average. Use a tag of 64 or 32 bits only for audio, with replay protection, and with monitoring of
+    failures (docs/formats/sframe.md).
     """
 
     @classmethod
@@ -69,10 +69,10 @@ class E2EEState(StrEnum):
     """A frame was dropped: sealing it failed although there is a key."""
 
     DecryptionFailed = "DecryptionFailed"
-    """A frame was dropped: opening it failed although there is a key for it, or it was not a sealed frame."""
+    """A frame was dropped: it was not a sealed frame, or opening it failed although there is a key."""
 
     InternalError = "InternalError"
-    """A frame was dropped because of an error in this package or in the code around it, not in key or frame."""
+    """A frame was dropped because of an error in this package or in the code around it. Key and frame are right."""
 
     MissingKey = "MissingKey"
     """There is no key under the key id of the frames. They are dropped until the key is set."""

@@ -126,7 +126,7 @@ class E2EEMissingKey:
     """The sender of the frames."""
 
     kind: Kind
-    """``"audio"`` or ``"video"``: the kind of the first such frame."""
+    """``"audio"`` or ``"video"``: the kind of the first frame that names the key."""
 
     key_id: int
     """The key id, or KID, that the frames claim. It is not authenticated: ask for the key of this participant, not for

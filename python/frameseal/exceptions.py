@@ -19,15 +19,15 @@ Each class exists because callers react to it differently. The native module imp
 class FrameError(Exception):
     """A frame could not be sealed or opened. Catch it to catch all of its subclasses; it is never raised itself.
 
-    ``kid`` is the key id that the frame names: the KID of RFC 9605, section 4.3, or the key index in LiveKit's trailer.
-    It is None if no key id could be read. The key id of a frame that did not open is not authenticated: anybody may
-    have written it.
+    ``kid`` is the key id that the frame names. It is the KID of RFC 9605, section 4.3, or the key index in LiveKit's
+    trailer. It is None if no key id could be read. The key id of a frame that did not open is not authenticated:
+    anybody may have written it.
     """
 
     kid: int | None
 
     def __init__(self, message: str, kid: int | None = None) -> None:
-        """Make an error with a message and the key id, which is None if unknown."""
+        """Make an error with a message and the key id. None means that the key id is unknown."""
         super().__init__(message)
         self.kid = kid
 
@@ -35,8 +35,8 @@ class FrameError(Exception):
 class MalformedFrame(FrameError):
     """The bytes are not a frame of this profile: too short, with a wrong trailer or header, or never sealed.
 
-    When opening, drop the frame: waiting for a key does not help. When sealing, the clear-byte rule of the codec does
-    not apply to the output of the encoder: drop the frame and wait for the next.
+    When opening, drop the frame: waiting for a key does not help. When sealing, the output of the encoder does not fit
+    the clear-byte rule of the codec. Drop the frame and wait for the next.
     """
 
 

@@ -1,7 +1,7 @@
 """Fetches the shared key of a meeting over HTTPS, from a key server such as examples/keyserver.
 
-frameseal itself stores and sends no keys. Use this module if your participants request their key from a server, with
-the token that admits them to the meeting.
+frameseal itself stores and sends no keys. Use this module if your participants request their key from a server. They
+authenticate with the token that admits them to the meeting.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class KeyFetchError(Exception):
 
 
 class NotAuthorised(KeyFetchError):
-    """The server answered 401 or 403: the token is missing, expired, altered, or for another meeting. Get a new one."""
+    """The server answered 401 or 403: the token is missing, expired, altered, or for another meeting. Renew it."""
 
 
 class MeetingNotFound(KeyFetchError):
@@ -111,8 +111,8 @@ async def fetch_shared_key(
 ) -> SharedKey:
     """Request the key of a meeting from the server at *url*.
 
-    Network errors and the status codes 429 and 500 or above are retried: after 0.5 s, 1 s, 2 s..., or after
-    ``Retry-After`` (RFC 9110, section 10.2.3) if that is longer, but after at most 30 s. Random jitter adds up to a
+    Network errors and the status codes 429 and 500 or above are retried. The delays are 0.5 s, 1 s, 2 s..., or
+    ``Retry-After`` (RFC 9110, section 10.2.3) if it is longer. The maximum delay is 30 s. Random jitter adds up to a
     fifth.
 
     :param url: the URL of the key, which must begin with ``https://``. Redirects are not followed, because the token is
@@ -215,7 +215,7 @@ def _wait(attempt: int, retry_after: str | None) -> float:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Return the seconds in ``Retry-After`` (RFC 9110, section 10.2.3), a number or a date. Return 0 for others."""
+    """Return the seconds in ``Retry-After`` (RFC 9110, section 10.2.3), a number or a date, or 0 for other values."""
     try:
         seconds = float(retry_after or 0)
     except ValueError:

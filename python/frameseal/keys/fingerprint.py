@@ -23,7 +23,7 @@ VERSION: Final = 2
 ITERATIONS: Final = 2**18
 GROUPS: Final = 8
 DIGITS: Final = 5
-GROUP_BYTES: Final = 5  # 2**40 values for 10**5 groups: the likelihoods of two groups differ by at most 1 in 10**7
+GROUP_BYTES: Final = 5  # 2**40 values for 10**5 groups: the probabilities of two groups differ by at most 1 in 10**7
 MAX_CODES: Final = 128  # capacity of the cache of codes, so that each is derived once
 MAX_READS: Final = 100  # attempts to read all keys without a change in between
 
@@ -51,8 +51,8 @@ def combine(rings: Mapping[Owner, KeyRing]) -> bytes:
 def short_code(rings: KeyRing | Mapping[Owner, KeyRing]) -> str:
     """Return the code of these rings' keys, such as "v2 91834 76182 64411 81390 27746 58013 00962 34471".
 
-    Eight groups of five digits follow the version. A new code takes some 0.2 s: call it in a thread, as in
-    ``await asyncio.to_thread(short_code, rings)``. The latest 128 codes are cached.
+    Eight groups of five digits follow the version. The derivation of a new code lasts some 0.2 s. Call it in a thread,
+    as in ``await asyncio.to_thread(short_code, rings)``. The latest 128 codes are cached.
 
     :param rings: as for `combine`, or the one ring that all share.
     :raises TypeError: *rings* is neither a key ring nor a mapping of participant ids to key rings.
@@ -142,8 +142,8 @@ def _code(digest: bytes) -> str:
 def _stretch(digest: bytes) -> bytes:
     """Stretch the digest with PBKDF2, to make each candidate of a search expensive.
 
-    This is the last step, after all keys are combined. Keys stretched one by one could be recombined at no cost, so
-    that a search would stretch only the square root of its candidates.
+    This is the last step, after all keys are combined. Keys stretched one by one could be recombined at no cost. Then a
+    search would stretch only the square root of its candidates.
     """
     derive = getattr(hashlib, "pbkdf2_hmac", None)
     if derive is None:

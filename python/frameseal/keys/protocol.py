@@ -1,4 +1,4 @@
-"""The protocol of every key provider, the event of a changed key, and the keys that `KeyProvider` holds."""
+"""The protocol of every key provider, and the keys of one participant as `KeyProvider` holds them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -28,8 +28,8 @@ class KeyRingProvider(Protocol):
         """Return the ring that seals the frames of *participant_id*, and opens them on the other side.
 
         The same arguments return the same ring, as long as somebody holds a reference to it. Any thread may call it.
-        Before this side sends a frame, the manager calls it with the participant id "": an empty ring tells it that
-        there is no key yet.
+        Before this side sends a frame, the manager calls it with the participant id "". An empty ring means that there
+        is no key yet.
         """
 
 
@@ -52,13 +52,13 @@ class ParticipantKeys:
     """The keys of one participant, or the shared keys, with one ring per profile.
 
     The provider accesses it under its lock. A call that derives a key draws a turn (an increasing number), derives
-    without the lock, and installs under it. Where a later turn has set, chosen or removed the key meanwhile, the later
-    turn wins, however long the earlier derivation takes.
+    without the lock, and installs under it. If a later turn has set, chosen or removed the key meanwhile, the later
+    turn wins. The duration of the derivations has no effect.
     """
 
     shared: bool = False
     secrets: dict[int, Secret] = field(default_factory=dict)  # by key id
-    steps: dict[int, int] = field(default_factory=dict)  # by key id, the ratchet steps taken; no entry means 0
+    steps: dict[int, int] = field(default_factory=dict)  # by key id, the number of ratchet steps; no entry means 0
     sending: int = 0  # the sending key id
     rings: WeakValueDictionary[Profile, KeyRing] = field(default_factory=WeakValueDictionary)
     pinned_rings: list[KeyRing] = field(default_factory=list)
@@ -77,7 +77,7 @@ class ParticipantKeys:
         self.pinned_rings = list(self.rings.values()) if self.secrets or self.shared else []
 
     def is_in_use(self) -> bool:
-        """Return True if it holds a key, a ring or a derivation under way, so that it must not be discarded."""
+        """Return True if it holds a key, a ring or a derivation under way. Then it must not be discarded."""
         return bool(self.secrets or self.rings or self.deriving)
 
     def is_outdated(self, key_id: int, turn: int) -> bool:

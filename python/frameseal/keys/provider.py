@@ -39,8 +39,8 @@ class KeyProvider(LoopEmitter):
     :param discard_frame_when_cryptor_not_ready: True drops empty frames (0 bytes), False passes them on. Empty frames
         are never sealed. The option never lets an unsealed frame out nor an unopened frame in (docs/guide/states.md).
     :param ratchet_window: maximum number of ratchet steps that a receiver searches ahead when a frame does not
-        open, 0 to 16. The first search of a step derives it, for a passphrase in some 25 ms, in a thread beside the
-        decoders.
+        open, 0 to 16. The first search of a step derives it in a thread beside the decoders. The derivation lasts some
+        25 ms for a passphrase.
     :param failure_tolerance: maximum number of consecutive frames that may fail under one key id before InvalidKey is
         reported. -1 never reports InvalidKey; DecryptionFailed is still reported. The decryptor tries every frame, in
         either case.
@@ -57,8 +57,8 @@ class KeyProvider(LoopEmitter):
     The native module holds the keys and clears replaced ones; no Python object holds a key. Clearing the string or
     buffer that was passed in is up to the caller. Nothing is kept of a participant without keys, tracks and channels.
 
-    Where two calls concern one key, the later call wins, however long a passphrase takes. No call waits for the
-    derivation of another call.
+    If two calls set one key, the later call wins, however long their derivations last. No call waits for the derivation
+    of another call.
     """
 
     _keys_lock: threading.Lock  # never held during a derivation
@@ -122,8 +122,9 @@ class KeyProvider(LoopEmitter):
         """Set the shared key under *key_id*, at any time before or during a call.
 
         :param key: a passphrase as str, or a raw key of at least 16 bytes as bytes or another buffer. The profile
-            derives the frame key with PBKDF2 from a str (some 12 ms per profile in use), and with HKDF from bytes. The
-            same characters as str and as bytes yield different keys: all participants must use the same type.
+            derives the frame key with PBKDF2 from a str, in some 12 ms per profile in use. From bytes it derives the
+            key with HKDF. The same characters as str and as bytes yield different keys: all participants must use the
+            same type.
         :param key_id: 0 to ``key_ring_size - 1``. A rotation uses the next id, so that receivers still open frames
             under the previous key.
         :param send: True seals with this key from the next frame on. False only opens with it. The first key always
@@ -192,12 +193,12 @@ class KeyProvider(LoopEmitter):
         """Replace a key by its next ratchet step, under the same key id.
 
         Every participant must ratchet too, or have a ratchet window. A ratchet step does not keep out a member who had
-        the key before: set a fresh key for that. With a passphrase a step takes some 25 ms.
+        the key before: set a fresh key for that. With a passphrase a step lasts some 25 ms.
 
         :param participant_id: whose key; None stands for the shared key.
         :param key_id: None stands for the sending key id.
         :raises ValueError: there is no key under *key_id*, *key_id* is out of range, or a ring has the profile sframe,
-            which has no ratchet.
+            which has no ratchet for keys that senders share.
         """
         if key_id is not None:
             bounded("key_id", key_id, 0, self.key_ring_size - 1)
@@ -209,7 +210,7 @@ class KeyProvider(LoopEmitter):
                     key_id = keys.sending if key_id is None else key_id
                     if key_id not in keys.secrets:
                         raise ValueError(f"key_id must have a key to ratchet, and {key_id} has none")
-                    if any(map(is_sframe, keys.rings)):  # checked before any other ring takes the step
+                    if any(map(is_sframe, keys.rings)):  # checked before any ring advances
                         raise ValueError(
                             "the profile sframe has no ratchet for a key that senders share: set a fresh key"
                         )

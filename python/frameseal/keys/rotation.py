@@ -32,7 +32,7 @@ Targets = Iterable[str] | Callable[[], Iterable[str]]
 
 KEY_BYTES: Final = 32
 CHECK_INTERVAL: Final = 1.0  # seconds between two checks of the age and the usage of the key
-RETRY_DELAY: Final = 1.0  # seconds before the second attempt to reach a target; doubled before each further one
+RETRY_DELAY: Final = 1.0  # seconds before the second attempt to reach a target; doubled before each further attempt
 MAX_ATTEMPTS: Final = 10
 
 _logger = logging.getLogger("frameseal")
@@ -42,21 +42,22 @@ class KeyRotator(LoopEmitter):
     """Rotates one key of a provider: the shared key, or the key of the local participant.
 
     :param provider: the provider that holds the key.
-    :param distribute: a coroutine function ``(key: bytes, key_id: int)``, which sends the new key of 32 bytes to all
-        who must have it and to nobody else. It returns when the key is on its way. If it raises or takes too long, the
-        previous key stays in use. With *targets* it is called as ``(key, key_id, participant_id)``, concurrently for
-        all targets.
-    :param targets: the ids of the participants who must have the key, or a function that returns the ids of those who
-        are present. The function is called for each rotation, and again before each further attempt: a participant who
-        has left receives no key. A target that cannot be reached does not delay the others. It stays without the key,
-        and `without_key` and the event report it. The previous key stays in use only if no target was reached.
+    :param distribute: a coroutine function ``(key: bytes, key_id: int)`` that sends the new key of 32 bytes. It sends
+        the key to all participants who must receive it, and to nobody else. It returns when the key is on its way. If
+        it raises or times out, the previous key stays in use. With *targets* it is called as
+        ``(key, key_id, participant_id)``, concurrently for all targets.
+    :param targets: the ids of the participants who must receive the key, or a function that returns the ids of the
+        participants present. The function is called for each rotation, and again before each further attempt. So a
+        participant who has left receives no key. A target that cannot be reached does not delay the others. It stays
+        without the key, and `without_key` and the event report it. The previous key stays in use only if no target was
+        reached.
     :param distribute_timeout: maximum duration of one call of *distribute* in seconds. A longer call is cancelled and
         counts as failed.
     :param attempts: maximum number of attempts for each target, 1 to 10. The delays between them are 1 s, 2 s, 4 s...
     :param participant_id: whose key. None stands for the shared key, which one participant rotates while the others
         call `adopt`.
-    :param delay: seconds between the distribution and the first frame sealed with the new key: the time within which
-        the slowest receiver has the key.
+    :param delay: seconds between the distribution and the first frame sealed with the new key. Within this time the
+        slowest receiver must receive the key.
     :param overlap: seconds for which the previous key still opens frames after that. Then it is removed.
     :param every: maximum age of the key in seconds, after which it is rotated. None disables rotation by age.
     :param after_frames: maximum number of frames that this side seals with one key before it is rotated. None disables
@@ -64,12 +65,11 @@ class KeyRotator(LoopEmitter):
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: a time or a count is out of range, or the provider has fewer than two key ids.
 
-    As an async context manager it rotates by age, by count and after `participant_left` while the block lasts. `rotate`
-    and `adopt` work outside it too. A rotator belongs to one event loop and one process: a forked child makes its own.
+    The async context manager rotates by age, by count and after `participant_left` while the block lasts. `rotate` and
+    `adopt` work outside it too. A rotator belongs to one event loop and one process: a forked child makes its own.
     Emits ``"key-undelivered"`` with one `KeyUndelivered`.
 
-    All methods raise RuntimeError in a forked child: there a different key would use the key id that the parent uses
-    next.
+    All methods raise RuntimeError in a forked child. There a different key would use the parent's next key id.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class KeyRotator(LoopEmitter):
             raise
 
     async def _distribute_to(self, target: str, key: Hidden[bytes], key_id: int) -> bool | None:
-        """Distribute the key to one target. Return whether it has the key, or None if it has left meanwhile."""
+        """Distribute the key to one target. Return True on success, False on failure, None if the target has left."""
         for attempt in range(1, self._attempts + 1):
             try:
                 await self._call_distribute(key, key_id, target)

@@ -56,7 +56,7 @@ def rows() -> list[Row]:
 
 
 def run(seconds: float = 12.0) -> int:
-    """Measure for about *seconds*, print the table in ns per frame, and return the exit status 0."""
+    """Measure for about *seconds*, print the table in ns per frame, and return the exit status, which is 0."""
     field = rows()
     rounds = 15
     slot = seconds * 1e9 / (len(field) * len(SIZES) * rounds)

@@ -197,7 +197,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _meet(arguments: argparse.Namespace) -> int:
-    # Imported here, as the demo is.
+    # Imported here: the meeting needs extras, and its imports are slow.
     from frameseal.tools import meet  # noqa: PLC0415
 
     chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
@@ -301,7 +301,7 @@ def _unless_hex(content: bytes) -> bytes:
 
 
 def _keygen(arguments: argparse.Namespace) -> int:
-    # Standard output has only the key, so that it can be piped. The instructions go to standard error.
+    # Standard output carries only the key, so that it can be piped. Standard error carries the instructions.
     if arguments.passphrase:
         print(secrets.token_hex(KEY_BYTES))
         print("use it as text: set_shared_key(TEXT), or KeyRing.set_passphrase(TEXT)", file=sys.stderr)

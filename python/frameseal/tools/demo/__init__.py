@@ -1,4 +1,4 @@
-"""`frameseal demo`: an encrypted call with an eavesdropper, and a picture of who saw and heard what.
+"""`frameseal demo`: runs an encrypted call with an eavesdropper, and draws who saw and heard Alice.
 
 Read `call` to learn how an application encrypts its media.
 """
@@ -44,7 +44,7 @@ def run(options: CallOptions, output: Path | None, console: Console | None = Non
 def _check(output: Path) -> None:
     """Check before the call that the poster can be written.
 
-    :raises UnusableFile: it cannot.
+    :raises UnusableFile: the poster cannot be written.
     """
     if not output.parent.is_dir():
         raise UnusableFile("the folder of the picture does not exist")

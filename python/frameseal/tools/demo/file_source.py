@@ -1,6 +1,6 @@
 """A media file as a source: decodes one stream in real time, and restarts it at its end.
 
-MediaPlayer of aiortc has `loop=True`, but waits for an exception that PyAV does not raise at the end of most files.
+aiortc's MediaPlayer has `loop=True`, but waits for an exception that PyAV rarely raises at the end of a file.
 """
 
 from __future__ import annotations

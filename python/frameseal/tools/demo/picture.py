@@ -1,8 +1,8 @@
 """Draws the pictures that Alice publishes, and identifies the frame in a received picture.
 
-Every frame has its number in a strip of twelve colour blocks of two bits each: 16 bits of number and 8 bits of
-checksum. A receiver who reads the number has decoded that frame, colours included. Noise passes the checksum once in
-256 times, and must then still resemble the frame of that number.
+Every frame shows its number in a strip of twelve colour blocks of two bits each. The number has 16 bits, and its
+checksum 8 bits. A receiver who reads the number has decoded that frame, colours included. Noise passes the checksum
+once in 256 times, and must then still resemble the frame of that number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draws the poster of a call: the media as sent, as forwarded, and as received by Bob and Eve, side by side."""
+"""Draws the poster of a call. Its panels show the media as sent, as forwarded, and as received by Bob and Eve."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class Screen:
 
 
 def summary(status: Status) -> RenderableType:
-    """Return the final table: who saw and heard what."""
+    """Return the final table of the frames, pictures and sound at each participant."""
     table = Table(box=box.ROUNDED, title="Who saw and heard Alice", title_style="bold")
     for heading in ("", "key"):
         table.add_column(heading, no_wrap=True)

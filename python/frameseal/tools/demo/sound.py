@@ -28,10 +28,12 @@ def tone(start: int, count: int) -> Samples:
 
 @dataclass(frozen=True)
 class Tone:
-    """A received tone: the strongest frequency in Hz, 0 for silence, and the share of windows with Alice's tone."""
+    """A received tone."""
 
     frequency: float
+    """The strongest frequency in Hz, or 0 for silence."""
     share: float
+    """The share of windows with Alice's tone, 0 to 1."""
 
 
 def find_tone(samples: Samples) -> Tone:

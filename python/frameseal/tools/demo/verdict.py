@@ -26,11 +26,14 @@ ADVICE = "run a longer call (--seconds), or use a less busy machine"
 
 @dataclass(frozen=True)
 class Hearing:
-    """A measurement of sound: the share that is Alice's (0 to 1), the frequency in Hz (0 without a tone), loudness."""
+    """A measurement of received sound."""
 
     score: float
+    """The share that is Alice's sound, 0 to 1."""
     frequency: float
+    """The frequency in Hz, or 0 without a tone."""
     loud: bool
+    """False for silence."""
 
     @property
     def description(self) -> str:

@@ -1,7 +1,7 @@
-"""`frameseal meet`: a sealed meeting in a browser, with a participant in Python.
+"""`frameseal meet`: serves an encrypted meeting for browsers, with a participant in Python.
 
-One process runs the web server of the page, a keyless SFU (`room`), and a bot that has the key (`bot`). Only the bot
-and the pages of those who have the link ever see the key.
+One process runs the page's web server, a keyless SFU (`room`), and a bot with the key (`bot`). Only the bot and the
+pages opened with the link ever hold the key.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MeetOptions(Confidential):
     :param port: the TCP port of the page, 0 to 65535. 0 selects a free port.
     :param lan: True serves the local network over HTTPS, False serves this machine alone.
     :param codec: the video codec, "vp8" or "h264".
-    :param janus: the URL ``ws://HOST:PORT`` of a Janus that forwards the media; None uses forwarders in this process.
+    :param janus: the URL ``ws://HOST:PORT`` of a Janus that forwards the media. None uses forwarders in this process.
     :param passphrase: the passphrase of the meeting, held `Hidden`. The default is a random one.
     :raises TypeError: *port* is not an int.
     :raises ValueError: *port* is out of range.
@@ -75,7 +75,7 @@ class Meeting(Confidential):
     origin: str
     """The origin of the page: scheme, host and port."""
     certificate: str | None
-    """The SHA-256 fingerprint of the certificate in hex with colons; None without `MeetOptions.lan`."""
+    """The SHA-256 fingerprint of the certificate in hex with colons. It is None without `MeetOptions.lan`."""
 
     @property
     def link(self) -> str:
@@ -89,7 +89,7 @@ def run(options: MeetOptions, package: Path | None = None) -> int:
 
     :param package: the path of the worker's npm package, for machines without a network; None fetches it.
     :raises WorkerUnavailable: the e2ee worker for the browser cannot be read or fetched.
-    :raises CannotServe: the port is taken, there is no local network, or no Janus.
+    :raises CannotServe: the port is in use, or there is no local network or no Janus.
     """
     require("options", options, MeetOptions, "MeetOptions")
     worker = load_worker(package)
@@ -103,7 +103,7 @@ async def _serve(options: MeetOptions, worker: Worker) -> None:
 
     async with meeting(options, worker, rotated) as served:
         print(f"the meeting is at\n  {served.link}")
-        print("the key is behind the #: share the link only with participants. Ctrl-C ends the meeting.")
+        print("the key follows the #: share the link only with participants. Ctrl-C ends the meeting.")
         if served.certificate is not None:
             print(
                 f"browsers will warn of the self-signed certificate; its SHA-256 fingerprint is\n  {served.certificate}"
@@ -122,8 +122,7 @@ async def meeting(
 
     :param worker: the e2ee worker for the browser, from `load_worker`.
     :param rotated: called with the new key after each rotation by a participant.
-
-    :raises CannotServe: the port is taken, there is no local network, or no Janus.
+    :raises CannotServe: the port is in use, or there is no local network or no Janus.
     """
     require("options", options, MeetOptions, "MeetOptions")
     require("worker", worker, Worker, "a Worker")

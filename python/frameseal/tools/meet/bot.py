@@ -1,4 +1,4 @@
-"""The Python participant: holds the key, echoes all voices, and shows whom it can see and hear.
+"""The Python participant. It holds the key, echoes all voices, and shows whom it can see and hear.
 
 It joins the room as a browser does, over its own connections. Read this file to learn how a Python program joins a
 sealed meeting.
@@ -42,7 +42,7 @@ class Bot(Confidential):
     name: Final = "Bot"
 
     def __init__(self, room: Room, key: MeetingKey, codec: str, rotated: Callable[[MeetingKey], None]) -> None:
-        """Hold *key*. Call it on the event loop.
+        """Hold *key*. Must be called on the event loop.
 
         :param rotated: called with the new key after each rotation.
 
@@ -63,9 +63,8 @@ class Bot(Confidential):
         self._pictures: dict[str, Any] = {}
         self._states: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._opener: RotationOpener | None = (
-            None  # opens rotations sealed under the current key; None until the first rotation
-        )
+        # Opens rotations sealed under the current key. None until the first of them arrives.
+        self._opener: RotationOpener | None = None
         self._rotations: asyncio.Queue[Message] = asyncio.Queue(MAX_ROTATIONS)
         self._following: asyncio.Task[None] | None = None
         self._reporting = asyncio.ensure_future(self._report())

@@ -26,11 +26,13 @@ _GOOD, _BAD, _KEY, _PLAIN, _QUIET = (104, 219, 154), (255, 157, 148), (255, 210,
 
 @dataclass
 class ShownParticipant:
-    """A participant as the bot sees them: the latest picture (av.VideoFrame or None) and the state by kind."""
+    """A participant as the bot sees them."""
 
     name: str
     picture: Any
+    """The latest picture (av.VideoFrame), or None before the first one."""
     states: dict[str, str]
+    """The state by kind, "audio" and "video"."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The server side of a browser in the room: one web socket, and the connections that are driven through it."""
+"""The server side of a browser in the room: one web socket, and the connections that it controls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWER_TIMEOUT: Final = 30.0  # seconds for an offer or an answer; the browser r
 MAX_NAME_LENGTH: Final = 40
 MAX_ERROR_LENGTH: Final = 200  # characters of an error message from a browser
 MAX_ROTATION_LENGTH: Final = 1024  # characters of base64; the page sends some 110
-MAX_SECTIONS: Final = 2  # media sections of an SDP: audio and video. Each costs a receiver with its thread
+MAX_SECTIONS: Final = 2  # media sections of an SDP: audio and video. Each section costs a receiver and its thread
 MAX_CANDIDATES: Final = 64  # ICE candidates of an SDP. This process sends to the address of each
 # Limits of the queue to a slow browser. A browser that exceeds them is disconnected.
 MAX_PENDING_MESSAGES: Final = 1000
@@ -44,7 +44,7 @@ class BrowserMember:
     def __init__(
         self, socket: web.WebSocketResponse, room: Room, member_id: str, address: str, abort: Callable[[], None]
     ) -> None:
-        """Communicate with the client at *address* through *socket*. *abort* closes its TCP connection at once."""
+        """Serve the client at *address* through *socket*. *abort* closes its TCP connection at once."""
         self.id = member_id
         self.name = ""
         self.tracks: list[str] = []

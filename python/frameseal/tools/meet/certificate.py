@@ -22,7 +22,7 @@ def self_signed(addresses: Sequence[str]) -> tuple[ssl.SSLContext, str]:
     """Make a key and a certificate; return the TLS context of the server and the SHA-256 fingerprint.
 
     The fingerprint is formatted as browsers show it, so that people can compare it. The private key stays in this
-    process, and briefly in a file that only this user can read, because `ssl` loads keys from files only.
+    process. Only while `ssl` loads it, it is also in a file that nobody but this user can read.
 
     :param addresses: the IP addresses for which the certificate is valid, beside localhost.
     :raises ValueError: one of the addresses is not an IP address.

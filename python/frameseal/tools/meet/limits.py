@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
-# Maximum numbers of TCP connections. A browser opens 6, and one for its web socket. All 8 participants may share one
-# address.
+# Maximum numbers of TCP connections. A browser opens 6, and one more for its web socket. All 8 participants may share
+# one address.
 MAX_CONNECTIONS: Final = 256
 MAX_CONNECTIONS_OF_ADDRESS: Final = 128
 
@@ -24,7 +24,8 @@ MAX_WAITING: Final = 64
 MAX_WAITING_OF_ADDRESS: Final = 16
 JOIN_TIMEOUT: Final = 10.0
 
-# Maximum number of addresses with a token bucket. A discarded address starts with a full one; the total still holds.
+# Maximum number of addresses with a token bucket. A discarded address starts with a full bucket again. The limit on
+# the total still holds.
 MAX_ADDRESSES: Final = 1024
 
 
@@ -46,7 +47,7 @@ MESSAGES: Final = Rate(200, 50.0)
 
 
 class TokenBucket:
-    """Limits events to a burst, and then to a rate per second."""
+    """Limits events to a burst, and after it to a rate per second."""
 
     def __init__(self, rate: Rate) -> None:
         """Make a full bucket."""
@@ -84,7 +85,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def allows(self, address: str) -> bool:
-        """Consume a token of *address* and one of the total. Return False if either is missing."""
+        """Consume a token of *address* and a token of the total. Return False if either is missing."""
         bucket = self._buckets.pop(address, None) or TokenBucket(self._each)
         self._buckets[address] = bucket
         if len(self._buckets) > MAX_ADDRESSES:

@@ -27,7 +27,7 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024
 HEARTBEAT: Final = 20.0  # seconds between two pings of a web socket
 
 _HEADERS: Final = {
-    # The page has the key. So it runs no inline scripts, and none from other origins.
+    # The page holds the key. So it runs neither inline scripts nor scripts from other origins.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -131,7 +131,7 @@ async def _report(room: Room, browsers: Collection[BrowserMember]) -> None:
         await asyncio.sleep(REPORT_INTERVAL)
         watching = [browser for browser in browsers if browser.watching]
         for publisher, sfu_view in list(room.sfu_views.items()):
-            # A decoder starts with a keyframe, and accepts only some of those that are ciphertext.
+            # A decoder starts with a keyframe, and accepts only some keyframes that are ciphertext.
             if watching and not sfu_view.pictures and turn % KEYFRAME_TURNS == 0:
                 await room.request_keyframe(publisher)
             sfu_view.watched = bool(watching)

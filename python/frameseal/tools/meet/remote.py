@@ -8,7 +8,10 @@ from aiortc import RTCSessionDescription
 from pyee.base import EventEmitter
 
 BrowserRequest = Callable[[str, str | None], Awaitable[str]]
-"""Sends the browser a method ("offer", "answer" or "accept") and an SDP or None; returns an SDP or an empty str."""
+"""Sends the browser a method and an SDP or None, and returns the SDP of the browser.
+
+The methods are "offer", "answer" and "accept". The browser answers "accept" with an empty str.
+"""
 
 _STATES = frozenset({"new", "connecting", "connected", "disconnected", "failed", "closed"})
 

@@ -1,6 +1,6 @@
 """The room of a meeting: its members, and one keyless forwarder for each publisher. No key ever reaches it.
 
-Every member publishes over one connection and receives each other member over one more, so that no connection is ever
+Every member publishes over one connection, and receives each other member over a further one. So no connection is ever
 renegotiated. The bot is a member like any other.
 """
 

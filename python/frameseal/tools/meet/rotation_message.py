@@ -1,8 +1,8 @@
-"""The message that brings a new key to all members who have the present key, through a server that learns neither.
+"""Seals and opens the rotation message, which carries a new key to all members who hold the present key.
 
-The member who rotates generates a passphrase, seals it, and sends it through the signalling, which forwards all
-messages in one order. The sealing key is derived from the present passphrase behind a prefix, so that it differs from
-the media key. A rotation does not exclude anybody who has the present key.
+The member who rotates generates a passphrase, seals it, and sends it through the signalling. The server forwards all
+messages in one order, and learns neither key. The sealing key is derived from a prefix and the present passphrase, so
+that it differs from the media key. A rotation does not exclude anybody who holds the present key.
 
 The message is a frame of the profile `livekit` without clear bytes: ciphertext, tag, IV, 0x0C, 0.
 """
@@ -84,19 +84,19 @@ class RotationOpener(Confidential):
     def open(self, sealed: bytes) -> MeetingKey:
         """Return the key in a rotation.
 
-        :raises RotationRefused: *sealed* was sealed under another key than the present one, or holds another key id
-            than the next (such as a replay).
+        :raises RotationRefused: *sealed* was not sealed under the present key, or does not hold the next key id. A
+            replayed rotation does not.
         """
         coming = _opened(self._decryptor, sealed)
         if coming is None:
-            raise RotationRefused("the rotation was sealed under another key than the present one, or holds no key")
+            raise RotationRefused("the rotation was not sealed under the present key, or holds no key")
         if coming.key_id != (self._present.key_id + 1) % KEY_IDS:
-            raise RotationRefused("the key id of the rotation is not the one after the present key id")
+            raise RotationRefused("the key id of the rotation must be the key id after the present one")
         return coming
 
 
 def seal_rotation(present: MeetingKey, coming: MeetingKey) -> bytes:
-    """Seal *coming* for the members who have *present*. The derivation takes some 12 ms."""
+    """Seal *coming* for the members who hold *present*. The derivation lasts some 12 ms."""
     require("coming", coming, MeetingKey, "a MeetingKey")
     text = json.dumps({"keyId": coming.key_id, "passphrase": coming.passphrase})
     return Encryptor(_ring(present)).encrypt(text.encode())

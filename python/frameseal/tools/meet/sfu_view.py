@@ -56,14 +56,14 @@ class SfuReport(TypedDict):
     sealed: str
     """The first bytes of the latest video frame in base64."""
     picture: str | None
-    """The latest decoded picture as JPEG in base64; None if there is none."""
+    """The latest decoded picture as JPEG in base64. None means that the decoder returned none."""
 
 
 class SfuView:
     """Observes the packets in the forwarder, which has no key. To save CPU, it decodes only while somebody watches."""
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
+        """Make a view without frames."""
         self.frames: Counter[str] = Counter()  # by kind
         self.octets: Counter[str] = Counter()
         self.tried = 0
@@ -105,14 +105,10 @@ class SfuView:
             if self.watched and self._waiting.acquire(blocking=False):
                 self._thread.submit(self._decode, forwarded, self._sealed)
 
-    def report(self) -> dict[str, Any]:
-        """Say what was seen, as JSON.
-
-        Counts and sizes; the latest video frame, in parts and as it is (base64); and what came out of the decoder, if
-        anything did (a JPEG, base64).
-        """
+    def report(self) -> SfuReport:
+        """Return the counts, the latest video frame and the latest decoded picture, ready for JSON."""
         found = readings(self._sealed, self._codec) if self._sealed and self._codec in CODECS else []
-        parts = [
+        parts: list[FramePart] = [
             {"name": part.name, "start": part.start, "end": part.end, "hex": part.data[:SHOWN_BYTES].hex()}
             for part in (found[0].parts if found else ())
         ]
@@ -150,7 +146,7 @@ class SfuView:
 
 
 def claimed_pixels(codec: str, frame: bytes) -> int:
-    """Return how many pixels a frame claims to have; 0 if it does not tell."""
+    """Return the number of pixels that a frame claims. 0 means that the frame does not contain it."""
     known = CODECS.get(codec)
     return known.claimed_pixels(frame) if known else 0
 

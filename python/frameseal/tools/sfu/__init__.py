@@ -5,9 +5,9 @@ forwarder holds what the operator of an SFU holds: RTP packets whose payloads ar
 unchanged, and rewrites SSRC, payload type and header extensions to those that each leg negotiated. It simulates loss
 and reordering from a seed, for each leg separately.
 
-aiortc has no public API to receive RTP packets from a transport or to send them, so three underscore names of
-`RTCDtlsTransport` are used. `_handle_rtp_data` and `_handle_rtcp_data` are replaced on the instances that the forwarder
-owns, and `_send_rtp` is called. The connections of the peers remain unchanged.
+aiortc has no public API to receive or send RTP packets over a transport. So the forwarder uses three private names of
+`RTCDtlsTransport`. It replaces `_handle_rtp_data` and `_handle_rtcp_data` on the instances that it owns, and calls
+`_send_rtp`. The connections of the peers remain unchanged.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Stream:
     kind: str
     codecs: dict[int, RTCRtpCodecParameters]
     ssrc: int
-    # None for audio: neither aiortc nor browsers by default request lost audio packets again.
+    # None for audio: neither aiortc nor browsers request the retransmission of audio packets by default.
     nacks: NackGenerator | None
 
 
@@ -187,7 +187,7 @@ class Forwarder:
             transport = leg.transport = transceiver.sender.transport
             transport._handle_rtcp_data = leg.handle_rtcp  # type: ignore[method-assign]
         await _wait_connected(own, pc)
-        # As every SFU does: pictures under way depend on a keyframe that the new subscriber never received.
+        # Pictures under way depend on a keyframe that the new subscriber never received. Every SFU requests one.
         await self.request_keyframe()
 
     async def disconnect_subscriber(self, name: str) -> None:
@@ -275,7 +275,10 @@ def _outlet(stream: _Stream, offered: MediaDescription, answered: MediaDescripti
 
 
 def _format(codec: RTCRtpCodecParameters) -> tuple[str, ...]:
-    """What two codecs must share to be one: for H.264 the packetization mode and the profile (RFC 6184 section 8.1)."""
+    """Return the media type and the parameters that two codecs must share to be compatible.
+
+    For H.264 the parameters are the packetization mode and the profile (RFC 6184, section 8.1).
+    """
     known = CODECS.get(codec.name.lower())
     names = known.format_parameters if known else ()
     return (codec.mimeType.lower(), *(str(codec.parameters.get(name)).lower() for name in names))

@@ -22,7 +22,7 @@ from aiortc.rtp import (
 from frameseal.codecs import CODECS
 
 HISTORY_SIZE = 1024  # packets kept per stream and leg for retransmission; aiortc's own senders keep 128
-RTCP_PSFB_FIR = 4  # RFC 5104 section 4.3.1; older versions of aiortc have no name for it
+RTCP_PSFB_FIR = 4  # RFC 5104, section 4.3.1; older versions of aiortc have no name for it
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Impairment:
 
     def __call__(self, packet: RtpPacket) -> list[RtpPacket]:
         """Return the packets to forward now: this packet, delayed packets that are due, or none."""
-        # Every packet draws the same count of numbers, so that a loss does not change the selection of later packets.
+        # Every packet draws the same number of random values, so that a loss does not change later selections.
         lose, hold, distance = self._random.random(), self._random.random(), self._random.randint(1, 3)
         self._held = [(left - 1, held) for left, held in self._held]
         due = [held for left, held in self._held if left <= 0]
@@ -80,9 +80,8 @@ class Outlet:
     mid: str
     payload_types: dict[int, int]  # the publisher's -> the subscriber's
     extensions: HeaderExtensionsMap
-    awaits_keyframe: (
-        bool  # for a keyframe: pictures that build on one which the subscriber never saw are of no use to it
-    )
+    # True until a keyframe arrives: the subscriber cannot decode pictures that depend on an earlier one.
+    awaits_keyframe: bool
     history: dict[int, RtpPacket] = field(default_factory=dict)
 
 
@@ -167,8 +166,8 @@ class Leg:
 def starts_keyframe(codec: RTCRtpCodecParameters, payload: bytes) -> bool:
     """Return True if a video packet is the first of a keyframe.
 
-    No key is needed. SFUs depend on this, so the formats leave these bytes clear: the frame tag of VP8 (RFC 6386,
-    section 9.1), and the parameter sets and the first slice header of H.264.
+    This needs no key, because SFUs depend on it and the formats leave these bytes clear. The bytes are the frame tag
+    of VP8 (RFC 6386, section 9.1), and the parameter sets and first slice header of H.264.
     """
     known = CODECS.get(codec.name.lower())
     try:

@@ -1,5 +1,5 @@
-// The peer connections of the page: one to publish, and one to receive each other participant. The server sends requests
-// (frameseal/tools/meet/remote.py), and this module answers them.
+// Holds the peer connections of the page: one to publish, and one for each other participant to receive. It answers the
+// requests of the server (frameseal/tools/meet/remote.py).
 
 import { scriptTransforms } from './encryption.js';
 
@@ -83,7 +83,7 @@ export class Connections {
         ...(video ? { sendEncodings: [{ maxBitrate: MAX_BITRATE }] } : {}),
       });
       this.#encryption.seal(transceiver.sender, this.#own.id, video ? this.#codec : undefined);
-      // Opus alone for audio: clients of this family cannot combine redundancy (RED) with encryption.
+      // Audio uses Opus alone: LiveKit's clients cannot combine redundancy (RED) with encryption.
       const wanted = video ? [`video/${this.#codec}`, 'video/rtx'] : ['audio/opus'];
       const { codecs } = RTCRtpSender.getCapabilities(track.kind);
       transceiver.setCodecPreferences(codecs.filter(({ mimeType }) => wanted.includes(mimeType.toLowerCase())));

@@ -1,10 +1,10 @@
-// Derives from the meeting's passphrase, in this browser, the code that people compare, and the key that seals a rotation
-// (frameseal/tools/meet/rotation_message.py is the Python side).
+// Derives two values from the meeting's passphrase, in this browser: the code that people compare, and the key that seals
+// a rotation. The Python side is frameseal/tools/meet/rotation_message.py.
 
 const utf8 = (text) => new TextEncoder().encode(text);
 const SALT = utf8('LKFrameEncryptionKey'); // the salt of the profile livekit
 const ITERATIONS = 100_000;
-const CODE_VERSION = 2; // the version of frameseal.keys.fingerprint, whose derivation this repeats
+const CODE_VERSION = 2; // VERSION of frameseal.keys.fingerprint, which has the same derivation
 const CODE_ITERATIONS = 2 ** 18;
 const CODE_GROUPS = 8;
 const GROUP_BYTES = 5;
@@ -58,7 +58,7 @@ export async function safetyCode(keys) {
   return `v${CODE_VERSION} ${groups.join(' ')}`;
 }
 
-let derived = null; // {passphrase, key}, cached, so that forged rotations cost no derivation each
+let derived = null; // the cached {passphrase, key}: a forged rotation must not cost a derivation
 
 function rotationKey(passphrase) {
   if (derived?.passphrase !== passphrase) {

@@ -36,7 +36,7 @@ class Meeting {
       this.socket.onerror = () => reject(new Error('the server does not respond'));
     });
     this.name = name;
-    this.socket.onmessage = ({ data }) => this.#take(JSON.parse(data));
+    this.socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     this.socket.onclose = ({ reason }) => { if (meeting === this) { leave(); problem(reason || 'The connection to the server is lost. Join again.'); } };
     this.send({ type: 'join', name, tracks: this.#kinds() });
     this.#showKey();
@@ -95,7 +95,7 @@ class Meeting {
     return ['audio', 'video'].filter((kind) => this.stream.getTracks().some((track) => track.kind === kind));
   }
 
-  #take(message) {
+  #receive(message) {
     const { type, participant } = message;
     if (type === 'welcome') this.#welcome(message);
     else if (type === 'joined') { this.#add(participant); log(`${participant.name} joined.`); }
@@ -167,7 +167,7 @@ class Meeting {
     this.#right = null;
     await this.setKey(coming, `${who} rotated the key.`);
     const fragment = new URLSearchParams({ key: coming.passphrase, id: coming.keyId });
-    history.replaceState(null, '', `#${fragment}`); // so that the link has the new key when it is copied or reloaded
+    history.replaceState(null, '', `#${fragment}`); // a copied or reloaded link must hold the new key
   }
 
   #showKey() {
@@ -190,10 +190,11 @@ class Meeting {
   }
 }
 
+/** Returns the key in the fragment of the URL. An absent passphrase is empty, and an invalid key id is 0. */
 function fromFragment() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  const keyId = Number(given.get('id') ?? 0);
-  return { passphrase: given.get('key') ?? '', keyId: Number.isInteger(keyId) && keyId >= 0 && keyId < 16 ? keyId : 0 };
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const keyId = Number(fragment.get('id') ?? 0);
+  return { passphrase: fragment.get('key') ?? '', keyId: Number.isInteger(keyId) && keyId >= 0 && keyId < 16 ? keyId : 0 };
 }
 
 async function join(event) {

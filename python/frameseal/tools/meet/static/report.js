@@ -1,4 +1,4 @@
-// Shows the report of the bot (frameseal.e2ee.report), who can open whom: as a table, and as text for support.
+// Shows the report of the bot (frameseal.e2ee.report) as a table, and returns it as text for support.
 
 const FAILURES = ['malformed', 'unknown_key', 'authentication_failed', 'replayed', 'sender_mismatch', 'key_exhausted'];
 const good = (state) => state?.endsWith('Success');

@@ -27,7 +27,7 @@ export class Tile {
     const stream = this.#video.srcObject ?? new MediaStream();
     stream.addTrack(track);
     this.#video.srcObject = stream;
-    this.#video.play().catch(() => {}); // rejected without autoplay; then the browser starts it later
+    this.#video.play().catch(() => {}); // rejected without autoplay: the browser starts it later
   }
 
   /** Updates the badge of a kind, as observed by "here" or "bot". */
@@ -56,7 +56,7 @@ export class Tile {
     const kilobytes = Math.round(((bytes.video ?? 0) + (bytes.audio ?? 0)) / 1000);
     this.#find('.sfu-facts').textContent =
       `Passed on: ${frames.video ?? 0} pictures, ${frames.audio ?? 0} pieces of sound, ${kilobytes} kB. ` +
-      (pictures ? `Of ${tried} pictures its decoder made ${pictures}, like this:` : `Its decoder made none of ${tried} pictures. Their bytes:`);
+      (pictures ? `Its decoder returned ${pictures} pictures for ${tried} frames, like this:` : `Its decoder returned no picture for ${tried} frames. Their bytes:`);
     this.#noise(sealed);
     const image = this.#find('.sfu img');
     image.hidden = !picture;
