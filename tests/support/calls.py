@@ -1,7 +1,8 @@
 """Calls over 127.0.0.1 whose content can be checked after decoding: peers, sources, sinks, a tap on the wire.
 
-Works for aiortc and for vsaiortc alike: everything takes the stack's package name ("aiortc", "vsaiortc") or an object
-of it. A picture carries its frame number (with a checksum) in black and white blocks, and a colour; sound is one tone.
+It works with aiortc and with vsaiortc. Parameters accept the stack's package name ("aiortc", "vsaiortc") or an object
+of the stack. A picture has a colour, and shows its frame number and a checksum in black and white blocks. Sound is one
+tone.
 """
 
 import asyncio
@@ -23,17 +24,17 @@ import numpy as np
 
 from frameseal import E2EEManager, ExternalE2EEKeyProvider, KeyRing
 
-# The oldest aiortc needs an older PyAV than vsaiortc does, so there it is tested alone: FRAMESEAL_STACKS=aiortc.
+# The oldest aiortc needs an older PyAV than vsaiortc, so it is tested alone with FRAMESEAL_STACKS=aiortc.
 STACKS = tuple(os.environ.get("FRAMESEAL_STACKS", "aiortc vsaiortc").split())
 
-# Chroma (U, V) of a colour; luma is taken by the frame number and a moving bar.
+# Chroma (U, V) of a colour. Luma shows the frame number and a moving bar.
 COLOURS = {"red": (90, 230), "blue": (230, 110), "green": (60, 50), "yellow": (20, 150)}
 FRAME_RATE = 30
 BITS = 16  # 12 of frame number, 4 of checksum
 
 
 def part(stack: str, module: str = ""):
-    """The stack's package, or one of its modules."""
+    """Return the stack's package, or one of its modules."""
     return importlib.import_module(f"{stack}.{module}" if module else stack)
 
 
@@ -42,13 +43,13 @@ def mime(codec: str) -> str:
 
 
 def sendable(stack: str) -> list[str]:
-    """The codecs that a stack has encoders for; the oldest aiortc has no G722."""
+    """Return the codecs for which a stack has encoders. The oldest aiortc has no G722."""
     codecs = ("vp8", "h264", "opus", "pcmu", "pcma", "g722")
     return [codec for codec in codecs if hasattr(part(stack, "codecs"), f"{codec.title()}Encoder")]
 
 
 def playable(stack: str, codec: str) -> bool:
-    """Whether a stack can decode what it negotiates; vsaiortc cannot, for G722."""
+    """Return True if a stack can decode a codec that it negotiates. vsaiortc cannot decode G722."""
     parameters = part(stack, "rtcrtpparameters").RTCRtpCodecParameters(mime(codec), 48000)
     try:
         return part(stack, "codecs").get_decoder(parameters) is not None
@@ -60,7 +61,7 @@ def playable(stack: str, codec: str) -> bool:
 
 
 def picture_track(stack: str, colour: str = "red", size: tuple[int, int] = (320, 240)):
-    """A video track of numbered, coloured pictures with a moving bar, 30 a second."""
+    """Return a video track of numbered, coloured pictures with a moving bar, 30 per second."""
 
     class PictureTrack(part(stack).MediaStreamTrack):
         kind = "video"
@@ -82,7 +83,7 @@ def picture_track(stack: str, colour: str = "red", size: tuple[int, int] = (320,
 
 
 def tone_track(stack: str, hertz: float = 440, milliseconds: int = 20, rate: int = 48000):
-    """An audio track: a sine of a quarter of full scale, in frames of so many milliseconds."""
+    """Return an audio track: a sine at a quarter of full scale, in frames of *milliseconds*."""
 
     class ToneTrack(part(stack).MediaStreamTrack):
         kind = "audio"
@@ -133,7 +134,7 @@ def checksum(value: int) -> int:
 
 @dataclass(frozen=True)
 class Picture:
-    """What was read from a decoded picture. ``number`` is None if blocks and checksum make no sense."""
+    """The content of a decoded picture. ``number`` is None if the blocks and the checksum do not fit."""
 
     number: int | None
     colour: str | None
@@ -147,14 +148,14 @@ class Picture:
         for bit in range(BITS):
             middle = width * (2 * bit + 1) // (2 * BITS)
             blocks.append(image[height // 16 : height * 3 // 16, middle - reach : middle + reach].mean())
-        # Rows of the lower half of the picture, to see only what does not follow the luma blocks.
+        # Only rows in the lower half of the picture, where the luma blocks have no effect.
         u = image[height + height // 8 : height * 5 // 4].mean()
         v = image[height * 5 // 4 + height // 8 :].mean()
         return cls.of(blocks, u, v)
 
     @classmethod
     def of(cls, blocks: list[float], u: float, v: float) -> "Picture":
-        """The picture whose blocks have these lumas, and whose colour is this chroma."""
+        """Return the picture with these lumas of its blocks and this chroma."""
         if any(90 < luma < 160 for luma in blocks):
             return cls(None, None)
         word = sum((luma >= 160) << bit for bit, luma in enumerate(blocks))
@@ -164,7 +165,7 @@ class Picture:
 
 
 class Sink:
-    """Takes everything that a track delivers."""
+    """Records all frames that a track delivers."""
 
     def __init__(self, track) -> None:
         self.track = track
@@ -199,7 +200,7 @@ class Sink:
         return sum(map(len, self.samples)) / self.rate if self.samples else 0.0
 
     def tone(self, skip: float = 0.2) -> tuple[float, float, float]:
-        """Loudest frequency (Hz), the share of the energy that is near it, and RMS, of all but the first *skip* s."""
+        """Return the loudest frequency in Hz, the share of energy near it, and the RMS, without the first *skip* s."""
         sound = np.concatenate(self.samples).astype(float)[int(skip * self.rate) :]
         return tone(sound, self.rate)
 
@@ -213,12 +214,12 @@ def tone(sound: np.ndarray, rate: int) -> tuple[float, float, float]:
 
 
 def assert_pictures(sink: Sink, colour: str = "red", at_least: int = 10) -> None:
-    """Every picture is readable, of the colour, and they come in the order in which they were drawn."""
+    """Check that all pictures are readable, have the colour, and are in the order in which they were drawn."""
     assert_shown(list(sink.pictures), colour, at_least)
 
 
 def assert_shown(pictures: list[Picture], colour: str, at_least: int) -> None:
-    """The same, of pictures that may have come from elsewhere."""
+    """Check the same for a list of pictures."""
     assert len(pictures) >= at_least
     assert {picture.colour for picture in pictures} == {colour}
     numbers = [picture.number for picture in pictures]
@@ -227,8 +228,9 @@ def assert_shown(pictures: list[Picture], colour: str, at_least: int) -> None:
 
 
 def shows(sink: Sink, colour: str = "red", run: int = 20) -> bool:
-    """Whether the latest pictures are all readable, of the colour and in order: for stacks that lose some to a busy
-    machine, and go on damaged until the next keyframe.
+    """Return True if the latest *run* pictures are readable, have the colour, and are in order.
+
+    It is for stacks that lose pictures on a busy machine, and show damaged ones until the next keyframe.
     """
     latest = sink.pictures[-run:]
     numbers = [picture.number for picture in latest]
@@ -237,7 +239,7 @@ def shows(sink: Sink, colour: str = "red", run: int = 20) -> bool:
 
 
 def plays(sink: Sink, hertz: float = 440) -> bool:
-    """Whether the latest second is this tone, likewise."""
+    """Return True if the latest second of sound is this tone."""
     if sink.seconds < 1.2:
         return False
     heard, purity, rms = tone(np.concatenate(sink.samples)[-sink.rate :].astype(float), sink.rate)
@@ -245,7 +247,7 @@ def plays(sink: Sink, hertz: float = 440) -> bool:
 
 
 def assert_tone(sink: Sink, hertz: float = 440, seconds: float = 0.5) -> None:
-    """At least so many seconds of one clean tone, without gaps or noise."""
+    """Check that the sink has a minimum of *seconds* of one clean tone, without gaps or noise."""
     assert sink.seconds >= seconds
     heard, purity, rms = sink.tone()
     assert abs(heard - hertz) < 6, (heard, purity, rms)
@@ -285,8 +287,8 @@ class Peer:
 
     def __init__(self, stack: str) -> None:
         self.stack = stack
-        # One transport from the start: with the default policy the stacks leave the second audio m-line of a call that
-        # has video on a transport which they then stop. The oldest aiortc has no policy, and not this fault either.
+        # MAX_BUNDLE uses one transport from the start. With the default policy, the stacks stop the transport of a
+        # call's second audio m-line if the call has video. The oldest aiortc has neither the policy nor this fault.
         package, options = part(stack), {}
         if hasattr(package, "RTCBundlePolicy"):
             options["bundlePolicy"] = package.RTCBundlePolicy.MAX_BUNDLE
@@ -299,7 +301,7 @@ class Peer:
         self.sinks[mid] = Sink(track)
 
     def send(self, track, codec: str | None = None):
-        """Add a track, to be sent with this codec; returns the transceiver."""
+        """Add a track to send with this codec, and return its transceiver."""
         transceiver = self.pc.addTransceiver(track, direction="sendonly")
         if codec is not None:
             prefer(transceiver, codec, part(self.stack))
@@ -313,7 +315,7 @@ def prefer(transceiver, codec: str, package) -> None:
 
 
 async def negotiate(caller: Peer, callee: Peer) -> None:
-    """One offer and answer; the peers may be of different stacks."""
+    """Exchange one offer and one answer. The peers may use different stacks."""
     await caller.pc.setLocalDescription(await caller.pc.createOffer())
     offer = caller.pc.localDescription
     await callee.pc.setRemoteDescription(part(callee.stack).RTCSessionDescription(sdp=offer.sdp, type=offer.type))
@@ -329,8 +331,9 @@ async def connect(caller: Peer, callee: Peer) -> None:
 
 @contextlib.asynccontextmanager
 async def peers(*stacks: str, tracks_end: bool = False):
-    """Peers that are closed at the end, with a watch over exceptions that nobody sees, and threads that die unless the
-    call is one in which tracks end.
+    """Make peers, and close them at the end. Fail for unhandled exceptions, and for decoder threads that have died.
+
+    :param tracks_end: True if tracks end during the call, so that their threads may end too.
     """
     made = [Peer(stack) for stack in stacks]
     with Watch(stacks) as watch:
@@ -352,7 +355,7 @@ async def hang_up(*made: Peer) -> None:
 
 
 async def until(condition, seconds: float = 20) -> None:
-    """Wait for a condition; the limit is for a call that is broken, not a measurement."""
+    """Wait for a condition. The limit detects a broken call, and measures nothing."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain"
@@ -400,8 +403,9 @@ class Watch:
 
 
 class Arrived:
-    """The RTP packets that arrive, as SRTP gives them to the far end: what a forwarder has, whatever was patched where
-    they left. A context manager.
+    """Records the RTP packets that arrive, after SRTP. A context manager.
+
+    A forwarder has these packets too. They are real, whatever the sender's side has patched.
     """
 
     def __init__(self, stack: str) -> None:
@@ -424,10 +428,11 @@ class Arrived:
 
 
 class Tap:
-    """What goes out on the wire before SRTP, and what the stack's encoders made, as whole frames.
+    """Records the packets sent, before SRTP, and the whole frames that the stack's encoders made. A context manager.
 
-    With *loss*, that share of the RTP packets does not arrive, drawn from a seed. A context manager.
-    ``made[codec]`` are the frames that encoders of the codec made, `frames` those that were sent.
+    ``made[codec]`` holds the frames that encoders of the codec made. `frames` returns the frames that were sent.
+
+    :param loss: the share of RTP packets that are lost, selected with a seed.
     """
 
     def __init__(self, stack: str, loss: float = 0) -> None:
@@ -484,7 +489,7 @@ class Tap:
         return part(self._stack, "codecs").depayload(parameters(mime(codec), 90000), payload)
 
     def payloads(self, ssrc: int) -> list[list[bytes]]:
-        """The payloads that were sent under an SSRC, by frame; first transmissions only."""
+        """Return the payloads that were sent under an SSRC, by frame, without retransmissions."""
         seen: set[int] = set()
         groups: list[list[bytes]] = []
         timestamp = None
@@ -498,5 +503,5 @@ class Tap:
         return groups
 
     def frames(self, sender, codec: str) -> list[bytes]:
-        """The whole frames that a sender put on the wire."""
+        """Return the whole frames that a sender has sent."""
         return [b"".join(self.depayload(codec, p) for p in group) for group in self.payloads(sender._ssrc)]

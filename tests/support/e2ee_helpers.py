@@ -1,4 +1,4 @@
-"""What the tests of the call model share: two ends of one call, frames, a clock, and a recorder of state changes."""
+"""Helpers of the call model's tests: two ends of one call, frames, a clock, and a recorder of state changes."""
 
 import asyncio
 from collections import defaultdict
@@ -14,14 +14,14 @@ OTHER_KEY = bytes(range(100, 132))
 AUDIO = b"\xf8" + b"opus payload" * 4
 VIDEO = b"\x01" + b"a VP8 delta frame" * 4
 EMPTY = b""
-NO_FRAME = b"\x90\x80\x12"  # too short for any trailer: what a bandwidth probe leaves after depacketising
+NO_FRAME = b"\x90\x80\x12"  # too short for any trailer: the remains of a bandwidth probe after depacketising
 
-# Enough for listeners and for the coroutines they start; nothing here waits for time to pass.
+# Enough for listeners and for the coroutines that they start. Nothing here waits for time to pass.
 TURNS_OF_THE_LOOP = 5
 
 
 async def delivered() -> None:
-    """Let the loop run whatever was scheduled on it before this call."""
+    """Let the loop run everything that was scheduled before this call."""
     for _ in range(TURNS_OF_THE_LOOP):
         await asyncio.sleep(0)
 
@@ -75,7 +75,7 @@ def run_at_once(function: Callable[[], object]) -> bool:
 
 
 class Recorder:
-    """A manager with its state changes, in the order of their delivery. With a clock, a `TimedCall` in its place."""
+    """Records the state changes of a manager, in the order of their delivery. With a clock, it uses a `TimedCall`."""
 
     def __init__(self, key: str | bytes | None = KEY, clock: Clock | None = None, **options: Any) -> None:
         self.provider = provider(key, **options)
@@ -89,7 +89,7 @@ class Recorder:
 
 
 def sealer(key: str | bytes = KEY, key_id: int = 0, kind: str = "audio") -> Callable[[bytes], bytes]:
-    """Return what seals frames at the far end of the call."""
+    """Return a function that seals frames at the far end of the call."""
     far = ExternalE2EEKeyProvider()
     far.set_shared_key(key, key_id=key_id)
     transform = E2EEManager(far, "videosdk").sender_transform("bob", kind, "opus" if kind == "audio" else "vp8")
@@ -103,7 +103,7 @@ def sealer(key: str | bytes = KEY, key_id: int = 0, kind: str = "audio") -> Call
 
 
 class Failing:
-    """A cipher that fails in ways no frame can provoke; takes the place of a transform's own."""
+    """Replaces the cipher of a transform, and fails in ways that no frame can provoke."""
 
     consecutive_failures = 1
 

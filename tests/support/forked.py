@@ -1,6 +1,6 @@
-"""Processes that fork: `python forked.py NAME` runs one scenario and prints what each process has sealed, as JSON.
+"""Forks: `python forked.py NAME` runs one scenario, and prints the frames that each process has sealed, as JSON.
 
-A process of its own for each, so that no thread of a test runner is copied in the middle of what it does.
+Each scenario runs in a separate process, so that no fork copies a thread of the test runner in the middle of its work.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ def epoch(made: KeyRing, context: int = 0) -> KeyRing:
 
 
 def seal(ring: KeyRing, frames: int = FRAMES) -> Sealed:
-    """Seal frames, as far as that goes: some by themselves, in a batch and as packets."""
+    """Seal frames one by one and as packets, until the key is exhausted."""
     sealed = []
-    for take in (Encryptor(ring).encrypt, DataCryptor(ring).encrypt_packet):
+    for encrypt in (Encryptor(ring).encrypt, DataCryptor(ring).encrypt_packet):
         for _ in range(frames):
             with contextlib.suppress(KeyExhausted):
-                sealed.append(take(b"frame"))
+                sealed.append(encrypt(b"frame"))
     return sealed
 
 
 def forked(work: Callable[[int], Sealed], children: int = CHILDREN) -> list[Sealed]:
-    """Run *work* in so many children with the number of each, and return what they have sealed."""
+    """Run *work* in each child with its number, and return the frames that the children have sealed."""
     pipes = []
     for number in range(children):
         read, write = os.pipe()

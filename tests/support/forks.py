@@ -1,4 +1,4 @@
-"""Children that are forked while other threads are busy, and what they come to."""
+"""Forks children while other threads are busy, and returns their results."""
 
 import os
 import random
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 CHILDREN = 50
-# After so long a child that hangs is killed: far more than it needs on any machine.
+# A child that hangs is killed after this time, which is far more than it needs on any machine.
 MAX_SECONDS = 60
-# The longest work, the derivation of a key from a passphrase, takes about as long.
+# The approximate duration of the slowest work, the derivation of a key from a passphrase.
 WORK_SECONDS = 0.05
 
 
@@ -23,7 +23,7 @@ def in_a_child(
     max_seconds: float = MAX_SECONDS,
     meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> bytes:
-    """Return what *work* returns in a forked child, which has to end by itself and without an error.
+    """Return the result of *work* in a forked child, which must end unaided and without an error.
 
     The parent waits for the child in the context *meanwhile*.
     """
@@ -49,7 +49,7 @@ def in_a_child(
 
 
 def _read(child: int, read: int, max_seconds: float) -> list[bytes]:
-    """Returns what a child writes until it ends. Ends it after *max_seconds*."""
+    """Return the bytes that a child writes until it ends. Kill it after *max_seconds*."""
     written, deadline = [], time.monotonic() + max_seconds
     with os.fdopen(read, "rb", buffering=0) as pipe:
         while select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
@@ -64,10 +64,10 @@ def _read(child: int, read: int, max_seconds: float) -> list[bytes]:
 
 @contextmanager
 def busy(*works: Callable[[], object]) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Keep a thread at each of *works*; begin once each was done. What one of them raises is raised at the end.
+    """Repeat each of *works* in a thread. Begin when each has run once, and raise their exceptions at the end.
 
-    Yields a context in which the threads rest after the work that they are at, so that a child has the processor. They
-    go on for a random time afterwards, and the next fork finds them anywhere in their work.
+    Yields a context in which the threads pause after their current work, so that a child can use the processor. After
+    the context they continue for a random time, so that the next fork finds them anywhere in their work.
     """
     stop, begun, errors = threading.Event(), threading.Barrier(len(works) + 1), []
     working = threading.Event()
@@ -95,7 +95,7 @@ def busy(*works: Callable[[], object]) -> Iterator[Callable[[], AbstractContextM
 
     threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # so that a fork finds threads everywhere, and not at their ends
+    sys.setswitchinterval(1e-5)  # makes a fork find threads anywhere in their work, not only at its end
     try:
         for thread in threads:
             thread.start()
@@ -113,7 +113,7 @@ def busy(*works: Callable[[], object]) -> Iterator[Callable[[], AbstractContextM
 
 
 def children(work: Callable[[], bytes | None], *while_busy: Callable[[], object], count: int = CHILDREN) -> list[bytes]:
-    """Return what *work* comes to in *count* children that are forked while other threads are busy."""
+    """Return the results of *work* in *count* children that are forked while other threads are busy."""
     with busy(*while_busy) as resting:
         return [in_a_child(work, meanwhile=resting) for _ in range(count)]
     raise AssertionError("no child was forked")

@@ -1,4 +1,4 @@
-"""The page of `frameseal meet` in Python: the same signalling, with aiortc peers and a key of its own."""
+"""Simulates the page of `frameseal meet` in Python: the same signalling, with aiortc peers and a separate key."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ from support.calls import Sink, manager, picture_track, tone_track
 
 
 class Page:
-    """Takes part in a meeting, and keeps every message that went over its web socket."""
+    """Participates in a meeting, and records every message on its web socket."""
 
     def __init__(self, served, passphrase, name="Ada", *, tracks=("audio", "video"), sealed=True, codec="vp8"):
         self.key = MeetingKey(passphrase)
@@ -23,9 +23,9 @@ class Page:
         self.e2ee = manager(passphrase, failure_tolerance=10)
         self.id = None
         self.received: list[dict] = []
-        self.carried: list[str] = []  # the web socket's messages, both ways
+        self.carried: list[str] = []  # the web socket's messages, in both directions
         self.sinks: dict[tuple[str, str], Sink] = {}
-        self.states: dict[tuple[str, str, str], str] = {}  # (who says so, participant, kind)
+        self.states: dict[tuple[str, str, str], str] = {}  # by observer, participant and kind
         self._served = served
         self._pcs: dict[str, RTCPeerConnection] = {}
         self._published: list = []
@@ -103,7 +103,7 @@ class Page:
             await pc.setRemoteDescription(RTCSessionDescription(sdp=message["sdp"], type="offer"))
             await pc.setLocalDescription(await pc.createAnswer())
 
-        # Before the reply, so that no change is missed.
+        # Registered before the reply, so that no change is missed.
         @pc.on("connectionstatechange")
         async def changed() -> None:
             with contextlib.suppress(ConnectionError):

@@ -1,4 +1,4 @@
-"""Folders of the project that tests read files from."""
+"""Folders of the project from which tests read files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Media as encoders make them and nobody has sealed: speech, music, silence, pictures; by codec."""
+"""Unsealed media from real encoders, by codec: speech, music, silence and pictures."""
 
 from fractions import Fraction
 from functools import cache
@@ -11,7 +11,7 @@ RATE = 48000
 
 @cache
 def sound(kind: str, seconds: float, rate: int = RATE) -> np.ndarray:
-    """int16 mono: what talks, plays, hums or is silent."""
+    """Return sound as int16 mono: speech, music, a tone, noise or silence."""
     t = np.arange(int(seconds * rate)) / rate
     noise = np.random.default_rng(7).normal(size=len(t))
     if kind == "silence":
@@ -33,7 +33,7 @@ def sound(kind: str, seconds: float, rate: int = RATE) -> np.ndarray:
 
 @cache
 def opus(bit_rate: int, application: str = "voip", kind: str = "speech", **options: str) -> tuple[bytes, ...]:
-    """3 s of packets of libopus."""
+    """Return the packets of 3 s of sound from libopus."""
     return _opus(bit_rate, application, kind, tuple(options.items()))
 
 
@@ -52,7 +52,7 @@ def _opus(bit_rate: int, application: str, kind: str, options: tuple[tuple[str, 
 
 @cache
 def pcm(codec: str, kind: str = "speech", milliseconds: int = 20) -> tuple[bytes, ...]:
-    """3 s of PCMU, PCMA or G722."""
+    """Return the packets of 3 s of sound in PCMU, PCMA or G722."""
     rate = 16000 if codec == "g722" else 8000
     name = {"pcmu": "pcm_mulaw", "pcma": "pcm_alaw", "g722": "g722"}[codec]
     encoder = av.CodecContext.create(name, "w")
@@ -91,7 +91,7 @@ ENCODERS = {
 
 @cache
 def video(codec: str, kind: str = "moving", bit_rate: int = 500_000, **options: str) -> tuple[bytes, ...]:
-    """48 pictures, the first of them a keyframe; H264 and H265 as byte streams."""
+    """Return 48 encoded pictures. The first is a keyframe. H264 and H265 are byte streams."""
     name, defaults = ENCODERS[codec]
     encoder = av.CodecContext.create(options.pop("encoder", name), "w")
     encoder.width, encoder.height, encoder.pix_fmt = 320, 240, "yuv420p"

@@ -1,4 +1,4 @@
-"""Managers whose transforms keep a record of every frame that goes in and of what came out."""
+"""Records each frame that the transforms of a manager process, and its result."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ Note = Callable[[bytes, bytes | None], object]
 
 
 class Noted:
-    """A transform that tells of every frame that went in, and of what came out."""
+    """Wraps a transform, and reports each frame and its result."""
 
     def __init__(self, transform: Any, note: Note) -> None:
         self._transform, self._note = transform, note
@@ -31,7 +31,7 @@ class Noted:
 
 
 def noted(e2ee: E2EEManager, sealing: Note, opening: Note) -> E2EEManager:
-    """Have the transforms that a manager makes from now on tell of each frame, in the threads that they run in."""
+    """Make the future transforms of a manager report each frame. They report in the threads in which they run."""
     sender, receiver = e2ee.sender_transform, e2ee.receiver_transform
     e2ee.sender_transform = lambda *args, **kwargs: Noted(sender(*args, **kwargs), sealing)
     e2ee.receiver_transform = lambda *args, **kwargs: Noted(receiver(*args, **kwargs), opening)
@@ -42,14 +42,14 @@ Record = list[tuple[bytes, bytes | None]]
 
 
 def recorded(e2ee: E2EEManager) -> Record:
-    """Have the transforms that a manager makes from now on recorded: each frame, and what it became."""
+    """Record each frame of the future transforms of a manager, and its result."""
     record: Record = []
     noted(e2ee, _into(record), _into(record))
     return record
 
 
 def recorded_apart(e2ee: E2EEManager) -> tuple[Record, Record]:
-    """The same for a manager that both sends and receives: a record of each."""
+    """Do the same for a manager that both sends and receives. Return one record for each direction."""
     sent: Record = []
     received: Record = []
     noted(e2ee, _into(sent), _into(received))
@@ -61,12 +61,12 @@ def _into(record: Record) -> Note:
 
 
 def not_opened(sent: list[tuple[bytes, bytes | None]], received: list[tuple[bytes, bytes | None]]) -> list[int]:
-    """The lengths of the frames that arrived whole and were not opened to what they had been."""
+    """Return the lengths of the frames that arrived whole but did not open to the sent frame."""
     frames = {sealed: (frame, without_sei(frame)) for frame, sealed in sent}
     return [len(sealed) for sealed, frame in received if sealed in frames and frame not in frames[sealed]]
 
 
 def without_sei(frame: bytes) -> bytes:
-    """An H.264 access unit as it is sent: without what x264 says of itself in a SEI, type 6."""
+    """Return an H.264 access unit without the SEI (type 6) in which x264 describes itself. It is not sent."""
     start, *units = frame.split(START_CODE)
     return start + b"".join(START_CODE + unit for unit in units if not unit or unit[0] & 0x1F != 6)

@@ -1,6 +1,7 @@
-"""An independent implementation of the trailer format, over `cryptography`: what our bytes are checked against.
+"""An independent implementation of the trailer layout, over `cryptography`, to check our bytes against.
 
-Slow and plain on purpose, and written from the format alone (LiveKit's worker 2.23.0): a second opinion, not a copy.
+It is slow and plain on purpose. It is written from the format alone (LiveKit's worker 2.23.0) and copies none of our
+code.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The search for a secret in all that a program says: exceptions, log records, and what can be got out of an object."""
+"""Searches for a secret in the output of a program: exceptions, log records, and everything that an object reveals."""
 
 import base64
 import copy
@@ -8,11 +8,11 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator
 
-MARKER = "Xq7vKjW2ZpLmT9Rb4NcYd8GhFs6Qe3Uw"  # 32 letters: a raw key, and the length of a fingerprint, too
+MARKER = "Xq7vKjW2ZpLmT9Rb4NcYd8GhFs6Qe3Uw"  # 32 letters: the length of a raw key and of a fingerprint
 RAW = MARKER.encode()
 NUMBER = int.from_bytes(RAW)
 
-# A message may cut a secret short, so parts of it count: five of its letters, ten digits of its other forms.
+# A message may truncate a secret. So five letters of it count as the secret, and ten digits of its other forms.
 PARTS = {MARKER[start : start + 5] for start in range(len(MARKER) - 4)} | {
     form[start : start + 10]
     for form in (
@@ -30,7 +30,7 @@ def shows(text: str) -> bool:
 
 
 def said_by(error: BaseException | None, seen: set[int] | None = None) -> Iterator[str]:
-    """What an exception, and each that it is chained to, says to people and to programs."""
+    """Yield the text and the attributes of an exception, and of each exception in its chain."""
     seen = seen if seen is not None else set()
     if error is None or id(error) in seen:
         return
@@ -45,7 +45,7 @@ def said_by(error: BaseException | None, seen: set[int] | None = None) -> Iterat
 
 
 def captured_by(error: BaseException, file: str) -> Iterator[str]:
-    """What a traceback that captures local variables has of the functions in a file."""
+    """Yield the local variables that a traceback captures from the functions in a file."""
     stack = traceback.TracebackException.from_exception(error, capture_locals=True).stack
     frames = [frame for frame in stack if frame.filename.endswith(f"python/frameseal/{file}")]
     assert frames, "the file has no part in this error"
@@ -54,9 +54,9 @@ def captured_by(error: BaseException, file: str) -> Iterator[str]:
 
 
 def got_from(thing: object, *, inside: bool = True) -> Iterator[str]:
-    """What can be got out of an object without asking it for its secret.
+    """Yield everything that an object reveals without a request for its secret.
 
-    Without *inside*, its attributes are not looked at: an object may keep the names that it was given.
+    Without *inside*, its attributes are not searched: an object may hold the names that it was made with.
     """
     ways: list[Callable[[], object]] = [
         lambda: repr(thing),

@@ -1,8 +1,8 @@
-"""A stand-in for mediasoup: what its client libraries see of a router, over real ICE, DTLS and SRTP. It has no key.
+"""Simulates a router of mediasoup for its client libraries, over real ICE, DTLS and SRTP. It has no key.
 
-One `Endpoint` is one WebRtcTransport: an ICE-lite agent (RFC 8445 section 2.5, so it never checks and never needs the
-client's credentials, which mediasoup's protocol does not carry), aiortc's DTLS transport on top of it, RTP in and out.
-Every payload that arrives is kept: it is what the operator of an SFU has.
+One `Endpoint` is one WebRtcTransport: an ICE-lite agent with aiortc's DTLS transport on top. ICE-lite (RFC 8445,
+section 2.5) sends no checks, and so needs no credentials of the client. mediasoup's protocol does not carry them.
+Every payload that arrives is recorded, since the operator of an SFU sees it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _ids = count(1)
 
 
 class IceLite(asyncio.DatagramProtocol):
-    """Answers connectivity checks, and is to a DTLS transport what an RTCIceTransport is."""
+    """Answers connectivity checks, and implements the RTCIceTransport that a DTLS transport needs."""
 
     role, state = "controlled", "completed"
 
@@ -79,7 +79,7 @@ class IceLite(asyncio.DatagramProtocol):
 
     async def stop(self) -> None:
         self._packets.put_nowait(None)
-        self._checked.set()  # who waits to send finds the socket closed
+        self._checked.set()  # a waiting sender finds the socket closed
         self._udp.close()
 
 
@@ -96,7 +96,7 @@ class Produced:
     endpoint: "Endpoint"
     consumed: "list[Consumed]" = field(default_factory=list)
     alter: Callable[[bytes], bytes] = field(default=lambda payload: payload)
-    """What becomes of each RTP payload on its way to those who consume it."""
+    """Alters each RTP payload on its way to the consumers."""
 
 
 @dataclass(eq=False)
@@ -143,7 +143,7 @@ class Endpoint:
         self.payloads: list[bytes] = []
 
     async def parameters(self) -> dict[str, Any]:
-        """What the client is told of it."""
+        """Return the parameters that the client receives."""
         await self.ice.listen()
         prints = self.dtls.getLocalParameters().fingerprints
         candidate = {"foundation": "lite", "priority": 1, "ip": "127.0.0.1", "address": "127.0.0.1", "protocol": "udp"}
@@ -161,7 +161,7 @@ class Endpoint:
         }
 
     def connect(self, parameters: dict[str, Any]) -> None:
-        """Start DTLS with what the client said of itself."""
+        """Start DTLS with the client's parameters."""
         self.dtls._set_role("client" if parameters["role"] == "server" else "server")
         prints = [RTCDtlsFingerprint(each["algorithm"], each["value"]) for each in parameters["fingerprints"]]
         self._task = asyncio.ensure_future(self.dtls.start(RTCDtlsParameters(fingerprints=prints)))
@@ -213,7 +213,7 @@ class Endpoint:
 
 
 async def request_keyframe(producer: Produced) -> None:
-    """Send a picture loss indication to who produces (RFC 4585 section 6.3.1)."""
+    """Send a picture loss indication (RFC 4585, section 6.3.1) to the producer."""
     if producer.kind == "video" and producer.endpoint.dtls.state == "connected":
         pli = RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=1, media_ssrc=producer.ssrc)
         await producer.endpoint.dtls._send_rtp(bytes(pli))

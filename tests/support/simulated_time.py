@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer: hours pass in no time, and always in the same way."""
+"""An event loop whose clock jumps to the next timer, so that hours pass at once and in a reproducible way."""
 
 import asyncio
 import selectors
@@ -28,7 +28,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 
 def run(work: Coroutine[Any, Any, Any]) -> float:
-    """Run *work* to its end; return how many seconds it took, by its own clock."""
+    """Run *work* to its end, and return its duration in seconds of the simulated clock."""
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         runner.run(work)
         return runner.get_loop().time()

@@ -1,8 +1,8 @@
-"""An SFU without a key whose lines change hands: what one line carries comes from whoever is switched to it.
+"""A keyless SFU that switches publishers: the media of one line may belong to changing participants.
 
-Each participant publishes over a connection of their own. A subscriber's connection has lines (m-lines of sound or of
-pictures), and a line carries on under its SSRC, with its sequence numbers and timestamps going on, when another
-publisher is switched to it: as Janus and mediasoup do it.
+Each participant publishes over a separate connection. A subscriber's connection has lines: m-lines of sound or of
+pictures. When another publisher is switched to a line, the line keeps its SSRC. Its sequence numbers and timestamps
+continue, as in Janus and mediasoup.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ GAP = 3000  # ticks between the last timestamp before a switch and the first one
 
 @dataclass(eq=False)
 class Line:
-    """One m-line of a subscriber, and whose media it carries now."""
+    """One m-line of a subscriber, and the participant whose media it carries now."""
 
     kind: str
     transceiver: object
@@ -33,7 +33,7 @@ class Line:
     _offset: int = 0
 
     def rewrite(self, packet: RtpPacket, codec: str) -> RtpPacket:
-        """Return the packet as it goes out on this line."""
+        """Return the packet as this line sends it."""
         if packet.ssrc != self._source:
             self._source = packet.ssrc
             self._offset = (self.timestamp + GAP - packet.timestamp) % TIMESTAMPS
@@ -66,7 +66,7 @@ class Publisher:
 
 
 class Switchboard:
-    """Forwards what participants publish to one subscriber's lines. It keeps every payload that it has seen."""
+    """Forwards the media of participants to one subscriber's lines, and records every payload."""
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
@@ -76,7 +76,7 @@ class Switchboard:
         self._tasks: set[asyncio.Task] = set()
 
     async def publish(self, name: str, peer: Peer) -> None:
-        """Take a participant's media, in place of what they published before."""
+        """Receive a participant's media. It replaces the media that they published before."""
         await self.unpublish(name)
         publisher = Publisher(RTCPeerConnection(RTCConfiguration(iceServers=[])))
         await peer.pc.setLocalDescription(await peer.pc.createOffer())
@@ -99,13 +99,13 @@ class Switchboard:
         await self.request_keyframe(name)
 
     async def unpublish(self, name: str) -> None:
-        """Hang up on a publisher, if there is one of this name."""
+        """Close the connection of a publisher. Do nothing for an unknown name."""
         publisher = self._publishers.pop(name, None)
         if publisher is not None:
             await publisher.pc.close()
 
     async def add_lines(self, peer: Peer, codec: str, owner: str) -> list[Line]:
-        """Offer the subscriber a line of sound and one of pictures, which carry what *owner* publishes."""
+        """Offer the subscriber a line of sound and a line of pictures, which carry the media of *owner*."""
         if self._pc is None:
             self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         added = []
@@ -129,14 +129,14 @@ class Switchboard:
         await self._negotiate(peer)
 
     async def switch(self, lines: list[Line], owner: str | None) -> None:
-        """Have these lines carry what *owner* publishes; nothing, for None."""
+        """Make these lines carry the media of *owner*. None makes them carry nothing."""
         for line in lines:
             line.owner = owner
         if owner is not None:
             await self.request_keyframe(owner)
 
     async def request_keyframe(self, name: str) -> None:
-        """Send a picture loss indication (RFC 4585 section 6.3.1) to whoever publishes under this name."""
+        """Send a picture loss indication (RFC 4585, section 6.3.1) to the publisher of this name."""
         publisher = self._publishers.get(name)
         if publisher is not None and publisher.transport.state == "connected":
             for ssrc in [ssrc for ssrc, kind in publisher.kinds.items() if kind == "video"]:
@@ -194,5 +194,5 @@ def media(description: RTCSessionDescription):
 
 
 def described(peer: Peer, description: RTCSessionDescription):
-    """The description, as an object of the peer's stack."""
+    """Return the description as an object of the peer's stack."""
     return part(peer.stack).RTCSessionDescription(sdp=description.sdp, type=description.type)

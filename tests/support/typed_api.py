@@ -1,4 +1,4 @@
-"""The names that must not move, as a program: mypy checks it (pyproject.toml), and test_public_api.py runs it."""
+"""Uses the public names that must not change. mypy checks it (pyproject.toml), and test_public_api.py runs it."""
 
 import numpy as np
 from aiortc import RTCPeerConnection

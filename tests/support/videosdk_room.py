@@ -1,7 +1,7 @@
-"""A stand-in for VideoSDK's signalling server.
+"""A simulation of VideoSDK's signalling server.
 
-It answers the requests that the Python SDK makes ("protoo" over a websocket) as that server does, with the SFU of
-`sfu.py` behind. One room, any number of participants, and a round trip that can be as long as one to a server far away.
+It answers the requests of the Python SDK ("protoo" over a websocket), and forwards media through the SFU of `sfu.py`.
+It has one room with any number of participants. The round trip can be as long as to a distant server.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _ids = count(1)
 
 
 class Peer:
-    """One participant, as the server knows them."""
+    """The server's state of one participant."""
 
     def __init__(self, room: "Room", socket: ServerConnection, peer_id: str) -> None:
         self.room, self.socket, self.id = room, socket, peer_id
@@ -50,7 +50,7 @@ class Peer:
             await self.room.offer(self.produced[-1])
 
     async def _send(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(Exception):  # it has left
+        with contextlib.suppress(Exception):  # the participant has left
             await self.socket.send(json.dumps(message))
 
     async def request(self, method: str, data: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class Peer:
         await self._send({"notification": True, "method": method, "data": data})
 
     def forget(self, producers: list[Produced]) -> list[Consumed]:
-        """Stop consuming these producers; return what was consumed."""
+        """Stop consuming these producers, and return their consumers."""
         known = self.receiving.consumed if self.receiving is not None else {}
         gone = [consumer for consumer in known.values() if consumer.producer in producers]
         for consumer in gone:
@@ -110,7 +110,7 @@ class Peer:
         return {"id": f"data-{next(_ids)}"}
 
     async def _switchToMeeting(self, data: dict[str, Any]) -> dict[str, Any]:
-        # What was consumed belongs to the meeting that is left. Its client is not told that these are closed.
+        # The consumers belong to the meeting that the participant leaves. The server does not report their end.
         for other in list(self.room.peers.values()):
             self.forget(other.produced)
         switched = {"peerId": self.id, "sessionId": "another session", "switchingRoomId": data["meetingId"]}
@@ -127,7 +127,7 @@ class Peer:
 
 
 class Room:
-    """The one room of the server, with everything that was ever produced in it."""
+    """The one room of the server. It records all participants and requests."""
 
     def __init__(self, round_trip: float = 0.0) -> None:
         self.round_trip = round_trip
@@ -166,7 +166,7 @@ class Room:
                 await self._consume(other, producer)
 
     async def _consume(self, peer: Peer, producer: Produced) -> None:
-        assert peer.receiving is not None, "who has joined has its transports"
+        assert peer.receiving is not None, "a participant who has joined has its transports"
         if any(consumer.producer is producer for consumer in peer.receiving.consumed.values()):
             return
         consumer = peer.receiving.consume(producer)
@@ -183,7 +183,7 @@ class Room:
         )
 
     def payloads(self, peer_id: str) -> list[bytes]:
-        """Every RTP payload that the server ever got from a participant."""
+        """Return every RTP payload that the server has received from a participant."""
         peers = [peer for peer in self.all_peers if peer.id == peer_id]
         return [payload for peer in peers for endpoint in peer.endpoints.values() for payload in endpoint.payloads]
 
@@ -195,7 +195,7 @@ class Room:
 
 @contextlib.asynccontextmanager
 async def videosdk_room(round_trip: float = 0.0):
-    """A room whose `url` goes where the SDK's server configuration has ``signaling_url``."""
+    """Run a room. Use its `url` as ``signaling_url`` in the SDK's server configuration."""
     room = Room(round_trip)
     async with serve(room.enter, "127.0.0.1", 0, subprotocols=["protoo"]) as server:
         room.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"

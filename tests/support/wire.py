@@ -1,4 +1,4 @@
-"""Whether plaintext is on a wire: every run of some bytes of what should be secret is looked for, at every offset."""
+"""Searches captured packets for plaintext: for every run of some secret bytes, at every offset."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ WINDOW = 16  # bytes of plaintext that must not be found on the wire
 
 
 def windows(pieces):
-    """A 64-bit hash of every run of WINDOW bytes in the pieces, at every offset."""
+    """Return a 64-bit hash of every run of WINDOW bytes in the pieces, at every offset."""
     hashes = [np.zeros(0, np.uint64)]
     for piece in pieces:
         if len(piece) >= WINDOW:
@@ -17,12 +17,12 @@ def windows(pieces):
 
 
 def leaks(secret, wire, shown=()):
-    """How many runs of WINDOW bytes on the wire are in what should be secret, and not in what is shown by design."""
+    """Count the runs of WINDOW bytes on the wire that are secret and not shown by design."""
     return int(np.isin(windows(wire), np.setdiff1d(windows(secret), windows(shown))).sum())
 
 
 def beyond_clear_bytes(frame, sealed):
-    """What of a frame its sealed form does not show by design: all but what both begin with."""
+    """Return the secret bytes of a frame: the bytes after the prefix that it shares with its sealed form."""
     size = min(len(frame), len(sealed))
     differ = np.frombuffer(frame[:size], np.uint8) != np.frombuffer(sealed[:size], np.uint8)
     return frame[int(differ.argmax()) if differ.any() else size :]

@@ -1,7 +1,7 @@
-"""A peer of PyPI's wrtc, which is libwebrtc with an SFrame (RFC 9605) of its own, for calls with the peers of calls.py.
+"""A peer of PyPI's wrtc: libwebrtc with an independent implementation of SFrame (RFC 9605).
 
-Its transforms seal and open natively, so nothing of frameseal is on this side of a call. Sources and sinks are those of
-calls.py, through adapters.
+It calls the peers of calls.py. Its transforms seal and open natively, so this side of a call uses no code of frameseal.
+Adapters connect it to the sources and sinks of calls.py.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ import webrtc
 
 from support.calls import Peer, Sink, part, until
 
-webrtc.allow_loopback()  # before the first connection; by itself it never gathers 127.0.0.1
+webrtc.allow_loopback()  # before the first connection: the default never gathers 127.0.0.1
 
-# By number, under the names that wrtc has for them: the five of RFC 9605, and the draft's three.
+# wrtc's cipher suites by their numbers: the five suites of RFC 9605, and the three suites of the draft.
 SUITES = dict(enumerate(webrtc.SFrameCipherSuite, start=1))
 
 
 class ReceivedTrack:
-    """A received track with the ``recv()`` that a `Sink` reads, in frames of PyAV."""
+    """Adapts a received track to a `Sink`: its ``recv()`` returns frames of PyAV."""
 
     def __init__(self, track) -> None:
-        # Room enough that nothing is dropped because a busy machine reads late.
+        # The capacity, 500 frames, prevents drops when a busy machine reads late.
         self._processor = webrtc.MediaStreamTrackProcessor(webrtc.MediaStreamTrackProcessorInit(track, 500))
         self._items = aiter(self._processor.readable)
 
@@ -51,7 +51,7 @@ def sound_of(item) -> av.AudioFrame:
 
 
 def item_of(frame: av.VideoFrame | av.AudioFrame):
-    """The frame of a source of calls.py as what wrtc sends."""
+    """Convert a frame from a source of calls.py to the frame that wrtc sends."""
     image = frame.to_ndarray()
     microseconds = int(frame.pts * frame.time_base * 1_000_000)
     if isinstance(frame, av.VideoFrame):
@@ -74,11 +74,11 @@ def item_of(frame: av.VideoFrame | av.AudioFrame):
 
 
 class WrtcPeer:
-    """A peer connection that sends one video (VP8) and one audio track (Opus), and a sink for each that it receives.
+    """A peer connection that sends one video track (VP8) and one audio track (Opus), with a sink per received track.
 
-    :param sealing: the base key and KID for each kind. Two kinds under one key want two KIDs: each transform of wrtc
-        counts from 0, and a counter must not come twice under one key.
-    :param opening: the base key and KID of what it receives.
+    :param sealing: the base key and KID for each kind. Two kinds under one key need two KIDs: each transform of wrtc
+        counts from 0, and a counter must not repeat under one key.
+    :param opening: the base key and KID of the frames that it receives.
     """
 
     def __init__(self, suite: int, sealing: dict[str, tuple[bytes, int]], opening: tuple[bytes, int]) -> None:
@@ -92,7 +92,7 @@ class WrtcPeer:
         self.pc.on("track", self._on_track)
 
     async def send(self, track) -> None:
-        """Send a track of calls.py sealed, in a transceiver that receives, too."""
+        """Send a track of calls.py, sealed, over a transceiver that also receives."""
         generator = webrtc.MediaStreamTrackGenerator(track.kind)
         sender = self.pc.add_track(generator)
         encryptor = webrtc.RTCRtpSFrameEncryptor(webrtc.RTCRtpSFrameEncryptorOptions(self._suite))
@@ -108,7 +108,7 @@ class WrtcPeer:
             await writer.write(item_of(await track.recv()))
 
     async def open(self) -> None:
-        """Open all that is received; to be called once the transceivers are there, and before the call is up."""
+        """Open all received frames. Call it after the transceivers exist, and before the call connects."""
         for receiver in self.pc.get_receivers():
             decryptor = webrtc.RTCRtpSFrameDecryptor(webrtc.SFrameTransformOptions(self._suite))
             await decryptor.add_decryption_key(*self._opening)
@@ -121,7 +121,7 @@ class WrtcPeer:
         await self._encryptors[kind].set_encryption_key(base_key, kid)
 
     async def also_opens(self, base_key: bytes, kid: int) -> None:
-        """Open what is under one more key."""
+        """Open frames sealed under one more key."""
         for decryptor in self._decryptors:
             await decryptor.add_decryption_key(base_key, kid)
 
@@ -129,10 +129,10 @@ class WrtcPeer:
         self.sinks[event.track.kind] = Sink(ReceivedTrack(event.track))
 
     async def gathered(self) -> str:
-        """The local description, less the candidates that leave this machine: wrtc cannot be told to gather fewer.
+        """Return the local description without the candidates outside this machine, which wrtc always gathers.
 
-        Less "end-of-candidates" too: libwebrtc writes it into every section, but candidates into the first alone, and
-        aiortc, which takes the sections of a bundle side by side, then believes that there are none.
+        It has no "end-of-candidates" either. libwebrtc writes this line into every section, but writes candidates into
+        the first section alone. aiortc reads each section of a bundle, and would conclude that there is no candidate.
         """
         await until(lambda: self.pc.ice_gathering_state == "complete")
         return "".join(filter(stays, self.pc.local_description.sdp.splitlines(keepends=True)))
