@@ -1,6 +1,6 @@
 """Forks: `python forked.py NAME` runs one scenario, and prints the frames that each process has sealed, as JSON.
 
-Each scenario runs in a separate process, so that no fork copies a thread of the test runner in the middle of its work.
+Each scenario runs in a separate process. So no fork copies a thread of the test runner in the middle of its work.
 """
 
 import contextlib

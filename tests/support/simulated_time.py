@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer, so that hours pass at once and in a reproducible way."""
+"""An event loop whose clock jumps to the next timer, so that hours pass at once and reproducibly."""
 
 import asyncio
 import selectors

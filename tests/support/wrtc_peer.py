@@ -76,7 +76,7 @@ def item_of(frame: av.VideoFrame | av.AudioFrame):
 class WrtcPeer:
     """A peer connection that sends one video track (VP8) and one audio track (Opus), with a sink per received track.
 
-    :param sealing: the base key and KID for each kind. Two kinds under one key need two KIDs: each transform of wrtc
+    :param sealing: the base key and KID for each kind. Two kinds under one key need two KIDs. Each transform of wrtc
         counts from 0, and a counter must not repeat under one key.
     :param opening: the base key and KID of the frames that it receives.
     """

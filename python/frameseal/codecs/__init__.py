@@ -1,4 +1,4 @@
-"""The table of codecs: one row for each codec of the core, with everything that Python needs to know about it.
+"""The table of codecs: one row for each codec of the core, with everything that Python needs to know.
 
 A new codec is a row in the core (``rust/core/src/codec``) and a row here. The tests compare the two tables. No other
 module compares the name of a codec.
@@ -68,18 +68,18 @@ class CodecRow:
 
     # --- inspection ---
     clear_len: Callable[[bytes], int | None] | None
-    """Return the number of clear bytes of a sealed frame in the trailer layout, or None for a frame of another codec.
+    """Return the number of clear bytes of a frame in the trailer layout, or None for a frame of another codec.
 
     None instead of a function means that the layout does not allow the codec.
     """
     nal_header_len: int = 0
     """Bytes of the NAL header between start code and SFrame. 0 means that the codec's SFrames have no envelope."""
     plain_unit: int | None = None
-    """The length of every plain frame is a multiple of this number, and the length of a sealed frame never is."""
+    """Every plain frame's length is a multiple of this number, and no sealed frame's length is."""
     is_plain: Callable[[Sequence[plain.Excerpt]], bool] | None = None
     """Return True if frames of one track look as if they were never sealed. None means that nothing shows it."""
     plain_sign: Callable[[bytes], str | None] | None = None
-    """Return the sign that one frame was never sealed, for people, or None if there is no sign."""
+    """Return the sign that a frame was never sealed, in words, or None if there is no sign."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "info", codec_info(self.name))
@@ -111,7 +111,7 @@ class CodecRow:
                 offset += self.ticks(frame)
 
 
-# `frameseal inspect` shows the codecs in this order. It recognises plain frames from the last row to the first, because
+# `frameseal inspect` shows the codecs in this order. It tries to recognise plain frames from the last row to the first:
 # the frames of later rows have more distinctive bytes.
 CODECS: Final[dict[str, CodecRow]] = {
     codec.name: codec

@@ -121,14 +121,14 @@ def _nal_header(frame: bytes, size: int) -> int:
 
 
 def vp8_sign(frame: bytes) -> str | None:
-    """Return the sign that one frame is VP8 that was never sealed, for people, or None if there is no sign."""
+    """Return the sign that a frame is unsealed VP8, in words, or None if there is no sign."""
     if len(frame) > 10 and not frame[0] & 1 and frame[3:6] == b"\x9d\x01\x2a" and frame[-2:-1] != b"\x0c":
         return "a VP8 key frame without a trailer"
     return None
 
 
 def h264_sign(frame: bytes) -> str | None:
-    """Return the sign that one frame is H.264 that was never sealed, for people, or None if there is no sign.
+    """Return the sign that a frame is unsealed H.264, in words, or None if there is no sign.
 
     Only the first kilobyte is searched.
     """

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-# Durations of one Opus frame in ticks of 48 kHz, by the low bits of the TOC's config (RFC 6716, section 3.1, table 2).
+# Durations of one Opus frame in ticks of 48 kHz (RFC 6716, section 3.1, table 2), by the low bits of the TOC config.
 _SILK = (480, 960, 1920, 2880)
 _HYBRID = (480, 960)
 _CELT = (120, 240, 480, 960)
@@ -26,8 +26,8 @@ _MAX_VP8 = 1300  # the maximum length of a payload in the stacks, in bytes: see 
 _H264_IDR = 5
 _H264_SPS = 7
 
-# The types of an aggregation payload (RFC 6184, section 5.7) and of a fragment (section 5.8), and the bits of a
-# fragment's second octet.
+# The types of an aggregation payload (RFC 6184, section 5.7) and of a fragment (section 5.8). The bits mark the start
+# and the end of a unit in a fragment's second octet.
 _STAP_A, _FU_A, _FU_START, _FU_END = 24, 28, 0x80, 0x40
 _NO_END = "payloads end within a fragmented NAL unit of H264: pass all payloads of a picture, in order"
 _NO_UNIT = "payloads have a fragment of H264 outside its NAL unit: pass all payloads of a picture, in order"

@@ -197,8 +197,8 @@ class KeyProvider(LoopEmitter):
 
         :param participant_id: whose key; None stands for the shared key.
         :param key_id: None stands for the sending key id.
-        :raises ValueError: there is no key under *key_id*, *key_id* is out of range, or a ring has the profile sframe,
-            which has no ratchet for keys that senders share.
+        :raises ValueError: there is no key under *key_id*, *key_id* is out of range, or a ring has the profile sframe.
+            That profile has no ratchet for keys that senders share.
         """
         if key_id is not None:
             bounded("key_id", key_id, 0, self.key_ring_size - 1)

@@ -46,8 +46,8 @@ class KeyRotator(LoopEmitter):
         the key to all participants who must receive it, and to nobody else. It returns when the key is on its way. If
         it raises or times out, the previous key stays in use. With *targets* it is called as
         ``(key, key_id, participant_id)``, concurrently for all targets.
-    :param targets: the ids of the participants who must receive the key, or a function that returns the ids of the
-        participants present. The function is called for each rotation, and again before each further attempt. So a
+    :param targets: the ids of the participants who must receive the key, or a function that returns the ids of all
+        present participants. The function is called for each rotation, and again before each further attempt. So a
         participant who has left receives no key. A target that cannot be reached does not delay the others. It stays
         without the key, and `without_key` and the event report it. The previous key stays in use only if no target was
         reached.

@@ -1,6 +1,6 @@
 """Measures the media that Bob, Eve and the forwarder decode; the forwarder tries to decode the sealed frames.
 
-One rule holds for all three: a picture counts only if it has the number of a sent frame and resembles it.
+One rule holds for all three. A picture counts only if it has the number of a sent frame and resembles it.
 """
 
 from __future__ import annotations

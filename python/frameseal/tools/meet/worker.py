@@ -1,7 +1,7 @@
 """Loads the encryption of the browser: LiveKit's e2ee worker, from the npm package `livekit-client`.
 
-frameseal does not ship it. The npm client fetches the package once. This module compares its hash with the pinned one,
-and caches the package and its licence in the user's cache folder. The hash is verified again at every start.
+frameseal does not ship it. The npm client fetches the package once. This module verifies the pinned hash, and caches
+package and licence in the user's cache folder. The hash is verified again at every start.
 """
 
 from __future__ import annotations

@@ -166,8 +166,8 @@ class Leg:
 def starts_keyframe(codec: RTCRtpCodecParameters, payload: bytes) -> bool:
     """Return True if a video packet is the first of a keyframe.
 
-    This needs no key, because SFUs depend on it and the formats leave these bytes clear. The bytes are the frame tag
-    of VP8 (RFC 6386, section 9.1), and the parameter sets and first slice header of H.264.
+    This needs no key, because SFUs depend on it and the formats leave these bytes clear. For VP8 they are the
+    frame tag (RFC 6386, section 9.1), for H.264 the parameter sets and the first slice header.
     """
     known = CODECS.get(codec.name.lower())
     try:
