@@ -5,6 +5,7 @@ The page's part is played by meet_page.py. tests/interop/test_meet_browser.py ha
 
 import asyncio
 import base64
+import errno
 import hashlib
 import io
 import re
@@ -556,6 +557,20 @@ def test_a_cache_that_was_altered_is_not_believed(npm, tmp_path):
     with pytest.raises(WorkerUnavailable, match="npm"):
         worker.load_worker()
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("forbidden", ["read_bytes", "unlink"])
+def test_a_cache_that_this_user_cannot_use_is_passed_over(npm, tmp_path, monkeypatch, forbidden):
+    kept = tmp_path / "cache" / "frameseal" / worker.TARBALL
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"altered")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(worker.Path, forbidden, refuse)
+    with pytest.raises(WorkerUnavailable, match="install npm"):
+        worker.load_worker()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ package and licence in the user's cache folder. The hash is verified again at ev
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import os
@@ -72,7 +73,7 @@ def load_worker(package: Path | None = None) -> Worker:
         raise WorkerUnavailable(f"the package cannot be read: {reason}")
     folder = cache_folder()
     kept = folder / TARBALL
-    if kept.is_file():
+    with contextlib.suppress(OSError):  # the cached package is absent, or this user cannot read or remove it
         try:
             return _unpack(kept.read_bytes(), TARBALL)
         except WorkerUnavailable:
