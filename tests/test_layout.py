@@ -1,11 +1,13 @@
 """The rules between the layers, as checks (docs/architecture.md): who may name whom."""
 
 import ast
+import io
 import itertools
 import os
 import re
 import subprocess
 import sys
+import tokenize
 from functools import cache
 from pathlib import Path
 
@@ -502,6 +504,80 @@ def test_every_module_has_a_test_file_of_its_name_in_unit():
 def test_what_is_tested_elsewhere_and_its_tests_are_there(place):
     assert (PACKAGE / place).exists()
     assert (TESTS / TESTED_ELSEWHERE[place][0]).is_file()
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def python_prose(path: Path) -> list[tuple[int, str]]:
+    """Returns the docstrings and the comments of a Python file, with their lines. Adjacent comment lines are one."""
+    text = path.read_text("utf-8")
+    found = [
+        (node.body[0].lineno, node.body[0].value.value)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and ast.get_docstring(node)
+    ]
+    # A string that stands alone below a field describes it.
+    found += [
+        (node.lineno, node.value.value)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    comments = {
+        token.start[0]: token.string.lstrip("#:! ")
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    }
+    return sorted({*found, *blocks(comments)})
+
+
+def rust_prose(path: Path) -> list[tuple[int, str]]:
+    """Returns the comments of a Rust file, with their lines. Adjacent comment lines are one."""
+    lines = path.read_text("utf-8").splitlines()
+    comments = {
+        number: match[1]
+        for number, line in enumerate(lines, 1)
+        if (match := re.search(r"(?:^|\s)//[/!]?\s?(.*)$", line))
+    }
+    return blocks(comments)
+
+
+def blocks(comments: dict[int, str]) -> list[tuple[int, str]]:
+    """Joins comments of adjacent lines."""
+    joined: dict[int, str] = {}
+    for number in sorted(comments):
+        start = next((first for first in joined if number == first + joined[first].count("\n") + 1), number)
+        joined[start] = f"{joined[start]}\n{comments[number]}" if start in joined else comments[number]
+    return list(joined.items())
+
+
+# CONTRIBUTING.md: begin with a verb and its object, say in a full sentence what None means, and repeat the noun.
+WORDY = re.compile(r"\A\s*(?:None:|What\b|Whether\b)|(?<=[.:;\n] )None:|\bso\s+many\b")
+
+
+def wordy(prose: list[tuple[int, str]]) -> list[int]:
+    return [line for line, text in prose if WORDY.search(text)]
+
+
+def test_wordy_comments_are_found(tmp_path):
+    python, core = tmp_path / "made.py", tmp_path / "made.rs"
+    python.write_text(
+        '"""What it is."""\n\nx = 1  # of so\n# many\n\n\ndef f():\n    """Return x. None: it is not."""\n'
+    )
+    assert wordy(python_prose(python)) == [1, 3, 8]
+    core.write_text('/// Whether it is.\nlet a = "What // this"; // Returns what it is.\n\n//! At most so many.\n')
+    assert wordy(rust_prose(core)) == [1, 4]
+
+
+def test_comments_and_docstrings_begin_with_their_subject():
+    found = {
+        f"{within(path)}:{line}"
+        for prose, folder, name in ((python_prose, "python/frameseal", "*.py"), (rust_prose, "rust", "*.rs"))
+        for path in sources_of(folder, name)
+        for line in wordy(prose(path))
+    }
+    assert found == set()
 
 
 # --- all files -------------------------------------------------------------------------------------------------------
