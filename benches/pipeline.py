@@ -93,7 +93,10 @@ def timed(watch: Stopwatch, parts: tuple[str, ...]) -> Iterator[None]:
         return frame
 
     of_proxy, of_track = (lambda proxy, *_: kind(proxy._codec)), (lambda transform, *_: transform.track.kind)
-    of_codec = {"_seal": lambda slot, attachment, codec, *_: kind(codec), "_pack": lambda slot, row, codec, *_: kind(codec)}
+    of_codec = {
+        "_seal": lambda slot, encryption, codec, *_: kind(codec),
+        "_pack": lambda slot, row, codec, *_: kind(codec),
+    }
     places = {
         "sender": (SealingEncoder, "_sealed", of_proxy),
         "seal": (SenderSlot, "_seal", of_codec["_seal"]),
