@@ -43,7 +43,7 @@ async def test_pages_and_bot_see_each_other_through_janus(janus, codec):
         await until(lambda: ada.opens("bot") == ada.opens("bot", "audio") == "DecryptionSuccess")
         await until(lambda: eve.opens(ada.id) == eve.opens("bot") == "InvalidKey")
         assert all(sink.empty for sink in eve.sinks.values())
-        assert served.room.outsiders == {}  # nobody here looks into Janus
+        assert served.room.sfu_views == {}  # nobody here looks into Janus
         for name in ("Bob", "Bob again"):
             async with Page(served, PASSPHRASE, name, codec=codec) as bob:
                 await until(lambda bob=bob: bob.opens(ada.id) == "DecryptionSuccess", 60)

@@ -310,5 +310,5 @@ async def test_a_browser_that_cannot_seal_does_not_join(served, tabs):
     tab = await tabs(script=f"{NO_SCRIPT_TRANSFORM}; delete RTCRtpSender.prototype.createEncodedStreams")
     await tab.page.goto(served.link)
     await tab.press("Join")
-    await playwright.expect(tab.page.get_by_role("alert")).to_contain_text("cannot seal")
+    await playwright.expect(tab.page.get_by_role("alert")).to_contain_text("cannot encrypt")
     assert set(served.room.members) == {"bot"}
