@@ -363,10 +363,10 @@ def test_a_child_leaves_the_loop_of_its_parent_alone_and_keeps_its_events_for_it
 def test_a_diagnosis_and_a_search_of_the_parent_do_not_keep_the_child_from_its_own():
     call = Call(Profile.LIVEKIT)
     call.manager._call._diagnostician._busy = True
-    call.manager._call._searches._buckets[id(call.receiver.ring)] = None
+    call.manager._call._searches._searches[id(call.receiver.ring)] = None
 
     def child() -> None:
-        assert not call.manager._call._diagnostician._busy and not call.manager._call._searches._buckets
+        assert not call.manager._call._diagnostician._busy and not call.manager._call._searches._searches
 
     in_a_child(child)
 

@@ -328,7 +328,7 @@ class CallState(Confidential):
         """Report a server's blank frame, the first one since a sealed frame."""
         track = transform.track
         with self._lock:
-            if not track.forgotten and track.state is not None and track.may_change(self._clock()):
+            if not track.forgotten and track.state is not None and track.changes.spend(self._clock()):
                 self._deliver(INJECTED_FRAME, track.injected_frame(counters, self._wall_clock()))
 
     # ---
@@ -417,7 +417,7 @@ class CallState(Confidential):
                 state, key_id, reason = E2EEState.InternalError, None, "sender_not_encrypted"
         if track.state is state:
             return True
-        if (track.in_doubt and state in DOUBTFUL) or not track.may_change(self._clock()):
+        if (track.in_doubt and state in DOUBTFUL) or not track.changes.spend(self._clock()):
             return False
         now = self._wall_clock()
         detail = track.change(state, key_id, reason, now)

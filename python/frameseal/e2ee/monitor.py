@@ -7,16 +7,16 @@ classes return.
 from __future__ import annotations
 
 import logging
-import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from frameseal._fork import renew_in_child
+from frameseal._rates import TokenBucket
 from frameseal.e2ee.track import KEY_REQUEST_INTERVAL, Track, TrackTransform, sum_counters
 from frameseal.events import KEY_USAGE, STALLED, E2EEKeyUsage
 from frameseal.keys.provider import KeyProvider
@@ -56,27 +56,6 @@ Event = tuple[str, object]
 _logger = logging.getLogger("frameseal")
 
 
-@dataclass(eq=False, slots=True)
-class TokenBucket:
-    """A rate limit: a burst of events at once, and then a steady rate."""
-
-    capacity: int
-    per_second: float
-    refilled: float
-    allowance: float = math.inf  # the first `spend` reduces it to the capacity
-    busy: bool = False
-    """True while the last event is in progress."""
-
-    def spend(self, now: float) -> bool:
-        """Spend one event. Returns False if none is left."""
-        grown = self.allowance + (now - self.refilled) * self.per_second
-        self.allowance, self.refilled = min(self.capacity, grown), now
-        if self.allowance < 1:
-            return False
-        self.allowance -= 1
-        return True
-
-
 class KeyRequests:
     """Rations the requests for missing keys. Every method may be called from any thread."""
 
@@ -98,8 +77,7 @@ class KeyRequests:
             requested, set_before = self._requested.get((participant_id, key_id), (None, 0))
             if requested is not None and now - requested < KEY_REQUEST_INTERVAL and last_set <= set_before:
                 return False
-            bucket = self._buckets.pop(participant_id, None)
-            bucket = bucket or TokenBucket(REQUEST_BURST, REQUESTS_PER_SECOND, now)
+            bucket = self._buckets.pop(participant_id, None) or TokenBucket(REQUEST_BURST, REQUESTS_PER_SECOND)
             self._buckets[participant_id] = bucket
             if len(self._buckets) > MAX_MISSING_KEYS:
                 self._buckets.popitem(last=False)
@@ -123,6 +101,14 @@ class KeyRequests:
                 del self._requested[requested]
 
 
+@dataclass(eq=False, slots=True)
+class _Search:
+    """The search for the ratchet steps of one ring."""
+
+    rate: TokenBucket = field(default_factory=lambda: TokenBucket(DERIVATION_BURST, DERIVATIONS_PER_SECOND))
+    busy: bool = False  # a step is being derived
+
+
 class RatchetSearch:
     """Rations the ratchet steps that frames ask for. Every method may be called from any thread.
 
@@ -130,12 +116,12 @@ class RatchetSearch:
     """
 
     _lock: Lock
-    _buckets: dict[int, TokenBucket]
+    _searches: dict[int, _Search]  # by the id of the ring
 
     def __init__(self) -> None:
         """Start without a search."""
         # Derivations of the parent end in the parent.
-        renew_in_child(self, _lock=Lock, _buckets=dict)
+        renew_in_child(self, _lock=Lock, _searches=dict)
 
     def begin(self, ring: KeyRing, now: float) -> Callable[[], None] | None:
         """Return the function that derives the next step. Run it in a thread, or else call `cancel`.
@@ -146,31 +132,31 @@ class RatchetSearch:
         if not key_ids:
             return None
         with self._lock:
-            bucket = self._buckets.setdefault(id(ring), TokenBucket(DERIVATION_BURST, DERIVATIONS_PER_SECOND, now))
-            if bucket.busy or not bucket.spend(now):
+            search = self._searches.setdefault(id(ring), _Search())
+            if search.busy or not search.rate.spend(now):
                 return None
-            bucket.busy = True
-        return partial(_derive_step, ring, key_ids[0], bucket)
+            search.busy = True
+        return partial(_derive_step, ring, key_ids[0], search)
 
     def cancel(self, ring: KeyRing) -> None:
         """Forget a step that was begun, since nothing can run it."""
         with self._lock:
-            self._buckets.pop(id(ring), None)
+            self._searches.pop(id(ring), None)
 
     def retain(self, rings: Iterable[KeyRing]) -> None:
         """Forget all rings but these, since the others are no longer in use."""
         in_use = {id(ring) for ring in rings}
         with self._lock:
-            self._buckets = {ring: bucket for ring, bucket in self._buckets.items() if ring in in_use}
+            self._searches = {ring: search for ring, search in self._searches.items() if ring in in_use}
 
 
-def _derive_step(ring: KeyRing, key_id: int, bucket: TokenBucket) -> None:
+def _derive_step(ring: KeyRing, key_id: int, search: _Search) -> None:
     try:
         ring.derive_ratchet_step(key_id)
     except ValueError:
         pass  # the key was removed meanwhile
     finally:
-        bucket.busy = False
+        search.busy = False
 
 
 @dataclass(eq=False, slots=True)

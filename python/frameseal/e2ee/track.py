@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, cast
 from weakref import WeakSet
 
+from frameseal._rates import TokenBucket
 from frameseal.enums import E2EEState
 from frameseal.events import Direction, E2EEInjectedFrame, E2EEStalled, E2EEStateChange, Kind
 
@@ -128,23 +129,13 @@ class Track:
     """Frames sealed or opened at the last count."""
     last_good: float | None = None
     """When a count last found more frames than before, in seconds since the epoch."""
-    allowance: float = CHANGE_BURST
-    refilled: float = 0.0
+    changes: TokenBucket = field(default_factory=lambda: TokenBucket(CHANGE_BURST, CHANGES_PER_SECOND))
     transforms: WeakSet[TrackTransform] = field(default_factory=WeakSet)
 
     @property
     def is_live(self) -> bool:
         """True if a transform uses the track, or its sender has declared it before its first frame."""
         return self.declared_plain or bool(self.transforms)
-
-    def may_change(self, now: float) -> bool:
-        """Spend one change from the track's token bucket. Returns False if the bucket is empty."""
-        self.allowance = min(CHANGE_BURST, self.allowance + (now - self.refilled) * CHANGES_PER_SECOND)
-        self.refilled = now
-        if self.allowance < 1:
-            return False
-        self.allowance -= 1
-        return True
 
     def forget(self, now: float) -> None:
         """Drop the state, since the participant or the track was removed. The track reports nothing from now on."""

@@ -58,7 +58,7 @@ def test_rings_that_ask_for_ratchet_steps_are_forgotten_where_nobody_derives_the
         cryptor._call.provider.set_key(name, "a passphrase")
         assert cryptor.decrypt(forged(AUDIO), participant_id=name, kind="audio", codec="opus") is None
         cryptor.remove_participant(name)
-    assert cryptor._call._searches._buckets == {}
+    assert cryptor._call._searches._searches == {}
 
 
 async def test_worn_keys_of_ids_that_this_side_had_are_forgotten():

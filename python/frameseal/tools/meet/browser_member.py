@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Callable
 from itertools import count
+from time import monotonic
 from typing import Any, Final
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from frameseal._json import parse_json
-from frameseal.tools.meet.limits import JOIN_TIMEOUT, MESSAGES, RECONNECTIONS, TokenBucket
+from frameseal.tools.meet.limits import JOIN_TIMEOUT, MESSAGES, RECONNECTIONS
 from frameseal.tools.meet.remote import RemotePeer
 from frameseal.tools.meet.room import Message, Room, RoomFull
 from frameseal.tools.sfu import PeerConnection
@@ -55,8 +56,8 @@ class BrowserMember:
         self._peers: dict[str, RemotePeer] = {}
         self._calls: dict[int, asyncio.Future[str]] = {}
         self._numbers = count(1)
-        self._messages = TokenBucket(MESSAGES)
-        self._reconnections = TokenBucket(RECONNECTIONS)
+        self._messages = MESSAGES.bucket()
+        self._reconnections = RECONNECTIONS.bucket()
         self._outgoing: asyncio.Queue[str] = asyncio.Queue(MAX_PENDING_MESSAGES)
         self._queued = 0  # characters in the queue
 
@@ -93,7 +94,7 @@ class BrowserMember:
                     await self._handle(_parsed(frame))
                     if self.joined:
                         deadline.reschedule(None)
-                    await asyncio.sleep(self._messages.borrow())  # delays a client that sends too often
+                    await asyncio.sleep(self._messages.borrow(monotonic()))  # delays a client that sends too often
         except ProtocolViolation as error:
             code, reason = error.code, str(error)
         except TimeoutError:
@@ -171,7 +172,7 @@ class BrowserMember:
             return
         worked = remote.connectionState in ("connected", "disconnected")
         remote.report(state)
-        if worked and remote.connectionState == "failed" and self._reconnections.consume():
+        if worked and remote.connectionState == "failed" and self._reconnections.spend(monotonic()):
             self._room.reconnect(self, peer)
 
     def _rotate(self, sealed: str) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+from frameseal._rates import TokenBucket
+
 # Maximum numbers of TCP connections. A browser opens 6, and one more for its web socket. All 8 participants may share
 # one address.
 MAX_CONNECTIONS: Final = 256
@@ -36,6 +38,10 @@ class Rate:
     burst: int
     each_second: float
 
+    def bucket(self) -> TokenBucket:
+        """Return a full bucket of this rate."""
+        return TokenBucket(self.burst, self.each_second)
+
 
 # A join makes connections with all members.
 JOINS: Final = (Rate(16, 0.5), Rate(32, 2.0))
@@ -46,51 +52,23 @@ RECONNECTIONS: Final = Rate(4, 0.2)
 MESSAGES: Final = Rate(200, 50.0)
 
 
-class TokenBucket:
-    """Limits events to a burst, and after it to a rate per second."""
-
-    def __init__(self, rate: Rate) -> None:
-        """Make a full bucket."""
-        self._rate = rate
-        self._tokens = float(rate.burst)
-        self._refilled = monotonic()
-
-    def consume(self) -> bool:
-        """Consume a token. Return False, and change nothing, if there is none."""
-        self._refill()
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-    def borrow(self) -> float:
-        """Consume a token, even if there is none. Return the seconds until it exists."""
-        self._refill()
-        self._tokens -= 1
-        return max(0.0, -self._tokens / self._rate.each_second)
-
-    def _refill(self) -> None:
-        now = monotonic()
-        grown = self._tokens + (now - self._refilled) * self._rate.each_second
-        self._tokens, self._refilled = min(self._rate.burst, grown), now
-
-
 class RateLimit:
     """A token bucket for each address, and one for all addresses."""
 
     def __init__(self, each: Rate, total: Rate) -> None:
         """Make a full bucket for all addresses; each address starts with a full bucket."""
         self._each = each
-        self._total = TokenBucket(total)
+        self._total = total.bucket()
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def allows(self, address: str) -> bool:
         """Consume a token of *address* and a token of the total. Return False if either is missing."""
-        bucket = self._buckets.pop(address, None) or TokenBucket(self._each)
+        bucket = self._buckets.pop(address, None) or self._each.bucket()
         self._buckets[address] = bucket
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
-        return bucket.consume() and self._total.consume()
+        now = monotonic()
+        return bucket.spend(now) and self._total.spend(now)
 
 
 class ConnectionLimit:
