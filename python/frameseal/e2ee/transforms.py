@@ -261,7 +261,7 @@ class ReceiverTransform(Transform):
                     self._reporter.report_missing_key(self, error.kid)
                     self._report(E2EEState.MissingKey, error.kid, _reason(error))
                     self._reporter.report_failed_frame(self, frame)
-                    self._reporter.report_undecryptable(self, frame, error.kid, missing=self.missing_key)
+                    self._reporter.report_undecryptable(self, frame, error.kid, missing=True)
                 else:
                     self._failed(frame, error, whole)
             else:
@@ -369,7 +369,7 @@ class ReceiverTransform(Transform):
         self._incomplete_failures = 0 if failures == 1 else self._incomplete_failures
         if failures and whole:
             self._not_authenticated(error.kid, _reason(error), failures - self._incomplete_failures)
-            self._reporter.report_undecryptable(self, frame, error.kid, missing=self.missing_key)
+            self._reporter.report_undecryptable(self, frame, error.kid, missing=False)
             return
         # A replay, another participant's frame or an incomplete frame tells nothing about the key. Only a run of them
         # is reported.
@@ -380,7 +380,7 @@ class ReceiverTransform(Transform):
         if not self._invalid_keys:
             self._report(E2EEState.DecryptionFailed, error.kid, _reason(error))
         if isinstance(error, MalformedFrame):
-            self._reporter.report_undecryptable(self, frame, error.kid, missing=self.missing_key)
+            self._reporter.report_undecryptable(self, frame, error.kid, missing=False)
 
     def _is_probe(self, frame: bytes, error: FrameError) -> bool:
         # An SFU sends probes before the first real video frame. Probes of zeros parse as SFrames.
