@@ -1,16 +1,17 @@
 """The guard over our speed: it passes what is measured today, and nothing that is much slower. Times nothing itself."""
 
 import importlib
-from pathlib import Path
 
 import pytest
+
+from support.paths import ROOT
 
 TODAY = {120: (140.0, 96.0, 770.0), 1_200: (240.0, 193.0, 970.0), 20_000: (1_220.0, 1_160.0, 3_000.0)}  # ns
 
 
 @pytest.fixture
 def guard(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benches")
+    monkeypatch.syspath_prepend(ROOT / "benches")
     return importlib.import_module("guard")
 
 

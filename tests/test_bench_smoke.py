@@ -5,11 +5,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHES = Path(__file__).parents[1] / "benches"
+from support.paths import ROOT
+
+BENCHES = ROOT / "benches"
 
 
 def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

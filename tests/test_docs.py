@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import frameseal
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benches/*.md"), *ROOT.glob("tests/**/*.md")]
 )

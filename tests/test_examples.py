@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from support.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
 
 # ICE gathers 127.0.0.1 and nothing else, as in every other test; by itself it never gathers the loopback interface.
 ON_LOOPBACK = """

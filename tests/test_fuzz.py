@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-FUZZ = Path(__file__).parents[1] / "rust/fuzz"
+from support.paths import ROOT
+
+FUZZ = ROOT / "rust/fuzz"
 
 RAN = """echo 'INFO: Loaded 1 modules   (900 inline 8-bit counters): 900'
 echo '#7 DONE cov: 321 ft: 654 corp: 12/99b'

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from frameseal._native import CODECS, PROFILES
+from support.paths import ROOT, TESTS
 
-ROOT = Path(__file__).parents[1]
 CORE = ROOT / "rust/core"
 PACKAGE = ROOT / "python/frameseal"
 
@@ -457,7 +457,6 @@ def test_limits_have_the_names_of_the_field():
 
 # --- the tests -------------------------------------------------------------------------------------------------------
 
-TESTS = ROOT / "tests"
 # Programs that a test starts, and the parts of one suite, stand beside it; all other helpers stand in tests/support.
 SUITES = {"interop", "soak"}
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import jwt
 import pytest
 
-SERVER = Path(__file__).parents[2] / ".stamps/livekit/livekit-server"
+from support.paths import ROOT
+
+SERVER = ROOT / ".stamps/livekit/livekit-server"
 START_WITHIN = 60.0  # seconds; the limit is for a server that does not start, not a measurement
 UDP_PORTS = 200  # two connections for each of the few participants of a test, with room to spare
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from aiortc import RTCSessionDescription
 
+from support.paths import ROOT
+
 HERE = Path(__file__).parent
 # `make interop` installs it there, out of the way of what is committed.
-MODULES = HERE.parents[1] / ".stamps/werift/node_modules"
+MODULES = ROOT / ".stamps/werift/node_modules"
 PATIENCE = 60  # seconds; the limit is for a stack that is broken, not a measurement
 
 
