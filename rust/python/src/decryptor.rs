@@ -10,7 +10,7 @@ use crate::buffers::{Input, written};
 use crate::errors::{config_error, decrypt_error};
 use crate::keys::KeyRing;
 use crate::text::text;
-use crate::{batch, maybe_detach, no_metadata, numbers, stats};
+use crate::{batch, maybe_detach, numbers, stats};
 
 #[pyclass(frozen, module = "frameseal", name = "SenderBindings")]
 pub(crate) struct SenderBindings(Arc<frameseal::SenderBindings>);
@@ -72,10 +72,7 @@ impl Decryptor {
         sealed: Input<'_, 'py>,
         metadata: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
-        if !metadata.is_empty() && !self.cipher.authenticates_metadata() {
-            return Err(no_metadata());
-        }
+        let metadata = crate::metadata(metadata.as_ref(), || self.cipher.authenticates_metadata())?;
         let sealed = self.cipher.cut_sif_frames(sealed.as_slice());
         if let Some(payload) = self.cipher.sif_payload(sealed).map_err(decrypt_error)? {
             return Ok(PyBytes::new(py, payload));

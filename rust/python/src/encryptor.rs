@@ -8,7 +8,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::buffers::{Input, written};
 use crate::errors::{config_error, encrypt_error};
 use crate::keys::KeyRing;
-use crate::{batch, maybe_detach, no_metadata, numbers, stats};
+use crate::{batch, maybe_detach, numbers, stats};
 
 #[pyclass(frozen, module = "frameseal", name = "Encryptor")]
 pub(crate) struct Encryptor {
@@ -33,10 +33,7 @@ impl Encryptor {
         frame: Input<'_, 'py>,
         metadata: Option<Input<'_, 'py>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let metadata = metadata.as_ref().map_or(&[][..], Input::as_slice);
-        if !metadata.is_empty() && !self.cipher.authenticates_metadata() {
-            return Err(no_metadata());
-        }
+        let metadata = crate::metadata(metadata.as_ref(), || self.cipher.authenticates_metadata())?;
         // Borrowed in place, because moving a plan costs as much as a lock.
         let planned = self.cipher.plan(frame.as_slice(), metadata);
         let plan = match &planned {

@@ -19,6 +19,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use buffers::Input;
 use text::text;
 
 /// The threshold in bytes from which the GIL is released. From this size a second thread doubles the throughput. At 40
@@ -67,8 +68,16 @@ fn profile(name: &Bound<'_, PyAny>) -> PyResult<&'static Profile> {
     })
 }
 
-fn no_metadata() -> PyErr {
-    errors::api_misuse(ApiMisuse::Metadata)
+/// Returns the metadata of a frame.
+///
+/// # Errors
+/// `ValueError` for metadata that the profile would ignore. The core refuses it too, but not beside an empty frame.
+#[inline(always)]
+fn metadata<'a>(metadata: Option<&'a Input<'_, '_>>, is_authenticated: impl FnOnce() -> bool) -> PyResult<&'a [u8]> {
+    match metadata.map(Input::as_slice) {
+        Some(metadata) if !metadata.is_empty() && !is_authenticated() => Err(errors::api_misuse(ApiMisuse::Metadata)),
+        metadata => Ok(metadata.unwrap_or_default()),
+    }
 }
 
 fn stats<'py>(py: Python<'py>, entries: Vec<(&'static str, u64)>) -> PyResult<Bound<'py, PyDict>> {
