@@ -11,8 +11,8 @@ from frameseal._secrecy import Confidential
 from frameseal.aiortc.encryption import Encryption, RemoteId
 from frameseal.aiortc.lock import hook
 from frameseal.aiortc.protocols import Member
-from frameseal.aiortc.receivers import ReceiverSlot
-from frameseal.aiortc.slots import SLOT, SenderSlot, TrackCounters
+from frameseal.aiortc.receivers import AnySlot, present_slot
+from frameseal.aiortc.slots import SenderSlot, TrackCounters
 from frameseal.e2ee.manager import E2EEManager
 
 __all__ = ["Attachment"]
@@ -31,7 +31,7 @@ class Attachment(Confidential):
     def __init__(self, e2ee: E2EEManager, local_id: str, remote_id: RemoteId) -> None:
         """Use `attach`."""
         self._encryption = Encryption(e2ee, local_id, remote_id)
-        self._slots: list[SenderSlot | ReceiverSlot] = []
+        self._slots: list[AnySlot] = []
         self._senders: list[SenderSlot] = []
         self._unknown_ssrcs: set[int] = set()
         with contextlib.suppress(RuntimeError):  # no loop is running yet: send() or receive() will run in one
@@ -59,7 +59,7 @@ class Attachment(Confidential):
         with hook.lock:
             return [replace(slot.counters) for slot in self._slots]
 
-    def adopt(self, slot: SenderSlot | ReceiverSlot) -> None:
+    def adopt(self, slot: AnySlot) -> None:
         """Cover *slot*. For the hook, on the event loop."""
         encryption = self._encryption
         with hook.lock:
@@ -75,7 +75,7 @@ class Attachment(Confidential):
 
         The sender or receiver stays covered. If more media arrives, its participant is identified again.
         """
-        slot: SenderSlot | ReceiverSlot | None = vars(owner).get(SLOT)
+        slot = present_slot(owner)
         if slot is not None and slot.encryption is self._encryption:
             slot.release(self._encryption)
 

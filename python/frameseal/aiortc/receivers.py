@@ -6,14 +6,14 @@ import contextlib
 import time
 
 from frameseal.aiortc.encryption import Encryption
-from frameseal.aiortc.protocols import Codec, DecoderTask, Receiver, StackFunctions
-from frameseal.aiortc.slots import MediaSlot
+from frameseal.aiortc.protocols import Codec, DecoderTask, Member, Receiver, StackFunctions
+from frameseal.aiortc.slots import SLOT, MediaSlot, SenderSlot
 from frameseal.codecs import CODECS, CodecRow
 from frameseal.codecs.rtp import MediaType, media_type
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.e2ee.transforms import ReceiverTransform
 
-__all__ = ["ReceiverSlot"]
+__all__ = ["AnySlot", "ReceiverSlot", "present_slot"]
 
 PLI_INTERVAL = 0.5  # seconds
 PLI_BACKED_OFF = 5.0  # seconds
@@ -129,3 +129,12 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         # never announced: then ask all sources.
         for ssrc in sources & self.ssrcs or sources:
             self._run(receiver._send_rtcp_pli(ssrc))
+
+
+AnySlot = SenderSlot | ReceiverSlot
+
+
+def present_slot(owner: Member) -> AnySlot | None:
+    """Return the slot of a sender or receiver. None means that the hook has not met the owner yet."""
+    slot: AnySlot | None = vars(owner).get(SLOT)
+    return slot

@@ -55,7 +55,7 @@ from frameseal.aiortc.protocols import (
     Transport,
 )
 from frameseal.aiortc.proxies import NEXT_FRAME, NextFrameGuard, OpeningDecoder, SealingEncoder
-from frameseal.aiortc.receivers import ReceiverSlot
+from frameseal.aiortc.receivers import AnySlot, ReceiverSlot, present_slot
 from frameseal.aiortc.slots import SLOT, SenderSlot
 from frameseal.codecs.rtp import media_type
 
@@ -156,9 +156,9 @@ class Stack:
             track.stop()
             track._queue.put_nowait(None)  # wake a reader: the decoder thread may have died in other code
 
-    def slot_of(self, owner: Member) -> SenderSlot | ReceiverSlot:
+    def slot_of(self, owner: Member) -> AnySlot:
         """Return the slot of a sender or receiver."""
-        slot: SenderSlot | ReceiverSlot | None = vars(owner).get(SLOT)
+        slot = present_slot(owner)
         if slot is None:
             if isinstance(owner, self._senders.RTCRtpSender):
                 slot = SenderSlot(cast(Sender, owner), self)
@@ -180,7 +180,7 @@ class Stack:
                 raise RuntimeError("pc is attached already: call detach() of its attachment first")
             members = self.members(pc)
             for member in members:
-                if SLOT not in vars(member) and member.transport.state not in ("new", "connecting"):
+                if present_slot(member) is None and member.transport.state not in ("new", "connecting"):
                     raise RuntimeError(
                         "media of pc started before frameseal.aiortc was imported and can no longer be sealed: "
                         "import frameseal.aiortc before the call starts"
@@ -286,7 +286,7 @@ class Stack:
 
         @functools.wraps(original_start)
         async def tagging_start(owner: Member, parameters: Parameters) -> None:
-            if SLOT not in vars(owner) and vars(owner)[started]:
+            if present_slot(owner) is None and vars(owner)[started]:
                 await original_start(owner, parameters)  # older than the hook: attach() refuses it
                 return
             slot = self.slot_of(owner)
@@ -305,7 +305,7 @@ class Stack:
             try:
                 await original_stop(owner)
             finally:
-                slot: SenderSlot | ReceiverSlot | None = vars(owner).get(SLOT)
+                slot = present_slot(owner)
                 if slot is not None:
                     slot.end()
 
@@ -321,7 +321,7 @@ class Stack:
             original(transceiver, direction)
             members: tuple[Member, Member] = (transceiver.sender, transceiver.receiver)
             for member in members:
-                slot: SenderSlot | ReceiverSlot | None = vars(member).get(SLOT)
+                slot = present_slot(member)
                 if slot is not None:
                     slot.enable(member._enabled)
 
