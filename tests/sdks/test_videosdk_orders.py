@@ -171,8 +171,10 @@ class Order:
         elif step == "J":
             self.tasks.append(asyncio.ensure_future(self.meeting.async_join()))
         elif step in "jL":
+            before = asyncio.all_tasks()
             with contextlib.suppress(E2EEError):
                 self.meeting.join() if step == "j" else self.meeting.leave()
+            self.tasks += asyncio.all_tasks() - before  # `join` makes a task, and reads no exception of it
         else:
             await turns(3 if step == "y" else 60)
 

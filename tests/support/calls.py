@@ -368,7 +368,8 @@ class Watch:
     def __init__(self, stacks) -> None:
         self.faults: list[str] = []
         self._before = set(threading.enumerate())
-        self._loggers = [logging.getLogger(name) for name in {*stacks, "asyncio"}]
+        # Not the logger of asyncio: it has the exceptions of tasks of earlier tests, whenever those are collected.
+        self._loggers = [logging.getLogger(name) for name in stacks]
         self._handler = logging.Handler(logging.WARNING)
         self._handler.emit = lambda record: self.faults.append(record.getMessage())
 
