@@ -15,7 +15,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from time import thread_time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -94,8 +93,8 @@ BUDGET: Final = Budget()
 class Trials:
     """The progress of the trials of one set of keys, and the limit of the next trial."""
 
-    tried: int = 0
-    """The number of variants that were tried."""
+    tried: set[_Name] = field(default_factory=set)
+    """The names of the variants that were tried."""
     seconds: float = MAX_TRIAL_CPU
     """The CPU seconds that the next trial may use."""
     ended: bool = False
@@ -114,7 +113,7 @@ class _FailureRun:
     cause: str | None = None  # the last reported cause
     reported_at: float = -math.inf
     keys: int = -1  # the ring's generation at the last trial
-    keys_tried: int = 0  # the variants of its keys that were tried
+    keys_tried: set[_Name] = field(default_factory=set)  # the variants of its keys that were tried, until all were
     seen: deque[Excerpt] = field(default_factory=lambda: deque(maxlen=MAX_EXCERPTS))
 
 
@@ -202,10 +201,10 @@ class Diagnostician:
         secrets = provider.secrets_of(track.participant_id) if isinstance(provider, KeyProvider) else {}
         generation = transform.ring.generation
         left = min(MAX_TRIAL_CPU, BUDGET.left(self._clock()))
-        tries = Trials(failing.keys_tried if failing.keys == generation else 0, left)
+        tries = Trials(failing.keys_tried if failing.keys == generation else set(), left)
         found = diagnose(frame, self._profile, transform.codec, secrets, key_id, list(failing.seen), tries)
         BUDGET.spend(tries.used)
-        failing.keys, failing.keys_tried = generation, 0 if tries.ended else tries.tried
+        failing.keys, failing.keys_tried = generation, set() if tries.ended else tries.tried
         if found is None:
             return None
         cause, advice, proven = found
@@ -258,6 +257,19 @@ def diagnose(  # noqa: PLR0917 - all facts about a frame
 _CAUSES: Final = {Shape.PLAIN: "not_sealed", Shape.UNKNOWN: "unknown_format"}
 
 
+class _Name(NamedTuple):
+    """Names a variant in all trials of the same keys, whatever a frame looks like and whichever key id it claims.
+
+    The claimed id is no part of it: a forger may claim another one in each frame, and would start the trials anew.
+    """
+
+    cause: str
+    spelling: str | None
+    profile: Profile
+    set_under: int
+    is_passphrase: bool
+
+
 class _Variant(NamedTuple):
     """One way to open a frame, which corresponds to a common mistake."""
 
@@ -266,6 +278,7 @@ class _Variant(NamedTuple):
     profile: Profile
     secret: Secret
     key_id: int
+    name: _Name
 
 
 def _find_variant(  # noqa: PLR0917
@@ -281,10 +294,12 @@ def _find_variant(  # noqa: PLR0917
     key_ids = {other: readings.key_id(frame, other, codec) for other in PROFILES if _may_be_of(frame, other)}
     key_ids[profile] = key_ids.get(profile) if key_id is None else key_id
     try:
-        for variant in islice(_variants(profile, secrets, key_ids), tries.tried, None):
+        for variant in _variants(profile, secrets, key_ids):
+            if variant.name in tries.tried:
+                continue
             if thread_time() - started >= tries.seconds:
                 return None
-            tries.tried += 1
+            tries.tried.add(variant.name)
             if _opens(frame, codec, variant):
                 return variant
         tries.ended = True
@@ -298,14 +313,14 @@ def _may_be_of(frame: bytes, profile: Profile) -> bool:
 
 
 def _variants(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profile, int | None]) -> Iterator[_Variant]:
-    """Yield the variants of all keys, the cheap ones first. The order is the same in each call."""
+    """Yield the variants of all keys that a frame with these key ids may be of, the cheap ones first."""
     claimed = key_ids.get(profile)
     candidates = sorted(secrets.items(), key=lambda item: claimed is None or item[0] != claimed & 0xFF)
     for needs_password_kdf in (False, True):
         for set_under, secret in candidates:
             yield from _key_variants(profile, set_under, secret, key_ids, needs_password_kdf)
-        for _, secret in candidates:
-            yield from _spelling_variants(profile, secret, key_ids, needs_password_kdf)
+        for set_under, secret in candidates:
+            yield from _spelling_variants(profile, set_under, secret, key_ids, needs_password_kdf)
 
 
 def _key_variants(
@@ -313,20 +328,25 @@ def _key_variants(
 ) -> Iterator[_Variant]:
     """Yield the variants of an unchanged key: under another id, with the other KDF, of another profile."""
     flipped, claimed = secret.with_other_kdf(), key_ids.get(profile)
+
+    def variant(cause: str, words: dict[str, Any], of: Profile, candidate: Secret, key_id: int) -> _Variant:
+        name = _Name(cause, None, of, set_under, candidate.is_passphrase)
+        return _Variant(cause, words, of, candidate, key_id, name)
+
     if claimed is not None and set_under != claimed & 0xFF and secret.is_passphrase is needs_password_kdf:
-        yield _Variant("other_key_id", {"key_id": claimed}, profile, secret, claimed)
+        yield variant("other_key_id", {"key_id": claimed}, profile, secret, claimed)
     if claimed is not None and flipped.is_passphrase is needs_password_kdf:
-        yield _Variant("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed)
+        yield variant("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed)
     for other, key_id in key_ids.items():
         if other is not profile and key_id is not None:
             cause = "other_profile" if is_sframe(other) or is_sframe(profile) else "other_salt"
             for candidate in (secret, flipped):
                 if candidate.is_passphrase is needs_password_kdf:
-                    yield _Variant(cause, {"profile": other.value}, other, candidate, key_id)
+                    yield variant(cause, {"profile": other.value}, other, candidate, key_id)
 
 
 def _spelling_variants(
-    profile: Profile, secret: Secret, key_ids: dict[Profile, int | None], needs_password_kdf: bool
+    profile: Profile, set_under: int, secret: Secret, key_ids: dict[Profile, int | None], needs_password_kdf: bool
 ) -> Iterator[_Variant]:
     """Yield the other spellings of a key. Spellings that need a password KDF are tried in this profile only."""
     for spelling, candidate in secret.spellings():
@@ -334,7 +354,8 @@ def _spelling_variants(
             for other, key_id in key_ids.items():
                 if key_id is not None and (other is profile or not needs_password_kdf):
                     of = "" if other is profile else f", in the profile {other}"
-                    yield _Variant("other_spelling", {"spelling": spelling + of}, other, candidate, key_id)
+                    name = _Name("other_spelling", spelling, other, set_under, needs_password_kdf)
+                    yield _Variant("other_spelling", {"spelling": spelling + of}, other, candidate, key_id, name)
 
 
 def _opens(frame: bytes, codec: str | None, variant: _Variant) -> bool:

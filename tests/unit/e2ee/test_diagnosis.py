@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import itertools
 import os
 import random
 import time
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -14,6 +16,7 @@ from frameseal._native import Secret
 from frameseal.codecs.plain import excerpt
 from frameseal.e2ee import diagnosis
 from frameseal.e2ee.diagnosis import ADVICE, MIN_FAILURES, Trials, diagnose
+from frameseal.inspection import readings
 from frameseal.inspection.shapes import MAX_EXCERPTS, MIN_VERDICT_FRAMES
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, VIDEO, Clock, TimedCall, delivered, provider, run_at_once
 from support.plain_media import opus, pcm, video
@@ -427,34 +430,69 @@ async def test_tries_of_many_passphrases_are_bounded_at_once_and_over_a_minute(m
     assert clocks.derivations > 100, "and they go on"
 
 
+class Tried(list):
+    """The ways that a call's diagnoses try, on clocks that are told the time."""
+
+    def __init__(self, monkeypatch) -> None:
+        super().__init__()
+        self.clocks = Clocks(monkeypatch)
+        monkeypatch.setattr(diagnosis, "_opens", self.opens)
+
+    def opens(self, frame, codec, way) -> bool:
+        self.append((way.cause, str(way.words), way.profile, way.secret.is_passphrase))
+        return self.clocks.opens(frame, codec, way)
+
+    def by(self, bob, frames) -> int:
+        """Let frames fail for a second. Return the number of ways that were tried."""
+        before = len(self)
+        for frame in frames:
+            bob.decrypt(frame)
+        self.clocks.wall.now += 1
+        return len(self) - before
+
+
 async def test_tries_go_on_where_they_ended_and_start_anew_with_another_key(monkeypatch):
-    clocks, tried = Clocks(monkeypatch), []
-    monkeypatch.setattr(
-        diagnosis, "_opens", lambda frame, codec, way: (tried.append(way), clocks.opens(frame, codec, way))[1]
-    )
-    keys = provider(TEXT)
-    e2ee, seal = clocks.call(keys), sealing("livekit", OTHER_KEY)
+    tried, keys = Tried(monkeypatch), provider(TEXT)
+    e2ee, seal = tried.clocks.call(keys), sealing("livekit", OTHER_KEY)
     diagnoses: list = []
     e2ee.on("e2ee-diagnosis", diagnoses.append)
     bob = e2ee.receiver_transform("bob", "audio", "opus")
-
-    async def try_once() -> int:
-        before = len(tried)
-        for _ in range(12):
-            bob.decrypt(seal(AUDIO))
-        clocks.wall.now += 1
-        return len(tried) - before
-
-    total = 0
-    while (count := await try_once()) > 0:
-        total += count
-    ways = [(way.cause, str(way.words), way.profile, way.secret.is_passphrase) for way in tried]
-    assert len(set(ways)) == len(ways) == total
+    while tried.by(bob, (seal(AUDIO) for _ in range(12))):
+        pass
+    assert len(set(tried)) == len(tried)
     assert [found.cause for found in diagnoses] == ["wrong_key"]
+    total = len(tried)
     keys.set_shared_key(f"{TEXT} ")
-    clocks.wall.now += 10
-    assert await try_once() > 0
-    assert tried[total].cause == tried[0].cause
+    tried.clocks.wall.now += 10
+    assert tried.by(bob, (seal(AUDIO) for _ in range(12))) > 0
+    assert tried[total][0] == tried[0][0]
+
+
+@pytest.mark.parametrize(
+    "looks", [[(0, True), (0, False)], [(0, False), (0, True)], [(0, True), (1, True), (1, False)]]
+)
+async def test_no_way_is_left_out_or_tried_twice_because_a_frame_looks_otherwise(monkeypatch, looks):
+    """One frame's bytes may be an SFrame header, and the next one's not. After a rotation, frames name another key."""
+    seal = {key_id: sealing("livekit", OTHER_KEY, key_id=key_id) for key_id in (0, 1)}
+
+    def frame(key_id: int, like_sframe: bool) -> bytes:
+        while True:
+            sealed = seal[key_id](AUDIO)
+            if (readings.key_id(sealed, "sframe", "opus") is not None) is like_sframe:
+                return sealed
+
+    async def ways(looks) -> Counter:
+        tried, keys = Tried(monkeypatch), provider(TEXT)
+        keys.set_shared_key(f"{TEXT} of old", 1)
+        bob = tried.clocks.call(keys).receiver_transform("bob", "audio", "opus")
+        shown = itertools.cycle(looks)
+        while tried.by(bob, [frame(*next(shown))] * 12):
+            pass
+        return Counter(way for way in tried if way[0] != "other_key_id")  # its number depends on the id that is named
+
+    expected = await ways([(0, True)])
+    assert expected.total() > 100
+    assert await ways(looks) == expected
 
 
 async def test_a_call_in_which_a_key_is_spelt_differently_hears_how(caplog):
