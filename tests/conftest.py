@@ -21,8 +21,8 @@ if "FRAMESEAL_SOAK_SECONDS" not in os.environ:
 
 @pytest.hookimpl(optionalhook=True)  # pytest has the hook only with pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of workers for `-n auto`: two per core, because a live call mostly waits."""
-    return min(2 * (os.cpu_count() or 1), 8)
+    """Return the number of workers for `-n auto`: three per core, because a live call mostly waits."""
+    return min(3 * (os.cpu_count() or 1), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
