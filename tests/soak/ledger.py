@@ -39,6 +39,7 @@ class Ledger:
         self._made: list[bytes] = []
         self._made_by: Counter[str] = Counter()
         self._overdue: list[bytes] = []  # made, and not seen to be sealed when the last round's books were closed
+        self._stopped = self._overdue_stopped = 0  # senders that stopped, since the last round's end and in the last
         self._sealed: dict[bytes, bytes] = {}  # sealed -> frame, the latest last
         self._withheld: set[bytes] = set()
         self._left: set[bytes] = set()  # a forwarder's payloads are the publisher's: a set has them once
@@ -60,6 +61,11 @@ class Ledger:
                 self._sealed[sealed] = frame
             else:
                 self._withheld.add(frame)
+
+    def stopped(self, senders: int) -> None:
+        """These senders have stopped. Each may have been at a frame, which is then neither sealed nor sent."""
+        with self._lock:
+            self._stopped += senders
 
     def left(self, payload: bytes) -> None:
         """A transport was given this RTP payload to send."""
@@ -97,6 +103,7 @@ class Ledger:
             made, self._made = self._made, []
             made_by, self._made_by = self._made_by, Counter()
             withheld, self._withheld = self._withheld, set()
+            stopped, self._stopped = self._stopped, 0
             counts, self._counts = self._counts, Counter()
             faults, self._faults = self._faults, []
             sealed = dict(self._sealed)
@@ -105,9 +112,10 @@ class Ledger:
         # A frame that an encoder has just made may not have reached its seal yet; it has by the next time.
         unsealed = [frame for frame in made if frame not in known]
         bypassed = [frame for frame in self._overdue if frame not in known] + (unsealed if last else [])
-        self._overdue = unsealed
-        if bypassed:
-            faults.append(f"{len(bypassed)} frames of an encoder never came to a seal")
+        cut_short = self._overdue_stopped + (stopped if last else 0)
+        self._overdue, self._overdue_stopped = unsealed, stopped
+        if len(bypassed) > cut_short:
+            faults.append(f"{len(bypassed)} frames of an encoder never came to a seal, and {cut_short} senders stopped")
         # Those of the round before too: a packet may be sent again after the round that it was made in.
         secret = [beyond_clear_bytes(frame, wire) for wire, frame in sealed.items()] + bypassed
         # Encoders that are set up alike make the same parameter sets, and one profile shows what another hides.

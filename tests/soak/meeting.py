@@ -85,6 +85,7 @@ class Meeting:
         for guest in list(self.guests):
             await self.leave(guest)
         await hang_up(self._peer)
+        self.ledger.stopped(len(self._peer.pc.getSenders()))
         await self.forwarder.close()
 
     async def join(self, name: str, e2ee: E2EEManager) -> Guest:

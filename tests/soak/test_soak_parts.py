@@ -108,6 +108,30 @@ def test_a_frame_that_was_made_in_one_round_and_sealed_in_the_next_is_no_fault(c
     assert ledger.close_round(last=True).faults == [], "a frame that was withheld did not leave"
 
 
+def test_a_sender_that_stops_may_be_at_one_frame():
+    ledger = Ledger()
+    ledger.made("vp8", [FRAME])
+    ledger.stopped(1)
+    assert [ledger.close_round().faults, ledger.close_round().faults] == [[], []]
+    ledger.made("vp8", [FRAME])
+    assert ledger.close_round().faults == []
+    assert len(ledger.close_round().faults) == 1, "it stopped two rounds before"
+
+
+@pytest.mark.parametrize(
+    ("made", "left", "expected"),
+    [([FRAME], [], None), ([FRAME, FRAME[::-1]], [], "2 frames"), ([FRAME], [FRAME], "on the wire")],
+)
+def test_a_sender_that_stops_at_the_end_is_at_one_frame_and_sends_nothing_of_it(made, left, expected):
+    ledger = Ledger()
+    ledger.made("vp8", made)
+    for payload in left:
+        ledger.left(payload)
+    ledger.stopped(1)
+    faults = ledger.close_round(last=True).faults
+    assert faults == [] if expected is None else len(faults) == 1 and expected in faults[0]
+
+
 @pytest.mark.parametrize("sealing", [True, False])
 async def test_an_unsealed_call_is_found_and_a_sealed_one_is_not(sealing):
     ledger = Ledger()
