@@ -257,17 +257,9 @@ def diagnose(  # noqa: PLR0917 - all facts about a frame
 _CAUSES: Final = {Shape.PLAIN: "not_sealed", Shape.UNKNOWN: "unknown_format"}
 
 
-class _Name(NamedTuple):
-    """Names a variant in all trials of the same keys, whatever a frame looks like and whichever key id it claims.
-
-    The claimed id is no part of it: a forger may claim another one in each frame, and would start the trials anew.
-    """
-
-    cause: str
-    spelling: str | None
-    profile: Profile
-    set_under: int
-    is_passphrase: bool
+# The name of a variant in all trials of the same keys: cause, spelling, profile, the key's id here, and whether it is a
+# passphrase. It does not depend on a frame: a forger who claims another key id in each would start the trials anew.
+_Name = tuple[str, str | None, Profile, int, bool]
 
 
 class _Variant(NamedTuple):
@@ -278,7 +270,11 @@ class _Variant(NamedTuple):
     profile: Profile
     secret: Secret
     key_id: int
-    name: _Name
+    set_under: int
+
+    @property
+    def name(self) -> _Name:
+        return self.cause, self.words.get("spelling"), self.profile, self.set_under, self.secret.is_passphrase
 
 
 def _find_variant(  # noqa: PLR0917
@@ -328,21 +324,16 @@ def _key_variants(
 ) -> Iterator[_Variant]:
     """Yield the variants of an unchanged key: under another id, with the other KDF, of another profile."""
     flipped, claimed = secret.with_other_kdf(), key_ids.get(profile)
-
-    def variant(cause: str, words: dict[str, Any], of: Profile, candidate: Secret, key_id: int) -> _Variant:
-        name = _Name(cause, None, of, set_under, candidate.is_passphrase)
-        return _Variant(cause, words, of, candidate, key_id, name)
-
     if claimed is not None and set_under != claimed & 0xFF and secret.is_passphrase is needs_password_kdf:
-        yield variant("other_key_id", {"key_id": claimed}, profile, secret, claimed)
+        yield _Variant("other_key_id", {"key_id": claimed}, profile, secret, claimed, set_under)
     if claimed is not None and flipped.is_passphrase is needs_password_kdf:
-        yield variant("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed)
+        yield _Variant("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed, set_under)
     for other, key_id in key_ids.items():
         if other is not profile and key_id is not None:
             cause = "other_profile" if is_sframe(other) or is_sframe(profile) else "other_salt"
             for candidate in (secret, flipped):
                 if candidate.is_passphrase is needs_password_kdf:
-                    yield variant(cause, {"profile": other.value}, other, candidate, key_id)
+                    yield _Variant(cause, {"profile": other.value}, other, candidate, key_id, set_under)
 
 
 def _spelling_variants(
@@ -354,8 +345,8 @@ def _spelling_variants(
             for other, key_id in key_ids.items():
                 if key_id is not None and (other is profile or not needs_password_kdf):
                     of = "" if other is profile else f", in the profile {other}"
-                    name = _Name("other_spelling", spelling, other, set_under, needs_password_kdf)
-                    yield _Variant("other_spelling", {"spelling": spelling + of}, other, candidate, key_id, name)
+                    words = {"spelling": spelling + of}
+                    yield _Variant("other_spelling", words, other, candidate, key_id, set_under)
 
 
 def _opens(frame: bytes, codec: str | None, variant: _Variant) -> bool:
