@@ -213,7 +213,8 @@ FRAMES = {
     "escapes": (b"\0\0\0\1\x65\x88", lambda count: b"\0\0\3" * (count // 3)),
     "a picture": (b"\x10\x02\x00\x9d\x01\x2a\x40\x01\xf0\x00", os.urandom),
 }
-ENDS = {"no trailer": b"\x55\x55", "a trailer": b"\x0c\0", "a stop bit": b"\x80"}
+# Two bytes each: behind noise, a single one would now and then end a trailer that claims another key, and be reported.
+ENDS = {"no trailer": b"\x55\x55", "a trailer": b"\x0c\0", "a stop bit": b"\x55\x80"}
 
 
 def instructions(work) -> int:
