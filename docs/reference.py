@@ -27,6 +27,7 @@ MODULES = (
     "frameseal.datachannel",
     "frameseal.keys.fetch",
     "frameseal.keys.fingerprint",
+    "frameseal.keys.policies",
     "frameseal.inspection.readings",
     "frameseal.tools.sfu",
 )

@@ -33,7 +33,7 @@ from frameseal._secrecy import Hidden
 from frameseal.aiortc.receivers import ReceiverSlot
 from frameseal.emitter import LoopEmitter
 from frameseal.inspection import readings
-from frameseal.keys import fetch, fingerprint, protocol
+from frameseal.keys import fetch, fingerprint, policies, protocol
 from frameseal.tools import cli, demo, meet
 from frameseal.tools.meet import rotation_message as meet_rotation
 from frameseal.tools.meet.bot import Bot
@@ -163,6 +163,12 @@ async def handed_out(key: bytes, key_id: int) -> None:
 
 def rotator() -> frameseal.KeyRotator:
     return frameseal.KeyRotator(keys(), handed_out, delay=0, overlap=0)
+
+
+def room_keys() -> policies.RoomKeys:
+    made = policies.RoomKeys(policies.MATRIX_RTC)
+    made.start(["bob"], 0)
+    return made
 
 
 def cryptor(**options: Any) -> frameseal.DataCryptor:
@@ -301,6 +307,20 @@ CALLS: dict[str, Callable[[], Call]] = {
         fetch.fetch_shared_key,
         {"url": NOWHERE, "token": "a.b.c", "attempts": 1, "attempt_timeout": 2},
     ),
+    "keys.policies.RoomPolicy": lambda: (policies.RoomPolicy, {"on_join": "rotate", "join_limit": 30}),
+    "keys.policies.RoomKeys": lambda: (policies.RoomKeys, {"policy": policies.MATRIX_RTC}),
+    "keys.policies.RoomKeys.start": lambda: (
+        policies.RoomKeys(policies.MATRIX_RTC).start,
+        {"participant_ids": ["bob"], "now": 0},
+    ),
+    "keys.policies.RoomKeys.joined": lambda: (room_keys().joined, {"participant_id": "carol", "now": 1}),
+    "keys.policies.RoomKeys.left": lambda: (room_keys().left, {"participant_id": "bob", "now": 1}),
+    "keys.policies.RoomKeys.confirmed": lambda: (
+        room_keys().confirmed,
+        {"participant_id": "bob", "generation": 0, "now": 1},
+    ),
+    "keys.policies.RoomKeys.advance": lambda: (room_keys().advance, {"now": 1}),
+    "keys.policies.RoomKeys.abandon": lambda: (room_keys().abandon, {"generation": 0, "now": 1}),
     # a call
     "E2EEManager": lambda: (frameseal.E2EEManager, {"provider": keys(), "profile": "livekit"}),
     "E2EEManager.sender_transform": lambda: (manager().sender_transform, dict(TRACK)),
@@ -406,6 +426,8 @@ CALLS: dict[str, Callable[[], Call]] = {
 # What gives back what it was given, because that is what it is for.
 GIVES_IT_BACK = {
     "keys.protocol.bounded",
+    "keys.policies.RoomKeys.joined",  # actions with the ids of participants
+    "keys.policies.RoomKeys.start",
     "inspection.readings.readings",
     "inspection.readings.verdict",
     "ReceiverTransform.open",
@@ -451,6 +473,10 @@ NOT_CALLED = {
     "aiortc.Attachment.predates_attachment": MADE_BY_US,
     "aiortc.Attachment.has_sealed": MADE_BY_US,
     "aiortc.Attachment.release": MADE_BY_US,
+    "keys.policies.MakeKey": RECORD,
+    "keys.policies.RatchetKey": RECORD,
+    "keys.policies.SendKey": RECORD,
+    "keys.policies.UseKey": RECORD,
     "keys.protocol.ParticipantKeys.choose": MADE_BY_US,
     "keys.protocol.ParticipantKeys.forget": MADE_BY_US,
     "keys.protocol.ParticipantKeys.secrets_and_steps": MADE_BY_US,
