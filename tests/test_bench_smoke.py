@@ -25,6 +25,11 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
         ("batch", ["--frames", "50", "--rounds", "1"], {"median_ns", "second_core"}),
         ("participants", ["--participants", "25", "--rounds", "1"], {"participants", "videos", "rooms"}),
         ("latency", ["--seconds", "0.01"], {"us_by_busy_threads", "gb_per_s_by_threads"}),
+        (
+            "room_keys",
+            ["--members", "10", "--minutes", "0.5"],
+            {"members", "changes", "minutes", "policies"},
+        ),
         ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "wheel_bytes", "bytes_each"}),
         (
             "pipeline",
@@ -46,6 +51,18 @@ def test_a_benchmark_writes_its_figures_and_the_machine_they_are_of(tmp_path, na
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "out.json").read_text("utf-8"))
     assert set(written) - {"frameseal", "python", "machine", "cpu"} == figures
+
+
+def test_the_counts_of_a_room_are_reproducible_and_within_the_policies(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHES)
+    room_keys = importlib.import_module("room_keys")
+    for name, policy in room_keys.POLICIES.items():
+        found = room_keys.measure(name, 20, 60, 3)
+        assert found == room_keys.measure(name, 20, 60, 3)
+        assert found["longest_exposure_s"] <= policy.max_exposure
+        if policy.delay:
+            newcomers = 30 / 20  # whose first key counts, by minute and member
+            assert found["keys_per_sender_and_minute"] <= 60 / policy.delay + 1 + newcomers
 
 
 def races(*, without: tuple[str, ...] = ()) -> tuple[dict[str, list[str]], str]:

@@ -175,6 +175,14 @@ def test_a_ratchet_step_comes_before_the_key_is_sent_and_serves_a_burst():
     assert room.since(2) == [(108, RatchetKey(0)), (108, SendKey(0, ("carol", "dave")))]
 
 
+def test_who_joined_by_a_ratchet_step_and_leaves_is_locked_out():
+    room = Room(JITSI, "bob")
+    room.join("carol", 100)
+    room.leave("carol", 200)
+    room.until(300)
+    assert room.made() == [0, 205] and room.opens("bob") and not room.opens("carol")
+
+
 def test_a_key_that_was_ratcheted_as_far_as_receivers_follow_is_replaced():
     room = Room(dataclasses.replace(JITSI, max_ratchets=2), "bob")
     for number in range(4):
@@ -199,7 +207,11 @@ def test_who_leaves_before_the_join_took_effect_changes_nothing():
 def test_somebody_with_the_key_who_joins_again_receives_it_again():
     room = Room(MATRIX_RTC, "bob")
     room.join("bob", 500)
-    assert room.since(2) == [(500, SendKey(0, ("bob",)))]
+    room.perform(room.keys.confirmed("bob", 0, 501))
+    assert room.keys.unconfirmed == frozenset()
+    room.join("bob", 502)
+    assert room.since(2) == [(500, SendKey(0, ("bob",))), (502, SendKey(0, ("bob",)))]
+    assert room.keys.unconfirmed == {"bob"}
 
 
 def test_somebody_who_left_and_comes_back_counts_as_new():
@@ -299,6 +311,24 @@ def test_a_key_that_was_abandoned_leaves_no_one_waiting_under_any_policy():
         room.join("eve", 1016)
         room.until(4000)
         assert room.opens("bob") and room.opens("eve") and not room.opens("carol"), policy
+
+
+def test_who_left_while_a_key_was_coming_has_no_key_if_it_is_abandoned():
+    keys = RoomKeys(RoomPolicy(delay=5))
+    keys.start(["bob", "carol", "dave"], 0)
+    keys.left("carol", 100)
+    keys.left("bob", 101)
+    keys.abandon(1, 102)
+    assert keys.joined("bob", 102.5) == [], "bob waits for the next key, and does not receive the first one"
+    assert keys.advance(103) == [MakeKey(2, ("dave", "bob"))]
+
+
+def test_a_joiner_whose_key_was_abandoned_does_not_wait_for_the_interval():
+    keys = RoomKeys(RoomPolicy(interval=1000, delay=5))
+    keys.start(["bob"], 0)
+    assert keys.joined("carol", 20) == [MakeKey(1, ("bob", "carol"))]
+    keys.abandon(1, 21)
+    assert keys.next_time == 22
 
 
 # --- hostile or careless callers ------------------------------------------------------------------------------------
