@@ -28,6 +28,7 @@ MODULES = (
     "frameseal.keys.fetch",
     "frameseal.keys.fingerprint",
     "frameseal.keys.policies",
+    "frameseal.keys.room",
     "frameseal.inspection.readings",
     "frameseal.tools.sfu",
 )

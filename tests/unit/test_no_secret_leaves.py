@@ -34,6 +34,7 @@ from frameseal.aiortc.receivers import ReceiverSlot
 from frameseal.emitter import LoopEmitter
 from frameseal.inspection import readings
 from frameseal.keys import fetch, fingerprint, policies, protocol
+from frameseal.keys.room import RoomRotator
 from frameseal.tools import cli, demo, meet
 from frameseal.tools.meet import rotation_message as meet_rotation
 from frameseal.tools.meet.bot import Bot
@@ -169,6 +170,19 @@ def room_keys() -> policies.RoomKeys:
     made = policies.RoomKeys(policies.MATRIX_RTC)
     made.start(["bob"], 0)
     return made
+
+
+async def handed_to(key: bytes, key_id: int, participant_id: str) -> None:
+    pass
+
+
+def in_a_room(method: str, **arguments: Any) -> Call:
+    async def call(**given: Any) -> None:
+        async with RoomRotator(keys(), handed_to, participant_ids=["bob"]) as entered:
+            getattr(entered, method)(**given)
+            await asyncio.sleep(0)
+
+    return call, arguments
 
 
 def cryptor(**options: Any) -> frameseal.DataCryptor:
@@ -321,6 +335,13 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "keys.policies.RoomKeys.advance": lambda: (room_keys().advance, {"now": 1}),
     "keys.policies.RoomKeys.abandon": lambda: (room_keys().abandon, {"generation": 0, "now": 1}),
+    "keys.policies.RoomKeys.postpone": lambda: (room_keys().postpone, {"generation": 0, "until": 2, "now": 1}),
+    "keys.policies.RoomKeys.rotate": lambda: (room_keys().rotate, {"now": 1}),
+    "keys.room.RoomRotator": lambda: (RoomRotator, {"provider": keys(), "distribute": handed_to}),
+    "keys.room.RoomRotator.joined": lambda: in_a_room("joined", participant_id="carol"),
+    "keys.room.RoomRotator.left": lambda: in_a_room("left", participant_id="bob"),
+    "keys.room.RoomRotator.confirmed": lambda: in_a_room("confirmed", participant_id="bob", key_id=1),
+    "keys.room.RoomRotator.rotate": lambda: in_a_room("rotate"),
     # a call
     "E2EEManager": lambda: (frameseal.E2EEManager, {"provider": keys(), "profile": "livekit"}),
     "E2EEManager.sender_transform": lambda: (manager().sender_transform, dict(TRACK)),
@@ -693,6 +714,7 @@ def holders() -> Iterator[Any]:
     yield from (frameseal.Encryptor(secret_ring), frameseal.Decryptor(secret_ring))
     yield from (call.sender_transform(**TRACK), call.receiver_transform(**TRACK))
     yield frameseal.KeyRotator(provider, handed_out)
+    yield RoomRotator(provider, handed_to)
     yield frame_cryptor.CallCryptor(provider, "livekit")
     yield datachannel.wrap(Pipe(), sealer)
     yield aiortc.attach(pc, call, local_id="alice", remote_id="bob")

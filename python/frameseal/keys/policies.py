@@ -338,6 +338,34 @@ class RoomKeys:
             self._joins.note(self._now)
         return self._due_actions()
 
+    def postpone(self, generation: int, until: float, now: float) -> list[Action]:
+        """Set the time from which the key of *generation* seals, in place of the end of its delay.
+
+        A caller whose messages may fail sets a late time, and an earlier one when the key has reached somebody. A key
+        that is not coming is not affected.
+
+        :raises RuntimeError: `start` was not called.
+        :raises TypeError: *generation* is not an int, or a time is not a number.
+        :raises ValueError: *generation* is negative, or a time is not finite.
+        """
+        bounded("generation", generation, 0, 2**63 - 1)
+        _check_time("until", until)
+        self._checked("", now)
+        if self._coming is not None and self._coming.generation == generation:
+            self._use_at = until
+        return self._due_actions()
+
+    def rotate(self, now: float) -> list[Action]:
+        """Make a fresh key for a reason of the caller, such as ``"e2ee-key-usage"``, as after a leave.
+
+        :raises RuntimeError: `start` was not called.
+        :raises TypeError: *now* is not a number.
+        :raises ValueError: *now* is not finite.
+        """
+        self._checked("", now)
+        self._leaves.note(self._now)
+        return self._due_actions()
+
     def _is_shared(self, newest: _Key) -> bool:
         """Return True if somebody who joins now receives the newest key as it is."""
         policy = self._policy
@@ -422,8 +450,12 @@ class RoomKeys:
         return self._coming or self._sealing
 
     def _clock(self, now: float) -> None:
-        if isinstance(now, bool) or not isinstance(now, int | float):
-            raise TypeError(f"now must be a number of seconds, not {type(now).__name__}")
-        if not -MAX_TIME <= now <= MAX_TIME:
-            raise ValueError(f"now must be a time in seconds, at most 2^40, not {described(now)}")
+        _check_time("now", now)
         self._now = max(self._now, now)
+
+
+def _check_time(name: str, time: float) -> None:
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(time).__name__}")
+    if not -MAX_TIME <= time <= MAX_TIME:
+        raise ValueError(f"{name} must be a time in seconds, at most 2^40, not {described(time)}")

@@ -288,6 +288,10 @@ class KeyRotator(LoopEmitter):
 
     async def _switch_to(self, key_id: int) -> None:
         await asyncio.sleep(self._delay)
+        self._use(key_id)
+
+    def _use(self, key_id: int) -> None:
+        """Seal with a key from the next frame on, and remove the previous key after the overlap."""
         previous = self._provider.sending_key_id(self._participant_id)
         self._provider.set_sending_key_id(key_id, self._participant_id)
         self._since = monotonic()

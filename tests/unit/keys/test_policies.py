@@ -331,6 +331,27 @@ def test_a_joiner_whose_key_was_abandoned_does_not_wait_for_the_interval():
     assert keys.next_time == 22
 
 
+def test_a_key_can_be_postponed_until_it_has_reached_somebody():
+    keys = RoomKeys(RoomPolicy(delay=5))
+    keys.start(["bob", "carol"], 0)
+    keys.left("carol", 100)
+    assert keys.postpone(0, 500, 100) == [] and keys.next_time == 105, "another key is not affected"
+    assert keys.postpone(1, 130, 100) == [] and keys.next_time == 130
+    assert keys.advance(110) == []
+    assert keys.postpone(1, 105, 111) == [UseKey(1)]
+    assert keys.postpone(1, 500, 112) == [] and keys.sealing_generation == 1
+    with pytest.raises(ValueError, match="until"):
+        keys.postpone(1, float("inf"), 113)
+
+
+def test_the_caller_may_ask_for_a_fresh_key():
+    room = Room(MATRIX_RTC, "bob")
+    room.now = 100
+    room.perform(room.keys.rotate(100))
+    room.until(200)
+    assert room.since(2) == [(100, MakeKey(1, ("bob",))), (105, UseKey(1))]
+
+
 # --- hostile or careless callers ------------------------------------------------------------------------------------
 
 
