@@ -86,6 +86,7 @@ class RoomRotator(LoopEmitter):
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._retry_timer: asyncio.TimerHandle | None = None
 
     @property
     def unconfirmed(self) -> frozenset[str]:
@@ -139,13 +140,19 @@ class RoomRotator(LoopEmitter):
         self.bind_loop(loop)
         actions = self._rules.start(self._first, loop.time())
         self._task = asyncio.create_task(self._run(), name="frameseal room keys")
-        self._perform(actions)
+        try:
+            self._perform(actions)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop all tasks, cancel calls of `distribute`, and remove the keys that do not seal."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
         tasks = [*self._sending, *([self._task] if self._task else [])]
         for task in tasks:
             task.cancel()
@@ -183,19 +190,32 @@ class RoomRotator(LoopEmitter):
                     self._start_sending(generation, ids)
                 case RatchetKey(generation):
                     self._ratchet(generation)
-                case UseKey(generation):
+                case UseKey(generation) if generation in self._keys:
                     self._rotator._use(self._keys[generation][1])
                     self._keys = {number: key for number, key in self._keys.items() if number >= generation}
         self._wake.set()
 
     def _make(self, generation: int, ids: tuple[str, ...]) -> None:
         key, key_id = Hidden(secrets.token_bytes(KEY_BYTES)), self._rotator._next_id()
-        self._rotator._set(key.reveal(), key_id)
+        try:
+            self._rotator._set(key.reveal(), key_id)
+        except Exception as error:
+            if generation == 0:  # no other key could seal
+                raise
+            self._retry(generation, error)
+            return
         self._keys[generation] = (key, key_id)
         self._unreached.clear()
         now = asyncio.get_running_loop().time()
         self._use_at = now + self._rules.policy.delay
         self._start_sending(generation, ids)
+
+    def _retry(self, generation: int, error: Exception) -> None:
+        """Keep the previous key after the provider refused a new one, and make another one after a second."""
+        _logger.error("could not change the key of a room (%s): next attempt in 1 s", type(error).__name__)
+        self._rules.abandon(generation, self._now())
+        if self._rules.sealing_generation == generation:  # without a delay, the rules regard it as used
+            self._retry_timer = asyncio.get_running_loop().call_later(RETRY_DELAY, self.rotate)
 
     def _ratchet(self, generation: int) -> None:
         key_id = self._keys[generation][1]
@@ -209,7 +229,7 @@ class RoomRotator(LoopEmitter):
             self._keys[generation] = (key, key_id)
 
     def _start_sending(self, generation: int, ids: tuple[str, ...]) -> None:
-        if not ids:
+        if not ids or generation not in self._keys:
             return
         if self._is_undelivered(generation):
             now = asyncio.get_running_loop().time()

@@ -147,6 +147,46 @@ def test_a_key_that_has_reached_nobody_does_not_seal_and_the_next_one_does():
     run(main())
 
 
+@pytest.mark.parametrize("policy", [MATRIX_RTC, RoomPolicy(delay=0)])
+def test_after_a_key_that_the_provider_refuses_another_one_is_made(policy):
+    async def main():
+        room = Room(policy, "bob", "carol")
+        set_key, refused = room.keys.set_key, []
+
+        def refuse_once(*args, **kwargs):
+            if not refused:
+                refused.append(args)
+                raise ValueError("full")
+            set_key(*args, **kwargs)
+
+        async with room.rotator:
+            await asyncio.sleep(1)
+            room.keys.set_key = refuse_once
+            room.rotator.left("carol")
+            await asyncio.sleep(0.5)
+            assert refused and room.openers() == {"bob", "carol"}, "the previous key stays in use"
+            await asyncio.sleep(6)
+            assert room.openers() == {"bob"}
+
+    run(main())
+
+
+def test_a_provider_that_refuses_the_first_key_ends_the_entry_and_leaves_no_task():
+    async def main():
+        room = Room(MATRIX_RTC, "bob")
+
+        def refuse(*args, **kwargs):
+            raise ValueError("full")
+
+        room.keys.set_key = refuse
+        with pytest.raises(ValueError, match="full"):
+            async with room.rotator:
+                pass
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main())
+
+
 def test_one_who_cannot_be_reached_delays_nobody_and_is_named():
     async def main():
         room = Room(MATRIX_RTC, "bob", "carol", "dave")
