@@ -129,7 +129,8 @@ def test_a_wire_layout_knows_neither_key_nor_cipher():
 
 
 def test_only_the_profiles_name_vendors():
-    assert naming("(?i)livekit|videosdk|jitsi|element_?call", rust(CORE / "src")) == {"rust/core/src/profile.rs"}
+    vendors = "(?i)livekit|videosdk|jitsi|nextcloud|element_?call"
+    assert naming(vendors, rust(CORE / "src")) == {"rust/core/src/profile.rs"}
 
 
 def test_only_the_codecs_room_and_the_rows_of_vendors_name_codecs():

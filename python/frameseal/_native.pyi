@@ -187,7 +187,7 @@ class KeyRing:
         SFrame the same PBKDF2, with a salt specific to frameseal, derives a base key of 32 bytes.
 
         :raises ValueError: for an empty passphrase, a key id outside the ring, or a profile without a password KDF
-            (jitsi).
+            (jitsi, nextcloud).
         """
 
     def set_key(self, key: Buffer, key_id: int = 0, *, counter: int | None = None) -> None:

@@ -24,6 +24,9 @@ class Profile(StrEnum):
     JITSI = "jitsi"
     """LiveKit's frame with Jitsi Meet's key schedule ("JFrame"). It accepts raw keys only, and audio and VP8 only."""
 
+    NEXTCLOUD = "nextcloud"
+    """Jitsi Meet's frame with Nextcloud Talk's salts. It accepts raw keys only, and audio and VP8 only."""
+
     SFRAME = "sframe"
     """SFrame, RFC 9605: no clear bytes, and a counter (CTR) instead of a transmitted IV."""
 

@@ -70,7 +70,7 @@ def test_inspection_knows_a_made_up_vendor(vendor, capsys):
     assert {opener.profile for opener in readings.openers(frame, KEY, "opus")} == {"videosdk", vendor}
     assert main(["inspect", frame.hex(), "--codec", "opus", "--key-hex", KEY.hex()]) == 0
     shown = capsys.readouterr().out
-    assert "livekit/videosdk/jitsi/acme, opus: likely" in shown
+    assert "livekit/videosdk/jitsi/nextcloud/acme, opus: likely" in shown
     assert "The key opens it: profile acme, codec opus." in shown
 
 

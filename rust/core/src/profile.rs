@@ -134,6 +134,19 @@ pub static JITSI: Profile = Profile {
     blanks: LIVEKIT_BLANKS,
 };
 
+/// Nextcloud Talk's clients: the frame of Jitsi Meet with other salts. Their IVs hold an SSRC and a timestamp, or a
+/// 64-bit counter, by the client. So an IV is a nonce here and nothing else.
+pub static NEXTCLOUD: Profile = Profile {
+    name: "nextcloud",
+    schedule: KeySchedule::Trailer(TrailerSchedule {
+        ratchet_salt: b"TalkFrameRatchetKey",
+        iterations: None,
+        info: &[],
+        ..TrailerSchedule::with_salt(b"TalkFrameEncryptionKey")
+    }),
+    ..JITSI
+};
+
 /// SFrame (RFC 9605). The RFC defines no password KDF: PBKDF2 for passphrases, and its salt, are specific to frameseal.
 pub static SFRAME: Profile = Profile {
     name: "sframe",
@@ -182,4 +195,4 @@ const H264_BLANK: &[&[u8]] = &[
 ];
 
 /// Every profile.
-pub static ALL: [&Profile; 4] = [&LIVEKIT, &VIDEOSDK, &JITSI, &SFRAME];
+pub static ALL: [&Profile; 5] = [&LIVEKIT, &VIDEOSDK, &JITSI, &NEXTCLOUD, &SFRAME];

@@ -37,7 +37,7 @@ def test_a_trailer_is_taken_to_pieces_as_its_maker_put_it_together(case: dict[st
     sealed = bytes.fromhex(case["wire_hex"])
     first = readings(sealed, case["codec"])[0]
     assert first.layout.startswith("livekit/videosdk")
-    assert ("jitsi" in first.layout) == (case["codec"] in ("opus", "vp8"))
+    assert ("jitsi/nextcloud" in first.layout) == (case["codec"] in ("opus", "vp8"))
     assert first.likely
     assert part(first, "clear bytes (AAD)").data.hex() == case["aad_hex"]
     assert part(first, "IV").data.hex() == case["iv_hex"]
@@ -87,7 +87,7 @@ def test_a_raw_key_tells_the_suite_too_which_a_frame_does_not(suite: CipherSuite
 
 
 @pytest.mark.parametrize("codec", ["opus", "vp8", "h264"])
-@pytest.mark.parametrize("profile", [profile for profile in Profile if profile is not Profile.JITSI])
+@pytest.mark.parametrize("profile", [profile for profile in Profile if PROFILES[profile]["accepts_passphrases"]])
 def test_a_passphrase_tells_the_profile(profile: Profile, codec: str) -> None:
     ring = KeyRing(profile, shared=profile is Profile.SFRAME)
     ring.set_passphrase("a passphrase", 2)
@@ -221,7 +221,7 @@ OPUS = next(case for case in FRAMES if case["name"] == "opus 20 bytes")["wire_he
 def test_the_command_shows_ranges_and_says_what_is_likely(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", OPUS, "--codec", "opus", "--passphrase", "my-shared-secret"]) == 0
     shown = capsys.readouterr().out
-    assert "livekit/videosdk/jitsi, opus: likely" in shown
+    assert "livekit/videosdk/jitsi/nextcloud, opus: likely" in shown
     assert "[   36:   48)  IV                      11223344000003c0ffff83c1" in shown
     assert "The key opens it: profile livekit, codec opus." in shown
 
@@ -235,7 +235,8 @@ def test_a_file_and_standard_input_hold_the_bytes_or_their_hex_digits(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     for argument in (OPUS, str(path), "-"):
         assert main(["inspect", argument]) == 0
-        assert capsys.readouterr().out.startswith(f"{len(OPUS) // 2} bytes\n\nlivekit/videosdk/jitsi, opus: likely")
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"{len(OPUS) // 2} bytes\n\nlivekit/videosdk/jitsi/nextcloud, opus: likely")
 
 
 def test_hex_digits_may_be_as_long_as_frames_are_and_written_as_tools_write_them(

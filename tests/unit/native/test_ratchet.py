@@ -11,6 +11,7 @@ import frameseal
 from support.paths import VECTORS
 
 LIVEKIT = json.loads((VECTORS / "livekit.json").read_text())
+NEXTCLOUD = json.loads((VECTORS / "nextcloud.json").read_text())
 JITSI = json.loads((VECTORS / "jitsi.json").read_text())
 PASSPHRASE = "my-shared-secret"
 RAW = bytes(range(32))
@@ -125,12 +126,24 @@ def test_jitsis_frames_open(case: dict[str, Any]) -> None:
     assert decryptor.decrypt(bytes.fromhex(case["wire_hex"])).hex() == case["clear_hex"]
 
 
-def test_jitsi_takes_raw_keys_only_and_codecs_whose_frames_survive() -> None:
+@pytest.mark.parametrize("case", NEXTCLOUD["auto_ratchet"], ids=lambda case: f"{case['sender_steps_ahead']} ahead")
+def test_nextclouds_senders_are_followed_as_far_as_nextcloud_follows_them(case: dict[str, Any]) -> None:
+    decryptor = frameseal.Decryptor(ring(RAW, window=case["window"], profile="nextcloud"), "vp8")
+    frame = bytes.fromhex(case["wire_hex"])
+    if case["decrypted"]:
+        assert decryptor.decrypt(frame).hex() == case["clear_hex"]
+    else:
+        with pytest.raises(frameseal.AuthenticationFailed):
+            decryptor.decrypt(frame)
+
+
+@pytest.mark.parametrize("profile", ["jitsi", "nextcloud"])
+def test_these_profiles_take_raw_keys_only_and_codecs_whose_frames_survive(profile: str) -> None:
     with pytest.raises(ValueError, match="no password KDF"):
-        ring("text", profile="jitsi")
+        ring("text", profile=profile)
     for codec in ("vp9", "h264", "h265", "av1"):
         with pytest.raises(ValueError, match="no layout"):
-            frameseal.Encryptor(ring(RAW, profile="jitsi"), codec)
+            frameseal.Encryptor(ring(RAW, profile=profile), codec)
 
 
 def test_frames_are_counted_until_the_key_is_exhausted() -> None:
