@@ -74,7 +74,7 @@ class ProfileInfo(TypedDict):
     """A row of the core's table of profiles."""
 
     name: str
-    layout: Literal["trailer", "sframe"]
+    layout: Literal["trailer", "footer", "sframe"]
     """The order of the parts of a sealed frame (docs/formats/profiles.md)."""
     accepts_passphrases: bool
     """True if the profile has a KDF for passphrases."""
@@ -138,9 +138,10 @@ class KeyRing:
         suites.
     :param allow_draft: True allows suites 6 to 8, which draft-barnes-sframe-iana-256 specifies.
     :param key_size: Bits of the AES key, another way to choose between AES-128 and AES-256 in the profile livekit. 256
-        is for rooms of LiveKit's JavaScript clients only, which call it ``keySize``.
-    :param key_ring_size: Slots of the trailer profiles, 1 to 256. Key ids run from 0 to ``key_ring_size - 1``. A KID of
-        SFrame has 64 bits.
+        is for rooms of LiveKit's JavaScript clients only, which call it ``keySize``. In the profile stream None accepts
+        keys of both sizes.
+    :param key_ring_size: Slots of the trailer profiles, 1 to 256. Key ids run from 0 to ``key_ring_size - 1``. In the
+        profile stream they run from 0 to 255. A KID of SFrame has 64 bits.
     :param ratchet_window: Ratchet steps that a receiver looks ahead, 0 (off) to 16. In the trailer profiles it tries
         the steps when a key does not open a frame. In SFrame the KID names the step. Each step is derived once per key,
         however many frames are forged. Steps of a raw key are derived on the frame path, in microseconds. Steps of a
@@ -187,7 +188,7 @@ class KeyRing:
         SFrame the same PBKDF2, with a salt specific to frameseal, derives a base key of 32 bytes.
 
         :raises ValueError: for an empty passphrase, a key id outside the ring, or a profile without a password KDF
-            (jitsi, nextcloud).
+            (jitsi, nextcloud, stream).
         """
 
     def set_key(self, key: Buffer, key_id: int = 0, *, counter: int | None = None) -> None:

@@ -27,6 +27,9 @@ class Profile(StrEnum):
     NEXTCLOUD = "nextcloud"
     """Jitsi Meet's frame with Nextcloud Talk's salts. It accepts raw keys only, and audio and VP8 only."""
 
+    STREAM = "stream"
+    """The encrypted frame of Stream's SDKs: a footer, raw AES keys of 16 or 32 bytes, no ratchet."""
+
     SFRAME = "sframe"
     """SFrame, RFC 9605: no clear bytes, and a counter (CTR) instead of a transmitted IV."""
 

@@ -10,9 +10,20 @@ from frameseal.enums import Profile
 if TYPE_CHECKING:
     from frameseal._native import ProfileInfo
 
-__all__ = ["PROFILES", "is_sframe"]
+__all__ = ["PROFILES", "is_sframe", "layout"]
 
 PROFILES: Final[dict[Profile, ProfileInfo]] = {profile: profile_info(profile) for profile in Profile}
+
+
+def layout(profile: str) -> str:
+    """Return the layout of a profile's frames: "trailer", "footer" or "sframe".
+
+    :raises ValueError: the profile is unknown.
+    """
+    info = PROFILES.get(cast("Profile", profile))
+    if info is None:
+        raise ValueError(f"unknown profile: expected one of {', '.join(PROFILES)}")
+    return info["layout"]
 
 
 def is_sframe(profile: str) -> bool:
@@ -20,7 +31,4 @@ def is_sframe(profile: str) -> bool:
 
     :raises ValueError: the profile is unknown.
     """
-    info = PROFILES.get(cast("Profile", profile))
-    if info is None:
-        raise ValueError(f"unknown profile: expected one of {', '.join(PROFILES)}")
-    return info["layout"] == "sframe"
+    return layout(profile) == "sframe"

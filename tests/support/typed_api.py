@@ -8,7 +8,7 @@ from frameseal.aiortc import attach
 
 
 def seal_and_open() -> None:
-    for profile in ("sframe", "livekit", "videosdk", "jitsi", "nextcloud"):
+    for profile in ("sframe", "livekit", "videosdk", "jitsi", "nextcloud", "stream"):
         frameseal.KeyRing(profile)
     frameseal.KeyRing("sframe", suite=frameseal.CipherSuite.AES_128_GCM_SHA256_128)
     ring = frameseal.KeyRing(frameseal.Profile.LIVEKIT, ratchet_window=16, failure_tolerance=10)
@@ -47,7 +47,7 @@ async def hold_a_call() -> None:
     )
     provider.set_shared_key(bytes(16))
     provider.set_shared_key("secret")
-    for profile in ("videosdk", "sframe", "livekit", "jitsi", "nextcloud"):
+    for profile in ("videosdk", "sframe", "livekit", "jitsi", "nextcloud", "stream"):
         e2ee = frameseal.E2EEManager(provider, profile=profile)
 
     @e2ee.on("e2ee-state-change")

@@ -29,6 +29,7 @@ def test_there_are_exactly_seven_states_each_named_as_its_value():
         (Profile.VIDEOSDK, "videosdk"),
         (Profile.JITSI, "jitsi"),
         (Profile.NEXTCLOUD, "nextcloud"),
+        (Profile.STREAM, "stream"),
         (Profile.SFRAME, "sframe"),
     ],
 )

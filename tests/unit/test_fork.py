@@ -212,7 +212,7 @@ class Call:
 def nonce(frame: bytes, profile: Profile) -> bytes:
     """The IV, or the KID and CTR, of a sealed frame, in 16 bytes."""
     if profile is not Profile.SFRAME:
-        return frame[-14:-2].ljust(16)
+        return (frame[-20:-8] if profile is Profile.STREAM else frame[-14:-2]).ljust(16)
     (parts,) = (reading.parts for reading in readings.readings(frame, "opus") if reading.layout == "sframe")
     numbers = {part.name: int(part.note) for part in parts if part.name in ("KID", "CTR")}
     return numbers["KID"].to_bytes(8, "big") + numbers["CTR"].to_bytes(8, "big")

@@ -28,7 +28,7 @@ from frameseal.exceptions import FrameError
 from frameseal.inspection import readings, shapes
 from frameseal.inspection.shapes import IV_LEN, MAX_EXCERPTS, MIN_VERDICT_FRAMES, Shape
 from frameseal.keys.provider import KeyProvider
-from frameseal.profiles import PROFILES, is_sframe
+from frameseal.profiles import PROFILES, is_sframe, layout
 
 if TYPE_CHECKING:
     from frameseal.keys.protocol import KeyRingProvider
@@ -248,8 +248,8 @@ def diagnose(  # noqa: PLR0917 - all facts about a frame
     if len(seen) < MIN_VERDICT_FRAMES:
         return None
     shape = shapes.shape(seen, codec)
-    ours = Shape.SFRAME if is_sframe(profile) else Shape.TRAILER
-    other = " or ".join(known for known in PROFILES if is_sframe(known) is (shape is Shape.SFRAME))
+    ours = Shape(layout(profile))
+    other = " or ".join(known for known, info in PROFILES.items() if info["layout"] == shape.value)
     cause = _CAUSES.get(shape, "other_profile") if shape is not ours else "wrong_key"
     return cause, ADVICE[cause].format(profile=other), False
 
@@ -305,7 +305,12 @@ def _find_variant(  # noqa: PLR0917
 
 
 def _may_be_of(frame: bytes, profile: Profile) -> bool:
-    return is_sframe(profile) or frame[-2:-1] == bytes([IV_LEN])
+    match layout(profile):
+        case "trailer":
+            return frame[-2:-1] == bytes([IV_LEN])
+        case "footer":
+            return shapes.ends_in_footer(frame)
+    return True
 
 
 def _variants(profile: Profile, secrets: dict[int, Secret], key_ids: dict[Profile, int | None]) -> Iterator[_Variant]:
@@ -330,7 +335,7 @@ def _key_variants(
         yield _Variant("hkdf" if secret.is_passphrase else "pbkdf2", {}, profile, flipped, claimed, set_under)
     for other, key_id in key_ids.items():
         if other is not profile and key_id is not None:
-            cause = "other_profile" if is_sframe(other) or is_sframe(profile) else "other_salt"
+            cause = "other_salt" if layout(other) == layout(profile) else "other_profile"
             for candidate in (secret, flipped):
                 if candidate.is_passphrase is needs_password_kdf:
                     yield _Variant(cause, {"profile": other.value}, other, candidate, key_id, set_under)

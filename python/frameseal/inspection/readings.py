@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from frameseal._native import Decryptor, KeyRing
 from frameseal.codecs import CODECS, CodecRow, find
@@ -17,8 +17,8 @@ from frameseal.codecs.plain import excerpt
 from frameseal.enums import CipherSuite, Profile
 from frameseal.exceptions import FrameError
 from frameseal.inspection import shapes
-from frameseal.inspection.shapes import IV_LEN, TAG_LEN, TRAILER_LEN, Shape
-from frameseal.profiles import PROFILES, is_sframe
+from frameseal.inspection.shapes import FOOTER_LEN, IV_LEN, TAG_LEN, TRAILER_LEN, Shape
+from frameseal.profiles import PROFILES, is_sframe, layout
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def readings(sealed: bytes, codec: str | None = None) -> list[Reading]:
     :raises ValueError: for an unknown codec.
     """
     codecs = [find(codec)] if codec else list(CODECS.values())
-    found = [*_trailer(sealed, codecs), *_sframe(sealed, codecs)]
+    found = [*_footer(sealed), *_trailer(sealed, codecs), *_sframe(sealed, codecs)]
     return sorted(found, key=lambda reading: not reading.likely)
 
 
@@ -70,6 +70,8 @@ def key_id(sealed: bytes, profile: str, codec: str | None) -> int | None:
     :raises ValueError: for an unknown profile or codec.
     """
     if not is_sframe(profile):
+        if layout(profile) == "footer":
+            return sealed[-8] if shapes.ends_in_footer(sealed) else None
         return sealed[-1] if len(sealed) >= TRAILER_LEN else None
     header = shapes.sframe_header(sealed, find(codec) if codec else None)
     return None if header is None else header[0]
@@ -127,6 +129,9 @@ def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> lis
         if is_sframe(profile):
             # A frame does not name its suite. The slow step is the same for all suites.
             suites, material = list(CipherSuite), _base_key(profile, secret)
+        elif info["layout"] == "footer":
+            # The key is the AES key, so its length tells the suite. No key of another length opens a frame.
+            suites = [suite for length, suite in _RAW_KEY_SUITES.items() if length == len(secret)]
         found += [
             Opener(profile, reading.codec or "any", suite)
             for reading in fitting
@@ -134,6 +139,9 @@ def openers(sealed: bytes, secret: str | bytes, codec: str | None = None) -> lis
             if _opens(sealed, material, profile, suite, reading)
         ]
     return found
+
+
+_RAW_KEY_SUITES: Final = {16: CipherSuite.AES_128_GCM_SHA256_128, 32: CipherSuite.AES_256_GCM_SHA512_128}
 
 
 def _base_key(profile: Profile, secret: str | bytes) -> bytes:
@@ -198,9 +206,38 @@ def _trailer(sealed: bytes, codecs: Sequence[CodecRow]) -> Iterator[Reading]:
         profiles = [
             profile
             for profile, info in PROFILES.items()
-            if not is_sframe(profile) and codec.name not in info["refused_codecs"]
+            if info["layout"] == "trailer" and codec.name not in info["refused_codecs"]
         ]
         yield Reading(tuple(profiles), codec.name, parts, remarks, likely=True)
+
+
+def _footer(sealed: bytes) -> Iterator[Reading]:
+    if not shapes.ends_in_footer(sealed):
+        return
+    field = int.from_bytes(sealed[-7:-5])
+    clear, escaped = field & 0x7FFF, field >= 0x8000
+    if clear > len(sealed) - FOOTER_LEN:
+        return
+    tail, remarks = sealed[clear:], ["it ends in the version and the marker of a footer"]
+    if escaped:
+        tail = shapes.without_escapes(sealed[:clear], tail)
+        if len(tail) < len(sealed) - clear:
+            removed = len(sealed) - clear - len(tail)
+            remarks.append(f"{removed} escape bytes removed: ranges after the clear bytes count without them")
+    body = len(tail) - TAG_LEN - FOOTER_LEN
+    if body < 0:
+        return
+    names = ("ciphertext", "tag", "counter", "IV prefix", "key index", "escaped, clear length", "version", "marker")
+    parts, at = [Part("clear bytes (AAD)", 0, clear, sealed[:clear])], 0
+    for name, length in zip(names, (body, TAG_LEN, 4, 8, 1, 2, 1, 4), strict=True):
+        data = tail[at : at + length]
+        note = str(int.from_bytes(data)) if name in {"counter", "key index", "version"} else ""
+        if name == "escaped, clear length":
+            note = f"{'escaped' if escaped else 'not escaped'}, {clear}"
+        parts.append(Part(name, clear + at, clear + at + length, data, note))
+        at += length
+    profiles = tuple(profile for profile, info in PROFILES.items() if info["layout"] == "footer")
+    yield Reading(profiles, None, parts, remarks, likely=True)
 
 
 def _sframe(sealed: bytes, codecs: Sequence[CodecRow]) -> Iterator[Reading]:

@@ -18,6 +18,8 @@ from frameseal.codecs.plain import Excerpt, most
 
 TRAILER_LEN: Final = 14  # IV, its length, key index
 IV_LEN: Final = 12
+FOOTER_LEN: Final = 20  # counter, IV prefix, key index, clear length, version, marker
+FOOTER_END: Final = bytes.fromhex("01e2eefeed")  # version and marker
 TAG_LEN: Final = 16
 MAX_HEADER_LEN: Final = 17  # the longest SFrame header
 MIN_TAG_LEN: Final = 4
@@ -35,6 +37,7 @@ class Shape(Enum):
     """The shape of several frames."""
 
     TRAILER = "trailer"
+    FOOTER = "footer"
     SFRAME = "sframe"
     PLAIN = "plain"
     UNKNOWN = "unknown"
@@ -54,11 +57,32 @@ def shape(seen: Sequence[Excerpt], codec: str | None) -> Shape:
     unit = of.plain_unit if of else None
     if unit and most([length > 0 and length % unit == 0 for _, length in seen]):
         return Shape.PLAIN
+    if most([ends_in_footer(frame) for frame in frames]):
+        return Shape.FOOTER
     if _end_in_trailers(frames):
         return Shape.TRAILER
     if _are_sframes(frames, of):
         return Shape.SFRAME
     return Shape.PLAIN if of and of.is_plain and of.is_plain(seen) else Shape.UNKNOWN
+
+
+def ends_in_footer(frame: bytes) -> bool:
+    """Return True if a frame ends as every frame of the footer layout does. Plain frames do so by chance never."""
+    return len(frame) >= FOOTER_LEN and frame.endswith(FOOTER_END)
+
+
+def without_escapes(front: bytes, run: bytes) -> bytes:
+    """Return a run without its escapes: each 3 between two zeros and a byte of 3 or less. The zeros at the end of the
+    bytes in *front* count.
+    """
+    out, zeros = bytearray(), len(front[-2:]) - len(front[-2:].rstrip(b"\0"))
+    for at, byte in enumerate(run):
+        if zeros >= 2 and byte == 3 and run[at + 1 : at + 2] and run[at + 1] <= 3:
+            zeros = 0
+            continue
+        out.append(byte)
+        zeros = zeros + 1 if byte == 0 else 0
+    return bytes(out)
 
 
 def sframe_header(frame: bytes, codec: CodecRow | None) -> tuple[int, int, int] | None:

@@ -262,17 +262,20 @@ def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
     # Imported here, since no other command needs it.
     from frameseal.inspection.shapes import MIN_VERDICT_FRAMES, Shape  # noqa: PLC0415
 
-    trailers, sframes = (", ".join(known for known in PROFILES if is_sframe(known) is of) for of in (False, True))
+    of = {
+        shape: ", ".join(known for known, info in PROFILES.items() if info["layout"] == shape.value) for shape in Shape
+    }
     text = {
-        Shape.TRAILER: f"they have the trailer of the profiles {trailers}",
-        Shape.SFRAME: f"they are SFrames of one sender (profile {sframes}): the counter advances",
+        Shape.TRAILER: f"they have the trailer of the profiles {of[Shape.TRAILER]}",
+        Shape.FOOTER: f"they have the footer of the profile {of[Shape.FOOTER]}",
+        Shape.SFRAME: f"they are SFrames of one sender (profile {of[Shape.SFRAME]}): the counter advances",
         Shape.PLAIN: f"they look like {verdict.codec} that was never sealed: the sender's encryption is off",
         Shape.UNKNOWN: "no known layout fits, and no known codec",
     }[verdict.shape]
     if verdict.shape is Shape.UNKNOWN and count < MIN_VERDICT_FRAMES:
         text = f"too few to decide: pass {MIN_VERDICT_FRAMES} or more frames of the track, in order"
     print(f"\n{count} frames: {text}.")
-    return verdict.shape in (Shape.TRAILER, Shape.SFRAME)
+    return verdict.shape in (Shape.TRAILER, Shape.FOOTER, Shape.SFRAME)
 
 
 def _frame_bytes(frame: str) -> bytes:

@@ -64,10 +64,15 @@ impl DataCryptor {
     /// context.
     ///
     /// # Errors
-    /// [`ConfigError::ReplayWindow`] if the window exceeds the maximum of 65,536.
+    /// [`ConfigError::ReplayWindow`] if the window exceeds the maximum of 65,536. [`ConfigError::UnsupportedOption`] if
+    /// the profile has no layout for data packets.
     pub fn new(ring: Arc<KeyRing>, bind_context: bool, replay_window: Option<usize>) -> Result<Self, ConfigError> {
+        let profile = ring.profile();
+        if profile.wire == Wire::Footer {
+            return Err(ConfigError::UnsupportedOption { option: "data packets", profile: profile.name });
+        }
         let window = replay_window.unwrap_or(match ring.profile().wire {
-            Wire::Trailer => REPLAY_WINDOW,
+            Wire::Trailer | Wire::Footer => REPLAY_WINDOW,
             Wire::Sframe => COUNTER_WINDOW,
         });
         if window > MAX_REPLAY_WINDOW {
@@ -146,6 +151,7 @@ impl DataCryptor {
         let parts = match self.ring.profile().wire {
             Wire::Trailer => packet::parse(packet)
                 .and_then(|Packet { key_index, iv, sealed }| self.trailer_parts(iv, key_index.into(), sealed, context)),
+            Wire::Footer => None,
             Wire::Sframe => sframe::parse(packet, self.ring.suite().tag_len).map(|sealed| PacketParts {
                 kid: sealed.header.kid,
                 nonce_input: NonceInput::Ctr(sealed.header.ctr),

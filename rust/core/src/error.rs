@@ -66,8 +66,19 @@ pub enum KeyError {
         /// The minimum, in bytes.
         min: usize,
     },
+    /// The profile uses the raw key as it is, and the key has another length than the cipher suite needs.
+    KeyLength {
+        /// The length of the key, in bytes.
+        given: usize,
+        /// The shortest length that the ring accepts, in bytes.
+        min: usize,
+        /// The longest length that the ring accepts, in bytes. No length between the two is accepted.
+        max: usize,
+    },
     /// The profile has no password KDF, so it accepts raw keys only.
     NoPassphrases,
+    /// The profile has no ratchet.
+    NoRatchet,
     /// The key id lies outside the ring.
     KeyIdOutOfRange {
         /// The key id.
@@ -266,6 +277,14 @@ impl fmt::Display for KeyError {
             Self::ShortKey { given, min } => {
                 write!(f, "key must have at least {min} bytes, not {given}: pass a passphrase as a passphrase (str)")
             }
+            Self::KeyLength { given, min, max } => {
+                write!(f, "key must have exactly {min} ")?;
+                if max != min {
+                    write!(f, "or {max} ")?;
+                }
+                write!(f, "bytes, the length of the AES key, not {given}")
+            }
+            Self::NoRatchet => f.write_str("key_id: this profile has no ratchet, so set a fresh key instead"),
             Self::NoPassphrases => {
                 f.write_str("passphrase: this profile has no password KDF, so pass a raw key (bytes) instead")
             }

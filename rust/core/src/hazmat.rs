@@ -97,9 +97,27 @@ pub fn nal_types() -> [Vec<(&'static str, String)>; 2] {
 /// Inserts emulation prevention bytes.
 #[must_use]
 pub fn escape(data: &[u8]) -> Vec<u8> {
-    let mut out = vec![0; data.len() + annexb::escapes(data)];
-    annexb::escape(data, &mut out);
+    escape_behind(0, data)
+}
+
+/// Inserts emulation prevention bytes behind a number of zeros, 0 to 2.
+#[must_use]
+pub fn escape_behind(zeros: usize, data: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; data.len() + annexb::escapes(data, zeros)];
+    annexb::escape(data, zeros, &mut out);
     out
+}
+
+/// Removes emulation prevention bytes behind a number of zeros, as the footer layout does.
+#[must_use]
+pub fn unescape_behind(zeros: usize, data: &[u8]) -> Vec<u8> {
+    annexb::unescape_strictly(data, zeros).into_owned()
+}
+
+/// Returns how many zeros at the end of a clear header count for escapes.
+#[must_use]
+pub fn zeros_before(front: &[u8]) -> usize {
+    annexb::zeros_before(front)
 }
 
 /// Removes emulation prevention bytes.
@@ -160,6 +178,7 @@ pub fn made_up_profile(vendor: MadeUpVendor) -> &'static Profile {
             opaque: None,
             byte_streams: vendor.byte_streams,
         }),
+        only: None,
         blanks: Vec::leak(blanks),
     }))
 }

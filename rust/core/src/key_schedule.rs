@@ -12,6 +12,8 @@ pub(crate) enum KeySchedule {
     /// The trailer layout has one derivation without labels. Equal input yields equal output, and a longer output
     /// begins with the shorter output.
     Trailer(TrailerSchedule),
+    /// The secret is the key: nothing is derived, and there is no ratchet.
+    Raw,
     /// SFrame labels each derivation with KID and suite (RFC 9605, sections 4.4.2 and 5.1).
     Sframe(SframeSchedule),
 }
@@ -45,9 +47,15 @@ impl KeySchedule {
     /// Returns whether the schedule has a password KDF.
     pub(crate) fn accepts_passphrases(&self) -> bool {
         match self {
+            Self::Raw => false,
             Self::Trailer(schedule) => schedule.iterations.is_some(),
             Self::Sframe(schedule) => schedule.iterations.is_some(),
         }
+    }
+
+    /// Returns whether the length of a secret is the length of its key.
+    pub(crate) fn is_raw(&self) -> bool {
+        matches!(self, Self::Raw)
     }
 
     /// Returns the key material of a secret. For a passphrase of SFrame this runs the slow password KDF.
@@ -73,6 +81,11 @@ impl KeySchedule {
     ) -> Result<[u8; NONCE_LEN], KeyError> {
         let mut nonce_salt = [0; NONCE_LEN];
         match self {
+            Self::Raw if material.kdf() == Kdf::Password => return Err(KeyError::NoPassphrases),
+            Self::Raw if material.bytes().len() == key.len() => key.copy_from_slice(material.bytes()),
+            Self::Raw => {
+                return Err(KeyError::KeyLength { given: material.bytes().len(), min: key.len(), max: key.len() });
+            }
             Self::Trailer(schedule) => schedule.derive(schedule.salt, material, key)?,
             Self::Sframe(_) => {
                 let ids = [&kid.to_be_bytes()[..], &suite.id.to_be_bytes()].concat();
@@ -86,6 +99,7 @@ impl KeySchedule {
     /// Returns the material of the next ratchet step.
     pub(crate) fn ratchet(&self, suite: &CipherSuite, material: &Secret) -> Result<Secret, KeyError> {
         let next = match self {
+            Self::Raw => return Err(KeyError::NoRatchet),
             Self::Trailer(schedule) => {
                 let mut next = Zeroizing::new(vec![0; schedule.ratchet_len]);
                 schedule.derive(schedule.ratchet_salt, material, &mut next)?;

@@ -19,6 +19,9 @@ pub struct Profile {
     pub(crate) replay_window: usize,
     /// The number of bytes of a frame that stay clear, by codec. `None` means that the layout leaves none clear.
     pub(crate) clear: Option<ClearBytes>,
+    /// The codecs that the profile supports, or `None` if its clear bytes decide. Tracks without a codec are always
+    /// supported.
+    pub(crate) only: Option<&'static [Codec]>,
     /// The blank frames that the vendor's server injects.
     pub(crate) blanks: &'static [(Codec, Blank)],
 }
@@ -29,8 +32,12 @@ impl Profile {
     /// # Errors
     /// [`ConfigError::UnsupportedCodec`].
     pub(crate) fn clear(&self, codec: Codec) -> Result<Clear, ConfigError> {
+        let refused = ConfigError::UnsupportedCodec { codec: codec.name(), profile: self.name };
+        if codec.info().is_some() && self.only.is_some_and(|only| !only.contains(&codec)) {
+            return Err(refused);
+        }
         let Some(clear) = &self.clear else { return Ok(Clear::First(0)) };
-        clear.of(codec).ok_or(ConfigError::UnsupportedCodec { codec: codec.name(), profile: self.name })
+        clear.of(codec).ok_or(refused)
     }
 
     /// Returns the blank frame of a codec, or `None` if the vendor's server injects none of it.
@@ -50,11 +57,12 @@ impl Profile {
         self.schedule.accepts_passphrases()
     }
 
-    /// Returns the name of the layout: "trailer" or "sframe".
+    /// Returns the name of the layout: "trailer", "footer" or "sframe".
     #[must_use]
     pub fn layout(&self) -> &'static str {
         match self.wire {
             Wire::Trailer => "trailer",
+            Wire::Footer => "footer",
             Wire::Sframe => "sframe",
         }
     }
@@ -92,8 +100,12 @@ impl Profile {
 }
 
 /// The clear bytes of the trailer layout, which forwarders read of each codec.
-const CLEAR: ClearBytes =
-    ClearBytes { audio: 1, frame_tag: FrameTag { key: 10, delta: 3 }, opaque: Some(0), byte_streams: true };
+const CLEAR: ClearBytes = ClearBytes {
+    audio: 1,
+    frame_tag: FrameTag { key: 10, delta: 3 },
+    opaque: Some(FrameTag { key: 0, delta: 0 }),
+    byte_streams: true,
+};
 
 /// LiveKit's clients and native SDKs, and products built on them (Element Call).
 pub static LIVEKIT: Profile = Profile {
@@ -103,6 +115,7 @@ pub static LIVEKIT: Profile = Profile {
     suites: &[&AES_128_GCM_SHA256_128, &AES_256_GCM_SHA512_128],
     replay_window: 0,
     clear: Some(CLEAR),
+    only: None,
     blanks: LIVEKIT_BLANKS,
 };
 
@@ -114,6 +127,7 @@ pub static VIDEOSDK: Profile = Profile {
     suites: &[&AES_128_GCM_SHA256_128],
     replay_window: 0,
     clear: Some(CLEAR),
+    only: None,
     blanks: LIVEKIT_BLANKS,
 };
 
@@ -131,6 +145,7 @@ pub static JITSI: Profile = Profile {
     suites: &[&AES_128_GCM_SHA256_128],
     replay_window: 0,
     clear: Some(ClearBytes { opaque: None, byte_streams: false, ..CLEAR }),
+    only: None,
     blanks: LIVEKIT_BLANKS,
 };
 
@@ -145,6 +160,19 @@ pub static NEXTCLOUD: Profile = Profile {
         ..TrailerSchedule::with_salt(b"TalkFrameEncryptionKey")
     }),
     ..JITSI
+};
+
+/// Stream's clients (getstream). The key of the application is the AES key, and each frame says how many of its bytes
+/// are clear.
+pub static STREAM: Profile = Profile {
+    name: "stream",
+    wire: Wire::Footer,
+    schedule: KeySchedule::Raw,
+    suites: &[&AES_128_GCM_SHA256_128, &AES_256_GCM_SHA512_128],
+    replay_window: 1024,
+    clear: Some(ClearBytes { opaque: Some(CLEAR.frame_tag), ..CLEAR }),
+    only: Some(&[Codec::Opus, Codec::Vp8, Codec::Vp9, Codec::H264]),
+    blanks: LIVEKIT_BLANKS,
 };
 
 /// SFrame (RFC 9605). The RFC defines no password KDF: PBKDF2 for passphrases, and its salt, are specific to frameseal.
@@ -164,6 +192,7 @@ pub static SFRAME: Profile = Profile {
     ],
     replay_window: 1024,
     clear: None,
+    only: None,
     blanks: LIVEKIT_BLANKS,
 };
 
@@ -195,4 +224,4 @@ const H264_BLANK: &[&[u8]] = &[
 ];
 
 /// Every profile.
-pub static ALL: [&Profile; 5] = [&LIVEKIT, &VIDEOSDK, &JITSI, &NEXTCLOUD, &SFRAME];
+pub static ALL: [&Profile; 6] = [&LIVEKIT, &VIDEOSDK, &JITSI, &NEXTCLOUD, &STREAM, &SFRAME];

@@ -45,6 +45,11 @@ fn a_made_up_codec_is_sealed_under_every_profile_as_any_audio_codec() {
     let info = made_up.info().unwrap();
     assert_eq!((info.kind, info.clock_rate, info.clear_rule()), (Kind::Audio, 16_000, Some("audio")));
     for profile in profile::ALL.into_iter().chain([hazmat::made_up_profile(vendor("with a codec"))]) {
+        if profile.layout() == "footer" {
+            // The vendor of this layout names its codecs, and refuses all others.
+            assert!(!profile.accepts(made_up));
+            continue;
+        }
         assert!(profile.accepts(made_up));
         let ring = ring(profile, 0);
         let (encryptor, decryptor) = track(&ring, made_up);

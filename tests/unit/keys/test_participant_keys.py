@@ -19,7 +19,7 @@ from frameseal import (
 )
 from support.e2ee_helpers import AUDIO, KEY, OTHER_KEY, delivered
 
-PROFILES = [Profile.LIVEKIT, Profile.SFRAME]
+PROFILES = [Profile.LIVEKIT, Profile.STREAM, Profile.SFRAME]
 BOBS_KEY = bytes(range(50, 82))
 
 
@@ -254,7 +254,7 @@ def test_frames_are_counted_for_the_key_that_seals_them():
     assert (made.frames_sealed("alice"), made.frames_sealed()) == (5, 0)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", [Profile.LIVEKIT, Profile.SFRAME])
 def test_five_hundred_participants_share_a_passphrase_that_is_derived_once(profile):
     made = KeyProvider()
     made.set_shared_key("a passphrase")

@@ -136,16 +136,22 @@ pub(crate) fn normalize(frame: &[u8], slice: Slice) -> Option<(Cow<'_, [u8]>, Sl
     Some((Cow::Owned([&front, rest].concat()), slice))
 }
 
+/// Returns the number of zeros at the end of the bytes in front of an escaped run, 2 at most.
+pub(crate) fn zeros_before(front: &[u8]) -> usize {
+    front.iter().rev().take(2).take_while(|&&byte| byte == 0).count()
+}
+
 /// Returns the number of bytes that [`escape`] adds.
-pub(crate) fn escapes(data: &[u8]) -> usize {
+pub(crate) fn escapes(data: &[u8], zeros: usize) -> usize {
     let mut count = 0;
-    walk_escapes(data, |_| count += 1);
+    walk_escapes(data, zeros, |_| count += 1);
     count
 }
 
-/// Writes `data` with an escape in front of each byte of 3 or less that follows two zeros. Returns `None` if `out` is
-/// not as long as `data` and its [`escapes`] together. The content of `out` must not be sent then.
-pub(crate) fn escape(data: &[u8], out: &mut [u8]) -> Option<()> {
+/// Writes `data` with an escape in front of each byte of 3 or less that follows two zeros. `zeros` is the number of
+/// zeros in front of `data` that count, 0 to 2. Returns `None` if `out` is not as long as `data` and its [`escapes`]
+/// together. The content of `out` must not be sent then.
+pub(crate) fn escape(data: &[u8], zeros: usize, out: &mut [u8]) -> Option<()> {
     let mut written = 0;
     let mut copied = 0;
     let mut put = |bytes: &[u8]| {
@@ -154,7 +160,7 @@ pub(crate) fn escape(data: &[u8], out: &mut [u8]) -> Option<()> {
         }
         written += bytes.len();
     };
-    walk_escapes(data, |at| {
+    walk_escapes(data, zeros, |at| {
         put(data.get(copied..at).unwrap_or_default());
         put(&[ESCAPE]);
         copied = at;
@@ -165,8 +171,13 @@ pub(crate) fn escape(data: &[u8], out: &mut [u8]) -> Option<()> {
 
 /// Calls `found` with each offset in front of which an escape belongs. Searches for pairs of zeros, which are rare in
 /// ciphertext: this is faster than a loop over all bytes.
-fn walk_escapes(data: &[u8], mut found: impl FnMut(usize)) {
+fn walk_escapes(data: &[u8], zeros: usize, mut found: impl FnMut(usize)) {
     let mut from = 0;
+    let missing = 2_usize.saturating_sub(zeros);
+    if missing < 2 && data.iter().take(missing).all(|&byte| byte == 0) && matches!(data.get(missing), Some(0..=3)) {
+        found(missing);
+        from = missing;
+    }
     while let Some(pair) = data.get(from..).and_then(|rest| memmem::find(rest, &[0, 0])) {
         let at = from + pair + 2;
         match data.get(at) {
@@ -196,6 +207,33 @@ pub(crate) fn unescape(data: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
+/// Removes the escapes of a run behind `zeros` zeros, by the stricter rule: only a 3 that follows two zeros, and that a
+/// byte of 3 or less follows, is an escape. Borrows `data` if there are none.
+pub(crate) fn unescape_strictly(data: &[u8], zeros: usize) -> Cow<'_, [u8]> {
+    let (mut out, mut copied) = (Vec::new(), 0);
+    let missing = 2_usize.saturating_sub(zeros);
+    let is_escape = |at: usize| data.get(at) == Some(&ESCAPE) && matches!(data.get(at + 1), Some(0..=3));
+    let mut remove = |at: usize| {
+        out.extend_from_slice(data.get(copied..at).unwrap_or_default());
+        copied = at + 1;
+        copied
+    };
+    let mut from = 0;
+    if missing < 2 && data.iter().take(missing).all(|&byte| byte == 0) && is_escape(missing) {
+        from = remove(missing);
+    }
+    while let Some(pair) = data.get(from..).and_then(|rest| memmem::find(rest, &[0, 0])) {
+        let at = from + pair + 2;
+        // Without an escape here, the second zero may be the first of the next pair.
+        from = if is_escape(at) { remove(at) } else { at - 1 };
+    }
+    if copied == 0 {
+        return Cow::Borrowed(data);
+    }
+    out.extend_from_slice(data.get(copied..).unwrap_or_default());
+    Cow::Owned(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,9 +241,11 @@ mod tests {
     #[test]
     fn escapes_fill_a_buffer_of_their_length_and_are_refused_in_any_other() {
         let data = [9, 0, 0, 1, 0, 0, 0];
-        let needed = data.len() + escapes(&data);
-        for len in 0..needed + 3 {
-            assert_eq!(escape(&data, &mut vec![7; len]).is_some(), len == needed);
+        for zeros in 0..=2 {
+            let needed = data.len() + escapes(&data, zeros);
+            for len in 0..needed + 3 {
+                assert_eq!(escape(&data, zeros, &mut vec![7; len]).is_some(), len == needed);
+            }
         }
     }
 }

@@ -100,7 +100,7 @@ pub(crate) enum ClearRule {
     Audio,
     /// The frame tag of VP8 (RFC 6386, section 9.1). In a key frame, the start code and the sizes behind it too.
     Vp8,
-    /// No part.
+    /// No part, or the start of VP9's uncompressed header (VP9 bitstream specification, section 6.2).
     Opaque,
     /// The NAL units of a byte stream, up to the first slice.
     AnnexB(Standard),
@@ -116,12 +116,12 @@ pub(crate) struct ClearBytes {
     /// Bytes of a VP8 frame.
     pub(crate) frame_tag: FrameTag,
     /// Bytes of a frame with the rule [`ClearRule::Opaque`]. `None` means that the profile refuses the codec.
-    pub(crate) opaque: Option<u8>,
+    pub(crate) opaque: Option<FrameTag>,
     /// True if the profile has a layout for byte streams. Otherwise it refuses H.264 and H.265.
     pub(crate) byte_streams: bool,
 }
 
-/// Clear bytes by the type of a VP8 frame. The lowest bit of its first byte is the type.
+/// Clear bytes by the type of a VP8 or VP9 frame, which a bit of its first byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameTag {
     pub(crate) key: u8,
@@ -135,6 +135,8 @@ pub(crate) enum Clear {
     First(u8),
     /// A number of bytes that depends on the frame tag.
     Vp8(FrameTag),
+    /// A number of bytes that depends on the uncompressed header of VP9.
+    Vp9(FrameTag),
     /// All bytes up to two bytes into the first slice; the rest is escaped. Without a slice, the number depends on the
     /// frame type.
     AnnexB(Standard, FrameTag),
@@ -281,7 +283,9 @@ impl ClearBytes {
             ClearRule::Audio => Some(Clear::First(self.audio)),
             ClearRule::Vp8 => Some(Clear::Vp8(self.frame_tag)),
             ClearRule::Opaque if codec.info().is_none() => Some(Clear::First(0)),
-            ClearRule::Opaque => self.opaque.map(Clear::First),
+            ClearRule::Opaque => {
+                self.opaque.map(|tag| if tag.key == tag.delta { Clear::First(tag.key) } else { Clear::Vp9(tag) })
+            }
             ClearRule::AnnexB(standard) => self.byte_streams.then_some(Clear::AnnexB(standard, self.frame_tag)),
             ClearRule::Parsed => None,
         }
@@ -295,6 +299,15 @@ impl FrameTag {
             Some(tag) if tag & 1 == 0 => self.key,
             _ => self.delta,
         })
+    }
+
+    /// Returns the number for a VP9 frame. Profile 3 has a reserved bit in front of the bits that show an existing
+    /// frame and the type.
+    #[inline(always)]
+    fn vp9_clear_len(self, frame: &[u8]) -> usize {
+        let Some(&first) = frame.first() else { return usize::from(self.delta) };
+        let bits = if first & 0x30 == 0x30 { first >> 1 } else { first >> 2 } & 0b11;
+        usize::from(if bits == 0 { self.key } else { self.delta })
     }
 }
 
@@ -315,6 +328,7 @@ impl Clear {
         match self {
             Self::First(clear_len) => Some(usize::from(clear_len)),
             Self::Vp8(tag) => Some(tag.clear_len(frame)),
+            Self::Vp9(tag) => Some(tag.vp9_clear_len(frame)),
             Self::AnnexB(..) => None,
         }
     }
@@ -326,6 +340,7 @@ impl Clear {
         match self {
             Self::First(clear_len) => (usize::from(clear_len), false),
             Self::Vp8(tag) => (tag.clear_len(sealed), false),
+            Self::Vp9(tag) => (tag.vp9_clear_len(sealed), false),
             Self::AnnexB(_, FrameTag { key, delta }) => match annexb::first_slice(sealed, 0) {
                 Ok(Some(slice)) => (slice.clear_len(), true),
                 // The browsers' worker falls back to the VP8 rule by frame type, and does not escape.

@@ -42,11 +42,12 @@ impl SliceHeader {
     pub(super) fn is_kept(&self, sealed: &[u8], start: usize, clear_len: usize) -> bool {
         let (Some(clear), Some(tail)) = (sealed.get(start..clear_len), sealed.get(clear_len..)) else { return false };
         let tail = tail.get(..WINDOW).unwrap_or(tail);
-        let mut wire = vec![0; clear.len() + tail.len() + annexb::escapes(tail)];
+        let mut wire = vec![0; clear.len() + tail.len() + annexb::escapes(tail, 0)];
         let Some((clear_place, tail_place)) = wire.split_at_mut_checked(clear.len()) else { return false };
         clear_place.copy_from_slice(clear);
-        let written = annexb::escape(tail, tail_place);
-        // The layout escapes the sealed part on its own: behind a clear zero byte, it may still form a start code.
+        let written = annexb::escape(tail, 0, tail_place);
+        // The trailer layout escapes the sealed part on its own: behind a clear zero byte, it may still form a start code.
+        // The footer layout counts that zero, so here it only draws once more than it must, in one frame of 65,536.
         written.is_some()
             && memmem::find(&wire, &[0, 0, 1]).is_none()
             && Self::read(&wire, self.standard).is_some_and(|(header, _)| header == *self)

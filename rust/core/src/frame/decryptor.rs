@@ -13,7 +13,7 @@ use crate::codec::Codec;
 use crate::error::{ConfigError, DecryptError};
 use crate::keyring::{BoundSender, KeyRing, SenderBindings};
 use crate::profile::Profile;
-use crate::wire::{Wire, trailer};
+use crate::wire::{Wire, footer, trailer};
 
 /// Opens the frames of one incoming track.
 pub struct Decryptor {
@@ -190,7 +190,7 @@ impl Decryptor {
     /// Returns whether an empty frame passes unchanged: the trailer layout has no sealed form of it.
     #[inline(always)]
     fn passes_empty(&self) -> bool {
-        self.state.ring.profile().wire == Wire::Trailer
+        self.state.ring.profile().wire != Wire::Sframe
     }
 
     /// Returns the key id that a sealed frame names, even if SIF frames are joined to it. Returns `None` if the bytes
@@ -210,6 +210,7 @@ impl Decryptor {
     pub(super) fn max_opened_len(&self, sealed: &[u8]) -> usize {
         let min_overhead = match self.state.ring.profile().wire {
             Wire::Trailer => trailer::OVERHEAD,
+            Wire::Footer => footer::OVERHEAD,
             Wire::Sframe => 1 + self.state.ring.suite().tag_len,
         };
         sealed.len().saturating_sub(min_overhead)

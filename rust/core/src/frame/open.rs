@@ -8,7 +8,7 @@ use crate::codec::{annexb, copy_clear};
 use crate::error::{ApiMisuse, DecryptError};
 use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, ReadyKeys};
 use crate::wire::envelope::Envelope;
-use crate::wire::{Wire, sframe, trailer};
+use crate::wire::{Wire, footer, sframe, trailer};
 
 /// The parts of a sealed frame, as parsed before any key is looked up.
 pub(super) struct FrameParts<'a> {
@@ -63,6 +63,27 @@ impl<'a> FrameParts<'a> {
     }
 
     #[inline(always)]
+    fn of_footer(sealed: &'a [u8]) -> Option<Self> {
+        let (clear_len, escaped) = footer::clear_len(sealed)?;
+        let (clear, tail) = sealed.split_at_checked(clear_len)?;
+        let body = match escaped {
+            true => annexb::unescape_strictly(tail, annexb::zeros_before(clear)),
+            false => Cow::Borrowed(tail),
+        };
+        let footer::FooterParts { ciphertext, tag, iv, key_index } = footer::parse(&body)?;
+        let (from, to) = (ciphertext.len(), ciphertext.len() + tag.len());
+        Some(Self {
+            clear,
+            aad: Cow::Borrowed(clear),
+            body,
+            ciphertext: 0..from,
+            tag: from..to,
+            kid: u64::from(key_index),
+            nonce_input: NonceInput::Iv(iv.into()),
+        })
+    }
+
+    #[inline(always)]
     fn of_sframe(receiver: &ReceiverState, sealed: &'a [u8], metadata: &'a [u8]) -> Option<Self> {
         let body = match receiver.annexb {
             Some(standard) => annexb::unescape(Envelope::open(standard, sealed)?),
@@ -97,7 +118,8 @@ impl<'a> OpenPlan<'a> {
     ) -> Result<Self, DecryptError> {
         let parts = match receiver.ring.profile().wire {
             Wire::Trailer if metadata.is_empty() => FrameParts::of_trailer(receiver, sealed),
-            Wire::Trailer => return Err(ApiMisuse::Metadata.into()),
+            Wire::Footer if metadata.is_empty() => FrameParts::of_footer(sealed),
+            Wire::Trailer | Wire::Footer => return Err(ApiMisuse::Metadata.into()),
             Wire::Sframe => FrameParts::of_sframe(receiver, sealed, metadata),
         };
         Ok(Self { receiver, parts: parts.ok_or(DecryptError::Malformed)? })

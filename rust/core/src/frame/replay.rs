@@ -11,20 +11,25 @@ use crate::keyring::{Identity, Nonce, NonceInput};
 /// The maximum window in frames. 64 Ki frames cost about 6 MiB.
 pub(crate) const MAX_REPLAY_WINDOW: usize = 1 << 16;
 
-/// The maximum number of keys whose counters have a window. A further key evicts the window of the key whose last frame
-/// is the oldest; of that key only the highest counter is kept.
+/// The maximum number of sources (keys, and prefixes of counting IVs) whose counters have a window. A further source
+/// evicts the window of the source whose last frame is the oldest; of that source only the highest counter is kept.
 const MAX_WINDOWS: usize = 64;
 
-/// The maximum number of keys whose counters are remembered, in a window or by the highest counter: 3 MiB. Frames under
-/// a further key are refused.
+/// The maximum number of sources whose counters are remembered, in a window or by the highest counter: 3 MiB. Frames of
+/// a further source are refused.
 const MAX_KEYS: usize = 1 << 16;
+
+/// The source of counters: a key, and the prefix of its IVs (0 if frames hold no IV).
+type Source = (Identity, u64);
 
 /// The last frames that were opened, by the key that sealed them.
 pub(crate) struct ReplayWindow {
     ivs: SeenIvs,
-    counters: Vec<(Identity, SeenCounters)>,
-    /// The highest counter of each key whose window was evicted.
-    highest: HashMap<Identity, u64>,
+    /// True if the last four bytes of an IV are a counter that ascends under the other bytes.
+    counting_ivs: bool,
+    counters: Vec<(Source, SeenCounters)>,
+    /// The highest counter of each source whose window was evicted.
+    highest: HashMap<Source, u64>,
     /// The number of frames with a counter that were marked: the clock by which windows are evicted.
     marked: u64,
     /// The window in frames.
@@ -33,17 +38,41 @@ pub(crate) struct ReplayWindow {
 
 impl ReplayWindow {
     pub(crate) fn new(size: usize) -> Self {
-        Self { ivs: SeenIvs::default(), counters: Vec::new(), highest: HashMap::new(), marked: 0, size }
+        Self {
+            ivs: SeenIvs::default(),
+            counting_ivs: false,
+            counters: Vec::new(),
+            highest: HashMap::new(),
+            marked: 0,
+            size,
+        }
+    }
+
+    /// Returns a window for IVs that count: each prefix has a window of its own.
+    pub(crate) fn counting_ivs(size: usize) -> Self {
+        Self { counting_ivs: true, ..Self::new(size) }
+    }
+
+    /// Returns the source of a frame's counter and the counter, or the IV if it does not count.
+    fn counted(&self, key: Identity, nonce_input: NonceInput) -> Result<(Source, u64), Nonce> {
+        match nonce_input {
+            NonceInput::Ctr(ctr) => Ok(((key, 0), ctr)),
+            NonceInput::Iv(iv) if self.counting_ivs => {
+                let (prefix, counter) = iv.halves();
+                Ok(((key, prefix), counter.into()))
+            }
+            NonceInput::Iv(iv) => Err(iv),
+        }
     }
 
     /// Returns whether a frame counts as replayed. It was opened before, or is older than the window, or its key
     /// exceeds [`MAX_KEYS`].
     pub(crate) fn contains(&self, key: Identity, nonce_input: NonceInput) -> bool {
-        match nonce_input {
-            NonceInput::Iv(iv) => self.ivs.seen.contains(&(key, iv)),
-            NonceInput::Ctr(ctr) => match self.counters.iter().find(|(known, _)| *known == key) {
+        match self.counted(key, nonce_input) {
+            Err(iv) => self.ivs.seen.contains(&(key, iv)),
+            Ok((source, ctr)) => match self.counters.iter().find(|(known, _)| *known == source) {
                 Some((_, counters)) => counters.contains(ctr),
-                None => self.is_below_highest(key, ctr),
+                None => self.is_below_highest(source, ctr),
             },
         }
     }
@@ -51,24 +80,24 @@ impl ReplayWindow {
     /// Marks an authentic frame. Returns false if [`Self::contains`] has become true meanwhile, because another thread
     /// marked the frame first.
     pub(crate) fn mark(&mut self, key: Identity, nonce_input: NonceInput) -> bool {
-        let ctr = match nonce_input {
-            NonceInput::Iv(iv) => return self.ivs.mark((key, iv), self.size),
-            NonceInput::Ctr(ctr) => ctr,
+        let (source, ctr) = match self.counted(key, nonce_input) {
+            Err(iv) => return self.ivs.mark((key, iv), self.size),
+            Ok(counted) => counted,
         };
         self.marked += 1;
-        if let Some((_, counters)) = self.counters.iter_mut().find(|(known, _)| *known == key) {
+        if let Some((_, counters)) = self.counters.iter_mut().find(|(known, _)| *known == source) {
             return counters.mark(ctr, self.marked);
         }
-        if self.is_below_highest(key, ctr) {
+        if self.is_below_highest(source, ctr) {
             return false;
         }
-        self.mark_first(key, ctr)
+        self.mark_first(source, ctr)
     }
 
     /// Returns whether a key without a window has passed this counter, or exceeds [`MAX_KEYS`].
     #[cold]
-    fn is_below_highest(&self, key: Identity, ctr: u64) -> bool {
-        match self.highest.get(&key) {
+    fn is_below_highest(&self, source: Source, ctr: u64) -> bool {
+        match self.highest.get(&source) {
             Some(highest) => ctr <= *highest,
             None => self.counters.len() + self.highest.len() >= MAX_KEYS,
         }
@@ -76,8 +105,8 @@ impl ReplayWindow {
 
     /// Opens a window for a key without one, and marks the frame in it.
     #[cold]
-    fn mark_first(&mut self, key: Identity, ctr: u64) -> bool {
-        let mut window = match self.highest.remove(&key) {
+    fn mark_first(&mut self, source: Source, ctr: u64) -> bool {
+        let mut window = match self.highest.remove(&source) {
             Some(highest) => SeenCounters::above(highest, self.size),
             None => SeenCounters::new(self.size),
         };
@@ -89,7 +118,7 @@ impl ReplayWindow {
                 self.highest.insert(idle, counters.highest());
             }
         }
-        self.counters.push((key, window));
+        self.counters.push((source, window));
         is_new
     }
 }

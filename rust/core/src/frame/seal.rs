@@ -9,13 +9,14 @@ use crate::keyring::{Key, LOCKED_AEAD_MAX, NonceInput, SealingKey};
 use crate::suite::NONCE_LEN;
 use crate::wire::envelope::{Envelope, is_key_frame};
 use crate::wire::sframe::{self, Header};
-use crate::wire::{Wire, trailer};
+use crate::wire::{Wire, footer, trailer};
 
 /// The layout of frames whose overhead is known before sealing: neither escapes nor an envelope. Holds for all codecs
 /// whose packetiser does not look for NAL units. Kept small, so that it stays in registers over a whole batch.
 #[derive(Clone, Copy)]
 pub(super) enum FixedOverhead {
     Trailer(Clear),
+    Footer(Clear),
     Sframe { tag_len: usize },
 }
 
@@ -42,6 +43,7 @@ pub struct SealPlan<'a> {
 /// The layout-specific parts of a planned frame.
 pub(super) enum Layout<'a> {
     Trailer,
+    Footer,
     Sframe { header: Header, metadata: &'a [u8], envelope: Option<Envelope> },
 }
 
@@ -51,6 +53,7 @@ impl FixedOverhead {
         match (sender.annexb, sender.ring.profile().wire) {
             (Some(_), _) => None,
             (None, Wire::Trailer) => Some(Self::Trailer(sender.clear)),
+            (None, Wire::Footer) => Some(Self::Footer(sender.clear)),
             (None, Wire::Sframe) => Some(Self::Sframe { tag_len: sender.ring.suite().tag_len }),
         }
     }
@@ -60,7 +63,7 @@ impl FixedOverhead {
     pub(super) fn fits(self, frame: &[u8]) -> bool {
         match self {
             Self::Trailer(clear) => clear.first(frame).is_some_and(|clear_len| clear_len <= frame.len()),
-            Self::Sframe { .. } => true,
+            Self::Footer(_) | Self::Sframe { .. } => true,
         }
     }
 
@@ -75,6 +78,7 @@ impl FixedOverhead {
     pub(super) fn overhead(self, kid: u64, nonce_input: NonceInput) -> usize {
         match (self, nonce_input) {
             (Self::Sframe { tag_len }, NonceInput::Ctr(ctr)) => Header { kid, ctr }.len() + tag_len,
+            (Self::Footer(_), _) => footer::OVERHEAD,
             _ => trailer::OVERHEAD,
         }
     }
@@ -83,6 +87,7 @@ impl FixedOverhead {
     pub(super) fn max_overhead(self) -> usize {
         match self {
             Self::Trailer(_) => trailer::OVERHEAD,
+            Self::Footer(_) => footer::OVERHEAD,
             Self::Sframe { tag_len } => sframe::MAX_LEN + tag_len,
         }
     }
@@ -94,6 +99,10 @@ impl FixedOverhead {
         match (self, nonce_input) {
             (Self::Trailer(clear), NonceInput::Iv(iv)) => {
                 trailer(key, kid, iv.bytes(), clear.first(frame)?, frame, out)
+            }
+            (Self::Footer(clear), NonceInput::Iv(iv)) => {
+                let clear_len = clear.first(frame)?.min(frame.len());
+                footer(key, kid, iv.bytes(), (clear_len, false), frame, out)
             }
             (Self::Sframe { tag_len }, NonceInput::Ctr(ctr)) => {
                 sframe(key, Header { kid, ctr }, &[], tag_len, frame, out)
@@ -110,6 +119,18 @@ fn trailer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear_len: usize, frame: &[
     let (clear, plaintext) = frame.split_at_checked(clear_len)?;
     #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
     let places = trailer::write(out, clear_len, &iv, kid as u8)?;
+    copy_clear(places.clear, clear);
+    key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
+}
+
+/// Writes a sealed frame of the footer layout, without escapes. `clear` is the number of clear bytes, and whether
+/// escapes will follow. Returns `None` if `out` has another length, or the frame is longer than the AEAD allows.
+#[inline(always)]
+fn footer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear: (usize, bool), frame: &[u8], out: &mut [u8]) -> Option<()> {
+    let (clear_len, escaped) = clear;
+    let (clear, plaintext) = frame.split_at_checked(clear_len)?;
+    #[allow(clippy::cast_possible_truncation)] // a ring of this layout has 256 slots
+    let places = footer::write(out, clear_len, escaped, &iv, kid as u8)?;
     copy_clear(places.clear, clear);
     key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
 }
@@ -131,15 +152,17 @@ impl<'a> SealPlan<'a> {
         metadata: &'a [u8],
     ) -> Result<Option<Self>, EncryptError> {
         let wire = sender.ring.profile().wire;
-        if wire == Wire::Trailer && !metadata.is_empty() {
+        if wire != Wire::Sframe && !metadata.is_empty() {
             return Err(ApiMisuse::Metadata.into());
         }
-        if frame.is_empty() && wire == Wire::Trailer {
+        if frame.is_empty() && wire != Wire::Sframe {
             sender.counters.empty.add(1);
             return Ok(None);
         }
         let frame = match (sender.clear, sender.clear.first(frame)) {
             (_, Some(clear_len)) if clear_len <= frame.len() => Prepared::as_it_is(frame, clear_len),
+            // The layout says how many bytes are clear, so a short frame may be clear as a whole.
+            (_, Some(_)) if wire == Wire::Footer => Prepared::as_it_is(frame, frame.len()),
             (Clear::AnnexB(signalled, _), _) => match sender.prepare(signalled, frame) {
                 Ok(Some(prepared)) => prepared,
                 Ok(None) => return Ok(None),
@@ -147,8 +170,11 @@ impl<'a> SealPlan<'a> {
             },
             _ => return Err(sender.codec_mismatch()),
         };
-        if wire == Wire::Trailer {
-            return Ok(Some(Self { sender, frame, layout: Layout::Trailer, sealing: None }));
+        match wire {
+            Wire::Trailer => return Ok(Some(Self { sender, frame, layout: Layout::Trailer, sealing: None })),
+            Wire::Footer if frame.clear_len > footer::MAX_CLEAR_LEN => return Err(sender.codec_mismatch()),
+            Wire::Footer => return Ok(Some(Self { sender, frame, layout: Layout::Footer, sealing: None })),
+            Wire::Sframe => {}
         }
         let sealing = sender.next()?;
         let NonceInput::Ctr(ctr) = sealing.nonce_input else { return Err(EncryptError::Malformed) };
@@ -180,6 +206,7 @@ impl SealPlan<'_> {
         let frame_len = self.frame.frame.len();
         match &self.layout {
             Layout::Trailer => frame_len + trailer::OVERHEAD,
+            Layout::Footer => frame_len + footer::OVERHEAD,
             Layout::Sframe { header, envelope, .. } => {
                 envelope.map_or(0, Envelope::overhead) + header.len() + frame_len + self.tag_len()
             }
@@ -193,9 +220,15 @@ impl SealPlan<'_> {
     /// Returns the offset at which the escaped part begins, or `None` if the layout needs no escapes.
     fn escaped_from(&self) -> Option<usize> {
         match &self.layout {
-            Layout::Trailer => self.frame.escaped.then_some(self.frame.clear_len),
+            Layout::Trailer | Layout::Footer => self.frame.escaped.then_some(self.frame.clear_len),
             Layout::Sframe { envelope, .. } => envelope.map(Envelope::front_len),
         }
+    }
+
+    /// Returns how many of the zeros at the end of `clear` count for the escapes behind them. Only the footer layout
+    /// counts any.
+    fn zeros_before(&self, clear: &[u8]) -> usize {
+        if matches!(self.layout, Layout::Footer) { annexb::zeros_before(clear) } else { 0 }
     }
 
     pub(super) fn seal(&self) -> Result<Vec<u8>, EncryptError> {
@@ -230,11 +263,12 @@ impl SealPlan<'_> {
             self.redraw(out)?;
         }
         let counters = &self.sender.counters;
-        if self.frame.escaped && self.frame.clear_len > MAX_SAFE_HEADER_LEN {
+        if self.frame.escaped && self.frame.clear_len > MAX_SAFE_HEADER_LEN && matches!(self.layout, Layout::Trailer) {
             counters.long_headers.add(1);
         }
         self.sender.count_sealed(1, self.frame.frame.len());
-        Ok(self.escaped_from().map_or(0, |from| annexb::escapes(out.get(from..).unwrap_or_default())))
+        let escaped = self.escaped_from().and_then(|from| out.split_at_checked(from));
+        Ok(escaped.map_or(0, |(clear, tail)| annexb::escapes(tail, self.zeros_before(clear))))
     }
 
     /// Seals with the sending key, under a fresh nonce from the ring.
@@ -272,9 +306,10 @@ impl SealPlan<'_> {
 
     #[inline(always)]
     fn seal_with(&self, key: &Key, kid: u64, nonce_input: NonceInput, out: &mut [u8]) -> Option<()> {
-        let Prepared { frame, clear_len, .. } = &self.frame;
+        let Prepared { frame, clear_len, escaped, .. } = &self.frame;
         match (&self.layout, nonce_input) {
             (Layout::Trailer, NonceInput::Iv(iv)) => trailer(key, kid, iv.bytes(), *clear_len, frame, out),
+            (Layout::Footer, NonceInput::Iv(iv)) => footer(key, kid, iv.bytes(), (*clear_len, *escaped), frame, out),
             (Layout::Sframe { header, metadata, envelope }, _) => {
                 let inside = match envelope {
                     Some(envelope) => envelope.write(out)?,
@@ -298,6 +333,6 @@ impl SealPlan<'_> {
             return Err(ApiMisuse::BufferLength.into());
         };
         out_clear.copy_from_slice(clear);
-        annexb::escape(tail, out_tail).ok_or(ApiMisuse::BufferLength.into())
+        annexb::escape(tail, self.zeros_before(clear), out_tail).ok_or(ApiMisuse::BufferLength.into())
     }
 }

@@ -10,7 +10,7 @@ use super::stats::{DecryptCounters, DecryptStats, EncryptCounters, EncryptStats,
 use crate::codec::{AccessUnit, Clear, Codec, CodecMismatch, Prepared, Standard};
 use crate::error::{ConfigError, DecryptError, EncryptError};
 use crate::keyring::{BatchKey, BoundSender, Identity, KeyRing, NonceInput, SealingKey};
-use crate::wire::trailer;
+use crate::wire::{Wire, footer, trailer};
 
 /// The maximum number of bytes held back for the next slice. Real parameter sets have some hundred bytes.
 const MAX_HELD: usize = 16 * 1024;
@@ -80,13 +80,17 @@ impl SenderState {
         signalled: Standard,
         frame: &'a [u8],
     ) -> Result<Option<Prepared<'a>>, CodecMismatch> {
-        let unit = AccessUnit::new(frame, signalled, trailer::OVERHEAD)?;
+        let overhead = match self.ring.profile().wire {
+            Wire::Footer => footer::OVERHEAD,
+            Wire::Trailer | Wire::Sframe => trailer::OVERHEAD,
+        };
+        let unit = AccessUnit::new(frame, signalled, overhead)?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match unit {
             AccessUnit::Sealable(prepared) if held.is_empty() => Ok(Some(prepared)),
             AccessUnit::Sealable(_) => {
                 let whole = [mem::take(&mut *held).as_slice(), frame].concat();
-                match AccessUnit::new(&whole, signalled, trailer::OVERHEAD)? {
+                match AccessUnit::new(&whole, signalled, overhead)? {
                     AccessUnit::Sealable(prepared) => Ok(Some(prepared.into_owned())),
                     AccessUnit::Waiting(_) => Err(CodecMismatch),
                 }
@@ -147,13 +151,17 @@ impl ReceiverState {
             return Err(ConfigError::ReplayWindow { given: window, max: MAX_REPLAY_WINDOW });
         }
         let blank = ring.profile().blank(codec);
+        let replay = match ring.profile().wire {
+            Wire::Footer => ReplayWindow::counting_ivs(window),
+            Wire::Trailer | Wire::Sframe => ReplayWindow::new(window),
+        };
         Ok(Self {
             ring,
             clear,
             annexb: codec.annexb(),
             sif: SifFilter::new(blank),
             sender: None,
-            replay: (window > 0).then(|| Mutex::new(ReplayWindow::new(window))),
+            replay: (window > 0).then(|| Mutex::new(replay)),
             frames_and_bytes: PackedCounter::default(),
             counters: DecryptCounters::default(),
             failures: AtomicU32::new(0),

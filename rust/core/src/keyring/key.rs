@@ -48,6 +48,8 @@ pub(super) fn serial() -> u64 {
 pub(super) struct KeyDeriver {
     pub(super) profile: &'static Profile,
     pub(super) suite: &'static CipherSuite,
+    /// True if a raw key chooses its suite among those of the profile by its length. They differ in nothing else.
+    pub(super) any_length: bool,
     /// The serial of the ring.
     pub(super) ring: u64,
 }
@@ -55,14 +57,27 @@ pub(super) struct KeyDeriver {
 impl KeyDeriver {
     /// Derives the key for `kid` from `material`, and expands it.
     pub(super) fn key(&self, kid: u64, material: &Secret) -> Result<Key, KeyError> {
-        let mut bytes = Zeroizing::new(vec![0; self.suite.key_len]);
-        let salt = self.profile.schedule.key(self.suite, kid, material, &mut bytes)?;
+        let suite = self.suite_of(material)?;
+        let mut bytes = Zeroizing::new(vec![0; suite.key_len]);
+        let salt = self.profile.schedule.key(suite, kid, material, &mut bytes)?;
         let identity = Identity::of(&[b"frameseal key", &bytes, &salt]);
         let fingerprint = match self.profile.wire {
-            Wire::Trailer => Some(fingerprint::of_key(&bytes)?),
+            Wire::Trailer | Wire::Footer => Some(fingerprint::of_key(&bytes)?),
             Wire::Sframe => None,
         };
-        Ok(Key { aead: AeadKey::new(self.suite, &bytes)?, serial: serial(), identity, salt: salt.into(), fingerprint })
+        Ok(Key { aead: AeadKey::new(suite, &bytes)?, serial: serial(), identity, salt: salt.into(), fingerprint })
+    }
+
+    /// Returns the suite of a key.
+    fn suite_of(&self, material: &Secret) -> Result<&'static CipherSuite, KeyError> {
+        if !self.any_length || material.is_passphrase() {
+            return Ok(self.suite);
+        }
+        let given = material.bytes().len();
+        let lengths = || self.profile.suites.iter().map(|suite| suite.key_len);
+        let (min, max) = (lengths().min().unwrap_or_default(), lengths().max().unwrap_or_default());
+        let suite = self.profile.suites.iter().find(|suite| suite.key_len == given);
+        suite.copied().ok_or(KeyError::KeyLength { given, min, max })
     }
 
     /// Returns the fingerprint of `material` under `key_id`. `key` is the derived key, or `None` if there are many

@@ -30,6 +30,7 @@ pub(crate) use self::key::Key;
 pub use self::kid::MlsKid;
 pub(crate) use self::lookup::{BatchKey, Candidate, LOCKED_AEAD_MAX, NamedKey, Opened, ReadyKeys, SealingKey};
 pub(crate) use self::nonce::{Nonce, NonceInput};
+use self::options::MAX_SLOTS;
 pub use self::options::Options;
 pub(crate) use self::sender_bindings::BoundSender;
 pub use self::sender_bindings::SenderBindings;
@@ -37,7 +38,7 @@ pub use self::sender_bindings::SenderBindings;
 use self::counter::CtrSource;
 use self::key::{KeyDeriver, serial};
 use self::kid::{Field, MAX_RETAINED};
-use self::nonce::{IvSource, NonceSource};
+use self::nonce::{CountedIvs, IvSource, NonceSource};
 use self::sender_keys::{ActiveKey, SenderKeys};
 use crate::error::{ApiMisuse, ConfigError, KeyError};
 use crate::profile::Profile;
@@ -142,8 +143,9 @@ impl KeyRing {
     /// [`ConfigError`] if a number is out of range, or the profile does not support the suite or an option.
     pub fn new(profile: &'static Profile, options: Options) -> Result<Self, ConfigError> {
         let suite = options.check(profile)?;
+        let any_length = profile.schedule.is_raw() && options.suite.is_none() && options.key_size.is_none();
         Ok(Self {
-            deriver: KeyDeriver { profile, suite, ring: serial() },
+            deriver: KeyDeriver { profile, suite, any_length, ring: serial() },
             options,
             state: CachePadded::default(),
             deriving: Mutex::default(),
@@ -192,6 +194,7 @@ impl KeyRing {
         let key = Arc::new(self.deriver.key(key_id, &material)?);
         let nonces = match self.deriver.profile.wire {
             Wire::Trailer => NonceSource::Iv(IvSource::new()?),
+            Wire::Footer => NonceSource::Counted(CountedIvs::new()?),
             Wire::Sframe => NonceSource::Ctr(CtrSource::new(key.identity, self.deriver.ring, counter)?),
         };
         Ok(Fresh::Slot(Box::new(Slot::new(material, key, nonces))))
@@ -410,6 +413,7 @@ impl KeyRing {
             (Wire::Sframe, false) => return Ok(()),
             (Wire::Sframe, true) => 1 << SHARED_BITS,
             (Wire::Trailer, _) => self.options.key_ring_size,
+            (Wire::Footer, _) => MAX_SLOTS,
         };
         if key_id < u64::from(key_ring_size) {
             Ok(())

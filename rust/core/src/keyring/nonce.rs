@@ -7,6 +7,9 @@
 //! child never repeats its parent. RTP timestamps and SSRCs are not used, because they may repeat when a sender
 //! restarts.
 //!
+//! The footer layout has the same IVs, except that the counter ascends from 1: its receivers refuse a counter that lies
+//! far below the highest. It has no value left where others would wrap around.
+//!
 //! An SFrame counter (CTR) is never random: see [`crate::keyring::counter`].
 
 use super::counter::CtrSource;
@@ -24,6 +27,8 @@ pub(super) const LIMIT: u64 = 1 << 32;
 pub(super) enum NonceSource {
     /// The frame holds the whole nonce.
     Iv(IvSource),
+    /// The frame holds the whole nonce, whose last four bytes count from 1.
+    Counted(CountedIvs),
     /// The frame holds a counter. The nonce is the counter XOR the salt of the key.
     Ctr(CtrSource),
 }
@@ -59,6 +64,11 @@ impl Nonce {
         last & 0xFFFF == 0 || last >> 8 & 0xFFFF == 0 || last >> 16 & 0xFFFF == 0 || last >> 24 == 0
     }
 
+    /// Returns the first 8 bytes and the last 4, as numbers.
+    pub(crate) fn halves(self) -> (u64, u32) {
+        (self.front, self.back)
+    }
+
     #[inline(always)]
     pub(crate) fn bytes(self) -> [u8; NONCE_LEN] {
         let mut bytes = [0; NONCE_LEN];
@@ -85,6 +95,7 @@ impl NonceSource {
         // An error means that no nonce is known to be unused.
         match self {
             Self::Iv(ivs) => ivs.next().ok().flatten().map(NonceInput::Iv),
+            Self::Counted(ivs) => ivs.next().ok().flatten().map(NonceInput::Iv),
             Self::Ctr(counter) => counter.next().ok().flatten().map(NonceInput::Ctr),
         }
     }
@@ -110,7 +121,7 @@ impl NonceSource {
     /// keeps its start from `previous`.
     pub(super) fn continuing(self, previous: Self) -> Self {
         match (self, previous) {
-            (Self::Iv(_), previous @ Self::Iv(_)) => previous,
+            (Self::Iv(_), previous @ Self::Iv(_)) | (Self::Counted(_), previous @ Self::Counted(_)) => previous,
             (Self::Ctr(counter), Self::Ctr(previous)) => Self::Ctr(counter.continuing(&previous)),
             (new, _) => new,
         }
@@ -120,6 +131,7 @@ impl NonceSource {
     pub(super) fn count_from(&mut self, issued: u64) {
         match self {
             Self::Iv(ivs) => ivs.issued = issued,
+            Self::Counted(ivs) => ivs.issued = issued,
             Self::Ctr(counter) => counter.count_from(issued),
         }
     }
@@ -129,6 +141,7 @@ impl NonceSource {
     pub(super) fn issued(&self) -> u64 {
         match self {
             Self::Iv(ivs) => ivs.issued,
+            Self::Counted(ivs) => ivs.issued,
             Self::Ctr(counter) => counter.issued(),
         }
     }
@@ -137,6 +150,7 @@ impl NonceSource {
     pub(super) fn generation(&self) -> u32 {
         match self {
             Self::Iv(ivs) => ivs.generation,
+            Self::Counted(ivs) => ivs.generation,
             Self::Ctr(counter) => counter.generation(),
         }
     }
@@ -217,6 +231,45 @@ impl IvSource {
     }
 }
 
+/// The source of the IVs of the footer layout.
+pub(super) struct CountedIvs {
+    prefix: u64,
+    /// The last counter that was issued under the prefix, or 0.
+    counter: u32,
+    /// The number of IVs issued, under this prefix and those of parent processes.
+    issued: u64,
+    generation: u32,
+}
+
+impl CountedIvs {
+    pub(super) fn new() -> Result<Self, KeyError> {
+        let generation = fork::generation()?;
+        let mut source = Self { prefix: 0, counter: 0, issued: 0, generation };
+        source.draw()?;
+        Ok(source)
+    }
+
+    fn draw(&mut self) -> Result<(), KeyError> {
+        let mut prefix = [0; PREFIX_LEN];
+        random(&mut prefix)?;
+        (self.prefix, self.counter) = (u64::from_be_bytes(prefix), 0);
+        Ok(())
+    }
+
+    /// Returns the next IV, or `None` if the counter has no value left.
+    #[inline(always)]
+    fn next(&mut self) -> Result<Option<Nonce>, KeyError> {
+        let generation = fork::generation()?;
+        if generation != self.generation {
+            self.draw()?;
+            self.generation = generation;
+        }
+        let Some(counter) = self.counter.checked_add(1) else { return Ok(None) };
+        (self.counter, self.issued) = (counter, self.issued + 1);
+        Ok(Some(Nonce { front: self.prefix, back: counter }))
+    }
+}
+
 /// Returns whether an IV needs no emulation prevention byte: its first byte is not zero, and no two adjacent bytes are.
 ///
 /// Native receivers up to libwebrtc m144 read the IV of an H.264 frame before they remove these bytes. The rule holds
@@ -250,6 +303,19 @@ mod tests {
         source.counter = 0x0101_0101;
         assert!(source.next().unwrap().is_some());
         assert_eq!(source.next().unwrap(), None);
+    }
+
+    #[test]
+    fn counted_ivs_begin_at_one_and_end_at_the_last_counter() {
+        let mut source = CountedIvs::new().unwrap();
+        let first = source.next().unwrap().unwrap().halves();
+        assert_eq!(first, (source.prefix, 1));
+        source.counter = u32::MAX - 2;
+        for counter in [u32::MAX - 1, u32::MAX] {
+            assert_eq!(source.next().unwrap().unwrap().halves(), (first.0, counter));
+        }
+        assert_eq!((source.next().unwrap(), source.next().unwrap(), source.issued), (None, None, 3));
+        assert_ne!(CountedIvs::new().unwrap().prefix, first.0);
     }
 
     #[test]

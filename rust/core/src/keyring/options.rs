@@ -6,8 +6,8 @@ use crate::profile::Profile;
 use crate::suite::CipherSuite;
 use crate::wire::Wire;
 
-/// The maximum number of slots: a key id of the trailer layout has one byte.
-const MAX_SLOTS: u16 = 256;
+/// The maximum number of slots: a key id of the trailer and the footer layout has one byte.
+pub(super) const MAX_SLOTS: u16 = 256;
 
 /// The maximum number of ratchet steps that a receiver looks ahead.
 const MAX_RATCHET_WINDOW: u16 = 16;
@@ -80,6 +80,9 @@ impl Options {
                     return Err(ConfigError::UnsupportedOption { option, profile: profile.name });
                 }
             }
+        }
+        if profile.wire == Wire::Footer && self.ratchet_window != 0 {
+            return Err(ConfigError::UnsupportedOption { option: "ratchet_window", profile: profile.name });
         }
         if self.shared && self.ratchet_bits != 0 {
             return Err(ConfigError::SharedRatchet);

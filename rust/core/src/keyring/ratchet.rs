@@ -224,6 +224,7 @@ impl KeyRing {
     fn stepped_nonces(&self, key: &Key, generation: u32) -> Result<NonceSource, KeyError> {
         Ok(match self.deriver.profile.wire {
             Wire::Trailer => NonceSource::Iv(IvSource::new()?),
+            Wire::Footer => return Err(KeyError::NoRatchet),
             Wire::Sframe => NonceSource::Ctr(CtrSource::step(key.identity, self.deriver.ring, generation)?),
         })
     }
@@ -236,6 +237,7 @@ impl KeyRing {
         let bits = self.options.ratchet_bits;
         match (self.deriver.profile.wire, bits) {
             (Wire::Trailer, _) => Ok(key_id),
+            (Wire::Footer, _) => Err(KeyError::NoRatchet),
             (Wire::Sframe, 0) => Err(ApiMisuse::RatchetBits.into()),
             (Wire::Sframe, _) => {
                 let mask = Field::mask(bits);

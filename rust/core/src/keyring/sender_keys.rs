@@ -164,7 +164,12 @@ mod tests {
 
     #[test]
     fn the_senders_remembered_are_bounded_and_the_one_met_longest_ago_goes_first() {
-        let deriver = KeyDeriver { profile: &SFRAME, suite: SFRAME.suite(None, None).unwrap(), ring: serial() };
+        let deriver = KeyDeriver {
+            profile: &SFRAME,
+            suite: SFRAME.suite(None, None).unwrap(),
+            any_length: false,
+            ring: serial(),
+        };
         let material = Secret::new(&[1; 16], Kdf::Random);
         let identity = deriver.shared_identity(0, &material);
         let mut keys = SenderKeys::shared(Field { bits: 8, value: 0 }, material, identity);

@@ -4,6 +4,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod envelope;
+pub(crate) mod footer;
 pub(crate) mod packet;
 pub(crate) mod sframe;
 pub(crate) mod trailer;
@@ -13,6 +14,8 @@ pub(crate) mod trailer;
 pub(crate) enum Wire {
     /// Clear bytes, ciphertext, tag, IV, key id: see [`trailer`].
     Trailer,
+    /// Clear bytes, ciphertext, tag, and a footer that describes them: see [`footer`].
+    Footer,
     /// Header, ciphertext, tag: see [`sframe`]. For packetisers that look for NAL units, inside an [`envelope`].
     Sframe,
 }
