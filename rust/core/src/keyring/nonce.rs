@@ -319,6 +319,16 @@ mod tests {
     }
 
     #[test]
+    fn counted_ivs_begin_anew_under_another_prefix_in_a_child() {
+        let mut source = CountedIvs::new().unwrap();
+        let parents: Vec<_> = (0..3).map(|_| source.next().unwrap().unwrap().halves()).collect();
+        source.generation = source.generation.wrapping_sub(1);
+        let childs = source.next().unwrap().unwrap().halves();
+        assert!(childs.1 == 1 && parents.iter().all(|parent| parent.0 != childs.0));
+        assert_eq!(source.issued, 4, "the child's frames count towards the same limit");
+    }
+
+    #[test]
     fn passed_over_ivs_count_as_used() {
         let mut source = IvSource::new().unwrap();
         source.counter = 0x0100_0001;
