@@ -36,7 +36,7 @@ use super::program::{BASES, Kind, Op, Program, RINGS};
 
 /// The maximum number of frames of one program: fewer than a replay window of IVs, so that no IV leaves it.
 const MAX_FRAMES: usize = 400;
-/// The maximum number of senders of one program for which a receiver keeps its windows.
+/// The maximum number of senders of one program, or prefixes of their IVs, for which a receiver keeps its windows.
 const MAX_SENDERS: usize = 32;
 const WINDOW: usize = 1024;
 const SHORT_WINDOW: usize = 64;
@@ -62,6 +62,16 @@ enum Cryptor {
     Packets(DataCryptor),
 }
 
+impl Cryptor {
+    /// Returns the call whose results it opens.
+    fn form(&self) -> Form {
+        match self {
+            Self::Frames(_) => Form::Frame,
+            Self::Packets(_) => Form::Packet,
+        }
+    }
+}
+
 struct Receiver {
     /// The index of its ring in the list of all rings.
     ring: usize,
@@ -84,7 +94,7 @@ struct World<'p> {
     receivers: Vec<Receiver>,
     frames: Vec<Sealed>,
     payloads: HashMap<Vec<u8>, usize>,
-    /// True if counters were skipped, or there were more senders than a receiver keeps windows for.
+    /// True if counters were skipped, or there were more sources of counters than a receiver keeps windows for.
     is_late: bool,
     /// The number of the next payload.
     next: u32,
@@ -118,11 +128,21 @@ fn is_sframe(profile: &Profile) -> bool {
     profile.name == "sframe"
 }
 
+/// Returns whether the profile's key is the AES key. Its layout then has no packets and no ratchet, and IVs that count.
+fn is_raw(profile: &Profile) -> bool {
+    profile.layout() == "footer"
+}
+
+/// Returns whether a replay window of the profile holds counters, and slides.
+fn counts(profile: &Profile) -> bool {
+    is_sframe(profile) || is_raw(profile)
+}
+
 impl<'p> World<'p> {
     fn new(program: &'p Program) -> Self {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let run = RUNS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let base = |number: u8| vec![[b"base key of a program".as_slice(), &run, &[number]].concat()];
+        let base = |number: u8| vec![[b"the base key of a run: ".as_slice(), &run, &[number]].concat()];
         let native =
             KeyRing::new(program.profile, options(program, None)).expect("the options are valid for the profile");
         let mut world = Self {
@@ -241,11 +261,15 @@ impl<'p> World<'p> {
         let native = Arc::new(native);
         self.now[place] = self.rings.len();
         self.rings.push(Ring::new(Arc::clone(&native), kind, fallback));
-        let window = Some(if kind.short_window && is_sframe(self.program.profile) { SHORT_WINDOW } else { WINDOW });
+        let window = Some(if kind.short_window && counts(self.program.profile) { SHORT_WINDOW } else { WINDOW });
         let decryptor = Decryptor::new(Arc::clone(&native), Codec::Opus, window).expect("the window is in range");
-        let cryptor = DataCryptor::new(native, false, window).expect("the window is in range");
+        let other = if is_raw(self.program.profile) {
+            Cryptor::Frames(Decryptor::new(native, Codec::H264, window).expect("the window is in range"))
+        } else {
+            Cryptor::Packets(DataCryptor::new(native, false, window).expect("the window is in range"))
+        };
         let ring = self.now[place];
-        let pair = [Cryptor::Frames(decryptor), Cryptor::Packets(cryptor)];
+        let pair = [Cryptor::Frames(decryptor), other];
         let pair = pair.map(|cryptor| Receiver { ring, cryptor, opened: HashSet::new() });
         let before = self.receivers.len().min(2 * place)..self.receivers.len().min(2 * place + 2);
         self.receivers.splice(before, pair);
@@ -330,10 +354,11 @@ impl<'p> World<'p> {
 
 fn options(program: &Program, kind: Option<Kind>) -> Options {
     let keys = kind.map_or(0, |kind| kind.keys);
-    let plain = Options { suite: program.suite, allow_export: true, ..Options::default() };
+    let key_size = is_raw(program.profile).then_some(256);
+    let plain = Options { suite: program.suite, key_size, allow_export: true, ..Options::default() };
     match (keys, is_sframe(program.profile)) {
         (1, true) => Options { ratchet_bits: RATCHET_BITS, ratchet_window: 3, ..plain },
-        (1, false) => Options { ratchet_window: 3, ..plain },
+        (1, false) if !is_raw(program.profile) => Options { ratchet_window: 3, ..plain },
         (2, true) => Options { shared: true, ..plain },
         (2, false) => Options { key_ring_size: 256, ..plain },
         (3, _) => Options { usage_limit: FEW, ..plain },

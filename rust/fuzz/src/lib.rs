@@ -8,7 +8,7 @@ mod program;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use frameseal::profile::{JITSI, LIVEKIT, SFRAME};
+use frameseal::profile::{JITSI, LIVEKIT, NEXTCLOUD, SFRAME, STREAM};
 use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyError, KeyRing, Options, Profile, Secret};
 
 pub use keyring::keyring;
@@ -27,8 +27,20 @@ static PASSPHRASE: LazyLock<Arc<KeyRing>> = LazyLock::new(|| {
 /// The counter at which the next ring starts.
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
-/// Returns one ring for each kind of key look-up: by key id, with a ratchet search, by KID, by ratchet step, by sender.
-/// Returns `None` for any other number.
+/// A ring of the profile whose key is the AES key, with keys of both lengths. They are those of most frames in
+/// tests/vectors/stream.json.
+fn raw_keys() -> Arc<KeyRing> {
+    let ring = KeyRing::new(&STREAM, Options::default()).expect("the default options are valid");
+    let key = (0..32).collect::<Vec<u8>>();
+    for (key_id, len) in [(0, 16), (255, 16), (9, 32), (200, 32)] {
+        let secret = Secret::key(&key[..len]).expect("the key is long enough");
+        ring.set(key_id, &secret).expect("the key has the length of an AES key");
+    }
+    Arc::new(ring)
+}
+
+/// Returns one ring for each kind of key look-up: by key id, with a ratchet search, by KID, by ratchet step, by sender,
+/// by key id with keys of two lengths. Returns `None` for any other number.
 fn ring(number: u8) -> Option<Arc<KeyRing>> {
     let plain = Options::default();
     let ahead = Options { ratchet_window: 3, ..plain };
@@ -40,6 +52,8 @@ fn ring(number: u8) -> Option<Arc<KeyRing>> {
         4 => (&SFRAME, Options { suite: Some(1), ..plain }, 0x123),
         5 => (&SFRAME, Options { ratchet_bits: 4, ..ahead }, 0x120),
         6 => (&SFRAME, Options { shared: true, ..plain }, 3),
+        7 => return Some(raw_keys()),
+        8 => (&NEXTCLOUD, ahead, 0),
         _ => return None,
     };
     let ring = KeyRing::new(profile, options).expect("the options are valid for the profile");
@@ -86,15 +100,16 @@ pub fn open(input: &[u8]) -> Option<Vec<u8>> {
     opened.ok()
 }
 
-/// Checks that an encoder's frame is refused, held back, or sealed so that it opens. It opens to the same bytes. In the
-/// trailer profiles, H.264 and H.265 open to a normal form. It stays the same when it is sealed and opened again.
+/// Checks that an encoder's frame is refused, held back, or sealed so that it opens. It opens to the same bytes. In all
+/// layouts but SFrame, H.264 and H.265 open to a normal form. It stays the same when it is sealed and opened again.
 ///
 /// Returns the sealed frame.
 pub fn seal(input: &[u8]) -> Option<Vec<u8>> {
     let (ring, codec, frame) = split(input)?;
-    // The layout escapes the sealed part on its own. A slice whose second byte is zero can therefore form a start code
-    // with the ciphertext by chance. No encoder writes a first slice with this byte.
-    if matches!(codec, Codec::H264 | Codec::H265) && frame.windows(5).any(|at| matches!(at, [0, 0, 1, _, 0])) {
+    // The trailer layout escapes the sealed part on its own. A slice whose second byte is zero can therefore form a
+    // start code with the ciphertext by chance. No encoder writes a first slice with this byte.
+    let escapes_alone = ring.profile().layout() == "trailer" && matches!(codec, Codec::H264 | Codec::H265);
+    if escapes_alone && frame.windows(5).any(|at| matches!(at, [0, 0, 1, _, 0])) {
         return None;
     }
     let encryptor = Encryptor::new(Arc::clone(&ring), codec).ok()?;
@@ -112,7 +127,8 @@ pub fn seal(input: &[u8]) -> Option<Vec<u8>> {
     Some(sealed)
 }
 
-/// Checks that a message opens from its packet, and that a received packet opens or fails with an error.
+/// Checks that a message opens from its packet, and that a received packet opens or fails with an error. One layout has
+/// no packets.
 ///
 /// Returns the opened message.
 pub fn packet(input: &[u8]) -> Option<Vec<u8>> {

@@ -7,7 +7,7 @@
 //! The first character chooses the profile ([`Program::profile`]), the next three describe the rings ([`Kind`]). Almost
 //! every byte is an operation or operand, so a fuzzer wastes few bytes. The seeds are text.
 
-use frameseal::profile::{JITSI, LIVEKIT, SFRAME};
+use frameseal::profile::{JITSI, LIVEKIT, NEXTCLOUD, SFRAME, STREAM};
 use frameseal::{MlsKid, Profile};
 
 /// Limits of fields, windows and counters: the operands `a` to `p`.
@@ -43,12 +43,12 @@ pub struct Kind {
     pub keys: u8,
     /// +4: the previous ring is its fallback.
     pub falls_back: bool,
-    /// +8: its receivers have a short replay window. SFrame only, because only windows of counters slide.
+    /// +8: its receivers have a short replay window, where windows hold counters: only those slide.
     pub short_window: bool,
 }
 
 /// One operation. `at` is a receiver: 0, 2 and 4 are the decryptors of the three rings, 1, 3 and 5 their data
-/// cryptors.
+/// cryptors. A layout without packets has second decryptors instead, of another codec.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     /// `s`
@@ -105,11 +105,13 @@ impl Program {
     /// Parses an input. Returns `None` if it is too short for a profile and its rings.
     pub fn read(input: &[u8]) -> Option<Self> {
         let mut operands = Operands(input);
-        let (profile, suite): (&'static Profile, _) = match operands.byte()? % 4 {
+        let (profile, suite): (&'static Profile, _) = match operands.byte()? % 6 {
             0 => (&LIVEKIT, None),
             1 => (&SFRAME, None),
             2 => (&JITSI, None),
-            _ => (&SFRAME, Some(1)),
+            3 => (&SFRAME, Some(1)),
+            4 => (&NEXTCLOUD, None),
+            _ => (&STREAM, None),
         };
         let kinds = [operands.kind()?, operands.kind()?, operands.kind()?];
         let ops = std::iter::from_fn(|| operands.op()).flatten().take(Self::MAX_OPS).collect();

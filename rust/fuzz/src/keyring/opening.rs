@@ -3,7 +3,7 @@
 use frameseal::DecryptError;
 
 use super::super::model::Label;
-use super::{Cryptor, Form, Receiver, Sealed, World, is_sframe};
+use super::{Cryptor, Receiver, Sealed, World, counts, is_sframe};
 
 impl World<'_> {
     pub(super) fn open(&mut self, at: usize, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -48,8 +48,7 @@ impl World<'_> {
         };
         check!(self, self.receivers[at].opened.insert(frame), "frame {frame} opens twice at receiver {at}");
         let label = self.frames[frame].label;
-        let form = if at.is_multiple_of(2) { Form::Frame } else { Form::Packet };
-        let (kid, _) = self.numbers(form, bytes);
+        let (kid, _) = self.numbers(self.receivers[at].cryptor.form(), bytes);
         self.follow(self.current(self.receivers[at].ring), kid, label);
         Some(payload)
     }
@@ -60,16 +59,13 @@ impl World<'_> {
         let Some(frame) = self.frames.iter().position(|sealed| sealed.bytes == bytes) else { return };
         let Sealed { label, form, .. } = self.frames[frame];
         let sframe = is_sframe(self.program.profile);
-        let ours = match cryptor {
-            Cryptor::Frames(_) => Form::Frame,
-            Cryptor::Packets(_) => Form::Packet,
-        };
         // After skipped counters and evicted windows, a late frame counts as replayed.
-        if opened.contains(&frame) || sframe && (self.is_late || self.rings[*ring].kind.short_window) {
+        let is_short = counts(self.program.profile) && self.rings[*ring].kind.short_window;
+        if opened.contains(&frame) || self.is_late || is_short {
             return;
         }
         let (kid, _) = self.numbers(form, bytes);
-        let holds = (sframe || form == ours) && self.rings[self.current(*ring)].opens(kid, label);
+        let holds = (sframe || form == cryptor.form()) && self.rings[self.current(*ring)].opens(kid, label);
         check!(
             self,
             !holds,

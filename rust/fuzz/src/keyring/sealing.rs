@@ -6,7 +6,7 @@ use frameseal::{Codec, DataCryptor, Decryptor, EncryptError, Encryptor, KeyRing,
 
 use super::super::model::{Label, Origin, Ring, Thing};
 use super::super::program::{BASES, Kind};
-use super::{Form, MAX_FRAMES, MAX_SENDERS, SHARED_BITS, Sealed, World, is_sframe, options};
+use super::{Form, MAX_FRAMES, MAX_SENDERS, SHARED_BITS, Sealed, World, is_raw, is_sframe, options};
 
 impl World<'_> {
     /// Returns a unique payload, with the first byte of an Opus frame.
@@ -16,7 +16,7 @@ impl World<'_> {
     }
 
     pub(super) fn seal(&mut self, ring: usize, form: Form) {
-        if self.frames.len() >= MAX_FRAMES {
+        if self.frames.len() >= MAX_FRAMES || form == Form::Packet && is_raw(self.program.profile) {
             return;
         }
         let payload = self.payload();
@@ -36,6 +36,9 @@ impl World<'_> {
     }
 
     pub(super) fn seal_parts(&mut self, ring: usize) {
+        if is_raw(self.program.profile) {
+            return;
+        }
         let cryptor = self.cryptor(Arc::clone(&self.rings[ring].native));
         if self.frames.len() >= MAX_FRAMES || !cryptor.has_parts() {
             return;
@@ -142,6 +145,7 @@ impl World<'_> {
             prefix.copy_from_slice(&number[..8]);
             let since = *self.prefixes.entry((label, prefix)).or_insert(self.generation);
             check!(self, since == self.generation, "a forked child continues its parent's IVs");
+            self.is_late |= is_raw(self.program.profile) && self.prefixes.len() > MAX_SENDERS;
         }
         // A key of the trailer profiles is the same under every id, and a shared key under every drawn KID.
         let counted = if sframe { thing.kid().unwrap_or(thing.id) } else { 0 };
@@ -167,6 +171,12 @@ impl World<'_> {
             let (kid, ctr, _) = hazmat::parse_header(bytes).expect("a sealed frame has a header");
             number[4..].copy_from_slice(&ctr.to_be_bytes());
             return (kid, number);
+        }
+        if is_raw(self.program.profile) {
+            let (counter, behind) = bytes[bytes.len() - 20..].split_at(4);
+            number[..8].copy_from_slice(&behind[..8]);
+            number[8..].copy_from_slice(counter);
+            return (u64::from(behind[8]), number);
         }
         let (kid, iv) = match form {
             Form::Frame => (bytes[bytes.len() - 1], &bytes[bytes.len() - 14..bytes.len() - 2]),
@@ -211,6 +221,7 @@ impl World<'_> {
                 let (_, _, head) = hazmat::parse_header(bytes).expect("a sealed frame has a header");
                 bytes[head..] == seal(&bytes[..head], payload)
             }
+            (false, Form::Frame) if is_raw(profile) => bytes[1..bytes.len() - 20] == seal(&payload[..1], &payload[1..]),
             (false, Form::Frame) => bytes[1..bytes.len() - 14] == seal(&payload[..1], &payload[1..]),
             (false, Form::Packet) => bytes[15..] == seal(b"", payload),
         }
