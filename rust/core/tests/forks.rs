@@ -9,7 +9,7 @@ use std::os::fd::FromRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use frameseal::profile::{LIVEKIT, SFRAME};
+use frameseal::profile::{LIVEKIT, NEXTCLOUD, SFRAME, STREAM};
 use frameseal::{Codec, DataCryptor, EncryptError, Encryptor, KeyRing, MlsKid, Options, Secret, hazmat};
 
 /// One nonce on the wire: base key, ratchet steps, KID, and IV or counter. Its size is fixed, so that one write to a
@@ -20,6 +20,8 @@ type Nonce = [u8; 1 + 1 + 8 + 12];
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Livekit,
+    Nextcloud,
+    Stream,
     Plain,
     /// The ring seals nothing with the key before the fork.
     Unused,
@@ -29,7 +31,20 @@ enum Way {
     Epoch,
 }
 
-const WAYS: [Way; 7] = [Way::Livekit, Way::Plain, Way::Unused, Way::Continued, Way::Ratchet, Way::Shared, Way::Epoch];
+const WAYS: [Way; 9] = [
+    Way::Livekit,
+    Way::Nextcloud,
+    Way::Stream,
+    Way::Plain,
+    Way::Unused,
+    Way::Continued,
+    Way::Ratchet,
+    Way::Shared,
+    Way::Epoch,
+];
+
+/// The ways whose frames hold the whole IV. Its random bits are drawn again in a child.
+const IV_WAYS: [Way; 3] = [Way::Livekit, Way::Nextcloud, Way::Stream];
 
 impl Way {
     fn ring(self) -> Arc<KeyRing> {
@@ -38,12 +53,17 @@ impl Way {
             Self::Shared => Options { shared: true, ..Options::default() },
             _ => Options::default(),
         };
-        let profile = if self == Self::Livekit { &LIVEKIT } else { &SFRAME };
+        let profile = match self {
+            Self::Livekit => &LIVEKIT,
+            Self::Nextcloud => &NEXTCLOUD,
+            Self::Stream => &STREAM,
+            _ => &SFRAME,
+        };
         Arc::new(KeyRing::new(profile, options).unwrap())
     }
 
     fn set(self, ring: &KeyRing) {
-        let secret = Secret::key(&[b"base key of forks.rs".as_slice(), &[self as u8]].concat()).unwrap();
+        let secret = Secret::key(&[b"the base key that forks.rs uses".as_slice(), &[self as u8]].concat()).unwrap();
         match self {
             Self::Epoch => {
                 let kid = MlsKid { epoch: 3, epoch_bits: 4, sender_index: 1, sender_bits: 2, context: 0 };
@@ -57,16 +77,19 @@ impl Way {
     /// Seals frames and data packets. Returns the number of nonces written, which is 0 if every call was refused.
     fn seal(self, ring: &Arc<KeyRing>, steps: u8, nonces: &mut File) -> usize {
         let encryptor = Encryptor::new(Arc::clone(ring), Codec::Opus).unwrap();
-        let cryptor = DataCryptor::new(Arc::clone(ring), false, None).unwrap();
+        let cryptor = (self != Self::Stream).then(|| DataCryptor::new(Arc::clone(ring), false, None).unwrap());
         let frames = (0..3).map(|_| (encryptor.encrypt(b"\x78frame"), false));
-        let sealed: Vec<_> = frames.chain([(cryptor.encrypt_packet(b"packet", b""), true)]).collect();
+        let packet = cryptor.map(|cryptor| (cryptor.encrypt_packet(b"packet", b""), true));
+        let sealed: Vec<_> = frames.chain(packet).collect();
         let refused = sealed.iter().filter(|(sealed, _)| matches!(sealed, Err(EncryptError::KeyExhausted { .. })));
         assert!([0, sealed.len()].contains(&refused.count()));
         let sealed: Vec<_> = sealed.into_iter().filter_map(|(sealed, packet)| Some((sealed.ok()?, packet))).collect();
         for (bytes, packet) in &sealed {
             let mut nonce: Nonce = [0; 22];
             nonce[..2].copy_from_slice(&[self as u8, steps]);
-            if self == Self::Livekit {
+            if self == Self::Stream {
+                nonce[10..].copy_from_slice(&bytes[bytes.len() - 20..][..12]);
+            } else if IV_WAYS.contains(&self) {
                 nonce[10..].copy_from_slice(if *packet { &bytes[3..15] } else { &bytes[bytes.len() - 14..][..12] });
             } else {
                 let (kid, ctr, _) = hazmat::parse_header(bytes).unwrap();
@@ -84,7 +107,7 @@ fn seal_all(rings: &[Arc<KeyRing>], is_child: bool, nonces: &mut File) {
     for (way, ring) in WAYS.into_iter().zip(rings) {
         let sealed = way.seal(ring, 0, nonces);
         // Only sources that draw random bits again continue.
-        assert_eq!(sealed > 0, !is_child || matches!(way, Way::Livekit | Way::Shared), "way {}", way as u8);
+        assert_eq!(sealed > 0, !is_child || way == Way::Shared || IV_WAYS.contains(&way), "way {}", way as u8);
         if way != Way::Continued {
             way.set(ring);
             way.seal(ring, 0, nonces);
@@ -165,9 +188,9 @@ fn no_nonce_comes_twice_in_a_process_and_all_that_are_forked_from_it() {
     written.read_to_end(&mut all).unwrap();
     let mut times: BTreeMap<&[u8], usize> = BTreeMap::new();
     all.chunks_exact(size_of::<Nonce>()).for_each(|nonce| *times.entry(nonce).or_default() += 1);
-    // Seven processes sealed at least with the two ways that draw again (LiveKit, shared): three times, with four
-    // nonces each time.
-    assert!(times.len() >= 7 * 2 * 3 * 4, "{}", times.len());
+    // Seven processes sealed at least with the four ways that draw again (IVs, shared): three times, with three nonces
+    // or more each time.
+    assert!(times.len() >= 7 * 4 * 3 * 3, "{}", times.len());
     let repeated: Vec<_> = times.into_iter().filter(|&(_, times)| times > 1).collect();
     assert!(repeated.is_empty(), "{repeated:?}");
 }

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use frameseal::profile::{JITSI, LIVEKIT, SFRAME};
+use frameseal::profile::{JITSI, LIVEKIT, NEXTCLOUD, SFRAME, STREAM};
 use frameseal::{Codec, DataCryptor, DecryptError, Decryptor, Encryptor, KeyRing, MlsKid, Options, Profile, Secret};
 
 const FRAMES: usize = 20;
 
 fn own(test: &str, number: usize) -> Secret {
-    Secret::key(format!("replay.rs: {test}, {number}").as_bytes()).unwrap()
+    // 32 bytes, as profiles without a KDF need.
+    Secret::key(format!("replay.rs: {test:20}{number}").as_bytes()).unwrap()
 }
 
 /// One way to set keys: how to make a ring, and how to set a secret under the id 0.
@@ -28,9 +29,11 @@ fn set(ring: &KeyRing, secret: &Secret, _: u64) {
     ring.set(0, secret).unwrap();
 }
 
-const KEYS: [Keys; 5] = [
+const KEYS: [Keys; 7] = [
     Keys { profile: &LIVEKIT, options: plain, set },
     Keys { profile: &JITSI, options: plain, set },
+    Keys { profile: &NEXTCLOUD, options: plain, set },
+    Keys { profile: &STREAM, options: Options::default, set },
     Keys { profile: &SFRAME, options: || Options { ratchet_bits: 3, ..plain() }, set },
     Keys { profile: &SFRAME, options: || Options { shared: true, ..plain() }, set },
     Keys {
@@ -49,22 +52,36 @@ impl Keys {
     }
 
     fn can_ratchet(self) -> bool {
-        self.profile.name != "sframe" || (self.options)().ratchet_bits > 0
+        match self.profile.layout() {
+            "footer" => false,
+            "sframe" => (self.options)().ratchet_bits > 0,
+            _ => true,
+        }
     }
 }
 
-/// The decryptor and the data cryptor of one receiver.
+/// The decryptor and the data cryptor of one receiver. Some profiles have no data packets.
 struct Receiver {
     decryptor: Decryptor,
-    data: DataCryptor,
+    data: Option<DataCryptor>,
+}
+
+fn data_cryptor(ring: &Arc<KeyRing>, window: Option<usize>) -> Option<DataCryptor> {
+    let has_packets = ring.profile().layout() != "footer";
+    has_packets.then(|| DataCryptor::new(Arc::clone(ring), false, window).unwrap())
 }
 
 impl Receiver {
     fn new(ring: &Arc<KeyRing>) -> Self {
         Self {
             decryptor: Decryptor::new(Arc::clone(ring), Codec::Unknown, Some(1024)).unwrap(),
-            data: DataCryptor::new(Arc::clone(ring), false, Some(1024)).unwrap(),
+            data: data_cryptor(ring, Some(1024)),
         }
+    }
+
+    /// Returns the number of frames and packets that open of [`sealed`].
+    fn all(&self) -> usize {
+        FRAMES * (1 + usize::from(self.data.is_some()))
     }
 
     fn opened(&self, sealed: &[(Vec<u8>, Vec<u8>)]) -> usize {
@@ -72,7 +89,7 @@ impl Receiver {
             .iter()
             .map(|(frame, packet)| {
                 usize::from(self.decryptor.decrypt(frame).is_ok())
-                    + usize::from(self.data.decrypt_packet(packet, b"").is_ok())
+                    + usize::from(self.data.as_ref().is_some_and(|data| data.decrypt_packet(packet, b"").is_ok()))
             })
             .sum()
     }
@@ -87,8 +104,9 @@ impl Receiver {
 /// Seals [`FRAMES`] frames and packets.
 fn sealed(ring: &Arc<KeyRing>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let encryptor = Encryptor::new(Arc::clone(ring), Codec::Unknown).unwrap();
-    let data = DataCryptor::new(Arc::clone(ring), false, None).unwrap();
-    (0..FRAMES).map(|_| (encryptor.encrypt(b"frame").unwrap(), data.encrypt_packet(b"packet", b"").unwrap())).collect()
+    let data = data_cryptor(ring, None);
+    let packet = || data.as_ref().map_or_else(Vec::new, |data| data.encrypt_packet(b"packet", b"").unwrap());
+    (0..FRAMES).map(|_| (encryptor.encrypt(b"frame").unwrap(), packet())).collect()
 }
 
 #[test]
@@ -98,7 +116,7 @@ fn a_key_that_goes_and_comes_back_opens_nothing_again() {
         (keys.set)(&sender, &secret, 0);
         (keys.set)(&ring, &secret, 1);
         let (receiver, sealed) = (Receiver::new(&ring), sealed(&sender));
-        assert_eq!(receiver.opened(&sealed), 2 * FRAMES);
+        assert_eq!(receiver.opened(&sealed), receiver.all());
         let comings: [&dyn Fn(); 4] = [
             &|| (keys.set)(&ring, &secret, 1),
             &|| {
@@ -187,7 +205,7 @@ fn a_ring_that_gets_keys_of_its_own_and_loses_them_opens_nothing_again() {
         let own_ring = KeyRing::new(keys.profile, (keys.options)()).unwrap().with_fallback(shared).unwrap();
         let ring = Arc::new(own_ring);
         let (receiver, sealed) = (Receiver::new(&ring), sealed(&sender));
-        assert_eq!(receiver.opened(&sealed), 2 * FRAMES);
+        assert_eq!(receiver.opened(&sealed), receiver.all());
         (keys.set)(&ring, &secret, 1);
         assert_eq!(receiver.opened(&sealed), 0);
         ring.key_ids().into_iter().for_each(|id| ring.remove(id));
@@ -215,7 +233,7 @@ fn a_forwarder_that_mixes_the_frames_of_many_senders_opens_none_twice() {
         let ring = Arc::new(KeyRing::new(&SFRAME, Options { shared: true, ..Options::default() }).unwrap());
         ring.set(0, &secret).unwrap();
         let receiver = Receiver::new(&ring);
-        let target = KEYS[3].ring();
+        let target = KEYS[5].ring();
         target.set(0, &secret).unwrap();
         let before = sealed(&target);
         assert_eq!(receiver.opened(&before), 2 * FRAMES);

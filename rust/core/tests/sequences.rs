@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use frameseal::profile::{LIVEKIT, SFRAME};
+use frameseal::profile::{LIVEKIT, NEXTCLOUD, SFRAME, STREAM};
 use frameseal::{
     Codec, DataCryptor, Decryptor, EncryptError, Encryptor, KeyError, KeyRing, MlsKid, Options, Profile, Secret,
 };
@@ -73,12 +73,18 @@ enum Do {
     Replay,
 }
 
+/// Returns whether the profile has a form of data packets.
+fn has_packets(profile: &Profile) -> bool {
+    profile.layout() != "footer"
+}
+
 /// One ring with the encryptors and decryptors of a participant.
 struct Side {
     ring: Arc<KeyRing>,
     encryptor: Encryptor,
     decryptor: Decryptor,
-    data: DataCryptor,
+    /// `None` if the profile has no data packets.
+    data: Option<DataCryptor>,
     model: Model,
     opened: HashSet<Vec<u8>>,
 }
@@ -89,7 +95,7 @@ impl Side {
         Self {
             encryptor: Encryptor::new(Arc::clone(&ring), Codec::Unknown).unwrap(),
             decryptor: Decryptor::new(Arc::clone(&ring), Codec::Unknown, Some(4096)).unwrap(),
-            data: DataCryptor::new(Arc::clone(&ring), false, None).unwrap(),
+            data: has_packets(profile).then(|| DataCryptor::new(Arc::clone(&ring), false, None).unwrap()),
             ring,
             model: Model::default(),
             opened: HashSet::new(),
@@ -131,7 +137,7 @@ impl Side {
                 let mut from = 0;
                 Ok(lens.iter().map(|len| (out[from..from + len].to_vec(), from += len).0).collect())
             }
-            _ => self.data.encrypt_packet(b"packet", b"").map(|packet| vec![packet]),
+            _ => self.data.as_ref().unwrap().encrypt_packet(b"packet", b"").map(|packet| vec![packet]),
         }
     }
 
@@ -139,7 +145,7 @@ impl Side {
     fn receive(&mut self, sealed: &[(bool, Vec<u8>)]) {
         for (is_packet, bytes) in sealed {
             let opened = if *is_packet {
-                self.data.decrypt_packet(bytes, b"").is_ok()
+                self.data.as_ref().unwrap().decrypt_packet(bytes, b"").is_ok()
             } else {
                 self.decryptor.decrypt(bytes).is_ok()
             };
@@ -152,7 +158,7 @@ impl Side {
 struct Witness {
     profile: &'static Profile,
     secrets: Vec<Vec<Secret>>,
-    cryptors: HashMap<(Material, u64), (Decryptor, DataCryptor)>,
+    cryptors: HashMap<(Material, u64), (Decryptor, Option<DataCryptor>)>,
     seen: HashSet<(Material, u64, Vec<u8>)>,
 }
 
@@ -164,11 +170,11 @@ impl Witness {
         let steps = |number: usize| {
             let ring =
                 KeyRing::new(profile, Options { ratchet_bits, allow_export: true, ..Options::default() }).unwrap();
-            let bytes = [b"sequences.rs".as_slice(), &case.to_be_bytes(), &number.to_be_bytes()].concat();
+            let bytes = [b"the sequences.rs".as_slice(), &case.to_be_bytes(), &number.to_be_bytes()].concat();
             let mut steps = vec![Secret::key(&bytes).unwrap()];
             ring.set(0, &steps[0]).unwrap();
             let mut id = 0;
-            for _ in 0..MAX_STEPS {
+            for _ in 0..if profile.layout() == "footer" { 0 } else { MAX_STEPS } {
                 id = ring.ratchet(id).unwrap();
                 steps.push(Secret::key(&ring.export(Some(id)).unwrap()).unwrap());
             }
@@ -182,21 +188,28 @@ impl Witness {
         let (kid, nonce) = match (self.profile.name, is_packet) {
             ("sframe", _) => sframe_header(sealed),
             (_, true) => (u64::from(sealed[2]), sealed[3..15].to_vec()),
+            ("stream", false) => {
+                let footer = &sealed[sealed.len() - 20..];
+                (u64::from(footer[12]), [&footer[4..12], &footer[..4]].concat())
+            }
             (_, false) => (u64::from(sealed[sealed.len() - 1]), sealed[sealed.len() - 14..sealed.len() - 2].to_vec()),
         };
         for secret in 0..SECRETS {
-            for step in 0..=MAX_STEPS {
+            for step in 0..self.secrets[secret].len() {
                 let material = (secret, step);
                 let (decryptor, data) = self.cryptors.entry((material, kid)).or_insert_with(|| {
                     let ring = Arc::new(KeyRing::new(self.profile, Options::default()).unwrap());
                     ring.set(kid, &self.secrets[secret][step]).unwrap();
                     let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Unknown, Some(0)).unwrap();
-                    (decryptor, DataCryptor::new(ring, false, Some(0)).unwrap())
+                    (decryptor, has_packets(self.profile).then(|| DataCryptor::new(ring, false, Some(0)).unwrap()))
                 });
-                let opened =
-                    if is_packet { data.decrypt_packet(sealed, b"") } else { decryptor.decrypt(sealed) }.is_ok();
+                let opened = match data {
+                    Some(data) if is_packet => data.decrypt_packet(sealed, b""),
+                    _ => decryptor.decrypt(sealed),
+                }
+                .is_ok();
                 if opened {
-                    // In the trailer layout a secret results in the same key under every id.
+                    // But in SFrame a secret results in the same key under every id.
                     let counted = if self.profile.name == "sframe" { kid } else { 0 };
                     assert!(self.seen.insert((material, counted, nonce)), "a nonce came twice under one key");
                     return (material, kid);
@@ -306,12 +319,12 @@ fn run(profile: &'static Profile, options: Options, steps: Vec<(usize, Do)>) {
     }
 }
 
+fn frames() -> impl Strategy<Value = Do> {
+    prop_oneof![3 => (1..4usize).prop_map(Do::Seal), 1 => (1..5usize).prop_map(Do::SealBatch)]
+}
+
 fn seals() -> impl Strategy<Value = Do> {
-    prop_oneof![
-        3 => (1..4usize).prop_map(Do::Seal),
-        1 => (1..5usize).prop_map(Do::SealBatch),
-        1 => Just(Do::SealPacket),
-    ]
+    prop_oneof![4 => frames(), 1 => Just(Do::SealPacket)]
 }
 
 fn set(counter: bool) -> impl Strategy<Value = Do> {
@@ -359,7 +372,15 @@ proptest! {
         steps in sequence(
             prop_oneof![4 => seals(), 2 => set(false), 1 => (0..4u64).prop_map(Do::Ratchet), 2 => others()],
         ),
+        is_nextcloud: bool,
     ) {
-        run(&LIVEKIT, limited(), steps);
+        run(if is_nextcloud { &NEXTCLOUD } else { &LIVEKIT }, limited(), steps);
+    }
+
+    #[test]
+    fn keys_whose_ivs_count_in_any_order(
+        steps in sequence(prop_oneof![4 => frames(), 2 => set(false), 2 => others()]),
+    ) {
+        run(&STREAM, limited(), steps);
     }
 }
