@@ -11,17 +11,17 @@ use frameseal::{
 };
 use serde_json::Value;
 
-/// The groups of the file that hold cases.
-const GROUPS: [&str; 9] = [
-    "kdf",
-    "ratchet_chains",
-    "frames",
-    "iv_sequence",
-    "set_key",
-    "send_cases",
-    "receive_cases",
-    "auto_ratchet",
-    "ratchet_sequences",
+/// The groups of the file, and a test that reads each.
+const GROUPS: [(&str, &str); 9] = [
+    ("kdf", "keys_and_chains_are_derived_alike"),
+    ("ratchet_chains", "keys_and_chains_are_derived_alike"),
+    ("frames", "frames_open_and_are_sealed_to_the_same_bytes"),
+    ("iv_sequence", "an_iv_means_nothing_in_whatever_order_it_arrives"),
+    ("set_key", "a_course_of_keys_seals_under_the_same_key_and_never_in_the_clear"),
+    ("send_cases", "what_talk_sends_in_the_clear_or_dies_of_is_refused"),
+    ("receive_cases", "receiving_comes_out_as_talk_has_it_or_safer"),
+    ("auto_ratchet", "a_sender_is_followed_as_far_as_talk_follows_it"), // and tests/unit/native/test_ratchet.py
+    ("ratchet_sequences", "a_ratchet_moves_the_key_that_the_frame_names_and_no_other"),
 ];
 
 fn file() -> Value {
@@ -30,7 +30,7 @@ fn file() -> Value {
 }
 
 fn group(name: &str) -> Vec<Value> {
-    assert!(GROUPS.contains(&name));
+    assert!(GROUPS.iter().any(|(group, _)| *group == name));
     let cases = file()[name].as_array().unwrap().clone();
     assert!(!cases.is_empty());
     cases
@@ -90,7 +90,12 @@ fn open(ring: &Arc<KeyRing>, codec: Codec, sealed: &[u8]) -> Result<Vec<u8>, Dec
 #[test]
 fn the_file_has_no_group_that_no_test_reads() {
     let groups: BTreeSet<_> = file().as_object().unwrap().keys().filter(|name| *name != "meta").cloned().collect();
-    assert_eq!(groups, GROUPS.map(str::to_owned).into());
+    assert_eq!(groups, GROUPS.map(|(group, _)| group.to_owned()).into());
+    for (group, test) in GROUPS {
+        let source =
+            include_str!("nextcloud.rs").split("#[test]").find(|source| source.contains(&format!("fn {test}()")));
+        assert!(source.is_some_and(|source| source.contains(&format!("\"{group}\""))), "{test} does not read {group}");
+    }
 }
 
 #[test]

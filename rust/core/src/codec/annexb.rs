@@ -211,7 +211,8 @@ pub(crate) fn unescape(data: &[u8]) -> Cow<'_, [u8]> {
 /// byte of 3 or less follows, is an escape. Borrows `data` if there are none.
 pub(crate) fn unescape_strictly(data: &[u8], zeros: usize) -> Cow<'_, [u8]> {
     let (mut out, mut copied) = (Vec::new(), 0);
-    let missing = 2_usize.saturating_sub(zeros);
+    // The search below finds pairs of zeros within `data`. Here are those that end in its first byte, or in front of it.
+    let leading = usize::from(data.first() == Some(&0));
     let is_escape = |at: usize| data.get(at) == Some(&ESCAPE) && matches!(data.get(at + 1), Some(0..=3));
     let mut remove = |at: usize| {
         out.extend_from_slice(data.get(copied..at).unwrap_or_default());
@@ -219,8 +220,8 @@ pub(crate) fn unescape_strictly(data: &[u8], zeros: usize) -> Cow<'_, [u8]> {
         copied
     };
     let mut from = 0;
-    if missing < 2 && data.iter().take(missing).all(|&byte| byte == 0) && is_escape(missing) {
-        from = remove(missing);
+    if zeros > 0 && zeros + leading >= 2 && is_escape(leading) {
+        from = remove(leading);
     }
     while let Some(pair) = data.get(from..).and_then(|rest| memmem::find(rest, &[0, 0])) {
         let at = from + pair + 2;
