@@ -61,10 +61,10 @@ class CodecInfo(TypedDict):
     clock_rate: int
     """Ticks per second of the RTP clock."""
     clear_rule: Literal["audio", "vp8", "opaque", "annexb"] | None
-    """The rule by which the trailer layout finds the clear bytes.
+    """The rule by which the layouts other than SFrame find the clear bytes.
 
-    audio is the start of a packet, vp8 the frame tag, and opaque no bytes. annexb is the NAL units up to the first
-    slice. None means that only the profile sframe accepts the codec.
+    audio is the start of a packet, vp8 the frame tag, and opaque no bytes, but the start of the header in stream.
+    annexb is the NAL units up to the first slice. None means that only the profile sframe accepts the codec.
     """
     nal_header_len: int
     """Bytes of a NAL unit's header. 0 means that frames are not byte streams of NAL units."""
@@ -145,7 +145,8 @@ class KeyRing:
     :param ratchet_window: Ratchet steps that a receiver looks ahead, 0 (off) to 16. In the trailer profiles it tries
         the steps when a key does not open a frame. In SFrame the KID names the step. Each step is derived once per key,
         however many frames are forged. Steps of a raw key are derived on the frame path, in microseconds. Steps of a
-        passphrase take milliseconds in the trailer profiles, so only `derive_ratchet_step` derives them.
+        passphrase take milliseconds in the trailer profiles, so only `derive_ratchet_step` derives them. The profile
+        stream has no ratchet and accepts only 0.
     :param ratchet_bits: SFrame: low bits of a KID that count ratchet steps, 0 (no ratchet) to 63 (RFC 9605, section
         5.1). Both ends must use the same number.
     :param shared: SFrame: True if many senders share the base keys. Each ring then seals under its own KID. The low 8
@@ -197,13 +198,14 @@ class KeyRing:
         The trailer profiles use HKDF-SHA256, as LiveKit's JavaScript client does with byte keys. In SFrame *key* is the
         base key of the KID *key_id* (RFC 9605, section 4.4.2). Only one ring of the process seals under a pair of base
         key and KID. Set again in that ring, the key continues its counter. In another ring, or in a forked child,
-        sealing raises `KeyExhausted` (docs/formats/sframe.md).
+        sealing raises `KeyExhausted` (docs/formats/sframe.md). In the profile stream *key* is the AES key, of 16 or 32
+        bytes.
 
         :param counter: SFrame: the CTR from which sealing continues. It must never have been used under this base key
             and KID, in any process. It serves senders that store their counter over a restart, a second ring, and a
             forked child. None means that the counter starts at 0, or continues within this process.
-        :raises ValueError: for a shorter key, a key id outside the ring, a counter in a ring without counters, or a
-            counter that this process has used.
+        :raises ValueError: for a key of another length, a key id outside the ring, a counter in a ring without
+            counters, or a counter that this process has used.
         :raises TypeError: for a str, which is a passphrase.
         """
 
@@ -259,7 +261,7 @@ class KeyRing:
         In SFrame (RFC 9605, section 5.1) the id is the KID of the next step. A ring that seals with this key then seals
         with the next step. The previous step still opens frames, until the step after.
 
-        :raises ValueError: for a key id without a key, or an SFrame ring without ``ratchet_bits``.
+        :raises ValueError: for a key id without a key, an SFrame ring without ``ratchet_bits``, or the profile stream.
         """
 
     def derive_ratchet_step(self, key_id: int) -> bool:
@@ -313,9 +315,9 @@ class KeyRing:
     def fingerprint(self, key_id: int | None = None) -> bytes:
         """Return a fingerprint of 32 bytes, which the holders of a key compare. None means the sending key.
 
-        In the trailer profiles it covers the AES key. In SFrame it covers the base key or epoch secret, the suite and
-        the key id. All holders of that secret compute the same (docs/guide/verification.md). It does not reveal the
-        key, but guesses of a weak passphrase can be checked against it. It covers one key only. For people there is
+        It covers the AES key. In SFrame it covers the base key or epoch secret, the suite and the key id. All holders
+        of that secret compute the same (docs/guide/verification.md). It does not reveal the key, but guesses of a weak
+        passphrase can be checked against it. It covers one key only. For people there is
         `frameseal.keys.fingerprint.short_code`.
 
         :raises ValueError: for a key id without a key.
@@ -382,7 +384,7 @@ class EncryptorStats(TypedDict):
     bytes: int
     """Bytes of these frames before sealing."""
     empty: int
-    """Empty frames, which pass unchanged in the trailer profiles."""
+    """Empty frames, which pass unchanged in all profiles but sframe."""
     held: int
     """Access units without a slice, which were held back and sent with the next frame."""
     malformed: int
@@ -416,7 +418,7 @@ class DecryptorStats(TypedDict):
     bytes: int
     """Bytes of these frames after opening."""
     empty: int
-    """Empty frames, which pass unchanged in the trailer profiles."""
+    """Empty frames, which pass unchanged in all profiles but sframe."""
     malformed: int
     """Frames that raised `MalformedFrame`."""
     unknown_key: int
@@ -460,15 +462,15 @@ class Encryptor:
     """Seals the frames of one outgoing track with the current sending key of the ring.
 
     :param codec: A name in `CODECS`. None leaves no bytes clear.
-    :raises ValueError: for an unknown codec, or a codec for which the profile has no layout (AV1 in the trailer
-        profiles).
+    :raises ValueError: for an unknown codec, or a codec for which the profile has no layout (AV1 in all profiles
+        but sframe).
     """
 
     def __new__(cls, ring: KeyRing, codec: str | None = None) -> Encryptor: ...
     def encrypt(self, frame: _Buffer, metadata: _Buffer = b"") -> bytes:
         """Seal one whole encoded frame, before packetising; return the sealed frame for the packetiser.
 
-        In the trailer profiles an empty frame is returned empty. An H.264 or H.265 access unit without a slice
+        In all profiles but sframe an empty frame is returned empty. An H.264 or H.265 access unit without a slice
         (parameter sets alone) is held back: the result is b"", and the unit is sent in front of the next frame. SEI
         before the first slice is dropped. Any other unit there that may carry a picture makes the frame malformed
         (docs/formats/profiles.md).
@@ -533,7 +535,7 @@ class Decryptor:
 
     :param codec: The codec of the sender, as for `Encryptor`.
     :param replay_window: Frames remembered, 0 (off) to 65,536, so that no frame opens twice. None means the default of
-        the profile: 1024 in SFrame, and off in the trailer profiles, whose other implementations have no replay check.
+        the profile: 1024 in sframe and stream, and off in the others, whose other implementations have no replay check.
     :param sif_trailer: The trailer of the blank frames that a LiveKit server injects in the clear into paused tracks
         (`JoinResponse.sif_trailer`), at least 8 bytes. None lets no blank frame pass. With a trailer only the blank
         frames of the codec pass: Opus silence, G.711 silence, 8x8 VP8 or 2x2 H.264. At most 100 pass without a sealed
@@ -558,8 +560,8 @@ class Decryptor:
     def decrypt(self, sealed: _Buffer, metadata: _Buffer = b"") -> bytes:
         """Open one whole sealed frame, after depacketising.
 
-        In the trailer profiles an empty frame is returned empty. In SFrame it is malformed, and a frame that was sealed
-        empty opens to b"".
+        In all profiles but sframe an empty frame is returned empty. In SFrame it is malformed, and a frame that was
+        sealed empty opens to b"".
 
         With a `sif_trailer`, a blank frame of the server is returned without its trailer, and `sif_frames` grows. It is
         not authentic, so it is no success of decryption. A jitter buffer joins blank frames to a sealed frame with the
@@ -645,7 +647,7 @@ class DataCryptor:
         frameseal: a packet opens only in the context in which it was sealed.
     :param replay_window: Packets remembered, 0 (off) to 65,536, so that no packet opens twice. None means 1,024. In
         SFrame the window counts the counters of a sender, most of which the media use, and None means 16,384.
-    :raises ValueError: for a window out of its range.
+    :raises ValueError: for a window out of its range, or a ring of the profile stream, which has no data packets.
     """
 
     def __new__(cls, ring: KeyRing, bind_context: bool = False, *, replay_window: int | None = None) -> DataCryptor: ...

@@ -73,7 +73,7 @@ class CallCryptor(Confidential):
     :param replay_window: as for `E2EEManager`.
     :param sif_trailer: as for `E2EEManager`. A server's blank frames are returned as frames.
     :raises ValueError: for an unknown profile or an option out of range. Both methods raise it for an unknown kind, or
-        for a codec that the profile refuses (AV1 in the trailer profiles).
+        for a codec that the profile refuses (AV1 in all profiles but sframe).
     :raises TypeError: for a callback that is no function, or is a coroutine function.
 
     A participant has at most 64 tracks in each direction. Frames of further tracks are dropped until `remove_track` or

@@ -56,7 +56,7 @@ def pair(**options: Any) -> tuple[SealedDataChannel, SealedDataChannel]:
     return alice, wrap(b, cryptor(**options), local_id="bob", remote_id="alice")
 
 
-@pytest.mark.parametrize("profile", ["livekit", "jitsi", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "jitsi", "nextcloud", "sframe"])
 @pytest.mark.parametrize("bind_context", [False, True])
 def test_messages_arrive_as_they_were_sent_text_as_text(bind_context: bool, profile: str) -> None:
     alice, bob = pair(bind_context=bind_context, profile=profile)

@@ -27,6 +27,7 @@ from frameseal import (
     KeyRotator,
     Profile,
 )
+from frameseal._native import profile_info
 from frameseal.aiortc.lock import hook
 from frameseal.frame_cryptor import CallCryptor
 from frameseal.inspection import readings
@@ -125,10 +126,11 @@ class Call:
     """Everything that a program has of one call, in one process."""
 
     def __init__(self, profile: Profile, key: str | bytes = KEY) -> None:
-        self.keys = KeyProvider(ratchet_window=2, allow_export=True)
+        ratchet_window = 2 if has_ratchet(profile) else 0
+        self.keys = KeyProvider(ratchet_window=ratchet_window, allow_export=True)
         self.keys.set_shared_key(key)
         # What a ring has sealed under SFrame it does not open: who receives has a provider of their own.
-        theirs = KeyProvider(ratchet_window=2)
+        theirs = KeyProvider(ratchet_window=ratchet_window)
         theirs.set_shared_key(key)
         self.manager = E2EEManager(self.keys, profile, hold_frames=8)
         self.others = E2EEManager(theirs, profile, hold_frames=8)
@@ -151,7 +153,7 @@ class Call:
         key_id = 1 + next(self.numbers) % 3
         self.keys.set_shared_key(key, key_id, send=False)
         self.keys.set_key("bob", key, key_id)
-        if self.profile is not Profile.SFRAME:
+        if has_ratchet(self.profile) and self.profile is not Profile.SFRAME:
             self.keys.ratchet("bob", key_id)
         self.keys.remove("bob")
         self.keys.remove_shared_key(key_id)
@@ -209,6 +211,10 @@ class Call:
         return heard
 
 
+def has_ratchet(profile: Profile) -> bool:
+    return profile_info(profile)["layout"] != "footer"
+
+
 def nonce(frame: bytes, profile: Profile) -> bytes:
     """The IV, or the KID and CTR, of a sealed frame, in 16 bytes."""
     if profile is not Profile.SFRAME:
@@ -223,11 +229,19 @@ def assert_no_frame_shares_a_nonce(call: Call, childrens: list[bytes]) -> None:
     assert len(np.unique(nonces)) == len(nonces) > len(childrens)
 
 
-PROFILES = [Profile.LIVEKIT, Profile.SFRAME]
+PROFILES = [Profile.LIVEKIT, Profile.STREAM, Profile.SFRAME]
+RAW = {"raw": KEY}
+BOTH = {**RAW, "passphrase": "a passphrase"}
 
 
-@pytest.mark.parametrize("key", [KEY, "a passphrase"], ids=["raw", "passphrase"])
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(
+    ("profile", "key"),
+    [
+        pytest.param(profile, key, id=f"{profile}-{name}")
+        for profile in PROFILES
+        for name, key in (BOTH if profile_info(profile)["accepts_passphrases"] else RAW).items()
+    ],
+)
 def test_a_child_forked_while_a_provider_sets_keys_goes_on(profile, key):
     call = Call(profile, key)
     childrens = children(call.goes_on, lambda: call.set_keys(key), call.seal)

@@ -18,7 +18,7 @@ ALICES_CAMERA = {"participant_id": "alice", "kind": "video", "codec": "vp8", "tr
 S = E2EEState
 
 
-@pytest.mark.parametrize("profile", ["livekit", "videosdk", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "videosdk", "nextcloud", "stream", "sframe"])
 def test_what_one_side_seals_the_other_opens(profile):
     here, there = CallCryptor(provider(), profile), CallCryptor(provider(), profile)
     assert isinstance(here, FrameCryptor)

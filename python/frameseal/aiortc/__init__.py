@@ -61,6 +61,7 @@ def seal_data_channel(channel: DataChannel, e2ee: E2EEManager, *, local_id: str,
     :param local_id: the id of the participant whose key seals.
     :param remote_id: the id of the participant whose key opens.
     :raises TypeError: *channel* is no data channel, or *e2ee* is no manager.
+    :raises ValueError: the manager's profile is stream, which has no data packets.
     """
     require("e2ee", e2ee, "receiver_transform", _MANAGER)
     sealer, opener = (

@@ -61,7 +61,8 @@ class CallState(Confidential):
     :param background: runs slow work in a thread. Without it, nothing is diagnosed and no ratchet step is derived.
     :param clock: returns seconds, from a monotonic clock.
     :param wall_clock: returns seconds since the epoch.
-    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* outside the profile sframe.
+    :raises ValueError: for an unknown profile, a number out of its range, *bind_media* outside the profile sframe, or a
+        provider with a ratchet window in a profile without a ratchet (stream).
     :raises TypeError: for a provider or *sif_trailer* of another type.
     """
 
@@ -88,7 +89,9 @@ class CallState(Confidential):
         self._profile = Profile(profile)
         # Refuse the options here rather than with the first frame of each track.
         sif_trailer = _checked_trailer(sif_trailer)
-        Decryptor(KeyRing(self._profile), replay_window=replay_window, sif_trailer=sif_trailer)
+        ratchet_window = provider.ratchet_window if isinstance(provider, KeyProvider) else 0
+        ring = KeyRing(self._profile, ratchet_window=ratchet_window)
+        Decryptor(ring, replay_window=replay_window, sif_trailer=sif_trailer)
         if bind_media and not is_sframe(self._profile):
             raise ValueError(
                 f"bind_media must be False in the profile {self._profile}: only sframe authenticates metadata"
@@ -97,7 +100,7 @@ class CallState(Confidential):
         self._deliver, self._background = deliver, background
         self._clock, self._wall_clock = clock, wall_clock
         self._bind_media = bool(bind_media)
-        # A frame of the trailer profiles does not name its sender.
+        # Only an SFrame names its sender.
         self._sender_bindings = SenderBindings() if is_sframe(self._profile) else None
         self._replay_window = replay_window
         self._hold_frames = bounded("hold_frames", hold_frames, 0, MAX_HOLD_FRAMES)

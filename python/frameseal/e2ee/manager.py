@@ -42,7 +42,7 @@ class E2EEManager(LoopEmitter):
     :param profile: the wire format, for all tracks of the call.
     :param loop: the loop on which listeners run. By default it is the running loop, or otherwise the first one bound.
     :param replay_window: the number of frames remembered per incoming track, so that none opens twice (0 to 65,536).
-        None is the profile's default: 1,024 in sframe, and off in the others, as in other implementations.
+        None is the profile's default: 1,024 in sframe and stream, and off in the others, as in other implementations.
     :param hold_frames: the maximum number of frames per incoming track, 0 to 256, that wait while their key is missing.
         They open when it arrives. Use this if keys travel beside the media and may arrive late. Held audio plays late.
     :param hold_bytes: the maximum size of the held frames per incoming track, 1 to 268,435,456 bytes; by default 4 MiB.
@@ -58,7 +58,8 @@ class E2EEManager(LoopEmitter):
     :param bind_media: only in the profile sframe: authenticate each frame together with the kind and codec of its
         track. Then a forwarder cannot pass off audio as video, or one codec as another. All participants must enable
         it, and other implementations do not support it: off by default.
-    :raises ValueError: for an unknown profile, a number out of its range, or *bind_media* outside the profile sframe.
+    :raises ValueError: for an unknown profile, a number out of its range, *bind_media* outside the profile sframe, or a
+        provider with a ratchet window in a profile without a ratchet (stream).
     :raises TypeError: for an object that is no provider, such as the key itself.
 
     Emits, each with one object:

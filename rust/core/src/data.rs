@@ -64,12 +64,12 @@ impl DataCryptor {
     /// context.
     ///
     /// # Errors
-    /// [`ConfigError::ReplayWindow`] if the window exceeds the maximum of 65,536. [`ConfigError::UnsupportedOption`] if
-    /// the profile has no layout for data packets.
+    /// [`ConfigError::ReplayWindow`] if the window exceeds the maximum of 65,536. [`ConfigError::NoDataPackets`] if the
+    /// profile has no form of data packets.
     pub fn new(ring: Arc<KeyRing>, bind_context: bool, replay_window: Option<usize>) -> Result<Self, ConfigError> {
         let profile = ring.profile();
         if profile.wire == Wire::Footer {
-            return Err(ConfigError::UnsupportedOption { option: "data packets", profile: profile.name });
+            return Err(ConfigError::NoDataPackets { profile: profile.name });
         }
         let window = replay_window.unwrap_or(match ring.profile().wire {
             Wire::Trailer | Wire::Footer => REPLAY_WINDOW,

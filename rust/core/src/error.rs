@@ -210,6 +210,11 @@ pub enum ConfigError {
         /// The name of the profile.
         profile: &'static str,
     },
+    /// The profile has no form of data packets.
+    NoDataPackets {
+        /// The name of the profile.
+        profile: &'static str,
+    },
     /// Shared base keys do not ratchet, so `ratchet_bits` and `shared` exclude each other.
     SharedRatchet,
     /// The ratchet bits leave no bit of a KID for the generation.
@@ -351,6 +356,9 @@ impl fmt::Display for ConfigError {
             }
             Self::UnsupportedOption { option, profile } => {
                 write!(f, "{option}: profile {profile} does not support this option, leave it out")
+            }
+            Self::NoDataPackets { profile } => {
+                write!(f, "ring: profile {profile} has no data packets, pass a ring of another profile")
             }
             Self::SharedRatchet => {
                 f.write_str("ratchet_bits: shared keys do not ratchet, leave ratchet_bits or shared out")

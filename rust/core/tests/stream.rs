@@ -636,7 +636,7 @@ fn there_is_no_ratchet_no_passphrase_and_no_data_packet() {
     let window = KeyRing::new(&STREAM, Options { ratchet_window: 1, ..Options::default() }).err();
     assert_eq!(window, Some(ConfigError::UnsupportedOption { option: "ratchet_window", profile: "stream" }));
     let packets = DataCryptor::new(Arc::clone(&ring), true, None).err();
-    assert_eq!(packets, Some(ConfigError::UnsupportedOption { option: "data packets", profile: "stream" }));
+    assert_eq!(packets, Some(ConfigError::NoDataPackets { profile: "stream" }));
     let encryptor = Encryptor::new(ring, Codec::Opus).unwrap();
     assert_eq!(encryptor.plan(b"a frame", b"metadata").err(), Some(ApiMisuse::Metadata.into()));
 }

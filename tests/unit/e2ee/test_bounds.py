@@ -214,7 +214,8 @@ FRAMES = {
     "a picture": (b"\x10\x02\x00\x9d\x01\x2a\x40\x01\xf0\x00", os.urandom),
 }
 # Two bytes each: behind noise, a single one would now and then end a trailer that claims another key, and be reported.
-ENDS = {"no trailer": b"\x55\x55", "a trailer": b"\x0c\0", "a stop bit": b"\x55\x80"}
+FOOTER = bytes(13) + bytes.fromhex("800a 01 e2eefeed")
+ENDS = {"no trailer": b"\x55\x55", "a trailer": b"\x0c\0", "a footer": FOOTER, "a stop bit": b"\x55\x80"}
 
 
 def instructions(work) -> int:
@@ -236,7 +237,7 @@ def instructions(work) -> int:
     return executed
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 @pytest.mark.parametrize("codec", ["vp8", "h264", "vp9", None])
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("filling", FRAMES)
@@ -258,7 +259,7 @@ async def test_a_large_frame_that_fails_costs_python_no_more_than_a_small_one(pr
     assert max(costs) <= 2000
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 @pytest.mark.parametrize("codec", ["vp8", "h264"])
 async def test_a_frame_that_opens_after_one_that_failed_costs_python_no_more_for_being_large(profile, codec):
     """The core reads the key id that a success names."""

@@ -60,13 +60,30 @@ def test_another_vendors_salt_is_named(key):
     assert "profile videosdk" in advice
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [("jitsi", "nextcloud"), ("nextcloud", "jitsi"), ("nextcloud", "livekit")])
+def test_two_vendors_of_raw_keys_are_told_apart_by_their_salts(theirs, ours):
+    cause, advice, proven = diagnose(sealed(theirs, KEY), Profile(ours), "opus", {0: Secret(KEY)}, 0)
+    assert (cause, proven) == ("other_salt", True)
+    assert f"profile {theirs}" in advice
+
+
 def test_another_salt_and_the_other_kdf_at_once_are_found_too():
     assert verdict(sealed("videosdk", TEXT.encode()), TEXT) == ("other_salt", True)
 
 
-@pytest.mark.parametrize("key", [TEXT, KEY])
-@pytest.mark.parametrize(("theirs", "ours"), [("sframe", "livekit"), ("livekit", "sframe"), ("sframe", "videosdk")])
-def test_another_profile_is_proven_by_the_key_and_otherwise_seen(key, theirs, ours):
+@pytest.mark.parametrize(
+    ("theirs", "ours", "key"),
+    [
+        *(
+            (theirs, ours, key)
+            for theirs, ours in (("sframe", "livekit"), ("livekit", "sframe"), ("sframe", "videosdk"))
+            for key in (TEXT, KEY)
+        ),
+        *((theirs, "stream", key) for theirs in ("livekit", "nextcloud", "sframe") for key in (KEY, KEY[:16])),
+        *(("stream", ours, key) for ours in ("livekit", "nextcloud", "sframe") for key in (KEY, KEY[:16])),
+    ],
+)
+def test_another_profile_is_proven_by_the_key_and_otherwise_seen(theirs, ours, key):
     seal = sealing(theirs, key)
     cause, advice, proven = diagnose(seal(AUDIO), Profile(ours), "opus", {0: Secret(key)}, None)
     assert (cause, proven) == ("other_profile", True)
@@ -76,7 +93,7 @@ def test_another_profile_is_proven_by_the_key_and_otherwise_seen(key, theirs, ou
     assert verdict(frames[1:], OTHER_KEY, ours, key_id=None) is None
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "nextcloud", "stream", "sframe"])
 def test_the_right_key_under_another_id_is_found(profile):
     frame = sealed(profile, KEY, key_id=4)
     cause, advice, proven = diagnose(frame, Profile(profile), "opus", {0: Secret(KEY)}, 4)
@@ -84,7 +101,7 @@ def test_the_right_key_under_another_id_is_found(profile):
     assert (cause, proven) == ("other_key_id", True)
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "nextcloud", "stream", "sframe"])
 def test_a_wrong_key_is_called_one_and_not_proven(profile):
     seal = sealing(profile, OTHER_KEY)
     frames = [seal(AUDIO) for _ in range(MIN_VERDICT_FRAMES)]
@@ -215,8 +232,15 @@ async def test_a_call_whose_sides_mean_text_and_bytes_hears_what_to_do(caplog):
     assert "pass bytes, not str" in caplog.text and TEXT not in caplog.text
 
 
-@pytest.mark.parametrize("profile", ["livekit", "videosdk", "sframe"])
-@pytest.mark.parametrize("name", ["opus, 12000", "opus, 24000", "pcmu, speech, 20 ms", "vp8, moving", "h264, moving"])
+@pytest.mark.parametrize(
+    ("profile", "name"),
+    [
+        (profile, name)
+        for profile in ("livekit", "videosdk", "nextcloud", "stream", "sframe")
+        for name in ("opus, 12000", "opus, 24000", "pcmu, speech, 20 ms", "vp8, moving", "h264, moving")
+        if profile in PROFILES[name]
+    ],
+)
 async def test_a_call_whose_sender_does_not_seal_hears_that(name, profile):
     """In sframe its frames name keys that are not there: then it is no question of keys."""
     codec, frames = media(name)
@@ -224,7 +248,7 @@ async def test_a_call_whose_sender_does_not_seal_hears_that(name, profile):
     assert (found.cause, found.proven) == ("not_sealed", False)
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 async def test_a_key_that_is_late_is_no_case_for_a_diagnosis(profile, caplog):
     keys = provider(None)
     e2ee, seal = E2EEManager(keys, profile), sealing(profile, KEY, key_id=3)
@@ -372,6 +396,18 @@ def test_a_raw_key_that_is_spelt_differently_is_found_in_another_profile_too():
     cause, advice, proven = tried_to_the_end(sealed("videosdk", RAW), base64.b64encode(RAW).decode(), "livekit")
     assert (cause, proven) == ("other_spelling", True)
     assert "base64-decoded, in the profile videosdk" in advice
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(RAW.hex().encode(), RAW), (RAW[:16].hex(), RAW[:16]), (base64.b64encode(RAW).decode(), RAW), (RAW + b"\n", RAW)],
+    ids=["the digits as bytes", "the digits as text", "base64", "with a line break"],
+)
+@pytest.mark.parametrize("receiver", ["stream", "livekit"])
+def test_an_aes_key_that_is_spelt_differently_is_found_whatever_its_length(receiver, ours, theirs):
+    cause, advice, proven = tried_to_the_end(sealed("stream", theirs), ours, receiver)
+    assert (cause, proven) == ("other_spelling", True)
+    assert ("in the profile stream" in advice) is (receiver != "stream")
 
 
 @pytest.mark.parametrize("profile", ["livekit", "sframe"])

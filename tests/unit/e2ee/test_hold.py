@@ -19,7 +19,7 @@ def numbered(number: int) -> bytes:
     return AUDIO + bytes([number])
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 async def test_frames_that_wait_for_their_key_come_out_in_order_with_what_came_with_them(profile):
     keys, far = provider(None), provider(KEY)
     seal = E2EEManager(far, profile).sender_transform("bob", "audio", "opus").encrypt
@@ -163,7 +163,7 @@ class Asking:
         return [missing.key_id & 0xFF for missing in self.asked]
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 @pytest.mark.parametrize("between", ["opened", "opened among others", "failed", "no frame", "removed"])
 async def test_a_key_that_is_missing_again_is_asked_for_again_at_once(profile, between):
     """The throttle is of one shortage, and ends with it."""

@@ -93,7 +93,7 @@ async def test_opening_reports_success_once_and_gives_the_frame_back():
     assert (call.changes[0].participant_id, call.changes[0].direction) == ("bob", "receive")
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 @pytest.mark.parametrize(("kind", "codec"), [("audio", "opus"), ("video", "vp8"), ("video", "h264"), ("video", None)])
 async def test_each_change_names_the_key_id_a_success_too(profile, kind, codec):
     frame = b"\0\0\0\1\x65\x88" + bytes(range(1, 90)) if codec == "h264" else VIDEO
@@ -207,7 +207,7 @@ async def test_a_frame_damaged_by_loss_is_a_failure_that_the_next_frame_heals():
     assert await call.states() == [S.DecryptionFailed, S.DecryptionSuccess] * 3
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 @pytest.mark.parametrize("tolerance", [0, 2])
 async def test_frames_that_are_known_to_have_lost_a_part_never_count(profile, tolerance):
     keys, far, heard = provider(failure_tolerance=tolerance), provider(), []

@@ -25,7 +25,15 @@ def test_an_excerpt_is_the_head_and_the_tail_of_a_long_frame_and_all_of_a_short_
     assert excerpt(frame[:100]) == (frame[:100], 100)
 
 
-@pytest.mark.parametrize(("profile", "expected"), [("livekit", Shape.TRAILER), ("sframe", Shape.SFRAME)])
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("livekit", Shape.TRAILER),
+        ("nextcloud", Shape.TRAILER),
+        ("stream", Shape.FOOTER),
+        ("sframe", Shape.SFRAME),
+    ],
+)
 def test_several_frames_have_a_shape_and_a_few_have_none(profile, expected):
     seen = [excerpt(frame) for frame in sealed(profile, MIN_VERDICT_FRAMES)]
     assert shape(seen, "opus") is expected

@@ -187,7 +187,7 @@ def changes_of(keys: Keys) -> Iterator[Keys]:
             yield {**keys, first: two, second: one}
 
 
-@pytest.mark.parametrize("profile", ["livekit", "videosdk", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "videosdk", "nextcloud", "stream", "sframe"])
 @pytest.mark.usefixtures("derivations")
 def test_a_single_key_that_differs_changes_the_code_and_so_does_one_that_is_somewhere_else(profile: str) -> None:
     rooms = list(changes_of(ROOM))

@@ -38,7 +38,7 @@ def parted(data: np.ndarray, offsets: np.ndarray) -> list[bytes]:
 
 @pytest.mark.parametrize("threads", [1, 2, 7, None])
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("profile", ["livekit", "videosdk", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "videosdk", "stream", "sframe"])
 def test_a_batch_is_opened_frame_by_frame_and_the_other_way_round(profile, codec, threads):
     frames = [CODECS[codec] + bytes([n % 256]) * (n * 7 % 500) for n in range(300)] + [b""]
     keys = ring(profile)
@@ -53,7 +53,7 @@ def test_a_batch_is_opened_frame_by_frame_and_the_other_way_round(profile, codec
     assert parted(opened, offsets) == frames and ok.all()
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 def test_escapes_and_what_h264_holds_back_come_out_as_one_by_one(profile):
     parameter_sets = b"\0\0\0\1\x67\x42\xc0\x1f\xda\0\0\0\1\x68\xce\x3c\x80"
     frames = [parameter_sets, *(H264 + bytes(n) + b"\x80" for n in range(200))]
@@ -61,7 +61,7 @@ def test_escapes_and_what_h264_holds_back_come_out_as_one_by_one(profile):
     pieces = parted(sealed, offsets)
     decryptor = Decryptor(ring(profile), "h264")
     opened = [decryptor.decrypt(piece) for piece in pieces]
-    if profile == "livekit":
+    if profile != "sframe":
         assert pieces[0] == b"" and opened[1].startswith(parameter_sets)
         assert opened[2:] == frames[2:]
     else:
@@ -75,7 +75,7 @@ def test_escapes_and_what_h264_holds_back_come_out_as_one_by_one(profile):
     st.lists(st.binary(max_size=300), max_size=200),
     st.integers(1, 5),
     st.data(),
-    st.sampled_from(["livekit", "sframe"]),
+    st.sampled_from(["livekit", "stream", "sframe"]),
 )
 def test_what_fails_is_empty_and_named_and_the_others_do_not_notice(frames, threads, data, profile):
     frames = [b"\x78" + frame for frame in frames]
@@ -158,7 +158,7 @@ def test_a_batch_opens_what_single_calls_open_across_ratchets_replays_and_forger
         assert state(*batch) == state(*one_by_one)
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "nextcloud", "stream", "sframe"])
 def test_replays_are_refused_in_order_inside_a_batch_and_across_batches(profile):
     frames = [b"\x78" + n.to_bytes(4, "big") for n in range(3000)]  # more than any window holds
     sealed = parted(*Encryptor(ring(profile), "opus").encrypt_batch(*joined(frames), 4))
@@ -250,7 +250,7 @@ def test_a_number_of_threads_below_one_is_refused(threads):
 
 
 @pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 def test_arrows_binary_arrays_are_taken_as_they_are_slices_too(profile, kind):
     frames = [b"\x78" + bytes([n]) * n for n in range(100)] + [b""]
     array = pyarrow.array([b"\x78 before", *frames, b"\x78 behind"], kind).slice(1, len(frames))

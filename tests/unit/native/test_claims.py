@@ -71,7 +71,9 @@ async def test_in_a_call_a_sender_who_returns_with_a_key_that_has_not_come_has_a
     assert {change.reason for change in changes} == {None, "authentication_failed"}
 
 
-@pytest.mark.parametrize(("profile", "window"), [("sframe", None), ("livekit", 100)])
+@pytest.mark.parametrize(
+    ("profile", "window"), [("sframe", None), ("livekit", 100), ("nextcloud", 100), ("stream", None)]
+)
 @pytest.mark.parametrize("threads", [None, 1, 2])
 def test_what_claims_to_be_an_old_frame_is_one_only_if_it_authenticates(key, profile, window, threads):
     import numpy as np

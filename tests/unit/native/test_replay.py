@@ -95,7 +95,7 @@ def test_a_forwarder_without_a_key_mixes_senders_and_replays_nothing(senders: in
     assert decrypt(encrypt(b"it goes on")) == decrypt_packet(seal(b"it goes on")) == b"it goes on"
 
 
-@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
 async def test_in_a_call_whose_key_goes_and_comes_back_no_frame_is_opened_twice(stack: str, profile: str) -> None:
     key, numbers, sent = os.urandom(32), count(), []
 

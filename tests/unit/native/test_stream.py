@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 
 import frameseal
-from frameseal import Decryptor, Encryptor, KeyProvider, KeyRing
+from frameseal import Decryptor, E2EEManager, Encryptor, ExternalE2EEKeyProvider, KeyProvider, KeyRing, Profile
+from frameseal.aiortc import seal_data_channel
 from frameseal.codecs.plain import excerpt
+from frameseal.frame_cryptor import CallCryptor
 from frameseal.inspection import readings, shapes
 from support.paths import VECTORS
+from unit.test_datachannel import Pipe
 
 STREAM = json.loads((VECTORS / "stream.json").read_text())
 FRAMES = [case for case in STREAM["published"] + STREAM["frames"] if "wire_hex" in case]
@@ -92,8 +96,53 @@ def test_a_provider_holds_keys_of_both_lengths_and_has_no_ratchet(size: int) -> 
         ring.set_key(bytes(24))
     with pytest.raises(ValueError, match="ratchet_window"):
         KeyRing("stream", ratchet_window=1)
-    with pytest.raises(ValueError, match="data packets"):
+    with pytest.raises(ValueError, match="ring: profile stream has no data packets"):
         frameseal.DataCryptor(ring)
+
+
+@pytest.mark.parametrize("provider", [KeyProvider(ratchet_window=1), ExternalE2EEKeyProvider(ratchet_window_size=1)])
+def test_a_provider_that_searches_for_ratchet_steps_is_refused_before_there_is_a_call(provider: KeyProvider) -> None:
+    for make in (lambda: E2EEManager(provider, "stream"), lambda: CallCryptor(provider, "stream")):
+        with pytest.raises(ValueError, match="ratchet_window: profile stream does not support this option"):
+            make()
+    E2EEManager(provider, "livekit")
+
+
+def test_a_data_channel_is_refused_before_a_message_is_sent() -> None:
+    provider = KeyProvider()
+    provider.set_shared_key(bytes(range(16)))
+    pipe = Pipe()
+    with pytest.raises(ValueError, match="ring: profile stream has no data packets"):
+        seal_data_channel(pipe, E2EEManager(provider, "stream"), local_id="alice", remote_id="bob")
+    assert pipe.sent == []
+
+
+def test_a_key_of_another_length_changes_nothing_in_any_ring() -> None:
+    provider = KeyProvider()
+    provider.set_key("alice", bytes(range(16)))
+    rings = [provider.ring_for(profile, "alice") for profile in (Profile.LIVEKIT, Profile.STREAM)]
+    before = [ring.fingerprint() for ring in rings]
+    for refused, error in ((bytes(24), "exactly 16 or 32 bytes"), ("a passphrase", "no password KDF")):
+        for set_key in (partial(provider.set_key, "alice"), provider.set_shared_key):
+            provider.ring_for(Profile.STREAM, "alice")
+            with pytest.raises(ValueError, match=error):
+                set_key(refused)
+    with pytest.raises(ValueError, match="no ratchet"):
+        provider.ratchet("alice")
+    assert [ring.fingerprint() for ring in rings] == before
+
+
+def test_a_receiver_without_a_key_or_with_another_gets_nothing_and_a_late_key_opens() -> None:
+    sender, receiver = KeyProvider(), KeyProvider()
+    sender.set_key("alice", bytes(range(16)))
+    seals, opens = CallCryptor(sender, "stream"), CallCryptor(receiver, "stream")
+    track = {"participant_id": "alice", "kind": "audio", "codec": "opus"}
+    for key, opened in ((None, None), (bytes(16), None), (bytes(32), None), (bytes(range(16)), b"\x78 frame")):
+        if key is not None:
+            receiver.set_key("alice", key)
+        assert opens.decrypt(seals.encrypt(b"\x78 frame", **track), **track) == opened
+    sender.remove("alice")
+    assert seals.encrypt(b"\x78 frame", **track) is None, "without a key nothing is sent"
 
 
 def test_what_they_forward_in_the_clear_is_malformed() -> None:

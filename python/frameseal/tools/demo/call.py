@@ -35,7 +35,7 @@ DISPLAY_INTERVAL = 0.1  # seconds
 class CallOptions(Confidential):
     """The options of a call.
 
-    :param profile: a value of `Profile`, but neither "jitsi" nor "nextcloud", which accept no passphrases.
+    :param profile: a value of `Profile` that accepts passphrases: not "jitsi", "nextcloud" or "stream".
     :param codec: the video codec, "vp8" or "h264".
     :param seconds: the duration after everybody has connected.
     :param passphrase: the passphrase of Alice and Bob, held `Hidden`. The default is a random one.
