@@ -26,7 +26,7 @@ import record
 SIZE = 120
 FEW = 200
 FLOOR = "the floor"
-PROFILES = ("livekit", "sframe")
+PROFILES = ("livekit", "stream", "sframe")
 DIRECTIONS = ("encrypt", "decrypt")
 
 
@@ -41,7 +41,7 @@ def child(who: str, direction: str, frames: int) -> None:
         import frameseal
 
         ring = frameseal.KeyRing(who)
-        ring.set_key(bytes(range(32)), 1)
+        ring.set_key(bytes(range(16)), 1)  # all of them with AES-128
         ring.sending_key_id = 1
         encrypt = frameseal.Encryptor(ring, "opus").encrypt
         decrypt = frameseal.Decryptor(ring, "opus", replay_window=0).decrypt

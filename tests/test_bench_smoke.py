@@ -95,7 +95,7 @@ def test_a_rival_that_is_not_installed_is_named_and_left_out(contenders):
     assert all(f"not installed: {name}" in told for name in missing)
 
 
-@pytest.mark.parametrize("who", ["the floor", "livekit", "sframe"])
+@pytest.mark.parametrize("who", ["the floor", "livekit", "stream", "sframe"])
 @pytest.mark.parametrize("direction", ["encrypt", "decrypt"])
 def test_what_valgrind_counts_runs_without_it(who, direction):
     done = run("instructions", "--child", who, direction, "3")

@@ -17,7 +17,7 @@ from frameseal._native import __version__
 from frameseal._secrecy import Hidden, utf8
 from frameseal.codecs import CODECS
 from frameseal.enums import Profile
-from frameseal.profiles import PROFILES, is_sframe
+from frameseal.profiles import PROFILES, layout
 
 if TYPE_CHECKING:
     from frameseal.inspection import readings
@@ -248,7 +248,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
             print("\nOne frame is too few to decide: pass 12 or more frames of the track, in order.")
     if secret:
         for opener in openers:
-            suite = f", suite {opener.suite.name}" if is_sframe(opener.profile) else ""
+            # In the trailer layout a frame tells nothing that depends on the suite.
+            suite = "" if layout(opener.profile) == "trailer" else f", suite {opener.suite.name}"
             print(f"\nThe key opens it: profile {opener.profile}, codec {opener.codec}{suite}.")
         if not openers:
             print(

@@ -175,7 +175,13 @@ def test_several_frames_tell_whether_they_were_sealed_and_one_does_not(
         assert inspected([frame])[0] == 1 or frame[-2] == IV_LEN  # by chance, one in 256
     status, shown = inspected(plain[1:])
     assert status == 1 and "too few to decide: pass 12" in shown
-    for profile, said in (("livekit", "they have the trailer of the profiles"), ("sframe", "the counter advances")):
+    for profile, said in (
+        ("livekit", "they have the trailer of the profiles"),
+        ("stream", "they have the footer of the profile stream"),
+        ("sframe", "the counter advances"),
+    ):
+        if codec in PROFILES[profile]["refused_codecs"]:
+            continue
         ring, key = KeyRing(profile), os.urandom(16)
         ring.set_key(key, 3)
         ring.sending_key_id = 3
@@ -185,6 +191,24 @@ def test_several_frames_tell_whether_they_were_sealed_and_one_does_not(
         assert status == 0 and said in shown, profile
         assert inspected(frames, "--key-hex", key.hex())[0] == 0
         assert inspected(frames, "--key-hex", "11" * 16)[0] == 1
+
+
+@pytest.mark.parametrize("codec", ["opus", "vp8", "vp9", "h264"])
+@pytest.mark.parametrize(("size", "suite"), [(16, "AES_128_GCM_SHA256_128"), (32, "AES_256_GCM_SHA512_128")])
+def test_one_frame_with_a_footer_is_told_apart_and_its_key_tells_the_suite(
+    codec: str, size: int, suite: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media = {"vp8": b"\x10\x02\x00\x9d\x01\x2a\x40\x01\xf0\x00", "vp9": b"\x82\x49\x83\x42", "opus": b"\xf8"}
+    ring, key = KeyRing("stream"), os.urandom(size)
+    ring.set_key(key)
+    sealed = Encryptor(ring, codec).encrypt(media.get(codec, b"\0\0\0\1\x65\x88") + bytes(range(40))).hex()
+    assert main(["inspect", sealed]) == 0
+    shown = capsys.readouterr().out
+    assert "\n\nstream: likely\n" in shown and "never have been sealed" not in shown
+    assert main(["inspect", sealed, "--key-hex", key.hex()]) == 0
+    assert f"The key opens it: profile stream, codec any, suite {suite}." in capsys.readouterr().out
+    assert main(["inspect", sealed, "--key-hex", "11" * size]) == 1
+    assert main(["inspect", sealed[:-2]]) == 1, "without its end it is not known"
 
 
 def test_one_sframe_is_possible_and_cannot_be_told_from_opus(capsys: pytest.CaptureFixture[str]) -> None:

@@ -323,8 +323,8 @@ mod tests {
         let mut source = CountedIvs::new().unwrap();
         let parents: Vec<_> = (0..3).map(|_| source.next().unwrap().unwrap().halves()).collect();
         source.generation = source.generation.wrapping_sub(1);
-        let childs = source.next().unwrap().unwrap().halves();
-        assert!(childs.1 == 1 && parents.iter().all(|parent| parent.0 != childs.0));
+        let child = source.next().unwrap().unwrap().halves();
+        assert!(child.1 == 1 && parents.iter().all(|parent| parent.0 != child.0));
         assert_eq!(source.issued, 4, "the child's frames count towards the same limit");
     }
 
