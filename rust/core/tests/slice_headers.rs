@@ -173,6 +173,20 @@ fn a_thousand_keyframes_of_x264_keep_their_header_and_no_nonce_comes_twice() {
 }
 
 #[test]
+fn keyframes_of_x264_keep_their_header_in_front_of_a_footer_too() {
+    let ring = ring("stream", Options::default());
+    let encryptor = Encryptor::new(Arc::clone(&ring), Codec::H264).unwrap();
+    let decryptor = Decryptor::new(Arc::clone(&ring), Codec::H264, None).unwrap();
+    for _ in 0..300 {
+        let sealed = encryptor.encrypt(&idr_of_x264()).unwrap();
+        assert_eq!(h264_header(&sealed), Some((0, 7, 0)));
+        assert!(decryptor.decrypt(&sealed).is_ok(), "no counter repeats, and gaps are no replay");
+    }
+    let (redrawn, misread) = redrawn_and_misread(&encryptor);
+    assert_eq!((misread, ring.frames_sealed(0).unwrap()), (0, 300 + redrawn));
+}
+
+#[test]
 fn a_header_that_lies_in_the_readable_byte_costs_nothing() {
     let deltas = [
         h264_slice(0x41, 0, 5, 0, b"\x80 a delta frame"),

@@ -191,8 +191,9 @@ impl<'a> Prepared<'a> {
 
     /// Returns whether receivers read the same slice header from the sealed frame as from the plain frame.
     #[inline(always)]
-    pub(crate) fn is_kept(&self, sealed: &[u8]) -> bool {
-        self.kept.as_ref().is_none_or(|Kept { header, start }| header.is_kept(sealed, *start, self.clear_len))
+    pub(crate) fn is_kept(&self, sealed: &[u8], counts_zeros: bool) -> bool {
+        let is_kept = |kept: &Kept| kept.header.is_kept(sealed, kept.start, self.clear_len, counts_zeros);
+        self.kept.as_ref().is_none_or(is_kept)
     }
 }
 

@@ -39,15 +39,16 @@ impl SliceHeader {
     }
 
     /// Returns whether a receiver reads the same header from the sealed frame, of which `clear_len` bytes are readable.
-    pub(super) fn is_kept(&self, sealed: &[u8], start: usize, clear_len: usize) -> bool {
+    /// `counts_zeros` is true if zeros at the end of these bytes count for the escapes behind them.
+    pub(super) fn is_kept(&self, sealed: &[u8], start: usize, clear_len: usize, counts_zeros: bool) -> bool {
         let (Some(clear), Some(tail)) = (sealed.get(start..clear_len), sealed.get(clear_len..)) else { return false };
         let tail = tail.get(..WINDOW).unwrap_or(tail);
-        let mut wire = vec![0; clear.len() + tail.len() + annexb::escapes(tail, 0)];
+        let zeros = if counts_zeros { annexb::zeros_before(clear) } else { 0 };
+        let mut wire = vec![0; clear.len() + tail.len() + annexb::escapes(tail, zeros)];
         let Some((clear_place, tail_place)) = wire.split_at_mut_checked(clear.len()) else { return false };
         clear_place.copy_from_slice(clear);
-        let written = annexb::escape(tail, 0, tail_place);
+        let written = annexb::escape(tail, zeros, tail_place);
         // The trailer layout escapes the sealed part on its own: behind a clear zero byte, it may still form a start code.
-        // The footer layout counts that zero, so here it only draws once more than it must, in one frame of 65,536.
         written.is_some()
             && memmem::find(&wire, &[0, 0, 1]).is_none()
             && Self::read(&wire, self.standard).is_some_and(|(header, _)| header == *self)

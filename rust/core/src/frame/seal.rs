@@ -225,10 +225,14 @@ impl SealPlan<'_> {
         }
     }
 
-    /// Returns how many of the zeros at the end of `clear` count for the escapes behind them. Only the footer layout
-    /// counts any.
+    /// Returns whether zeros at the end of the clear bytes count for the escapes behind them: in the footer layout.
+    fn counts_zeros(&self) -> bool {
+        matches!(self.layout, Layout::Footer)
+    }
+
+    /// Returns how many of the zeros at the end of `clear` count for the escapes behind them.
     fn zeros_before(&self, clear: &[u8]) -> usize {
-        if matches!(self.layout, Layout::Footer) { annexb::zeros_before(clear) } else { 0 }
+        if self.counts_zeros() { annexb::zeros_before(clear) } else { 0 }
     }
 
     pub(super) fn seal(&self) -> Result<Vec<u8>, EncryptError> {
@@ -259,7 +263,7 @@ impl SealPlan<'_> {
             }
             None => self.seal_fresh(out).inspect_err(|error| self.sender.count(*error))?,
         }
-        if !self.frame.is_kept(out) {
+        if !self.frame.is_kept(out, self.counts_zeros()) {
             self.redraw(out)?;
         }
         let counters = &self.sender.counters;
@@ -296,7 +300,7 @@ impl SealPlan<'_> {
                 Err(error @ (EncryptError::Malformed | EncryptError::Misuse(_))) => return Err(error),
                 Err(EncryptError::UnknownKey { .. } | EncryptError::KeyExhausted { .. }) => break,
             }
-            if self.frame.is_kept(out) {
+            if self.frame.is_kept(out, self.counts_zeros()) {
                 return Ok(());
             }
         }
