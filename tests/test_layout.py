@@ -129,7 +129,7 @@ def test_a_wire_layout_knows_neither_key_nor_cipher():
 
 
 def test_only_the_profiles_name_vendors():
-    vendors = "(?i)livekit|videosdk|jitsi|nextcloud|element_?call"
+    vendors = "(?i)livekit|videosdk|jitsi|nextcloud|getstream|element_?call"
     assert naming(vendors, rust(CORE / "src")) == {"rust/core/src/profile.rs"}
 
 
