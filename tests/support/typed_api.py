@@ -4,7 +4,7 @@ import numpy as np
 from aiortc import RTCPeerConnection
 
 import frameseal
-from frameseal.aiortc import attach
+from frameseal.aiortc import attach, attach_all, require_attached, stop_attaching
 
 
 def seal_and_open() -> None:
@@ -58,3 +58,7 @@ async def hold_a_call() -> None:
         pc = RTCPeerConnection()
         attach(pc, e2ee, local_id="alice", remote_id=remote_id)
         await pc.close()
+    attach_all(e2ee, local_id="alice", remote_id="bob")
+    attach_all(lambda pc: e2ee, local_id="alice", remote_id=lambda receiver: "bob", only=lambda pc: True)
+    stop_attaching()
+    assert callable(require_attached)

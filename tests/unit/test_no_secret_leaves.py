@@ -140,6 +140,15 @@ def ring(profile: str = "livekit", **options: Any) -> frameseal.KeyRing:
     return made
 
 
+async def attach_all_and_stop(**arguments: Any) -> None:
+    """Make a connection under the rule, which would otherwise hold for later tests."""
+    try:
+        aiortc.attach_all(**arguments)
+        await RTCPeerConnection().close()
+    finally:
+        aiortc.stop_attaching()
+
+
 def shared() -> frameseal.ExternalE2EEKeyProvider:
     made = frameseal.ExternalE2EEKeyProvider(allow_export=True)
     made.set_shared_key(KEY)
@@ -403,6 +412,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         aiortc.attach,
         {"pc": RTCPeerConnection(), "e2ee": manager(), "local_id": "alice", "remote_id": "bob"},
     ),
+    "aiortc.attach_all": lambda: (attach_all_and_stop, {"e2ee": manager(), "local_id": "alice", "remote_id": "bob"}),
     "aiortc.seal_data_channel": lambda: (aiortc.seal_data_channel, {"channel": Pipe(), "e2ee": manager()}),
     "pymediasoup.attach": lambda: (
         pymediasoup.attach,
@@ -489,6 +499,8 @@ NOT_CALLED = {
     "ReceiverTransform": MADE_BY_US,
     "aiortc.Attachment": MADE_BY_US,
     "aiortc.Attachment.adopt": MADE_BY_US,
+    "aiortc.require_attached": "takes nothing, and would hold for later tests",
+    "aiortc.stop_attaching": "takes nothing",
     "aiortc.Attachment.detach": MADE_BY_US,
     "ReceiverTransform.drop_held": MADE_BY_US,
     "aiortc.Attachment.predates_attachment": MADE_BY_US,

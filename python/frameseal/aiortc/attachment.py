@@ -28,9 +28,10 @@ class Attachment(Confidential):
     The connection holds it, so it lives as long as the connection.
     """
 
-    def __init__(self, e2ee: E2EEManager, local_id: str, remote_id: RemoteId) -> None:
+    def __init__(self, e2ee: E2EEManager, local_id: str, remote_id: RemoteId, *, by_rule: bool = False) -> None:
         """Use `attach`."""
         self._encryption = Encryption(e2ee, local_id, remote_id)
+        self._by_rule = by_rule
         self._slots: list[AnySlot] = []
         self._senders: list[SenderSlot] = []
         self._unknown_ssrcs: set[int] = set()
@@ -41,6 +42,11 @@ class Attachment(Confidential):
     def detached(self) -> bool:
         """True after `detach`."""
         return self._encryption.detached
+
+    @property
+    def is_final(self) -> bool:
+        """True if another attachment may not replace it: `attach` made it, and it was not detached."""
+        return not (self._by_rule or self.detached)
 
     def detach(self) -> None:
         """Stop sealing and opening, fail closed. From now on the connection neither sends nor decodes any media.

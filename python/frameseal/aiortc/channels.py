@@ -20,6 +20,7 @@ from frameseal.datachannel import DataChannel, is_sealed, is_wrapped
 __all__ = ["watch_channels"]
 
 MAX_WARNINGS = 8  # per connection, because the other end can open any number of channels
+_WARNINGS = "_frameseal_warnings"  # the attribute of connections that counts the warnings
 MAX_LABEL_LEN = 64  # characters of a label in a log line
 
 _logger = logging.getLogger("frameseal")
@@ -42,7 +43,6 @@ def watch_channels(channel_class: type[StackChannel], connection_of: Callable[[o
     :param connection_of: returns the attached connection of an SCTP transport. None means that it is not attached.
     """
     warned: weakref.WeakSet[StackChannel] = weakref.WeakSet()
-    counts: weakref.WeakKeyDictionary[PeerConnection, int] = weakref.WeakKeyDictionary()
     send, emit = channel_class.send, channel_class.emit
 
     def warn(channel: StackChannel) -> None:
@@ -50,8 +50,8 @@ def watch_channels(channel_class: type[StackChannel], connection_of: Callable[[o
         if connection is None or channel in warned:
             return
         warned.add(channel)
-        counts[connection] = counts.get(connection, 0) + 1
-        if counts[connection] <= MAX_WARNINGS:
+        count = vars(connection)[_WARNINGS] = vars(connection).get(_WARNINGS, 0) + 1
+        if count <= MAX_WARNINGS:
             _logger.warning(
                 "messages of the data channel %r are in the clear, although its connection is attached: wrap the "
                 "channel when it is made or announced, sealed = frameseal.aiortc.seal_data_channel(channel, e2ee, "

@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 from frameseal.aiortc.attachment import Attachment
 from frameseal.aiortc.protocols import Codec, DecoderQueue, DecoderTask, JitterFrame, SrtpSession, Transport
 from frameseal.aiortc.receivers import ReceiverSlot
+from frameseal.aiortc.rule import process, report_unattached
 from frameseal.aiortc.slots import SLOT
 from frameseal.codecs.rtp import MediaType, media_type
 
@@ -124,7 +125,9 @@ class OutgoingGate:
         Returns None if nothing may be sent. The header alone avoids a gap in the sequence numbers.
         """
         attachment = self._attachment if self._generation == self._stack.generation else self._find_attachment()
-        if attachment is None or len(data) < RTP_HEADER_LEN:  # shorter data is no RTP, and SRTP refuses it
+        if attachment is None:
+            return self._unattached_part(data)
+        if len(data) < RTP_HEADER_LEN:  # shorter data is no RTP, and SRTP refuses it
             return data
         start = payload_start(data)
         payload = bytes(data[start:])
@@ -132,6 +135,15 @@ class OutgoingGate:
             return data
         self._stack.adopt_members_of(self._transport())
         return data[:start] if attachment.predates_attachment(data) else None
+
+    def _unattached_part(self, data: bytes) -> bytes | None:
+        """Return an RTP packet of an unattached connection, or None after `require_attached`."""
+        if not process.attached_only:
+            return data
+        transport = self._transport()
+        if transport is not None:
+            report_unattached(transport)
+        return None
 
     def _find_attachment(self) -> Attachment | None:
         # A connection has its transports before any packet passes them. The result holds until another connection is
@@ -193,14 +205,20 @@ class IncomingGate:
 
     def get(self, *args: object, **options: object) -> GatedTask | None:
         """Wait for a codec and its frame. Runs in the decoder thread. None means the end."""
-        return self._sealed(self._queue.get(*args, **options))
+        while True:
+            task = self._queue.get(*args, **options)
+            if task is None or not self._slot.refused:
+                return self._sealed(task)
 
     def get_nowait(self) -> GatedTask | None:
         """Return a codec and its frame. None means the end.
 
         :raises queue.Empty: the queue is empty.
         """
-        return self._sealed(self._queue.get_nowait())
+        while True:
+            task = self._queue.get_nowait()
+            if task is None or not self._slot.refused:
+                return self._sealed(task)
 
     def _sealed(self, task: DecoderTask | None) -> GatedTask | None:
         slot = self._slot

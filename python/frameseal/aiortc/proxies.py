@@ -94,6 +94,8 @@ class OpeningDecoder:
             encoded_frame = encoded_frame.unwrap()
         encryption = self._slot.encryption
         if encryption is None:
+            if self._slot.refused:
+                return self._drop()
             self._awaiting_keyframe = False
             return [] if self._inner is None else self._inner.decode(encoded_frame)
         try:

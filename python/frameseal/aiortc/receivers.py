@@ -68,7 +68,7 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         if not self._packet_noted:  # other code replaced depayload(), so the remembered starts are outdated
             self._starts.clear()
         self._packet_noted = False
-        return not self.closed
+        return not (self.closed or self.refused)
 
     def _is_due(self) -> bool:
         """Return whether to identify the participant again, since an SFU may have reassigned the receiver."""

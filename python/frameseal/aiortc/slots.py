@@ -31,6 +31,7 @@ from frameseal.aiortc.protocols import (
     Sender,
     StackFunctions,
 )
+from frameseal.aiortc.rule import process, report_unattached
 from frameseal.codecs import CODECS, CodecRow
 from frameseal.codecs.rtp import MediaType, media_type
 from frameseal.e2ee.manager import E2EEManager
@@ -111,6 +112,7 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         self.paused = False  # the direction is inactive
         self.ended = False  # the owner has stopped, or its track has ended
         self.running = False  # media may have been sent or received before
+        self.predates_hook = False  # media flowed before the hook was installed, so it cannot be sealed or opened
         self.closed = False  # other code replaced a seam of the stack, so no frame passes any more
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -147,6 +149,19 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         if not self.started or self.encryption is None:  # other code may have replaced send() or receive()
             self.start()
         return self.encryption
+
+    @property
+    def refused(self) -> bool:
+        """True if no media may pass, because the connection is not attached and `require_attached` was called.
+
+        The refusal is logged once. Callable from any thread.
+        """
+        if self.encryption is not None or not process.attached_only:
+            return False
+        owner = self.owner()
+        if owner is not None:
+            report_unattached(owner.transport)
+        return True
 
     def adopt(self, encryption: Encryption) -> None:
         """Use *encryption* from now on. The caller holds the lock of the hook."""
@@ -478,7 +493,11 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
             raise
         encryption = self.find_encryption()
         if encryption is None or frame is None:
-            return frame
+            if frame is None or not self.refused:
+                return frame
+            self.counters.frames_in += 1
+            self.count_drop()
+            return None
         payloads = cast("Sequence[SealedPayload]", frame.payloads)
         if not all(isinstance(payload, SealedPayload) for payload in payloads):
             self.counters.foreign += 1

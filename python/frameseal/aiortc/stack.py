@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import importlib
 import importlib.util
 import inspect
@@ -56,12 +57,17 @@ from frameseal.aiortc.protocols import (
 )
 from frameseal.aiortc.proxies import NEXT_FRAME, NextFrameGuard, OpeningDecoder, SealingEncoder
 from frameseal.aiortc.receivers import AnySlot, ReceiverSlot, present_slot
+from frameseal.aiortc.rule import process
 from frameseal.aiortc.slots import SLOT, SenderSlot
 from frameseal.codecs.rtp import media_type
+from frameseal.e2ee.manager import E2EEManager
+from frameseal.enums import Profile
+from frameseal.keys.provider import KeyProvider
 
-__all__ = ["Stack", "UnsupportedStack", "install", "package_of"]
+__all__ = ["Stack", "UnsupportedStack", "base_of", "call_after_init", "install", "package_of"]
 
 _ATTACHMENT = "_frameseal_attachment"  # the attribute of peer connections that holds the attachment
+_FOLLOWED = "_frameseal_followed"  # the attribute of a constructor that the hook has wrapped
 _HISTORY = "_RTCRtpSender__rtp_history"  # the packets that a sender keeps to answer NACKs
 _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
 _SRTP_SESSION = "_tx_srtp"
@@ -91,7 +97,8 @@ class Stack:
         self._stops: dict[bool, Stop] = {}
         # Weak, and the connection holds its attachment. A `remote_id` callable may refer to the connection. A registry
         # that owned both would keep the call alive for ever.
-        self._attached: weakref.WeakSet[PeerConnection] = weakref.WeakSet()
+        # By id, because a subclass may define equality, or a hash of attributes that its constructor sets later.
+        self._attached: dict[int, weakref.ref[PeerConnection]] = {}
         self.generation = 0  # the number of attachments; "not attached" may be cached until it changes
         try:
             self._senders = importlib.import_module(f"{package}.rtcrtpsender")
@@ -175,23 +182,83 @@ class Stack:
         :raises RuntimeError: the connection is attached, or its media started before the hook was installed.
         """
         with hook.lock:
-            present: Attachment | None = getattr(pc, _ATTACHMENT, None)
-            if present is not None and not present.detached:
+            present: Attachment | None = vars(pc).get(_ATTACHMENT)
+            if present is not None and present.is_final:
                 raise RuntimeError("pc is attached already: call detach() of its attachment first")
             members = self.members(pc)
             for member in members:
-                if present_slot(member) is None and member.transport.state not in ("new", "connecting"):
+                if self._predates_hook(member):
                     raise RuntimeError(
                         "media of pc started before frameseal.aiortc was imported and can no longer be sealed: "
                         "import frameseal.aiortc before the call starts"
                     )
-            setattr(pc, _ATTACHMENT, attachment)
-            self._attached.add(pc)
+            if present is not None and not present.detached:  # the rule of `attach_all` made it
+                present.detach()
+                for member in members:
+                    present.release(member)
+            vars(pc)[_ATTACHMENT] = attachment
+            self._attached[id(pc)] = weakref.ref(pc, functools.partial(self._forget, id(pc)))
             self.generation += 1
             for transport in {member.transport for member in members}:
                 setattr(transport, _SRTP_SESSION, vars(transport).get(_SRTP_SESSION))
         for member in members:
             attachment.adopt(self.slot_of(member))
+
+    def _forget(self, key: int, reference: weakref.ref[PeerConnection]) -> None:
+        if self._attached.get(key) is reference:
+            del self._attached[key]
+
+    def _predates_hook(self, member: Member) -> bool:
+        """Return whether media of *member* started before the hook was installed."""
+        slot: SenderSlot | ReceiverSlot | None = vars(member).get(SLOT)
+        if slot is not None:
+            return slot.predates_hook
+        return member.transport.state not in ("new", "connecting")
+
+    @property
+    def connection_class(self) -> type:
+        """The ``RTCPeerConnection`` of the stack."""
+        cls: type = self._connections.RTCPeerConnection
+        return cls
+
+    def follow_connections(self) -> None:
+        """Apply the rule of the process to every connection that is made from now on.
+
+        The constructor of the class is hooked, because frameworks have imported the class already, and subclasses call
+        it. A second call changes nothing, unless other code has replaced the constructor.
+        """
+        with hook.lock:
+            call_after_init(self.connection_class, self._apply_rule)
+
+    def _apply_rule(self, pc: PeerConnection) -> None:
+        rule = process.rule
+        if rule is None or _ATTACHMENT in vars(pc):
+            return
+        attachment: Attachment | None = None
+        try:
+            if rule.covers(pc):
+                attachment = Attachment(rule.manager_of(pc), rule.local_id, rule.remote_id, by_rule=True)
+        except BaseException:
+            # The constructor raises. Code that continues with the connection all the same sends and decodes nothing.
+            attachment = Attachment(E2EEManager(KeyProvider(), Profile.LIVEKIT), "", "")
+            attachment.detach()
+            raise
+        finally:
+            if attachment is not None and _ATTACHMENT not in vars(pc):  # a callable may have attached it
+                self.wrap_functions()
+                self.attach(pc, attachment)
+
+    def refuse_unattached(self) -> None:
+        """Put gates around the sessions and queues that are older than the hook, for `require_attached`."""
+        transport, receiver = self._transports.RTCDtlsTransport, self._receivers.RTCRtpReceiver
+        # Use type(), because isinstance() reads an attribute of the object, which raises for a dead weak proxy.
+        for found in gc.get_objects():
+            if issubclass(type(found), transport) and _SRTP_SESSION in vars(found):
+                setattr(found, _SRTP_SESSION, vars(found)[_SRTP_SESSION])
+            elif issubclass(type(found), receiver):
+                with hook.lock:
+                    predates_hook = self._predates_hook(found)
+                    self.slot_of(found).predates_hook = predates_hook
 
     def members(self, pc: PeerConnection) -> list[Member]:
         """Return all senders and receivers of a connection."""
@@ -217,12 +284,15 @@ class Stack:
 
     def _connection_of_sctp(self, sctp: object) -> PeerConnection | None:
         with hook.lock:
-            covered = (pc for pc in self._attached if not _attachment_of(pc).detached)
+            covered = (pc for pc in self._connected() if not _attachment_of(pc).detached)
             return next((pc for pc in covered if self._sctp_of(pc) is sctp), None)
 
     def _connection_with(self, has: Callable[[Member], bool]) -> PeerConnection | None:
         with hook.lock:
-            return next((pc for pc in self._attached if any(map(has, self.members(pc)))), None)
+            return next((pc for pc in self._connected() if any(map(has, self.members(pc)))), None)
+
+    def _connected(self) -> list[PeerConnection]:
+        return [pc for reference in list(self._attached.values()) if (pc := reference()) is not None]
 
     def wrap_functions(self, sender_class: type | None = None) -> None:
         """Wrap the factories, ``depayload`` and the frame source again if other code has replaced them."""
@@ -286,7 +356,8 @@ class Stack:
 
         @functools.wraps(original_start)
         async def tagging_start(owner: Member, parameters: Parameters) -> None:
-            if present_slot(owner) is None and vars(owner)[started]:
+            present = present_slot(owner)
+            if vars(owner)[started] if present is None else present.predates_hook:
                 await original_start(owner, parameters)  # older than the hook: attach() refuses it
                 return
             slot = self.slot_of(owner)
@@ -435,14 +506,35 @@ def install(package: str) -> Stack:
         return stacks[package]
 
 
+def call_after_init(connection: type, then: Callable[[PeerConnection], None]) -> None:
+    """Call *then* with each connection after the constructor of its class, unless *connection* is hooked already."""
+    original: Callable[..., None] = inspect.getattr_static(connection, "__init__")
+    if getattr(original, _FOLLOWED, False):
+        return
+
+    @functools.wraps(original)
+    def init(pc: PeerConnection, *args: object, **options: object) -> None:
+        original(pc, *args, **options)
+        then(pc)
+
+    setattr(init, _FOLLOWED, True)  # `functools.wraps` of other code copies it, and its wrapper calls this one
+    connection.__init__ = init  # type: ignore[misc]
+
+
+def base_of(cls: type) -> type | None:
+    """Return the ``RTCPeerConnection`` of a stack that *cls* is or extends. None means that it extends none."""
+    # The last, because an application's own subclass may have the same name.
+    return next((each for each in reversed(cls.__mro__) if each.__name__ == "RTCPeerConnection"), None)
+
+
 def package_of(pc: object) -> str:
     """Return the name of the package that a peer connection is from.
 
     :raises TypeError: *pc* is no ``RTCPeerConnection`` of aiortc or vsaiortc.
     """
-    for cls in type(pc).__mro__:
-        if cls.__name__ == "RTCPeerConnection":
-            return cls.__module__.rpartition(".")[0]
+    base = base_of(type(pc))
+    if base is not None:
+        return base.__module__.rpartition(".")[0]
     raise TypeError(f"pc must be an RTCPeerConnection of aiortc or vsaiortc, not {type(pc).__name__}")
 
 

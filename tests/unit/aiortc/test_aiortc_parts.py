@@ -399,6 +399,12 @@ def test_a_stack_that_has_every_seam_is_hooked(stranger):
     Stack("stranger")
 
 
+async def test_a_subclass_with_the_name_of_its_base_can_be_attached(stack):
+    pc = type("RTCPeerConnection", (part(stack).RTCPeerConnection,), {"__module__": "framework.connections"})()
+    attach(pc, manager(), local_id="alice", remote_id="bob")
+    await pc.close()
+
+
 @pytest.mark.parametrize("change", ["gone", "of another shape"])
 @pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam[2])
 def test_a_stack_that_lacks_a_seam_is_refused_by_name_and_left_alone(stranger, monkeypatch, seam, change):
