@@ -11,6 +11,7 @@ import functools
 import gc
 import inspect
 import logging
+import os
 import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ from frameseal.keys.protocol import KeyRingProvider
 __all__ = ["E2EEError", "MeetingE2EE", "StateData", "enable_e2ee", "set_key_provider"]
 
 STATE_CHANGE: Final = "e2ee-state-change"
+
+# The environment variable that holds the id of the process in which a provider was set. Child processes inherit it.
+PROVIDER_PROCESS: Final = "FRAMESEAL_KEY_PROVIDER_PROCESS"
 
 # The attributes of the SDK's objects that hold the adapter's objects, which end with them. A registry in this module
 # would keep every meeting alive, because its entries would refer to the meeting through their handlers.
@@ -238,6 +242,9 @@ def set_key_provider(
 
     An unencrypted meeting that was made before can no longer be joined.
 
+    A child process that was started with ``spawn`` or ``forkserver`` has no provider. Its unencrypted meetings cannot
+    be joined, until it calls this function or `enable_e2ee` itself. The environment of the child tells it so.
+
     :param provider: the provider of the keys. None means that later meetings are not encrypted.
     :param profile: the wire format.
     :param options: the options of `enable_e2ee`.
@@ -254,8 +261,16 @@ def set_key_provider(
                 "or leave that meeting first"
             )
         for meeting in plain:
-            _gate_of(meeting).refused = True
+            _gate_of(meeting).refused = "the meeting was made before the key provider was set"
+        os.environ[PROVIDER_PROCESS] = str(os.getpid())
+    else:
+        os.environ.pop(PROVIDER_PROCESS, None)
     _default.provider, _default.profile, _default.options = provider, profile, options
+
+
+def _set_elsewhere() -> bool:
+    """Return whether a provider was set in the process that started this one, and not in this one."""
+    return _default.provider is None and os.environ.get(PROVIDER_PROCESS, str(os.getpid())) != str(os.getpid())
 
 
 class _Gate:
@@ -267,7 +282,7 @@ class _Gate:
 
     def __init__(self, meeting: Meeting) -> None:
         self.encrypted = False
-        self.refused = False
+        self.refused = ""  # why the meeting may not be joined
         self._join_ended = False
         self._room = _room_of(meeting)
         join = self._room.join
@@ -297,7 +312,8 @@ class _Gate:
     def _check(self) -> None:
         if self.refused and not self.encrypted:
             raise E2EEError(
-                "the meeting was made before the key provider was set, so it is not end-to-end encrypted: make it anew"
+                f"{self.refused}, so it is not end-to-end encrypted: call set_key_provider() in this process, and make "
+                "it anew"
             )
 
     @property
@@ -376,6 +392,8 @@ def _install() -> None:
         _meetings.add(meeting)
         if _default.provider is not None:
             enable_e2ee(meeting, _default.provider, profile=_default.profile, **_default.options)
+        elif _set_elsewhere():
+            _gate_of(meeting).refused = "the key provider was set in the parent process, and not in that of the meeting"
 
     Meeting.__init__ = hooked_init
     _meetings.update(_existing_meetings())

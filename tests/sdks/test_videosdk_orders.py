@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import multiprocessing
+import os
 import random
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -339,3 +341,52 @@ async def test_meetings_that_the_collector_does_not_list_count_too(sent):
     finally:
         gc.unfreeze()
     assert not meeting.is_e2ee_enabled
+
+
+def joins_in_a_child(sets: str) -> list[str]:
+    """Make meetings in a job's process, and join them. Returns how each join ended."""
+
+    async def join() -> list[str]:
+        if sets != "nothing":
+            set_key_provider(ExternalE2EEKeyProvider() if sets == "a provider" else None)
+        outcomes = []
+        for _ in range(2):
+            meeting = VideoSDK.init_meeting(meeting_id="room", token="a", name="job", loop=asyncio.get_running_loop())
+            try:
+                adapter._gate_of(meeting)._check()
+                outcomes.append("sealed" if meeting.is_e2ee_enabled else "in the clear")
+            except E2EEError as error:
+                with pytest.raises(E2EEError):
+                    await meeting.async_join()
+                outcomes.append(str(error))
+                enable_e2ee(meeting, ExternalE2EEKeyProvider())
+                adapter._gate_of(meeting)._check()
+        return outcomes
+
+    return asyncio.run(join())
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_a_provider_of_the_parent_process_is_missed_in_a_child(start):
+    """The child imports everything anew, so it has no provider. The SDK's agents run their jobs in such children."""
+    context = multiprocessing.get_context(start)
+    set_key_provider(ExternalE2EEKeyProvider())
+    try:
+        with context.Pool(1) as pool:
+            first, second = pool.apply(joins_in_a_child, ["nothing"])
+            assert "set in the parent process" in first == second
+            assert pool.apply(joins_in_a_child, ["a provider"]) == ["sealed"] * 2
+    finally:
+        set_key_provider(None)
+    assert adapter.PROVIDER_PROCESS not in os.environ
+
+
+def test_a_child_may_choose_the_clear_and_a_parent_without_a_provider_asks_for_nothing():
+    set_key_provider(ExternalE2EEKeyProvider())
+    try:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert pool.apply(joins_in_a_child, ["none"]) == ["in the clear"] * 2
+    finally:
+        set_key_provider(None)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(joins_in_a_child, ["nothing"]) == ["in the clear"] * 2

@@ -210,7 +210,7 @@ class Stack:
 
     def _predates_hook(self, member: Member) -> bool:
         """Return whether media of *member* started before the hook was installed."""
-        slot: SenderSlot | ReceiverSlot | None = vars(member).get(SLOT)
+        slot = present_slot(member)
         if slot is not None:
             return slot.predates_hook
         return member.transport.state not in ("new", "connecting")
