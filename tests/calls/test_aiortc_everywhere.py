@@ -16,6 +16,7 @@ import pytest
 import frameseal.aiortc
 from frameseal import Decryptor, E2EEState, FrameError, KeyRing, aiortc, pymediasoup
 from frameseal.aiortc import UnsupportedStack, attach, attach_all, require_attached, stop_attaching
+from frameseal.aiortc import stack as stack_module
 from frameseal.aiortc.rule import process
 from frameseal.aiortc.stack import stacks
 from support.calls import (
@@ -59,6 +60,18 @@ def branch(tmp_path, monkeypatch):
     yield folder
     stacks.pop("vendor.branch", None)
     purge("vendor")
+
+
+def ran(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own. Returns the finished process with what it printed."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def purge(package: str) -> None:
@@ -167,6 +180,30 @@ async def test_subclasses_are_attached_whatever_they_define(stack):
         await until(lambda: attachment.counters[0].frames_out > 0)
 
 
+async def test_a_subclass_that_makes_its_base_last_is_attached(stack):
+    class Late(part(stack).RTCPeerConnection):
+        def __init__(self, room):
+            self.room = room
+            super().__init__()
+
+    seen = []
+
+    def make(pc):
+        seen.append(getattr(pc, "room", None))
+        return manager()
+
+    attach_all(make, **IDS)
+    async with peers(stack, stack) as (alice, bob):
+        await alice.pc.close()
+        alice.pc = Late("the room")
+        video = alice.send(picture_track(stack), "vp8")
+        with Tap(stack) as tap:
+            await connect(alice, bob)
+            await until(lambda: bob.sinks and len(bob.sinks[video.mid].pictures) >= 5)
+        assert opens(tap.frames(video.sender, "vp8"), "vp8")
+    assert seen[-1] == "the room"
+
+
 async def test_a_second_call_replaces_the_rule_for_later_connections(stack):
     managers = [manager() for _ in range(3)]
     constructors = set()
@@ -232,6 +269,63 @@ async def test_connections_of_threads_without_a_loop_are_attached(stack):
             await until(lambda: bob.sinks and len(bob.sinks[video.mid].pictures) >= 10)
         assert_pictures(bob.sinks[video.mid])
         assert opens(tap.frames(video.sender, "vp8"), "vp8")
+
+
+async def test_threads_that_call_it_together_hook_a_fork_once(branch, monkeypatch):
+    # As before the first call in a process: otherwise the import itself hooks the fork.
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if type(finder).__name__ != "_Watcher"])
+    importlib.import_module("vendor.branch")
+    hooked, another = [], threading.Event()
+
+    class Counted(stack_module.Stack):
+        def __init__(self, package):
+            hooked.append(package)
+            if len(hooked) > 1:
+                another.set()
+            another.wait(0.3)  # in which another thread would hook the fork too, if nothing kept it from that
+            super().__init__(package)
+
+    monkeypatch.setattr(stack_module, "Stack", Counted)
+    threads = [threading.Thread(target=attach_all, args=(manager(),), kwargs=IDS) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    assert hooked == ["vendor.branch"]
+    await call("vendor.branch")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no os.fork")
+def test_a_forked_child_keeps_the_rule_and_may_replace_it(stack):
+    program = f"""
+        import asyncio, os
+        from support.calls import manager, part
+        from frameseal.aiortc import attach, attach_all, require_attached, stop_attaching
+
+        def attached():
+            return "_frameseal_attachment" in vars(part("{stack}").RTCPeerConnection())
+
+        async def child():
+            kept = attached()
+            stop_attaching()
+            left = attached()
+            attach_all(manager("another key"), local_id="alice", remote_id="bob")
+            print("child", kept, left, attached(), flush=True)
+
+        attach_all(manager(), local_id="alice", remote_id="bob")
+        pid = os.fork()
+        if pid == 0:
+            asyncio.run(child())
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+        async def parent():
+            print("parent", attached(), flush=True)
+
+        asyncio.run(parent())
+    """
+    finished = ran(program)
+    assert finished.stdout.split("\n")[:2] == ["child True False True", "parent True"], finished.stderr
 
 
 # --- who wins --------------------------------------------------------------------------------------------------------
@@ -570,14 +664,7 @@ def test_a_call_that_started_before_the_import_is_stopped(stack):
                         print(error)
         asyncio.run(main())
     """
-    ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "sent 0 seen 0" in ran.stdout, ran.stderr
-    assert ran.stdout.count("started before frameseal.aiortc was imported") == 2
-    assert MISSING_LINE in ran.stderr
+    finished = ran(program)
+    assert "sent 0 seen 0" in finished.stdout, finished.stderr
+    assert finished.stdout.count("started before frameseal.aiortc was imported") == 2
+    assert MISSING_LINE in finished.stderr
