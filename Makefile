@@ -2,6 +2,7 @@
 # locked list in requirements/dev.txt. Each step leaves a stamp in .stamps/, so that a second run starts at once.
 #   ARGS   more arguments for the command of demo, test, test-oldest or bench: make demo ARGS="--codec h264"
 #   PYTHON the interpreter that .venv is made with; OLDEST_PYTHON the one for test-oldest (3.11 or 3.12)
+#   NAME   one framework of `make frameworks`; LOCKS the files that `make lock` resolves, all without it
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -16,6 +17,9 @@ BIN := $(VENV)/bin
 WERIFT := .stamps/werift/node_modules/.package-lock.json
 LIVEKIT := .stamps/livekit/livekit-server
 SECONDS := 1800
+FRAMEWORKS := $(basename $(notdir $(wildcard requirements/frameworks/*.in)))
+LOCKS := dev oldest interop $(FRAMEWORKS:%=frameworks/%)
+UV := .stamps/uv/bin/uv
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -28,7 +32,8 @@ NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 $(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest interop soak fuzz check bench bench-guard docs lock clean
+.PHONY: help demo test test-oldest interop frameworks soak fuzz check bench bench-guard docs lock clean \
+	$(FRAMEWORKS:%=framework-%) $(LOCKS:%=lock/%)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +44,7 @@ demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.pn
 test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, then the package's in Python
 	cargo test --locked --package frameseal --features hazmat
 	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift, LiveKit, PostgreSQL)"
+	@echo "left to make frameworks, which installs each into an environment of its own: tests/frameworks"
 	@echo "left to make soak, which takes half an hour: tests/soak"
 	$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
 
@@ -47,6 +53,20 @@ test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that 
 
 interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 FRAMESEAL_ARTEFACTS="$(CURDIR)/target/interop" $(BIN)/pytest tests/interop $(ARGS)
+
+# The .in file of a framework may have a line "# python: 3.13", and a line "# extras: none" or "# extras: videosdk" for
+# the extras of frameseal that belong to it. $(call stated,KEY,FRAMEWORK,DEFAULT)
+stated = $(or $(shell sed -n 's/^. $(1): *//p' requirements/frameworks/$(2).in),$(3))
+python_of = $(call stated,python,$(1),3.11)
+extras_of = $(filter-out none,$(call stated,extras,$(1),aiortc))
+
+# The framework alone is in its environment: it must work with what it pins itself. frameseal comes from the clone.
+frameworks: $(patsubst %,framework-%,$(or $(NAME),$(FRAMEWORKS))) ## calls inside the frameworks that make connections themselves, each in an environment of its own; NAME=pipecat for one
+
+$(FRAMEWORKS:%=framework-%): framework-%: .stamps/build .stamps/frameworks/%/pyvenv.cfg
+	FRAMESEAL_FRAMEWORK=$* FRAMESEAL_EXTRAS="$(call extras_of,$*)" FRAMESEAL_STACKS=aiortc PYTHONPATH=python \
+		.stamps/frameworks/$*/bin/python -m pytest tests/frameworks/test_$*.py tests/frameworks/test_environment.py \
+		-p no:cacheprovider $(ARGS)
 
 # Two arenas for all threads: with one for each, what codecs' threads leave behind in them looks like a leak for long.
 soak: .stamps/build ## half an hour of meetings in one process, in which nothing may grow; SECONDS=180 for less
@@ -94,12 +114,14 @@ docs: .stamps/build ## the references in target/doc (Rust) and target/reference 
 	$(BIN)/python docs/reference.py target/reference
 	$(BIN)/pytest tests/test_docs.py tests/test_examples.py $(ARGS)
 
-lock: .stamps/uv/bin/uv ## resolve requirements/*.in again; LOCK=--upgrade moves to the newest versions
-	for name in dev oldest interop; do \
-		.stamps/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-			--no-emit-index-url --no-annotate $(LOCK) requirements/$$name.in --output-file requirements/$$name.txt \
-			|| exit 1; \
-	done
+lock: $(LOCKS:%=lock/%) ## resolve requirements/**/*.in again; LOCK=--upgrade moves to the newest versions, LOCKS=frameworks/pipecat resolves one
+
+# A framework is resolved together with frameseal's own requirements, so that a conflict shows here.
+lock/frameworks/%: WITH = requirements/frameworks.in pyproject.toml $(patsubst %,--extra %,$(call extras_of,$(notdir $*)))
+lock/frameworks/%: AT = $(call python_of,$(notdir $*))
+$(LOCKS:%=lock/%): lock/%: $(UV)
+	$(UV) pip compile --quiet --universal --python-version $(or $(AT),3.11) --generate-hashes --no-header \
+		--no-emit-index-url --no-annotate $(LOCK) $(WITH) requirements/$*.in --output-file requirements/$*.txt
 
 clean: ## remove what was made here, the environments too
 	rm -rf $(VENV) $(OLDEST) .stamps target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -172,9 +194,15 @@ $(OLDEST)/pyvenv.cfg:
 	$(OLDEST)/bin/python $(PIP_INSTALL) --requirement requirements/oldest.txt
 	@touch $@
 
-.stamps/uv/bin/uv: | .stamps
+$(UV): | .stamps
 	$(call venv,.stamps/uv,$(PYTHON))
 	.stamps/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+# Each framework's environment is made anew when its lock file changes.
+.stamps/frameworks/%/pyvenv.cfg: requirements/frameworks/%.txt | $(UV)
+	$(UV) venv --quiet --clear --python $(call python_of,$*) $(@D)
+	$(UV) pip install --quiet --python $(@D) --require-hashes --requirement $<
+	@touch $@
 
 .stamps/build: $(NATIVE_SOURCES) .stamps/requirements | .stamps
 	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)

@@ -11,10 +11,13 @@ from frameseal.e2ee import diagnosis
 from support.calls import STACKS
 
 # PyPI's wrtc has wheels for Linux alone, and the soak reads /proc there. `make interop` runs the tests that need a
-# browser, and installs it. `make soak` runs the test that lasts half an hour.
+# browser, and installs it. `make soak` runs the test that lasts half an hour. `make frameworks` runs the tests of each
+# framework in the framework's own environment.
 collect_ignore = [] if sys.platform == "linux" else ["sdks/test_wrtc.py", "soak/test_soak_parts.py"]
 if "FRAMESEAL_INTEROP" not in os.environ:
     collect_ignore.append("interop")
+if "FRAMESEAL_FRAMEWORK" not in os.environ:
+    collect_ignore.append("frameworks")
 if "FRAMESEAL_SOAK_SECONDS" not in os.environ:
     collect_ignore.append("soak/test_soak.py")
 

@@ -88,12 +88,14 @@ def files() -> list[tuple[str, str]]:
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [name for name in folders if name == ".ci" or not (name in MADE or name.startswith("."))]
         for path in (Path(folder) / name for name in names):
-            locked = path.suffix == ".lock" or within(path) in (
-                "requirements/dev.txt",
-                "requirements/oldest.txt",
-                "requirements/interop.txt",
-                "tests/interop/livekit-server/go.sum",
-                "tests/interop/werift/package-lock.json",
+            locked = (
+                path.suffix == ".lock"
+                or re.fullmatch(r"requirements/.+\.txt", within(path))
+                or within(path)
+                in (
+                    "tests/interop/livekit-server/go.sum",
+                    "tests/interop/werift/package-lock.json",
+                )
             )
             # A worktree has a file named .git that says where the clone is.
             if not locked and path.suffix not in (".so", ".pyd", ".png") and path.name != ".git":
@@ -461,7 +463,7 @@ def test_limits_have_the_names_of_the_field():
 # --- the tests -------------------------------------------------------------------------------------------------------
 
 # Programs that a test starts, and the parts of one suite, stand beside it; all other helpers stand in tests/support.
-SUITES = {"interop", "soak"}
+SUITES = {"interop", "soak", "frameworks"}
 
 
 def test_every_helper_stands_in_support_and_in_its_readme():
