@@ -15,7 +15,7 @@ import os
 import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Literal, TypedDict, Unpack, cast
+from typing import Any, Final, Literal, TypedDict, Unpack, cast
 
 from videosdk import Meeting, Participant, VideoSDK
 from videosdk._events import Events
@@ -24,6 +24,10 @@ from videosdk.room_client import RoomClient
 
 from frameseal import pymediasoup
 from frameseal._secrecy import Confidential, require
+from frameseal._videosdk_agents import NO_RECORDING, Detours, E2EEError, is_in, modules_of_callers, server_cannot
+from frameseal.aiortc.everywhere import refuse_with
+from frameseal.aiortc.protocols import PeerConnection
+from frameseal.aiortc.stack import is_attached, package_of
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.emitter import LoopEmitter
 from frameseal.enums import E2EEState, Profile
@@ -43,6 +47,9 @@ _SESSION: Final = "_frameseal_e2ee"  # of meetings
 _GATE: Final = "_frameseal_gate"  # of room clients
 _EMITTER: Final = "_frameseal_emitter"  # of participants
 
+# The package that makes the connections of meetings. The adapter attaches them.
+_TRANSPORTS: Final = Transport.__module__.rpartition(".")[0]
+
 _logger = logging.getLogger("frameseal")
 
 
@@ -57,10 +64,6 @@ class ManagerOptions(TypedDict, total=False):
     pass_sif_frames: bool
     on_missing_key: Callable[[E2EEMissingKey], object] | None
     bind_media: bool
-
-
-class E2EEError(RuntimeError):
-    """An encrypted meeting does not support the call, or the call was made too late."""
 
 
 SharedKind = Literal["audio", "video", "share", "shareAudio"]
@@ -99,7 +102,7 @@ class MeetingE2EE(Confidential):
         for maker in ("handle_send_transport", "handle_recv_transport"):
             self._call_after(maker, self._attach_transports)
         for refused in ("start_recording", "async_start_recording"):
-            self._refuse(refused, "record it, only noise. Record in a participant that has the key")
+            self._refuse(refused, NO_RECORDING)
         for refused in ("start_transcription", "async_start_transcription"):
             self._refuse(refused, "transcribe it. Transcribe in a participant that has the key")
         self._intercept_events()
@@ -117,7 +120,7 @@ class MeetingE2EE(Confidential):
 
     def _refuse(self, name: str, what: str) -> None:
         def refused(*args: object, **options: object) -> None:
-            raise E2EEError(f"this meeting is end-to-end encrypted, so the server cannot {what}")
+            raise server_cannot(what)
 
         setattr(self._room, name, refused)
 
@@ -228,6 +231,7 @@ def enable_e2ee(
         raise E2EEError("meeting was joined already: enable end-to-end encryption before join()")
     if _session_of(meeting) is not None:
         raise E2EEError("meeting is end-to-end encrypted already")
+    _detours.check_meeting()
     gate = _gate_of(meeting)
     made = MeetingE2EE(meeting, provider, profile, options)
     gate.encrypted = True
@@ -260,6 +264,10 @@ def set_key_provider(
                 "a meeting was made without end-to-end encryption: set the key provider before init_meeting(), "
                 "or leave that meeting first"
             )
+        if any(not is_attached(pc) and pc.connectionState != "closed" for pc in _plain_connections()):
+            raise E2EEError(
+                "the SDK made a plain RTCPeerConnection before the key provider was set: close it first, or attach it"
+            )
         for meeting in plain:
             _gate_of(meeting).refused = "the meeting was made before the key provider was set"
         os.environ[PROVIDER_PROCESS] = str(os.getpid())
@@ -271,6 +279,38 @@ def set_key_provider(
 def _set_elsewhere() -> bool:
     """Return whether a provider was set in the process that started this one, and not in this one."""
     return _default.provider is None and os.environ.get(PROVIDER_PROCESS, str(os.getpid())) != str(os.getpid())
+
+
+def _is_on(meeting_id: str | None) -> bool:
+    """Return whether end-to-end encryption is on: a provider was set, or the meeting of this id is encrypted.
+
+    None stands for any meeting.
+    """
+    if _default.provider is not None or _set_elsewhere():
+        return True
+    return any(meeting_id in (None, meeting.id) and _session_of(meeting) is not None for meeting in list(_meetings))
+
+
+def _check_connection(pc: PeerConnection) -> None:
+    """Refuse a plain connection that the SDK or a package on top of it makes, and that no meeting will attach.
+
+    :raises E2EEError: a provider was set.
+    """
+    beside = ("frameseal", package_of(pc))
+    made_by = next((name for name in modules_of_callers() if not is_in(name, *beside)), "")
+    if not is_in(made_by, "videosdk") or is_in(made_by, _TRANSPORTS):
+        return
+    if _is_on(""):
+        raise E2EEError(
+            f"{made_by} makes a plain RTCPeerConnection, and the key provider covers meetings only: before, call "
+            "frameseal.aiortc.attach_all(e2ee, local_id=..., remote_id=...), with only= to leave the connection plain"
+        )
+    _default.plain = [*(reference for reference in _default.plain if reference() is not None), weakref.ref(pc)]
+
+
+def _plain_connections() -> list[Any]:
+    """Return the connections that `_check_connection` passed, and that are in use."""
+    return [pc for reference in _default.plain if (pc := reference()) is not None]
 
 
 class _Gate:
@@ -328,6 +368,7 @@ class _Default:
     provider: KeyRingProvider | None = None
     profile: Profile | str = Profile.VIDEOSDK
     options: ManagerOptions = {}  # noqa: RUF012 - replaced, and never changed
+    plain: list[weakref.ref[PeerConnection]] = []  # noqa: RUF012 - replaced, and never changed
 
 
 _default = _Default()
@@ -409,3 +450,5 @@ def _install() -> None:
 
 
 _install()
+_detours: Final = Detours(_is_on)
+refuse_with(_check_connection)

@@ -647,6 +647,10 @@ def test_a_call_that_started_before_the_import_is_stopped(stack):
                 video = alice.send(track, "vp8")
                 with Arrived("{stack}") as arrived:
                     await connect(alice, bob)
+                    receiver = bob.pc.getReceivers()[0]
+                    queue, tasks = vars(receiver)["_RTCRtpReceiver__decoder_queue"], []
+                    put = queue.put
+                    queue.put = lambda task: (tasks.append(task), put(task))
                     await until(lambda: bob.sinks and len(bob.sinks[video.mid].pictures) > 5)
                     from frameseal import E2EEManager, ExternalE2EEKeyProvider
                     from frameseal.aiortc import attach, require_attached
@@ -655,6 +659,11 @@ def test_a_call_that_started_before_the_import_is_stopped(stack):
                     sent, seen = len(arrived.packets), len(bob.sinks[video.mid].pictures)
                     first = track.sent
                     await until(lambda: track.sent > first + 15)
+                    # As if other code sent, and as if media came from another process.
+                    await alice.pc.getSenders()[0].transport._send_rtp(bytes([0x80, 97]) + bytes(20))
+                    for task in list(tasks):
+                        vars(receiver)["_RTCRtpReceiver__decoder_queue"].put(task)
+                    await asyncio.sleep(0.3)
                     print("sent", len(arrived.packets) - sent, "seen", len(bob.sinks[video.mid].pictures) - seen)
                 for peer in (alice, bob):
                     await negotiate(alice, bob)

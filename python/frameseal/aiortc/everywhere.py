@@ -6,16 +6,12 @@ A framework makes its connections itself, and may import a fork of aiortc later.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.abc
 import inspect
-import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable
 from types import ModuleType
 from typing import Final
 
+from frameseal._imports import after_import
 from frameseal._secrecy import require
 from frameseal.aiortc.encryption import RemoteId
 from frameseal.aiortc.lock import hook
@@ -23,7 +19,7 @@ from frameseal.aiortc.protocols import PeerConnection
 from frameseal.aiortc.rule import MANAGER, ManagerOf, Only, Rule, is_manager, process
 from frameseal.aiortc.stack import UnsupportedStack, base_of, call_after_init, install, stacks
 
-__all__ = ["attach_all", "require_attached", "stop_attaching"]
+__all__ = ["attach_all", "refuse_with", "require_attached", "stop_attaching"]
 
 _SUFFIX: Final = ".rtcpeerconnection"  # of the module's name, in aiortc and in all its forks
 
@@ -85,15 +81,22 @@ def require_attached() -> None:
         stack.refuse_unattached()
 
 
+def refuse_with(check: Callable[[PeerConnection], None]) -> None:
+    """Call *check* with each connection that is made from now on while no rule is in force. For the adapters.
+
+    If it raises, the constructor raises, and the connection neither sends nor decodes media.
+    """
+    process.checks = (*process.checks, check)
+    _follow_stacks()
+
+
 def _follow_stacks() -> None:
     """Hook the connections of every stack, imported already or later."""
-    if _watcher not in sys.meta_path:
-        sys.meta_path.insert(0, _watcher)
-    for name in list(sys.modules):
-        if name.endswith(_SUFFIX):
-            # Wait here, without the hook's lock, for a thread that is importing the module.
-            with contextlib.suppress(ImportError):
-                _follow(importlib.import_module(name))
+    after_import(_has_connections, _follow)
+
+
+def _has_connections(name: str) -> bool:
+    return name.endswith(_SUFFIX)
 
 
 def _follow(module: ModuleType) -> None:
@@ -121,53 +124,10 @@ def _refuse(connection: type, why: str) -> None:
 
     def check(pc: PeerConnection) -> None:
         rule = process.rule
+        if rule is None:
+            process.check(pc)
         if process.attached_only or (rule is not None and rule.covers(pc)):
             raise UnsupportedStack(f"{why}, or leave the connection out with only= of attach_all()")
 
     with hook.lock:
         call_after_init(connection, check)
-
-
-class _FollowingLoader(importlib.abc.Loader):
-    """The loader of one module, which hooks the module's connections after it has executed the module."""
-
-    def __init__(self, inner: importlib.abc.Loader) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> object:
-        found: object = getattr(vars(self)["_inner"], name)
-        return found
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Return the module of the inner loader. None means that the import system makes it."""
-        return self._inner.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Execute the module, and hook its connections."""
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._inner
-        module.__loader__ = self._inner
-        self._inner.exec_module(module)
-        _follow(module)
-
-
-class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds the modules of stacks that are imported later, through the finders after it."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the spec of a module with connections, with a `_FollowingLoader`. None means another module."""
-        if not fullname.endswith(_SUFFIX):
-            return None
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(fullname, path, target)
-                if spec is not None:
-                    if spec.loader is not None and hasattr(spec.loader, "exec_module"):
-                        spec.loader = _FollowingLoader(spec.loader)
-                    return spec
-        return None
-
-
-_watcher: Final = _Watcher()

@@ -82,6 +82,17 @@ class Process:
     attached_only: bool = False
     """True after `require_attached`."""
 
+    checks: tuple[Callable[[Any], None], ...] = ()
+    """The functions of the adapters that may refuse a connection that is made while there is no rule."""
+
+    def check(self, pc: object) -> None:
+        """Call the checks with a connection.
+
+        :raises Exception: of any class, if a check refuses the connection.
+        """
+        for check in self.checks:
+            check(pc)
+
 
 process: Final = Process()
 

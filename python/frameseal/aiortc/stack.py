@@ -64,7 +64,7 @@ from frameseal.e2ee.manager import E2EEManager
 from frameseal.enums import Profile
 from frameseal.keys.provider import KeyProvider
 
-__all__ = ["Stack", "UnsupportedStack", "base_of", "call_after_init", "install", "package_of"]
+__all__ = ["Stack", "UnsupportedStack", "base_of", "call_after_init", "install", "is_attached", "package_of"]
 
 _ATTACHMENT = "_frameseal_attachment"  # the attribute of peer connections that holds the attachment
 _FOLLOWED = "_frameseal_followed"  # the attribute of a constructor that the hook has wrapped
@@ -222,7 +222,7 @@ class Stack:
         return cls
 
     def follow_connections(self) -> None:
-        """Apply the rule of the process to every connection that is made from now on.
+        """Apply the rule of the process, or the checks of the adapters, to every connection made from now on.
 
         The constructor of the class is hooked, because frameworks have imported the class already, and subclasses call
         it. A second call changes nothing, unless other code has replaced the constructor.
@@ -231,12 +231,14 @@ class Stack:
             call_after_init(self.connection_class, self._apply_rule)
 
     def _apply_rule(self, pc: PeerConnection) -> None:
-        rule = process.rule
-        if rule is None or _ATTACHMENT in vars(pc):
+        if _ATTACHMENT in vars(pc):
             return
+        rule = process.rule
         attachment: Attachment | None = None
         try:
-            if rule.covers(pc):
+            if rule is None:
+                process.check(pc)
+            elif rule.covers(pc):
                 attachment = Attachment(rule.manager_of(pc), rule.local_id, rule.remote_id, by_rule=True)
         except BaseException:
             # The constructor raises. Code that continues with the connection all the same sends and decodes nothing.
@@ -525,6 +527,11 @@ def base_of(cls: type) -> type | None:
     """Return the ``RTCPeerConnection`` of a stack that *cls* is or extends. None means that it extends none."""
     # The last, because an application's own subclass may have the same name.
     return next((each for each in reversed(cls.__mro__) if each.__name__ == "RTCPeerConnection"), None)
+
+
+def is_attached(pc: object) -> bool:
+    """Return whether a connection is attached, by the application or by the rule."""
+    return _ATTACHMENT in vars(pc)
 
 
 def package_of(pc: object) -> str:
