@@ -58,7 +58,9 @@ PRINTED = {
 
 
 def test_every_example_is_run():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED)
+    # It needs videosdk-agents: tests/frameworks/test_videosdk_agents.py runs it.
+    elsewhere = {"videosdk_agent.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED) | elsewhere
 
 
 @pytest.mark.parametrize("name", PRINTED)

@@ -8,7 +8,6 @@ encryption is on. ``frameseal.videosdk`` installs these hooks. They wait until t
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import itertools
 import logging
@@ -138,13 +137,12 @@ class Detours:
         if handler.recording:
             handler.recording = False  # so that leaving asks for no recordings
             raise server_cannot(NO_RECORDING)
-        if handler.audio_sinks:
-            avatar: type = importlib.import_module(AVATARS).AvatarAudioOut
-            if any(isinstance(sink, avatar) for sink in handler.audio_sinks):
-                raise E2EEError(
-                    "this meeting is end-to-end encrypted, and an avatar server would receive the agent's speech in "
-                    "data messages in the clear: leave out avatar="
-                )
+        avatars = sys.modules.get(AVATARS)
+        if avatars is not None and any(isinstance(sink, avatars.AvatarAudioOut) for sink in handler.audio_sinks):
+            raise E2EEError(
+                "this meeting is end-to-end encrypted, and an avatar server would receive the agent's speech in data "
+                "messages in the clear: leave out avatar="
+            )
         traces = handler.traces_options
         if not self._warned and (traces is None or (traces.enabled and not traces.export_url)):
             self._warned = True

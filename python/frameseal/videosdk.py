@@ -284,11 +284,12 @@ def _set_elsewhere() -> bool:
 def _is_on(meeting_id: str | None) -> bool:
     """Return whether end-to-end encryption is on: a provider was set, or the meeting of this id is encrypted.
 
-    None stands for any meeting.
+    None stands for any meeting. A meeting that is over does not count.
     """
     if _default.provider is not None or _set_elsewhere():
         return True
-    return any(meeting_id in (None, meeting.id) and _session_of(meeting) is not None for meeting in list(_meetings))
+    encrypted = [meeting for meeting in list(_meetings) if _session_of(meeting) is not None]
+    return any(meeting_id in (None, meeting.id) and not _gate_of(meeting).is_over for meeting in encrypted)
 
 
 def _check_connection(pc: PeerConnection) -> None:
