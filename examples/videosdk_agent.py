@@ -1,7 +1,7 @@
 """Run a voice agent (videosdk-agents) in an end-to-end encrypted meeting of VideoSDK: it greets, and listens.
 
 Jobs run in processes of their own, so the entrypoint sets the key provider. Replace `Ears` with your speech recogniser,
-and `greeting` with your voice. Set MEETING_KEY, MEETING_ID and VIDEOSDK_AUTH_TOKEN in the environment.
+and `Voice` with your synthesiser. Set MEETING_KEY, MEETING_ID and VIDEOSDK_AUTH_TOKEN in the environment.
 """
 
 import os
@@ -19,18 +19,13 @@ from videosdk.agents import (
     WorkerJob,
 )
 from videosdk.agents.stt.stt import STT
+from videosdk.agents.tts.tts import TTS
 
 from frameseal import ExternalE2EEKeyProvider
 from frameseal.videosdk import set_key_provider
 
 VOICE_RATE, HEARING_RATE = 24000, 48000  # samples per second
 LOUD = 500  # of 32,767: the threshold above which somebody is speaking
-
-
-def greeting() -> bytes:
-    """Return two seconds of a tone, the substitute for speech, as 16-bit samples."""
-    tone: np.ndarray = 8000 * np.sin(2 * np.pi * 660 / VOICE_RATE * np.arange(2 * VOICE_RATE))
-    return tone.astype(np.int16).tobytes()
 
 
 class Ears(STT):  # type: ignore[misc]  # the package has no types
@@ -53,6 +48,22 @@ class Ears(STT):  # type: ignore[misc]  # the package has no types
         """Release nothing."""
 
 
+class Voice(TTS):  # type: ignore[misc]
+    """Stand in for a speech synthesiser: hum for three seconds, whatever the text."""
+
+    def __init__(self) -> None:
+        super().__init__(sample_rate=VOICE_RATE)
+
+    async def synthesize(self, text: object, voice_id: str | None = None, **options: object) -> None:
+        """Queue 16-bit mono samples."""
+        tone: np.ndarray = 8000 * np.sin(2 * np.pi * 660 / VOICE_RATE * np.arange(3 * VOICE_RATE))
+        await self.audio_track.add_new_bytes(tone.astype(np.int16).tobytes())
+
+    async def interrupt(self) -> None:
+        """Stop speaking."""
+        self.audio_track.interrupt()
+
+
 class Greeter(Agent):  # type: ignore[misc]
     """The agent."""
 
@@ -61,7 +72,7 @@ class Greeter(Agent):  # type: ignore[misc]
 
     async def on_enter(self) -> None:
         """Say the greeting."""
-        await self.session.say("Hello!", audio_data=greeting())
+        await self.session.say("Hello!")
 
     async def on_exit(self) -> None:
         """Say nothing."""
@@ -72,7 +83,7 @@ async def entrypoint(context: JobContext) -> None:
     keys = ExternalE2EEKeyProvider()
     keys.set_shared_key(os.environ["MEETING_KEY"])
     set_key_provider(keys)
-    session = AgentSession(agent=Greeter(), pipeline=Pipeline(stt=Ears()))
+    session = AgentSession(agent=Greeter(), pipeline=Pipeline(stt=Ears(), tts=Voice()))
     await context.run_until_shutdown(session=session, wait_for_participant=True)
 
 

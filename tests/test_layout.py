@@ -483,6 +483,7 @@ TESTED_ELSEWHERE = {
     "aiortc/": ("calls/test_aiortc_hard.py", "the hook is nothing without a stack below it"),
     "codecs/": ("unit/test_codecs.py", "the columns of one table"),
     "pymediasoup.py": ("sdks/test_pymediasoup.py", "an adapter is tested with its SDK"),
+    "_videosdk_agents.py": ("frameworks/test_videosdk_agents.py", "the package has an environment of its own"),
     "videosdk.py": ("sdks/test_videosdk.py", "an adapter is tested with its SDK"),
     "tools/demo/": ("calls/test_demo.py", "the parts of the demo show one call"),
     "tools/media.py": ("calls/test_demo.py", "tracks for the calls of the programs"),

@@ -34,6 +34,8 @@ _logger = logging.getLogger("frameseal")
 class E2EEError(RuntimeError):
     """An encrypted meeting does not support the call, or the call was made too late."""
 
+    __module__ = "frameseal.videosdk"  # where it is public
+
 
 def server_cannot(what: str) -> E2EEError:
     """Return the error of a request that the server cannot fulfil without the key."""

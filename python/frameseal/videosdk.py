@@ -11,6 +11,7 @@ import functools
 import gc
 import inspect
 import logging
+import multiprocessing
 import os
 import weakref
 from collections.abc import Awaitable, Callable
@@ -38,7 +39,9 @@ __all__ = ["E2EEError", "MeetingE2EE", "StateData", "enable_e2ee", "set_key_prov
 
 STATE_CHANGE: Final = "e2ee-state-change"
 
-# The environment variable that holds the id of the process in which a provider was set. Child processes inherit it.
+# The environment variable that holds the id of the process in which a provider was set. Child processes inherit it. A
+# fork server keeps the environment in which it was started, so the name is also in the configuration that
+# `multiprocessing` hands to each child. There it is empty after `set_key_provider(None)`.
 PROVIDER_PROCESS: Final = "FRAMESEAL_KEY_PROVIDER_PROCESS"
 
 # The attributes of the SDK's objects that hold the adapter's objects, which end with them. A registry in this module
@@ -273,12 +276,20 @@ def set_key_provider(
         os.environ[PROVIDER_PROCESS] = str(os.getpid())
     else:
         os.environ.pop(PROVIDER_PROCESS, None)
+    _inherited()[PROVIDER_PROCESS] = os.environ.get(PROVIDER_PROCESS, "")
     _default.provider, _default.profile, _default.options = provider, profile, options
 
 
 def _set_elsewhere() -> bool:
     """Return whether a provider was set in the process that started this one, and not in this one."""
-    return _default.provider is None and os.environ.get(PROVIDER_PROCESS, str(os.getpid())) != str(os.getpid())
+    set_in = _inherited().get(PROVIDER_PROCESS, os.environ.get(PROVIDER_PROCESS, ""))
+    return _default.provider is None and set_in not in ("", str(os.getpid()))
+
+
+def _inherited() -> dict[str, str]:
+    """Return the part of this process that `multiprocessing` copies into each child when it makes the child."""
+    configuration: dict[str, str] = vars(multiprocessing.current_process()).get("_config", {})
+    return configuration
 
 
 def _is_on(meeting_id: str | None) -> bool:

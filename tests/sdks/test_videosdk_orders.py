@@ -381,6 +381,22 @@ def test_a_provider_of_the_parent_process_is_missed_in_a_child(start):
     assert adapter.PROVIDER_PROCESS not in os.environ
 
 
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_a_child_of_an_older_fork_server_knows_whether_its_parent_has_a_provider(start):
+    """A fork server keeps the environment in which the first child was started."""
+    context = multiprocessing.get_context(start)
+    with context.Pool(1) as pool:
+        assert pool.apply(joins_in_a_child, ["nothing"]) == ["in the clear"] * 2
+    set_key_provider(ExternalE2EEKeyProvider())
+    try:
+        with context.Pool(1) as pool:
+            assert "set in the parent process" in pool.apply(joins_in_a_child, ["nothing"])[0]
+    finally:
+        set_key_provider(None)
+    with context.Pool(1) as pool:
+        assert pool.apply(joins_in_a_child, ["nothing"]) == ["in the clear"] * 2
+
+
 def test_a_child_may_choose_the_clear_and_a_parent_without_a_provider_asks_for_nothing():
     set_key_provider(ExternalE2EEKeyProvider())
     try:
