@@ -200,6 +200,14 @@ def is_wrapped(channel: DataChannel) -> bool:
     return hasattr(channel, _OUTGOING)
 
 
+def mark_sealed(channel: DataChannel, data: bytes | str | None = None) -> None:
+    """Mark *channel* as sealed by an adapter with a packet format of its own, so that no warning is logged.
+
+    :param data: the sealed message that is sent next.
+    """
+    setattr(channel, _OUTGOING, data)
+
+
 def is_sealed(channel: DataChannel, data: bytes | str) -> bool:
     """Return whether *data*, which is sent on *channel*, is the latest message that its sealed channel sealed."""
     return data is getattr(channel, _OUTGOING, None)

@@ -24,10 +24,10 @@ from typing import Any
 
 import pytest
 import videosdk as sdk
-from aiortc import RTCPeerConnection
+from aiortc import AudioStreamTrack, RTCPeerConnection
 
 import frameseal
-from frameseal import aiortc, datachannel, frame_cryptor, pymediasoup, videosdk
+from frameseal import aiortc, datachannel, frame_cryptor, livekit, pymediasoup, videosdk
 from frameseal._native import Secret
 from frameseal._secrecy import Hidden
 from frameseal.aiortc.receivers import ReceiverSlot
@@ -247,6 +247,20 @@ async def meet_for_a_moment(**arguments: Any) -> None:
         pass
 
 
+async def join_for_a_moment(**arguments: Any) -> None:
+    async with livekit.join(**arguments):
+        pass
+
+
+def livekit_room() -> livekit.Room:
+    return livekit.Room("ws://127.0.0.1:1", "a token", manager(), ice_servers=(), subscribe=True, attempts=0)
+
+
+def livekit_track() -> livekit.RemoteTrack:
+    bob = livekit.Participant("bob", "PA_1")
+    return livekit.RemoteTrack(bob, "TR_1", "audio", "audio/opus", "", "MICROPHONE", True, False)
+
+
 STAND_IN = meet.worker.Worker(b"", b"")
 NO_JANUS = "ws://127.0.0.1:1"
 TRACK = {"participant_id": "alice", "kind": "audio", "codec": "opus", "track_id": "mic"}
@@ -418,6 +432,25 @@ CALLS: dict[str, Callable[[], Call]] = {
         pymediasoup.attach,
         {"transport": Transport(), "e2ee": manager(), "local_id": "alice"},
     ),
+    "datachannel.mark_sealed": lambda: (datachannel.mark_sealed, {"channel": Pipe()}),
+    "livekit.join": lambda: (
+        join_for_a_moment,
+        {"url": "ws://127.0.0.1:1", "token": "a token", "e2ee": shared(), "attempts": 0},
+    ),
+    "livekit.Room.publish": lambda: (
+        livekit_room().publish,
+        {"track": AudioStreamTrack(), "codec": "opus", "name": ""},
+    ),
+    "livekit.Room.unpublish": lambda: (
+        livekit_room().unpublish,
+        {"publication": livekit.Publication(AudioStreamTrack(), "opus", "")},
+    ),
+    "livekit.Room.mute": lambda: (
+        livekit_room().mute,
+        {"publication": livekit.Publication(AudioStreamTrack(), "opus", "")},
+    ),
+    "livekit.Room.subscribe": lambda: (livekit_room().subscribe, {"track": livekit_track()}),
+    "livekit.Room.send": lambda: (livekit_room().send, {"payload": b"payload", "topic": "", "to": ["bob"]}),
     "videosdk.set_key_provider": lambda: (videosdk.set_key_provider, {"provider": None}),
     "videosdk.enable_e2ee": lambda: (videosdk.enable_e2ee, {"meeting": meeting(), "provider": shared()}),
     "videosdk.Participant.on": lambda: (meeting().local_participant.on, {"event": "e2ee-state-change"}),
@@ -485,6 +518,11 @@ NOT_CALLED = {
     "inspection.readings.Part": RECORD,
     "inspection.readings.Reading": RECORD,
     "inspection.readings.Verdict": RECORD,
+    "livekit.DataMessage": RECORD,
+    "livekit.DataRefused": RECORD,
+    "livekit.Participant": RECORD,
+    "livekit.Publication": RECORD,
+    "livekit.RemoteTrack": RECORD,
     "videosdk.StateData": RECORD,
     "KeyRingProvider": PROTOCOL,
     "KeyRingProvider.ring_for": PROTOCOL,
@@ -520,6 +558,9 @@ NOT_CALLED = {
     "keys.protocol.ParticipantKeys": MADE_BY_US,
     "keys.protocol.ParticipantKeys.pin_rings": MADE_BY_US,
     "tools.meet.Meeting": MADE_BY_US,
+    "livekit.Room": MADE_BY_US,
+    "livekit.Room.leave": "without arguments",
+    "livekit.Room.wait_left": "without arguments",
     "videosdk.MeetingE2EE": MADE_BY_US,
     "Decryptor.without_sif_frames": GIVEN,
     "tools.cli.main": "called with a secret in every place of the command line, below",
@@ -732,6 +773,7 @@ def holders() -> Iterator[Any]:
     yield aiortc.attach(pc, call, local_id="alice", remote_id="bob")
     yield videosdk.enable_e2ee(room, provider)
     yield fetch.SharedKey(RAW, 1)
+    yield livekit.Room("ws://127.0.0.1:1", MARKER, call, ice_servers=(), subscribe=True, attempts=0)
     yield meet_rotation.MeetingKey(MARKER)
     yield from (meet.MeetOptions(passphrase=MARKER), demo.CallOptions(passphrase=MARKER, bob_passphrase=MARKER))
     bot = Bot(Room(), meet_rotation.MeetingKey(MARKER), "vp8", print)

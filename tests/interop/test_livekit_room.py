@@ -1,0 +1,96 @@
+"""`frameseal.livekit` in rooms of a real LiveKit server, both members on aiortc."""
+
+import asyncio
+import secrets
+
+from aiortc import MediaStreamTrack
+
+from frameseal import ExternalE2EEKeyProvider
+from frameseal.livekit import join
+from support.calls import PASSPHRASE, Sink, picture_track, plays, shows, tone_track, until
+
+pytest_plugins = ["interop.livekit_server"]
+PATIENCE = 60  # seconds; the limit is for a call that is broken, not a measurement
+
+
+class Member:
+    """The sinks, messages and events of a participant."""
+
+    def __init__(self, room) -> None:
+        self.room, self.sinks, self.events = room, {}, []
+        room.on("track", self._on_track)
+        for event in ("data", "data-refused", "track-ended", "track-muted", "track-unmuted", "participant-left"):
+            room.on(event, lambda value, event=event: self.events.append((event, value)))
+        room.on("reconnected", lambda value: self.events.append(("reconnected", value)))
+
+    def _on_track(self, track) -> None:
+        assert isinstance(track.media, MediaStreamTrack)
+        self.sinks[track.participant.identity, track.kind] = Sink(track.media)
+
+    def names(self) -> list[str]:
+        return [event for event, _ in self.events]
+
+
+def provider(passphrase: str = PASSPHRASE) -> ExternalE2EEKeyProvider:
+    made = ExternalE2EEKeyProvider()
+    made.set_shared_key(passphrase)
+    return made
+
+
+def enter(server, identity: str, room: str, passphrase: str = PASSPHRASE):
+    return join(server.url, server.token(identity, room), provider(passphrase), ice_servers=())
+
+
+async def test_three_members_see_and_hear_each_other_mute_unpublish_talk_and_rejoin(livekit_server):
+    name = secrets.token_hex(8)
+    async with (
+        enter(livekit_server, "alice", name) as first,
+        enter(livekit_server, "bob", name) as second,
+        enter(livekit_server, "carol", name) as third,
+        enter(livekit_server, "eve", name, "another passphrase") as fourth,
+    ):
+        alice, bob, carol, eve = map(Member, (first, second, third, fourth))
+        voice = await alice.room.publish(tone_track("aiortc"))
+        await alice.room.publish(picture_track("aiortc"))
+        await bob.room.publish(tone_track("aiortc", 880))
+        await bob.room.publish(picture_track("aiortc", "blue"), codec="h264")
+        await carol.room.publish(tone_track("aiortc", 660))
+        await until(lambda: {("alice", "audio"), ("alice", "video"), ("bob", "audio")} <= set(carol.sinks), PATIENCE)
+        await until(lambda: plays(carol.sinks["alice", "audio"]), PATIENCE)
+        await until(lambda: shows(carol.sinks["alice", "video"]), PATIENCE)
+        await until(lambda: plays(carol.sinks["bob", "audio"], 880), PATIENCE)
+        await until(lambda: shows(carol.sinks["bob", "video"], "blue"), PATIENCE)
+        await until(lambda: ("carol", "audio") in alice.sinks and plays(alice.sinks["carol", "audio"], 660), PATIENCE)
+        assert eve.sinks and all(sink.empty for sink in eve.sinks.values())
+
+        await alice.room.send(b"hello", topic="chat")
+        await until(lambda: "data" in bob.names() and "data-refused" in eve.names(), PATIENCE)
+        (message,) = [value for event, value in bob.events if event == "data"]
+        assert (message.participant_id, message.payload, message.topic) == ("alice", b"hello", "chat")
+        assert "data" not in eve.names()
+
+        await alice.room.mute(voice)
+        await until(lambda: "track-muted" in carol.names(), PATIENCE)
+        await asyncio.sleep(1.5)  # the server's silences have ended
+        heard = carol.sinks["alice", "audio"].seconds
+        await asyncio.sleep(0.5)
+        assert carol.sinks["alice", "audio"].seconds == heard
+        await alice.room.mute(voice, False)
+        await until(lambda: carol.sinks["alice", "audio"].seconds > heard + 1.5, PATIENCE)
+        assert plays(carol.sinks["alice", "audio"])
+
+        await alice.room.unpublish(voice)
+        await until(lambda: "track-ended" in carol.names(), PATIENCE)
+        voice = await alice.room.publish(tone_track("aiortc", 550))
+        await until(lambda: plays(carol.sinks["alice", "audio"], 550), PATIENCE)
+
+        await alice.room._session._socket.close()  # as if the network had failed
+        await until(lambda: "reconnected" in alice.names(), PATIENCE)
+        await until(lambda: carol.sinks["alice", "audio"].track.readyState == "live", PATIENCE)
+        await until(lambda: plays(carol.sinks["alice", "audio"], 550), PATIENCE)
+        await until(lambda: shows(carol.sinks["alice", "video"]), PATIENCE)
+        await until(lambda: plays(alice.sinks["carol", "audio"], 660), PATIENCE)
+        assert eve.sinks and all(sink.empty for sink in eve.sinks.values())
+        await bob.room.leave()
+        await until(lambda: ("participant-left", "bob") in [(e, getattr(v, "identity", 0)) for e, v in carol.events])
+        assert await bob.room.wait_left() == "left"

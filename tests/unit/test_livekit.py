@@ -1,0 +1,278 @@
+"""`frameseal.livekit` against a stand-in of a LiveKit server."""
+
+import asyncio
+
+import pytest
+from livekit.protocol import models, rtc
+
+import frameseal.livekit
+from frameseal import (
+    AuthenticationFailed,
+    DataCryptor,
+    Decryptor,
+    E2EEManager,
+    ExternalE2EEKeyProvider,
+    MalformedFrame,
+    ReplayedFrame,
+    UnknownKey,
+)
+from frameseal.livekit import MAX_DATA_BYTES, NotAdmitted, Room, RoomError, join
+from support.calls import PASSPHRASE, Sink, key_ring, plays, tone_track, until
+from support.livekit_stand_in import TRAILER, serving
+from support.secret_search import said_by
+
+ALICE, BOB = "token of alice", "token of bob"
+CONNECTED = models.ParticipantInfo.State.ACTIVE
+GONE = models.ParticipantInfo.State.DISCONNECTED
+
+
+@pytest.fixture
+async def server():
+    async with serving() as made:
+        yield made
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(frameseal.livekit, "FIRST_WAIT", 0.01)
+
+
+def provider(passphrase: str | None = PASSPHRASE) -> ExternalE2EEKeyProvider:
+    made = ExternalE2EEKeyProvider()
+    if passphrase is not None:
+        made.set_shared_key(passphrase)
+    return made
+
+
+def listened(room: Room) -> list:
+    events: list = []
+    for name in (
+        *("participant-joined", "participant-left", "track", "track-ended", "track-muted", "data", "data-refused"),
+        *("publication-muted", "reconnecting", "reconnected", "left"),
+    ):
+        room.on(name, lambda value, name=name: events.append((name, value)))
+    return events
+
+
+def names(events: list) -> list[str]:
+    return [name for name, _ in events]
+
+
+async def settled() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+# --- media -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theirs", [PASSPHRASE, "another passphrase", None])
+async def test_a_tone_is_heard_with_the_key_and_by_nobody_else(server, theirs):
+    async with (
+        join(server.url, BOB, provider(theirs), ice_servers=()) as second,
+        join(server.url, ALICE, provider(), ice_servers=()) as first,
+    ):
+        events = listened(second)
+        await first.publish(tone_track("aiortc"))
+        await until(lambda: "track" in names(events))
+        track = next(value for name, value in events if name == "track")
+        assert (track.participant.identity, track.kind, track.encrypted) == ("alice", "audio", True)
+        sink = Sink(track.media)
+        await until(lambda: len(server.packets) > 60)
+        if theirs == PASSPHRASE:
+            await until(lambda: plays(sink))
+        else:
+            assert sink.empty
+        opener = Decryptor(key_ring(), "opus")
+        assert all(opener.decrypt(forwarded.payload) for forwarded in server.packets)  # not one in the clear
+    (asked,) = [each.add_track for each in server.latest("alice").requests if each.HasField("add_track")]
+    assert (asked.encryption, asked.disable_red) == (models.Encryption.Type.GCM, True)
+
+
+async def test_without_a_key_no_packet_leaves(server):
+    async with join(server.url, ALICE, provider(None), ice_servers=()) as room:
+        track = tone_track("aiortc")
+        await room.publish(track)
+        await until(lambda: track.samples_sent > 48_000)
+        with pytest.raises(UnknownKey):
+            await room.send(b"hello")
+    assert server.packets == []
+
+
+async def test_muted_tracks_send_nothing_and_the_server_can_mute_but_not_unmute(server):
+    async with join(server.url, ALICE, provider(), ice_servers=()) as room:
+        events, source = listened(room), tone_track("aiortc")
+        publication = await room.publish(source)
+        await until(lambda: server.packets)
+        await server.latest("alice").send(mute=rtc.MuteTrackRequest(sid=publication.sid, muted=True))
+        await until(lambda: "publication-muted" in names(events))
+        await asyncio.sleep(0.5)  # the frame that was being encoded, and packets under way
+        sent, drawn = len(server.packets), source.samples_sent
+        await server.latest("alice").send(mute=rtc.MuteTrackRequest(sid=publication.sid, muted=False))
+        await until(lambda: source.samples_sent > drawn + 24_000)
+        assert len(server.packets) == sent and publication.muted
+        await room.mute(publication, False)
+        await until(lambda: len(server.packets) > sent)
+        with pytest.raises(ValueError, match="published already"):
+            await room.publish(source)
+
+
+# --- joining ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_token_travels_in_a_header_and_stands_in_no_error(server):
+    stranger = "a token of nobody"
+    with pytest.raises(NotAdmitted) as caught:
+        async with join(server.url, stranger, provider()):
+            pass
+    assert not any(stranger in text for text in said_by(caught.value))
+    assert "token" not in server.queries[0]
+    server.refusing = 503
+    with pytest.raises(RoomError, match="503") as caught:
+        async with join(server.url, ALICE, provider()):
+            pass
+    assert type(caught.value) is RoomError and not any(ALICE in text for text in said_by(caught.value))
+
+
+@pytest.mark.parametrize(("trailer", "known"), [(TRAILER, TRAILER), (b"", None), (b"short", None)])
+async def test_the_trailer_of_blank_frames_comes_from_the_join_answer(server, trailer, known):
+    server.trailer = trailer
+    e2ee = E2EEManager(provider(), "livekit", sif_trailer=bytes(8))
+    async with join(server.url, ALICE, e2ee) as room:
+        assert (room.e2ee, room.identity, e2ee.sif_trailer) == (e2ee, "alice", known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"url": "ftp://host"}, ValueError),
+        ({"url": "wss://user:password@host"}, ValueError),
+        ({"url": "wss://host/?access_token=x"}, ValueError),
+        ({"token": "line\nbreak"}, ValueError),
+        ({"token": b"bytes"}, TypeError),
+        ({"e2ee": "a passphrase"}, TypeError),
+        ({"attempts": -1}, ValueError),
+        ({"ice_servers": ["stun:host"]}, TypeError),
+    ],
+)
+async def test_wrong_arguments_are_refused_before_anything_is_sent(server, arguments, error):
+    with pytest.raises(error):
+        async with join(**{"url": server.url, "token": ALICE, "e2ee": provider(), **arguments}):
+            pass
+    assert server.headers == []
+
+
+# --- reconnecting and leaving ----------------------------------------------------------------------------------------
+
+
+async def test_a_lost_connection_is_joined_anew_with_a_fresh_token_and_its_tracks(server, quick):
+    tokens = iter([ALICE, BOB, ALICE])
+
+    async def token() -> str:
+        return next(tokens)
+
+    assert next(tokens) == ALICE
+    async with join(server.url, token, provider(), ice_servers=()) as room:
+        events = listened(room)
+        await room.publish(tone_track("aiortc"))
+        await until(lambda: server.packets)
+        await server.clients[0].socket.close()
+        await until(lambda: "reconnected" in names(events))
+        server.packets.clear()
+        await until(lambda: server.packets)
+        opener = Decryptor(key_ring(), "opus")
+        assert all(opener.decrypt(forwarded.payload) for forwarded in server.packets)
+        assert server.headers[1]["Authorization"] == f"Bearer {ALICE}"
+    assert [each.WhichOneof("message") for each in server.latest("alice").requests][-1] == "leave"
+
+
+async def test_the_attempts_to_join_anew_are_bounded(server, quick):
+    async with join(server.url, ALICE, provider(), attempts=2) as room:
+        server.refusing = 503
+        await server.clients[0].socket.close()
+        assert await room.wait_left() == "the connection was lost"
+        assert len(server.headers) == 3
+        with pytest.raises(RoomError, match="not connected"):
+            await room.send(b"hello")
+
+
+async def test_a_participant_whom_the_server_removes_does_not_return(server, quick):
+    async with join(server.url, ALICE, provider()) as room:
+        leave = rtc.LeaveRequest(reason=models.DisconnectReason.PARTICIPANT_REMOVED)
+        await server.clients[0].send(leave=leave)
+        assert await room.wait_left() == "PARTICIPANT_REMOVED"
+    assert len(server.headers) == 1
+
+
+# --- participants ----------------------------------------------------------------------------------------------------
+
+
+async def made(passphrase: str | None = PASSPHRASE) -> tuple[Room, list]:
+    e2ee = E2EEManager(provider(passphrase), "livekit")
+    room = Room("ws://127.0.0.1", ALICE, e2ee, ice_servers=(), subscribe=True, attempts=0)
+    room.identity = "alice"
+    return room, listened(room)
+
+
+async def test_the_end_of_an_earlier_visit_does_not_end_a_later_one():
+    room, events = await made()
+    room._update([models.ParticipantInfo(identity="bob", sid="PA_1", state=CONNECTED)])
+    room._update([models.ParticipantInfo(identity="bob", sid="PA_2", state=CONNECTED)])
+    room._update([models.ParticipantInfo(identity="bob", sid="PA_1", state=GONE)])
+    room._update([models.ParticipantInfo(identity="alice", sid="PA_0", state=CONNECTED)])
+    await settled()
+    assert names(events) == ["participant-joined", "participant-left", "participant-joined"]
+    assert [each.sid for each in room.participants.values()] == ["PA_2"]
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def sealed(payload: bytes, ring=None) -> models.EncryptedPacket:
+    inner = models.EncryptedPacketPayload(user=models.UserPacket(payload=payload, topic="chat"))
+    iv, key_index, value = DataCryptor(ring or key_ring()).encrypt(inner.SerializeToString())
+    return models.EncryptedPacket(iv=iv, key_index=key_index, encrypted_value=value)
+
+
+async def test_only_sealed_data_of_participants_is_delivered_and_once():
+    room, events = await made()
+    room._update([models.ParticipantInfo(identity="bob", sid="PA_1", state=CONNECTED)])
+    other = frameseal.KeyRing("livekit")
+    other.set_passphrase("another passphrase")
+    good = models.DataPacket(participant_identity="bob", encrypted_packet=sealed(b"hello"))
+    for packet in (
+        good,
+        good,
+        models.DataPacket(participant_identity="bob", encrypted_packet=sealed(b"hello", other)),
+        models.DataPacket(participant_identity="bob", user=models.UserPacket(payload=b"in the clear")),
+        models.DataPacket(participant_identity="nobody", encrypted_packet=sealed(b"hello")),
+        models.DataPacket(
+            participant_identity="bob", encrypted_packet=models.EncryptedPacket(iv=b"", key_index=1 << 31)
+        ),
+    ):
+        room._receive_data(packet.SerializeToString())
+    for noise in (b"\xff\xff", "text", b""):
+        room._receive_data(noise)
+    # A feigned return does not make the server's copy of a message new.
+    room._update([models.ParticipantInfo(identity="bob", sid="PA_1", state=GONE)])
+    room._update([models.ParticipantInfo(identity="bob", sid="PA_2", state=CONNECTED)])
+    room._receive_data(good.SerializeToString())
+    await settled()
+    (message,) = [value for name, value in events if name == "data"]
+    assert (message.participant_id, message.payload, message.topic) == ("bob", b"hello", "chat")
+    errors = [type(value.error) for name, value in events if name == "data-refused"]
+    assert errors[:4] == [ReplayedFrame, AuthenticationFailed, MalformedFrame, MalformedFrame]
+    assert errors[-1] is ReplayedFrame and len(errors) == 6
+
+
+async def test_data_that_is_too_long_or_misaddressed_is_refused():
+    room, _ = await made()
+    for arguments, error in (
+        ({"payload": bytes(MAX_DATA_BYTES + 1)}, ValueError),
+        ({"payload": "text"}, TypeError),
+        ({"payload": b"", "to": "bob"}, TypeError),
+        ({"payload": b"", "topic": "\ud83d"}, ValueError),
+        ({"payload": b""}, RoomError),
+    ):
+        with pytest.raises(error):
+            await room.send(**arguments)
