@@ -58,8 +58,9 @@ PRINTED = {
 
 
 def test_every_example_is_run():
-    # It needs videosdk-agents: tests/frameworks/test_videosdk_agents.py runs it.
-    elsewhere = {"videosdk_agent.py"}
+    # The first needs videosdk-agents: tests/frameworks/test_videosdk_agents.py runs it. The second needs a server:
+    # tests/interop/test_livekit_room.py runs it.
+    elsewhere = {"videosdk_agent.py", "livekit_voice_agent.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED) | elsewhere
 
 

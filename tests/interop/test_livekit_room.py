@@ -1,16 +1,34 @@
 """`frameseal.livekit` in rooms of a real LiveKit server, both members on aiortc."""
 
 import asyncio
+import os
 import secrets
+import sys
 
 from aiortc import MediaStreamTrack
 
 from frameseal import ExternalE2EEKeyProvider
 from frameseal.livekit import join
 from support.calls import PASSPHRASE, Sink, picture_track, plays, shows, tone_track, until
+from test_examples import EXAMPLES, ON_LOOPBACK
 
 pytest_plugins = ["interop.livekit_server"]
 PATIENCE = 60  # seconds; the limit is for a call that is broken, not a measurement
+
+
+def utterance():
+    """Return a track: silence, one second of a tone, silence."""
+    track = tone_track("aiortc")
+    recv = track.recv
+
+    async def spoken():
+        frame = await recv()
+        if not 1.0 < frame.pts / frame.sample_rate < 2.0:
+            frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        return frame
+
+    track.recv = spoken
+    return track
 
 
 class Member:
@@ -94,3 +112,32 @@ async def test_three_members_see_and_hear_each_other_mute_unpublish_talk_and_rej
         await bob.room.leave()
         await until(lambda: ("participant-left", "bob") in [(e, getattr(v, "identity", 0)) for e, v in carol.events])
         assert await bob.room.wait_left() == "left"
+
+
+async def test_the_voice_agent_of_the_examples_hears_and_answers(livekit_server):
+    name = secrets.token_hex(8)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")]),  # runpy adds no folder
+        "LIVEKIT_URL": livekit_server.url,
+        "LIVEKIT_TOKEN": livekit_server.token("agent", name),
+        "ROOM_PASSPHRASE": PASSPHRASE,
+    }
+    async with enter(livekit_server, "alice", name) as room:
+        alice = Member(room)
+        agent = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", ON_LOOPBACK, str(EXAMPLES / "livekit_voice_agent.py")),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            await until(lambda: "agent" in room.participants and ("agent", "audio") in alice.sinks, PATIENCE)
+            await room.publish(utterance())
+            await until(lambda: "data" in alice.names(), PATIENCE)
+        finally:
+            agent.kill()
+            said, _ = await agent.communicate()
+    (message,) = [value for event, value in alice.events if event == "data"]
+    assert (message.participant_id, message.payload) == ("agent", b"I heard 440 hertz.")
+    assert said.decode().splitlines() == ["alice is in the room", "agent to alice: I heard 440 hertz."]
+    assert alice.sinks["agent", "audio"].seconds > 0

@@ -62,6 +62,7 @@ class StandIn:
         self.forwarder = Forwarder(on_packet=self.packets.append)
         self.msid = "PA_0 TR_0"
         self.trailer = TRAILER
+        self.declares_plain = False  # announces every track as unsealed
         self.refusing = 0  # the status of the answer to a join; 0 admits
         self._tasks: set[asyncio.Task] = set()
 
@@ -109,8 +110,12 @@ class StandIn:
             case "add_track":
                 asked = request.add_track
                 mime_type = "audio/opus" if asked.type == models.TrackType.AUDIO else "video/VP8"
+                none = models.Encryption.Type.NONE
                 track = client.info.tracks.add(
-                    sid=f"TR_{next(self.numbers)}", type=asked.type, mime_type=mime_type, encryption=asked.encryption
+                    sid=f"TR_{next(self.numbers)}",
+                    type=asked.type,
+                    mime_type=mime_type,
+                    encryption=none if self.declares_plain else asked.encryption,
                 )
                 self.msid = f"{client.info.sid} {track.sid}"
                 await client.send(track_published=rtc.TrackPublishedResponse(cid=asked.cid, track=track))

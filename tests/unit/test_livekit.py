@@ -11,6 +11,7 @@ from frameseal import (
     DataCryptor,
     Decryptor,
     E2EEManager,
+    E2EEState,
     ExternalE2EEKeyProvider,
     MalformedFrame,
     ReplayedFrame,
@@ -87,6 +88,19 @@ async def test_a_tone_is_heard_with_the_key_and_by_nobody_else(server, theirs):
         assert all(opener.decrypt(forwarded.payload) for forwarded in server.packets)  # not one in the clear
     (asked,) = [each.add_track for each in server.latest("alice").requests if each.HasField("add_track")]
     assert (asked.encryption, asked.disable_red) == (models.Encryption.Type.GCM, True)
+
+
+async def test_a_track_that_is_declared_unsealed_is_reported(server):
+    server.declares_plain = True
+    async with (
+        join(server.url, BOB, provider("another passphrase"), ice_servers=()) as second,
+        join(server.url, ALICE, provider(), ice_servers=()) as first,
+    ):
+        events = listened(second)
+        await first.publish(tone_track("aiortc"))
+        await until(lambda: "track" in names(events))
+        assert not next(value for name, value in events if name == "track").encrypted
+        await until(lambda: second.e2ee.state("alice", "audio") is E2EEState.InternalError)
 
 
 async def test_without_a_key_no_packet_leaves(server):
