@@ -22,6 +22,7 @@ MODULES = (
     "frameseal",
     "frameseal.aiortc",
     "frameseal.pymediasoup",
+    "frameseal.livekit",
     "frameseal.videosdk",
     "frameseal.frame_cryptor",
     "frameseal.datachannel",
