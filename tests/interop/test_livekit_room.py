@@ -102,7 +102,7 @@ async def test_three_members_see_and_hear_each_other_mute_unpublish_talk_and_rej
         voice = await alice.room.publish(tone_track("aiortc", 550))
         await until(lambda: plays(carol.sinks["alice", "audio"], 550), PATIENCE)
 
-        await alice.room._session._socket.close()  # as if the network had failed
+        await alice.room._visit._signalling._socket.close()  # as if the network had failed
         await until(lambda: "reconnected" in alice.names(), PATIENCE)
         await until(lambda: carol.sinks["alice", "audio"].track.readyState == "live", PATIENCE)
         await until(lambda: plays(carol.sinks["alice", "audio"], 550), PATIENCE)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from livekit.protocol import models, rtc
 
-import frameseal.livekit
+import frameseal
 from frameseal import (
     AuthenticationFailed,
     DataCryptor,
@@ -17,7 +17,9 @@ from frameseal import (
     ReplayedFrame,
     UnknownKey,
 )
-from frameseal.livekit import MAX_DATA_BYTES, NotAdmitted, Room, RoomError, join
+from frameseal.livekit import NotAdmitted, Room, RoomError, join
+from frameseal.livekit import room as livekit_room
+from frameseal.livekit.data import MAX_DATA_BYTES
 from support.calls import PASSPHRASE, Sink, key_ring, plays, tone_track, until
 from support.livekit_stand_in import TRAILER, serving
 from support.secret_search import said_by
@@ -35,7 +37,7 @@ async def server():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(frameseal.livekit, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(livekit_room, "FIRST_WAIT", 0.01)
 
 
 def provider(passphrase: str | None = PASSPHRASE) -> ExternalE2EEKeyProvider:
@@ -224,16 +226,16 @@ async def test_a_participant_whom_the_server_removes_does_not_return(server, qui
 async def made(passphrase: str | None = PASSPHRASE) -> tuple[Room, list]:
     e2ee = E2EEManager(provider(passphrase), "livekit")
     room = Room("ws://127.0.0.1", ALICE, e2ee, ice_servers=(), subscribe=True, attempts=0)
-    room.identity = "alice"
+    room.identity = room._members.own_identity = "alice"
     return room, listened(room)
 
 
 async def test_the_end_of_an_earlier_visit_does_not_end_a_later_one():
     room, events = await made()
-    room._update([models.ParticipantInfo(identity="bob", sid="PA_1", state=CONNECTED)])
-    room._update([models.ParticipantInfo(identity="bob", sid="PA_2", state=CONNECTED)])
-    room._update([models.ParticipantInfo(identity="bob", sid="PA_1", state=GONE)])
-    room._update([models.ParticipantInfo(identity="alice", sid="PA_0", state=CONNECTED)])
+    room._members.update([models.ParticipantInfo(identity="bob", sid="PA_1", state=CONNECTED)])
+    room._members.update([models.ParticipantInfo(identity="bob", sid="PA_2", state=CONNECTED)])
+    room._members.update([models.ParticipantInfo(identity="bob", sid="PA_1", state=GONE)])
+    room._members.update([models.ParticipantInfo(identity="alice", sid="PA_0", state=CONNECTED)])
     await settled()
     assert names(events) == ["participant-joined", "participant-left", "participant-joined"]
     assert [each.sid for each in room.participants.values()] == ["PA_2"]
@@ -250,7 +252,7 @@ def sealed(payload: bytes, ring=None) -> models.EncryptedPacket:
 
 async def test_only_sealed_data_of_participants_is_delivered_and_once():
     room, events = await made()
-    room._update([models.ParticipantInfo(identity="bob", sid="PA_1", state=CONNECTED)])
+    room._members.update([models.ParticipantInfo(identity="bob", sid="PA_1", state=CONNECTED)])
     other = frameseal.KeyRing("livekit")
     other.set_passphrase("another passphrase")
     good = models.DataPacket(participant_identity="bob", encrypted_packet=sealed(b"hello"))
@@ -264,13 +266,13 @@ async def test_only_sealed_data_of_participants_is_delivered_and_once():
             participant_identity="bob", encrypted_packet=models.EncryptedPacket(iv=b"", key_index=1 << 31)
         ),
     ):
-        room._receive_data(packet.SerializeToString())
+        room._messages.receive(packet.SerializeToString())
     for noise in (b"\xff\xff", "text", b""):
-        room._receive_data(noise)
+        room._messages.receive(noise)
     # A feigned return does not make the server's copy of a message new.
-    room._update([models.ParticipantInfo(identity="bob", sid="PA_1", state=GONE)])
-    room._update([models.ParticipantInfo(identity="bob", sid="PA_2", state=CONNECTED)])
-    room._receive_data(good.SerializeToString())
+    room._members.update([models.ParticipantInfo(identity="bob", sid="PA_1", state=GONE)])
+    room._members.update([models.ParticipantInfo(identity="bob", sid="PA_2", state=CONNECTED)])
+    room._messages.receive(good.SerializeToString())
     await settled()
     (message,) = [value for name, value in events if name == "data"]
     assert (message.participant_id, message.payload, message.topic) == ("bob", b"hello", "chat")

@@ -576,7 +576,7 @@ def public_things() -> Iterator[tuple[str, Any]]:
     modules = [frameseal]
     for found in pkgutil.walk_packages(frameseal.__path__, "frameseal."):
         name = found.name.removeprefix("frameseal.")
-        inner = name.startswith(("aiortc.", "e2ee.", "tools.")) and name not in WALKED
+        inner = name.startswith(("aiortc.", "e2ee.", "livekit.", "tools.")) and name not in WALKED
         if not name.startswith("_") and not inner and name not in NOT_WALKED:
             modules.append(importlib.import_module(found.name))
     for module in modules:

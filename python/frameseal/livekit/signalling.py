@@ -1,0 +1,127 @@
+"""The web socket to a LiveKit server: how a room is joined, and the messages of the visit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from google.protobuf.message import DecodeError
+from livekit.protocol import rtc
+
+from frameseal._secrecy import Confidential, Hidden, require, utf8
+from frameseal.livekit.errors import NotAdmitted, RoomError
+
+__all__ = ["ANSWER_TIMEOUT", "CLOSE_TIMEOUT", "Signalling", "Token", "checked_token", "checked_url"]
+
+PROTOCOL: Final = 9  # the newest without single connections and reused transceivers, which aiortc cannot restart
+ANSWER_TIMEOUT: Final = 20.0  # seconds until the server answers, or ICE and DTLS connect
+CLOSE_TIMEOUT: Final = 5.0  # seconds; closing a connection of aiortc that is still connecting may never return
+_REFUSED_STATUS: Final = frozenset((400, 401, 403, 404))
+
+Token = str | Callable[[], str | Awaitable[str]]
+"""An access token, or a function that returns a fresh one for each time that the room is joined."""
+
+
+class Signalling(Confidential):
+    """The web socket of one visit to a room."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, joined: rtc.JoinResponse) -> None:
+        """Use `open`."""
+        self.joined: Final = joined
+        """The server's answer to the join."""
+        self._socket = socket
+        self._last_heard = time.monotonic()
+
+    @classmethod
+    async def open(cls, http: aiohttp.ClientSession, url: str, token: Hidden[str]) -> Signalling:
+        """Join a room once.
+
+        :raises NotAdmitted: the server does not admit the token.
+        :raises RoomError: the server cannot be reached, or does not answer.
+        """
+        status, reason, socket = 0, "", None
+        query = {"protocol": str(PROTOCOL), "auto_subscribe": "0", "adaptive_stream": "0"}
+        try:
+            # In a header, because the URL stands in the errors of aiohttp and in the logs of proxies.
+            socket = await http.ws_connect(
+                f"{url}/rtc",
+                params=query,
+                headers={"Authorization": f"Bearer {token.reveal()}"},
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
+            )
+            first = await asyncio.wait_for(socket.receive(), ANSWER_TIMEOUT)
+            data = first.data if first.type is aiohttp.WSMsgType.BINARY else b""
+            joined = rtc.SignalResponse.FromString(data).join
+        except aiohttp.WSServerHandshakeError as error:
+            status = error.status
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, DecodeError) as error:
+            reason = type(error).__name__
+        # Raised outside the handlers: those errors hold the request with its token.
+        if status in _REFUSED_STATUS:
+            raise NotAdmitted(f"the server answered {status}: the token does not admit to a room of this server")
+        if not (status or reason) and not joined.participant.identity:
+            reason = "the server's first message is no answer"
+        if status or reason or socket is None:
+            if socket is not None:
+                await socket.close()
+            raise RoomError(f"the room cannot be joined: {reason or f'the server answered {status}'}")
+        return cls(socket, joined)
+
+    async def request(self, **message: Any) -> None:
+        """Send one request to the server."""
+        with contextlib.suppress(ConnectionError):  # `messages` notices the end of the socket
+            await self._socket.send_bytes(rtc.SignalRequest(**message).SerializeToString())
+
+    async def messages(self) -> AsyncIterator[rtc.SignalResponse]:
+        """Yield the server's messages until the socket closes."""
+        async for message in self._socket:
+            self._last_heard = time.monotonic()
+            if message.type is aiohttp.WSMsgType.BINARY:
+                yield rtc.SignalResponse.FromString(message.data)
+
+    async def ping(self) -> None:
+        """Ping the server, and return when it is silent for too long."""
+        interval = self.joined.ping_interval or 5
+        patience = max(self.joined.ping_timeout or 15, 2 * interval)
+        while time.monotonic() - self._last_heard < patience:
+            await self.request(ping_req=rtc.Ping(timestamp=int(time.time() * 1000)))
+            await asyncio.sleep(interval)
+
+    async def close(self) -> None:
+        """Close the socket."""
+        await self._socket.close()
+
+
+def checked_url(url: str) -> str:
+    """Return the URL of a server without a slash at the end.
+
+    :raises ValueError: *url* is no URL of a web socket, or holds more than a host and a path.
+    """
+    utf8("url", url)
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("ws", "wss", "http", "https") and bool(parts.hostname) and parts.port != 0
+        right = right and parts.username is None and not parts.query and not parts.fragment
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError("url must begin with wss:// and a host, without a user name and a query")
+    return url.rstrip("/")
+
+
+def checked_token(token: object) -> str:
+    """Return *token* if a header field can hold it.
+
+    :raises TypeError: *token* is not a str.
+    :raises ValueError: *token* is not printable ASCII.
+    """
+    require("token", token, str, "a str, or a function that returns a str")
+    text = str(token)
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("token must be printable ASCII, as a header field requires")
+    return text
