@@ -18,7 +18,9 @@ from frameseal.livekit.errors import NotAdmitted, RoomError
 
 __all__ = ["ANSWER_TIMEOUT", "CLOSE_TIMEOUT", "Signalling", "Token", "checked_token", "checked_url"]
 
-PROTOCOL: Final = 9  # the newest without single connections and reused transceivers, which aiortc cannot restart
+# The latest protocol in which each track has a line of its own. Later ones reuse the line of a track that ended, when
+# both sides have agreed on its end, and aiortc cannot start a receiver again.
+PROTOCOL: Final = 3
 ANSWER_TIMEOUT: Final = 20.0  # seconds until the server answers, or ICE and DTLS connect
 CLOSE_TIMEOUT: Final = 5.0  # seconds; closing a connection of aiortc that is still connecting may never return
 _REFUSED_STATUS: Final = frozenset((400, 401, 403, 404))
