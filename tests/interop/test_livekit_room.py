@@ -131,6 +131,19 @@ async def test_a_track_that_is_published_again_is_heard_each_time(livekit_server
             bob.sinks.clear()
 
 
+async def test_two_videos_of_different_codecs_are_seen_at_once(livekit_server):
+    """The server answers later lines with the codecs of the first offer only."""
+    name = secrets.token_hex(8)
+    async with enter(livekit_server, "alice", name) as first, enter(livekit_server, "bob", name) as second:
+        seen: dict[str, Sink] = {}
+        second.on("track", lambda track: seen.update({track.mime_type: Sink(track.media)}))
+        await first.publish(picture_track("aiortc"), codec="vp8")
+        await first.publish(picture_track("aiortc", "blue"), codec="h264", name="screen")
+        await until(lambda: "video/vp8" in seen and shows(seen["video/vp8"]), PATIENCE)
+        await until(lambda: "video/h264" in seen and shows(seen["video/h264"], "blue"), PATIENCE)
+        assert {track.name for track in second.participants["alice"].tracks.values()} == {"video", "screen"}
+
+
 def resting(room) -> bool:
     return {each.currentDirection for each in room._visit._subscriber.pc.getTransceivers()} == {"inactive"}
 

@@ -92,17 +92,25 @@ async def test_a_tone_is_heard_with_the_key_and_by_nobody_else(server, theirs):
     assert (asked.encryption, asked.disable_red) == (models.Encryption.Type.GCM, True)
 
 
-async def test_a_track_that_is_declared_unsealed_is_reported(server):
+async def test_a_track_that_is_declared_unsealed_is_reported_and_never_received(server):
     server.declares_plain = True
     async with (
-        join(server.url, BOB, provider("another passphrase"), ice_servers=()) as second,
+        join(server.url, BOB, provider(), ice_servers=()) as second,
         join(server.url, ALICE, provider(), ice_servers=()) as first,
     ):
         events = listened(second)
         await first.publish(tone_track("aiortc"))
-        await until(lambda: "track" in names(events))
-        assert not next(value for name, value in events if name == "track").encrypted
-        await until(lambda: second.e2ee.state("alice", "audio") is E2EEState.InternalError)
+        await until(lambda: second.participants["alice"].tracks)
+        (track,) = second.participants["alice"].tracks.values()
+        assert not track.encrypted and second.e2ee.state("alice", "audio") is E2EEState.InternalError
+        with pytest.raises(ValueError, match="sealed"):
+            await second.subscribe(track)
+        # A server that forwards it all the same finds nobody who opens it.
+        await server.forwarder.connect_subscriber(server.latest("bob"), server.latest("bob").info.sid)
+        await until(lambda: len(server.packets) > 60)
+        assert "track" not in names(events)
+        assert [each.frames_out for each in second._visit._subscriber.attachment.counters] == [0]
+    assert not any(each.HasField("subscription") for each in server.latest("bob").requests)
 
 
 async def test_without_a_key_no_packet_leaves(server):
@@ -226,7 +234,7 @@ async def test_a_participant_whom_the_server_removes_does_not_return(server, qui
 async def made(passphrase: str | None = PASSPHRASE) -> tuple[Room, list]:
     e2ee = E2EEManager(provider(passphrase), "livekit")
     room = Room("ws://127.0.0.1", ALICE, e2ee, ice_servers=(), subscribe=True, attempts=0)
-    room.identity = room._members.own_identity = "alice"
+    room._members.own.identity = "alice"
     return room, listened(room)
 
 

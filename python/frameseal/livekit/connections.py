@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from aiortc import (
@@ -15,8 +15,10 @@ from aiortc import (
     RTCDataChannel,
     RTCIceServer,
     RTCPeerConnection,
+    RTCRtpTransceiver,
     RTCSessionDescription,
 )
+from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
 from aiortc.sdp import SessionDescription, candidate_from_sdp
 from livekit.protocol import rtc
 
@@ -54,7 +56,7 @@ class Connection:
         self._request = request
         self._changed = asyncio.Event()
         self._early: list[Any] = []  # candidates that arrived before the description
-        attach(self.pc, e2ee, local_id=identity, remote_id=remote_id)
+        self.attachment: Final = attach(self.pc, e2ee, local_id=identity, remote_id=remote_id)
         self.pc.on("connectionstatechange", self._on_state)
 
     def _on_state(self) -> None:
@@ -107,6 +109,8 @@ class Publisher(Connection):
         super().__init__(servers, e2ee, identity, lambda receiver: None, request)
         self._answer: asyncio.Future[rtc.SessionDescription] | None = None
         self._negotiating = asyncio.Lock()
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._transceivers: dict[Publication, RTCRtpTransceiver] = {}
         self._channels: dict[bool, RTCDataChannel] = {}
 
     def answered(self, answer: rtc.SessionDescription) -> None:
@@ -116,46 +120,80 @@ class Publisher(Connection):
 
     async def add(self, publication: Publication, outgoing: Outgoing) -> None:
         """Send a track that the server has accepted. Returns when the connection is up."""
-        async with self._negotiating:
-            transceiver = publication.transceiver = self.pc.addTransceiver(outgoing, direction="sendonly")
-            transceiver.setCodecPreferences(forwarded_codecs(outgoing.kind, publication.codec))
-            await self._negotiate()
+        await self._undisturbed(self._add(publication, outgoing))
 
     async def remove(self, publication: Publication) -> None:
         """Stop sending a track."""
-        transceiver, publication.transceiver = publication.transceiver, None
-        if transceiver is not None:
-            async with self._negotiating:
+        await self._undisturbed(self._remove(publication))
+
+    async def send_data(self, packet: bytes, *, reliable: bool) -> None:
+        """Send a packet whose content is sealed."""
+        if not self._channels:
+            await self._undisturbed(self._open_channels())
+        channel = self._channels[reliable]
+        await self._until(lambda: channel.readyState != "connecting")
+        if channel.readyState != "open":
+            raise RoomError("the data channel is not open")
+        mark_sealed(channel, packet)
+        channel.send(packet)
+
+    async def _undisturbed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Negotiate to the end, even if the caller is cancelled: the next offer would get the answer of this one."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # a cancelled caller asks no more
+        reason = ""
+        try:
+            await asyncio.shield(task)
+        except (InvalidAccessError, InvalidStateError, OperationError) as error:
+            reason = type(error).__name__
+        if reason:
+            raise RoomError(f"the connection does not support the change ({reason})")
+
+    async def _add(self, publication: Publication, outgoing: Outgoing) -> None:
+        async with self._negotiating:
+            if outgoing.readyState != "live":  # unpublished meanwhile
+                return
+            transceiver = self._transceivers[publication] = self.pc.addTransceiver(outgoing, direction="sendonly")
+            codecs = forwarded_codecs(outgoing.kind, publication.codec)
+            transceiver.setCodecPreferences(codecs)
+            answer = await self._negotiate()
+            lines = [line for line in answer.media if line.rtp.muxId == transceiver.mid]
+            accepted = {each.mimeType.lower() for line in lines for each in line.rtp.codecs}
+        if codecs[0].mimeType.lower() not in accepted:
+            await self._remove(publication)
+            raise RoomError("the server does not accept the codec of the track")
+
+    async def _remove(self, publication: Publication) -> None:
+        async with self._negotiating:
+            transceiver = self._transceivers.pop(publication, None)
+            if transceiver is not None:
                 await transceiver.sender.stop()
                 transceiver.direction = "inactive"
                 await self._negotiate()
 
-    async def _negotiate(self) -> None:
-        """Offer what this side sends. The caller holds the lock.
+    async def _open_channels(self) -> None:
+        async with self._negotiating:
+            if not self._channels:
+                self._channels[True] = self.pc.createDataChannel("_reliable")
+                self._channels[False] = self.pc.createDataChannel("_lossy", ordered=False, maxRetransmits=0)
+                for made in self._channels.values():
+                    made.on("open", self._changed.set)
+                await self._negotiate()
+
+    async def _negotiate(self) -> SessionDescription:
+        """Offer what this side sends, and return the server's answer. The caller holds the lock.
 
         Returns when the connection is up: aiortc never starts a track that was negotiated during the DTLS handshake.
         """
         await self.pc.setLocalDescription(await self.pc.createOffer())
         self._answer = asyncio.get_running_loop().create_future()
         await self._request(offer=rtc.SessionDescription(type="offer", sdp=self.pc.localDescription.sdp))
-        await self._describe(await in_time(self._answer, "the server does not answer the offer"))
+        answer = await in_time(self._answer, "the server does not answer the offer")
+        await self._describe(answer)
         await self._until_connected()
-
-    async def send_data(self, packet: bytes, *, reliable: bool) -> None:
-        """Send a packet whose content is sealed."""
-        async with self._negotiating:
-            if not self._channels:
-                self._channels[True] = self.pc.createDataChannel("_reliable")
-                self._channels[False] = self.pc.createDataChannel("_lossy", maxRetransmits=0)
-                for made in self._channels.values():
-                    made.on("open", self._changed.set)
-                await self._negotiate()
-            channel = self._channels[reliable]
-            await self._until(lambda: channel.readyState != "connecting")
-        if channel.readyState != "open":
-            raise RoomError("the data channel is not open")
-        mark_sealed(channel, packet)
-        channel.send(packet)
+        return SessionDescription.parse(answer.sdp)
 
     async def close(self) -> None:
         """Close the connection, and fail whoever waits for an answer."""
@@ -167,8 +205,9 @@ class Publisher(Connection):
 class Subscriber(Connection):
     """The connection of the received media and data.
 
-    :param owner_of: returns the identity of the participant with a server's id, or None for an unknown id.
-    :param on_media: receives the server's ids of the participant and the track, and the media.
+    :param owner_of: returns the identity whose key opens a track, by the server's ids of participant and track. None
+        drops the frames of the track.
+    :param on_media: receives the server's ids of participant and track, and the media.
     :param on_data: receives the content of each data packet.
     """
 
@@ -179,11 +218,11 @@ class Subscriber(Connection):
         identity: str,
         request: Request,
         *,
-        owner_of: Callable[[str], str | None],
+        owner_of: Callable[[str, str], str | None],
         on_media: Callable[[str, str, MediaStreamTrack], None],
         on_data: Callable[[bytes | str], None],
     ) -> None:
-        super().__init__(servers, e2ee, identity, lambda receiver: owner_of(self._stream_of(receiver)[0]), request)
+        super().__init__(servers, e2ee, identity, lambda receiver: owner_of(*self._stream_of(receiver)), request)
         self.offers: Final[asyncio.Queue[rtc.SessionDescription]] = asyncio.Queue()
         self._on_media, self._on_data = on_media, on_data
         self._streams: dict[str, tuple[str, str]] = {}  # mid -> sids of participant and track

@@ -14,7 +14,7 @@ from frameseal._secrecy import require, utf8
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.exceptions import FrameError, MalformedFrame
 
-__all__ = ["MAX_DATA_BYTES", "DataMessage", "DataMessages", "DataRefused"]
+__all__ = ["MAX_DATA_BYTES", "DataMessage", "DataMessages", "DataRefused", "checked"]
 
 MAX_DATA_BYTES: Final = 15 * 1024  # of one message, the limit of LiveKit's clients
 MAX_DATA_SENDERS: Final = 1024  # each has a cipher and a replay window, kept while the room is joined

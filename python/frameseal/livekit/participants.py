@@ -50,31 +50,46 @@ class RemoteTrack:
     """True if the publisher declares that the track is sealed. Unsealed media is never delivered in either case."""
     muted: bool
     """True while the publisher sends no media."""
+    subscribed: bool = False
+    """True if this side asks the server for the media. `Room.subscribe` changes it."""
     media: MediaStreamTrack | None = None
     """The decoded media. None unless the track is subscribed and its connection is up."""
 
 
 class Participants:
-    """The participants by identity. Each change is delivered as an event of the room."""
+    """The participants of a room. They outlive reconnections.
 
-    def __init__(self, e2ee: E2EEManager, deliver: Callable[[str, object], None]) -> None:
+    :param deliver: delivers an event of the room.
+    :param subscribes: True subscribes to each new track that aiortc can decode.
+    """
+
+    def __init__(self, e2ee: E2EEManager, deliver: Callable[[str, object], None], *, subscribes: bool) -> None:
         self.by_identity: Final[dict[str, Participant]] = {}
-        self.own_identity = ""
-        self._e2ee, self._deliver = e2ee, deliver
+        self.own = models.ParticipantInfo()
+        """This side, as the server knows it."""
+        self._e2ee, self._deliver, self._subscribes = e2ee, deliver, subscribes
 
     def tracks(self) -> Iterator[RemoteTrack]:
         """Yield the tracks of all participants."""
         for participant in list(self.by_identity.values()):
             yield from list(participant.tracks.values())
 
-    def with_sid(self, sid: str) -> Participant | None:
-        """Return the participant with the server's id *sid*. None means that nobody in the room has it."""
-        return next((each for each in self.by_identity.values() if each.sid == sid), None)
+    def track(self, participant_sid: str, track_sid: str) -> RemoteTrack | None:
+        """Return a track by the server's ids. None means that no such track is published, or that it is not sealed."""
+        return next(
+            (
+                each
+                for each in self.tracks()
+                if each.encrypted and (each.participant.sid, each.sid) == (participant_sid, track_sid)
+            ),
+            None,
+        )
 
     def update(self, infos: Iterable[models.ParticipantInfo]) -> None:
         """Handle the server's news of participants and their tracks."""
         for info in infos:
-            if info.identity == self.own_identity:
+            if info.identity == self.own.identity:
+                self.own = info
                 continue
             known = self.by_identity.get(info.identity)
             if info.state == models.ParticipantInfo.State.DISCONNECTED:
@@ -102,17 +117,21 @@ class Participants:
                     participant,
                     sid,
                     "audio" if info.type == models.TrackType.AUDIO else "video",
-                    info.mime_type.lower(),
+                    "",
                     info.name,
                     name_of(models.TrackSource, info.source),
                     info.encryption != models.Encryption.Type.NONE,
                     info.muted,
                 )
+                if not track.encrypted:
+                    self._e2ee.report_not_encrypted(participant.identity, track.kind, track_id=sid)
                 self._deliver("track-published", track)
             elif track.muted != info.muted:
                 track.muted = info.muted
                 self._deliver("track-muted" if info.muted else "track-unmuted", track)
-            track.mime_type = info.mime_type.lower() or track.mime_type
+            if info.mime_type and not track.mime_type:  # the server may learn the codec when the media arrives
+                track.mime_type = info.mime_type.lower()
+                track.subscribed = self._subscribes and is_playable(track)
 
     def keep_only(self, infos: Iterable[models.ParticipantInfo]) -> None:
         """Forget the participants whose visits are not among *infos*."""
@@ -137,8 +156,6 @@ class Participants:
         """Note that the media of a track arrives."""
         track.media = media
         media.on("ended", lambda: self.end_media(track, media))
-        if not track.encrypted:
-            self._e2ee.report_not_encrypted(track.participant.identity, track.kind, track_id=media.id)
         self._deliver("track", track)
 
     def end_media(self, track: RemoteTrack, media: MediaStreamTrack | None = None) -> None:
@@ -149,10 +166,13 @@ class Participants:
 
 
 def is_playable(track: RemoteTrack) -> bool:
-    """Return whether aiortc knows the codec: an offer with a line of unknown codecs only fails as a whole."""
+    """Return whether the track is sealed with a codec that aiortc decodes.
+
+    An offer that has a line of unknown codecs only would fail as a whole.
+    """
     capabilities = RTCRtpReceiver.getCapabilities(track.kind)
     known = {each.mimeType.lower() for each in capabilities.codecs} if capabilities is not None else set()
-    return track.mime_type in known
+    return track.encrypted and track.mime_type in known
 
 
 def name_of(enum: Any, number: int) -> str:

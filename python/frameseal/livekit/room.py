@@ -69,16 +69,19 @@ class Room(LoopEmitter):
         """Use `join`."""
         super().__init__(asyncio.get_running_loop())
         self.e2ee: Final = e2ee
-        self.identity = ""
-        """The identity of this side, from the token."""
         self._url, self._token, self._fresh_token = url, Hidden(token), Hidden("")
-        self._ice_servers, self._subscribes, self._attempts = ice_servers, subscribe, attempts
-        self._members = Participants(e2ee, self.deliver)
+        self._ice_servers, self._attempts = ice_servers, attempts
+        self._members = Participants(e2ee, self.deliver, subscribes=subscribe)
         self._messages = DataMessages(e2ee, self._members.by_identity.__contains__, self.deliver)
         self._publications = Publications(self.deliver)
         self._visit: Visit | None = None
         self._leaving = asyncio.Event()
         self._left: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def identity(self) -> str:
+        """The identity of this side, from the token."""
+        return self._members.own.identity
 
     @property
     def participants(self) -> dict[str, Participant]:
@@ -88,7 +91,7 @@ class Room(LoopEmitter):
     @property
     def publications(self) -> tuple[Publication, ...]:
         """The tracks that this side publishes."""
-        return tuple(self._publications.present)
+        return tuple(self._publications)
 
     async def publish(self, track: MediaStreamTrack, *, codec: str | None = None, name: str = "") -> Publication:
         """Publish a track, sealed, and return when its connection is up.
@@ -101,46 +104,54 @@ class Room(LoopEmitter):
         require("track", track, MediaStreamTrack, "a MediaStreamTrack of aiortc")
         codec = codec if codec is not None else DEFAULT_CODECS[track.kind]
         utf8("codec", codec), utf8("name", name)
-        if any(publication.source is track for publication in self._publications.present):
+        if any(publication.source is track for publication in self._publications):
             raise ValueError("track is published already: unpublish it first")
         if not forwarded_codecs(track.kind, codec):
             raise ValueError(f"codec must be one that aiortc can send as {track.kind}")
-        publication = Publication(track, codec, name or track.kind)
         visit = self._connected()
-        self._publications.present.append(publication)
+        self._require("can_publish")
+        publication = Publication(track, codec, name or track.kind)
+        self._publications.append(publication)
         try:
             await visit.publish(publication)
         except BaseException:
-            self._publications.present.remove(publication)
+            self._withdraw(publication)
             raise
         return publication
 
     async def unpublish(self, publication: Publication) -> None:
         """Stop sending a track. Its source is not stopped."""
         require("publication", publication, Publication, "a Publication of this room")
-        if publication in self._publications.present:
-            self._publications.present.remove(publication)
-            if self._visit is not None:
-                await self._visit.unpublish(publication)
+        self._withdraw(publication)
+        if self._visit is not None:
+            await self._visit.unpublish(publication)
+
+    def _withdraw(self, publication: Publication) -> None:
+        if publication.outgoing is not None:
+            publication.outgoing.stop()  # from now on nothing is sent, even if the server does not know yet
+        if publication in self._publications:
+            self._publications.remove(publication)
 
     async def mute(self, publication: Publication, muted: bool = True) -> None:
         """Mute a track, or unmute it. While it is muted its frames are read from the source and discarded."""
         require("publication", publication, Publication, "a Publication of this room")
         publication.muted = bool(muted)
-        if publication.outgoing is not None:
-            publication.outgoing.muted = publication.muted
-        if self._visit is not None and publication in self._publications.present:
+        if self._visit is not None and publication in self._publications:
             await self._visit.mute(publication)
 
     async def subscribe(self, track: RemoteTrack, wanted: bool = True) -> None:
         """Subscribe to a track, or unsubscribe. ``"track"`` is emitted when its media arrives.
 
-        :raises ValueError: aiortc cannot decode the codec of the track.
+        The wish outlives reconnections.
+
+        :raises ValueError: the track is not sealed, or aiortc cannot decode its codec.
         """
         require("track", track, RemoteTrack, "a RemoteTrack of this room")
         if wanted and not is_playable(track):
-            raise ValueError("track has a codec that aiortc cannot decode")
-        await self._connected().subscribe(track, wanted)
+            raise ValueError("track must be sealed, in a codec that aiortc can decode")
+        track.subscribed = bool(wanted)
+        if self._visit is not None:
+            await self._visit.subscribe()
 
     async def send(self, payload: bytes, *, topic: str = "", reliable: bool = True, to: Iterable[str] = ()) -> None:
         """Send a data message, sealed together with its topic. Identities of receivers stay readable.
@@ -154,6 +165,7 @@ class Room(LoopEmitter):
         """
         content, receivers = checked(payload, topic, to)
         visit = self._connected()
+        self._require("can_publish_data")
         packet = self._messages.seal(self.identity, content, topic=topic, reliable=reliable, to=receivers)
         await visit.send_data(packet, reliable=reliable)
 
@@ -171,17 +183,21 @@ class Room(LoopEmitter):
             raise RoomError("the room is not connected now: wait for the event 'reconnected', or join again")
         return self._visit
 
+    def _require(self, permission: str) -> None:
+        own = self._members.own
+        if own.HasField("permission") and not getattr(own.permission, permission):
+            raise RoomError(f"the token does not grant {permission}: make one that does")
+
     async def _connect(self, http: aiohttp.ClientSession) -> Visit:
         """Join the room once."""
         signalling = await Signalling.open(http, self._url, Hidden(await self._present_token()))
         joined = signalling.joined
-        self.identity = self._members.own_identity = joined.participant.identity
+        self._members.own = joined.participant
         trailer = joined.sif_trailer
         self.e2ee.sif_trailer = trailer if len(trailer) >= MIN_SIF_TRAILER else None
         self._visit = Visit(
             *(signalling, self.e2ee, self._members, self._messages, self._publications),
             ice_servers=self._ice_servers,
-            subscribes=self._subscribes,
         )
         self._members.keep_only(joined.other_participants)
         return self._visit

@@ -23,7 +23,7 @@ __all__ = ["ANSWER_TIMEOUT", "CLOSE_TIMEOUT", "Signalling", "Token", "checked_to
 PROTOCOL: Final = 3
 ANSWER_TIMEOUT: Final = 20.0  # seconds until the server answers, or ICE and DTLS connect
 CLOSE_TIMEOUT: Final = 5.0  # seconds; closing a connection of aiortc that is still connecting may never return
-_REFUSED_STATUS: Final = frozenset((400, 401, 403, 404))
+_NOT_ADMITTED: Final = frozenset((401, 403))
 
 Token = str | Callable[[], str | Awaitable[str]]
 """An access token, or a function that returns a fresh one for each time that the room is joined."""
@@ -62,16 +62,18 @@ class Signalling(Confidential):
         except aiohttp.WSServerHandshakeError as error:
             status = error.status
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, DecodeError) as error:
-            reason = type(error).__name__
+            reason = f"the server cannot be reached or does not answer ({type(error).__name__}): check the URL"
         # Raised outside the handlers: those errors hold the request with its token.
-        if status in _REFUSED_STATUS:
-            raise NotAdmitted(f"the server answered {status}: the token does not admit to a room of this server")
-        if not (status or reason) and not joined.participant.identity:
+        if status in _NOT_ADMITTED:
+            raise NotAdmitted(f"the server answered {status}: the token has expired, or is not one of this server's")
+        if status:
+            reason = f"the server answered {status}: check the URL, and that the room exists"
+        elif not reason and not joined.participant.identity:
             reason = "the server's first message is no answer"
-        if status or reason or socket is None:
+        if reason or socket is None:
             if socket is not None:
                 await socket.close()
-            raise RoomError(f"the room cannot be joined: {reason or f'the server answered {status}'}")
+            raise RoomError(f"the room cannot be joined: {reason}")
         return cls(socket, joined)
 
     async def request(self, **message: Any) -> None:

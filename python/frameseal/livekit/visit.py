@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final
 
 from aiortc import MediaStreamTrack, RTCIceServer
@@ -16,7 +16,7 @@ from frameseal.e2ee.manager import E2EEManager
 from frameseal.livekit.connections import Publisher, Subscriber, in_time
 from frameseal.livekit.data import DataMessages
 from frameseal.livekit.errors import RoomError
-from frameseal.livekit.participants import KINDS, Participants, RemoteTrack, is_playable
+from frameseal.livekit.participants import KINDS, Participants
 from frameseal.livekit.publications import Outgoing, Publication, Publications
 from frameseal.livekit.signalling import CLOSE_TIMEOUT, Signalling
 
@@ -33,7 +33,6 @@ class Visit(Confidential):
     :param members: the other participants, who outlive the visit.
     :param messages: seals and opens data messages.
     :param publications: the tracks that this side publishes. The visit publishes those that are there already.
-    :param subscribes: True subscribes to every track that aiortc can decode.
     """
 
     def __init__(
@@ -45,13 +44,11 @@ class Visit(Confidential):
         publications: Publications,
         *,
         ice_servers: Sequence[RTCIceServer] | None,
-        subscribes: bool,
     ) -> None:
         self.fresh_token: Hidden[str] | None = None
         """The server's token for the next visit. None means that the server has sent none."""
         self._signalling, self._members, self._publications = signalling, members, publications
-        self._subscribes = subscribes
-        self._earlier = list(publications.present)  # of the visit before; `run` starts when there may be later ones
+        self._earlier = list(publications)  # of the visit before; `run` starts when there may be later ones
         servers = list(ice_servers) if ice_servers is not None else _ice_servers(signalling.joined)
         identity, request = signalling.joined.participant.identity, signalling.request
         self._publisher = Publisher(servers, e2ee, identity, request)
@@ -63,29 +60,28 @@ class Visit(Confidential):
         )
         self._subscribed: set[str] = set()
         self._published: dict[str, asyncio.Future[models.TrackInfo]] = {}
-        self._background: set[asyncio.Future[None]] = set()
         self._republishing_failed = asyncio.Event()
         self._leave: rtc.LeaveRequest | None = None
 
     async def run(self, leaving: asyncio.Event) -> rtc.LeaveRequest | None:
         """Serve until the connection ends. Returns the server's last word, or None without one."""
-        self._update(self._signalling.joined.other_participants)
+        await self._update(self._signalling.joined.other_participants)
         parts: tuple[Awaitable[Any], ...] = (self._receive(), self._subscriber.answer_offers(), self._signalling.ping())
         for event in (self._publisher.failed, self._subscriber.failed, self._republishing_failed, leaving):
             parts = (*parts, event.wait())
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(part) for part in parts]
+        background: list[asyncio.Future[None]] = []
         for publication in self._earlier:
-            if publication in self._publications.present:
-                self._soon(self._republish(publication))
+            background.append(asyncio.ensure_future(self._republish(publication)))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if (error := task.exception()) is not None:
                     _logger.warning("the connection to the room ends, because of %s", type(error).__name__)
         finally:
-            for task in (*tasks, *self._background):
+            for task in (*tasks, *background):
                 task.cancel()
-            await asyncio.gather(*tasks, *self._background, return_exceptions=True)
+            await asyncio.gather(*tasks, *background, return_exceptions=True)
         return self._leave
 
     async def close(self, say_so: bool) -> None:
@@ -102,17 +98,16 @@ class Visit(Confidential):
 
     async def publish(self, publication: Publication) -> None:
         """Announce a track and connect it."""
-        outgoing = publication.outgoing = Outgoing(publication.source)
-        outgoing.muted = publication.muted
-        cid = outgoing.id
-        published = self._published[cid] = asyncio.get_running_loop().create_future()
+        publication.sid, muted = "", publication.muted
+        outgoing = publication.outgoing = Outgoing(publication)
+        published = self._published[outgoing.id] = asyncio.get_running_loop().create_future()
         await self._signalling.request(
             add_track=rtc.AddTrackRequest(
-                cid=cid,
+                cid=outgoing.id,
                 name=publication.name,
                 type=KINDS[outgoing.kind],
                 source=_SOURCES[outgoing.kind],
-                muted=publication.muted,
+                muted=muted,
                 disable_red=True,
                 encryption=models.Encryption.Type.GCM,
             )
@@ -120,12 +115,15 @@ class Visit(Confidential):
         try:
             publication.sid = (await in_time(published, "the server does not accept the track")).sid
         finally:
-            self._published.pop(cid, None)
+            self._published.pop(outgoing.id, None)
         await self._publisher.add(publication, outgoing)
+        if publication.muted != muted:
+            await self.mute(publication)
 
     async def _republish(self, publication: Publication) -> None:
         try:
-            await self.publish(publication)
+            if publication in self._publications:
+                await self.publish(publication)
         except RoomError as error:
             _logger.warning("a track could not be published anew: %s", error)
             self._republishing_failed.set()
@@ -137,33 +135,27 @@ class Visit(Confidential):
     async def mute(self, publication: Publication) -> None:
         """Let the server know whether a track is muted."""
         if publication.sid:
-            await self._signalling.request(
-                mute=rtc.MuteTrackRequest(sid=publication.sid, muted=publication.muted),
-            )
+            mute = rtc.MuteTrackRequest(sid=publication.sid, muted=publication.muted)
+            await self._signalling.request(mute=mute)
 
     async def send_data(self, packet: bytes, *, reliable: bool) -> None:
         """Send a packet whose content is sealed."""
         await self._publisher.send_data(packet, reliable=reliable)
 
-    async def subscribe(self, track: RemoteTrack, wanted: bool) -> None:
-        """Ask the server for a track, or for its end."""
-        (self._subscribed.add if wanted else self._subscribed.discard)(track.sid)
-        wish = models.ParticipantTracks(participant_sid=track.participant.sid, track_sids=[track.sid])
-        await self._signalling.request(
-            subscription=rtc.UpdateSubscription(track_sids=[track.sid], subscribe=wanted, participant_tracks=[wish])
-        )
+    async def subscribe(self) -> None:
+        """Tell the server which tracks this side subscribes to, as far as it does not know."""
+        for track in self._members.tracks():
+            if track.subscribed != (track.sid in self._subscribed):
+                (self._subscribed.add if track.subscribed else self._subscribed.discard)(track.sid)
+                wish = models.ParticipantTracks(participant_sid=track.participant.sid, track_sids=[track.sid])
+                subscription = rtc.UpdateSubscription(
+                    track_sids=[track.sid], subscribe=track.subscribed, participant_tracks=[wish]
+                )
+                await self._signalling.request(subscription=subscription)
 
-    def _soon(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    def _update(self, infos: Any) -> None:
+    async def _update(self, infos: Iterable[models.ParticipantInfo]) -> None:
         self._members.update(infos)
-        for track in self._members.tracks() if self._subscribes else ():
-            if track.sid not in self._subscribed and is_playable(track):  # once per visit
-                self._subscribed.add(track.sid)
-                self._soon(self.subscribe(track, True))
+        await self.subscribe()
 
     async def _receive(self) -> None:
         """Handle the server's messages until the socket closes."""
@@ -178,7 +170,7 @@ class Visit(Confidential):
                 case "trickle" if response.trickle.target == rtc.SignalTarget.SUBSCRIBER:
                     await self._subscriber.add_candidate(response.trickle.candidateInit)
                 case "update":
-                    self._update(response.update.participants)
+                    await self._update(response.update.participants)
                 case "track_published":
                     waiting = self._published.get(response.track_published.cid)
                     if waiting is not None and not waiting.done():
@@ -191,14 +183,12 @@ class Visit(Confidential):
                     self._leave = response.leave
                     return
 
-    def _owner_of(self, participant_sid: str) -> str | None:
-        """Return the identity whose key opens. None drops the frames."""
-        participant = self._members.with_sid(participant_sid)
-        return None if participant is None else participant.identity
+    def _owner_of(self, participant_sid: str, track_sid: str) -> str | None:
+        track = self._members.track(participant_sid, track_sid)
+        return None if track is None else track.participant.identity
 
     def _on_media(self, participant_sid: str, track_sid: str, media: MediaStreamTrack) -> None:
-        participant = self._members.with_sid(participant_sid)
-        track = participant.tracks.get(track_sid) if participant is not None else None
+        track = self._members.track(participant_sid, track_sid)
         if track is not None:
             self._members.begin_media(track, media)
 
