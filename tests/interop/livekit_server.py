@@ -30,12 +30,15 @@ class LiveKitServer:
     api_key: str
     api_secret: str
 
-    def token(self, identity: str, room: str) -> str:
-        """Return a token that lets *identity* into *room*, to publish and to subscribe."""
+    def token(self, identity: str, room: str, claims: dict | None = None, secret: str | None = None) -> str:
+        """Return a token that lets *identity* into *room*, to publish and to subscribe.
+
+        Other *claims* replace its own, and another *secret* signs it.
+        """
         grants = {"roomJoin": True, "room": room, "canPublish": True, "canSubscribe": True, "canPublishData": True}
         now = int(time.time())
-        claims = {"iss": self.api_key, "sub": identity, "nbf": now - 60, "exp": now + 3600, "video": grants}
-        return jwt.encode(claims, self.api_secret, algorithm="HS256")
+        own = {"iss": self.api_key, "sub": identity, "nbf": now - 60, "exp": now + 3600, "video": grants}
+        return jwt.encode(own | (claims or {}), secret or self.api_secret, algorithm="HS256")
 
 
 @pytest.fixture(scope="module")

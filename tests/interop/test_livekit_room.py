@@ -1,15 +1,25 @@
 """`frameseal.livekit` in rooms of a real LiveKit server, both members on aiortc."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import sys
+import wave
+from pathlib import Path
 
+import av
+import numpy as np
+import pytest
 from aiortc import MediaStreamTrack
+from livekit import rtc
 
 from frameseal import ExternalE2EEKeyProvider
-from frameseal.livekit import join
-from support.calls import PASSPHRASE, Sink, picture_track, plays, shows, tone_track, until
+from frameseal.livekit import NotAdmitted, join
+from support.calls import PASSPHRASE, Sink, picture_track, plays, shows, sine, tone, tone_track, until
+from support.paths import ROOT
+from support.secret_search import said_by
+from test_docs import FENCE
 from test_examples import EXAMPLES, ON_LOOPBACK
 
 pytest_plugins = ["interop.livekit_server"]
@@ -144,8 +154,122 @@ async def test_two_videos_of_different_codecs_are_seen_at_once(livekit_server):
         assert {track.name for track in second.participants["alice"].tracks.values()} == {"video", "screen"}
 
 
+async def test_a_publication_that_is_given_up_ends_and_the_next_one_is_heard(livekit_server):
+    name = secrets.token_hex(8)
+    async with enter(livekit_server, "alice", name) as first, enter(livekit_server, "bob", name) as second:
+        bob = Member(second)
+        for _ in range(2):  # without a connection, and with one
+            given_up = asyncio.ensure_future(first.publish(tone_track("aiortc", 440)))
+            await until(lambda: first._visit._publisher.pc.signalingState == "have-local-offer", PATIENCE)
+            given_up.cancel()
+            await first.publish(tone_track("aiortc", 550))
+            await until(lambda: bob.hears("alice", 550), PATIENCE)
+            await until(lambda: len(second.participants["alice"].tracks) == 1, PATIENCE)
+            await first.unpublish(*first.publications)
+            await until(lambda: not second.participants["alice"].tracks, PATIENCE)
+            bob.sinks.clear()
+        assert "left" not in bob.names() and not first.publications
+
+
+@pytest.mark.parametrize(("claims", "secret"), [({"nbf": 0, "exp": 1}, None), ({}, "x" * 64), ({"video": {}}, None)])
+async def test_a_token_that_does_not_admit_is_refused(livekit_server, claims, secret):
+    made = livekit_server.token("alice", "room", claims, secret)
+    with pytest.raises(NotAdmitted, match="401") as caught:
+        async with join(livekit_server.url, made, provider()):
+            pass
+    assert not any(made in text for text in said_by(caught.value))
+
+
 def resting(room) -> bool:
     return {each.currentDirection for each in room._visit._subscriber.pc.getTransceivers()} == {"inactive"}
+
+
+class NativeMember:
+    """A participant on LiveKit's native SDK, who says a tone and hears the others."""
+
+    def __init__(self) -> None:
+        self.room = rtc.Room()
+        self.sinks: list[NativeSink] = []
+        self._saying: asyncio.Task | None = None
+        self.room.on("track_subscribed", lambda track, *_: self.sinks.append(NativeSink(track)))
+
+    async def say(self, hertz: float) -> None:
+        source = rtc.AudioSource(48_000, 1)
+        self._saying = asyncio.ensure_future(self._feed(tone_track("aiortc", hertz), source))
+        await self.room.local_participant.publish_track(rtc.LocalAudioTrack.create_audio_track("voice", source))
+
+    async def _feed(self, track, source) -> None:
+        while True:
+            frame = await track.recv()
+            data = frame.to_ndarray().tobytes()
+            await source.capture_frame(rtc.AudioFrame(data, frame.sample_rate, 1, frame.samples))
+
+    async def leave(self) -> None:
+        await self.room.disconnect()
+        for task in (self._saying, *(sink._task for sink in self.sinks)):
+            if task is not None:
+                task.cancel()
+
+
+class NativeSink(Sink):
+    """Records the sound of a track of the native SDK."""
+
+    async def _run(self) -> None:
+        self.rate = 48_000
+        async for event in rtc.AudioStream(self.track, sample_rate=self.rate, num_channels=1):
+            self.samples.append(np.frombuffer(event.frame.data, np.int16).copy())
+
+
+def hears_in(path: Path, hertz: float) -> bool:
+    """Return True if the file that is being written has a second of this tone."""
+    samples: list[np.ndarray] = []
+    with contextlib.suppress(av.FFmpegError), av.open(str(path)) as recording:
+        for frame in recording.decode(audio=0):
+            samples.append(frame.to_ndarray()[0])
+    if sum(map(len, samples)) < 2 * 48_000:
+        return False
+    heard, purity, _ = tone(np.concatenate(samples)[-48_000:].astype(float), 48_000)
+    return abs(heard - hertz) < 6 and purity > 0.9  # a busy machine loses a frame here and there
+
+
+async def test_the_ten_lines_of_the_page_are_heard_and_hear(livekit_server, tmp_path, monkeypatch):
+    _, source = FENCE.findall((ROOT / "docs/livekit.md").read_text("utf-8"))[0]
+    assert len([line for line in source.splitlines() if line]) == 10
+    monkeypatch.chdir(tmp_path)
+    with wave.open("hello.wav", "wb") as hello:
+        hello.setparams((1, 2, 48_000, 0, "NONE", ""))
+        hello.writeframes(sine(0, 60 * 48_000, 660, 48_000).to_ndarray().tobytes())
+    name, bob, eve = secrets.token_hex(8), NativeMember(), NativeMember()
+    try:
+        for member, identity, key in ((bob, "bob", PASSPHRASE), (eve, "eve", "another passphrase")):
+            keys = rtc.KeyProviderOptions(shared_key=key.encode())
+            options = rtc.RoomOptions(encryption=rtc.E2EEOptions(key_provider_options=keys))
+            await member.room.connect(livekit_server.url, livekit_server.token(identity, name), options)
+        given = {"url": livekit_server.url, "token": livekit_server.token("alice", name), "passphrase": PASSPHRASE}
+        alice = await asyncio.create_subprocess_exec(sys.executable, "-c", TYPED, repr(given), source)
+        try:
+            await bob.say(440)
+            await until(lambda: bob.sinks and plays(bob.sinks[0], 660), PATIENCE)
+            await until(lambda: any(hears_in(path, 440) for path in tmp_path.glob("bob-*.ts")), PATIENCE)
+            assert not any(plays(sink, 660) for sink in eve.sinks)
+        finally:
+            alice.kill()
+            await alice.wait()
+    finally:
+        await bob.leave()
+        await eve.leave()
+
+
+# What `python -m asyncio` does with lines that are typed, on the loopback interface alone.
+TYPED = """
+import ast, asyncio, sys
+import aioice.ice
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+code = compile(sys.argv[2], "docs/livekit.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+async def main():
+    await eval(code, ast.literal_eval(sys.argv[1]))
+asyncio.run(main())
+"""
 
 
 async def test_the_voice_agent_of_the_examples_hears_and_answers(livekit_server):

@@ -63,6 +63,8 @@ class StandIn:
         self.msid = "PA_0 TR_0"
         self.trailer = TRAILER
         self.declares_plain = False  # announces every track as unsealed
+        self.tokens = dict(TOKENS)
+        self.permission: models.ParticipantPermission | None = None
         self.refusing = 0  # the status of the answer to a join; 0 admits
         self._tasks: set[asyncio.Task] = set()
 
@@ -72,13 +74,15 @@ class StandIn:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(dict(request.headers))
         self.queries.append(request.query_string)
-        identity = TOKENS.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        identity = self.tokens.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
         if self.refusing or identity is None:
             raise _status(self.refusing or 401)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         others = [client for client in self.clients if not client.socket.closed and client.identity != identity]
         client = Client(self, identity, socket)
+        if self.permission is not None:
+            client.info.permission.CopyFrom(self.permission)
         self.clients.append(client)
         joined = rtc.JoinResponse(
             participant=client.info,
@@ -147,7 +151,7 @@ class StandIn:
 
 
 def _status(status: int) -> web.HTTPException:
-    return {401: web.HTTPUnauthorized, 503: web.HTTPServiceUnavailable}[status]()
+    return {401: web.HTTPUnauthorized, 404: web.HTTPNotFound, 503: web.HTTPServiceUnavailable}[status]()
 
 
 @contextlib.asynccontextmanager

@@ -151,11 +151,31 @@ async def test_the_token_travels_in_a_header_and_stands_in_no_error(server):
             pass
     assert not any(stranger in text for text in said_by(caught.value))
     assert "token" not in server.queries[0]
-    server.refusing = 503
-    with pytest.raises(RoomError, match="503") as caught:
-        async with join(server.url, ALICE, provider()):
+    for server.refusing, hint in ((503, "503"), (404, "404: check the URL")):
+        with pytest.raises(RoomError, match=hint) as caught:
+            async with join(server.url, ALICE, provider()):
+                pass
+        assert type(caught.value) is RoomError and not any(ALICE in text for text in said_by(caught.value))
+
+
+async def test_a_server_that_is_not_there_is_told_from_a_token_that_is_refused():
+    with pytest.raises(RoomError, match="check the URL") as caught:
+        async with join("ws://127.0.0.1:1", ALICE, provider()):
             pass
     assert type(caught.value) is RoomError and not any(ALICE in text for text in said_by(caught.value))
+
+
+async def test_what_the_token_does_not_grant_is_said_at_once(server):
+    server.permission = models.ParticipantPermission(can_subscribe=True)
+    async with join(server.url, ALICE, provider(), ice_servers=()) as room:
+        with pytest.raises(RoomError, match="can_publish:"):
+            await room.publish(tone_track("aiortc"))
+        with pytest.raises(RoomError, match="can_publish_data"):
+            await room.send(b"hello")
+        granted = models.ParticipantInfo(identity="alice", permission=models.ParticipantPermission(can_publish=True))
+        await server.latest("alice").send(update=rtc.ParticipantUpdate(participants=[granted]))
+        await until(lambda: room._members.own.permission.can_publish)
+        await room.publish(tone_track("aiortc"))
 
 
 @pytest.mark.parametrize(("trailer", "known"), [(TRAILER, TRAILER), (b"", None), (b"short", None)])
@@ -210,6 +230,58 @@ async def test_a_lost_connection_is_joined_anew_with_a_fresh_token_and_its_track
     assert [each.WhichOneof("message") for each in server.latest("alice").requests][-1] == "leave"
 
 
+async def test_the_token_that_the_server_has_sent_since_is_used_to_join_anew(server, quick, caplog):
+    fresh = "fresh token of alice"
+    async with join(server.url, ALICE, provider()) as room:
+        events = listened(room)
+        server.tokens = {fresh: "alice"}  # the first token has expired
+        await server.latest("alice").send(refresh_token=fresh)
+        await server.latest("alice").send(pong_resp=rtc.Pong())
+        await server.clients[0].socket.close()
+        await until(lambda: "reconnected" in names(events))
+    assert [each["Authorization"] for each in server.headers] == [f"Bearer {ALICE}", f"Bearer {fresh}"]
+    assert "token of alice" not in caplog.text
+
+
+async def test_a_token_that_cannot_be_made_now_is_asked_for_again(server, quick, caplog):
+    made = iter([ALICE, OSError(f"no answer to {ALICE}"), ALICE])
+
+    def token() -> str:
+        value = next(made)
+        if isinstance(value, OSError):
+            raise value
+        return value
+
+    async with join(server.url, token, provider()) as room:
+        events = listened(room)
+        await server.clients[0].socket.close()
+        await until(lambda: "reconnected" in names(events))
+    assert len(server.headers) == 2 and "OSError" in caplog.text and ALICE not in caplog.text
+
+
+async def test_a_token_that_has_expired_ends_the_room_with_a_reason(server, quick):
+    async with join(server.url, ALICE, provider()) as room:
+        server.tokens = {}
+        await server.clients[0].socket.close()
+        assert "not admitted" in await room.wait_left()
+    assert len(server.headers) == 2
+
+
+async def test_a_track_is_unpublished_while_the_connection_is_lost(server, quick):
+    async with join(server.url, ALICE, provider(), ice_servers=()) as room:
+        events = listened(room)
+        gone = await room.publish(tone_track("aiortc"))
+        await server.clients[0].socket.close()
+        await until(lambda: "reconnecting" in names(events))
+        await room.unpublish(gone)
+        await until(lambda: "reconnected" in names(events))
+        server.packets.clear()
+        await room.publish(tone_track("aiortc"))
+        await until(lambda: server.packets)
+        assert len(room.publications) == 1
+    assert len([each for each in server.latest("alice").requests if each.HasField("add_track")]) == 1
+
+
 async def test_the_attempts_to_join_anew_are_bounded(server, quick):
     async with join(server.url, ALICE, provider(), attempts=2) as room:
         server.refusing = 503
@@ -247,6 +319,35 @@ async def test_the_end_of_an_earlier_visit_does_not_end_a_later_one():
     await settled()
     assert names(events) == ["participant-joined", "participant-left", "participant-joined"]
     assert [each.sid for each in room.participants.values()] == ["PA_2"]
+
+
+async def test_a_wish_to_hear_a_track_is_kept(server, quick):
+    """News of the participant, and joining anew, do not subscribe again to what was unsubscribed."""
+    track = models.TrackInfo(sid="TR_1", type=models.TrackType.AUDIO, mime_type="audio/opus", encryption=1)
+    async with join(server.url, BOB, provider()), join(server.url, ALICE, provider()) as room:
+        events = listened(room)
+        server.latest("bob").info.tracks.append(track)
+        await server.announce(server.latest("bob"))
+        await until(lambda: wishes(server) == [True])
+        (heard,) = room.participants["bob"].tracks.values()
+        await room.subscribe(heard, False)
+        server.latest("bob").info.tracks[0].muted = True
+        await server.announce(server.latest("bob"))
+        await until(lambda: "track-muted" in names(events))
+        await until(lambda: wishes(server) == [True, False])
+        await server.latest("alice").socket.close()
+        await until(lambda: "reconnected" in names(events))
+        assert wishes(server) == []
+        await room.subscribe(heard)
+        await until(lambda: wishes(server) == [True])
+        await server.latest("alice").socket.close()
+        await until(lambda: names(events).count("reconnected") == 2)
+        await until(lambda: wishes(server) == [True])
+
+
+def wishes(server) -> list[bool]:
+    requests = server.latest("alice").requests
+    return [each.subscription.subscribe for each in requests if each.HasField("subscription")]
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A LiveKit room over aiortc, end-to-end encrypted: `join`. It needs aiohttp and livekit-protocol, and no native SDK.
 
 It has as much of LiveKit's signalling as an agent, a recorder or a gateway needs. Two connections, as in LiveKit's
-protocol 3: the server offers the received media, and this side offers the sent media. See docs/adapters/livekit.md.
+protocol 3: the server offers the received media, and this side offers the sent media. See docs/livekit.md.
 """
 
 from __future__ import annotations

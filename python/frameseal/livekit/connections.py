@@ -161,8 +161,10 @@ class Publisher(Connection):
             answer = await self._negotiate()
             lines = [line for line in answer.media if line.rtp.muxId == transceiver.mid]
             accepted = {each.mimeType.lower() for line in lines for each in line.rtp.codecs}
-        if codecs[0].mimeType.lower() not in accepted:
+        is_accepted = codecs[0].mimeType.lower() in accepted
+        if not is_accepted or outgoing.readyState != "live":
             await self._remove(publication)
+        if not is_accepted:
             raise RoomError("the server does not accept the codec of the track")
 
     async def _remove(self, publication: Publication) -> None:

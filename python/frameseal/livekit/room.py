@@ -239,8 +239,9 @@ class Room(LoopEmitter):
                     except NotAdmitted:
                         reason = "not admitted any more"
                         return
-                    except RoomError as error:
-                        _logger.warning("attempt %d to join the room anew failed: %s", failures, error)
+                    except Exception as error:  # the application's function may fail to make a token too
+                        known = error if isinstance(error, RoomError) else type(error).__name__
+                        _logger.warning("attempt %d to join the room anew failed: %s", failures, known)
                 self.deliver("reconnected", "joined anew")
         except Exception:
             reason = "an unexpected error"
