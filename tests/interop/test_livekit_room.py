@@ -250,7 +250,7 @@ async def test_the_ten_lines_of_the_page_are_heard_and_hear(livekit_server, tmp_
         try:
             await bob.say(440)
             await until(lambda: bob.sinks and plays(bob.sinks[0], 660), PATIENCE)
-            await until(lambda: any(hears_in(path, 440) for path in tmp_path.glob("bob-*.ts")), PATIENCE)
+            await until(lambda: any(hears_in(path, 440) for path in tmp_path.glob("heard-*.ts")), PATIENCE)
             assert not any(plays(sink, 660) for sink in eve.sinks)
         finally:
             alice.kill()

@@ -230,6 +230,17 @@ async def test_a_lost_connection_is_joined_anew_with_a_fresh_token_and_its_track
     assert [each.WhichOneof("message") for each in server.latest("alice").requests][-1] == "leave"
 
 
+async def test_a_connection_that_the_server_closes_is_made_anew_although_the_web_socket_is_open(server, quick):
+    async with join(server.url, ALICE, provider(), ice_servers=()) as room:
+        events = listened(room)
+        await room.publish(tone_track("aiortc"))
+        await until(lambda: server.packets)
+        await server.forwarder.close()
+        await until(lambda: "reconnected" in names(events))
+        server.packets.clear()
+        await until(lambda: server.packets)
+
+
 async def test_the_token_that_the_server_has_sent_since_is_used_to_join_anew(server, quick, caplog):
     fresh = "fresh token of alice"
     async with join(server.url, ALICE, provider()) as room:

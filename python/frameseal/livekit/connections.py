@@ -61,7 +61,7 @@ class Connection:
 
     def _on_state(self) -> None:
         self._changed.set()
-        if self.pc.connectionState == "failed":
+        if self.pc.connectionState in ("failed", "closed"):  # closed by the server, or at the end of the visit
             self.failed.set()
 
     async def add_candidate(self, init: str) -> None:
