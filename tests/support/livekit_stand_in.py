@@ -65,6 +65,7 @@ class StandIn:
         self.declares_plain = False  # announces every track as unsealed
         self.tokens = dict(TOKENS)
         self.permission: models.ParticipantPermission | None = None
+        self.first: rtc.SignalResponse | None = None  # the first message instead of the answer to the join
         self.refusing = 0  # the status of the answer to a join; 0 admits
         self._tasks: set[asyncio.Task] = set()
 
@@ -79,6 +80,9 @@ class StandIn:
             raise _status(self.refusing or 401)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
+        if self.first is not None:
+            await socket.send_bytes(self.first.SerializeToString())
+            return socket
         others = [client for client in self.clients if not client.socket.closed and client.identity != identity]
         client = Client(self, identity, socket)
         if self.permission is not None:

@@ -1,6 +1,8 @@
 """`frameseal.livekit` against a stand-in of a LiveKit server."""
 
 import asyncio
+import base64
+import json
 
 import pytest
 from livekit.protocol import models, rtc
@@ -13,11 +15,12 @@ from frameseal import (
     E2EEManager,
     E2EEState,
     ExternalE2EEKeyProvider,
+    KeyProvider,
     MalformedFrame,
     ReplayedFrame,
     UnknownKey,
 )
-from frameseal.livekit import NotAdmitted, Room, RoomError, join
+from frameseal.livekit import NotAdmitted, Room, RoomError, join, signalling
 from frameseal.livekit import room as livekit_room
 from frameseal.livekit.data import MAX_DATA_BYTES
 from support.calls import PASSPHRASE, Sink, key_ring, plays, tone_track, until
@@ -90,6 +93,23 @@ async def test_a_tone_is_heard_with_the_key_and_by_nobody_else(server, theirs):
         assert all(opener.decrypt(forwarded.payload) for forwarded in server.packets)  # not one in the clear
     (asked,) = [each.add_track for each in server.latest("alice").requests if each.HasField("add_track")]
     assert (asked.encryption, asked.disable_red) == (models.Encryption.Type.GCM, True)
+
+
+async def test_each_participant_is_opened_with_the_key_of_their_identity(server):
+    own, theirs = KeyProvider(), KeyProvider()
+    own.set_key("alice", PASSPHRASE)
+    theirs.set_key("alice", PASSPHRASE)
+    theirs.set_key("bob", "the key of bob")
+    async with (
+        join(server.url, BOB, theirs, ice_servers=()) as second,
+        join(server.url, ALICE, own, ice_servers=()) as first,
+    ):
+        tracks: list = []
+        second.on("track", tracks.append)
+        await first.publish(tone_track("aiortc"))
+        await until(lambda: tracks)
+        sink = Sink(tracks[0].media)
+        await until(lambda: plays(sink))
 
 
 async def test_a_track_that_is_declared_unsealed_is_reported_and_never_received(server):
@@ -165,6 +185,38 @@ async def test_a_server_that_is_not_there_is_told_from_a_token_that_is_refused()
     assert type(caught.value) is RoomError and not any(ALICE in text for text in said_by(caught.value))
 
 
+async def test_a_server_that_does_not_answer_is_given_up(monkeypatch):
+    monkeypatch.setattr(signalling, "ANSWER_TIMEOUT", 0.2)
+    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    async with silent:
+        host, port = silent.sockets[0].getsockname()
+        with pytest.raises(RoomError, match="TimeoutError"):
+            async with join(f"ws://{host}:{port}", ALICE, provider()):
+                pass
+
+
+async def test_an_identity_that_is_not_the_tokens_is_refused(server):
+    """A lying server could have this side seal with the key of another participant."""
+    claims = base64.urlsafe_b64encode(json.dumps({"sub": "alice"}).encode()).decode().rstrip("=")
+    server.tokens = {token: "mallory" for token in (f"e30.{claims}.sig", "e30.W10.sig", "a.b.c", ALICE)}
+    for token in server.tokens:
+        room = join(server.url, token, provider())
+        if "e30.ey" not in token:
+            async with room as joined:
+                assert joined.identity == "mallory"
+            continue
+        with pytest.raises(RoomError, match="another identity"):
+            async with room:
+                pass
+
+
+async def test_a_server_that_ends_the_join_says_why(server):
+    server.first = rtc.SignalResponse(leave=rtc.LeaveRequest(reason=models.DisconnectReason.JOIN_FAILURE))
+    with pytest.raises(RoomError, match="JOIN_FAILURE"):
+        async with join(server.url, ALICE, provider()):
+            pass
+
+
 async def test_what_the_token_does_not_grant_is_said_at_once(server):
     server.permission = models.ParticipantPermission(can_subscribe=True)
     async with join(server.url, ALICE, provider(), ice_servers=()) as room:
@@ -210,23 +262,26 @@ async def test_wrong_arguments_are_refused_before_anything_is_sent(server, argum
 
 
 async def test_a_lost_connection_is_joined_anew_with_a_fresh_token_and_its_tracks(server, quick):
-    tokens = iter([ALICE, BOB, ALICE])
+    fresh = "a fresh token of alice"
+    server.tokens[fresh] = "alice"
+    tokens = iter([ALICE, fresh])
 
     async def token() -> str:
         return next(tokens)
 
-    assert next(tokens) == ALICE
     async with join(server.url, token, provider(), ice_servers=()) as room:
         events = listened(room)
         await room.publish(tone_track("aiortc"))
-        await until(lambda: server.packets)
+        await until(lambda: len(server.packets) > 20)
         await server.clients[0].socket.close()
         await until(lambda: "reconnected" in names(events))
-        server.packets.clear()
-        await until(lambda: server.packets)
+        before = len(server.packets)
+        await until(lambda: len(server.packets) > before + 20)
         opener = Decryptor(key_ring(), "opus")
         assert all(opener.decrypt(forwarded.payload) for forwarded in server.packets)
-        assert server.headers[1]["Authorization"] == f"Bearer {ALICE}"
+        ivs = [forwarded.payload[-14:-2] for forwarded in server.packets]
+        assert len(set(ivs)) == len(ivs)  # no nonce is used again
+        assert server.headers[1]["Authorization"] == f"Bearer {fresh}"
     assert [each.WhichOneof("message") for each in server.latest("alice").requests][-1] == "leave"
 
 
@@ -239,6 +294,14 @@ async def test_a_connection_that_the_server_closes_is_made_anew_although_the_web
         await until(lambda: "reconnected" in names(events))
         server.packets.clear()
         await until(lambda: server.packets)
+
+
+async def test_a_later_token_of_somebody_else_is_refused(server, quick):
+    tokens = iter([ALICE, BOB])
+    async with join(server.url, lambda: next(tokens), provider(), attempts=1) as room:
+        await server.clients[0].socket.close()
+        assert await room.wait_left() == "the connection was lost"
+    await until(lambda: all(client.socket.closed for client in server.clients))
 
 
 async def test_the_token_that_the_server_has_sent_since_is_used_to_join_anew(server, quick, caplog):
@@ -301,6 +364,14 @@ async def test_the_attempts_to_join_anew_are_bounded(server, quick):
         assert len(server.headers) == 3
         with pytest.raises(RoomError, match="not connected"):
             await room.send(b"hello")
+
+
+async def test_a_server_that_asks_for_it_is_joined_anew(server, quick):
+    async with join(server.url, ALICE, provider()) as room:
+        events = listened(room)
+        await server.clients[0].send(leave=rtc.LeaveRequest(can_reconnect=True))
+        await until(lambda: "reconnected" in names(events))
+    assert names(events)[:2] == ["reconnecting", "reconnected"]
 
 
 async def test_a_participant_whom_the_server_removes_does_not_return(server, quick):

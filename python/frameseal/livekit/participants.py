@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
 from aiortc import MediaStreamTrack, RTCRtpReceiver
 from livekit.protocol import models
 
 from frameseal.e2ee.manager import E2EEManager
+from frameseal.livekit.signalling import name_of
 
-__all__ = ["KINDS", "Participant", "Participants", "RemoteTrack", "is_playable", "name_of"]
+__all__ = ["KINDS", "Participant", "Participants", "RemoteTrack", "is_playable"]
 
 KINDS: Final = {"audio": models.TrackType.AUDIO, "video": models.TrackType.VIDEO}
 
@@ -173,8 +174,3 @@ def is_playable(track: RemoteTrack) -> bool:
     capabilities = RTCRtpReceiver.getCapabilities(track.kind)
     known = {each.mimeType.lower() for each in capabilities.codecs} if capabilities is not None else set()
     return track.encrypted and track.mime_type in known
-
-
-def name_of(enum: Any, number: int) -> str:
-    """Return the name of a number of an enum, or "UNKNOWN" for a number of a later version."""
-    return cast(str, enum.Name(number)) if number in enum.values() else "UNKNOWN"

@@ -22,9 +22,9 @@ from frameseal.enums import Profile
 from frameseal.keys.protocol import KeyRingProvider, bounded
 from frameseal.livekit.data import DataMessages, checked
 from frameseal.livekit.errors import NotAdmitted, RoomError
-from frameseal.livekit.participants import Participant, Participants, RemoteTrack, is_playable, name_of
+from frameseal.livekit.participants import Participant, Participants, RemoteTrack, is_playable
 from frameseal.livekit.publications import DEFAULT_CODECS, Publication, Publications, forwarded_codecs
-from frameseal.livekit.signalling import Signalling, Token, checked_token, checked_url
+from frameseal.livekit.signalling import Signalling, Token, checked_token, checked_url, name_of
 from frameseal.livekit.visit import Visit
 
 __all__ = ["Room", "join"]
@@ -192,6 +192,9 @@ class Room(LoopEmitter):
         """Join the room once."""
         signalling = await Signalling.open(http, self._url, Hidden(await self._present_token()))
         joined = signalling.joined
+        if self.identity not in ("", joined.participant.identity):
+            await signalling.close()
+            raise RoomError("the token has another identity now: join again for it")
         self._members.own = joined.participant
         trailer = joined.sif_trailer
         self.e2ee.sif_trailer = trailer if len(trailer) >= MIN_SIF_TRAILER else None

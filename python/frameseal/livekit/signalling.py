@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 from google.protobuf.message import DecodeError
-from livekit.protocol import rtc
+from livekit.protocol import models, rtc
 
 from frameseal._secrecy import Confidential, Hidden, require, utf8
 from frameseal.livekit.errors import NotAdmitted, RoomError
 
-__all__ = ["ANSWER_TIMEOUT", "CLOSE_TIMEOUT", "Signalling", "Token", "checked_token", "checked_url"]
+__all__ = ["ANSWER_TIMEOUT", "CLOSE_TIMEOUT", "Signalling", "Token", "checked_token", "checked_url", "name_of"]
 
 # The latest protocol in which each track has a line of its own. Later ones reuse the line of a track that ended, when
 # both sides have agreed on its end, and aiortc cannot start a receiver again.
@@ -46,19 +48,19 @@ class Signalling(Confidential):
         :raises NotAdmitted: the server does not admit the token.
         :raises RoomError: the server cannot be reached, or does not answer.
         """
-        status, reason, socket = 0, "", None
+        status, reason, socket, first = 0, "", None, rtc.SignalResponse()
         query = {"protocol": str(PROTOCOL), "auto_subscribe": "0", "adaptive_stream": "0"}
         try:
-            # In a header, because the URL stands in the errors of aiohttp and in the logs of proxies.
-            socket = await http.ws_connect(
-                f"{url}/rtc",
-                params=query,
-                headers={"Authorization": f"Bearer {token.reveal()}"},
-                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
-            )
-            first = await asyncio.wait_for(socket.receive(), ANSWER_TIMEOUT)
-            data = first.data if first.type is aiohttp.WSMsgType.BINARY else b""
-            joined = rtc.SignalResponse.FromString(data).join
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                # In a header, because the URL stands in the errors of aiohttp and in the logs of proxies.
+                socket = await http.ws_connect(
+                    f"{url}/rtc",
+                    params=query,
+                    headers={"Authorization": f"Bearer {token.reveal()}"},
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
+                )
+                message = await socket.receive()
+            first = rtc.SignalResponse.FromString(message.data if message.type is aiohttp.WSMsgType.BINARY else b"")
         except aiohttp.WSServerHandshakeError as error:
             status = error.status
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, DecodeError) as error:
@@ -66,15 +68,20 @@ class Signalling(Confidential):
         # Raised outside the handlers: those errors hold the request with its token.
         if status in _NOT_ADMITTED:
             raise NotAdmitted(f"the server answered {status}: the token has expired, or is not one of this server's")
+        identity = first.join.participant.identity
         if status:
             reason = f"the server answered {status}: check the URL, and that the room exists"
-        elif not reason and not joined.participant.identity:
+        elif first.HasField("leave"):
+            reason = f"the server refuses it ({name_of(models.DisconnectReason, first.leave.reason)})"
+        elif not reason and not identity:
             reason = "the server's first message is no answer"
+        elif not reason and identity != (_subject_of(token.reveal()) or identity):
+            reason = "the server gave this side another identity than the token, whose keys are not ours"
         if reason or socket is None:
             if socket is not None:
                 await socket.close()
             raise RoomError(f"the room cannot be joined: {reason}")
-        return cls(socket, joined)
+        return cls(socket, first.join)
 
     async def request(self, **message: Any) -> None:
         """Send one request to the server."""
@@ -129,3 +136,19 @@ def checked_token(token: object) -> str:
     if not text.isascii() or not text.isprintable():
         raise ValueError("token must be printable ASCII, as a header field requires")
     return text
+
+
+def _subject_of(token: str) -> str | None:
+    """Return the identity in a token (JWT, RFC 7519). None means that the token is of another form."""
+    payload = token.split(".")[1] if token.count(".") == 2 else ""
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except ValueError:
+        return None
+    subject = claims.get("sub") if isinstance(claims, dict) else None
+    return subject if isinstance(subject, str) else None
+
+
+def name_of(enum: Any, number: int) -> str:
+    """Return the name of a number of an enum, or "UNKNOWN" for a number of a later version."""
+    return cast(str, enum.Name(number)) if number in enum.values() else "UNKNOWN"
