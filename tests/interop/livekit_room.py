@@ -15,7 +15,7 @@ from livekit.protocol import models, rtc
 from frameseal.aiortc import attach
 from support.calls import Peer, Sink, mime, part, until
 
-PROTOCOL = 9  # the newest without single connections and reused transceivers
+PROTOCOL = 3  # the newest in which the server gives each track a line of its own
 PATIENCE = 60  # seconds; the limit is for a call that is broken, not a measurement
 KINDS = {"audio": models.TrackType.AUDIO, "video": models.TrackType.VIDEO}
 
