@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiortc import (
@@ -26,43 +27,46 @@ from frameseal.aiortc import attach
 from frameseal.datachannel import mark_sealed
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.livekit.errors import RoomError
+from frameseal.livekit.participants import Participants, RemoteTrack
 from frameseal.livekit.publications import Outgoing, Publication, forwarded_codecs
 from frameseal.livekit.signalling import ANSWER_TIMEOUT, CLOSE_TIMEOUT
 
-__all__ = ["Publisher", "Subscriber", "in_time"]
+__all__ = ["Publisher", "Subscriber", "Surroundings", "in_time"]
 
-Request = Callable[..., Awaitable[None]]
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The server and the keys, which both connections of a visit share."""
+
+    ice_servers: list[RTCIceServer]
+    e2ee: E2EEManager
+    identity: str
+    request: Callable[..., Awaitable[None]]
+    """Sends one request to the server."""
+    failed: asyncio.Event
+    """Ends the visit."""
 
 
 class Connection:
     """One connection to the server, with what aiortc needs to be told late.
 
-    :param request: sends one request to the server.
     :param remote_id: returns the participant whose key opens, for a receiver.
     """
 
-    def __init__(
-        self,
-        servers: Sequence[RTCIceServer],
-        e2ee: E2EEManager,
-        identity: str,
-        remote_id: Callable[[object], str | None],
-        request: Request,
-    ) -> None:
+    def __init__(self, around: Surroundings, remote_id: Callable[[object], str | None]) -> None:
         # With the default policy, the second track of a kind in one offer stays on a transport of its own.
-        configuration = RTCConfiguration(iceServers=list(servers), bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
+        configuration = RTCConfiguration(iceServers=around.ice_servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         self.pc: Final = RTCPeerConnection(configuration)
-        self.failed: Final = asyncio.Event()
-        self._request = request
+        self._request, self._failed = around.request, around.failed
         self._changed = asyncio.Event()
         self._early: list[Any] = []  # candidates that arrived before the description
-        self.attachment: Final = attach(self.pc, e2ee, local_id=identity, remote_id=remote_id)
+        self.attachment: Final = attach(self.pc, around.e2ee, local_id=around.identity, remote_id=remote_id)
         self.pc.on("connectionstatechange", self._on_state)
 
     def _on_state(self) -> None:
         self._changed.set()
         if self.pc.connectionState in ("failed", "closed"):  # closed by the server, or at the end of the visit
-            self.failed.set()
+            self._failed.set()
 
     async def add_candidate(self, init: str) -> None:
         """Add a candidate of the server, now or when the server has described itself."""
@@ -86,7 +90,7 @@ class Connection:
     async def _until_connected(self) -> None:
         await self._until(lambda: self.pc.connectionState in ("connected", "failed", "closed"))
         if self.pc.connectionState != "connected":
-            self.failed.set()
+            self._failed.set()
             raise RoomError("ICE or DTLS did not connect")
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -105,8 +109,8 @@ class Connection:
 class Publisher(Connection):
     """The connection of the sent media and data."""
 
-    def __init__(self, servers: Sequence[RTCIceServer], e2ee: E2EEManager, identity: str, request: Request) -> None:
-        super().__init__(servers, e2ee, identity, lambda receiver: None, request)
+    def __init__(self, around: Surroundings) -> None:
+        super().__init__(around, lambda receiver: None)
         self._answer: asyncio.Future[rtc.SessionDescription] | None = None
         self._negotiating = asyncio.Lock()
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -192,7 +196,11 @@ class Publisher(Connection):
         await self.pc.setLocalDescription(await self.pc.createOffer())
         self._answer = asyncio.get_running_loop().create_future()
         await self._request(offer=rtc.SessionDescription(type="offer", sdp=self.pc.localDescription.sdp))
-        answer = await in_time(self._answer, "the server does not answer the offer")
+        try:
+            answer = await in_time(self._answer, "the server does not answer the offer")
+        except RoomError:
+            self._failed.set()  # a late answer would be one to the next offer
+            raise
         await self._describe(answer)
         await self._until_connected()
         return SessionDescription.parse(answer.sdp)
@@ -207,26 +215,14 @@ class Publisher(Connection):
 class Subscriber(Connection):
     """The connection of the received media and data.
 
-    :param owner_of: returns the identity whose key opens a track, by the server's ids of participant and track. None
-        drops the frames of the track.
-    :param on_media: receives the server's ids of participant and track, and the media.
+    :param members: the participants, whose tracks receive the media.
     :param on_data: receives the content of each data packet.
     """
 
-    def __init__(
-        self,
-        servers: Sequence[RTCIceServer],
-        e2ee: E2EEManager,
-        identity: str,
-        request: Request,
-        *,
-        owner_of: Callable[[str, str], str | None],
-        on_media: Callable[[str, str, MediaStreamTrack], None],
-        on_data: Callable[[bytes | str], None],
-    ) -> None:
-        super().__init__(servers, e2ee, identity, lambda receiver: owner_of(*self._stream_of(receiver)), request)
+    def __init__(self, around: Surroundings, members: Participants, on_data: Callable[[bytes | str], None]) -> None:
+        super().__init__(around, self._owner_of)
         self.offers: Final[asyncio.Queue[rtc.SessionDescription]] = asyncio.Queue()
-        self._on_media, self._on_data = on_media, on_data
+        self._members, self._on_data = members, on_data
         self._streams: dict[str, tuple[str, str]] = {}  # mid -> sids of participant and track
         self.pc.on("track", self._on_track)
         self.pc.on("datachannel", self._on_channel)
@@ -246,14 +242,19 @@ class Subscriber(Connection):
                 if transceiver.currentDirection == "inactive":  # aiortc would keep its decoder thread
                     await transceiver.receiver.stop()
 
-    def _stream_of(self, receiver: object) -> tuple[str, str]:
+    def _track_of(self, receiver: object) -> RemoteTrack | None:
         mids = (each.mid for each in self.pc.getTransceivers() if each.receiver is receiver)
-        return self._streams.get(next(mids, None) or "", ("", ""))
+        return self._members.track(*self._streams.get(next(mids, None) or "", ("", "")))
+
+    def _owner_of(self, receiver: object) -> str | None:
+        """Return the identity whose key opens. None drops the frames."""
+        track = self._track_of(receiver)
+        return None if track is None else track.participant.identity
 
     def _on_track(self, media: MediaStreamTrack) -> None:
-        receiver = next(each.receiver for each in self.pc.getTransceivers() if each.receiver.track is media)
-        participant_sid, track_sid = self._stream_of(receiver)
-        self._on_media(participant_sid, track_sid, media)
+        track = self._track_of(next(each for each in self.pc.getReceivers() if each.track is media))
+        if track is not None:
+            self._members.begin_media(track, media)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         mark_sealed(channel)

@@ -77,14 +77,9 @@ class Participants:
 
     def track(self, participant_sid: str, track_sid: str) -> RemoteTrack | None:
         """Return a track by the server's ids. None means that no such track is published, or that it is not sealed."""
-        return next(
-            (
-                each
-                for each in self.tracks()
-                if each.encrypted and (each.participant.sid, each.sid) == (participant_sid, track_sid)
-            ),
-            None,
-        )
+        sids = (participant_sid, track_sid)
+        found = (each for each in self.tracks() if (each.participant.sid, each.sid) == sids and each.encrypted)
+        return next(found, None)
 
     def update(self, infos: Iterable[models.ParticipantInfo]) -> None:
         """Handle the server's news of participants and their tracks."""

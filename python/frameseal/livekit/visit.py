@@ -8,12 +8,12 @@ import logging
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final
 
-from aiortc import MediaStreamTrack, RTCIceServer
+from aiortc import RTCIceServer
 from livekit.protocol import models, rtc
 
 from frameseal._secrecy import Confidential, Hidden
 from frameseal.e2ee.manager import E2EEManager
-from frameseal.livekit.connections import Publisher, Subscriber, in_time
+from frameseal.livekit.connections import Publisher, Subscriber, Surroundings, in_time
 from frameseal.livekit.data import DataMessages
 from frameseal.livekit.errors import RoomError
 from frameseal.livekit.participants import KINDS, Participants
@@ -49,30 +49,24 @@ class Visit(Confidential):
         """The server's token for the next visit. None means that the server has sent none."""
         self._signalling, self._members, self._publications = signalling, members, publications
         self._earlier = list(publications)  # of the visit before; `run` starts when there may be later ones
-        servers = list(ice_servers) if ice_servers is not None else _ice_servers(signalling.joined)
-        identity, request = signalling.joined.participant.identity, signalling.request
-        self._publisher = Publisher(servers, e2ee, identity, request)
-        self._subscriber = Subscriber(
-            *(servers, e2ee, identity, request),
-            owner_of=self._owner_of,
-            on_media=self._on_media,
-            on_data=messages.receive,
+        self._failed = asyncio.Event()
+        around = Surroundings(
+            list(ice_servers) if ice_servers is not None else _ice_servers(signalling.joined),
+            *(e2ee, signalling.joined.participant.identity, signalling.request, self._failed),
         )
+        self._publisher = Publisher(around)
+        self._subscriber = Subscriber(around, members, messages.receive)
         self._subscribed: set[str] = set()
         self._published: dict[str, asyncio.Future[models.TrackInfo]] = {}
-        self._republishing_failed = asyncio.Event()
         self._leave: rtc.LeaveRequest | None = None
 
     async def run(self, leaving: asyncio.Event) -> rtc.LeaveRequest | None:
         """Serve until the connection ends. Returns the server's last word, or None without one."""
         await self._update(self._signalling.joined.other_participants)
-        parts: tuple[Awaitable[Any], ...] = (self._receive(), self._subscriber.answer_offers(), self._signalling.ping())
-        for event in (self._publisher.failed, self._subscriber.failed, self._republishing_failed, leaving):
-            parts = (*parts, event.wait())
+        parts: list[Awaitable[Any]] = [self._receive(), self._subscriber.answer_offers(), self._signalling.ping()]
+        parts += [self._failed.wait(), leaving.wait()]
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(part) for part in parts]
-        background: list[asyncio.Future[None]] = []
-        for publication in self._earlier:
-            background.append(asyncio.ensure_future(self._republish(publication)))
+        background = [asyncio.ensure_future(self._republish(publication)) for publication in self._earlier]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -126,7 +120,7 @@ class Visit(Confidential):
                 await self.publish(publication)
         except RoomError as error:
             _logger.warning("a track could not be published anew: %s", error)
-            self._republishing_failed.set()
+            self._failed.set()
 
     async def unpublish(self, publication: Publication) -> None:
         """Stop sending a track, and let the server know."""
@@ -182,15 +176,6 @@ class Visit(Confidential):
                 case "leave":
                     self._leave = response.leave
                     return
-
-    def _owner_of(self, participant_sid: str, track_sid: str) -> str | None:
-        track = self._members.track(participant_sid, track_sid)
-        return None if track is None else track.participant.identity
-
-    def _on_media(self, participant_sid: str, track_sid: str, media: MediaStreamTrack) -> None:
-        track = self._members.track(participant_sid, track_sid)
-        if track is not None:
-            self._members.begin_media(track, media)
 
 
 def _ice_servers(joined: rtc.JoinResponse) -> list[RTCIceServer]:
