@@ -342,12 +342,14 @@ async def test_a_token_that_has_expired_ends_the_room_with_a_reason(server, quic
 
 
 async def test_a_track_is_unpublished_while_the_connection_is_lost(server, quick):
-    async with join(server.url, ALICE, provider(), ice_servers=()) as room:
+    async with join(server.url, ALICE, provider(), ice_servers=(), attempts=1000) as room:
         events = listened(room)
         gone = await room.publish(tone_track("aiortc"))
+        server.refusing = 503
         await server.clients[0].socket.close()
         await until(lambda: "reconnecting" in names(events))
         await room.unpublish(gone)
+        server.refusing = 0
         await until(lambda: "reconnected" in names(events))
         server.packets.clear()
         await room.publish(tone_track("aiortc"))
