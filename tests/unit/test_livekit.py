@@ -358,6 +358,27 @@ async def test_a_track_is_unpublished_while_the_connection_is_lost(server, quick
     assert len([each for each in server.latest("alice").requests if each.HasField("add_track")]) == 1
 
 
+async def test_a_track_that_is_muted_while_the_connection_is_lost_is_published_muted(server, quick):
+    async with join(server.url, ALICE, provider(), ice_servers=(), attempts=1000) as room:
+        events, source = listened(room), tone_track("aiortc")
+        publication = await room.publish(source)
+        server.refusing = 503
+        await server.clients[0].socket.close()
+        await until(lambda: "reconnecting" in names(events))
+        await room.mute(publication)
+        server.packets.clear()
+        server.refusing = 0
+        await until(lambda: "reconnected" in names(events))
+        drawn = source.samples_sent
+        await until(lambda: source.samples_sent > drawn + 24_000)
+        assert server.packets == []
+        await room.mute(publication, False)
+        await until(lambda: server.packets)
+    requests = server.latest("alice").requests
+    assert [each.add_track.muted for each in requests if each.HasField("add_track")] == [True]
+    assert [each.mute.muted for each in requests if each.HasField("mute")] == [False]
+
+
 async def test_the_attempts_to_join_anew_are_bounded(server, quick):
     async with join(server.url, ALICE, provider(), attempts=2) as room:
         server.refusing = 503
