@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from aiortc import RTCSessionDescription
 from aiortc.codecs import CODECS, depayload
 
@@ -52,6 +53,37 @@ class Client(Peer):
         return next((sink for sink in self.sinks.values() if sink.track.kind == kind), None)
 
 
+def hears(sink, hertz: float = 440) -> bool:
+    """Return True if a sink has heard a second of this tone, not counting pauses. None means no sink yet.
+
+    A framework that is late fills in silence, for example pipecat on a busy machine.
+    """
+    if sink is None or not sink.samples:
+        return False
+    sound, size = np.concatenate(sink.samples).astype(float), sink.rate // 200
+    pieces = sound[: len(sound) // size * size].reshape(-1, size)
+    # The tone has a quarter of full scale, less 3 dB wherever mono became stereo on the way.
+    pieces = pieces[np.sqrt((pieces**2).mean(axis=1)) > 1000][-200:]
+    if len(pieces) < 200:
+        return False
+    spectrum = np.abs(np.fft.rfft(pieces.reshape(-1))) ** 2
+    # Pauses that were cut out widen the line. Noise would have a hundredth of its energy there.
+    return bool(spectrum[int(hertz) - 100 : int(hertz) + 101].sum() > 0.9 * spectrum.sum())
+
+
+def is_quiet(sink) -> bool:
+    """Return True if the last 0.3 s of a sink were silence."""
+    sound = np.concatenate(sink.samples).astype(float)[-int(0.3 * sink.rate) :]
+    return bool(np.sqrt((sound**2).mean()) < 100)
+
+
+def sees(sink, colour: str = "red", pictures: int = 10) -> bool:
+    """Return True if a sink has seen this number of readable *pictures* of this colour. None means no sink yet."""
+    if sink is None:
+        return False
+    return sum(each.number is not None and each.colour == colour for each in list(sink.pictures)) >= pictures
+
+
 @contextlib.asynccontextmanager
 async def client(passphrase: str | None = PASSPHRASE, **ids: str):
     """Make a client, and hang up at the end."""
@@ -79,9 +111,14 @@ class Wire(Arrived):
     def __init__(self) -> None:
         super().__init__("aiortc")
 
-    def forget(self) -> None:
-        """Look at later packets only. A frame whose first packets are forgotten is not counted."""
-        self.packets.clear()
+    @property
+    def ssrcs(self) -> set[int]:
+        """The SSRCs of all media so far, without those of retransmissions, which repeat packets of these."""
+        return {packet.ssrc for packet in self.packets if CODEC_OF[packet.payload_type].name != "rtx"}
+
+    def count(self, ssrcs: set[int]) -> int:
+        """Return the number of packets so far under these SSRCs."""
+        return sum(packet.ssrc in ssrcs for packet in self.packets)
 
     def read(
         self, passphrase: str = PASSPHRASE, *, sent_by: set[int] | None = None, besides: set[int] = frozenset()
@@ -105,6 +142,15 @@ class Wire(Arrived):
                 except FrameError:
                     seen[codec.name.lower()].unopened.append(frame)
         return dict(seen)
+
+    def assert_sealed(self, passphrase: str = PASSPHRASE, **at_least: int) -> None:
+        """Check that the key opens every frame on the wire, and that there are *at_least* as many by codec."""
+        seen = self.read(passphrase)
+        counts = {codec: (len(each.opened), len(each.unopened)) for codec, each in seen.items()}
+        assert counts.keys() == at_least.keys(), counts
+        for codec, (opened, unopened) in counts.items():
+            assert unopened == 0, counts
+            assert opened >= at_least[codec], counts
 
     def _streams(self) -> dict[int, list]:
         """Return the packets by SSRC, in the order of their sequence numbers. Retransmissions repeat them."""
