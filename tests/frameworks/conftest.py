@@ -1,8 +1,15 @@
 """Fixtures of the frameworks' tests."""
 
+import os
+
 import pytest
 
 from frameseal.aiortc.rule import process
+
+# Network traffic of the tests stays on 127.0.0.1: no statistics of use, no look for newer versions.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["STREAMLIT_BROWSER_GATHER_USAGE_STATS"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(autouse=True)
