@@ -31,7 +31,8 @@ class Page:
         self._reading = asyncio.ensure_future(self._read())
         self.runs = 0
         self.faults: list[str] = []
-        self._component = ""  # the id of the component
+        self.passphrase = ""  # the value of the script's text field
+        self._component = self._field = ""  # ids of the component and of the text field
         self._arguments: dict = {}
 
     async def _read(self) -> None:
@@ -43,6 +44,8 @@ class Page:
             element = message.delta.new_element
             if element.HasField("exception"):
                 self.faults.append(element.exception.message)
+            if element.HasField("text_input"):
+                self._field = element.text_input.id
             if element.HasField("component_instance"):
                 self._component = element.component_instance.id
                 self._arguments = json.loads(element.component_instance.json_args)
@@ -51,8 +54,11 @@ class Page:
         """Run the script, as a click does, with a value of the component."""
         message = BackMsg()
         message.rerun_script.query_string = ""
+        widgets = message.rerun_script.widget_states.widgets
+        if self._field:
+            widgets.add(id=self._field, string_value=self.passphrase)
         if value is not None:
-            message.rerun_script.widget_states.widgets.add(id=self._component, json_value=json.dumps(value))
+            widgets.add(id=self._component, json_value=json.dumps(value))
         before = self.runs
         await self._connection.send(message.SerializeToString())
         await until(lambda: self.runs > before or self.faults)
@@ -123,6 +129,59 @@ async def test_calls_clicks_and_reconnects_are_sealed_seen_and_heard(tmp_path):
         assert len(rules) > 3
         assert len(wire.ssrcs) == 8  # sound and pictures, to the server and back, in both calls
         wire.assert_sealed(opus=200, vp8=40)
+
+
+async def test_a_wrong_key_gets_nothing(tmp_path):
+    async with (
+        served(recipe("streamlit-webrtc"), tmp_path) as open_page,
+        client("another passphrase") as eve,
+        client() as user,
+    ):
+        with Wire() as wire:
+            for each in (eve, user):
+                media(each)
+                await each.call((await open_page()).offer)
+            await until(lambda: wire.count(eve.ssrcs) > 100)
+            await until(lambda: hears(user.sink("audio")) and sees(user.sink("video")))
+        assert eve.sink("audio").empty
+        assert eve.sink("video").empty
+        assert all(not seen.opened for seen in wire.read(sent_by=eve.ssrcs).values())
+        assert all(not seen.unopened for seen in wire.read(besides=eve.ssrcs).values())
+
+
+async def test_each_session_has_its_own_key_whoever_called_last(tmp_path):
+    async with (
+        served(recipe("streamlit-webrtc", 2), tmp_path) as open_page,
+        client("the key of the first") as first,
+        client("the key of the second") as second,
+    ):
+        pages = [await open_page(), await open_page()]
+        for page, name in zip(pages, ("first", "second"), strict=True):
+            page.passphrase = f"the key of the {name}"
+            await page.run()
+        with Wire() as wire:
+            media(first)
+            await first.call(pages[0].offer)  # the second session has called attach_all last
+            media(second)
+            await second.call(pages[1].offer)
+            for each in (first, second):
+                await until(lambda each=each: hears(each.sink("audio")) and sees(each.sink("video")))
+        opened = [wire.read(f"the key of the {name}") for name in ("first", "second")]
+        for codec in ("opus", "vp8"):
+            both = [len(seen[codec].opened) for seen in opened]
+            assert min(both) > 0
+            assert sum(both) == len(opened[0][codec].opened) + len(opened[0][codec].unopened)
+
+
+async def test_without_the_lines_a_call_is_in_the_clear(tmp_path, monkeypatch):
+    monkeypatch.setattr("frameseal.aiortc.attach_all", lambda *args, **options: None)
+    monkeypatch.setattr("frameseal.aiortc.require_attached", lambda: None)
+    async with served(recipe("streamlit-webrtc"), tmp_path) as open_page, client(None) as user:
+        media(user)
+        with Wire() as wire:
+            await user.call((await open_page()).offer)
+            await until(lambda: hears(user.sink("audio")) and sees(user.sink("video")))
+        assert all(seen.unopened and not seen.opened for seen in wire.read().values())
 
 
 def test_the_version_is_the_one_of_the_page():
