@@ -1,18 +1,20 @@
-"""Participants of Stream's calls with the real getstream, on both sides of a server that takes the place of Stream's."""
+"""Participants of Stream's calls with the real getstream, beside a server that takes the place of Stream's."""
 
 import contextlib
-import threading
+import time
+from types import SimpleNamespace
 
 import ping3
-from frameworks.stream_server import StreamServer
 from getstream import AsyncStream
 from getstream.video import rtc
+from getstream.video.rtc import signaling
 from getstream.video.rtc.coordinator.ws import StreamAPIWS
 from getstream.video.rtc.pb.stream.video.sfu.models.models_pb2 import TRACK_TYPE_AUDIO, TRACK_TYPE_VIDEO
 from getstream.video.rtc.tracks import SubscriptionConfig, TrackSubscriptionConfig
 
 from frameseal import E2EEManager, KeyProvider
 from frameseal.getstream import attach
+from frameworks.stream_server import StreamServer
 from support.calls import Sink, picture_track, tone_track
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -24,6 +26,8 @@ EVERYTHING = SubscriptionConfig(TrackSubscriptionConfig([TRACK_TYPE_AUDIO, TRACK
 def use(server: StreamServer, monkeypatch) -> None:
     """Let the SDK use the server, also where it has fixed addresses."""
     monkeypatch.setitem(StreamAPIWS.__init__.__kwdefaults__, "uri", server.url.replace("http", "ws") + "/coordinator")
+    # Its thread for health checks sleeps 10 s, and blocks the loop for 2 s when it is ended.
+    monkeypatch.setattr(signaling, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(0.1)))
     # Its monitor sends pings to addresses in the internet.
     monkeypatch.setattr(ping3, "ping", lambda *args, **options: 0.001)
 
@@ -39,14 +43,14 @@ def encryption(keys: dict[str, bytes], key_id: int = 0) -> E2EEManager:
 class Member:
     """A participant. *e2ee* is None for a connection that the test attaches otherwise, or not at all."""
 
-    def __init__(self, server: StreamServer, user_id: str, e2ee: E2EEManager | None) -> None:
+    def __init__(self, server: StreamServer, user_id: str, e2ee: E2EEManager | None, **options: bool) -> None:
         self.server, self.user_id, self.e2ee = server, user_id, e2ee
         self.sinks: list[tuple[str | None, Sink]] = []
         self.client = AsyncStream(api_key="key", api_secret=SECRET, base_url=server.url)
         self.connection = rtc.ConnectionManager(
             self.client.video.call("default", "call"), user_id, subscription_config=EVERYTHING
         )
-        self.attachment = None if e2ee is None else attach(self.connection, e2ee)
+        self.attachment = None if e2ee is None else attach(self.connection, e2ee, **options)
         self.connection.on("track_added", self._on_track)
         self.tracks: list = []
 
@@ -69,9 +73,9 @@ class Member:
 
 
 @contextlib.asynccontextmanager
-async def member(server: StreamServer, user_id: str, e2ee: E2EEManager | None):
+async def member(server: StreamServer, user_id: str, e2ee: E2EEManager | None, **options: bool):
     """Join the call, and leave it at the end."""
-    made = Member(server, user_id, e2ee)
+    made = Member(server, user_id, e2ee, **options)
     try:
         async with made.connection:
             yield made
@@ -81,7 +85,9 @@ async def member(server: StreamServer, user_id: str, e2ee: E2EEManager | None):
         await made.client.aclose()
 
 
-def tone(hertz: float = 440):
+def tone(hertz: float = 450):
+    """Return a tone whose frames are all alike: of a track that it publishes again, the SDK drops every other frame."""
+    assert hertz * 0.02 % 1 == 0
     return tone_track("aiortc", hertz)
 
 

@@ -1,8 +1,9 @@
 """Takes the place of Stream's servers, without a key: the coordinator, an SFU's signalling, and the SFU itself.
 
 It speaks what getstream 4 speaks: the coordinator's REST calls and web socket, the SFU's events over a web socket, its
-calls over Twirp, and media over ICE, DTLS and SRTP. It runs on a loop of its own in a thread of its own, because the SDK
-blocks its loop when it closes a web socket. Media are forwarded as they are, and every packet that arrives is recorded.
+calls over Twirp, and media over ICE, DTLS and SRTP. It runs on a loop of its own in a thread of its own, because the
+SDK blocks its loop when it closes a web socket. Media are forwarded as they are, and every packet that arrives is
+recorded.
 """
 
 import asyncio
@@ -10,24 +11,25 @@ import base64
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from aiohttp import WSMsgType, web
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
-from aiortc.rtp import RTCP_PSFB_PLI, HeaderExtensionsMap, RtcpPsfbPacket, RtpPacket, is_rtcp
+from aiortc.rtp import RTCP_PSFB_PLI, HeaderExtensionsMap, RtcpPsfbPacket, RtpPacket
 from aiortc.sdp import SessionDescription
-from frameworks.client import CODEC_OF, frames, in_order
 from getstream.video.rtc.pb.stream.video.sfu.event import events_pb2 as events
 from getstream.video.rtc.pb.stream.video.sfu.models import models_pb2 as models
 from getstream.video.rtc.pb.stream.video.sfu.signal_rpc import signal_pb2 as signal
 
 from frameseal import Decryptor, FrameError, KeyRing
 from frameseal.tools.sfu.leg import Impairment, Leg, LegStats, Outlet, ignore_disconnect
+from frameworks.client import CODEC_OF, frames, in_order
 
 TWIRP = "/twirp/stream.video.sfu.signal.SignalServer/"
+CHECKS = 20  # health checks after which an unanswered offer is repeated: 2 s
 WAIT = 20.0  # seconds, which detect a broken call and measure nothing
 
 _numbers = count(1)
@@ -85,7 +87,18 @@ class Session:
     wanted: set[tuple[str, str, int]] = field(default_factory=set)
     offered: set[Published] = field(default_factory=set)
     answer: "asyncio.Future[str] | None" = None
+    checks: int = 0
     negotiating: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def check_offer(self) -> None:
+        """Repeat an offer that has waited long: the SDK listens to offers a moment after it has joined."""
+        self.checks += 1
+        if self.answer is not None and not self.answer.done() and self.checks % CHECKS == 0:
+            await self.send_offer()
+
+    async def send_offer(self) -> None:
+        sdp = self.subscriber.localDescription.sdp
+        await self.send(subscriber_offer=events.SubscriberOffer(sdp=sdp))
 
     async def send(self, **event: Any) -> None:
         with contextlib.suppress(ConnectionError):
@@ -200,7 +213,11 @@ class StreamServer:
         self.joins.append(await request.json())
         claims = request.headers["Authorization"].split(".")[1]
         user_id = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["user_id"]
-        server = {"edge_name": "edge", "url": f"{self.url}/twirp", "ws_endpoint": f"{self.url.replace('http', 'ws')}/sfu"}
+        server = {
+            "edge_name": "edge",
+            "url": f"{self.url}/twirp",
+            "ws_endpoint": f"{self.url.replace('http', 'ws')}/sfu",
+        }
         credentials = {"server": server, "token": user_id, "ice_servers": []}
         return web.json_response(
             {"duration": "0", "members": [], "stats_options": {}, "credentials": credentials, "call": None}
@@ -227,19 +244,23 @@ class StreamServer:
         if message.type is not WSMsgType.TEXT:
             return ws
         joining = events.SfuRequest.FromString(message.data).join_request
-        session = self.sessions.get(joining.session_id)
-        if session is not None and joining.fast_reconnect:
+        former = self.sessions.get(joining.session_id)
+        if former is not None and joining.fast_reconnect:
+            session = former
             session.ws = ws
         else:
-            if session is not None:
-                self.sessions.pop(session.id)  # it migrates: the old connections are closed by the client
             session = self.sessions[joining.session_id] = Session(joining.session_id, joining.token, ws)
+            if former is not None:  # it joins again, or migrates
+                session.wanted = former.wanted
+                self._start(self._close(former))
         state = models.CallState(participants=[self._participant(each) for each in self.sessions.values()])
         await session.send(join_response=events.JoinResponse(call_state=state, fast_reconnect_deadline_seconds=10))
         await self._tell(session, participant_joined=self._joined(session))
+        self._start(self._offer(session))
         async for message in ws:
             if events.SfuRequest.FromString(message.data).HasField("health_check_request"):
                 await session.send(health_check_response=events.HealthCheckResponse())
+                await session.check_offer()
         return ws
 
     def _participant(self, session: Session) -> models.Participant:
@@ -296,6 +317,8 @@ class StreamServer:
                 participant=self._participant(session),
             )
             await self._tell(session, track_published=told)
+        for other in self.sessions.values():  # the SDK asks once for a track, and not again for one that is renewed
+            self._start(self._offer(other))
         return signal.SetPublisherResponse(sdp=pc.localDescription.sdp, session_id=session.id)
 
     def _publish(self, session: Session, offered: Any, answered: Any) -> Published:
@@ -330,25 +353,23 @@ class StreamServer:
     async def _offer(self, session: Session) -> None:
         """Offer a participant what they subscribe to, and wait until it is connected."""
         async with session.negotiating:
+            new = [published for published in self.tracks if self._is_due(published, session)]
+            if not new or self.sessions.get(session.id) is not session:
+                return
             if session.subscriber is None:
                 pc = session.subscriber = connection()
                 session.leg = Leg(pc, Impairment(0, 0, "", LegStats()), LegStats(), self._request_keyframes)
             pc, leg, added = session.subscriber, session.leg, []
-            for published in self.tracks:
-                source = published.session
-                wanted = (source.user_id, source.id, published.type) in session.wanted
-                if wanted and published not in session.offered and self.sessions.get(source.id) is source:
-                    session.offered.add(published)
-                    transceiver = pc.addTransceiver(published.kind, direction="sendonly")
-                    transceiver.setCodecPreferences(same(published))
-                    transceiver.sender._stream_id = f"{source.prefix}:{models.TrackType.Name(published.type)}"
-                    transceiver.sender._track_id = published.track_id
-                    added.append((published, transceiver))
-            if not added:
-                return
+            for published in new:
+                session.offered.add(published)
+                transceiver = pc.addTransceiver(published.kind, direction="sendonly")
+                transceiver.setCodecPreferences(same(published))
+                transceiver.sender._stream_id = f"{published.session.prefix}:{models.TrackType.Name(published.type)}"
+                transceiver.sender._track_id = published.track_id
+                added.append((published, transceiver))
             await pc.setLocalDescription(await pc.createOffer())
             session.answer = asyncio.get_running_loop().create_future()
-            await session.send(subscriber_offer=events.SubscriberOffer(sdp=pc.localDescription.sdp))
+            await session.send_offer()
             answer = await asyncio.wait_for(session.answer, WAIT)
             await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
             for published, transceiver in added:
@@ -369,6 +390,11 @@ class StreamServer:
             # aiortc starts no track that is negotiated during the DTLS handshake.
             await connected(pc)
             await self._request_keyframes()
+
+    def _is_due(self, published: Published, session: Session) -> bool:
+        source = published.session
+        wanted = (source.user_id, source.id, published.type) in session.wanted
+        return wanted and published not in session.offered and self.sessions.get(source.id) is source
 
     async def _forward(self, session: Session, packet: RtpPacket) -> None:
         if CODEC_OF[packet.payload_type].name == "rtx":
@@ -392,10 +418,13 @@ class StreamServer:
 
     async def _remove(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
+        await self._close(session)
+        await session.ws.close()
+
+    async def _close(self, session: Session) -> None:
         for pc in (session.publisher, session.subscriber):
             if pc is not None:
                 await pc.close()
-        await session.ws.close()
 
 
 def connection() -> RTCPeerConnection:
@@ -412,7 +441,7 @@ async def connected(pc: RTCPeerConnection) -> None:
     settled = asyncio.Event()
 
     def changed() -> None:
-        if pc.connectionState != "connecting" and pc.connectionState != "new":
+        if pc.connectionState not in {"connecting", "new"}:
             settled.set()
 
     pc.on("connectionstatechange", changed)
