@@ -24,6 +24,7 @@ MODULES = (
     "frameseal.pymediasoup",
     "frameseal.livekit",
     "frameseal.videosdk",
+    "frameseal.getstream",
     "frameseal.frame_cryptor",
     "frameseal.datachannel",
     "frameseal.keys.fetch",

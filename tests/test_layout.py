@@ -488,6 +488,7 @@ TESTED_ELSEWHERE = {
     "pymediasoup.py": ("sdks/test_pymediasoup.py", "an adapter is tested with its SDK"),
     "_videosdk_agents.py": ("frameworks/test_videosdk_agents.py", "the package has an environment of its own"),
     "videosdk.py": ("sdks/test_videosdk.py", "an adapter is tested with its SDK"),
+    "getstream.py": ("frameworks/test_getstream.py", "an adapter is tested with its SDK, in its environment"),
     "tools/demo/": ("calls/test_demo.py", "the parts of the demo show one call"),
     "tools/media.py": ("calls/test_demo.py", "tracks for the calls of the programs"),
     "tools/meet/": ("calls/test_meet.py", "the parts of a meeting need its members"),

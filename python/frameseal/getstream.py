@@ -68,7 +68,7 @@ class _Rule(Confidential):
 
 
 class _State:
-    """What holds for the whole process. Each attribute is replaced as a whole, so that any thread may read it."""
+    """Holds the state of the process. Each attribute is replaced as a whole, so that any thread may read it."""
 
     rule: _Rule | None = None
     sdk: _Sdk | None = None
@@ -311,7 +311,7 @@ class _Sdk:
         for name in _CONNECTIONS:
             setattr(peers.PeerConnectionManager, name, _CoveredConnection(name))
         managers.ConnectionManager._connect_internal = _announced(managers.ConnectionManager._connect_internal)
-        utils.build_body_dict = _with_announcement(utils.build_body_dict)
+        vars(utils)["build_body_dict"] = _with_announcement(utils.build_body_dict)
 
 
 def _test_seams(

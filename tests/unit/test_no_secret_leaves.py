@@ -27,7 +27,7 @@ import videosdk as sdk
 from aiortc import AudioStreamTrack, RTCPeerConnection
 
 import frameseal
-from frameseal import aiortc, datachannel, frame_cryptor, livekit, pymediasoup, videosdk
+from frameseal import aiortc, datachannel, frame_cryptor, getstream, livekit, pymediasoup, videosdk
 from frameseal._native import Secret
 from frameseal._secrecy import Hidden
 from frameseal.aiortc.receivers import ReceiverSlot
@@ -454,6 +454,9 @@ CALLS: dict[str, Callable[[], Call]] = {
     "videosdk.set_key_provider": lambda: (videosdk.set_key_provider, {"provider": None}),
     "videosdk.enable_e2ee": lambda: (videosdk.enable_e2ee, {"meeting": meeting(), "provider": shared()}),
     "videosdk.Participant.on": lambda: (meeting().local_participant.on, {"event": "e2ee-state-change"}),
+    # The SDK is in an environment of its own, so the calls end with the check of the SDK.
+    "getstream.attach": lambda: (getstream.attach, {"connection": object(), "e2ee": manager(), "local_id": "alice"}),
+    "getstream.attach_all": lambda: (getstream.attach_all, {"e2ee": manager()}),
     # programs
     "tools.demo.CallOptions": lambda: (demo.CallOptions, {}),
     "tools.demo.run": lambda: (demo.run, {"options": demo.CallOptions(), "output": Path("no/such/folder/demo.png")}),
@@ -540,6 +543,11 @@ NOT_CALLED = {
     "aiortc.require_attached": "takes nothing, and would hold for later tests",
     "aiortc.stop_attaching": "takes nothing",
     "aiortc.Attachment.detach": MADE_BY_US,
+    "getstream.Attachment": MADE_BY_US,
+    "getstream.Attachment.cover": MADE_BY_US,
+    "getstream.Attachment.detach": MADE_BY_US,
+    "getstream.stop_attaching": "takes nothing",
+    "getstream.user_id": GIVEN,
     "ReceiverTransform.drop_held": MADE_BY_US,
     "aiortc.Attachment.predates_attachment": MADE_BY_US,
     "aiortc.Attachment.has_sealed": MADE_BY_US,
