@@ -28,9 +28,7 @@ def test_a_version_with_native_media_is_refused_with_the_version_to_install(e2ee
     sdk.__path__ = []
     monkeypatch.setitem(sys.modules, "getstream", sdk)
     monkeypatch.setattr(metadata, "version", lambda name: "7.0.0")
-    with pytest.raises(
-        UnsupportedStack, match=r"getstream 7\.0\.0 .* Install getstream\[webrtc\] 4\.3: from"
-    ):
+    with pytest.raises(UnsupportedStack, match=r"getstream 7\.0\.0 .* Install getstream\[webrtc\] 4\.3: from"):
         attach_all(e2ee)
 
 
