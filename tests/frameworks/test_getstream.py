@@ -11,6 +11,7 @@ from getstream.video.rtc.pc import PublisherPeerConnection
 
 from frameseal import aiortc
 from frameseal.aiortc import UnsupportedStack
+from frameseal.aiortc.rule import process
 from frameseal.getstream import _State, attach, attach_all, stop_attaching
 from frameworks.stream_members import KEYS, WRONG, encryption, member, pictures, tone, use
 from frameworks.stream_server import StreamServer
@@ -226,6 +227,20 @@ async def test_connections_of_other_code_are_attached_too(server):
         alice.connection.publisher_pc = None
         await made.close()
         await foreign.close()
+
+
+async def test_the_adapter_wins_over_the_rule_for_all_connections_of_aiortc(monkeypatch):
+    monkeypatch.setattr(process, "rule", None)
+    aiortc.attach_all(encryption({}), local_id="rule", remote_id="rule")
+    connection = ConnectionManager(None, "alice")
+    attachment = attach(connection, encryption(KEYS))
+    made = PublisherPeerConnection(connection, RTCConfiguration(iceServers=[]))
+    made.addTrack(tone())
+    aiortc.stop_attaching()
+    assert not attachment.detached
+    with pytest.raises(RuntimeError, match="attached already"):  # the rule's attachment would be replaced
+        aiortc.attach(made, encryption(KEYS), local_id="alice", remote_id="bob")
+    await made.close()
 
 
 async def test_a_participant_who_left_leaves_no_state(server):
