@@ -6,7 +6,11 @@ import uuid
 from importlib import metadata
 
 import numpy as np
+import pytest
+from fastapi import FastAPI
 from fastrtc import AsyncAudioVideoStreamHandler
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from frameworks.client import Wire, client, hears, sees
 from frameworks.recipe import run
@@ -99,6 +103,25 @@ async def test_without_the_lines_a_call_is_in_the_clear(monkeypatch):
             await user.call(exchange)
             await until(lambda: hears(user.sink("audio")) and sees(user.sink("video")))
         assert all(seen.unopened and not seen.opened for seen in wire.read().values())
+
+
+async def test_the_offer_alone_can_be_mounted():
+    """`stream.mount` also opens routes that carry sound without a peer connection, which the page names."""
+    names = run("fastrtc", handler=Echo([]))
+    alone = FastAPI()
+    alone.post("/webrtc/offer")(names["stream"].offer)
+    async with served(names["app"]) as address:
+        for route in ("/websocket/offer", "/telephone/handler"):
+            await (await connect(address.replace("http", "ws") + route)).close()
+    async with served(alone) as address, client() as user:
+        for route in ("/websocket/offer", "/telephone/handler"):
+            with pytest.raises(InvalidStatus):
+                await connect(address.replace("http", "ws") + route)
+        media(user)
+        with Wire() as wire:
+            await user.call(lambda offer: post(f"{address}/webrtc/offer", offer | {"webrtc_id": "1"}))
+            await until(lambda: hears(user.sink("audio")) and sees(user.sink("video")))
+        wire.assert_sealed(opus=100, vp8=20)
 
 
 def test_the_version_is_the_one_of_the_page():
