@@ -1,11 +1,14 @@
 # What a clone needs: Python 3.11 or later, a Rust toolchain and a C compiler. Everything else goes into .venv, from the
 # locked list in requirements/dev.txt. Each step leaves a stamp in .stamps/, so that a second run starts at once.
-#   ARGS   more arguments for the command of demo, test, test-oldest or bench: make demo ARGS="--codec h264"
-#   PYTHON the interpreter that .venv is made with; OLDEST_PYTHON the one for test-oldest (3.11 or 3.12)
+#   ARGS   more arguments for the command of demo, test, test-oldest, test-newest or bench: make demo ARGS="--codec h264"
+#   PYTHON the interpreter that .venv is made with; OLDEST_PYTHON the one for test-oldest (3.11 or 3.12);
+#          NEWEST_PYTHON the one for test-newest (by default the newest that is installed)
 #   NAME   one framework of `make frameworks`; LOCKS the files that `make lock` resolves, all without it
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
+NEWEST_PYTHON ?= $(or $(firstword $(foreach python,python3.14 python3.13 python3.12,$(shell \
+	$(python) -c 'import ensurepip, venv; print("$(python)")' 2>/dev/null))),$(PYTHON))
 ARGS ?=
 
 # Where rustup puts cargo, for shells that were open while it was installed.
@@ -13,12 +16,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 VENV := .venv
 OLDEST := .venv-oldest
+OLDEST_SDKS := .venv-oldest-sdks
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 WERIFT := .stamps/werift/node_modules/.package-lock.json
 LIVEKIT := .stamps/livekit/livekit-server
 SECONDS := 1800
 FRAMEWORKS := $(basename $(notdir $(wildcard requirements/frameworks/*.in)))
-LOCKS := dev oldest interop $(FRAMEWORKS:%=frameworks/%)
+LOCKS := dev oldest oldest-sdks newest interop $(FRAMEWORKS:%=frameworks/%)
 UV := .stamps/uv/bin/uv
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
@@ -32,7 +37,7 @@ NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 $(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest interop frameworks soak fuzz check bench bench-guard docs lock clean \
+.PHONY: help demo test test-oldest test-newest interop frameworks soak fuzz check bench bench-guard docs lock clean \
 	$(FRAMEWORKS:%=framework-%) $(LOCKS:%=lock/%)
 
 help: ## this list
@@ -48,16 +53,29 @@ test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, th
 	@echo "left to make soak, which takes half an hour: tests/soak"
 	$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
 
-test-oldest: .stamps/build .stamps/oldest ## the hook on the oldest aiortc that it supports
-	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest tests/unit/aiortc tests/calls/test_aiortc*.py $(ARGS)
+# The extras of pyproject.toml whose lowest and newest versions have an environment of their own, and what tests them:
+# the hook, events, the key client, the demo, and the meeting.
+EXTRAS := aiortc keyfetch cli meet
+SDKS := videosdk pymediasoup
+DEPENDENTS := tests/unit/aiortc tests/calls/test_aiortc*.py tests/unit/test_emitter.py tests/unit/test_datachannel.py \
+	tests/unit/keys/test_fetch.py tests/calls/test_demo.py tests/calls/test_meet.py
+
+test-oldest: .stamps/build .stamps/oldest .stamps/oldest-sdks ## the lowest versions that pyproject.toml allows: hook, key client, demo, meeting; then the SDKs' adapters
+	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest -n auto --dist loadgroup $(DEPENDENTS) $(ARGS)
+	PYTHONPATH=python $(OLDEST_SDKS)/bin/python -m pytest -n auto --dist loadgroup tests/sdks/test_pymediasoup.py tests/sdks/test_videosdk*.py $(ARGS)
+
+test-newest: .stamps/build .stamps/newest ## the newest versions of requirements/newest.txt: hook, key client, demo, meeting
+	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(NEWEST)/bin/python -m pytest -n auto --dist loadgroup $(DEPENDENTS) $(ARGS)
 
 interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 FRAMESEAL_ARTEFACTS="$(CURDIR)/target/interop" $(BIN)/pytest tests/interop $(ARGS)
 
 # The .in file of a framework may have a line "# python: 3.13", and a line "# extras: none" or "# extras: videosdk" for
-# the extras of frameseal that belong to it. $(call stated,KEY,FRAMEWORK,DEFAULT)
+# the extras of frameseal that belong to it. A line "# locked for: 3.12" is for a package whose metadata ask for a newer
+# Python than its code needs: it is installed on the older one all the same. $(call stated,KEY,FRAMEWORK,DEFAULT)
 stated = $(or $(shell sed -n 's/^. $(1): *//p' requirements/frameworks/$(2).in),$(3))
 python_of = $(call stated,python,$(1),3.11)
+locked_of = $(call stated,locked for,$(1),$(call python_of,$(1)))
 extras_of = $(filter-out none,$(call stated,extras,$(1),aiortc))
 
 # The framework alone is in its environment: it must work with what it pins itself. frameseal comes from the clone.
@@ -118,13 +136,16 @@ lock: $(LOCKS:%=lock/%) ## resolve requirements/**/*.in again; LOCK=--upgrade mo
 
 # A framework is resolved together with frameseal's own requirements, so that a conflict shows here.
 lock/frameworks/%: WITH = requirements/frameworks.in pyproject.toml $(patsubst %,--extra %,$(call extras_of,$(notdir $*)))
-lock/frameworks/%: AT = $(call python_of,$(notdir $*))
+lock/frameworks/%: AT = $(call locked_of,$(notdir $*))
+lock/oldest: WITH = --resolution lowest-direct pyproject.toml $(EXTRAS:%=--extra %)
+lock/oldest-sdks: WITH = --resolution lowest-direct pyproject.toml $(SDKS:%=--extra %)
+lock/newest: WITH = pyproject.toml $(EXTRAS:%=--extra %)
 $(LOCKS:%=lock/%): lock/%: $(UV)
 	$(UV) pip compile --quiet --universal --python-version $(or $(AT),3.11) --generate-hashes --no-header \
 		--no-emit-index-url --no-annotate $(LOCK) $(WITH) requirements/$*.in --output-file requirements/$*.txt
 
 clean: ## remove what was made here, the environments too
-	rm -rf $(VENV) $(OLDEST) .stamps target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(OLDEST) $(OLDEST_SDKS) $(NEWEST) .stamps target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/frameseal/_native*.so demo.png
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -181,17 +202,20 @@ endef
 $(VENV)/pyvenv.cfg:
 	$(call venv,$(VENV),$(PYTHON))
 
-$(OLDEST)/pyvenv.cfg:
+$(OLDEST)/pyvenv.cfg $(OLDEST_SDKS)/pyvenv.cfg:
 	@! $(OLDEST_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' 2>/dev/null || \
-		{ echo "the oldest aiortc has wheels for Python 3.11 and 3.12: make test-oldest OLDEST_PYTHON=..." >&2; exit 1; }
-	$(call venv,$(OLDEST),$(OLDEST_PYTHON))
+		{ echo "the oldest versions have wheels for Python 3.11 and 3.12: make test-oldest OLDEST_PYTHON=..." >&2; exit 1; }
+	$(call venv,$(@D),$(OLDEST_PYTHON))
+
+$(NEWEST)/pyvenv.cfg:
+	$(call venv,$(@D),$(NEWEST_PYTHON))
 
 .stamps/requirements: requirements/dev.txt $(VENV)/pyvenv.cfg | .stamps
 	$(BIN)/python $(PIP_INSTALL) --requirement requirements/dev.txt
 	@touch $@
 
-.stamps/oldest: requirements/oldest.txt $(OLDEST)/pyvenv.cfg | .stamps
-	$(OLDEST)/bin/python $(PIP_INSTALL) --requirement requirements/oldest.txt
+.stamps/oldest .stamps/oldest-sdks .stamps/newest: .stamps/%: requirements/%.txt .venv-%/pyvenv.cfg | .stamps
+	.venv-$*/bin/python $(PIP_INSTALL) --requirement $<
 	@touch $@
 
 $(UV): | .stamps
@@ -201,7 +225,10 @@ $(UV): | .stamps
 # Each framework's environment is made anew when its lock file changes.
 .stamps/frameworks/%/pyvenv.cfg: requirements/frameworks/%.txt | $(UV)
 	$(UV) venv --quiet --clear --python $(call python_of,$*) $(@D)
-	$(UV) pip install --quiet --python $(@D) --require-hashes --requirement $<
+	$(if $(filter $(call python_of,$*),$(call locked_of,$*)), \
+		$(UV) pip install --quiet --python $(@D), \
+		.stamps/uv/bin/python -m pip --python $(@D) install --quiet --disable-pip-version-check --no-deps --ignore-requires-python) \
+		--require-hashes --requirement $<
 	@touch $@
 
 .stamps/build: $(NATIVE_SOURCES) .stamps/requirements | .stamps
