@@ -106,10 +106,10 @@ class Seen:
 
 
 class Wire(Arrived):
-    """Records the RTP packets that arrive at every connection of the process, after SRTP. A context manager."""
+    """Records the RTP packets that arrive at every connection of a stack, after SRTP. A context manager."""
 
-    def __init__(self) -> None:
-        super().__init__("aiortc")
+    def __init__(self, stack: str = "aiortc") -> None:
+        super().__init__(stack)
 
     @property
     def ssrcs(self) -> set[int]:
