@@ -2,13 +2,12 @@
 # locked list in requirements/dev.txt. Each step leaves a stamp in .stamps/, so that a second run starts at once.
 #   ARGS   more arguments for the command of demo, test, test-oldest, test-newest or bench: make demo ARGS="--codec h264"
 #   PYTHON the interpreter that .venv is made with; OLDEST_PYTHON the one for test-oldest (3.11 or 3.12);
-#          NEWEST_PYTHON the one for test-newest (by default the newest that is installed)
+#          NEWEST_PYTHON the one for test-newest (from 3.12 on, newest.txt has newer versions)
 #   NAME   one framework of `make frameworks`; LOCKS the files that `make lock` resolves, all without it
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
-NEWEST_PYTHON ?= $(or $(firstword $(foreach python,python3.14 python3.13 python3.12,$(shell \
-	$(python) -c 'import ensurepip, venv; print("$(python)")' 2>/dev/null))),$(PYTHON))
+NEWEST_PYTHON ?= $(PYTHON)
 ARGS ?=
 
 # Where rustup puts cargo, for shells that were open while it was installed.
