@@ -60,8 +60,8 @@ def playable(stack: str, codec: str) -> bool:
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
-def picture_track(stack: str, colour: str = "red", size: tuple[int, int] = (320, 240)):
-    """Return a video track of numbered, coloured pictures with a moving bar, 30 per second."""
+def picture_track(stack: str, colour: str = "red", size: tuple[int, int] = (320, 240), frame_rate: int = FRAME_RATE):
+    """Return a video track of numbered, coloured pictures with a moving bar, *frame_rate* per second."""
 
     class PictureTrack(part(stack).MediaStreamTrack):
         kind = "video"
@@ -72,9 +72,9 @@ def picture_track(stack: str, colour: str = "red", size: tuple[int, int] = (320,
             self._start = time.monotonic()
 
         async def recv(self):
-            await asyncio.sleep(self._start + self.sent / FRAME_RATE - time.monotonic())
+            await asyncio.sleep(self._start + self.sent / frame_rate - time.monotonic())
             frame = draw(self.sent, colour, size)
-            frame.pts = self.sent * 90000 // FRAME_RATE
+            frame.pts = self.sent * 90000 // frame_rate
             frame.time_base = Fraction(1, 90000)
             self.sent += 1
             return frame
@@ -143,6 +143,8 @@ class Picture:
     def read(cls, frame: av.VideoFrame) -> "Picture":
         image = frame.to_ndarray(format="yuv420p").astype(int)
         width, height = frame.width, frame.height
+        if min(width, height) < 2 * BITS:  # a blank frame of a server
+            return cls(None, None)
         reach = max(1, min(3, width // (4 * BITS)))  # senders on a busy machine make pictures smaller
         blocks = []
         for bit in range(BITS):
