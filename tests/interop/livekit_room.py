@@ -1,4 +1,6 @@
-"""aiortc in a room of a LiveKit server: as much of LiveKit's signalling as the tests need.
+"""aiortc or vsaiortc in a room of a LiveKit server: as much of LiveKit's signalling as test_livekit.py needs.
+
+`frameseal.livekit` is on aiortc alone.
 
 Two connections, as clients of protocol 3 to 15 have them: the server offers what this side receives, and this side
 offers what it sends. Each message of the web socket is one protocol buffer.
@@ -13,7 +15,7 @@ import aiohttp
 from livekit.protocol import models, rtc
 
 from frameseal.aiortc import attach
-from support.calls import Peer, Sink, mime, part, until
+from support.calls import Peer, mime, part, until
 
 PROTOCOL = 3  # the newest in which the server gives each track a line of its own
 PATIENCE = 60  # seconds; the limit is for a call that is broken, not a measurement
@@ -34,11 +36,6 @@ class LiveKitRoom:
     @property
     def identity(self) -> str:
         return self.joined.participant.identity
-
-    @property
-    def sinks(self) -> dict[str, Sink]:
-        """What was received last, by kind."""
-        return {sink.track.kind: sink for sink in self.subscriber.sinks.values()}
 
     async def publish(self, track, codec: str):
         """Publish a track, sealed; returns its transceiver."""
