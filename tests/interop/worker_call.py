@@ -78,9 +78,9 @@ class Page:
         """The hashes of what the worker was given to seal, or has opened; empty frames pass it as they are."""
         return {seen for kind in KINDS for seen in self.frames[direction, kind]} - {digest(b"")}
 
-    async def listen(self) -> np.ndarray:
+    async def listen(self, **whose: str) -> np.ndarray:
         """The sound of a moment, at RATE."""
-        recording = io.BytesIO(base64.b64decode(await self.ask("listen")))
+        recording = io.BytesIO(base64.b64decode(await self.ask("listen", **whose)))
         if not recording.getbuffer():
             return np.zeros(0)
         resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
@@ -88,9 +88,9 @@ class Page:
             frames = [part for frame in file.decode(audio=0) for part in resampler.resample(frame)]
         return np.concatenate([np.zeros(0), *(frame.to_ndarray()[0] for frame in frames)])
 
-    async def arrived(self) -> dict:
+    async def arrived(self, **whose: str) -> dict:
         """The packets of each kind that have come, and the number of pictures decoded."""
-        return await self.ask("arrived")
+        return await self.ask("arrived", **whose)
 
     async def until(self, look, holds):
         """Look again until this holds of what is found."""

@@ -11,8 +11,8 @@ const REACH = 3; // pixels around the middle of a block
 const checksum = (value) => (value ^ (value >> 4) ^ (value >> 8) ^ 0b1010) & 0xf;
 
 /** A track of numbered pictures with a moving bar, in a CSS colour. */
-export function pictures(colour) {
-  const canvas = Object.assign(document.createElement('canvas'), { width: WIDTH, height: HEIGHT });
+export function pictures(colour, width = WIDTH, height = HEIGHT) {
+  const canvas = Object.assign(document.createElement('canvas'), { width, height });
   const context = canvas.getContext('2d');
   let number = 0;
   const draw = () => {
@@ -20,12 +20,12 @@ export function pictures(colour) {
     const word = (value << 4) | checksum(value);
     for (let bit = 0; bit < BITS; bit += 1) {
       context.fillStyle = (word >> bit) & 1 ? 'white' : 'black';
-      context.fillRect((WIDTH * bit) / BITS, 0, WIDTH / BITS, HEIGHT / 4);
+      context.fillRect((width * bit) / BITS, 0, width / BITS, height / 4);
     }
     context.fillStyle = colour;
-    context.fillRect(0, HEIGHT / 4, WIDTH, HEIGHT);
+    context.fillRect(0, height / 4, width, height);
     context.fillStyle = '#fff4';
-    context.fillRect((number * 8) % WIDTH, HEIGHT / 4, WIDTH / 10, HEIGHT / 4);
+    context.fillRect((number * 8) % width, height / 4, width / 10, height / 4);
     number += 1;
   };
   draw();
@@ -48,14 +48,14 @@ export async function tone(hertz, microphone) {
   return end.stream.getAudioTracks()[0];
 }
 
-/** Play what comes, and tell what each picture shows. */
+/** Play what comes, and tell what each picture shows. Returns a function that stops it. */
 export function play(stream, onPicture) {
   // Chromium gives the sound of a peer connection to others only while an element plays it, too.
   const video = Object.assign(document.createElement('video'), { muted: true, autoplay: true, srcObject: stream });
   document.body.append(video);
   const canvas = Object.assign(document.createElement('canvas'), { width: WIDTH, height: HEIGHT });
   const reader = canvas.getContext('2d', { willReadFrequently: true });
-  setInterval(() => {
+  const looking = setInterval(() => {
     if (video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return;
     reader.drawImage(video, 0, 0, WIDTH, HEIGHT);
     const blocks = Array.from({ length: BITS }, (_, bit) => luma(
@@ -63,6 +63,10 @@ export function play(stream, onPicture) {
     ));
     onPicture({ blocks, below: mean(reader, 0, (HEIGHT * 3) / 4, WIDTH, HEIGHT / 4) });
   }, LOOK_EVERY);
+  return () => {
+    clearInterval(looking);
+    video.remove();
+  };
 }
 
 /** What is heard for a moment, as a file in base64. */
