@@ -20,6 +20,7 @@ NEWEST := .venv-newest
 BIN := $(VENV)/bin
 WERIFT := .stamps/werift/node_modules/.package-lock.json
 LIVEKIT := .stamps/livekit/livekit-server
+LIVEKIT_CLIENT := .stamps/livekit-client/node_modules/.package-lock.json
 SECONDS := 1800
 FRAMEWORKS := $(basename $(notdir $(wildcard requirements/frameworks/*.in)))
 LOCKS := dev oldest oldest-sdks newest interop $(FRAMEWORKS:%=frameworks/%)
@@ -67,7 +68,7 @@ test-oldest: .stamps/build .stamps/oldest .stamps/oldest-sdks ## the lowest vers
 test-newest: .stamps/build .stamps/newest ## the newest versions of requirements/newest.txt: hook, key client, demo, meeting
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(NEWEST)/bin/python -m pytest -n 4 --dist loadgroup $(DEPENDENTS) $(ARGS)
 
-interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; as root on Debian it installs them
+interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) $(LIVEKIT_CLIENT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 FRAMESEAL_ARTEFACTS="$(CURDIR)/target/interop" $(BIN)/pytest tests/interop $(ARGS)
 
 # The .in file of a framework may have a line "# python: 3.13", and a line "# extras: none" or "# extras: videosdk" for
@@ -166,6 +167,13 @@ $(WERIFT): tests/interop/werift/package-lock.json .stamps/interop
 	@mkdir -p .stamps/werift
 	cp $(addprefix tests/interop/werift/,package.json package-lock.json) .stamps/werift
 	npm ci --prefix .stamps/werift --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+# LiveKit's client for browsers, likewise.
+$(LIVEKIT_CLIENT): tests/interop/livekit-client/package-lock.json .stamps/interop
+	@mkdir -p .stamps/livekit-client
+	cp $(addprefix tests/interop/livekit-client/,package.json package-lock.json) .stamps/livekit-client
+	npm ci --prefix .stamps/livekit-client --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 # LiveKit's server, of the versions and hashes in its lock files, from the Go module proxy. Go's cache makes it quick anew.

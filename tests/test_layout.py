@@ -93,6 +93,7 @@ def files() -> list[tuple[str, str]]:
                 or re.fullmatch(r"requirements/.+\.txt", within(path))
                 or within(path)
                 in (
+                    "tests/interop/livekit-client/package-lock.json",
                     "tests/interop/livekit-server/go.sum",
                     "tests/interop/werift/package-lock.json",
                 )
