@@ -54,15 +54,16 @@ test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, th
 	$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
 
 # The extras of pyproject.toml whose lowest and newest versions have an environment of their own, and what tests them:
-# the hook, events, the key client, the demo, and the meeting.
+# the hook, events, the key client, the demo, and the meeting. dev.txt holds the newest versions of the SDKs.
 EXTRAS := aiortc keyfetch cli meet
-SDKS := videosdk pymediasoup
+SDKS := videosdk pymediasoup livekit
 DEPENDENTS := tests/unit/aiortc tests/calls/test_aiortc*.py tests/unit/test_emitter.py tests/unit/test_datachannel.py \
 	tests/unit/keys/test_fetch.py tests/calls/test_demo.py tests/calls/test_meet.py
 
 test-oldest: .stamps/build .stamps/oldest .stamps/oldest-sdks ## the lowest versions that pyproject.toml allows: hook, key client, demo, meeting; then the SDKs' adapters
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(OLDEST)/bin/python -m pytest -n 4 --dist loadgroup $(DEPENDENTS) $(ARGS)
-	PYTHONPATH=python $(OLDEST_SDKS)/bin/python -m pytest -n 4 --dist loadgroup tests/sdks/test_pymediasoup.py \
+	PYTHONPATH=python $(OLDEST_SDKS)/bin/python -m pytest -n 4 --dist loadgroup tests/unit/test_livekit.py \
+		tests/sdks/test_pymediasoup.py \
 		$(patsubst %,tests/sdks/test_%.py,videosdk videosdk_docs videosdk_orders) $(ARGS)
 
 test-newest: .stamps/build .stamps/newest ## the newest versions of requirements/newest.txt: hook, key client, demo, meeting

@@ -53,7 +53,12 @@ def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_of_the_manifes
 
 
 def test_every_extra_has_an_environment_of_lowest_versions():
-    assert sorted([*listed("EXTRAS"), *listed("SDKS")]) == sorted(PROJECT["optional-dependencies"])
+    """The one of getstream is a framework's: all that its extra names is getstream, in the version that is tested."""
+    elsewhere = ["getstream"]
+    assert sorted([*listed("EXTRAS"), *listed("SDKS"), *elsewhere]) == sorted(PROJECT["optional-dependencies"])
+    (stated,) = PROJECT["optional-dependencies"]["getstream"]
+    (tested,) = locked("frameworks/getstream")["getstream"]
+    assert tested.startswith(str(bounds([stated])["getstream"]))
 
 
 def test_the_newest_versions_that_are_tested_are_above_the_lowest():

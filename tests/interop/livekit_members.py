@@ -240,8 +240,8 @@ def native_options(
         ratchet_window_size=window,
         key_derivation_function=KDF[type(key)] if key is not None else KDF[str],
     )
-    # With one connection for both ways, its default, the SDK now and then delivers no picture of a track that its
-    # statistics count as decoded: one track in twenty on a busy machine, whoever sends.
+    # With one connection for both ways, its default, the SDK now and then delivered no picture of a track whose frames
+    # its statistics counted as decoded: in 4 of 84 rooms, and in none of 46 with two connections.
     encryption = rtc.E2EEOptions(key_provider_options=keys)
     return rtc.RoomOptions(encryption=encryption, single_peer_connection=False)
 
