@@ -10,6 +10,9 @@ use super::{Kdf, MIN_KEY_LEN, Secret};
 /// The maximum number of spellings of one key.
 pub(super) const MAX_SPELLINGS: usize = 64;
 
+/// Length of a block of SHA-256 in bytes.
+const HMAC_BLOCK_LEN: usize = 64;
+
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -86,11 +89,28 @@ impl Spellings<'_> {
                 Kdf::Password => !bytes.is_empty() && std::str::from_utf8(bytes).is_ok(),
             };
             let secret = Secret::new(bytes, kdf);
-            if fits && self.own.bytes() != bytes && !self.spellings.iter().any(|(_, known)| known.same(&secret)) {
+            let derives_the_same = self.own.kdf() == kdf && hmac_key(kdf, self.own.bytes()) == hmac_key(kdf, bytes);
+            if fits
+                && !derives_the_same
+                && self.own.bytes() != bytes
+                && !self.spellings.iter().any(|(_, known)| known.same(&secret))
+            {
                 self.spellings.push((name, secret));
             }
         }
     }
+}
+
+/// Returns what HMAC uses of a key that fits into its block (RFC 2104). HMAC pads it with zeros, so a zero at its end
+/// changes nothing. The key of HMAC is the passphrase in PBKDF2, but the salt in HKDF.
+fn hmac_key(kdf: Kdf, bytes: &[u8]) -> &[u8] {
+    let mut bytes = bytes;
+    if kdf == Kdf::Password && bytes.len() <= HMAC_BLOCK_LEN {
+        while let Some(shorter) = bytes.strip_suffix(b"\0") {
+            bytes = shorter;
+        }
+    }
+    bytes
 }
 
 fn joined(parts: &[&[u8]]) -> Bytes {
@@ -264,7 +284,6 @@ mod tests {
             ("a passphrase of some length\r\n", "with a CR LF behind it", "without the line end behind it"),
             ("a passphrase of some length ", "with a space behind it", "without the spaces around it"),
             ("\"a passphrase of some length\"", "with quotes around it", "without the quotes around it"),
-            ("a passphrase of some length\0", "with a NUL behind it", "without the NUL behind it"),
             (
                 "\u{feff}a passphrase of some length",
                 "with a byte order mark in front",
@@ -279,6 +298,20 @@ mod tests {
             assert_eq!(names(&raw(spelt.as_bytes()), &text(plain)), [format!("{without}, taken for text")]);
         }
         assert_eq!(names(&text("\t both \n"), &text("both")), ["without the spaces around it"]);
+    }
+
+    #[test]
+    fn a_zero_at_the_end_is_a_spelling_where_it_changes_the_derived_key() {
+        let (with, without) = ("with a NUL behind it", "without the NUL behind it");
+        for (len, changes) in [(27, false), (63, false), (64, true), (80, true)] {
+            let plain = "p".repeat(len);
+            let spelt = format!("{plain}\0");
+            let expected = |name: &str| if changes { vec![name.to_owned()] } else { Vec::new() };
+            assert_eq!(names(&text(&plain), &text(&spelt)), expected(with), "{len}");
+            assert_eq!(names(&text(&spelt), &text(&plain)), expected(without), "{len}");
+            assert_eq!(names(&raw(plain.as_bytes()), &raw(spelt.as_bytes())), [with]);
+            assert_eq!(names(&text(&plain), &raw(spelt.as_bytes())), [format!("{with}, taken for bytes")]);
+        }
     }
 
     proptest! {
