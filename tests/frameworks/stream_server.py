@@ -148,9 +148,12 @@ class StreamServer:
         return found[-1] if found else None
 
     async def drop_sockets(self, user_id: str) -> None:
-        """Close the SFU's web sockets of a user, as a network does."""
+        """Close the SFU's web sockets of a user.
+
+        After another close code the SDK may act before it regards the socket as closed, and restart ICE only.
+        """
         for session in [each for each in self.sessions.values() if each.user_id == user_id]:
-            await session.ws.close(code=1011)
+            await session.ws.close(code=1000)
 
     async def introduce(self, user_id: str) -> None:
         """Tell everybody whose tracks those of a hidden user are."""
