@@ -266,8 +266,9 @@ async def test_a_connection_that_is_lost_is_made_anew(served, lost):
         await until(lambda: bob.opens(ada.id) == ada.opens("bot") == "DecryptionSuccess", 60)
         before, calls = dict(ada.sinks if lost == "bot" else bob.sinks), len(ada.heard("call"))
         # As a browser says it, after some seconds in which nothing came back.
-        await ada.send({"type": "connection", "peer": lost, "state": "disconnected"})
-        await ada.send({"type": "connection", "peer": lost, "state": "failed"})
+        number = ada.made_by[lost]
+        await ada.send({"type": "connection", "call": number, "peer": lost, "state": "disconnected"})
+        await ada.send({"type": "connection", "call": number, "peer": lost, "state": "failed"})
         await until(lambda: len(ada.heard("call")) > calls, 60)
         who, whose = (ada, "bot") if lost == "bot" else (bob, ada.id)
         await until(lambda: who.sinks[whose, "video"] is not before[whose, "video"], 60)

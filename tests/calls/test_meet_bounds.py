@@ -412,8 +412,9 @@ SAID = {
     "a number for a name": '{"type": "join", "name": 5, "tracks": []}',
     "text for tracks": '{"type": "join", "name": "Eve", "tracks": "audio"}',
     "no tracks": '{"type": "join", "name": "Eve"}',
-    "a peer that is none": '{"type": "connection", "peer": ["publish"], "state": "failed"}',
-    "a state that is none": '{"type": "connection", "peer": "publish", "state": 7}',
+    "a peer that is none": '{"type": "connection", "call": 1, "peer": ["publish"], "state": "failed"}',
+    "a state that is none": '{"type": "connection", "call": 1, "peer": "publish", "state": 7}',
+    "a connection without a number": '{"type": "connection", "peer": "publish", "state": "failed"}',
     "an object for a participant": '{"type": "keyframe", "participant": {}}',
     "an object for a rotation": '{"type": "rotate", "sealed": {}}',
     "a long rotation": json.dumps({"type": "rotate", "sealed": "A" * 60_000}),
@@ -448,8 +449,8 @@ async def test_what_is_not_the_protocol_is_answered_with_a_reason_and_no_traceba
     [
         '{"type": "reply", "sdp": "", "call": 12345678901234567890}',
         '{"type": "reply", "error": "\\ud83d\\n\\u001b[31m", "call": -1}',
-        '{"type": "connection", "peer": "\\ud83d", "state": "failed"}',
-        '{"type": "connection", "peer": "publish", "state": "\\u0000"}',
+        '{"type": "connection", "call": 1, "peer": "\\ud83d", "state": "failed"}',
+        '{"type": "connection", "call": 1, "peer": "publish", "state": "\\u0000"}',
         '{"type": "keyframe", "participant": "\\ud83d"}',
         '{"type": "rotate", "sealed": "\\ud83d"}',
         '{"type": "rotate", "sealed": "=="}',
@@ -531,14 +532,38 @@ async def test_a_connection_that_is_said_to_be_lost_again_and_again_is_made_anew
     async with Visitor(served) as eve:
         await eve.join()
         for round in range(1, 40):
-            await eve.until("call", round)
+            number = (await eve.until("call", round))["call"]
             for state in ("connected", "failed"):
-                await eve.socket.send_json({"type": "connection", "peer": "bot", "state": state})
+                await eve.socket.send_json({"type": "connection", "call": number, "peer": "bot", "state": state})
             await eve.socket.send_json({"type": "rotate", "sealed": "="})
             await eve.until("rotated" if round <= ROTATIONS[0].burst else "problem")  # by then the states were heard
             if len(made) < round:
                 break
         assert made == ["bot"] * RECONNECTIONS.burst
+    await until(lambda: not served.room._tasks, 60)
+
+
+async def test_the_end_of_a_connection_that_was_replaced_is_not_that_of_its_replacement(served):
+    made, original = [], served.room.reconnect
+    served.room.reconnect = lambda member, peer: (made.append(peer), original(member, peer))
+    async with Visitor(served) as eve:
+
+        async def report(call: dict, *states: str) -> None:
+            for state in states:
+                await eve.socket.send_json({"type": "connection", "call": call["call"], "peer": "bot", "state": state})
+
+        await eve.join()
+        first = await eve.until("call", 1)
+        await report(first, "connected", "failed")
+        second = await eve.until("call", 2)
+        await report(second, "connected")
+        await report(first, "closed", "failed")
+        await eve.socket.send_json({"type": "rotate", "sealed": "="})
+        await eve.until("rotated")  # by then the states were heard
+        assert made == ["bot"]
+        await report(second, "failed")
+        await eve.until("call", 3)
+        assert made == ["bot", "bot"]
     await until(lambda: not served.room._tasks, 60)
 
 

@@ -27,6 +27,7 @@ class Page:
         self.sinks: dict[tuple[str, str], Sink] = {}
         self.states: dict[tuple[str, str, str], str] = {}  # by observer, participant and kind
         self._served = served
+        self.made_by: dict[str, int] = {}  # by peer, the number of the call that made the connection
         self._pcs: dict[str, RTCPeerConnection] = {}
         self._published: list = []
         self._tasks: set[asyncio.Task] = set()
@@ -92,6 +93,7 @@ class Page:
             await self._pcs[peer].setRemoteDescription(RTCSessionDescription(sdp=message["sdp"], type="answer"))
             await self.send({"type": "reply", "call": message["call"], "sdp": ""})
             return
+        call = self.made_by[peer] = message["call"]
         pc = self._pcs[peer] = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         if self.sealed:
             attach(pc, self.e2ee, local_id=self.id, remote_id=peer)
@@ -107,7 +109,7 @@ class Page:
         @pc.on("connectionstatechange")
         async def changed() -> None:
             with contextlib.suppress(ConnectionError):
-                await self.send({"type": "connection", "peer": peer, "state": pc.connectionState})
+                await self.send({"type": "connection", "call": call, "peer": peer, "state": pc.connectionState})
 
         await self.send({"type": "reply", "call": message["call"], "sdp": pc.localDescription.sdp})
 

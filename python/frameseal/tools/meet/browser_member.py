@@ -62,10 +62,13 @@ class BrowserMember:
         self._queued = 0  # characters in the queue
 
     def connection(self, peer: str) -> PeerConnection:
-        """Return the proxy of a new connection in the browser."""
+        """Return the proxy of a new connection in the browser. The number of its first call identifies it."""
 
         async def call(method: str, sdp: str | None) -> str:
-            return await self._ask({"type": "call", "peer": peer, "method": method, "sdp": sdp})
+            number = next(self._numbers)
+            if remote.number is None:
+                remote.number = number
+            return await self._ask({"type": "call", "peer": peer, "method": method, "sdp": sdp, "call": number})
 
         remote = self._peers[peer] = RemotePeer(call)
         return remote
@@ -119,7 +122,7 @@ class BrowserMember:
         elif kind == "reply":
             self._reply(message)
         elif kind == "connection":
-            self._connection_is(_text(message, "peer"), _text(message, "state"))
+            self._connection_is(_text(message, "peer"), _number(message, "call"), _text(message, "state"))
         elif kind == "keyframe":
             await self._room.request_keyframe(_text(message, "participant"))
         elif kind == "rotate":
@@ -149,10 +152,7 @@ class BrowserMember:
         self.joined = True
 
     def _reply(self, message: dict[str, Any]) -> None:
-        number = message.get("call")
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise ProtocolViolation("'call' must be the number of a call")
-        waiting = self._calls.get(number)
+        waiting = self._calls.get(_number(message, "call"))
         if waiting is None or waiting.done():
             return
         if "error" in message:
@@ -166,9 +166,9 @@ class BrowserMember:
                 return
         waiting.set_result(sdp)
 
-    def _connection_is(self, peer: str, state: str) -> None:
+    def _connection_is(self, peer: str, number: int, state: str) -> None:
         remote = self._peers.get(peer)
-        if remote is None:
+        if remote is None or remote.number != number:  # of a connection that was replaced
             return
         worked = remote.connectionState in ("connected", "disconnected")
         remote.report(state)
@@ -184,9 +184,9 @@ class BrowserMember:
             self.notify({"type": "problem", "message": "Too many rotations: wait some seconds, and rotate again."})
 
     async def _ask(self, message: Message) -> str:
-        number = next(self._numbers)
+        number = message["call"]
         waiting = self._calls[number] = asyncio.get_running_loop().create_future()
-        self.notify(message | {"call": number})
+        self.notify(message)
         try:
             return await asyncio.wait_for(waiting, ANSWER_TIMEOUT)
         finally:
@@ -227,4 +227,11 @@ def _text(message: dict[str, Any], name: str) -> str:
     value = message.get(name)
     if not isinstance(value, str):
         raise ProtocolViolation(f"{name!r} must be a string")
+    return value
+
+
+def _number(message: dict[str, Any], name: str) -> int:
+    value = message.get(name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ProtocolViolation(f"{name!r} must be the number of a call")
     return value

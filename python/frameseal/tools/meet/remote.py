@@ -30,6 +30,8 @@ class RemotePeer(EventEmitter):
         self._remote_offer: str | None = None
         self.localDescription: RTCSessionDescription | None = None
         self.connectionState = "new"
+        self.number: int | None = None
+        """The number of the first call, by which the browser names the connection. None until it was sent."""
 
     async def createOffer(self) -> RTCSessionDescription:
         """Request an offer from the browser."""

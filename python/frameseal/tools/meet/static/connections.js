@@ -30,7 +30,7 @@ export class Connections {
 
   async answer({ call, peer, method, sdp }) {
     try {
-      this.#send({ type: 'reply', call, sdp: await this.#negotiate(peer, method, sdp) });
+      this.#send({ type: 'reply', call, sdp: await this.#negotiate(call, peer, method, sdp) });
     } catch (error) {
       this.#send({ type: 'reply', call, error: String(error?.message ?? error) });
     }
@@ -45,13 +45,13 @@ export class Connections {
     for (const peer of [...this.#peers.keys()]) this.close(peer);
   }
 
-  async #negotiate(peer, method, sdp) {
+  async #negotiate(call, peer, method, sdp) {
     if (method === 'accept') {
       await this.#peers.get(peer).setRemoteDescription({ type: 'answer', sdp });
       return '';
     }
     await this.#encryption.enable(peer === PUBLISH ? this.#own.id : peer);
-    const pc = this.#make(peer);
+    const pc = this.#make(call, peer);
     if (method === 'offer') {
       this.#publish(pc);
     } else {
@@ -62,11 +62,12 @@ export class Connections {
     return pc.localDescription.sdp;
   }
 
-  #make(peer) {
+  // The number of the call tells this connection from the one that it replaces, whose end may be reported later.
+  #make(call, peer) {
     this.close(peer);
     const pc = new RTCPeerConnection({ iceServers: [], ...(scriptTransforms() ? {} : { encodedInsertableStreams: true }) });
     this.#peers.set(peer, pc);
-    pc.onconnectionstatechange = () => this.#send({ type: 'connection', peer, state: pc.connectionState });
+    pc.onconnectionstatechange = () => this.#send({ type: 'connection', call, peer, state: pc.connectionState });
     pc.ontrack = ({ track, receiver }) => {
       this.#encryption.open(receiver, peer, track.kind === 'video' ? this.#codec : undefined);
       this.#onTrack(peer, track);
