@@ -203,4 +203,12 @@ impl Pairs {
         known.sealer = Some(ring);
         known.since
     }
+
+    /// Records that a frame was sealed from a counter that the caller has named. In this process, the pair may seal from
+    /// then on, also when it is set again without a counter.
+    pub fn continued(&mut self, pair: Pair, now: u32) {
+        if let Some(known) = self.known.get_mut(&pair) {
+            known.since = now;
+        }
+    }
 }

@@ -140,6 +140,9 @@ impl World<'_> {
                 since == self.generation,
                 "{label:?} under KID {kid} seals after a fork, but was set before it: the parent may use the same nonce"
             );
+            if thing.is_continued {
+                self.pairs.continued((label, kid), self.generation);
+            }
         } else {
             let mut prefix = [0; 8];
             prefix.copy_from_slice(&number[..8]);
