@@ -12,16 +12,17 @@ MARKER = "Xq7vKjW2ZpLmT9Rb4NcYd8GhFs6Qe3Uw"  # 32 letters: the length of a raw k
 RAW = MARKER.encode()
 NUMBER = int.from_bytes(RAW)
 
-# A message may truncate a secret. So five letters of it count as the secret, and ten digits of its other forms.
+# A message may truncate a secret. So five letters of it count as the secret, and five bytes or more of its other forms:
+# the numbers of fewer bytes would stand in a printed ciphertext by chance.
 PARTS = {MARKER[start : start + 5] for start in range(len(MARKER) - 4)} | {
-    form[start : start + 10]
-    for form in (
-        RAW.hex(),
-        str(NUMBER),
-        ", ".join(map(str, RAW)),
-        *(base64.b64encode(RAW[start:]).decode()[:-4] for start in range(3)),
+    form[start : start + size]
+    for form, size in (
+        (RAW.hex(), 10),
+        (str(NUMBER), 10),
+        (", ".join(map(str, RAW)), 25),
+        *((base64.b64encode(RAW[start:]).decode()[:-4], 10) for start in range(3)),
     )
-    for start in range(len(form) - 9)
+    for start in range(len(form) - size + 1)
 }
 
 

@@ -256,7 +256,10 @@ async def test_a_large_frame_that_fails_costs_python_no_more_than_a_small_one(pr
     for frame in large:
         costs.append(instructions(lambda frame=frame: bob.decrypt(frame)))
     assert Counted.taken <= len(large) * 2048
-    assert max(costs) <= 2000
+    # Work for each byte would cost 150,000. On a slow machine a diagnosis falls due meanwhile, or a collection calls
+    # what earlier tests have left: some 2,000 each.
+    assert sorted(costs)[-3] <= 2000
+    assert max(costs) <= 10_000
 
 
 @pytest.mark.parametrize("profile", ["livekit", "stream", "sframe"])
