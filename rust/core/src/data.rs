@@ -14,10 +14,9 @@ use crate::error::{ApiMisuse, ConfigError, DecryptError, EncryptError};
 use crate::frame::{DataCounters, DataStats, MAX_REPLAY_WINDOW, ReplayWindow};
 use crate::keyring::{Key, KeyRing, NonceInput, SealingKey};
 use crate::suite::NONCE_LEN;
-use crate::wire::Wire;
 use crate::wire::packet::{self, OVERHEAD, Packet};
 use crate::wire::sframe::{self, Header};
-use crate::wire::trailer::TAG_LEN;
+use crate::wire::{TAG_LEN, Wire};
 
 /// The start of the AAD of packets that are bound to a context.
 const LABEL: &[u8] = b"frameseal data v1";

@@ -8,7 +8,7 @@ use crate::codec::{annexb, copy_clear};
 use crate::error::{ApiMisuse, DecryptError};
 use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, ReadyKeys};
 use crate::wire::envelope::Envelope;
-use crate::wire::{Wire, footer, sframe, trailer};
+use crate::wire::{IvParts, Wire, footer, sframe, trailer};
 
 /// The parts of a sealed frame, as parsed before any key is looked up.
 pub(super) struct FrameParts<'a> {
@@ -49,17 +49,7 @@ impl<'a> FrameParts<'a> {
         let (clear_len, escaped) = receiver.clear.read(sealed);
         let (clear, tail) = sealed.split_at_checked(clear_len)?;
         let body = if escaped { annexb::unescape(tail) } else { Cow::Borrowed(tail) };
-        let trailer::TrailerParts { ciphertext, tag, iv, key_index } = trailer::parse(&body)?;
-        let (from, to) = (ciphertext.len(), ciphertext.len() + tag.len());
-        Some(Self {
-            clear,
-            aad: Cow::Borrowed(clear),
-            body,
-            ciphertext: 0..from,
-            tag: from..to,
-            kid: u64::from(key_index),
-            nonce_input: NonceInput::Iv(iv.into()),
-        })
+        Self::with_iv(clear, body, trailer::parse)
     }
 
     #[inline(always)]
@@ -70,7 +60,13 @@ impl<'a> FrameParts<'a> {
             true => annexb::unescape_strictly(tail, annexb::zeros_before(clear)),
             false => Cow::Borrowed(tail),
         };
-        let footer::FooterParts { ciphertext, tag, iv, key_index } = footer::parse(&body)?;
+        Self::with_iv(clear, body, footer::parse)
+    }
+
+    /// Parses `body`, the sealed part of a frame behind its clear header.
+    #[inline(always)]
+    fn with_iv(clear: &'a [u8], body: Cow<'a, [u8]>, parse: impl Fn(&[u8]) -> Option<IvParts<'_>>) -> Option<Self> {
+        let IvParts { ciphertext, tag, iv, key_index } = parse(&body)?;
         let (from, to) = (ciphertext.len(), ciphertext.len() + tag.len());
         Some(Self {
             clear,

@@ -9,7 +9,7 @@ use crate::keyring::{Key, LOCKED_AEAD_MAX, NonceInput, SealingKey};
 use crate::suite::NONCE_LEN;
 use crate::wire::envelope::{Envelope, is_key_frame};
 use crate::wire::sframe::{self, Header};
-use crate::wire::{Wire, footer, trailer};
+use crate::wire::{IvPlaces, Wire, footer, trailer};
 
 /// The layout of frames whose overhead is known before sealing: neither escapes nor an envelope. Holds for all codecs
 /// whose packetiser does not look for NAL units. Kept small, so that it stays in registers over a whole batch.
@@ -116,11 +116,8 @@ impl FixedOverhead {
 /// frame is longer than the AEAD allows.
 #[inline(always)]
 fn trailer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear_len: usize, frame: &[u8], out: &mut [u8]) -> Option<()> {
-    let (clear, plaintext) = frame.split_at_checked(clear_len)?;
     #[allow(clippy::cast_possible_truncation)] // a ring of this layout has at most 256 slots
-    let places = trailer::write(out, clear_len, &iv, kid as u8)?;
-    copy_clear(places.clear, clear);
-    key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
+    fill(key, iv, frame, trailer::write(out, clear_len, &iv, kid as u8)?)
 }
 
 /// Writes a sealed frame of the footer layout, without escapes. `clear` is the number of clear bytes, and whether
@@ -128,9 +125,14 @@ fn trailer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear_len: usize, frame: &[
 #[inline(always)]
 fn footer(key: &Key, kid: u64, iv: [u8; NONCE_LEN], clear: (usize, bool), frame: &[u8], out: &mut [u8]) -> Option<()> {
     let (clear_len, escaped) = clear;
-    let (clear, plaintext) = frame.split_at_checked(clear_len)?;
     #[allow(clippy::cast_possible_truncation)] // a ring of this layout has 256 slots
-    let places = footer::write(out, clear_len, escaped, &iv, kid as u8)?;
+    fill(key, iv, frame, footer::write(out, clear_len, escaped, &iv, kid as u8)?)
+}
+
+/// Seals `frame` into its places. Returns `None` if it is shorter than the clear header or longer than the AEAD allows.
+#[inline(always)]
+fn fill(key: &Key, iv: [u8; NONCE_LEN], frame: &[u8], places: IvPlaces<'_>) -> Option<()> {
+    let (clear, plaintext) = frame.split_at_checked(places.clear.len())?;
     copy_clear(places.clear, clear);
     key.aead.seal(iv, clear, plaintext, places.ciphertext, places.tag).ok()
 }

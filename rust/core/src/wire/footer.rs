@@ -13,8 +13,8 @@
 //! key index is not authenticated: see docs/security.md.
 #![deny(clippy::indexing_slicing)]
 
-pub(crate) const IV_LEN: usize = 12;
-pub(crate) const TAG_LEN: usize = 16;
+use super::{IV_LEN, IvParts, IvPlaces, TAG_LEN};
+
 const COUNTER_LEN: usize = 4;
 /// The length of the footer.
 const FOOTER_LEN: usize = 20;
@@ -28,15 +28,6 @@ const ESCAPED: u16 = 0x8000;
 /// The version of the layout, and the marker behind it.
 const ENDING: [u8; 5] = [0x01, 0xE2, 0xEE, 0xFE, 0xED];
 
-/// The parts of the sealed part of a frame: the bytes behind the clear header, without escapes.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct FooterParts<'a> {
-    pub(crate) ciphertext: &'a [u8],
-    pub(crate) tag: &'a [u8],
-    pub(crate) iv: [u8; IV_LEN],
-    pub(crate) key_index: u8,
-}
-
 /// Returns the length of the clear header, and whether the bytes behind it are escaped. Returns `None` if the frame is
 /// not of this layout and version.
 pub(crate) fn clear_len(sealed: &[u8]) -> Option<(usize, bool)> {
@@ -49,7 +40,7 @@ pub(crate) fn clear_len(sealed: &[u8]) -> Option<(usize, bool)> {
 }
 
 /// Parses the sealed part. Returns `None` if it is too short.
-pub(crate) fn parse(tail: &[u8]) -> Option<FooterParts<'_>> {
+pub(crate) fn parse(tail: &[u8]) -> Option<IvParts<'_>> {
     let (rest, footer) = tail.split_last_chunk::<FOOTER_LEN>()?;
     let (&counter, behind) = footer.split_first_chunk::<COUNTER_LEN>()?;
     let (&prefix, behind) = behind.split_first_chunk::<{ IV_LEN - COUNTER_LEN }>()?;
@@ -59,14 +50,7 @@ pub(crate) fn parse(tail: &[u8]) -> Option<FooterParts<'_>> {
     *prefix_place = prefix;
     counter_place.copy_from_slice(&counter);
     let (ciphertext, tag) = rest.split_last_chunk::<TAG_LEN>()?;
-    Some(FooterParts { ciphertext, tag, iv, key_index })
-}
-
-/// A frame being written: the bytes for the parts in front of the finished footer.
-pub(crate) struct FooterPlaces<'a> {
-    pub(crate) clear: &'a mut [u8],
-    pub(crate) ciphertext: &'a mut [u8],
-    pub(crate) tag: &'a mut [u8],
+    Some(IvParts { ciphertext, tag, iv, key_index })
 }
 
 /// Writes the footer and returns the bytes for the other parts. `out` must be [`OVERHEAD`] bytes longer than the plain
@@ -77,7 +61,7 @@ pub(crate) fn write<'a>(
     escaped: bool,
     iv: &[u8; IV_LEN],
     key_index: u8,
-) -> Option<FooterPlaces<'a>> {
+) -> Option<IvPlaces<'a>> {
     let field = u16::try_from(clear_len).ok().filter(|field| field & ESCAPED == 0)?;
     let field = if escaped { field | ESCAPED } else { field };
     let (rest, footer) = out.split_last_chunk_mut::<FOOTER_LEN>()?;
@@ -93,7 +77,7 @@ pub(crate) fn write<'a>(
     ending.copy_from_slice(&ENDING);
     let (rest, tag) = rest.split_last_chunk_mut::<TAG_LEN>()?;
     let (clear, ciphertext) = rest.split_at_mut_checked(clear_len)?;
-    Some(FooterPlaces { clear, ciphertext, tag })
+    Some(IvPlaces { clear, ciphertext, tag })
 }
 
 #[cfg(test)]
@@ -119,7 +103,7 @@ mod tests {
             places.tag.fill(7);
             prop_assert_eq!(clear_len(&out), Some((clear, escaped)));
             let parts = parse(&out[clear..]).unwrap();
-            prop_assert_eq!(parts, FooterParts { ciphertext: &body[clear..], tag: &[7; 16], iv, key_index });
+            prop_assert_eq!(parts, IvParts { ciphertext: &body[clear..], tag: &[7; 16], iv, key_index });
             for at in out.len() - 5..out.len() {
                 out[at] ^= 1;
                 prop_assert_eq!(clear_len(&out), None);

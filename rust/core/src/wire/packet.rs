@@ -7,7 +7,7 @@
 //! No UTF-8 text starts with 0xF5, so a packet is never mistaken for a text message.
 #![deny(clippy::indexing_slicing)]
 
-use super::trailer::{IV_LEN, TAG_LEN};
+use super::{IV_LEN, TAG_LEN};
 
 /// The marker byte and the version of the layout.
 const MAGIC: [u8; 2] = [0xF5, 0x01];

@@ -6,48 +6,27 @@
 //! ```
 #![deny(clippy::indexing_slicing)]
 
-pub(crate) const IV_LEN: usize = 12;
-pub(crate) const TAG_LEN: usize = 16;
+use super::{IV_LEN, IvParts, IvPlaces, TAG_LEN};
+
 /// The length of the IV, its length byte and the key index.
 const TRAILER_LEN: usize = IV_LEN + 2;
 /// The number of bytes that sealing adds, without escapes.
 pub(crate) const OVERHEAD: usize = TAG_LEN + TRAILER_LEN;
 
-/// The parts of the sealed part of a frame: the bytes behind the clear header, without escapes.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TrailerParts<'a> {
-    pub(crate) ciphertext: &'a [u8],
-    pub(crate) tag: &'a [u8],
-    pub(crate) iv: [u8; IV_LEN],
-    pub(crate) key_index: u8,
-}
-
 /// Parses the sealed part. Returns `None` if it is not of this layout.
-pub(crate) fn parse(tail: &[u8]) -> Option<TrailerParts<'_>> {
+pub(crate) fn parse(tail: &[u8]) -> Option<IvParts<'_>> {
     let (rest, &[iv_len, key_index]) = tail.split_last_chunk::<2>()?;
     if usize::from(iv_len) != IV_LEN {
         return None;
     }
     let (rest, &iv) = rest.split_last_chunk::<IV_LEN>()?;
     let (ciphertext, tag) = rest.split_last_chunk::<TAG_LEN>()?;
-    Some(TrailerParts { ciphertext, tag, iv, key_index })
-}
-
-/// A frame being written: the bytes for the parts in front of the finished trailer.
-pub(crate) struct TrailerPlaces<'a> {
-    pub(crate) clear: &'a mut [u8],
-    pub(crate) ciphertext: &'a mut [u8],
-    pub(crate) tag: &'a mut [u8],
+    Some(IvParts { ciphertext, tag, iv, key_index })
 }
 
 /// Writes the trailer and returns the bytes for the other parts. `out` must be [`OVERHEAD`] bytes longer than the plain
 /// frame. Returns `None` if it is too short.
-pub(crate) fn write<'a>(
-    out: &'a mut [u8],
-    clear_len: usize,
-    iv: &[u8; IV_LEN],
-    key_index: u8,
-) -> Option<TrailerPlaces<'a>> {
+pub(crate) fn write<'a>(out: &'a mut [u8], clear_len: usize, iv: &[u8; IV_LEN], key_index: u8) -> Option<IvPlaces<'a>> {
     let (rest, trailer) = out.split_last_chunk_mut::<TRAILER_LEN>()?;
     let (iv_place, ids) = trailer.split_first_chunk_mut::<IV_LEN>()?;
     *iv_place = *iv;
@@ -55,7 +34,7 @@ pub(crate) fn write<'a>(
     ids.copy_from_slice(&[IV_LEN as u8, key_index]);
     let (rest, tag) = rest.split_last_chunk_mut::<TAG_LEN>()?;
     let (clear, ciphertext) = rest.split_at_mut_checked(clear_len)?;
-    Some(TrailerPlaces { clear, ciphertext, tag })
+    Some(IvPlaces { clear, ciphertext, tag })
 }
 
 #[cfg(test)]
@@ -79,7 +58,7 @@ mod tests {
             places.ciphertext.copy_from_slice(&body[clear_len..]);
             places.tag.fill(7);
             let sealed = parse(&out[clear_len..]).unwrap();
-            prop_assert_eq!(sealed, TrailerParts { ciphertext: &body[clear_len..], tag: &[7; 16], iv, key_index });
+            prop_assert_eq!(sealed, IvParts { ciphertext: &body[clear_len..], tag: &[7; 16], iv, key_index });
         }
 
         #[test]
