@@ -54,10 +54,10 @@ test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, th
 	$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
 
 # The extras of pyproject.toml whose lowest and newest versions have an environment of their own, and what tests them:
-# the hook, events, the key client, the demo, and the meeting. dev.txt holds the newest versions of the SDKs.
-EXTRAS := aiortc keyfetch cli meet
+# the hook, events, the key client, the demo, the meeting, and archives. dev.txt holds the newest versions of the SDKs.
+EXTRAS := aiortc keyfetch cli meet archive
 SDKS := videosdk pymediasoup livekit
-DEPENDENTS := tests/unit/aiortc tests/calls/test_aiortc*.py tests/unit/test_emitter.py tests/unit/test_datachannel.py \
+DEPENDENTS := tests/unit/aiortc tests/unit/archive tests/calls/test_aiortc*.py tests/unit/test_emitter.py tests/unit/test_datachannel.py \
 	tests/unit/keys/test_fetch.py tests/calls/test_demo.py tests/calls/test_meet.py
 
 test-oldest: .stamps/build .stamps/oldest .stamps/oldest-sdks ## the lowest versions that pyproject.toml allows: hook, key client, demo, meeting; then the SDKs' adapters

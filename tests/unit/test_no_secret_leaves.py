@@ -8,6 +8,7 @@ attribute of each, log records, warnings, the standard output, and what the obje
 
 import asyncio
 import base64
+import contextlib
 import copy
 import dataclasses
 import importlib
@@ -16,8 +17,10 @@ import json
 import logging
 import pickle
 import pkgutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ import videosdk as sdk
 from aiortc import AudioStreamTrack, RTCPeerConnection
 
 import frameseal
-from frameseal import aiortc, datachannel, frame_cryptor, getstream, livekit, pymediasoup, videosdk
+from frameseal import aiortc, archive, datachannel, frame_cryptor, getstream, livekit, pymediasoup, videosdk
 from frameseal._native import Secret
 from frameseal._secrecy import Hidden
 from frameseal.aiortc.receivers import ReceiverSlot
@@ -252,6 +255,48 @@ async def join_for_a_moment(**arguments: Any) -> None:
         pass
 
 
+def write_for_a_moment(**arguments: Any) -> None:
+    with in_a_folder(), archive.ArchiveWriter(**arguments):
+        pass
+
+
+def write_one_frame(**arguments: Any) -> None:
+    with in_a_folder(), archive.ArchiveWriter("archive", "room") as writer:
+        writer.write(**arguments)
+
+
+@contextlib.contextmanager
+def in_a_folder() -> Iterator[None]:
+    """Change into a folder with an empty archive, so that a secret in the place of a location makes no other."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("archive").mkdir()
+        yield
+
+
+def in_an_archive(function: Callable[..., Any], **arguments: Any) -> Call:
+    def call(**given: Any) -> list[Any]:
+        with in_a_folder():
+            return list(function(**given))
+
+    return call, {"location": "archive", "filesystem": None, "spool": None, **arguments}
+
+
+FRAME = {
+    "participant": "alice",
+    "track": "mic",
+    "kind": "audio",
+    "codec": "opus",
+    "profile": "livekit",
+    "ssrc": 1,
+    "rtp_timestamp": 0,
+    "clock_rate": 48_000,
+    "arrival": datetime.now(UTC),
+    "key_id": 0,
+    "keyframe": None,
+    "gap": False,
+}
+
+
 def livekit_room() -> livekit.Room:
     return livekit.Room("ws://127.0.0.1:1", "a token", manager(), ice_servers=(), subscribe=True, attempts=0)
 
@@ -421,6 +466,27 @@ CALLS: dict[str, Callable[[], Call]] = {
     "inspection.readings.plaintext_signs": lambda: (readings.plaintext_signs, {"frame": b""}),
     "inspection.readings.verdict": lambda: (readings.verdict, {"frames": [sealed()], "codec": "opus"}),
     "inspection.readings.openers": lambda: (readings.openers, {"sealed": sealed(), "secret": KEY, "codec": "opus"}),
+    # archives
+    "archive.ArchiveWriter": lambda: (
+        write_for_a_moment,
+        {
+            "location": "archive",
+            "recording": "room",
+            "segment_seconds": 1,
+            "segment_bytes": 1,
+            "filesystem": None,
+            "spool": None,
+        },
+    ),
+    "archive.ArchiveWriter.write": lambda: (
+        write_one_frame,
+        {"frame": archive.SealedFrame(**FRAME, sealed=sealed())},
+    ),
+    "archive.SealedFrame": lambda: (archive.SealedFrame, {**FRAME, "sealed": sealed()}),
+    "archive.Opener": lambda: (archive.Opener, {"keys": keys(), "profile": "livekit"}),
+    "archive.read": lambda: in_an_archive(archive.read, participants=["alice"], since=datetime.now(UTC)),
+    "archive.repair": lambda: in_an_archive(archive.repair),
+    "archive.verify": lambda: in_an_archive(archive.verify),
     # stacks and SDKs
     "aiortc.attach": lambda: (
         aiortc.attach,
@@ -492,6 +558,7 @@ CALLS: dict[str, Callable[[], Call]] = {
 
 # What gives back what it was given, because that is what it is for.
 GIVES_IT_BACK = {
+    "archive.SealedFrame",
     "keys.protocol.bounded",
     "keys.policies.RoomKeys.joined",  # actions with the ids of participants
     "keys.policies.RoomKeys.start",
@@ -509,6 +576,9 @@ PROTOCOL = "a protocol, for others to implement"
 GIVEN = "returns what it was given, or a part of it"
 NOT_CALLED = {
     "E2EEDiagnosis": RECORD,
+    "archive.Recording": RECORD,
+    "archive.ArchiveWriter.flush": "takes nothing",
+    "archive.ArchiveWriter.close": "takes nothing",
     "E2EEStateChange": RECORD,
     "E2EEStalled": RECORD,
     "E2EEInjectedFrame": RECORD,
@@ -584,7 +654,7 @@ def public_things() -> Iterator[tuple[str, Any]]:
     modules = [frameseal]
     for found in pkgutil.walk_packages(frameseal.__path__, "frameseal."):
         name = found.name.removeprefix("frameseal.")
-        inner = name.startswith(("aiortc.", "e2ee.", "livekit.", "tools.")) and name not in WALKED
+        inner = name.startswith(("aiortc.", "archive.", "e2ee.", "livekit.", "tools.")) and name not in WALKED
         if not name.startswith("_") and not inner and name not in NOT_WALKED:
             modules.append(importlib.import_module(found.name))
     for module in modules:
@@ -701,6 +771,8 @@ def command_lines() -> Iterator[list[str]]:
                 yield from ([*right, option, MARKER], [*right, f"{option}={MARKER}"], [*right, option, MARKER, MARKER])
                 yield from ([*right, option[:-1], MARKER], [*right, f"{option[:-1]}={MARKER}"])  # cut short
     yield ["inspect", MARKER]
+    for action in ("ls", "verify", "repair"):
+        yield from (["archive", action, MARKER], ["archive", action, f"s3://u:{MARKER}@{MARKER}/?x={MARKER}"])
     yield ["inspect", MARKER, "--codec", "opus"]
     yield ["inspect", "00", "--passphrase", MARKER, "--key-hex", MARKER]
     yield ["inspect", "00", "--passphrase", MARKER, MARKER]

@@ -1,0 +1,367 @@
+"""Opens the rows of an archive with keys: a table of Arrow in, a table out. It knows no engine and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from frameseal._native import Decryptor, KeyRing, SenderBindings
+from frameseal.archive.schema import NAMES, SCHEMA, ArchiveError, check_columns
+from frameseal.enums import Profile
+from frameseal.exceptions import (
+    AuthenticationFailed,
+    FrameError,
+    MalformedFrame,
+    ReplayedFrame,
+    SenderMismatch,
+    UnknownKey,
+)
+from frameseal.keys.protocol import KeyRingProvider
+from frameseal.keys.provider import KeyProvider
+from frameseal.profiles import PROFILES, is_sframe
+
+REPLAY_WINDOW: Final = 32_768
+"""Frames of a track that are remembered by default: eleven minutes of audio, in 3 MiB."""
+
+Keys = KeyRingProvider | Sequence[KeyRingProvider] | Callable[[], "KeyRingProvider | Sequence[KeyRingProvider]"]
+
+_NEEDED = (*NAMES, "sealed")
+_REASONS: Final = (
+    (SenderMismatch, "sender_mismatch"),
+    (ReplayedFrame, "replayed"),
+    (UnknownKey, "unknown_key"),
+    (MalformedFrame, "malformed"),
+    (AuthenticationFailed, "authentication_failed"),
+)
+_COUNTED = ("malformed", "unknown_key", "authentication_failed", "replayed", "sender_mismatch")
+
+
+class Opener:
+    """Opens tables of sealed frames, with a decryptor per track. Each track's rows must arrive in order.
+
+    An opener is a plain class that engines construct in their workers. It can be pickled if *keys* is a callable, and
+    then holds no key: each copy calls it anew, and begins without a memory of the frames that others have opened.
+
+    The names beside a frame are not authenticated. Whoever can write to the archive can put a frame under another time
+    or track. Under a key of her own, a participant's frame opens only as hers.
+
+    :param keys: a `KeyProvider`, or a callable that returns one, and is called with the first table. If a key was
+        replaced under its own id, pass a sequence of providers in the order of time. They are told apart by
+        authentication: a track that has opened with a later provider never opens with an earlier one again.
+    :param profile: the profile of all frames, or None to use the column ``profile``.
+    :param replay_window: frames of a track that are remembered, 1 to 65,536, so that none opens twice.
+    :param threads: maximum number of threads, or None for one per processor.
+    :raises TypeError: *keys* is neither a provider, nor a sequence of providers, nor a callable.
+    :raises ValueError: *profile* is unknown, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        profile: str | None = None,
+        *,
+        replay_window: int = REPLAY_WINDOW,
+        threads: int | None = 1,
+    ) -> None:
+        self._make = keys if callable(keys) else None
+        self._providers = None if callable(keys) else _providers(keys)
+        if profile is not None and profile not in PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}")
+        for name, value, high in (("replay_window", replay_window, 65_536), ("threads", threads, 1_024)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+            if value is not None and not 1 <= value <= high:
+                raise ValueError(f"{name} must be between 1 and {high}")
+        self._profile, self._replay_window, self._threads = profile, replay_window, threads
+        self._tracks: dict[tuple[str, ...], _Track] = {}
+        self._bindings = SenderBindings()
+        self._scratch = np.empty(
+            0, np.uint8
+        )  # used again by each batch, since fresh memory costs as much as the cipher
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return the table with ``frame`` in the place of ``sealed``, and the columns ``opened`` and ``reason``.
+
+        All other columns and the order of the rows stay as they are.
+
+        :param table: the columns of `SCHEMA`, of which the names and ``sealed`` are needed. Others may stand beside.
+        :return: ``frame`` (large_binary) is null where the frame did not open. ``opened`` (bool) is then False, and
+            ``reason`` (string) is "unknown_key", "authentication_failed", "replayed", "sender_mismatch", "malformed" or
+            "unsupported" (a profile or codec that frameseal does not know). It is null where the frame opened. An empty
+            frame of another profile than sframe opens as an empty frame.
+        :raises TypeError: *table* is no table.
+        :raises ArchiveError: the table is no part of an archive.
+        """
+        if not isinstance(table, pa.Table):
+            raise TypeError(f"table must be a pyarrow.Table, not {type(table).__name__}")
+        _check(table)
+        at = table.schema.get_field_index("sealed")
+        fields = [
+            pa.field("frame", pa.large_binary()) if n == at else table.schema.field(n) for n in range(len(table.schema))
+        ]
+        schema = pa.schema(
+            [*fields, pa.field("opened", pa.bool_(), nullable=False), pa.field("reason", pa.string())],
+            table.schema.metadata,
+        )
+        batches = []
+        row = 0
+        for batch in table.to_batches():
+            frames, reasons = self._open(batch, row)
+            opened = reasons.is_null()
+            columns = [frames if n == at else column for n, column in enumerate(batch.columns)]
+            batches.append(pa.record_batch([*columns, opened, reasons], schema=schema))
+            row += batch.num_rows
+        return pa.Table.from_batches(batches, schema)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._make is None:
+            raise TypeError("an Opener with keys cannot be pickled: pass a callable that fetches them")
+        return {
+            "keys": self._make,
+            "profile": self._profile,
+            "replay_window": self._replay_window,
+            "threads": self._threads,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self._tracks)} tracks)"
+
+    def _open(self, batch: pa.RecordBatch, row: int) -> tuple[pa.Array, pa.Array]:
+        """Return the opened frames and the reasons of a batch, in the order of its rows."""
+        codes, names = _tracks_of(batch, row)
+        sealed = batch.column("sealed")
+        if sealed.null_count:
+            raise ArchiveError(
+                "table", "the column sealed must not be null", row + sealed.is_null().index(True).as_py()
+            )
+        if pa.types.is_binary(sealed.type):
+            sealed = sealed.cast(pa.large_binary())
+        if len(names) == 1:
+            return self._track(names[0]).open(sealed)
+        # Each track's rows together, in their order, and back again.
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
+        frames, reasons = [], []
+        if len(self._scratch) < sealed.nbytes:
+            self._scratch = np.empty(sealed.nbytes, np.uint8)
+        at = 0
+        for number, name in enumerate(names):
+            rows = sealed.take(pa.array(order[bounds[number] : bounds[number + 1]]))
+            size = pc.sum(pc.binary_length(rows)).as_py()
+            # The row order below is made by a copy, so no result refers to the scratch memory.
+            opened, why = self._track(name).open(rows, self._scratch[at : at + size])
+            at += size
+            frames.append(opened)
+            reasons.append(why)
+        if not frames:
+            return pa.array([], pa.large_binary()), pa.array([], pa.string())
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        places = pa.array(back)
+        return pa.concat_arrays(frames).take(places), pa.concat_arrays(reasons).take(places)
+
+    def _track(self, names: tuple[str, ...]) -> _Track:
+        track = self._tracks.get(names)
+        if track is None:
+            if self._providers is None:
+                assert self._make is not None  # noqa: S101
+                self._providers = _providers(self._make())
+            track = self._tracks[names] = self._made(dict(zip(NAMES, names, strict=True)), self._providers)
+        return track
+
+    def _made(self, names: dict[str, str], providers: Sequence[KeyRingProvider]) -> _Track:
+        profile = self._profile or names["profile"]
+        if profile not in PROFILES:
+            return _Track([], self._threads)
+        participant = names["participant"]
+        options: dict[str, Any] = {}
+        if is_sframe(profile):
+            options = {"senders": self._bindings, "participant_id": participant}
+        rings = _rings(providers, Profile(profile), participant)
+        try:
+            eras = [_Era(ring, names["codec"], self._replay_window, options) for ring in rings]
+        except ValueError:  # a codec that is unknown, or that the profile refuses
+            eras = []
+        return _Track(eras, self._threads)
+
+
+class _Era:
+    """One provider's keys for one track, and the decryptor that uses them."""
+
+    def __init__(self, ring: KeyRing, codec: str, replay_window: int, options: dict[str, Any]) -> None:
+        self.ring = ring
+        self._make: Callable[[int], Decryptor] = lambda window: Decryptor(ring, codec, window, **options)
+        self.decryptor = self._make(replay_window)
+
+    def can_open(self, sealed: bytes) -> bool:
+        """Return True if the era has a key for a frame. Its replay window does not remember the attempt."""
+        try:
+            self._make(0).decrypt(sealed)
+        except FrameError:
+            return False
+        return bool(sealed)
+
+    def open(
+        self, sealed: pa.Array, threads: int | None, out: np.ndarray[Any, Any] | None = None
+    ) -> tuple[pa.Array, np.ndarray[Any, Any], list[str | None]]:
+        """Open frames in order. Return them, whether each opened, and the reason of each that did not.
+
+        :param out: uint8: memory for the frames, at least as much as *sealed* has, or None for fresh memory.
+        """
+        before: Any = self.decryptor.stats()
+        frames, opened = self._batch(sealed, threads, out)
+        # Steps of a passphrase are derived on request only. A track's rows behind a step have all failed.
+        while not opened.all() and (pending := self.ring.pending_ratchets):
+            for key_id in pending:
+                self.ring.derive_ratchet_step(key_id)
+            failed = np.flatnonzero(~opened)
+            again, reopened = self._batch(sealed.take(pa.array(failed)), threads)
+            if reopened.any():
+                places = np.arange(len(opened))
+                places[failed[reopened]] = len(opened) + np.flatnonzero(reopened)
+                frames = pa.concat_arrays([frames, again]).take(pa.array(places))
+                opened[failed[reopened]] = True
+            before = None  # the counters tell nothing of the last attempt alone
+        return frames, opened, [] if opened.all() else self._reasons(sealed, opened, before)
+
+    def _batch(
+        self, sealed: pa.Array, threads: int | None, out: np.ndarray[Any, Any] | None = None
+    ) -> tuple[pa.Array, np.ndarray[Any, Any]]:
+        data, offsets, opened = self.decryptor.decrypt_batch(sealed, threads=threads, out=out)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        return pa.Array.from_buffers(pa.large_binary(), len(opened), buffers), np.array(opened)
+
+    def _reasons(self, sealed: pa.Array, opened: np.ndarray[Any, Any], before: Any | None) -> list[str | None]:
+        """Return the reason of each frame that did not open, and None for the others."""
+        if before is not None:
+            after: Any = self.decryptor.stats()
+            causes = [name for name in _COUNTED if after[name] != before[name]]
+            if len(causes) == 1:
+                return [None if ok else causes[0] for ok in opened]
+        return [None if ok else self._reason(sealed[at].as_py()) for at, ok in enumerate(opened)]
+
+    def _reason(self, sealed: bytes) -> str:
+        try:
+            self.decryptor.decrypt(sealed)
+        except FrameError as error:
+            return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "authentication_failed")
+        # It opens now, since the window has forgotten it: it was refused as replayed.
+        return "replayed"
+
+
+class _Track:
+    """One track: its decryptors, one per provider, in the order of time."""
+
+    def __init__(self, eras: list[_Era], threads: int | None) -> None:
+        self._eras, self._threads = eras, threads
+
+    def open(self, sealed: pa.Array, out: np.ndarray[Any, Any] | None = None) -> tuple[pa.Array, pa.Array]:
+        """Return the frames, null where they did not open, and the reasons, null where they did.
+
+        :param out: memory for the frames, as for `_Era.open`.
+        """
+        if not self._eras:
+            nothing = pa.nulls(len(sealed), pa.large_binary())
+            return nothing, pa.array(["unsupported"] * len(sealed), pa.string())
+        frames, opened, reasons = self._eras[0].open(sealed, self._threads, out)
+        if opened.all():
+            return frames, pa.nulls(len(sealed), pa.string())
+        parts, places = [frames], np.arange(len(sealed))
+        while (start := self._begin_next_era(sealed, opened)) is not None:
+            rest = start + np.flatnonzero(~opened[start:])
+            later, ok, why = self._eras[0].open(sealed.take(pa.array(rest)), self._threads)
+            places[rest] = sum(map(len, parts)) + np.arange(len(rest))
+            parts.append(later)
+            opened[rest] = ok
+            for at, reason in zip(rest, why or [None] * len(rest), strict=True):
+                reasons[at] = reason
+        if len(parts) > 1:
+            frames = pa.concat_arrays(parts).take(pa.array(places))
+        frames = pc.if_else(pa.array(~opened), pa.scalar(None, pa.large_binary()), frames)
+        return frames, pa.array(reasons, pa.string())
+
+    def _begin_next_era(self, sealed: pa.Array, opened: np.ndarray[Any, Any]) -> int | None:
+        """Move to the later era that opens the first frame that the present one does not. Return that frame's row.
+
+        Return None if no later era opens a frame.
+        """
+        for at in np.flatnonzero(~opened) if len(self._eras) > 1 else ():
+            frame = sealed[int(at)].as_py()
+            for number, era in enumerate(self._eras[1:], 1):
+                if era.can_open(frame):
+                    del self._eras[:number]
+                    return int(at)
+        return None
+
+
+def _providers(keys: Any) -> Sequence[KeyRingProvider]:
+    found = list(keys) if isinstance(keys, list | tuple) else [keys]
+    for provider in found:
+        if not callable(getattr(provider, "ring_for", None)):
+            raise TypeError(f"keys must be a KeyProvider, providers or a callable, not {type(provider).__name__}")
+        if len(found) > 1 and not isinstance(provider, KeyProvider):
+            raise TypeError("keys must be instances of KeyProvider if there are several")
+    if not found:
+        raise ValueError("keys must have a provider")
+    return found
+
+
+def _rings(providers: Sequence[KeyRingProvider], profile: Profile, participant: str) -> list[KeyRing]:
+    """Return a participant's ring of each provider, for one track.
+
+    A ratchet moves a ring forward, so each track then has a ring of its own. A later provider's ring has no key that
+    an earlier one has: a frame that is refused as replayed must not open in a decryptor that has not seen it.
+    """
+    (first, *later) = providers
+    if not later and not (isinstance(first, KeyProvider) and first.ratchet_window):
+        return [first.ring_for(profile, participant)]
+    rings, known = [], set()
+    for provider in providers:
+        assert isinstance(provider, KeyProvider)  # noqa: S101  # `_providers` has checked it
+        options: dict[str, Any] = {"shared": is_sframe(profile), "key_ring_size": provider.key_ring_size}
+        ring = KeyRing(profile, ratchet_window=provider.ratchet_window, **options)
+        for key_id, secret in provider.secrets_of(participant).items():
+            alone = KeyRing(profile, **options)
+            alone.set_secret(secret)
+            if (fingerprint := alone.fingerprint(0)) not in known:
+                known.add(fingerprint)
+                ring.set_secret(secret, key_id)
+        rings.append(ring)
+    return rings
+
+
+def _check(table: pa.Table) -> None:
+    """Raise ArchiveError if a table has not the columns that opening needs."""
+    check_columns("table", table.schema.with_metadata({**SCHEMA.metadata, **(table.schema.metadata or {})}), _NEEDED)
+    for name in ("frame", "opened", "reason"):
+        if table.schema.get_field_index(name) >= 0:
+            raise ArchiveError("table", f"the column {name} exists: is the table open already?")
+
+
+def _tracks_of(batch: pa.RecordBatch, row: int) -> tuple[np.ndarray[Any, Any], list[tuple[str, ...]]]:
+    """Return the number of each row's track, and the names of each track by that number."""
+    codes = np.zeros(batch.num_rows, np.int64)
+    names: list[tuple[str, ...]] = [()]
+    for column_name in NAMES:
+        column = batch.column(column_name)
+        if column.null_count:
+            first = column.is_null().index(True).as_py()
+            raise ArchiveError("table", f"the column {column_name} must not be null", row + first)
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        values = column.dictionary.to_pylist()
+        if len(values) == 1:
+            names = [(*name, values[0]) for name in names]
+            continue
+        # Renumbered after each column, so that the numbers stay small whatever the dictionaries hold.
+        mixed = codes * max(len(values), 1) + column.indices.to_numpy(zero_copy_only=False)
+        present, codes = np.unique(mixed, return_inverse=True)
+        names = [(*names[each // len(values)], values[each % len(values)]) for each in present.tolist()]
+    return codes, names if batch.num_rows else []
