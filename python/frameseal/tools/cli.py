@@ -1,4 +1,4 @@
-"""The command line: `frameseal demo`, `meet`, `inspect`, `bench` and `keygen`."""
+"""The command line: `frameseal demo`, `meet`, `inspect`, `archive`, `bench` and `keygen`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ EXTRA_OF_MODULE = {
     "av": "aiortc",
     "numpy": "numpy",
     "PIL": "pillow",
+    "pyarrow": "pyarrow",
     "rich": "rich",
 }
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
         if missing is None:
             raise
-        extra = "meet" if arguments.command == "meet" else "cli"
+        extra = arguments.command if arguments.command in ("archive", "meet") else "cli"
         print(f'frameseal {arguments.command} needs {missing}: pip install "frameseal[{extra}]"', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -164,6 +165,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.set_defaults(run=_inspect)
 
+    archive = commands.add_parser(
+        "archive",
+        help="list, verify or repair sealed recordings",
+        description="Looks after an archive of sealed recordings. No command needs a key.",
+    )
+    actions = archive.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, does in (
+        ("ls", "list the recordings"),
+        ("verify", "read everything, and check the chain of hashes. Exits with 0 only if nothing is wrong"),
+        ("repair", "turn the spools of killed recorders into segments"),
+    ):
+        action = actions.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        action.add_argument("location", metavar="FOLDER|ADDRESS", help="a folder, or an address such as s3://bucket/x")
+    archive.set_defaults(run=_archive)
+
     keygen = commands.add_parser("keygen", help="print a fresh random key", description="Print a fresh random key.")
     keygen.add_argument("--passphrase", action="store_true", help="print a passphrase (text) instead of a raw key")
     keygen.set_defaults(run=_keygen)
@@ -277,6 +293,44 @@ def _print_verdict(verdict: readings.Verdict, count: int) -> bool:
         text = f"too few to decide: pass {MIN_VERDICT_FRAMES} or more frames of the track, in order"
     print(f"\n{count} frames: {text}.")
     return verdict.shape in (Shape.TRAILER, Shape.FOOTER, Shape.SFRAME)
+
+
+def _archive(arguments: argparse.Namespace) -> int:
+    # Imported here: archives need an extra.
+    from frameseal import archive  # noqa: PLC0415
+
+    try:
+        if arguments.action == "repair":
+            for name in archive.repair(arguments.location):
+                print(name)
+            return 0
+        recordings, strangers = archive.verify(arguments.location)
+    except (OSError, ValueError) as error:
+        # The message of another error may quote the address, which may hold a secret.
+        known = type(error) in (FileNotFoundError, ValueError)
+        reason = error if known else getattr(error, "strerror", None) or "the location cannot be read or written"
+        print(f"frameseal archive {arguments.action}: {reason}", file=sys.stderr)
+        return 2
+    for each in recordings:
+        ends = "closed" if each.is_closed else "not closed: still recording, killed, or cut at its end"
+        print(f"{_printable(each.name)}: {each.frames} frames, {each.sealed_bytes} bytes, {each.gaps} gaps, {ends}")
+        if each.first is not None and each.last is not None:
+            print(f"  {each.first.isoformat()} to {each.last.isoformat()}")
+        print(f"  segments: {each.segments}, of which spools: {each.spools}")
+        print(f"  participants: {', '.join(map(_printable, sorted(each.participants)))}")
+        if each.sha256:
+            print(f"  sha256: {each.sha256}")
+    if arguments.action == "ls":
+        return 0
+    problems = [*strangers, *(problem for each in recordings for problem in each.problems)]
+    for problem in problems:
+        print(f"frameseal archive {arguments.action}: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _printable(name: str) -> str:
+    """Return a name of a stranger's choice, with escapes for what a terminal would obey."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in name)
 
 
 def _frame_bytes(frame: str) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 import frameseal
 from frameseal.keys.provider import ExternalE2EEKeyProvider
 from frameseal.tools.cli import main
+from support import archives
 
 
 def run(*arguments, code=None):
@@ -49,6 +50,27 @@ def test_a_missing_extra_is_named_with_its_fix_in_one_line(module):
     assert result.returncode == 2
     assert 'pip install "frameseal[cli]"' in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_extra_of_archives_is_named():
+    result = run("archive", "ls", ".", code="import sys; sys.modules['pyarrow'] = None")
+    assert result.returncode == 2
+    assert 'pip install "frameseal[archive]"' in result.stderr
+
+
+def test_an_archive_is_listed_verified_and_repaired(tmp_path, capsys):
+    archives.archive(tmp_path, archives.call(archives.Sender(archives.provider(), "al\x1bice"), 20), segments=2)
+    for action in ("ls", "verify"):
+        assert main(["archive", action, str(tmp_path)]) == 0
+        printed = capsys.readouterr()
+        assert "room: 20 frames" in printed.out and "0 gaps, closed" in printed.out
+        assert r"participants: al\x1bice" in printed.out
+    assert main(["archive", "repair", str(tmp_path)]) == 0
+    (tmp_path / "room.00000000.parquet").unlink()
+    assert main(["archive", "verify", str(tmp_path)]) == 1
+    assert "room.00000000.parquet: the segment is missing" in capsys.readouterr().err
+    assert main(["archive", "ls", str(tmp_path / "none")]) == 2
+    assert "there is no archive at this location" in capsys.readouterr().err
 
 
 def test_a_module_that_is_no_extra_is_not_explained_away():
