@@ -122,6 +122,7 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a ca
 	$(BIN)/python benches/latency.py
 	$(BIN)/python benches/pipeline.py
 	$(BIN)/python benches/room_keys.py
+	$(BIN)/python benches/archive.py
 	$(BIN)/python benches/size.py
 	@if command -v valgrind >/dev/null; then $(BIN)/python benches/instructions.py; \
 		else echo "left out, for want of valgrind (Debian and Ubuntu: apt-get install valgrind): instructions a frame"; fi

@@ -30,6 +30,7 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
             ["--members", "10", "--minutes", "0.5"],
             {"members", "changes", "minutes", "policies"},
         ),
+        ("archive", ["--frames", "60", "--rounds", "1"], {"seconds", "frames", "sealed_bytes", "max_rss_mb"}),
         ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "wheel_bytes", "bytes_each"}),
         (
             "pipeline",
