@@ -21,9 +21,11 @@ INJECTED_FRAME: Final = "e2ee-injected-frame"
 KEY_SET: Final = "key-set"
 KEY_RATCHETED: Final = "key-ratcheted"
 KEY_UNDELIVERED: Final = "key-undelivered"
+RECORDING_LOSS: Final = "recording-loss"
 
 Kind = Literal["audio", "video"]
 Direction = Literal["send", "receive"]
+LossReason = Literal["queue_full", "not_written", "refused", "not_sealed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +201,19 @@ class KeyUndelivered:
     in_use: bool
     """True if this side already seals with the new key, which these participants cannot open. False if the rotation
     failed: the old key stays in use, so participants who left still open what is sealed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingLoss:
+    """Reports that frames are not in the recording (``"recording-loss"``). The call continues."""
+
+    reason: LossReason
+    """``"queue_full"``: the disk was too slow. ``"not_written"``: the writer failed, such as on a full disk.
+    ``"refused"``: the writer refused the frames. ``"not_sealed"``: the frames are not sealed in the profile's format,
+    so they may be plaintext."""
+
+    frames: int
+    """The number of frames that were lost for this reason since the last event."""
+
+    error: str | None
+    """The class name of the writer's last error. None if the writer raised none."""

@@ -24,4 +24,4 @@ def test_an_event_is_frozen_and_goes_into_sets_json_and_pickles(event):
 
 def test_every_event_has_a_name_of_its_own():
     names = [value for name, value in vars(events).items() if name.isupper()]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import weakref
 from dataclasses import replace
 
 from frameseal._secrecy import Confidential
@@ -12,14 +13,34 @@ from frameseal.aiortc.encryption import Encryption, RemoteId
 from frameseal.aiortc.lock import hook
 from frameseal.aiortc.protocols import Member
 from frameseal.aiortc.receivers import AnySlot, present_slot
+from frameseal.aiortc.recorder import Recorder
 from frameseal.aiortc.slots import SenderSlot, TrackCounters
 from frameseal.e2ee.manager import E2EEManager
 
-__all__ = ["Attachment"]
+__all__ = ["Attachment", "tee_manager"]
 
 MAX_UNKNOWN_SSRCS = 16  # reported per connection
 
 _logger = logging.getLogger("frameseal")
+
+# The recorders of `tee_all`, and the encryptions that they may follow. Both end with the call.
+_recorders: weakref.WeakKeyDictionary[E2EEManager, Recorder] = weakref.WeakKeyDictionary()
+_encryptions: weakref.WeakSet[Encryption] = weakref.WeakSet()
+
+
+def tee_manager(e2ee: E2EEManager, recorder: Recorder) -> None:
+    """Record what arrives on every connection that *e2ee* covers, now and later.
+
+    :raises RuntimeError: a connection of *e2ee* is recorded already, by a recorder that is not closed.
+    """
+    with hook.lock:
+        present = _recorders.get(e2ee)
+        covered = [each for each in _encryptions if each.e2ee is e2ee]
+        if any(each is not None and not each.closed for each in (present, *(one.recorder for one in covered))):
+            raise RuntimeError("e2ee is recorded already: close the present recorder first")
+        _recorders[e2ee] = recorder
+        for encryption in covered:
+            encryption.recorder = recorder
 
 
 class Attachment(Confidential):
@@ -28,9 +49,20 @@ class Attachment(Confidential):
     The connection holds it, so it lives as long as the connection.
     """
 
-    def __init__(self, e2ee: E2EEManager, local_id: str, remote_id: RemoteId, *, by_rule: bool = False) -> None:
+    def __init__(
+        self,
+        e2ee: E2EEManager,
+        local_id: str,
+        remote_id: RemoteId,
+        *,
+        by_rule: bool = False,
+        recorder: Recorder | None = None,
+    ) -> None:
         """Use `attach`."""
         self._encryption = Encryption(e2ee, local_id, remote_id)
+        with hook.lock:
+            self._encryption.recorder = recorder or _recorders.get(e2ee)
+            _encryptions.add(self._encryption)
         self._by_rule = by_rule
         self._slots: list[AnySlot] = []
         self._senders: list[SenderSlot] = []
@@ -42,6 +74,11 @@ class Attachment(Confidential):
     def detached(self) -> bool:
         """True after `detach`."""
         return self._encryption.detached
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """The recorder of the sealed frames that arrive. None means that nobody records them."""
+        return self._encryption.recorder
 
     @property
     def is_final(self) -> bool:

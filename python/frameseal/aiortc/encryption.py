@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from frameseal._secrecy import Confidential
 from frameseal.e2ee.manager import E2EEManager
+
+if TYPE_CHECKING:
+    from frameseal.aiortc.recorder import Recorder
 
 __all__ = ["Encryption", "RemoteId"]
 
@@ -17,7 +20,7 @@ RemoteId = str | Callable[[Any], str | None]
 SEAM_REPLACED: Final = "seam_replaced"  # the reason of an InternalError starts with this
 
 
-@dataclass(eq=False, repr=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True, weakref_slot=True)
 class Encryption(Confidential):
     """The manager of a connection, the ids of its two ends, and whether it was detached."""
 
@@ -32,6 +35,9 @@ class Encryption(Confidential):
 
     detached: bool = False
     """True after the connection was detached. It then neither sends nor decodes media."""
+
+    recorder: Recorder | None = None
+    """Records the sealed frames that arrive. None means that nobody records them."""
 
     @property
     def may_reassign(self) -> bool:

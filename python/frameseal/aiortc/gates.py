@@ -196,7 +196,7 @@ class IncomingGate:
 
     def put(self, task: DecoderTask | None, *args: object, **options: object) -> None:
         """Queue a codec and its frame, or None at the end. Call it on the event loop."""
-        if self._slot.admits(task):
+        if self._slot.admits(task) and self._slot.record(task):
             self._queue.put(task, *args, **options)
 
     def put_nowait(self, task: DecoderTask | None) -> None:

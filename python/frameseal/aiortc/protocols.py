@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Protocol
 
 __all__ = [
@@ -43,6 +43,18 @@ class Codec(Protocol):
     @property
     def mimeType(self) -> str:
         """The media type, such as "video/VP8"."""
+
+    @property
+    def clockRate(self) -> int:
+        """Ticks per second of the RTP clock."""
+
+    @property
+    def payloadType(self) -> int:
+        """The RTP payload type, 0 to 127."""
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """The format parameters."""
 
 
 class Packet(Protocol):
@@ -193,6 +205,25 @@ class SynchronizationSource(Protocol):
         """The SSRC."""
 
 
+class RtpPacket(Protocol):
+    """An ``RtpPacket`` that arrived, after SRTP."""
+
+    @property
+    def payload_type(self) -> int: ...
+
+    @property
+    def sequence_number(self) -> int: ...
+
+    @property
+    def timestamp(self) -> int: ...
+
+    @property
+    def ssrc(self) -> int: ...
+
+    @property
+    def payload(self) -> bytes: ...
+
+
 class Receiver(Protocol):
     """An ``RTCRtpReceiver``."""
 
@@ -266,6 +297,12 @@ class StackFunctions(Protocol):
 
     def adopt(self, owner: Member) -> None:
         """Cover a sender or receiver if its connection is attached."""
+
+    def wire_timestamp(self, receiver: Receiver, timestamp: int) -> int | None:
+        """Return the RTP timestamp of a frame as it arrived. None means that the receiver has delivered no frame.
+
+        :param timestamp: the timestamp as the receiver has re-based it.
+        """
 
     def depayload(self, codec: Codec, payload: bytes) -> bytes:
         """Strip the RTP payload descriptor."""

@@ -6,8 +6,9 @@ import contextlib
 import time
 
 from frameseal.aiortc.encryption import Encryption
-from frameseal.aiortc.protocols import Codec, DecoderTask, Member, Receiver, StackFunctions
+from frameseal.aiortc.protocols import Codec, DecoderTask, Member, Receiver, RtpPacket, StackFunctions
 from frameseal.aiortc.slots import SLOT, MediaSlot, SenderSlot
+from frameseal.aiortc.taps import FrameTap, Source
 from frameseal.codecs import CODECS, CodecRow
 from frameseal.codecs.rtp import MediaType, media_type
 from frameseal.e2ee.manager import E2EEManager
@@ -34,6 +35,8 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
     def __init__(self, owner: Receiver, stack: StackFunctions) -> None:
         super().__init__(owner, stack)
         self.ssrcs: frozenset[int] = frozenset()
+        self.codecs: dict[int, Codec] = {}  # by payload type
+        self._tap: FrameTap | None = None
         self._starts: dict[bytes, None] = {}
         self._packet_noted = False  # since the last frame
         self._last_request = float("-inf")
@@ -69,6 +72,57 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
             self._starts.clear()
         self._packet_noted = False
         return not (self.closed or self.refused)
+
+    def _present_tap(self) -> FrameTap | None:
+        """Return the tap of the present recorder. None means that nobody records the receiver."""
+        encryption = self.encryption
+        recorder = None if encryption is None or encryption.detached else encryption.recorder
+        if recorder is None:
+            self._tap = None
+        elif self._tap is None or self._tap.recorder is not recorder:
+            self._tap = FrameTap(recorder)
+        return self._tap
+
+    def note_rtp(self, packet: RtpPacket) -> None:
+        """Note a packet for the recording, before the stack processes it. Call it on the event loop."""
+        tap = self._present_tap()
+        if tap is not None:
+            try:
+                tap.note_packet(packet, self.codecs)
+            except Exception as error:  # the stack would end the transport
+                self.note_error(error)
+
+    def record(self, task: DecoderTask | None) -> bool:
+        """Record a frame. Return whether the decoder queue may receive it, too. Call it on the event loop."""
+        tap = self._present_tap()
+        if tap is None or task is None:
+            return True
+        try:
+            if not tap.recorder.closed:
+                self._record(tap, task)
+        except Exception as error:  # a recording must not end the call
+            self.note_error(error)
+        return tap.recorder.decodes
+
+    def _record(self, tap: FrameTap, task: DecoderTask) -> None:
+        owner = self.owner()
+        timestamp = None if owner is None else self.stack.wire_timestamp(owner, task[1].timestamp)
+        codec = None if timestamp is None else tap.codec_of(timestamp, self.codecs)
+        if timestamp is None or codec is None:
+            return  # packets that arrived before the recording
+        media = media_type(codec.mimeType)
+        row = CODECS.get(media.codec)
+        data = task[1].data
+        if not tap.recorder.decodes:
+            self.counters.kind, self.counters.codec = media
+            self.counters.frames_in += bool(data)
+        whole = row is None or self.is_whole(row, data)
+        source = Source(self.counters.participant_id, self.track_id or "")
+        if tap.take(data, timestamp, codec, source, whole=whole):
+            # The interval doubles while no keyframe arrives, since some senders refresh pictures without keyframes.
+            self.request_keyframe(undecryptable=True)
+        elif data:
+            self._unanswered = 0
 
     def _is_due(self) -> bool:
         """Return whether to identify the participant again, since an SFU may have reassigned the receiver."""

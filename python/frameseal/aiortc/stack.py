@@ -50,6 +50,7 @@ from frameseal.aiortc.protocols import (
     PeerConnection,
     Receiver,
     ReceiverTrack,
+    RtpPacket,
     Sender,
     SrtpSession,
     Transceiver,
@@ -70,12 +71,15 @@ _ATTACHMENT = "_frameseal_attachment"  # the attribute of peer connections that 
 _FOLLOWED = "_frameseal_followed"  # the attribute of a constructor that the hook has wrapped
 _HISTORY = "_RTCRtpSender__rtp_history"  # the packets that a sender keeps to answer NACKs
 _DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
+_TIMESTAMP_MAPPER = "_RTCRtpReceiver__timestamp_mapper"  # re-bases the timestamps of a receiver's frames
+_HANDLE_PACKET = "_handle_rtp_packet"
 _SRTP_SESSION = "_tx_srtp"
 
 _CLOCK = Fraction(1, 90000)  # any valid time base, since the timestamp of a packer is not used
 
 Start = Callable[[Member, Parameters], Coroutine[object, object, None]]
 Stop = Callable[[Member], Coroutine[object, object, None]]
+HandlePacket = Callable[..., Coroutine[object, object, None]]
 FunctionT = TypeVar("FunctionT")
 
 stacks: dict[str, Stack] = {}
@@ -100,6 +104,7 @@ class Stack:
         # By id, because a subclass may define equality, or a hash of attributes that its constructor sets later.
         self._attached: dict[int, weakref.ref[PeerConnection]] = {}
         self.generation = 0  # the number of attachments; "not attached" may be cached until it changes
+        self._follows_packets = False
         try:
             self._senders = importlib.import_module(f"{package}.rtcrtpsender")
             self._receivers = importlib.import_module(f"{package}.rtcrtpreceiver")
@@ -148,6 +153,29 @@ class Stack:
         packet = self._av.Packet(frame)
         packet.pts, packet.time_base = 0, _CLOCK
         return cast(Packet, packet)
+
+    def wire_timestamp(self, receiver: Receiver, timestamp: int) -> int | None:
+        """Return the RTP timestamp of a frame as it arrived. None means that the receiver has delivered no frame.
+
+        :param timestamp: the timestamp as the receiver has re-based it.
+        """
+        origin: int | None = vars(receiver)[_TIMESTAMP_MAPPER]._origin
+        return None if origin is None else (timestamp + origin) % (1 << 32)
+
+    def follow_packets(self) -> None:
+        """Note the packets of recorded receivers. A process that records nothing pays nothing for it.
+
+        :raises UnsupportedStack: the stack lacks a function that a recording needs.
+        """
+        mapper = getattr(self._receivers, "TimestampMapper", type(None))()
+        handle = inspect.unwrap(self._receivers.RTCRtpReceiver._handle_rtp_packet)
+        if not hasattr(mapper, "_origin") or _TIMESTAMP_MAPPER not in handle.__code__.co_names:
+            raise UnsupportedStack(
+                "the installed stack hides the RTP timestamps of received frames, which a recording needs: "
+                "install a supported version"
+            )
+        self._follows_packets = True
+        self.wrap_functions()
 
     def history(self, sender: Sender) -> dict[int, object]:
         """Return the packets that a sender may send again."""
@@ -302,6 +330,8 @@ class Stack:
             self._wrap(self._senders, "get_encoder", _sealing_factory)
             self._wrap(self._receivers, "get_decoder", _opening_factory)
             self._wrap(self._receivers, "depayload", _noting_depayload)
+            if self._follows_packets:
+                self._wrap(self._receivers.RTCRtpReceiver, _HANDLE_PACKET, _noting_packets)
             sender_class = sender_class or self._senders.RTCRtpSender
             method = inspect.getattr_static(sender_class, NEXT_FRAME)
             if not isinstance(method, NextFrameGuard):
@@ -336,8 +366,8 @@ class Stack:
             return queue
         return IncomingGate(queue, cast(ReceiverSlot, self.slot_of(receiver)))
 
-    def _wrap(self, module: ModuleType, name: str, wrap: Callable[[FunctionT], Callable[..., object]]) -> None:
-        """Replace a function of a module by its wrapper, unless it is the wrapper already."""
+    def _wrap(self, module: ModuleType | type, name: str, wrap: Callable[[FunctionT], Callable[..., object]]) -> None:
+        """Replace a function of a module or class by its wrapper, unless it is the wrapper already."""
         inner: Callable[..., object] = getattr(module, name)
         if inner is not self._wrapped.get(name):
             self._wrapped[name] = functools.wraps(inner)(wrap(cast(FunctionT, inner)))
@@ -367,6 +397,7 @@ class Stack:
             slot.start()
             if isinstance(slot, ReceiverSlot):
                 slot.ssrcs = frozenset(encoding.ssrc for encoding in parameters.encodings)
+                slot.codecs = {codec.payloadType: codec for codec in parameters.codecs}
             tagged = copy.copy(parameters)
             tagged.codecs = [copy.copy(codec) for codec in parameters.codecs]
             for codec in tagged.codecs:
@@ -490,6 +521,16 @@ def _noting_depayload(inner: Callable[[Codec, bytes], bytes]) -> Callable[[Codec
         return data
 
     return depayload
+
+
+def _noting_packets(inner: HandlePacket) -> HandlePacket:
+    async def handle(receiver: Receiver, packet: RtpPacket, *args: object, **options: object) -> None:
+        slot = present_slot(receiver)
+        if isinstance(slot, ReceiverSlot) and receiver._enabled:
+            slot.note_rtp(packet)
+        await inner(receiver, packet, *args, **options)
+
+    return handle
 
 
 def _attachment_of(pc: PeerConnection) -> Attachment:

@@ -87,6 +87,11 @@ class CodecRow:
             raise ValueError(f"ticks: the audio codec {self.name} needs the length of a payload in ticks")
 
     @property
+    def tells_keyframes(self) -> bool:
+        """True if `is_keyframe` looks at the frame."""
+        return self.is_keyframe is not CodecRow.is_keyframe
+
+    @property
     def envelope_len(self) -> int:
         """The bytes before an SFrame: a start code and a NAL header. 0 means that there is no envelope."""
         return self.nal_header_len and 4 + self.nal_header_len

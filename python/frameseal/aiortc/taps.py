@@ -1,0 +1,187 @@
+"""`FrameTap`: makes rows of a recording from the frames that one receiver assembles. It has no key.
+
+A stack hands a frame on with a timestamp that it has re-based, and without the SSRC. So the tap notes the packets, and
+finds those of a frame by the timestamp on the wire. Sequence numbers show which frames are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from frameseal._native import Decryptor, KeyRing
+from frameseal.codecs import CODECS, CodecRow
+from frameseal.codecs.rtp import media_type
+from frameseal.profiles import is_sframe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from frameseal.aiortc.protocols import Codec, RtpPacket
+    from frameseal.aiortc.recorder import Recorder
+
+__all__ = ["FrameTap", "Source", "keyframe_of"]
+
+MAX_TIMESTAMPS: Final = 1024  # noted at a time: more frames than a jitter buffer holds packets
+RETRANSMISSION: Final = "rtx"  # RFC 4588, section 8.6
+OSN_LEN: Final = 2  # RFC 4588, section 4: the original sequence number
+
+
+@dataclass(slots=True)
+class _Packets:
+    """The packets of one frame, as they arrived."""
+
+    ssrc: int
+    payload_type: int
+    first: int
+    """The lowest sequence number, unwrapped."""
+    last: int
+    """The highest sequence number, unwrapped."""
+    arrival: float
+    """The time of the latest packet, on the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The sender of a frame, as the receiver knows it."""
+
+    participant: str | None
+    """None means that nobody is known yet."""
+    track: str
+    """The id of the receiver's track."""
+
+
+class FrameTap:
+    """Records the frames of one receiver. All methods run on the event loop.
+
+    :param recorder: receives the rows.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder: Final = recorder
+        self._noted: dict[int, _Packets] = {}  # by the timestamp on the wire, oldest first
+        self._ssrc: int | None = None  # of the latest packet
+        self._number = 0  # of the latest packet, unwrapped
+        self._frame_ssrc: int | None = None  # of the latest frame
+        self._expected: int | None = None  # the sequence number at which the next frame begins
+        self._timestamp = 0  # of the latest frame, unwrapped
+        self._is_lossy = False  # frames are missing before the next frame
+        self._awaits_keyframe = True
+        self._openers: dict[str, Decryptor] = {}  # read key ids, and have no key
+
+    def note_packet(self, packet: RtpPacket, codecs: Mapping[int, Codec]) -> None:
+        """Note a packet before the stack processes it.
+
+        :param codecs: the codecs of the receiver by payload type.
+        """
+        codec = codecs.get(packet.payload_type)
+        if codec is None:
+            return
+        ssrc, number, payload_type = packet.ssrc, packet.sequence_number, packet.payload_type
+        if media_type(codec.mimeType).codec == RETRANSMISSION:
+            original = codec.parameters.get("apt")
+            if self._ssrc is None or not isinstance(original, int) or len(packet.payload) < OSN_LEN:
+                return
+            ssrc, payload_type = self._ssrc, original
+            number = int.from_bytes(packet.payload[:OSN_LEN], "big")
+        if ssrc != self._ssrc:
+            self._ssrc, self._number = ssrc, number
+        number = _unwrapped(number, self._number, 16)
+        self._number = max(self._number, number)
+        noted = self._noted.get(packet.timestamp)
+        if noted is None or noted.ssrc != ssrc:
+            self._noted.pop(packet.timestamp, None)
+            self._noted[packet.timestamp] = _Packets(ssrc, payload_type, number, number, time.monotonic())
+            if len(self._noted) > MAX_TIMESTAMPS:
+                del self._noted[next(iter(self._noted))]
+        else:
+            noted.first, noted.last = min(noted.first, number), max(noted.last, number)
+            noted.arrival = time.monotonic()
+
+    def codec_of(self, timestamp: int, codecs: Mapping[int, Codec]) -> Codec | None:
+        """Return the codec of a frame's own packets. None means that they were not noted.
+
+        The stack names the codec of the packet that completed the frame, which may be the next frame's.
+        """
+        noted = self._noted.get(timestamp)
+        return None if noted is None else codecs.get(noted.payload_type)
+
+    def take(self, data: bytes, timestamp: int, codec: Codec, source: Source, *, whole: bool) -> bool:
+        """Record one frame. Return True if a keyframe should be requested.
+
+        :param timestamp: the RTP timestamp on the wire.
+        :param codec: the result of `codec_of`.
+        :param whole: False if the first packets of the frame are missing.
+        """
+        packets = self._noted.pop(timestamp)
+        media = media_type(codec.mimeType)
+        is_video = media.kind == "video"
+        if packets.ssrc != self._frame_ssrc:
+            self._frame_ssrc, self._expected, self._timestamp = packets.ssrc, None, timestamp
+            self._awaits_keyframe = True
+        self._is_lossy |= self._expected is not None and packets.first != self._expected
+        self._expected = max(packets.last + 1, self._expected or 0)
+        self._timestamp = _unwrapped(timestamp, self._timestamp, 32)
+        if not data:  # packets of padding only
+            return False
+        row = CODECS.get(media.codec)
+        key_id = None if row is None else self._opener(row).key_id_of(data)
+        if not whole or row is None or key_id is None or source.participant is None:
+            if not whole:
+                self.recorder.note(incomplete=1)
+            elif row is None or key_id is None:
+                self.recorder.note(refused=1)
+            else:
+                self.recorder.note(unidentified=1)
+            self._is_lossy = True
+            return is_video and not whole
+        is_lossy, keyframe = self._is_lossy, keyframe_of(self.recorder.profile, row, data)
+        self._is_lossy = not self.recorder.offer(
+            self.recorder.make_row(
+                participant=source.participant,
+                track=source.track,
+                kind=media.kind,
+                codec=row.name,
+                profile=self.recorder.profile.value,
+                ssrc=packets.ssrc,
+                rtp_timestamp=self._timestamp,
+                clock_rate=codec.clockRate,
+                arrival=self.recorder.time_of(packets.arrival),
+                key_id=key_id,
+                keyframe=keyframe,
+                gap=is_lossy,
+                sealed=data,
+            )
+        )
+        self._awaits_keyframe = is_video and (
+            self._is_lossy or (keyframe is not True and (is_lossy or self._awaits_keyframe))
+        )
+        requested = self._awaits_keyframe
+        if keyframe is None:  # nothing will show that the keyframe arrived
+            self._awaits_keyframe = self._is_lossy
+        return requested
+
+    def _opener(self, row: CodecRow) -> Decryptor:
+        if row.name not in self._openers:
+            self._openers[row.name] = Decryptor(KeyRing(self.recorder.profile), row.name)
+        return self._openers[row.name]
+
+
+def keyframe_of(profile: str, row: CodecRow, sealed: bytes) -> bool | None:
+    """Return whether a decoder can start at a sealed frame. None means that its clear bytes do not tell.
+
+    A decoder can start at every frame of audio.
+    """
+    if row.info["kind"] == "audio":
+        return True
+    if is_sframe(profile) or row.clear_len is None or not row.tells_keyframes:
+        return None
+    clear = row.clear_len(sealed)
+    return row.is_keyframe(sealed[:clear]) if clear else None
+
+
+def _unwrapped(value: int, last: int, bits: int) -> int:
+    """Return the number nearest to *last* whose low *bits* are *value*."""
+    half = 1 << (bits - 1)
+    return last + ((value - last + half) % (1 << bits)) - half
