@@ -343,6 +343,7 @@ def test_the_second_parser_is_not_on_the_path_of_a_frame():
     """Diagnoses look at failed frames in a thread of their own; all else is for people who debug."""
     inspection = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("inspection/*.py")}
     assert importers("frameseal.inspection") <= inspection | {
+        "aiortc/taps.py",  # for recorded frames only, which it must tell from plain ones
         "e2ee/diagnosis.py",
         "tools/cli.py",
         "tools/meet/sfu_view.py",

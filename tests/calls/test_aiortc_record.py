@@ -191,17 +191,58 @@ async def test_a_disk_that_stalls_never_stalls_the_call(stack):
 
 
 @pytest.mark.parametrize("stack", STACKS)
-async def test_frames_that_are_not_sealed_are_never_archived(stack):
-    """One plain frame in 256 ends like a sealed one; the archive's writer refuses it by the same rule."""
+@pytest.mark.parametrize("profile", ["livekit", "jitsi", "sframe"])
+async def test_frames_that_are_not_sealed_are_never_archived(stack, profile):
+    """One plain frame in 256 ends like a sealed one, and most begin like an SFrame."""
     writer, losses = Rows(), []
     async with peers(stack, stack, tracks_end=True) as (alice, bob):
         alice.send(picture_track(stack), "vp8")  # plain
-        async with record(bob.pc, writer, remote_id="alice", profile="sframe") as recorder:
+        alice.send(tone_track(stack), "opus")
+        async with record(bob.pc, writer, remote_id="alice", profile=profile) as recorder:
             recorder.on("recording-loss", losses.append)
             await connect(alice, bob)
-            await until(lambda: recorder.counters.refused > 10)
+            await until(lambda: recorder.counters.refused > 60)
             await until(lambda: losses)
         assert losses[0].reason == "not_sealed"
+        assert writer.rows == []
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_sframes_are_archived_and_tell_no_keyframes(stack):
+    writer = Rows()
+    async with peers(stack, stack, tracks_end=True) as (alice, bob):
+        attach(alice.pc, manager(bytes(32), "sframe"), local_id="alice", remote_id="bob")
+        alice.send(picture_track(stack), "vp8")
+        alice.send(tone_track(stack), "opus")
+        async with record(bob.pc, writer, remote_id="alice", profile="sframe") as recorder:
+            await connect(alice, bob)
+            await until(lambda: len(writer.of("video")) > 20 and len(writer.of("audio")) > 20)
+        assert recorder.counters.refused == 0
+        assert {row.keyframe for row in writer.of("video")} == {None}
+        assert {row.keyframe for row in writer.of("audio")} == {True}
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_a_participant_who_leaves_and_returns_is_one_participant_with_two_streams(stack):
+    """An SFU may assign one receiver to another participant meanwhile."""
+    writer, who = Rows(), ["alice"]
+    async with peers(stack, stack, tracks_end=True) as (alice, bob):
+        attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+        sender = alice.send(picture_track(stack), "vp8").sender
+        async with record(bob.pc, writer, remote_id=lambda receiver: who[0]) as recorder:
+            await connect(alice, bob)
+            await until(lambda: len(writer.rows) > 20)
+            who[0] = None
+            await until(lambda: recorder.counters.unidentified > 5)
+            gone = len(writer.rows)
+            sender._ssrc = first = (sender._ssrc + 1) % 2**32  # the participant joins again
+            who[0] = "alice"
+            await until(lambda: len(writer.rows) > gone + 30)
+        rows = [row for row in writer.rows if row.ssrc == first]
+        assert len({row.ssrc for row in writer.rows}) == 2
+        assert {row.participant for row in writer.rows} == {"alice"}
+        assert len(rows) > 5
+        assert all(opened(writer.rows))
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -242,7 +283,7 @@ async def test_a_recorder_is_closed_if_its_connection_cannot_be_attached():
         record(object(), Rows(), remote_id="alice")
     with pytest.raises(TypeError, match="writer must be"):
         record(object(), None, remote_id="alice")
-    with pytest.raises(ValueError, match="no_such"):
+    with pytest.raises(ValueError, match="unknown profile"):
         Recorder(Rows(), "no_such", decodes=False)
     assert threading.active_count() == before
     await asyncio.sleep(0)

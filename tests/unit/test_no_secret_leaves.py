@@ -143,6 +143,34 @@ def ring(profile: str = "livekit", **options: Any) -> frameseal.KeyRing:
     return made
 
 
+class Writes:
+    """A writer of a recording that keeps nothing."""
+
+    def write(self, frame: object) -> None:
+        pass
+
+
+async def recorded_and_closed(**arguments: Any) -> None:
+    """Record a connection, and end the recorder's thread."""
+    aiortc.record(**arguments).close()
+
+
+async def all_recorded_and_closed(**arguments: Any) -> None:
+    aiortc.tee_all(**arguments).close()
+
+
+async def recorder_that_closes(**arguments: Any) -> None:
+    aiortc.Recorder(**arguments).close()
+
+
+async def closing(timeout: Any) -> None:
+    recorder = aiortc.Recorder(Writes(), "livekit", decodes=True)
+    try:
+        recorder.close(timeout)
+    finally:
+        recorder.close()
+
+
 async def attach_all_and_stop(**arguments: Any) -> None:
     """Make a connection under the rule, which would otherwise hold for later tests."""
     try:
@@ -493,6 +521,10 @@ CALLS: dict[str, Callable[[], Call]] = {
         {"pc": RTCPeerConnection(), "e2ee": manager(), "local_id": "alice", "remote_id": "bob"},
     ),
     "aiortc.attach_all": lambda: (attach_all_and_stop, {"e2ee": manager(), "local_id": "alice", "remote_id": "bob"}),
+    "aiortc.record": lambda: (recorded_and_closed, {"pc": RTCPeerConnection(), "writer": Writes(), "remote_id": "bob"}),
+    "aiortc.tee_all": lambda: (all_recorded_and_closed, {"e2ee": manager(), "writer": Writes()}),
+    "aiortc.Recorder": lambda: (recorder_that_closes, {"writer": Writes(), "profile": "livekit", "decodes": True}),
+    "aiortc.Recorder.close": lambda: (closing, {"timeout": 1.0}),
     "aiortc.seal_data_channel": lambda: (aiortc.seal_data_channel, {"channel": Pipe(), "e2ee": manager()}),
     "pymediasoup.attach": lambda: (
         pymediasoup.attach,
@@ -587,6 +619,8 @@ NOT_CALLED = {
     "E2EEKeyUsage": RECORD,
     "E2EEMissingKey": RECORD,
     "aiortc.TrackCounters": RECORD,
+    "aiortc.RecorderCounters": RECORD,
+    "aiortc.RecordingLoss": RECORD,
     "inspection.readings.Opener": RECORD,
     "inspection.readings.Part": RECORD,
     "inspection.readings.Reading": RECORD,
@@ -622,6 +656,10 @@ NOT_CALLED = {
     "aiortc.Attachment.predates_attachment": MADE_BY_US,
     "aiortc.Attachment.has_sealed": MADE_BY_US,
     "aiortc.Attachment.release": MADE_BY_US,
+    "aiortc.Recorder.note": MADE_BY_US,
+    "aiortc.Recorder.offer": MADE_BY_US,
+    "aiortc.Recorder.report": MADE_BY_US,
+    "aiortc.Recorder.time_of": MADE_BY_US,
     "keys.policies.MakeKey": RECORD,
     "keys.policies.RatchetKey": RECORD,
     "keys.policies.SendKey": RECORD,

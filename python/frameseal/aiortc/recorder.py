@@ -147,7 +147,7 @@ class Recorder(LoopEmitter):
             self._counters.incomplete += incomplete
             self._counters.unidentified += unidentified
         if refused:
-            self.report("not_sealed")
+            self.report("not_sealed", refused)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Record no more frames, and wait until the writer has the queued frames. A second call has no effect.

@@ -167,7 +167,7 @@ class Stack:
 
         :raises UnsupportedStack: the stack lacks a function that a recording needs.
         """
-        mapper = getattr(self._receivers, "TimestampMapper", type(None))()
+        mapper = self._receivers.TimestampMapper() if hasattr(self._receivers, "TimestampMapper") else None
         handle = inspect.unwrap(self._receivers.RTCRtpReceiver._handle_rtp_packet)
         if not hasattr(mapper, "_origin") or _TIMESTAMP_MAPPER not in handle.__code__.co_names:
             raise UnsupportedStack(

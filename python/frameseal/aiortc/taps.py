@@ -7,24 +7,30 @@ finds those of a frame by the timestamp on the wire. Sequence numbers show which
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from frameseal._native import Decryptor, KeyRing
 from frameseal.codecs import CODECS, CodecRow
+from frameseal.codecs.plain import Excerpt, excerpt
 from frameseal.codecs.rtp import media_type
-from frameseal.profiles import is_sframe
+from frameseal.inspection.shapes import MAX_EXCERPTS, MIN_VERDICT_FRAMES, Shape, shape
+from frameseal.profiles import is_sframe, layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from frameseal.aiortc.protocols import Codec, RtpPacket
     from frameseal.aiortc.recorder import Recorder
+    from frameseal.archive import SealedFrame
 
 __all__ = ["FrameTap", "Source", "keyframe_of"]
 
 MAX_TIMESTAMPS: Final = 1024  # noted at a time: more frames than a jitter buffer holds packets
 RETRANSMISSION: Final = "rtx"  # RFC 4588, section 8.6
+MIN_TELLING: Final = 16  # bytes: a shorter frame is silence, and shows nothing
+VERDICT_INTERVAL: Final = 4  # frames between two looks at a track that is trusted
 OSN_LEN: Final = 2  # RFC 4588, section 4: the original sequence number
 
 
@@ -68,6 +74,12 @@ class FrameTap:
         self._timestamp = 0  # of the latest frame, unwrapped
         self._is_lossy = False  # frames are missing before the next frame
         self._awaits_keyframe = True
+        # One plain frame in 256 ends like a sealed one, and most begin like an SFrame. So the first frames of a stream
+        # wait until a window of frames has the shape of the profile.
+        self._window: deque[Excerpt] = deque(maxlen=MIN_VERDICT_FRAMES)
+        self._held: deque[SealedFrame] = deque()
+        self._is_trusted = False
+        self._frames = 0
         self._openers: dict[str, Decryptor] = {}  # read key ids, and have no key
 
     def note_packet(self, packet: RtpPacket, codecs: Mapping[int, Codec]) -> None:
@@ -120,12 +132,15 @@ class FrameTap:
         if packets.ssrc != self._frame_ssrc:
             self._frame_ssrc, self._expected, self._timestamp = packets.ssrc, None, timestamp
             self._awaits_keyframe = True
+            self._distrust()
         self._is_lossy |= self._expected is not None and packets.first != self._expected
         self._expected = max(packets.last + 1, self._expected or 0)
         self._timestamp = _unwrapped(timestamp, self._timestamp, 32)
         if not data:  # packets of padding only
             return False
         row = CODECS.get(media.codec)
+        if whole and row is not None:
+            self._look_at(row, data)
         key_id = None if row is None else self._opener(row).key_id_of(data)
         if not whole or row is None or key_id is None or source.participant is None:
             if not whole:
@@ -137,7 +152,8 @@ class FrameTap:
             self._is_lossy = True
             return is_video and not whole
         is_lossy, keyframe = self._is_lossy, keyframe_of(self.recorder.profile, row, data)
-        self._is_lossy = not self.recorder.offer(
+        self._is_lossy = not self._admit(
+            row,
             self.recorder.make_row(
                 participant=source.participant,
                 track=source.track,
@@ -152,7 +168,7 @@ class FrameTap:
                 keyframe=keyframe,
                 gap=is_lossy,
                 sealed=data,
-            )
+            ),
         )
         self._awaits_keyframe = is_video and (
             self._is_lossy or (keyframe is not True and (is_lossy or self._awaits_keyframe))
@@ -161,6 +177,42 @@ class FrameTap:
         if keyframe is None:  # nothing will show that the keyframe arrived
             self._awaits_keyframe = self._is_lossy
         return requested
+
+    def _look_at(self, row: CodecRow, data: bytes) -> None:
+        """Note the shape of a frame, and stop trusting a stream that looks plain."""
+        if len(data) < MIN_TELLING or (row.nal_header_len and row.clear_len is not None and not row.clear_len(data)):
+            return  # silence, or NAL units without a picture, which pass unsealed
+        self._window.append(excerpt(data))
+        self._frames += 1
+        if self._is_trusted and self._frames % VERDICT_INTERVAL == 0:
+            self._is_trusted = shape(self._window, row.name) is not Shape.PLAIN
+
+    def _admit(self, row: CodecRow, frame: SealedFrame) -> bool:
+        """Record a frame, or hold it until its stream is trusted. Return False if frames were lost."""
+        if self._is_trusted:
+            return self.recorder.offer(frame)
+        self._held.append(frame)
+        if shape(self._window, row.name).value == layout(self.recorder.profile):
+            self._is_trusted = True
+            held, was_lost = list(self._held), False
+            self._held.clear()
+            for each in held:
+                was_lost = not self.recorder.offer(replace(each, gap=True) if was_lost else each)
+            return not was_lost
+        if len(self._held) > MAX_EXCERPTS:
+            self._held.popleft()
+            self._held[0] = replace(self._held[0], gap=True)
+            self.recorder.note(refused=1)
+        return True
+
+    def _distrust(self) -> None:
+        """Begin a stream. Frames that are still held are lost, since nothing has shown that they are sealed."""
+        if self._held:
+            self.recorder.note(refused=len(self._held))
+            self._is_lossy = True
+        self._held.clear()
+        self._window.clear()
+        self._is_trusted = False
 
     def _opener(self, row: CodecRow) -> Decryptor:
         if row.name not in self._openers:
