@@ -163,10 +163,10 @@ async def recorder_that_closes(**arguments: Any) -> None:
     aiortc.Recorder(**arguments).close()
 
 
-async def closing(timeout: Any) -> None:
+async def closing(**arguments: Any) -> None:
     recorder = aiortc.Recorder(Writes(), "livekit", decodes=True)
     try:
-        recorder.close(timeout)
+        recorder.close(**arguments)
     finally:
         recorder.close()
 
@@ -619,6 +619,7 @@ NOT_CALLED = {
     "E2EEKeyUsage": RECORD,
     "E2EEMissingKey": RECORD,
     "aiortc.TrackCounters": RECORD,
+    "archive.SealedFrame": RECORD,
     "aiortc.RecorderCounters": RECORD,
     "aiortc.RecordingLoss": RECORD,
     "inspection.readings.Opener": RECORD,
