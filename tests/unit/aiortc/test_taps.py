@@ -1,0 +1,140 @@
+"""Rows of a recording, from packets and frames that no stack has made."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from frameseal import Encryptor, KeyRing, codecs
+from frameseal.aiortc import Recorder
+from frameseal.aiortc.taps import FrameTap, Source, keyframe_of
+from support.forks import in_a_child
+
+MIC = Source("alice", "mic")
+
+
+@dataclass
+class Codec:
+    mimeType: str
+    clockRate: int
+    payloadType: int
+    parameters: dict = field(default_factory=dict)
+
+
+@dataclass
+class Packet:
+    sequence_number: int
+    timestamp: int
+    payload_type: int = 111
+    ssrc: int = 7
+    payload: bytes = b"payload"
+
+
+OPUS, PCMU = Codec("audio/opus", 48000, 111), Codec("audio/PCMU", 8000, 0)
+FORMATS = {111: OPUS, 0: PCMU, 112: Codec("video/rtx", 90000, 112, {"apt": 111})}
+
+
+class Stream:
+    """A tap, and the sealed frames of one sender that pass it."""
+
+    def __init__(self, rows):
+        self.recorder = Recorder(rows, "livekit", decodes=False)
+        self.tap = FrameTap(self.recorder)
+        ring = KeyRing("livekit")
+        ring.set_key(bytes(32))
+        self.sealers = {111: Encryptor(ring, "opus"), 0: Encryptor(ring, "pcmu")}
+
+    def note(self, *args, **fields):
+        self.tap.note_packet(Packet(*args, **fields), FORMATS)
+
+    def pass_frame(self, number, timestamp, payload_type=111, ssrc=7):
+        self.note(number, timestamp, payload_type, ssrc)
+        return self.take(timestamp, payload_type)
+
+    def take(self, timestamp, payload_type=111):
+        sealed = self.sealers[payload_type].encrypt(bytes(40))
+        codec = self.tap.codec_of(timestamp, FORMATS)
+        return self.tap.take(sealed, timestamp, codec, MIC, whole=True)
+
+
+class Rows(list):
+    write = list.append
+
+
+@pytest.fixture
+def rows():
+    return Rows()
+
+
+@pytest.fixture
+def stream(rows):
+    made = Stream(rows)
+    yield made
+    made.recorder.close()
+
+
+def test_numbers_and_timestamps_that_wrap_are_neither_gaps_nor_jumps(stream, rows):
+    for step in range(40):
+        stream.pass_frame((65520 + step) % 2**16, (2**32 - 9600 + 960 * step) % 2**32)
+    stream.recorder.close()
+    assert [row.rtp_timestamp for row in rows] == [2**32 - 9600 + 960 * step for step in range(40)]
+    assert not any(row.gap for row in rows)
+
+
+def test_a_codec_that_changes_is_named_with_each_frame(stream, rows):
+    for step in range(20):
+        stream.pass_frame(step, 960 * step)
+    for step in range(20, 40):
+        stream.pass_frame(step, 960 * 20 + 160 * (step - 20), 0)
+    stream.recorder.close()
+    assert [(row.codec, row.clock_rate) for row in rows] == [("opus", 48000)] * 20 + [("pcmu", 8000)] * 20
+    assert not any(row.gap for row in rows)
+
+
+def test_a_packet_that_is_sent_again_fills_its_place(stream, rows):
+    for step in range(20):
+        stream.pass_frame(step, 960 * step)
+    stream.note(21, 960 * 21)
+    stream.note(1, 960 * 20, 112, 8, (20).to_bytes(2, "big") + b"payload")
+    stream.take(960 * 20)
+    stream.take(960 * 21)
+    stream.pass_frame(23, 960 * 23)
+    stream.recorder.close()
+    assert [row.gap for row in rows] == [False] * 22 + [True]
+    assert {row.ssrc for row in rows} == {7}
+
+
+def test_arrivals_do_not_follow_a_wall_clock_that_is_set(stream, rows, monkeypatch):
+    for step in range(20):
+        stream.pass_frame(step, 960 * step)
+    monkeypatch.setattr("frameseal.aiortc.recorder.datetime", None)  # nobody reads the wall clock again
+    for step in range(20, 40):
+        stream.pass_frame(step, 960 * step)
+    stream.recorder.close()
+    arrivals = [row.arrival for row in rows]
+    assert arrivals == sorted(arrivals)
+    assert abs(arrivals[-1] - datetime.now(UTC)) < timedelta(minutes=1)  # a bound against a wrong epoch
+    assert arrivals[0].tzinfo is UTC
+
+
+def test_a_child_of_the_process_records_nothing(stream, rows):
+    stream.pass_frame(0, 0)
+
+    def child():
+        for step in range(1, 40):
+            stream.pass_frame(step, 960 * step)
+        return repr((stream.recorder.closed, stream.recorder.counters.written)).encode()
+
+    assert in_a_child(child) == b"(True, 0)"
+
+
+@pytest.mark.parametrize("name", codecs.CODECS)
+def test_keyframes_are_told_where_clear_bytes_tell(name):
+    row = codecs.find(name)
+    frames = {
+        "vp8": (b"\x10\0\0\x9d\x01\x2a" + bytes(60), b"\x11\0\0" + bytes(60)),
+        "h264": (b"\0\0\0\1\x65" + bytes([9]) * 60, b"\0\0\0\1\x41" + bytes([9]) * 60),
+    }
+    expected = (True, False) if name in frames else (True, True) if row.info["kind"] == "audio" else (None, None)
+    assert tuple(keyframe_of("livekit", row, frame) for frame in frames.get(name, (bytes(60),) * 2)) == expected
+    assert keyframe_of("sframe", row, bytes(60)) is (True if row.info["kind"] == "audio" else None)
