@@ -314,7 +314,7 @@ def programs() -> set[str]:
     """What only the command line starts."""
     return {
         path.relative_to(PACKAGE).as_posix()
-        for folder in ("demo", "meet")
+        for folder in ("demo", "meet", "opening")
         for path in PACKAGE.glob(f"tools/{folder}/*.py")
     } | {"tools/media.py"}
 
@@ -388,7 +388,7 @@ def test_no_module_tells_profiles_apart():
 
 
 def test_the_hook_does_not_know_the_programs():
-    for name in ("demo", "meet"):
+    for name in ("demo", "meet", "opening"):
         own = {path for path in programs() if path.startswith(f"tools/{name}/")}
         assert importers(f"frameseal.tools.{name}") <= {"tools/cli.py"} | own
     assert importers("frameseal.tools.sfu") <= programs() | {"tools/sfu/__init__.py"}
@@ -494,6 +494,7 @@ TESTED_ELSEWHERE = {
     "tools/demo/": ("calls/test_demo.py", "the parts of the demo show one call"),
     "tools/media.py": ("calls/test_demo.py", "tracks for the calls of the programs"),
     "tools/meet/": ("calls/test_meet.py", "the parts of a meeting need its members"),
+    "tools/opening/": ("unit/tools/test_opening.py", "the parts make files of one recording"),
     "tools/sfu/": ("calls/test_forwarder.py", "a forwarder needs peers"),
 }
 

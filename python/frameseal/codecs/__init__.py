@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from frameseal._native import codec_info
-from frameseal.codecs import plain, rtp
+from frameseal.codecs import files, plain, rtp
 
 if TYPE_CHECKING:
     from frameseal._native import CodecInfo
@@ -65,6 +65,16 @@ class CodecRow:
     """Return True if a decoder can start at an opened, non-empty frame. The default returns True."""
     claimed_pixels: Callable[[bytes], int] = lambda frame: 0
     """Return the number of pixels that a frame claims. 0 means that the frame does not contain it."""
+
+    # --- media files ---
+    demuxer: str | None = None
+    """The name in libavformat of the demuxer that reads `as_file`. None means that no file can hold the frames."""
+    as_file: Callable[[bytes], bytes] = bytes
+    """Return a file that holds one frame a decoder can start at. `demuxer` reads the stream's parameters from it."""
+    linear_decoder: str | None = None
+    """The name in libavcodec of the decoder to linear PCM, for sound that Matroska holds as linear PCM only."""
+    sample_rate: int = 48000
+    """Samples in a second after decoding, for sound."""
 
     # --- inspection ---
     clear_len: Callable[[bytes], int | None] | None
@@ -125,6 +135,8 @@ CODECS: Final[dict[str, CodecRow]] = {
             name="opus",
             ticks=rtp.opus_ticks,
             is_encoded_by_stack=True,
+            demuxer="ogg",
+            as_file=files.opus_file,
             clear_len=plain.clear_audio,
             is_plain=plain.is_opus,
         ),
@@ -136,12 +148,25 @@ CODECS: Final[dict[str, CodecRow]] = {
                 ticks=len,
                 max_payload=rtp.MAX_PCM,
                 is_encoded_by_stack=True,
+                linear_decoder=decoder,
+                sample_rate=rate,
                 clear_len=plain.clear_audio,
                 plain_unit=plain.PCM_UNIT,
             )
-            for name in ("pcmu", "pcma", "g722")
+            for name, decoder, rate in (
+                ("pcmu", "pcm_mulaw", 8000),
+                ("pcma", "pcm_alaw", 8000),
+                ("g722", "g722", 16000),
+            )
         ),
-        CodecRow(name="vp9", clear_len=plain.clear_none, is_plain=plain.is_vp9),
+        CodecRow(
+            name="vp9",
+            is_keyframe=files.vp9_is_keyframe,
+            demuxer="ivf",
+            as_file=files.vp9_file,
+            clear_len=plain.clear_none,
+            is_plain=plain.is_vp9,
+        ),
         CodecRow(
             name="vp8",
             common_descriptor=rtp.vp8_descriptor,
@@ -151,6 +176,8 @@ CODECS: Final[dict[str, CodecRow]] = {
             is_encoded_by_stack=True,
             is_keyframe=rtp.vp8_is_keyframe,
             claimed_pixels=rtp.vp8_pixels,
+            demuxer="ivf",
+            as_file=files.vp8_file,
             clear_len=plain.clear_vp8,
             is_plain=plain.is_vp8,
             plain_sign=plain.vp8_sign,
@@ -163,12 +190,20 @@ CODECS: Final[dict[str, CodecRow]] = {
             is_encoded_by_stack=True,
             start=b"\0\0\0\1",  # the start code before every NAL unit
             is_keyframe=rtp.h264_is_keyframe,
+            demuxer="h264",
             clear_len=plain.clear_h264,
             nal_header_len=1,
             is_plain=plain.is_h264,
             plain_sign=plain.h264_sign,
         ),
-        CodecRow(name="h265", clear_len=plain.clear_h265, nal_header_len=2, is_plain=plain.is_h265),
+        CodecRow(
+            name="h265",
+            is_keyframe=files.h265_is_keyframe,
+            demuxer="hevc",
+            clear_len=plain.clear_h265,
+            nal_header_len=2,
+            is_plain=plain.is_h265,
+        ),
         CodecRow(name="av1", clear_len=None),
     )
 }

@@ -1,0 +1,39 @@
+"""Words for the table, the picture and the transcripts. Names of participants come from strangers."""
+
+from __future__ import annotations
+
+from frameseal.tools.opening.history import Person
+
+MAX_NAME = 60
+
+
+def printable(text: str, limit: int = MAX_NAME) -> str:
+    """Return *text* without what a terminal or a reader might take for something else, and not longer than *limit*.
+
+    Control characters move the cursor, and characters of direction reverse what follows them.
+    """
+    shown = "".join(sign if sign.isprintable() else "�" for sign in text[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def clock(seconds: float) -> str:
+    """Return a time of the time line as 0:00:00."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def duration(seconds: int) -> str:
+    """Return a length of time in words."""
+    return f"{clock(seconds)} hours" if seconds >= 3600 else f"{seconds // 60}:{seconds % 60:02} minutes"
+
+
+def reasons(person: Person, width: int = 0) -> str:
+    """Return why frames of a participant did not open, most frequent first.
+
+    :param width: characters of the text. 0 means that it may have any length.
+    """
+    text = "; ".join(
+        f"{count:,} {reason}" + ("" if key_id is None else f" (key id {key_id})")
+        for (reason, key_id), count in person.failures.most_common()
+    )
+    return printable(text, width or max(len(text), 1))
