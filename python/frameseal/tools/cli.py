@@ -1,4 +1,4 @@
-"""The command line: `frameseal demo`, `meet`, `inspect`, `archive`, `bench` and `keygen`."""
+"""The command line: `frameseal demo`, `meet`, `archive`, `open`, `inspect`, `bench` and `keygen`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
         if missing is None:
             raise
-        extra = arguments.command if arguments.command in ("archive", "meet") else "cli"
+        extra = {"archive": "archive", "meet": "meet", "open": "archive,cli"}.get(arguments.command, "cli")
         print(f'frameseal {arguments.command} needs {missing}: pip install "frameseal[{extra}]"', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -129,6 +129,41 @@ def _parser() -> argparse.ArgumentParser:
         "--worker", type=_path, metavar="FILE", help="use this file of the npm package instead of fetching it"
     )
     meet.set_defaults(run=_meet)
+
+    opening = commands.add_parser(
+        "open",
+        help="open a sealed recording into files that players play",
+        description="Opens an archive of sealed frames: one Matroska file for each participant, without re-encoding, "
+        "and timeline.png. Asks for the passphrase if no file with keys is passed. Exits with 0 only if everything "
+        "opened, with 1 if a part did not, and with 2 if it could not run.",
+    )
+    opening.add_argument("archive", metavar="ARCHIVE", help="the folder or location of the archive")
+    opening.add_argument(
+        "-o", "--output", type=_path, required=True, metavar="FOLDER", help="folder for the opened files"
+    )
+    opening.add_argument("--overwrite", action="store_true", help="allow a folder that has files")
+    opening.add_argument(
+        "--passphrase-file",
+        type=_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file with the passphrase of the room, - for stdin; may be repeated",
+    )
+    opening.add_argument(
+        "--key-file",
+        type=_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file with a raw key, or with keys by key id and participant in JSON; may be repeated",
+    )
+    opening.add_argument("--grid", type=_path, metavar="FILE.mp4", help="also compose one picture and mix one sound")
+    opening.add_argument("--transcript", type=_path, metavar="FOLDER", help="also write what was said")
+    opening.add_argument(
+        "--recognizer", metavar="NAME", help="recogniser for the transcript (default: the only one installed)"
+    )
+    opening.set_defaults(run=_open)
 
     bench = commands.add_parser(
         "bench",
@@ -225,6 +260,24 @@ def _meet(arguments: argparse.Namespace) -> int:
     except (meet.WorkerUnavailable, meet.CannotServe) as error:
         print(f"frameseal meet: {error}", file=sys.stderr)
         return 2
+
+
+def _open(arguments: argparse.Namespace) -> int:
+    # Imported here: opening needs extras, and its imports are slow.
+    from frameseal.tools import opening  # noqa: PLC0415
+
+    return opening.run(
+        opening.OpenOptions(
+            archive=arguments.archive,
+            output=arguments.output,
+            passphrase_files=tuple(arguments.passphrase_file),
+            key_files=tuple(arguments.key_file),
+            overwrite=arguments.overwrite,
+            grid=arguments.grid,
+            transcript=arguments.transcript,
+            recognizer=arguments.recognizer,
+        )
+    )
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -78,7 +78,7 @@ def test_a_key_file_holds_keys_by_participant_and_key_id(tmp_path):
     ("content", "hint"),
     [
         ("", "raw key in base64"),
-        (MARKER, "raw key in base64"),
+        (MARKER + "!", "raw key in base64"),
         ("AAAA", "at least 16 bytes"),
         ("{" + MARKER, "no JSON object"),
         ('{"shared": ' + "[" * 10_000, "no JSON object"),
@@ -87,7 +87,7 @@ def test_a_key_file_holds_keys_by_participant_and_key_id(tmp_path):
         ({"shared": {}}, "shared must be a list"),
         ({"shared": [MARKER]}, "key 1 of shared must have key or passphrase"),
         ({"shared": [{"key": TEXT, "passphrase": MARKER}]}, "must have key or passphrase"),
-        ({"shared": [{"key": MARKER}]}, "raw key in base64"),
+        ({"shared": [{"key": MARKER + "!"}]}, "raw key in base64"),
         ({"shared": [{"key": 5}]}, "raw key in base64"),
         ({"shared": [{"passphrase": ""}]}, "not empty"),
         ({"shared": [{"passphrase": "\ud800" + MARKER}]}, "surrogate"),

@@ -1,0 +1,280 @@
+"""`frameseal open` as a program: keys, exit status, table, picture, and what it refuses."""
+
+import base64
+import json
+import os
+import pickle
+import pty
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frameseal import KeyRing
+from frameseal.tools.cli import main
+from frameseal.tools.opening.timeline import FAILED, FOOT, PICTURE, SPOKE
+from support.archive_stand_in import archive, sealed
+from support.calls import PASSPHRASE
+from support.recorded import pictures, recorded, shown, sounds, together
+from support.secret_search import MARKER, shows
+
+OTHER = bytes(range(32))
+
+
+def ring(key=PASSPHRASE, key_id=0):
+    made = KeyRing("livekit")
+    made.set_passphrase(key, key_id) if isinstance(key, str) else made.set_key(key, key_id)
+    made.sending_key_id = key_id
+    return made
+
+
+def meeting(seconds=2):
+    """Return the frames of Alice (camera and microphone) and of Bob (camera)."""
+    alice = recorded(pictures("vp8", seconds * 30), codec="vp8")
+    mic = recorded(sounds("opus", seconds, silence=1), codec="opus", track="mic", ssrc=2)
+    bob = recorded(pictures("h264", seconds * 30, colour="blue"), participant="bob", codec="h264", ssrc=3)
+    return list(together(alice, mic, bob))
+
+
+@pytest.fixture
+def open_archive(tmp_path, monkeypatch, capsys):
+    """Return a function that runs the command on rows, and returns its exit status and what it printed."""
+
+    def run(rows, *arguments, **options):
+        monkeypatch.setitem(sys.modules, "frameseal.archive", archive(rows, **options))
+        monkeypatch.setenv("COLUMNS", "200")
+        status = main(["open", "somewhere", "-o", str(tmp_path / "opened"), *map(str, arguments)])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def passphrase_file(tmp_path):
+    path = tmp_path / "passphrase"
+    path.write_text(PASSPHRASE + "\n")
+    return path
+
+
+def key_file(tmp_path, document, name="keys.json"):
+    path = tmp_path / name
+    path.write_text(json.dumps(document))
+    return path
+
+
+def colours_of(path):
+    """Return the colours of a time line without its legend."""
+    image = np.asarray(Image.open(path))
+    return {tuple(colour) for colour in image[:-FOOT].reshape(-1, 3)}
+
+
+def test_a_recording_opens_with_the_passphrase_of_the_room(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring()})
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file)
+    assert status == 0
+    assert "alice.mkv" in printed and "bob.mkv" in printed
+    folder = tmp_path / "opened"
+    assert sorted(path.name for path in folder.iterdir()) == ["alice.mkv", "bob.mkv", "timeline.png"]
+    assert [picture.number for _, picture in shown(folder / "alice.mkv")] == list(range(60))
+    assert {picture.colour for _, picture in shown(folder / "bob.mkv")} == {"blue"}
+    drawn = colours_of(folder / "timeline.png")
+    assert {PICTURE, SPOKE} <= drawn and FAILED not in drawn
+
+
+def test_with_one_key_of_two_one_half_opens_and_the_status_is_1(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring(OTHER, 5)})
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file)
+    assert status == 1
+    assert "Not everything has opened." in printed
+    assert "60 UnknownKey (key id 5)" in printed
+    assert sorted(path.name for path in (tmp_path / "opened").iterdir()) == ["alice.mkv", "timeline.png"]
+    assert FAILED in colours_of(tmp_path / "opened" / "timeline.png")
+
+
+def test_without_the_right_key_nothing_opens_and_no_file_is_made(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring("another passphrase"), "bob": ring("another passphrase")})
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file)
+    assert status == 1
+    assert "AuthenticationFailed" in printed
+    assert [path.name for path in (tmp_path / "opened").iterdir()] == ["timeline.png"]
+
+
+def test_keys_by_participant_and_key_id(open_archive, tmp_path):
+    rows = sealed(meeting(), {"alice": ring("of alice", 2), "bob": ring(OTHER, 5)})
+    document = {
+        "participants": {
+            "alice": [{"key_id": 2, "passphrase": "of alice"}],
+            "bob": [{"key_id": 5, "key": base64.urlsafe_b64encode(OTHER).decode()}],
+        }
+    }
+    status, _ = open_archive(rows, "--key-file", key_file(tmp_path, document))
+    assert status == 0
+
+
+def test_keys_may_stand_in_several_files(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring(OTHER, 5)})
+    other = {"shared": [{"key_id": 5, "key": base64.urlsafe_b64encode(OTHER).decode()}]}
+    status, _ = open_archive(rows, "--passphrase-file", passphrase_file, "--key-file", key_file(tmp_path, other))
+    assert status == 0
+
+
+def test_a_key_that_changed_under_one_id_opens_with_both(open_archive, tmp_path):
+    """The tag tells the two apart. Each batch holds rows of both keys."""
+    frames = meeting(4)
+    first = sealed(frames, {"alice": ring("first"), "bob": ring("first")})
+    second = sealed(frames, {"alice": ring("second"), "bob": ring("second")})
+    rows = first[:333] + second[333:]
+    document = {"shared": [{"passphrase": "first"}, {"passphrase": "second"}]}
+    status, printed = open_archive(rows, "--key-file", key_file(tmp_path, document))
+    assert status == 0, printed
+    assert [picture.number for _, picture in shown(tmp_path / "opened" / "alice.mkv")] == list(range(120))
+
+
+def test_an_archive_that_breaks_off_says_where_and_the_rest_opens(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(4), {"alice": ring(), "bob": ring()})
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file, fails_after=300)
+    assert status == 1
+    assert "segment-2.parquet, row 300" in printed
+    assert len(shown(tmp_path / "opened" / "alice.mkv")) > 50
+
+
+@pytest.mark.parametrize("rows", [[]])
+def test_an_empty_archive_is_said_and_no_success(open_archive, passphrase_file, rows):
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file)
+    assert status == 2
+    assert printed == "frameseal open: the archive has no frames\n"
+
+
+def test_an_altered_frame_does_not_open_and_is_counted(open_archive, passphrase_file):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring()})
+    rows[100]["sealed"] = rows[100]["sealed"][:-1] + bytes([rows[100]["sealed"][-1] ^ 1])
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file)
+    assert status == 1
+    assert "Not everything has opened." in printed
+
+
+def test_the_output_may_not_lie_in_the_archive(tmp_path, passphrase_file, capsys):
+    """Whoever stores the archive must not receive opened media."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    for output in (folder, folder / "opened", tmp_path / "link" / "opened", folder / ".." / "archive" / "opened"):
+        status = main(["open", str(folder), "-o", str(output), "--passphrase-file", str(passphrase_file)])
+        assert status == 2
+        assert "inside the archive" in capsys.readouterr().err
+    for option, name in (("--grid", "grid.mp4"), ("--transcript", "said")):
+        arguments = [option, str(folder / name), "--passphrase-file", str(passphrase_file)]
+        assert main(["open", str(folder), "-o", str(tmp_path / "opened"), *arguments]) == 2
+        assert option in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--passphrase", "--pass", "--key", "--key-hex"])
+def test_a_key_on_the_command_line_is_refused_and_not_printed(option, capsys):
+    """Other users of the machine read command lines, and shells keep them."""
+    for arguments in ([option, MARKER], [f"{option}={MARKER}"]):
+        with pytest.raises(SystemExit) as exit_:
+            main(["open", "archive", "-o", "opened", *arguments])
+        assert exit_.value.code == 2
+        assert not shows(capsys.readouterr().err)
+
+
+def test_without_a_key_and_a_terminal_it_says_how_to_pass_one(open_archive, monkeypatch):
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    status, printed = open_archive(sealed(meeting(), {"alice": ring(), "bob": ring()}))
+    assert status == 2
+    assert "--passphrase-file or --key-file" in printed
+
+
+ON_TERMINAL = """
+import pickle, sys
+from support.archive_stand_in import archive
+sys.modules["frameseal.archive"] = archive(pickle.load(open(sys.argv[1], "rb")))
+from frameseal.tools.cli import main
+sys.exit(main(["open", "somewhere", "-o", sys.argv[2]]))
+"""
+
+
+def test_on_a_terminal_it_asks_shows_a_bar_and_never_the_passphrase(tmp_path):
+    rows = tmp_path / "rows"
+    rows.write_bytes(pickle.dumps(sealed(meeting(8), {"alice": ring(), "bob": ring()})))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(PYTHONPATH=os.pathsep.join(sys.path), TERM="xterm", COLUMNS="160")
+        os.execv(sys.executable, [sys.executable, "-c", ON_TERMINAL, str(rows), str(tmp_path / "opened")])
+    seen = b""
+    while b"Passphrase of the recording: " not in seen:
+        seen += os.read(terminal, 4096)
+    os.write(terminal, PASSPHRASE.encode() + b"\n")
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # the terminal is closed with the program
+            break
+        if not piece:
+            break
+        seen += piece
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, seen
+    assert PASSPHRASE.encode() not in seen
+    assert b"opening" in seen and "━".encode() in seen
+    assert b"alice.mkv" in seen
+
+
+def test_a_full_folder_and_a_missing_recogniser_are_found_before_the_work(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring()})
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file, "--transcript", tmp_path / "said")
+    assert status == 2 and "frameseal.recognizers" in printed
+    assert not (tmp_path / "opened").exists()
+    (tmp_path / "opened").mkdir()
+    (tmp_path / "opened" / "alice.mkv").write_bytes(b"precious")
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file)
+    assert status == 2 and "--overwrite" in printed
+    status, _ = open_archive(rows, "--passphrase-file", passphrase_file, "--overwrite")
+    assert status == 0
+
+
+def test_names_of_strangers_do_not_move_the_cursor(open_archive, passphrase_file):
+    name = "\x1b[2J[bold]eve\u202e"
+    frames = [replace(frame, participant=name) for frame in meeting() if frame.participant == "alice"]
+    _, printed = open_archive(sealed(frames, {name: ring()}), "--passphrase-file", passphrase_file)
+    assert "\x1b[2J" not in printed and "\u202e" not in printed
+    assert "[bold]eve" in printed
+
+
+def test_a_grid_is_written_beside(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring()})
+    grid = tmp_path / "meeting.mp4"
+    assert open_archive(rows, "--passphrase-file", passphrase_file, "--grid", grid)[0] == 0
+    assert grid.stat().st_size > 1000
+
+
+def test_a_grid_that_cannot_be_written_leaves_the_rest_and_status_1(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring()})
+    arguments = ["--passphrase-file", passphrase_file, "--grid", tmp_path / "missing" / "meeting.mp4"]
+    status, printed = open_archive(rows, *arguments)
+    assert status == 1
+    assert "Missing: the grid: No such file or directory" in printed
+    assert (tmp_path / "opened" / "alice.mkv").exists() and (tmp_path / "opened" / "timeline.png").exists()
+
+
+@pytest.mark.parametrize("module", ["pyarrow", "rich", "PIL", "av", "numpy"])
+def test_a_missing_package_is_named_with_its_fix_in_one_line(module, passphrase_file, tmp_path):
+    program = f"""import sys, types
+sys.modules[{module!r}] = None
+if {module!r} == "pyarrow":
+    stand_in = types.ModuleType("frameseal.archive")
+    stand_in.Opener = stand_in.read = None
+    sys.modules["frameseal.archive"] = stand_in
+from frameseal.tools.cli import main
+sys.exit(main(["open", "x", "-o", {str(tmp_path / "opened")!r}, "--passphrase-file", {str(passphrase_file)!r}]))"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert 'pip install "frameseal[archive,cli]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path(tmp_path / "opened" / "alice.mkv").exists()
