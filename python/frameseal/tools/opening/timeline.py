@@ -75,16 +75,16 @@ def _draw_person(draw: ImageDraw.ImageDraw, person: Person, top: int, seconds: i
     draw.text((40, top + 6), name, font=_font(22), fill=TEXT)
     total, opened = person.frames.total(), person.opened.total()
     draw.text((40, top + 36), f"{opened:,} of {total:,} frames opened", font=_font(16), fill=DIM)
-    if person.failures:
-        draw.text((40, top + 58), reasons(person, width=30), font=_font(16), fill=FAILED)
     lane = top + 6
     draw.rectangle((LEFT, lane, WIDTH - RIGHT, lane + BAR + THIN), fill=LANE)
     _bars(draw, person.heard, (lane, lane + BAR), seconds, SOUND)
     _bars(draw, person.seen, (lane, lane + BAR // 2), seconds, PICTURE)
     _bars(draw, person.spoke, (lane + BAR, lane + BAR + THIN), seconds, SPOKE)
     _bars(draw, person.failed, (lane + BAR // 2, lane + BAR), seconds, FAILED)
-    for number, (key_id, found) in enumerate(sorted(person.key_ids.items())):
-        colour = KEY_COLOURS[number % len(KEY_COLOURS)]
+    if person.failures:
+        draw.text((LEFT, lane + BAR + THIN + KEYS + 10), reasons(person, width=130), font=_font(16), fill=FAILED)
+    for key_id, found in sorted(person.key_ids.items()):
+        colour = KEY_COLOURS[key_id % len(KEY_COLOURS)]
         y = top + 12 + BAR + THIN
         for first, last in spans(found):
             left, right = _x(first, seconds), max(_x(last, seconds) - 2, _x(first, seconds) + MIN_BAR)

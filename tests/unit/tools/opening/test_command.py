@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_a_key_on_the_command_line_is_refused_and_not_printed(option, capsys):
 
 
 def test_without_a_key_and_a_terminal_it_says_how_to_pass_one(open_archive, monkeypatch):
-    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
     status, printed = open_archive(sealed(meeting(), {"alice": ring(), "bob": ring()}))
     assert status == 2
     assert "--passphrase-file or --key-file" in printed
