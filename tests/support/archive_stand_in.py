@@ -29,30 +29,32 @@ TYPES = {
 
 
 class Opener:
-    """Opens the rows of a table, one decryptor for each track."""
+    """Opens the rows of a table, one decryptor for each track and provider."""
 
-    def __init__(self, keys: KeyProvider, profile: str | None = None) -> None:
+    def __init__(self, keys: list[KeyProvider], profile: str | None = None) -> None:
         self._keys = keys
         self._profile = profile or "livekit"
-        self._decryptors: dict[tuple[str, str, str], Decryptor] = {}
+        self._decryptors: dict[tuple[str, str, str], list[Decryptor]] = {}
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        frames, reasons = [], []
-        for row in table.to_pylist():
-            place = (row["participant"], row["track"], row["codec"])
-            if place not in self._decryptors:
-                ring = self._keys.ring_for(Profile(self._profile), row["participant"])
-                self._decryptors[place] = Decryptor(ring, row["codec"])
-            try:
-                frames.append(self._decryptors[place].decrypt(row["sealed"]))
-                reasons.append(None)
-            except FrameError as error:
-                frames.append(None)
-                reasons.append(type(error).__name__)
+        results = [self._open(row) for row in table.to_pylist()]
         index = table.column_names.index("sealed")
-        table = table.set_column(index, "frame", pa.array(frames, pa.large_binary()))
-        table = table.append_column("opened", pa.array([frame is not None for frame in frames]))
-        return table.append_column("reason", pa.array(reasons, pa.string()))
+        table = table.set_column(index, "frame", pa.array([frame for frame, _ in results], pa.large_binary()))
+        table = table.append_column("opened", pa.array([reason is None for _, reason in results], pa.bool_()))
+        return table.append_column("reason", pa.array([reason for _, reason in results], pa.string()))
+
+    def _open(self, row: dict[str, Any]) -> tuple[bytes | None, str | None]:
+        place = (row["participant"], row["track"], row["codec"])
+        if place not in self._decryptors:
+            rings = [keys.ring_for(Profile(self._profile), row["participant"]) for keys in self._keys]
+            self._decryptors[place] = [Decryptor(ring, row["codec"]) for ring in rings]
+        reason = ""
+        for decryptor in self._decryptors[place]:
+            try:
+                return decryptor.decrypt(row["sealed"]), None
+            except FrameError as error:
+                reason = {"UnknownKey": "unknown_key"}.get(type(error).__name__, "authentication_failed")
+        return None, reason
 
 
 def sealed(frames: Iterable[OpenedFrame], rings: dict[str, KeyRing]) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ A *key file* holds either one raw key, as `frameseal keygen` prints it, or a JSO
      "participants": {"alice": [{"key_id": 0, "key": "<base64url>"}, {"key_id": 1, "key": "<base64url>"}]}}
 
 Both members may be missing, and ``key_id`` is 0 if it is missing. A participant who has keys is opened with these
-alone. Several keys may stand under one key id: a room may have changed its key in the midst of a recording. The frame's
-tag shows which one it is.
+alone. Several keys may stand under one key id, in the order of time: a room may have changed its key in the midst of a
+recording. The frame's tag shows which one it is.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def reasons(person: Person, width: int = 0) -> str:
     :param width: characters of the text. 0 means that it may have any length.
     """
     text = "; ".join(
-        f"{count:,} {reason}" + ("" if key_id is None else f" (key id {key_id})")
+        f"{count:,} {reason.replace('_', ' ')}" + ("" if key_id is None else f" (key id {key_id})")
         for (reason, key_id), count in person.failures.most_common()
     )
     return printable(text, width or max(len(text), 1))
