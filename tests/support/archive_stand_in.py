@@ -3,7 +3,7 @@
 It stands in until the archive is there: then tests write with `ArchiveWriter` instead.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +15,7 @@ from frameseal.tools.opening.frames import OpenedFrame
 
 PLAIN = ("participant", "track", "kind", "codec", "ssrc", "clock_rate", "rtp_timestamp", "arrival", "key_id", "gap")
 TYPES = {
+    "recording": pa.dictionary(pa.int32(), pa.string()),
     "participant": pa.dictionary(pa.int32(), pa.string()),
     "track": pa.dictionary(pa.int32(), pa.string()),
     "kind": pa.dictionary(pa.int32(), pa.string()),
@@ -64,25 +65,35 @@ def sealed(frames: Iterable[OpenedFrame], rings: dict[str, KeyRing]) -> list[dic
         place = (frame.participant, frame.track, frame.codec)
         if place not in sealers:
             sealers[place] = Sealer(rings[frame.participant], frame.codec)
-        row = {name: getattr(frame, name) for name in PLAIN}
+        row = {"recording": "room"} | {name: getattr(frame, name) for name in PLAIN}
         row["sealed"] = sealers[place].encrypt(frame.frame)
         row["key_id"] = rings[frame.participant].sending_key_id
         rows.append(row)
     return rows
 
 
-def archive(rows: list[dict[str, Any]], batch: int = 100, fails_after: int | None = None) -> ModuleType:
+def archive(
+    rows: list[dict[str, Any]], batch: int = 100, fails_after: int | None = None, damaged: int | None = None
+) -> ModuleType:
     """Return a module like `frameseal.archive` whose only archive has these rows.
 
     :param fails_after: the number of rows after which reading fails.
+    :param damaged: the number of the batch that cannot be read.
     """
 
-    def read(location: str, **filters: Any) -> Iterator[pa.RecordBatch]:
+    def read(
+        location: str, *, recordings: list[str] | None = None, on_error: Callable[[Exception], None]
+    ) -> Iterator[pa.RecordBatch]:
         schema = pa.schema([*TYPES.items(), ("sealed", pa.large_binary())])
         for start in range(0, len(rows), batch):
             if fails_after is not None and start >= fails_after:
                 raise ValueError(f"segment-2.parquet, row {start}: the hash of the segment before is another")
-            yield pa.RecordBatch.from_pylist(rows[start : start + batch], schema)
+            if start == damaged:
+                on_error(ValueError(f"segment-2.parquet, row {start}: the page is damaged"))
+                continue
+            piece = rows[start : start + batch]
+            if recordings is None or piece[0]["recording"] in recordings:
+                yield pa.RecordBatch.from_pylist(piece, schema)
 
     module = ModuleType("frameseal.archive")
     module.read, module.Opener = read, Opener  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ import json
 import logging
 import pickle
 import pkgutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ from frameseal.tools import cli, demo, meet
 from frameseal.tools.meet import rotation_message as meet_rotation
 from frameseal.tools.meet.bot import Bot
 from frameseal.tools.meet.room import Room
+from support.archive_stand_in import archive
 from support.calls import until
 from support.e2ee_helpers import Failing
 from support.secret_search import MARKER, NUMBER, RAW, captured_by, got_from, said_by, shows
@@ -686,7 +688,7 @@ NOT_CALLED = {
 WALKED = {"tools.cli", "tools.demo", "tools.meet", "tools.meet.rotation_message"}
 # Modules whose public names are the package's too, or that no application imports.
 NOT_WALKED = {"emitter", "enums", "exceptions", "inspection.shapes", "keys.provider", "keys.rotation"}
-NOT_WALKED |= {"codecs", "codecs.plain", "codecs.rtp", "profiles"}
+NOT_WALKED |= {"codecs", "codecs.files", "codecs.plain", "codecs.rtp", "profiles"}
 
 
 def public_things() -> Iterator[tuple[str, Any]]:
@@ -818,6 +820,13 @@ def command_lines() -> Iterator[list[str]]:
     yield ["meet", "--sfu", f"janus=ws://u:{MARKER}@127.0.0.1:1", "--port", "0"]
     yield ["demo", "--output", f"{MARKER}/{MARKER}.png"]
     yield ["demo", "--media", f"{MARKER}.mp4"]
+    opening = ["open", "archive", "-o", "opened"]
+    yield ["open", MARKER, "-o", "opened", "--passphrase-file", MARKER]
+    yield from ([*opening, option, MARKER] for option in ("--passphrase-file", "--key-file", "--passphrase", "--key"))
+    Path("passphrase").write_text("a passphrase")
+    for option in ("--grid", "--transcript", "--recognizer", "--recording", "--output"):
+        yield [*opening, "--passphrase-file", "passphrase", option, MARKER]
+        yield [*opening, "--passphrase-file", "passphrase", "--transcript", "said", option, MARKER]
 
 
 def shown_arguments(arguments: Any) -> int:
@@ -831,6 +840,7 @@ def test_the_command_line_says_nothing_of_what_was_typed(end, monkeypatch, caplo
     monkeypatch.chdir(tmp_path)
     for command in ("_demo", "_meet", "_bench"):
         monkeypatch.setattr(cli, command, shown_arguments)
+    monkeypatch.setitem(sys.modules, "frameseal.archive", archive([]))
     listening, statuses, leaks = Listening(caplog, capsys), set(), []
     for line in command_lines():
         error = None

@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     opening.add_argument(
         "-o", "--output", type=_path, required=True, metavar="FOLDER", help="folder for the opened files"
     )
+    opening.add_argument("--recording", metavar="ID", help="recording to open (default: the first of the archive)")
     opening.add_argument("--overwrite", action="store_true", help="allow a folder that has files")
     opening.add_argument(
         "--passphrase-file",
@@ -276,6 +277,7 @@ def _open(arguments: argparse.Namespace) -> int:
             grid=arguments.grid,
             transcript=arguments.transcript,
             recognizer=arguments.recognizer,
+            recording=arguments.recording,
         )
     )
 

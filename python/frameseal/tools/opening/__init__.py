@@ -45,6 +45,8 @@ class OpenOptions:
     grid: Path | None = None
     transcript: Path | None = None
     recognizer: str | None = None
+    recording: str | None = None
+    """The id of the recording. None means the first one of the archive."""
 
 
 @dataclass(slots=True)
@@ -73,12 +75,14 @@ def run(options: OpenOptions, console: Console | None = None) -> int:
         _check_places(options)
         recognizer = transcript.find_recognizer(options.recognizer) if options.transcript is not None else None
         providers = keys.providers(_entries(options))
+        left_out: list[str] = []
         opened = open_frames(
-            source.opened_frames(options.archive, providers),
+            source.opened_frames(options.archive, providers, left_out.append, options.recording),
             options.output,
             overwrite=options.overwrite,
             console=screen,
         )
+        opened.problems[:0] = left_out
         if opened.files:
             _extras(options, opened, recognizer, screen)
             image = timeline.draw_timeline(opened.history, opened.clocks.start)

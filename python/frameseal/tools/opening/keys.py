@@ -83,7 +83,7 @@ def read_key_file(path: Path) -> list[KeyEntry]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise UnusableKeys("the key file is no JSON object: see docs/recording.md")
+        raise UnusableKeys("the key file is no JSON object: see docs/guide/opening.md")
     unknown = len(document.keys() - {"shared", "participants"})
     if unknown:
         raise UnusableKeys(f"the key file has {unknown} members beside shared and participants")

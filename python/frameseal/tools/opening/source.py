@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from frameseal.keys.provider import KeyProvider
 from frameseal.tools.opening.frames import OpenedFrame
+from frameseal.tools.opening.text import printable
+
+MAX_OTHERS = 20  # other recordings of an archive that are named
 
 COLUMNS = (
     "participant",
@@ -27,18 +31,46 @@ COLUMNS = (
 )
 
 
-def opened_frames(location: str | Path, providers: Sequence[KeyProvider]) -> Iterator[OpenedFrame]:
-    """Yield the frames of an archive in their order, opened where a key opens them.
+def opened_frames(
+    location: str | Path,
+    providers: Sequence[KeyProvider],
+    report: Callable[[str], None],
+    recording: str | None = None,
+) -> Iterator[OpenedFrame]:
+    """Yield the frames of one recording in their order, opened where a key opens them.
 
     :param providers: in the order of time, where keys were replaced under their own id.
+    :param report: called with each part of the archive that is left out, in words. Reading continues behind it, and the
+        next frame of each track has a `gap`.
+    :param recording: the id of the recording. None means the first one of the archive.
     :raises ModuleNotFoundError: pyarrow is missing.
     :raises Exception: as `frameseal.archive.read` does, for an archive that cannot be read.
     """
     archive = importlib.import_module("frameseal.archive")
     pa = importlib.import_module("pyarrow")
     opener = archive.Opener(list(providers))
-    for batch in archive.read(location):
-        yield from frames_of(opener(pa.Table.from_batches([batch])))
+    chosen = None if recording is None else [recording]
+    others: set[str] = set()
+    damages: list[str] = []
+    damages_before: dict[tuple[str, str], int] = {}
+
+    def damaged(error: Exception) -> None:
+        damages.append(str(error))
+        report(str(error))
+
+    for batch in archive.read(location, recordings=chosen, on_error=damaged):
+        # A batch holds rows of one recording.
+        of = str(batch.column("recording")[0]) if batch.num_rows else recording or ""
+        recording = of if recording is None else recording
+        if of == recording:
+            for frame in frames_of(opener(pa.Table.from_batches([batch]))):
+                place = (frame.participant, frame.track)
+                is_first = damages_before.get(place, len(damages)) < len(damages)
+                damages_before[place] = len(damages)
+                yield replace(frame, gap=True) if is_first else frame
+        elif of not in others and len(others) < MAX_OTHERS:
+            others.add(of)
+            report(f"the archive has another recording, {printable(of)}: pass --recording to open it")
 
 
 def frames_of(table: Any) -> Iterator[OpenedFrame]:

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,6 +143,32 @@ def test_an_archive_that_breaks_off_says_where_and_the_rest_opens(open_archive, 
     assert status == 1
     assert "segment-2.parquet, row 300" in printed
     assert len(shown(tmp_path / "opened" / "alice.mkv")) > 50
+
+
+def test_a_damaged_segment_is_named_and_what_is_behind_it_opens(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(4), {"alice": ring(), "bob": ring()})
+    assert not any(row["gap"] for row in rows)  # the recorder knew nothing of the damage
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file, damaged=200)
+    assert status == 1
+    assert "Missing: segment-2.parquet, row 200: the page is damaged" in printed
+    numbers = [picture.number for _, picture in shown(tmp_path / "opened" / "alice.mkv")]
+    assert None not in numbers and numbers[0] == 0 and numbers[-1] == 119
+    steps = {later - earlier for earlier, later in pairwise(numbers)}
+    assert len(steps) == 2, "there is one gap, and it ends with a keyframe"
+
+
+def test_of_several_recordings_one_is_opened_and_the_others_are_named(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring()})
+    second = sealed(meeting(), {"alice": ring(), "bob": ring()})
+    for row in second:
+        row["recording"] = "tuesday"
+    both, here = rows + second, ("--passphrase-file", passphrase_file)
+    assert len(rows) % 20 == 0
+    status, printed = open_archive(both, *here, batch=20)
+    assert status == 1
+    assert printed.count("another recording, tuesday: pass --recording") == 1
+    assert len(shown(tmp_path / "opened" / "alice.mkv")) == 60
+    assert open_archive(both, *here, "--recording", "tuesday", "--overwrite", batch=20)[0] == 0
 
 
 @pytest.mark.parametrize("rows", [[]])

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from frameseal import Decryptor, Encryptor, FrameError, KeyRing, Profile
 from frameseal.tools.opening import keys
 from frameseal.tools.opening.keys import KeyEntry, UnusableKeys, read_key_file, read_passphrase_file
+from support.paths import ROOT
 from support.secret_search import MARKER, said_by, shows
 
 KEY = bytes(range(32))
@@ -160,3 +162,10 @@ def test_a_participant_with_keys_is_opened_with_these_alone():
     assert not opens(made, "alice", seals("of all", 0))
     assert opens(made, "bob", seals("of all", 0))
     assert not opens(made, "bob", seals("of alice", 0))
+
+
+def test_the_key_file_of_the_guide_is_one(tmp_path):
+    guide = (ROOT / "docs/guide/opening.md").read_text("utf-8")
+    (document,) = re.findall(r"(?s)```json\n(.*?)```", guide)
+    found = revealed(read_key_file(file(tmp_path, document)))
+    assert [(participant, key_id) for participant, key_id, _ in found] == [(None, 0), (None, 0), ("alice", 1)]
