@@ -12,6 +12,7 @@ import pytest
 
 from frameseal.tools.opening import open_frames
 from frameseal.tools.opening.matroska import PARTS, UnusableFolder, file_names
+from frameseal.tools.opening.timeline import draw_timeline
 from support.calls import assert_shown
 from support.recorded import (
     assert_pure,
@@ -237,6 +238,15 @@ def test_frames_of_a_liar_make_no_exception(tmp_path, codec):
         tmp_path,
     )
     assert len(shown(opened.files[1].path)) == 30
+
+
+@pytest.mark.parametrize("years", [-2000, 5000])
+def test_a_frame_of_another_millennium_is_written_like_any_other(tmp_path, years):
+    frames = recorded(sounds("opus", 6), codec="opus", track="mic")
+    strange = replace(frames[150], arrival=frames[150].arrival.replace(year=2026 + years), ssrc=77)
+    opened, file = alice(tmp_path, [*frames[:150], strange, *frames[151:]])
+    assert opened.complete and file.tracks[0].written == 300
+    draw_timeline(opened.history, opened.clocks.start)
 
 
 def test_a_source_that_fails_leaves_what_came_before(tmp_path):

@@ -27,6 +27,7 @@ WINDOW = 10 * SECOND  # the offset follows the minimum of this time
 TOLERANCE = 10_000  # the offset stays while the minimum differs by less: half of a quarter of 40 ms for each track
 SLEW = 2_000  # the maximum change of an offset in a second
 JUMP = SECOND  # a larger difference is no jitter
+MAX_STALL = 10 * SECOND  # the maximum time for which a network is taken to hold frames back
 MAX_FRAMES_HELD = 4096  # a track that sends more in two seconds is placed with fewer
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -92,8 +93,9 @@ class Clocks:
             track.ssrc, track.holding, track.known = frame.ssrc, True, False
         elif not track.holding and abs(difference - track.offset) > JUMP:
             track.holding = True
-        elif track.holding and track.held and difference - track.least() > JUMP:
-            # Later than the held frames by more than jitter: the RTP clock has stood still, or the network has.
+        elif track.held and not -MAX_STALL <= difference - track.least() <= JUMP:
+            # Later than the held frames by more than jitter: the RTP clock has stood still, or the network has. Or
+            # earlier by more than any stall of the network explains: the RTP clock has jumped.
             yield from self._release(track)
             track.holding = True
         if track.holding:

@@ -1,15 +1,19 @@
 """Placing frames on one time line, in simulated clocks: no test waits for anything."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frameseal.tools.opening.clocks import SECOND, Clocks
 from support.recorded import recorded, together
 
 MS = SECOND // 1000
+START_OF_TESTS, END_OF_TESTS = datetime(2026, 11, 29, 9), datetime(2026, 11, 29, 9, 1)
+(TEMPLATE,) = recorded([b"frame"])
 
 
 def placed(frames):
@@ -154,3 +158,37 @@ def test_a_flood_is_placed_without_waiting_for_two_seconds():
     frozen = [_late(frame, frames[-1].arrival) for frame in frames]
     clocks = Clocks()
     assert sum(1 for frame in frozen[:5000] for _ in clocks.push(frame)) > 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["camera", "microphone"]),
+            st.integers(0, 3),
+            st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10**6),
+            st.integers(0, 2**32 - 1) | st.sampled_from([8000, 48000, 90000]),
+            st.datetimes(timezones=st.just(UTC)) | st.datetimes(START_OF_TESTS, END_OF_TESTS, timezones=st.just(UTC)),
+        ),
+        max_size=60,
+    )
+)
+def test_numbers_of_strangers_place_every_frame_within_the_range_of_the_arrivals(rows):
+    """Nobody has authenticated the numbers beside a frame. Times fit the 64 bits of a muxer, and rise in each track."""
+    frames = [
+        replace(TEMPLATE, track=track, ssrc=ssrc, rtp_timestamp=rtp, clock_rate=rate, arrival=arrival)
+        for track, ssrc, rtp, rate, arrival in rows
+    ]
+    _, times = placed(frames)
+    assert sum(map(len, times.values())) == len(frames)
+    for moments in only_times(times).values():
+        assert moments == sorted(moments)
+        assert moments[0] >= 0 and moments[-1] < 2**62
+
+
+def test_one_frame_of_a_liar_does_not_move_the_others():
+    """Its RTP time is years ahead, and it arrives within the first second, before any offset is known."""
+    liar = replace(camera(1)[10], participant="mallory", rtp_timestamp=2**62)
+    first = replace(camera(1)[9], participant="mallory")
+    others = [*microphone(5)]
+    _, times = placed(together(others, [first, liar]))
+    assert only_times(times)["microphone"][-1] < 6 * SECOND
