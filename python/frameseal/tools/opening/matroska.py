@@ -216,7 +216,6 @@ def _begin(part: _Part, row: CodecRow, data: bytes) -> bool:
                 return False
             part.container = av.open(str(part.path), "w", format="matroska")
             part.stream = _copied(part.container, stream)
-    part.stream.time_base = TIME_BASE
     return True
 
 
@@ -243,7 +242,6 @@ def _join(parts: list[_Part], path: Path, participant: str, start: datetime | No
         streams = []
         for source, part in zip(sources, parts, strict=True):
             stream = _copied(out, source.streams[0])
-            stream.time_base = TIME_BASE
             stream.metadata["title"] = printable(part.report.track)
             streams.append(stream)
         for _, index, packet in heapq.merge(
