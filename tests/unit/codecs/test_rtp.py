@@ -87,7 +87,11 @@ def test_a_vp8_descriptor_is_as_long_as_its_bits_say(stack, extensions):
         ("h264", b"\0\0\0\1\x41\x9a\0\0\1\x41\x9b", False),
         ("h264", b"\0\0\0\1", False),
         ("h264", b"\x41\x9a", False),
-        ("vp9", b"\x86", True),
+        ("vp9", b"\x82\x49\x83\x42", True),
+        ("vp9", b"\x86\x00\x40\x92", False),
+        ("h265", b"\0\0\0\1\x26\x01\xaf", True),
+        ("h265", b"\0\0\0\1\x02\x01\xd0", False),
+        ("av1", b"\x86", True),  # nothing reads its frames, so that no frame is withheld
     ],
 )
 def test_keyframes_are_known(codec, frame, key):
