@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +31,12 @@ REPLAY_WINDOW: Final = 32_768
 """Frames of a track that are remembered by default: eleven minutes of audio, in 3 MiB."""
 
 Keys = KeyRingProvider | Sequence[KeyRingProvider] | Callable[[], "KeyRingProvider | Sequence[KeyRingProvider]"]
+
+MAX_COUNTED: Final = 4_096
+"""Combinations of names in a batch that are counted in a table. More are sorted."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _NEEDED = (*NAMES, "sealed")
 _REASONS: Final = (
@@ -79,9 +88,8 @@ class Opener:
         self._profile, self._replay_window, self._threads = profile, replay_window, threads
         self._tracks: dict[tuple[str, ...], _Track] = {}
         self._bindings = SenderBindings()
-        self._scratch = np.empty(
-            0, np.uint8
-        )  # used again by each batch, since fresh memory costs as much as the cipher
+        # Used again by each batch, since fresh memory costs as much as the cipher.
+        self._scratch = np.empty(0, np.uint8)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with ``frame`` in the place of ``sealed``, and the columns ``opened`` and ``reason``.
@@ -107,15 +115,18 @@ class Opener:
             [*fields, pa.field("opened", pa.bool_(), nullable=False), pa.field("reason", pa.string())],
             table.schema.metadata,
         )
-        batches = []
+        frames: list[pa.Array] = []
+        reasons: list[pa.Array] = []
         row = 0
         for batch in table.to_batches():
-            frames, reasons = self._open(batch, row)
-            opened = reasons.is_null()
-            columns = [frames if n == at else column for n, column in enumerate(batch.columns)]
-            batches.append(pa.record_batch([*columns, opened, reasons], schema=schema))
+            opened, why = self._open(batch, row)
+            frames += opened
+            reasons.append(why)
             row += batch.num_rows
-        return pa.Table.from_batches(batches, schema)
+        columns: list[Any] = table.columns
+        columns[at] = pa.chunked_array(frames, pa.large_binary())
+        why = pa.chunked_array(reasons, pa.string())
+        return pa.Table.from_arrays([*columns, why.is_null(), why], schema=schema)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._make is None:
@@ -133,39 +144,50 @@ class Opener:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._tracks)} tracks)"
 
-    def _open(self, batch: pa.RecordBatch, row: int) -> tuple[pa.Array, pa.Array]:
-        """Return the opened frames and the reasons of a batch, in the order of its rows."""
+    def _open(self, batch: pa.RecordBatch, row: int) -> tuple[list[pa.Array], pa.Array]:
+        """Return the opened frames, in some pieces, and the reasons of a batch, in the order of its rows."""
         codes, names = _tracks_of(batch, row)
         sealed = batch.column("sealed")
         if sealed.null_count:
             raise ArchiveError(
                 "table", "the column sealed must not be null", row + sealed.is_null().index(True).as_py()
             )
-        if pa.types.is_binary(sealed.type):
-            sealed = sealed.cast(pa.large_binary())
-        if len(names) == 1:
-            return self._track(names[0]).open(sealed)
+        if not names:
+            return [], pa.array([], pa.string())
+        tracks = [self._track(name) for name in names]
+        if len(tracks) == 1:
+            frames, reasons = tracks[0].open(sealed, threads=self._threads)
+            return [frames], reasons
         # Each track's rows together, in their order, and back again.
         order = np.argsort(codes, kind="stable")
-        bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
-        frames, reasons = [], []
-        if len(self._scratch) < sealed.nbytes:
-            self._scratch = np.empty(sealed.nbytes, np.uint8)
-        at = 0
-        for number, name in enumerate(names):
+        bounds = np.searchsorted(codes, np.arange(len(names) + 1), sorter=order)
+        offsets = np.frombuffer(sealed.buffers()[1], np.int64, len(sealed) + 1, 8 * sealed.offset)
+        starts = np.concatenate([[0], np.cumsum(np.diff(offsets)[order])])[bounds]
+        if len(self._scratch) < starts[-1]:
+            self._scratch = np.empty(starts[-1], np.uint8)
+        threads = self._threads or os.cpu_count() or 1
+        are_independent = all(track.is_independent for track in tracks)
+
+        def open_track(number: int) -> tuple[pa.Array, pa.Array]:
             rows = sealed.take(pa.array(order[bounds[number] : bounds[number + 1]]))
-            size = pc.sum(pc.binary_length(rows)).as_py()
-            # The row order below is made by a copy, so no result refers to the scratch memory.
-            opened, why = self._track(name).open(rows, self._scratch[at : at + size])
-            at += size
-            frames.append(opened)
-            reasons.append(why)
-        if not frames:
-            return pa.array([], pa.large_binary()), pa.array([], pa.string())
+            place = self._scratch[starts[number] : starts[number + 1]]
+            return tracks[number].open(rows, place, threads=1 if are_independent else self._threads)
+
+        # The largest track is begun first, so that no thread waits long for the others at the end.
+        largest_first = sorted(range(len(names)), key=lambda number: int(starts[number] - starts[number + 1]))
+        done = _on_threads(threads if are_independent else 1, open_track, largest_first)
+        opened = [found for _, found in sorted(zip(largest_first, done, strict=True), key=itemgetter(0))]
+        parts = [part for part, _ in opened]
+        frames, shifts = _joined(parts, self._scratch)
         back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order)) + np.repeat(shifts, np.diff(bounds))
+        # A copy, so no result refers to the scratch memory.
+        pieces = np.array_split(back, min(threads, len(back)))
+        in_order = _on_threads(threads, lambda piece: frames.take(pa.array(piece)), pieces)
+        if all(why.null_count == len(why) for _, why in opened):
+            return in_order, pa.nulls(len(order), pa.string())
         back[order] = np.arange(len(order))
-        places = pa.array(back)
-        return pa.concat_arrays(frames).take(places), pa.concat_arrays(reasons).take(places)
+        return in_order, pa.concat_arrays([why for _, why in opened]).take(pa.array(back))
 
     def _track(self, names: tuple[str, ...]) -> _Track:
         track = self._tracks.get(names)
@@ -179,7 +201,7 @@ class Opener:
     def _made(self, names: dict[str, str], providers: Sequence[KeyRingProvider]) -> _Track:
         profile = self._profile or names["profile"]
         if profile not in PROFILES:
-            return _Track([], self._threads)
+            return _Track([], is_independent=True)
         participant = names["participant"]
         options: dict[str, Any] = {}
         if is_sframe(profile):
@@ -189,7 +211,9 @@ class Opener:
             eras = [_Era(ring, names["codec"], self._replay_window, options) for ring in rings]
         except ValueError:  # a codec that is unknown, or that the profile refuses
             eras = []
-        return _Track(eras, self._threads)
+        # Tracks that share a sender's binding, or a ring that a stranger's provider may ratchet, open in one order.
+        is_independent = not options and all(isinstance(provider, KeyProvider) for provider in providers)
+        return _Track(eras, is_independent=is_independent)
 
 
 class _Era:
@@ -259,24 +283,29 @@ class _Era:
 class _Track:
     """One track: its decryptors, one per provider, in the order of time."""
 
-    def __init__(self, eras: list[_Era], threads: int | None) -> None:
-        self._eras, self._threads = eras, threads
+    def __init__(self, eras: list[_Era], *, is_independent: bool) -> None:
+        self._eras = eras
+        self.is_independent = is_independent
+        """True if the track may be opened at the same time as others, with the same result."""
 
-    def open(self, sealed: pa.Array, out: np.ndarray[Any, Any] | None = None) -> tuple[pa.Array, pa.Array]:
+    def open(
+        self, sealed: pa.Array, out: np.ndarray[Any, Any] | None = None, *, threads: int | None
+    ) -> tuple[pa.Array, pa.Array]:
         """Return the frames, null where they did not open, and the reasons, null where they did.
 
         :param out: memory for the frames, as for `_Era.open`.
+        :param threads: maximum number of threads, as for `Opener`.
         """
         if not self._eras:
             nothing = pa.nulls(len(sealed), pa.large_binary())
             return nothing, pa.array(["unsupported"] * len(sealed), pa.string())
-        frames, opened, reasons = self._eras[0].open(sealed, self._threads, out)
+        frames, opened, reasons = self._eras[0].open(sealed, threads, out)
         if opened.all():
             return frames, pa.nulls(len(sealed), pa.string())
         parts, places = [frames], np.arange(len(sealed))
         while (start := self._begin_next_era(sealed, opened)) is not None:
             rest = start + np.flatnonzero(~opened[start:])
-            later, ok, why = self._eras[0].open(sealed.take(pa.array(rest)), self._threads)
+            later, ok, why = self._eras[0].open(sealed.take(pa.array(rest)), threads)
             places[rest] = sum(map(len, parts)) + np.arange(len(rest))
             parts.append(later)
             opened[rest] = ok
@@ -345,6 +374,36 @@ def _check(table: pa.Table) -> None:
             raise ArchiveError("table", f"the column {name} exists: is the table open already?")
 
 
+def _on_threads(threads: int, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Return the result of *work* for each item, in their order.
+
+    The threads end with the call: a pool that stays would be dead in a forked child.
+    """
+    if min(threads, len(items)) == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        return list(pool.map(work, items))
+
+
+def _joined(parts: list[pa.Array], memory: np.ndarray[Any, Any]) -> tuple[pa.Array, list[int]]:
+    """Return arrays as one, and how far the elements of each are behind the place that `concat_arrays` puts them at.
+
+    Arrays whose bytes all lie in *memory*, in ascending order, are not copied. An element then stands between each two,
+    for the bytes between them.
+    """
+    base = memory.ctypes.data
+    ends: list[np.ndarray[Any, Any]] = []
+    for part in parts:
+        data, start = part.buffers()[2], ends[-1][-1] if ends else 0
+        place = data.address - base if data is not None else -1
+        if part.offset or part.null_count or not start <= place <= len(memory):
+            return pa.concat_arrays(parts), [0] * len(parts)
+        ends.append(np.frombuffer(part.buffers()[1], np.int64, len(part) + 1) + place)
+    offsets = np.concatenate(ends)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(memory)]
+    return pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers), list(range(len(parts)))
+
+
 def _tracks_of(batch: pa.RecordBatch, row: int) -> tuple[np.ndarray[Any, Any], list[tuple[str, ...]]]:
     """Return the number of each row's track, and the names of each track by that number."""
     codes = np.zeros(batch.num_rows, np.int64)
@@ -362,6 +421,14 @@ def _tracks_of(batch: pa.RecordBatch, row: int) -> tuple[np.ndarray[Any, Any], l
             continue
         # Renumbered after each column, so that the numbers stay small whatever the dictionaries hold.
         mixed = codes * max(len(values), 1) + column.indices.to_numpy(zero_copy_only=False)
-        present, codes = np.unique(mixed, return_inverse=True)
+        highest = len(names) * len(values)
+        if highest <= MAX_COUNTED:
+            present = np.flatnonzero(np.bincount(mixed, minlength=highest))
+            numbers = np.zeros(highest, np.int64)
+            numbers[present] = np.arange(len(present))
+            codes = numbers[mixed]
+        else:
+            present, codes = np.unique(mixed, return_inverse=True)
         names = [(*names[each // len(values)], values[each % len(values)]) for each in present.tolist()]
-    return codes, names if batch.num_rows else []
+    # numpy sorts small numbers by their digits, which is faster than to compare them.
+    return codes.astype(np.uint16) if len(names) <= 1 << 16 else codes, names if batch.num_rows else []

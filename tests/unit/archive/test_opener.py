@@ -1,5 +1,6 @@
 """Opening tables: order, keys in the order of time, ratchets, replays, and workers that fetch their own keys."""
 
+import os
 import pickle
 from dataclasses import replace
 
@@ -282,6 +283,34 @@ def test_an_earlier_result_stays_as_it_is():
     assert plain(before) == shown == [b"%s %d" % (b"video" if n % 2 else b"audio", n) for n in range(40)]
 
 
-def test_threads_open_the_same():
-    sealed = rows(*call(Sender(provider()), 600))
-    assert Opener(provider(), threads=2)(sealed).equals(Opener(provider())(sealed))
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("threads", [2, 3, 64, None])
+def test_threads_open_the_same(threads, profile):
+    frames = [frame for name in "abc" for frame in call(Sender(provider(), name, profile), 40)]
+    frames += frames[:5]
+    frames += [replace(frame, profile="no such") for frame in frames[:3]]
+    sealed = rows(*frames)
+    one = Opener(provider())(sealed)
+    assert reasons(one) == [None] * 120 + ["replayed"] * 5 + ["unsupported"] * 3
+    assert Opener(provider(), threads=threads)(sealed).equals(one)
+
+
+def test_a_table_with_more_combinations_of_names_than_are_counted_opens(monkeypatch):
+    monkeypatch.setattr("frameseal.archive.opener.MAX_COUNTED", 5)
+    keys = provider()
+    frames = [Sender(keys, name).audio() for name in "abcdefghi"]
+    assert reasons(Opener(keys)(rows(*frames, frames[0]))) == [None] * 9 + ["replayed"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_forked_children_open_with_threads():
+    opener, sealed = Opener(fetch, threads=2), rows(*call(Sender(provider()), 40))
+    assert reasons(opener(sealed)) == [None] * 40
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if reasons(Opener(fetch, threads=2)(sealed)) == [None] * 40 else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
