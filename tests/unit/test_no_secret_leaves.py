@@ -515,6 +515,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "archive.SealedFrame": lambda: (archive.SealedFrame, {**FRAME, "sealed": sealed()}),
     "archive.Opener": lambda: (archive.Opener, {"keys": keys(), "profile": "livekit"}),
     "archive.read": lambda: in_an_archive(archive.read, participants=["alice"], since=datetime.now(UTC)),
+    "archive.recordings": lambda: in_an_archive(archive.recordings),
     "archive.repair": lambda: in_an_archive(archive.repair),
     "archive.verify": lambda: in_an_archive(archive.verify),
     # stacks and SDKs

@@ -3,7 +3,7 @@
 Whoever records needs no key. Whoever has the key opens the recording later, elsewhere. Needs the extra ``archive``.
 """
 
-from frameseal.archive.check import Recording, repair, verify
+from frameseal.archive.check import Recording, recordings, repair, verify
 from frameseal.archive.opener import Opener
 from frameseal.archive.reader import read
 from frameseal.archive.schema import SCHEMA, ArchiveError, SealedFrame, UnsealedFrame
@@ -18,6 +18,7 @@ __all__ = [
     "SealedFrame",
     "UnsealedFrame",
     "read",
+    "recordings",
     "repair",
     "verify",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from frameseal.archive.places import PARQUET, SPOOL, Place, Segment, missing_error, numbers_missing, place_of, quoted
 from frameseal.archive.reader import open_parquet, segment_batches
-from frameseal.archive.schema import UNREADABLE, ArchiveError
+from frameseal.archive.schema import SCHEMA, UNREADABLE, ArchiveError
 from frameseal.archive.spool import RecordingLock
 from frameseal.archive.writer import remove_half_made, seal_spool
 
@@ -26,6 +28,7 @@ class Recording:
     """Segments that are not Parquet yet: a recorder writes them, or was killed."""
     frames: int = 0
     sealed_bytes: int = 0
+    """The length of all sealed frames. `recordings` computes it from the size of their column, some bytes too high."""
     gaps: int = 0
     first: datetime | None = None
     """The first arrival, or None without a frame."""
@@ -37,11 +40,32 @@ class Recording:
     With False a recorder still writes, or was killed, or the last segments were removed.
     """
     sha256: str = ""
-    """The SHA-256 of the last Parquet segment, which covers all segments before it. Empty without a segment.
+    """The SHA-256 of the last Parquet segment, which covers all segments before it. Empty without a segment, and if
+    the archive was listed only.
 
     Keep it elsewhere: whoever can write to the archive can compute the chain anew.
     """
     problems: list[ArchiveError] = field(default_factory=list)
+
+
+LISTED: Final = ("recording", "participant", "arrival", "gap")
+"""The columns that a list of the recordings needs."""
+
+_Look = Callable[[Recording, Place, Segment], None]
+
+
+def recordings(
+    location: str | Path, *, filesystem: pafs.FileSystem | None = None, spool: str | Path | None = None
+) -> tuple[list[Recording], list[ArchiveError]]:
+    """List the recordings of an archive, and the problems that belong to none of them.
+
+    It reads no sealed frame of a Parquet segment and computes no hash. So it sees fewer problems than `verify`.
+
+    :param location: as for `ArchiveWriter`, like *filesystem* and *spool*.
+    :raises FileNotFoundError: there is no archive at *location*.
+    :raises TypeError, ValueError: as `read` does.
+    """
+    return _recordings(place_of(location, filesystem, spool), _list_parquet, LISTED)
 
 
 def verify(
@@ -56,27 +80,36 @@ def verify(
     :raises FileNotFoundError: there is no archive at *location*.
     :raises TypeError, ValueError: as `read` does.
     """
-    place = place_of(location, filesystem, spool)
+    return _recordings(place_of(location, filesystem, spool), _check_chain, SCHEMA.names)
+
+
+def _recordings(place: Place, look_at: _Look, columns: Sequence[str]) -> tuple[list[Recording], list[ArchiveError]]:
     segments = place.segments()
     strangers = [ArchiveError(name, "not a segment of this archive, or a damaged spool") for name in place.strangers]
     found: dict[str, Recording] = {}
     for segment in segments:
-        _add(found.setdefault(segment.recording, Recording(segment.recording)), place, segment)
+        recording = found.setdefault(segment.recording, Recording(segment.recording))
+        _add(recording, place, segment, look_at, columns)
     for segment in numbers_missing(segments):
         found[segment.recording].problems.append(missing_error(segment))
     return list(found.values()), strangers
 
 
-def _add(recording: Recording, place: Place, segment: Segment) -> None:
-    """Add a segment to the figures and problems of its recording. Segments arrive in order."""
+def _add(recording: Recording, place: Place, segment: Segment, look_at: _Look, columns: Sequence[str]) -> None:
+    """Add a segment to the figures and problems of its recording. Segments arrive in order.
+
+    :param look_at: is called with a Parquet segment first.
+    :param columns: the columns to read.
+    """
     recording.segments += 1
     recording.spools += segment.form == SPOOL
     try:
         if segment.form == PARQUET:
-            _check_chain(recording, place, segment)
-        for batch in segment_batches(place, segment):
+            look_at(recording, place, segment)
+        for batch in segment_batches(place, segment, columns=columns):
             recording.frames += batch.num_rows
-            recording.sealed_bytes += batch.column("sealed").nbytes
+            if "sealed" in batch.schema.names:
+                recording.sealed_bytes += pc.sum(pc.binary_length(batch.column("sealed"))).as_py() or 0
             recording.gaps += batch.column("gap").true_count
             recording.participants |= set(batch.column("participant").dictionary.to_pylist())
             if batch.num_rows:
@@ -87,6 +120,17 @@ def _add(recording: Recording, place: Place, segment: Segment) -> None:
         recording.problems.append(error)
     except UNREADABLE:  # such as a time that no calendar has
         recording.problems.append(ArchiveError(segment.file, "the rows are damaged"))
+
+
+def _list_parquet(recording: Recording, place: Place, segment: Segment) -> None:
+    with place.open(segment) as source:
+        file = open_parquet(segment, source)
+        recording.is_closed = file.schema_arrow.metadata.get(b"frameseal_final") == b"1"
+        at = file.schema_arrow.get_field_index("sealed")
+        for number in range(file.num_row_groups):
+            column = file.metadata.row_group(number).column(at)
+            # Parquet's plain encoding writes the length of each value, in 4 bytes.
+            recording.sealed_bytes += max(column.total_uncompressed_size - 4 * column.num_values, 0)
 
 
 def _check_chain(recording: Recording, place: Place, segment: Segment) -> None:

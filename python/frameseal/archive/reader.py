@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -96,11 +96,14 @@ def segment_batches(
     segment: Segment,
     wanted: dict[str, list[str] | None] | None = None,
     times: tuple[Any, Any] = (None, None),
+    columns: Sequence[str] = SCHEMA.names,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a segment in `SCHEMA`.
 
     :param wanted: by column, the names to read. Row groups without any of them, or outside *times*, are skipped.
     :param times: the earliest arrival and the end of the arrivals, or None.
+    :param columns: the columns to read, beginning with ``recording``. Parquet files are not read beyond them. A spool
+        is read whole, and its batches have all columns.
     :raises ArchiveError: the segment is damaged, or no part of the archive.
     """
     try:
@@ -114,7 +117,7 @@ def segment_batches(
             raise missing_error(segment) from None
     with source:
         if segment.form == PARQUET:
-            yield from _parquet_batches(segment, source, wanted or {}, times)
+            yield from _parquet_batches(segment, source, wanted or {}, times, columns)
         else:
             yield from spool_batches(segment.file, source, segment.recording)
 
@@ -136,7 +139,7 @@ def open_parquet(segment: Segment, source: Any) -> pq.ParquetFile:
 
 
 def _parquet_batches(
-    segment: Segment, source: Any, wanted: dict[str, list[str] | None], times: tuple[Any, Any]
+    segment: Segment, source: Any, wanted: dict[str, list[str] | None], times: tuple[Any, Any], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     file = open_parquet(segment, source)
     row = 0
@@ -146,9 +149,9 @@ def _parquet_batches(
         try:
             if _is_outside(metadata, wanted, times):
                 continue
-            batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=SCHEMA.names, use_threads=False)
+            batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(columns), use_threads=False)
             while (batch := next(batches, None)) is not None:
-                rows = checked(segment.file, batch, segment.recording, first)
+                rows = checked(segment.file, batch, segment.recording, first, columns)
                 yield rows
                 first += batch.num_rows
         except UNREADABLE as error:

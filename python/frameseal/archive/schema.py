@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -147,17 +147,21 @@ def _microseconds(moment: datetime) -> int:
     return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
 
 
-def checked(file: str, batch: pa.RecordBatch, recording: str, row: int) -> pa.RecordBatch:
+def checked(
+    file: str, batch: pa.RecordBatch, recording: str, row: int, names: Sequence[str] = SCHEMA.names
+) -> pa.RecordBatch:
     """Return a batch of a segment in `SCHEMA`.
 
     :param file: the name of the segment, for messages.
     :param recording: the recording that the segment's name says.
     :param row: the number of the batch's first row in its segment, for messages.
+    :param names: the columns to return, beginning with ``recording``.
     :raises ArchiveError: a column is missing or of another type, or a row belongs to another recording.
     """
-    check_columns(file, batch.schema)
+    check_columns(file, batch.schema, names)
+    schema = pa.schema([SCHEMA.field(name) for name in names], SCHEMA.metadata)
     columns = []
-    for field in SCHEMA:
+    for field in schema:
         column = batch.column(field.name)
         if field.name in NAMES and not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
@@ -166,13 +170,13 @@ def checked(file: str, batch: pa.RecordBatch, recording: str, row: int) -> pa.Re
             first = column.is_null().index(True).as_py()
             raise ArchiveError(file, f"the column {field.name} must not be null", row + first)
         columns.append(column)
-    names = columns[0]
-    foreign = [name for name in names.dictionary.to_pylist() if name != recording]
+    stated = columns[0]
+    foreign = [name for name in stated.dictionary.to_pylist() if name != recording]
     if foreign:
-        for at, name in enumerate(names.to_pylist()):
+        for at, name in enumerate(stated.to_pylist()):
             if name != recording:
                 raise ArchiveError(file, "the row belongs to another recording: was the file renamed?", row + at)
-    return pa.record_batch(columns, schema=SCHEMA)
+    return pa.record_batch(columns, schema=schema)
 
 
 def check_columns(file: str, schema: pa.Schema, names: Iterable[str] = SCHEMA.names) -> None:

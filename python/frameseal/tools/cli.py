@@ -208,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions = archive.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, does in (
-        ("ls", "list the recordings"),
+        ("ls", "list the recordings. It reads no sealed frame, and exits with 0 only if every segment was listed"),
         ("verify", "read everything, and check the chain of hashes. Exits with 0 only if nothing is wrong"),
         ("repair", "turn the spools of killed recorders into segments"),
     ):
@@ -359,7 +359,8 @@ def _archive(arguments: argparse.Namespace) -> int:
             for name in archive.repair(arguments.location):
                 print(name)
             return 0
-        recordings, strangers = archive.verify(arguments.location)
+        look = archive.recordings if arguments.action == "ls" else archive.verify
+        recordings, strangers = look(arguments.location)
     except (OSError, ValueError) as error:
         # The message of another error may quote the address, which may hold a secret.
         known = type(error) in (FileNotFoundError, ValueError)
@@ -375,8 +376,6 @@ def _archive(arguments: argparse.Namespace) -> int:
         print(f"  participants: {', '.join(map(_printable, sorted(each.participants)))}")
         if each.sha256:
             print(f"  sha256: {each.sha256}")
-    if arguments.action == "ls":
-        return 0
     problems = [*strangers, *(problem for each in recordings for problem in each.problems)]
     for problem in problems:
         print(f"frameseal archive {arguments.action}: {problem}", file=sys.stderr)

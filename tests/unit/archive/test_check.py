@@ -1,10 +1,13 @@
 """Verifying and repairing: segments that are removed, exchanged or cut, and spools that a kill has left."""
 
+from dataclasses import replace
+
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from frameseal.archive import ArchiveWriter, read, repair, verify
-from frameseal.archive.places import place_of
+from frameseal.archive import ArchiveWriter, read, recordings, repair, verify
+from frameseal.archive.places import Place, place_of
 from frameseal.archive.schema import batch_of
 from frameseal.archive.spool import SpoolWriter
 from support.archives import Sender, archive, call, provider, rewrite, table
@@ -31,6 +34,52 @@ def test_what_an_archive_holds_is_counted(tmp_path):
     assert (room.first, room.last) == (frames[0].arrival, max(frame.arrival for frame in frames))
     assert room.is_closed and room.problems == strangers == []
     assert room.sha256 == place_of(tmp_path).sha256(place_of(tmp_path).segments()[-1])
+
+
+class Counted:
+    """A file that counts the bytes that are read."""
+
+    def __init__(self, path, counts):
+        self.file, self.counts = path.open("rb"), counts
+
+    def read(self, size=-1):
+        found = self.file.read(size)
+        self.counts.append(len(found))
+        return found
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_list_reads_no_sealed_frame(tmp_path, monkeypatch):
+    sender = Sender(provider())
+    frames = [sender.video(bytes(50_000)) for _ in range(40)]
+    archive(tmp_path, [*frames[:39], replace(frames[39], gap=True)], segments=2)
+    (verified,), _ = verify(tmp_path)
+    read_bytes = []
+    monkeypatch.setattr(
+        Place, "open", lambda place, segment: pa.PythonFile(Counted(tmp_path / segment.file, read_bytes), "r")
+    )
+    (listed,), strangers = recordings(tmp_path)
+    # Arrow reads the last 64 KiB of a file to find its footer, here twice for each of two segments.
+    assert sum(read_bytes) < 300_000
+    exact = sum(len(frame.sealed) for frame in frames)
+    assert exact <= listed.sealed_bytes < exact + 1_000
+    assert verified.sealed_bytes == exact
+    assert replace(verified, sha256="", sealed_bytes=listed.sealed_bytes) == listed
+    assert (listed.gaps, listed.is_closed, strangers) == (1, True, [])
+
+
+def test_a_list_names_what_cannot_be_listed_and_counts_spools(tmp_path):
+    frames = list(call(Sender(provider()), 30))
+    archive(tmp_path, frames[:20], segments=2)
+    killed(tmp_path, frames[20:], number=3)
+    (tmp_path / "room.00000000.parquet").write_bytes(b"PAR1")
+    (tmp_path / "other.parquet").touch()
+    (listed,), (stranger,) = recordings(tmp_path)
+    assert (listed.frames, listed.spools, listed.segments) == (20, 1, 3)
+    assert [error.file for error in listed.problems] == ["room.00000000.parquet", "room.00000002.parquet"]
+    assert stranger.file == "other.parquet"
 
 
 def altered(path):
