@@ -68,11 +68,21 @@ def archive(folder: Path, frames: Iterable[SealedFrame], recording: str = "room"
     """Write an archive of some segments, with equally many frames each."""
     listed = list(frames)
     step = -(-len(listed) // segments)
-    for start in range(0, len(listed), step):
-        with ArchiveWriter(folder, recording) as writer:
+    with ArchiveWriter(folder, recording) as writer:
+        for start in range(0, len(listed), step):
+            if start:
+                end_segment(writer)
             for frame in listed[start : start + step]:
                 writer.write(frame)
     return folder
+
+
+def end_segment(writer: ArchiveWriter) -> None:
+    """End the segment that is being written, as its size or its age does."""
+    with writer._lock:
+        writer._flush()
+        assert writer._spool is not None
+        writer._rotate(writer._spool)
 
 
 def table(batches: Iterable[pa.RecordBatch]) -> pa.Table:

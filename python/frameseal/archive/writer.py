@@ -47,7 +47,8 @@ class ArchiveWriter:
 
     :param location: a local folder, an address such as ``s3://bucket/folder``, or a path in *filesystem*. The folder is
         made if it does not exist.
-    :param recording: the id of the recording. A recording that exists is continued.
+    :param recording: the id of the recording. A recording that exists is continued: the first frame of each track that
+        it has is marked with a gap, since nobody recorded meanwhile.
     :param segment_seconds: the duration after which a segment is complete.
     :param segment_bytes: the size of a spool at which its segment is complete.
     :param filesystem: the Arrow file system of *location*, or None to tell it from *location*.
@@ -83,7 +84,8 @@ class ArchiveWriter:
         self._rows: list[SealedFrame] = []
         self._unwritten: list[pa.RecordBatch] = []
         self._row_bytes = 0
-        self._lost: set[tuple[str, str]] = set()  # tracks of which a frame was refused
+        # Tracks of which a frame was refused, or that were recorded before this writer.
+        self._lost: set[tuple[str, str]] = set()
         self._openers: dict[tuple[str, str], Decryptor] = {}
         self._spool: SpoolWriter | None = None
         self._started = 0.0
@@ -96,6 +98,8 @@ class ArchiveWriter:
             remove_half_made(self._place, recording)
             earlier = [each for each in self._place.segments() if each.recording == recording]
             self._number = max((each.number for each in earlier), default=-1) + 1
+            for segment in earlier:
+                self._lost |= _tracks_of(self._place, segment)
             self._open_spool()
         except BaseException:
             self._held.release()
@@ -313,6 +317,19 @@ class _Sealer:
                 _logger.warning("%s stays in the spool, and is tried again: %s", segment.file, _reason(error))
                 self._closing.wait(delay)
                 delay = min(2 * delay, MAX_RETRY)
+
+
+def _tracks_of(place: Place, segment: Segment) -> set[tuple[str, str]]:
+    """Return the tracks of a segment by participant and track, as far as it can be read.
+
+    A reader learns of a segment that is damaged by itself. It must not keep a recorder from recording.
+    """
+    found: set[tuple[str, str]] = set()
+    with suppress(ArchiveError, OSError):
+        for batch in segment_batches(place, segment, columns=("recording", "participant", "track")):
+            pairs = pa.table(batch.select(["participant", "track"])).group_by(["participant", "track"]).aggregate([])
+            found |= set(zip(*(pairs[name].to_pylist() for name in ("participant", "track")), strict=True))
+    return found
 
 
 def remove_half_made(place: Place, recording: str) -> None:

@@ -16,7 +16,7 @@ from frameseal.archive import ArchiveWriter, UnsealedFrame, read, verify
 from frameseal.archive import writer as writer_module
 from frameseal.archive.schema import batch_of
 from frameseal.archive.spool import SpoolWriter
-from support.archives import KEY, Sender, call, provider, table
+from support.archives import KEY, Sender, archive, call, provider, table
 
 RECORDER = """
 import sys, time
@@ -61,12 +61,39 @@ def test_a_recorder_that_is_killed_loses_less_than_a_second(tmp_path, segment_by
     ticks = kept["rtp_timestamp"].to_pylist()
     assert ticks == [number * 1800 for number in range(rows)]
     # The next recorder of the room goes on, and turns into segments what was left.
+    sender = Sender(provider())
     with ArchiveWriter(tmp_path, "room") as writer:
-        writer.write(Sender(provider()).audio(gap=True))
-    assert rows_of(tmp_path) == rows + 1
+        for frame in (sender.video(), sender.audio(), sender.video()):
+            writer.write(frame)
+    assert rows_of(tmp_path) == rows + 3
+    # Frames of the track that went on are missing. The other track begins.
+    assert table(read(tmp_path))["gap"].to_pylist() == [False] * rows + [True, False, False]
     (recording,), strangers = verify(tmp_path)
     assert (recording.problems, recording.spools, recording.is_closed, strangers) == ([], 0, True, [])
     assert not [path.name for path in tmp_path.iterdir() if path.suffix in (".arrows", ".partial")]
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+def test_a_recording_that_goes_on_has_a_gap_in_each_track_that_it_had(tmp_path, segments):
+    keys = provider()
+    alice, bob, eve = (Sender(keys, name) for name in ("alice", "bob", "eve"))
+    archive(tmp_path, [bob.audio(), *call(alice, 10)], segments=segments)
+    archive(tmp_path, [eve.audio(), *call(alice, 4)], "other")
+    for _ in range(2):  # each writer again
+        with ArchiveWriter(tmp_path, "room") as writer:
+            for frame in (alice.audio(), alice.audio(), eve.audio(), bob.audio(), alice.video(), bob.audio()):
+                writer.write(frame)
+    gaps = table(read(tmp_path, recordings=["room"]))["gap"].to_pylist()
+    assert gaps[:11] == [False] * 11
+    assert gaps[11:] == [True, False, False, True, True, False, True, False, True, True, True, False]
+
+
+def test_a_segment_that_cannot_be_read_does_not_keep_a_recorder_from_going_on(tmp_path):
+    sender = Sender(provider())
+    archive(tmp_path, call(sender, 10))
+    (tmp_path / "room.00000000.parquet").write_bytes(b"PAR1 no more")
+    archive(tmp_path, call(sender, 4))
+    assert table(read(tmp_path, on_error=lambda error: None)).num_rows == 4
 
 
 def test_a_frame_reaches_the_spool_without_another_frame(tmp_path):
@@ -178,6 +205,58 @@ def test_a_disk_that_is_full_at_the_end_leaves_neither_thread_nor_lock(tmp_path,
             writer.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("frameseal-archive")]
     ArchiveWriter(tmp_path, "room").close()
+
+
+FULL = """
+import resource, sys
+from frameseal.archive import ArchiveWriter, writer as module
+from support.archives import Sender, provider
+module.BUFFER_BYTES = 5_000
+sender, is_lifted, accepted, refused = Sender(provider()), sys.argv[2] == "lifted", 0, 0
+writer = ArchiveWriter(sys.argv[1], "room")
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited))
+while refused < 20:
+    try:
+        writer.write(sender.video(bytes(1_000)))
+        accepted += 1
+    except OSError:
+        refused += 1
+if is_lifted:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+    for _ in range(10):
+        writer.write(sender.video())
+try:
+    writer.close()
+    print(accepted)
+except OSError as error:
+    print(accepted, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no limit on the size of files")
+@pytest.mark.parametrize("then", ["lifted", "for good"])
+def test_a_file_that_may_not_grow_costs_what_it_cannot_hold_and_nothing_else(tmp_path, then):
+    """The system itself refuses to write, in the middle of a batch: as a full disk does."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FULL, tmp_path, then]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)
+    accepted, problem = done.stdout.split(maxsplit=1) if then != "lifted" else (done.stdout, "")
+    rows = rows_of(tmp_path)
+    if then == "lifted":
+        assert rows == int(accepted) + 10
+        gaps = table(read(tmp_path))["gap"].to_pylist()
+        assert gaps == [False] * int(accepted) + [True] + [False] * 9
+        (recording,), strangers = verify(tmp_path)
+        assert (recording.problems, recording.is_closed, strangers) == ([], True, [])
+        return
+    assert "run frameseal archive repair" in problem
+    # What is lost is the buffer: five frames of a thousand bytes, and the batch that did not fit.
+    assert int(accepted) - 12 <= rows <= int(accepted)
+    (recording,), strangers = verify(tmp_path)
+    assert (recording.problems, recording.is_closed, strangers) == ([], False, [])
+    archive(tmp_path, [Sender(provider()).video()])
+    assert table(read(tmp_path))["gap"].to_pylist() == [False] * rows + [True]
 
 
 def test_two_writers_of_one_recording_exclude_each_other(tmp_path):
