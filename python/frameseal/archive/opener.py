@@ -146,6 +146,10 @@ class Opener:
 
     def _open(self, batch: pa.RecordBatch, row: int) -> tuple[list[pa.Array], pa.Array]:
         """Return the opened frames, in some pieces, and the reasons of a batch, in the order of its rows."""
+        try:
+            batch.select(_NEEDED).validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ArchiveError("table", "the rows are damaged", row) from error
         codes, names = _tracks_of(batch, row)
         sealed = batch.column("sealed")
         if sealed.null_count:
@@ -410,6 +414,8 @@ def _tracks_of(batch: pa.RecordBatch, row: int) -> tuple[np.ndarray[Any, Any], l
     names: list[tuple[str, ...]] = [()]
     for column_name in NAMES:
         column = batch.column(column_name)
+        if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
+            column = column.dictionary_decode()
         if column.null_count:
             first = column.is_null().index(True).as_py()
             raise ArchiveError("table", f"the column {column_name} must not be null", row + first)

@@ -91,7 +91,7 @@ class Place:
     folder: str
     spools: Path
     strangers: list[str] = field(default_factory=list)
-    """The Parquet files and spools that `segments` has met and that have no segment's name."""
+    """What `segments` has met and is named like a Parquet file or a spool, but like no segment, or is no file."""
 
     @property
     def is_local(self) -> bool:
@@ -147,8 +147,12 @@ class Place:
             missing = True
         except OSError as error:
             failed = error.errno or errno.EIO
-        names = [info.base_name for info in infos if info.type is pafs.FileType.File]
-        yield from ((name, False) for name in names if not name.startswith("."))
+        for info in infos:
+            name = info.base_name
+            if info.type is pafs.FileType.File and not name.startswith("."):
+                yield name, False
+            elif not name.startswith(".") and name.rpartition(".")[2] in (PARQUET, SPOOL):
+                self.strangers.append(name)  # a folder, as other engines write
         if not self.is_local:
             with suppress(FileNotFoundError):
                 for path in self.spools.iterdir():

@@ -19,6 +19,9 @@ from frameseal.archive.spool import spool_batches
 
 BATCH_ROWS: Final = 8_192  # at most; a batch also ends where its row group does
 
+FILTERED: Final = ("recording", "participant", "kind", "arrival")
+"""The columns that show whether a row is wanted."""
+
 Report = Callable[[ArchiveError], None]
 
 
@@ -76,14 +79,14 @@ def _read(
         on_error(error)
 
     for name in place.strangers:
-        report(ArchiveError(name, "not a segment of this archive: a segment is named RECORDING.NUMBER.parquet"))
+        report(ArchiveError(name, "not a segment of this archive: a segment is a file RECORDING.NUMBER.parquet"))
     segments = [each for each in segments if chosen is None or each.recording in chosen]
     missing = numbers_missing(segments)
     for segment in sorted([*segments, *missing]):
         try:
             if segment in missing:
                 raise missing_error(segment)
-            for batch in segment_batches(place, segment, wanted, times):
+            for batch in segment_batches(place, segment, wanted, times, report=report):
                 chosen_rows = _filtered(batch, wanted, times)
                 if chosen_rows.num_rows:
                     yield chosen_rows
@@ -96,14 +99,17 @@ def segment_batches(
     segment: Segment,
     wanted: dict[str, list[str] | None] | None = None,
     times: tuple[Any, Any] = (None, None),
+    *,
     columns: Sequence[str] = SCHEMA.names,
+    report: Report | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a segment in `SCHEMA`.
 
-    :param wanted: by column, the names to read. Row groups without any of them, or outside *times*, are skipped.
+    :param wanted: by column, the names to read. Row groups without any of them, or outside *times*, are not read.
     :param times: the earliest arrival and the end of the arrivals, or None.
     :param columns: the columns to read, beginning with ``recording``. Parquet files are not read beyond them. A spool
         is read whole, and its batches have all columns.
+    :param report: receives each row group that is damaged, and the next one follows. None raises the first.
     :raises ArchiveError: the segment is damaged, or no part of the archive.
     """
     try:
@@ -117,7 +123,7 @@ def segment_batches(
             raise missing_error(segment) from None
     with source:
         if segment.form == PARQUET:
-            yield from _parquet_batches(segment, source, wanted or {}, times, columns)
+            yield from _parquet_batches(segment, source, wanted or {}, times, columns=columns, report=report)
         else:
             yield from spool_batches(segment.file, source, segment.recording)
 
@@ -139,41 +145,40 @@ def open_parquet(segment: Segment, source: Any) -> pq.ParquetFile:
 
 
 def _parquet_batches(
-    segment: Segment, source: Any, wanted: dict[str, list[str] | None], times: tuple[Any, Any], columns: Sequence[str]
+    segment: Segment,
+    source: Any,
+    wanted: dict[str, list[str] | None],
+    times: tuple[Any, Any],
+    *,
+    columns: Sequence[str],
+    report: Report | None,
 ) -> Iterator[pa.RecordBatch]:
     file = open_parquet(segment, source)
+    is_filtered = any(names is not None for names in (*wanted.values(), *times))
+
+    def rows_of(group: int, row: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(names), use_threads=False)
+            while (batch := next(batches, None)) is not None:
+                rows = checked(segment.file, batch, segment.recording, row, names)
+                yield rows
+                row += batch.num_rows
+        except UNREADABLE as error:
+            raise ArchiveError(segment.file, "the rows are damaged or truncated", row) from error
+
     row = 0
     for group in range(file.num_row_groups):
-        metadata = file.metadata.row_group(group)
-        first, row = row, row + metadata.num_rows
         try:
-            if _is_outside(metadata, wanted, times):
-                continue
-            batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(columns), use_threads=False)
-            while (batch := next(batches, None)) is not None:
-                rows = checked(segment.file, batch, segment.recording, first, columns)
-                yield rows
-                first += batch.num_rows
-        except UNREADABLE as error:
-            raise ArchiveError(segment.file, "the rows are damaged or truncated", first) from error
-
-
-def _is_outside(group: Any, wanted: dict[str, list[str] | None], times: tuple[Any, Any]) -> bool:
-    """Return True if the statistics of a row group show that no row of it is wanted."""
-    for at in range(group.num_columns):
-        column = group.column(at)
-        name, statistics = column.path_in_schema, column.statistics
-        if statistics is None or not statistics.has_min_max:
-            continue
-        low, high = statistics.min, statistics.max
-        names = wanted.get(name)
-        if names is not None and not any(low <= each <= high for each in names):
-            return True
-        if name == "arrival":
-            since, until = times
-            if (since is not None and high < since) or (until is not None and low >= until):
-                return True
-    return False
+            # The statistics would tell as well, but pyarrow ends the process where a footer contradicts itself.
+            if not is_filtered or any(
+                _filtered(batch, wanted, times).num_rows for batch in rows_of(group, row, FILTERED)
+            ):
+                yield from rows_of(group, row, columns)
+        except ArchiveError as error:
+            if report is None:
+                raise
+            report(error)
+        row += file.metadata.row_group(group).num_rows
 
 
 def _filtered(batch: pa.RecordBatch, wanted: dict[str, list[str] | None], times: tuple[Any, Any]) -> pa.RecordBatch:

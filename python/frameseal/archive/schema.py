@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from frameseal._secrecy import utf8
 
@@ -147,6 +148,10 @@ def _microseconds(moment: datetime) -> int:
     return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
 
 
+_FIRST_ARRIVAL: Final = _microseconds(datetime.min.replace(tzinfo=UTC))
+_LAST_ARRIVAL: Final = _microseconds(datetime.max.replace(tzinfo=UTC))
+
+
 def checked(
     file: str, batch: pa.RecordBatch, recording: str, row: int, names: Sequence[str] = SCHEMA.names
 ) -> pa.RecordBatch:
@@ -156,9 +161,12 @@ def checked(
     :param recording: the recording that the segment's name says.
     :param row: the number of the batch's first row in its segment, for messages.
     :param names: the columns to return, beginning with ``recording``.
-    :raises ArchiveError: a column is missing or of another type, or a row belongs to another recording.
+    :raises ArchiveError: a column is missing or of another type, or a row belongs to another recording, or arrived in a
+        year that a datetime cannot hold.
+    :raises pyarrow.ArrowInvalid: offsets, indices or letters are damaged.
     """
     check_columns(file, batch.schema, names)
+    batch.validate(full=True)
     schema = pa.schema([SCHEMA.field(name) for name in names], SCHEMA.metadata)
     columns = []
     for field in schema:
@@ -169,6 +177,11 @@ def checked(
         if not field.nullable and column.null_count:
             first = column.is_null().index(True).as_py()
             raise ArchiveError(file, f"the column {field.name} must not be null", row + first)
+        if field.name == "arrival":
+            ticks = column.cast(pa.int64())
+            is_outside = pc.or_(pc.less(ticks, _FIRST_ARRIVAL), pc.greater(ticks, _LAST_ARRIVAL))
+            if (first := is_outside.index(True).as_py()) >= 0:
+                raise ArchiveError(file, "the column arrival must be between the years 1 and 9999", row + first)
         columns.append(column)
     stated = columns[0]
     foreign = [name for name in stated.dictionary.to_pylist() if name != recording]

@@ -326,7 +326,8 @@ def _tracks_of(place: Place, segment: Segment) -> set[tuple[str, str]]:
     """
     found: set[tuple[str, str]] = set()
     with suppress(ArchiveError, OSError):
-        for batch in segment_batches(place, segment, columns=("recording", "participant", "track")):
+        names = ("recording", "participant", "track")
+        for batch in segment_batches(place, segment, columns=names, report=lambda error: None):
             pairs = pa.table(batch.select(["participant", "track"])).group_by(["participant", "track"]).aggregate([])
             found |= set(zip(*(pairs[name].to_pylist() for name in ("participant", "track")), strict=True))
     return found

@@ -3,6 +3,7 @@
 import os
 import pickle
 from dataclasses import replace
+from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +12,7 @@ import pytest
 import frameseal
 from frameseal.archive import ArchiveError, Opener
 from frameseal.archive.schema import SCHEMA, batch_of, checked
-from support.archives import VP8_KEY, Sender, call, provider, table
+from support.archives import START, VP8_KEY, Sender, call, provider, table
 
 OTHER_KEY = bytes(range(1, 33))
 
@@ -244,6 +245,40 @@ def test_an_opener_that_holds_keys_is_not_pickled():
 def test_a_table_with_wrong_columns_is_refused(change, words):
     with pytest.raises(ArchiveError, match=words):
         Opener(provider())(change(rows(*call(Sender(provider()), 2))))
+
+
+def dictionary(indices, names):
+    return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(names, pa.string()), safe=False)
+
+
+@pytest.mark.parametrize(
+    ("participants", "words"),
+    [
+        (dictionary([0, 1], ["alice"]), "row 0: the rows are damaged"),
+        (dictionary([0, -1], ["alice"]), "row 0: the rows are damaged"),
+        (dictionary([0, 1], ["alice", None]), "row 1: the column participant must not be null"),
+        (
+            pa.Array.from_buffers(
+                pa.string(), 2, [None, pa.array([0, 1, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff")]
+            ),
+            "row 0: the rows are damaged",
+        ),
+    ],
+)
+def test_a_table_that_is_damaged_within_is_refused_with_its_row(participants, words):
+    sealed = rows(*call(Sender(provider()), 2))
+    with pytest.raises(ArchiveError, match=words):
+        Opener(provider())(sealed.set_column(1, "participant", participants))
+
+
+def test_names_of_strangers_and_a_clock_that_goes_back_open_as_they_are():
+    names = ["../../etc/passwd", "a\0b", "", "\u202e", "n" * 100_000]
+    keys = provider()
+    frames = [Sender(keys, name).audio(arrival=START - timedelta(days=at)) for at, name in enumerate(names)]
+    silence = replace(frames[0], sealed=b"")
+    opened = Opener(keys)(rows(*frames, silence))
+    assert reasons(opened) == [None] * 6
+    assert opened["participant"].to_pylist() == [*names, names[0]]
 
 
 @pytest.mark.parametrize(
