@@ -76,7 +76,8 @@ class Confidential:
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
         """Raise TypeError."""
         raise TypeError(
-            f"cannot pickle or copy {type(self).__name__!r}: it holds keys, which must not leave the process"
+            f"cannot pickle or copy {type(self).__name__!r}: it holds keys, which must not leave the process. "
+            "Pass a function that fetches them where they are needed"
         )
 
     def __reduce__(self) -> NoReturn:

@@ -64,6 +64,9 @@ class Opener:
     :param profile: the profile of all frames, or None to use the column ``profile``.
     :param replay_window: frames of a track that are remembered, 1 to 65,536, so that none opens twice.
     :param threads: maximum number of threads, or None for one per processor.
+    :param stateless: True to open each table as if it were the first. Engines need it that repeat a task, or deal the
+        tables of a track out to workers: an opener would refuse a repeated table as a replay. Replays are then refused
+        within a table only.
     :raises TypeError: *keys* is neither a provider, nor a sequence of providers, nor a callable.
     :raises ValueError: *profile* is unknown, or a number is out of its range.
     """
@@ -75,6 +78,7 @@ class Opener:
         *,
         replay_window: int = REPLAY_WINDOW,
         threads: int | None = 1,
+        stateless: bool = False,
     ) -> None:
         self._make = keys if callable(keys) else None
         self._providers = None if callable(keys) else _providers(keys)
@@ -85,9 +89,11 @@ class Opener:
                 raise TypeError(f"{name} must be an int, not {type(value).__name__}")
             if value is not None and not 1 <= value <= high:
                 raise ValueError(f"{name} must be between 1 and {high}")
+        if not isinstance(stateless, bool):
+            raise TypeError(f"stateless must be a bool, not {type(stateless).__name__}")
         self._profile, self._replay_window, self._threads = profile, replay_window, threads
-        self._tracks: dict[tuple[str, ...], _Track] = {}
-        self._bindings = SenderBindings()
+        self._stateless = stateless
+        self._forget()
         # Used again by each batch, since fresh memory costs as much as the cipher.
         self._scratch = np.empty(0, np.uint8)
 
@@ -97,6 +103,7 @@ class Opener:
         All other columns and the order of the rows stay as they are.
 
         :param table: the columns of `SCHEMA`, of which the names and ``sealed`` are needed. Others may stand beside.
+            ``sealed`` may also be binary, and names plain strings.
         :return: ``frame`` (large_binary) is null where the frame did not open. ``opened`` (bool) is then False, and
             ``reason`` (string) is "unknown_key", "authentication_failed", "replayed", "sender_mismatch", "malformed" or
             "unsupported" (a profile or codec that frameseal does not know). It is null where the frame opened. An empty
@@ -107,6 +114,8 @@ class Opener:
         if not isinstance(table, pa.Table):
             raise TypeError(f"table must be a pyarrow.Table, not {type(table).__name__}")
         _check(table)
+        if self._stateless:
+            self._forget()
         at = table.schema.get_field_index("sealed")
         fields = [
             pa.field("frame", pa.large_binary()) if n == at else table.schema.field(n) for n in range(len(table.schema))
@@ -136,6 +145,7 @@ class Opener:
             "profile": self._profile,
             "replay_window": self._replay_window,
             "threads": self._threads,
+            "stateless": self._stateless,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -143,6 +153,10 @@ class Opener:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._tracks)} tracks)"
+
+    def _forget(self) -> None:
+        self._tracks: dict[tuple[str, ...], _Track] = {}
+        self._bindings = SenderBindings()
 
     def _open(self, batch: pa.RecordBatch, row: int) -> tuple[list[pa.Array], pa.Array]:
         """Return the opened frames, in some pieces, and the reasons of a batch, in the order of its rows."""
@@ -372,7 +386,11 @@ def _rings(providers: Sequence[KeyRingProvider], profile: Profile, participant: 
 
 def _check(table: pa.Table) -> None:
     """Raise ArchiveError if a table has not the columns that opening needs."""
-    check_columns("table", table.schema.with_metadata({**SCHEMA.metadata, **(table.schema.metadata or {})}), _NEEDED)
+    schema = table.schema.with_metadata({**SCHEMA.metadata, **(table.schema.metadata or {})})
+    at = schema.get_field_index("sealed")
+    if at >= 0 and pa.types.is_binary(schema.field(at).type):  # as Spark reads it
+        schema = schema.set(at, SCHEMA.field("sealed"))
+    check_columns("table", schema, _NEEDED)
     for name in ("frame", "opened", "reason"):
         if table.schema.get_field_index(name) >= 0:
             raise ArchiveError("table", f"the column {name} exists: is the table open already?")

@@ -64,6 +64,20 @@ def read(
     return _read(place, segments, chosen, wanted, times, on_error=on_error)
 
 
+def recordings(
+    location: str | Path, *, filesystem: pafs.FileSystem | None = None, spool: str | Path | None = None
+) -> list[str]:
+    """Return the ids of an archive's recordings, sorted. Only the names of the files are read.
+
+    Recordings are independent of each other, so engines can deal them out to workers.
+
+    :param location: as for `ArchiveWriter`, like *filesystem* and *spool*.
+    :raises FileNotFoundError: there is no archive at *location*.
+    :raises TypeError, ValueError: as `read` does.
+    """
+    return sorted({segment.recording for segment in place_of(location, filesystem, spool).segments()})
+
+
 def _read(
     place: Place,
     segments: list[Segment],

@@ -53,6 +53,8 @@ def test_chunks_slices_and_plain_strings_are_opened_as_well():
     )
     pieces = pa.concat_tables([strings.slice(3, 4), strings.slice(7, 20)])
     assert plain(Opener(provider())(pieces)) == plain(Opener(provider())(sealed))[3:27]
+    binary = sealed.set_column(13, "sealed", sealed["sealed"].cast(pa.binary()))  # as Spark reads it
+    assert Opener(provider())(binary).equals(Opener(provider())(sealed))
     empty = Opener(provider())(sealed.slice(0, 0))
     assert (empty.num_rows, empty.schema.names[-3:]) == (0, ["frame", "opened", "reason"])
 
@@ -229,12 +231,26 @@ def test_an_opener_that_holds_keys_is_not_pickled():
         pickle.dumps(Opener(provider()))
 
 
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_a_stateless_opener_opens_a_table_again_but_no_row_of_it_twice(profile):
+    """Engines repeat a task when a worker was lost, perhaps on a worker that has done it before."""
+    sealed = rows(*call(Sender(provider(), profile=profile), 4))
+    opener = pickle.loads(pickle.dumps(Opener(fetch, stateless=True)))
+    assert opener(sealed).equals(opener(sealed))
+    assert reasons(opener(sealed)) == [None] * 4
+    twice = pa.concat_tables([sealed, sealed])
+    assert reasons(opener(twice)) == [None] * 4 + ["replayed"] * 4
+    with_memory = Opener(fetch)
+    with_memory(sealed)
+    assert reasons(with_memory(sealed)) == ["replayed"] * 4
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda found: found.drop_columns(["track"]), "column track is missing"),
         (
-            lambda found: found.set_column(13, "sealed", found["sealed"].cast(pa.binary())),
+            lambda found: found.set_column(13, "sealed", pa.array(["x", "y"])),
             "sealed must be large_binary",
         ),
         (lambda found: found.append_column("opened", found["gap"]), "column opened exists"),
@@ -290,6 +306,7 @@ def test_names_of_strangers_and_a_clock_that_goes_back_open_as_they_are():
         ({"keys": fetch, "profile": "no such"}, ValueError),
         ({"keys": fetch, "replay_window": 0}, ValueError),
         ({"keys": fetch, "threads": "2"}, TypeError),
+        ({"keys": fetch, "stateless": 1}, TypeError),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error):

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 
-from frameseal.archive import SCHEMA, ArchiveError, ArchiveWriter, read, verify
+from frameseal.archive import SCHEMA, ArchiveError, ArchiveWriter, read, recordings, verify
 from support.archives import START, Sender, archive, call, provider, rewrite, table
 
 
@@ -19,6 +19,16 @@ def test_frames_are_read_as_they_were_written(tmp_path):
     batches = list(read(archive(tmp_path, frames, segments=3)))
     assert all(batch.schema.equals(SCHEMA, check_metadata=True) for batch in batches)
     assert [row["sealed"] for batch in batches for row in batch.to_pylist()] == [each.sealed for each in frames]
+
+
+def test_the_recordings_of_an_archive_are_listed_from_the_names_of_its_files(tmp_path):
+    for name in ("weekly: b/c", "daily"):
+        archive(tmp_path, call(Sender(provider()), 2), name, segments=2)
+    (tmp_path / "daily.00000000.parquet").write_bytes(b"not opened")
+    with ArchiveWriter(tmp_path, "running"):
+        assert recordings(tmp_path) == ["daily", "running", "weekly: b/c"]
+    with pytest.raises(FileNotFoundError):
+        recordings(tmp_path / "none")
 
 
 def test_a_recording_is_read_while_it_is_written(tmp_path):
