@@ -74,16 +74,18 @@ interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) $(LIVEKIT_CLIENT) ##
 
 # The .in file of a framework may have a line "# python: 3.13", and a line "# extras: none" or "# extras: videosdk" for
 # the extras of frameseal that belong to it. A line "# locked for: 3.12" is for a package whose metadata ask for a newer
-# Python than its code needs: it is installed on the older one all the same. $(call stated,KEY,FRAMEWORK,DEFAULT)
+# Python than its code needs: it is installed on the older one all the same. A line "# system: java:default-jre-headless"
+# names a command, and Debian's package of it. $(call stated,KEY,FRAMEWORK,DEFAULT)
 stated = $(or $(shell sed -n 's/^. $(1): *//p' requirements/frameworks/$(2).in),$(3))
 python_of = $(call stated,python,$(1),3.11)
 locked_of = $(call stated,locked for,$(1),$(call python_of,$(1)))
 extras_of = $(filter-out none,$(call stated,extras,$(1),aiortc))
 
 # The framework alone is in its environment: it must work with what it pins itself. frameseal comes from the clone.
-frameworks: $(patsubst %,framework-%,$(or $(NAME),$(FRAMEWORKS))) ## calls inside the frameworks that make connections themselves, each in an environment of its own; NAME=pipecat for one
+frameworks: $(patsubst %,framework-%,$(or $(NAME),$(FRAMEWORKS))) ## calls inside the frameworks that make connections themselves, and archives in Ray and Spark, each in an environment of its own; NAME=pipecat for one
 
 $(FRAMEWORKS:%=framework-%): framework-%: .stamps/build .stamps/frameworks/%/pyvenv.cfg
+	$(call system,$(call stated,system,$*))
 	FRAMESEAL_FRAMEWORK=$* FRAMESEAL_EXTRAS="$(call extras_of,$*)" FRAMESEAL_STACKS=aiortc PYTHONPATH=python \
 		.stamps/frameworks/$*/bin/python -m pytest tests/frameworks/test_$*.py tests/frameworks/test_environment.py \
 		-p no:cacheprovider $(ARGS)
@@ -152,15 +154,9 @@ clean: ## remove what was made here, the environments too
 	rm -f python/frameseal/_native*.so demo.png
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What is not there is installed where that may be done, and named where not.
 .stamps/interop: requirements/interop.txt .stamps/build
-	@missing=; for pair in chromium:chromium firefox-esr:firefox-esr janus:janus npm:npm ip:iproute2; do \
-		command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
-	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
-	if [ -n "$$missing" ]; then \
-		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
-			{ echo "make interop needs Debian's packages$$missing: install them, or run it as root" >&2; exit 1; }; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+	$(call system,chromium:chromium firefox-esr:firefox-esr janus:janus npm:npm ip:iproute2, \
+		ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql";)
 	$(BIN)/python $(PIP_INSTALL) -r requirements/interop.txt
 	@touch $@
 
@@ -194,6 +190,17 @@ benches/floor.so: $(wildcard benches/floor/src/*.rs) benches/floor/Cargo.toml Ca
 
 # $(call need,COMMAND,WHAT,FIX): one line instead of a build that fails half way.
 need = command -v $(1) >/dev/null || { echo "frameseal needs $(2): $(3)" >&2; exit 1; }
+
+# $(call system,COMMAND:PACKAGE ...,MORE): Debian's packages for commands that are not there, and for the words that MORE
+# appends to "missing", are installed where that may be done, and named where not.
+define system
+	@missing=; for pair in $(1); do \
+		command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; $(2) \
+	if [ -n "$$missing" ]; then \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
+			{ echo "these tests need Debian's packages$$missing: install them, or run make as root" >&2; exit 1; }; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+endef
 
 # $(call venv,DIRECTORY,PYTHON)
 define venv

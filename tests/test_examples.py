@@ -59,8 +59,8 @@ PRINTED = {
 
 def test_every_example_is_run():
     # The first needs videosdk-agents: tests/frameworks/test_videosdk_agents.py runs it. The second needs a server:
-    # tests/interop/test_livekit_room.py runs it.
-    elsewhere = {"videosdk_agent.py", "livekit_voice_agent.py"}
+    # tests/interop/test_livekit_room.py runs it. The third needs Ray: tests/frameworks/test_ray.py runs it.
+    elsewhere = {"videosdk_agent.py", "livekit_voice_agent.py", "open_with_ray.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED) | elsewhere
 
 
