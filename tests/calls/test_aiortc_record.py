@@ -1,6 +1,7 @@
 """Recordings of calls without a key: each sealed frame as it left the sender, in calls of both stacks."""
 
 import asyncio
+import inspect
 import itertools
 import threading
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ import pytest
 from frameseal import Decryptor, E2EEManager, KeyRing
 from frameseal.aiortc import Recorder, attach, record, tee_all
 from frameseal.aiortc.recorder import MAX_QUEUE_BYTES
+from frameseal.aiortc.stack import stacks
 from frameseal.keys.provider import KeyProvider
 from support.calls import (
     PASSPHRASE,
@@ -18,6 +20,7 @@ from support.calls import (
     assert_shown,
     connect,
     manager,
+    part,
     peers,
     picture_track,
     tone_track,
@@ -135,6 +138,29 @@ async def test_a_manager_that_is_recorded_covers_connections_that_others_attach(
         assert bob.sinks["0"].empty
         assert recorder.closed
         tee_all(e2ee, writer).close()  # the next recorder may follow
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_a_manager_may_be_recorded_before_its_first_connection_and_without_decoding(stack, monkeypatch):
+    """In a process that recorded nothing before."""
+    writer, e2ee = Rows(), E2EEManager(KeyProvider(), "livekit")
+    async with peers(stack, stack, tracks_end=True) as (alice, bob):
+        attach(alice.pc, manager(), local_id="alice", remote_id="bob")
+        alice.send(picture_track(stack), "vp8")
+        receiver = part(stack).RTCRtpReceiver
+        monkeypatch.setattr(receiver, "_handle_rtp_packet", inspect.unwrap(receiver._handle_rtp_packet))
+        monkeypatch.setattr(stacks[stack], "_follows_packets", False)
+        monkeypatch.setattr("frameseal.aiortc.stacks", {})
+        with tee_all(e2ee, writer, decode=False):
+            attachment = attach(bob.pc, e2ee, local_id="bob", remote_id="alice")
+            await connect(alice, bob)
+            await until(lambda: len(writer.rows) > 60)
+            # Each keyframe that was requested arrived, and no later frame requested another.
+            (track,) = attachment.counters
+            assert (track.frames_in, track.dropped) == (len(writer.rows), 0)
+            assert track.keyframe_requests <= 2
+        assert all(opened(writer.rows))
+        assert bob.sinks["0"].empty
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -98,7 +98,7 @@ def record(
     return recorder
 
 
-def tee_all(e2ee: E2EEManager, writer: FrameWriter) -> Recorder:
+def tee_all(e2ee: E2EEManager, writer: FrameWriter, *, decode: bool = True) -> Recorder:
     """Archive every whole sealed frame that arrives on the connections of *e2ee*, present and future, beside decoding.
 
     It serves the adapters, which attach the connections of their SDK themselves: pymediasoup, videosdk, livekit. A
@@ -106,12 +106,14 @@ def tee_all(e2ee: E2EEManager, writer: FrameWriter) -> Recorder:
 
     :param e2ee: the manager of the call.
     :param writer: an object with ``write(frame)``, such as `frameseal.archive.ArchiveWriter`.
+    :param decode: False passes no frame on to a decoder, as `record` does. Use it without a key: frames that cannot open
+        would request keyframes for as long as the call lasts.
     :raises RuntimeError: *e2ee* is recorded already.
     :raises UnsupportedStack: the installed stack lacks a function that a recording needs.
     :raises TypeError: *e2ee* is no manager, or *writer* is no writer.
     """
     require("e2ee", e2ee, "receiver_transform", MANAGER)
-    recorder = Recorder(writer, e2ee.profile, decodes=True)
+    recorder = Recorder(writer, e2ee.profile, decodes=bool(decode))
     try:
         for stack in list(stacks.values()):
             stack.follow_packets()

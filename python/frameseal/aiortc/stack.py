@@ -208,7 +208,10 @@ class Stack:
         """Cover a connection, and put gates around sessions and queues that are older than the hook.
 
         :raises RuntimeError: the connection is attached, or its media started before the hook was installed.
+        :raises UnsupportedStack: the connection is recorded, and the stack lacks a function that a recording needs.
         """
+        if attachment.recorder is not None:  # `tee_all` may precede the first connection
+            self.follow_packets()
         with hook.lock:
             present: Attachment | None = vars(pc).get(_ATTACHMENT)
             if present is not None and present.is_final:
