@@ -314,9 +314,9 @@ def programs() -> set[str]:
     """What only the command line starts."""
     return {
         path.relative_to(PACKAGE).as_posix()
-        for folder in ("demo", "meet", "opening")
+        for folder in ("demo", "meet", "opening", "recording")
         for path in PACKAGE.glob(f"tools/{folder}/*.py")
-    } | {"tools/media.py"}
+    } | {"tools/janus.py", "tools/media.py"}
 
 
 def test_every_lock_is_made_anew_in_a_forked_child():
@@ -492,6 +492,7 @@ TESTED_ELSEWHERE = {
     "videosdk.py": ("sdks/test_videosdk.py", "an adapter is tested with its SDK"),
     "getstream.py": ("frameworks/test_getstream.py", "an adapter is tested with its SDK, in its environment"),
     "tools/demo/": ("calls/test_demo.py", "the parts of the demo show one call"),
+    "tools/janus.py": ("interop/test_janus.py", "a session needs a Janus"),
     "tools/media.py": ("calls/test_demo.py", "tracks for the calls of the programs"),
     "tools/meet/": ("calls/test_meet.py", "the parts of a meeting need its members"),
     "tools/opening/": ("unit/tools/test_opening.py", "the parts make files of one recording"),

@@ -2,8 +2,9 @@
 
 import pytest
 
+from frameseal.tools.janus import JanusError
 from frameseal.tools.meet import MeetOptions, meeting, worker
-from frameseal.tools.meet.janus import Janus, JanusError
+from frameseal.tools.meet.janus import Janus
 from support.calls import PASSPHRASE, assert_pictures, until
 from support.meet_page import Page
 

@@ -106,8 +106,8 @@ def tee_all(e2ee: E2EEManager, writer: FrameWriter, *, decode: bool = True) -> R
 
     :param e2ee: the manager of the call.
     :param writer: an object with ``write(frame)``, such as `frameseal.archive.ArchiveWriter`.
-    :param decode: False passes no frame on to a decoder, as `record` does. Use it without a key: frames that cannot open
-        would request keyframes for as long as the call lasts.
+    :param decode: False passes no frame on to a decoder, as `record` does. Use it without a key: frames that cannot
+        open would request keyframes for as long as the call lasts.
     :raises RuntimeError: *e2ee* is recorded already.
     :raises UnsupportedStack: the installed stack lacks a function that a recording needs.
     :raises TypeError: *e2ee* is no manager, or *writer* is no writer.

@@ -21,10 +21,11 @@ from aiohttp import web
 
 from frameseal._secrecy import Confidential, Hidden, hide, require
 from frameseal.keys.protocol import bounded
+from frameseal.tools.janus import JanusError
 from frameseal.tools.meet.admission import Admission
 from frameseal.tools.meet.bot import Bot
 from frameseal.tools.meet.certificate import self_signed
-from frameseal.tools.meet.janus import Janus, JanusError
+from frameseal.tools.meet.janus import Janus
 from frameseal.tools.meet.limits import IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ADDRESS, ConnectionLimit
 from frameseal.tools.meet.page import application
 from frameseal.tools.meet.room import Room
