@@ -391,6 +391,7 @@ def test_the_hook_does_not_know_the_programs():
     for name in ("demo", "meet", "opening"):
         own = {path for path in programs() if path.startswith(f"tools/{name}/")}
         assert importers(f"frameseal.tools.{name}") <= {"tools/cli.py"} | own
+    assert importers("frameseal.tools.recording") <= programs() | {"tools/cli.py"}
     assert importers("frameseal.tools.sfu") <= programs() | {"tools/sfu/__init__.py"}
 
 
@@ -496,6 +497,7 @@ TESTED_ELSEWHERE = {
     "tools/media.py": ("calls/test_demo.py", "tracks for the calls of the programs"),
     "tools/meet/": ("calls/test_meet.py", "the parts of a meeting need its members"),
     "tools/opening/": ("unit/tools/test_opening.py", "the parts make files of one recording"),
+    "tools/recording/": ("unit/tools/test_recording.py", "the parts record one room"),
     "tools/sfu/": ("calls/test_forwarder.py", "a forwarder needs peers"),
 }
 

@@ -5,7 +5,9 @@ The verdict is worth something only if it can be bad: each way in which a call c
 
 import io
 import re
+import shlex
 import wave
+from pathlib import Path
 
 import av
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from frameseal.tools import media
+from frameseal.tools.cli import main
 from frameseal.tools.demo import CallOptions, picture, run, sound
 from frameseal.tools.demo.call import Status
 from frameseal.tools.demo.observer import Eavesdropper, Observer
@@ -126,6 +130,95 @@ def test_a_file_with_sound_alone_comes_with_the_clock(demo, tmp_path):
         file.writeframes(np.convolve(noise, np.ones(32) / 32).astype(np.int16).tobytes())
     status, printed, _ = demo(media=path, seconds=4.0)
     assert status == 0, printed
+
+
+# --- the recording ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    """Makes a folder the current one, and another one that of the user's state."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path
+
+
+def printed_command(printed: str) -> list[str]:
+    (line,) = re.findall(r"(?m)^  (frameseal open .*)$", printed)
+    return shlex.split(line)[1:]
+
+
+def opened_media(path):
+    """Return the numbers of the pictures that Alice drew, and the sound."""
+    with av.open(str(path)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        heard = np.concatenate([media.mono(frame) for frame in container.decode(audio=0)])
+    return [picture.read_number(rgb) for rgb in shown], heard
+
+
+@pytest.mark.parametrize(("codec", "profile"), [("vp8", "videosdk"), ("h264", "livekit"), ("vp8", "sframe")])
+def test_the_printed_command_opens_what_the_forwarder_recorded(in_folder, capsys, codec, profile):
+    arguments = ["demo", "--seconds", "3", "--codec", codec, "--profile", profile, "--record", "demo-archive"]
+    assert main(arguments) == 0
+    command = printed_command(capsys.readouterr().out)
+    assert command[:3] == ["open", "demo-archive", "--passphrase-file"]
+    secret = Path(command[3])
+    assert secret.stat().st_mode & 0o777 == 0o600 and secret == in_folder / "state/frameseal/demo.passphrase"
+    stored = b"".join(path.read_bytes() for path in Path("demo-archive").iterdir())
+    assert secret.read_bytes().strip() not in stored
+
+    assert main(command) == 0
+    numbers, heard = opened_media("opened/alice.mkv")
+    assert len(numbers) > 60 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    tone = sound.find_tone(heard)
+    assert tone.frequency == pytest.approx(440, abs=1) and tone.share > 0.9
+
+
+def test_a_second_demo_in_one_archive_opens_with_the_same_passphrase_and_its_own_name(in_folder, capsys, monkeypatch):
+    names = iter(("demo-1", "demo-2"))
+    monkeypatch.setattr("frameseal.tools.recording.keyless.fresh_id", lambda name: next(names))
+    for number in (1, 2):
+        assert main(["demo", "--seconds", "2", "--record", "archive", "--output", "demo.png"]) == 0
+        command = printed_command(capsys.readouterr().out)
+        assert command[2:4] == (["--recording", "demo-2"] if number == 2 else command[2:4])
+        assert main([*command[:-1], f"opened-{number}"]) == 0
+        assert Path(f"opened-{number}/alice.mkv").is_file()
+
+
+def test_with_a_passphrase_that_was_typed_no_file_holds_it(in_folder, capsys):
+    assert main(["demo", "--seconds", "2", "--record", "archive", "--passphrase", "of the test"]) == 0
+    printed = capsys.readouterr().out
+    assert printed_command(printed) == ["open", "archive", "-o", "opened"]
+    assert "and type the passphrase of the call" in printed and not (in_folder / "state").exists()
+
+
+def test_a_passphrase_file_of_the_users_is_used_and_never_changed(in_folder, capsys):
+    Path("secret").write_text("of the test\n")
+    assert main(["demo", "--seconds", "2", "--record", "archive", "--passphrase-file", "secret"]) == 0
+    assert main(printed_command(capsys.readouterr().out)) == 0
+    assert Path("secret").read_text() == "of the test\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--record", "archive", "--passphrase-file", "archive/secret"], "lies inside the archive"),
+        (
+            ["--record", "file"],
+            "the archive cannot be written: Not a directory|the archive cannot be written: File exists",
+        ),
+        (["--record", "nonsense://x"], "location must be a folder, or an address"),
+        (["--passphrase-file", "file/secret"], "the passphrase file cannot be read or made"),
+        (["--passphrase-file", "empty"], "must hold one line of UTF-8"),
+    ],
+)
+def test_a_recording_that_cannot_be_made_is_one_line_and_exit_status_2(in_folder, capsys, arguments, reason):
+    Path("file").write_text("no folder")
+    Path("empty").touch()
+    assert main(["demo", "--seconds", "1", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.search(reason, error) and len(error.splitlines()) == 1
 
 
 # --- what the verdict stands on ---------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ PATIENCE = 400  # seconds; for tests that hang, not a measurement
 
 @pytest.mark.skipif(not (HAVE and shutil.which("janus")), reason="needs Janus and root on Linux: make interop")
 @pytest.mark.timeout(PATIENCE + 10)
-@pytest.mark.parametrize("tests", ["calls_through_janus", "meeting_through_janus", "page_through_janus"])
+@pytest.mark.parametrize(
+    "tests", ["calls_through_janus", "meeting_through_janus", "page_through_janus", "recording_through_janus"]
+)
 def test_through_janus(tests):
     run_in_namespace(HERE / f"{tests}.py", "addr add 127.0.0.2/32 dev near", timeout=PATIENCE)

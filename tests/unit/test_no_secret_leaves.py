@@ -560,6 +560,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "getstream.attach_all": lambda: (getstream.attach_all, {"e2ee": manager()}),
     # programs
     "tools.demo.CallOptions": lambda: (demo.CallOptions, {}),
+    "tools.demo.default_file": lambda: (demo.default_file, {}),
     "tools.demo.run": lambda: (demo.run, {"options": demo.CallOptions(), "output": Path("no/such/folder/demo.png")}),
     "tools.meet.MeetOptions": lambda: (meet.MeetOptions, {}),
     "tools.meet.meeting": lambda: (
@@ -821,6 +822,19 @@ def command_lines() -> Iterator[list[str]]:
     yield ["meet", "--sfu", f"janus=ws://u:{MARKER}@127.0.0.1:1", "--port", "0"]
     yield ["demo", "--output", f"{MARKER}/{MARKER}.png"]
     yield ["demo", "--media", f"{MARKER}.mp4"]
+    record = ["record", "--janus", "ws://127.0.0.1:1", "--room", "1", "-o", "recorded"]
+    yield from ([*record, f"--{name}-file", MARKER] for name in ("pin", "token", "api-secret"))
+    yield from ([*record, option, MARKER] for option in ("--room", "--output", "--recording", "--pin", "--token"))
+    yield [*record, "--janus", f"ws://u:{MARKER}@127.0.0.1:1/{MARKER}"]
+    yield [
+        "record",
+        "--livekit",
+        f"ws://u:{MARKER}@127.0.0.1:1/{MARKER}",
+        "-o",
+        "recorded",
+        "--token-file",
+        "passphrase",
+    ]
     opening = ["open", "archive", "-o", "opened"]
     yield ["open", MARKER, "-o", "opened", "--passphrase-file", MARKER]
     yield from ([*opening, option, MARKER] for option in ("--passphrase-file", "--key-file", "--passphrase", "--key"))

@@ -1,4 +1,4 @@
-"""The command line: `frameseal demo`, `meet`, `archive`, `open`, `inspect`, `bench` and `keygen`."""
+"""The command line: `frameseal demo`, `meet`, `record`, `archive`, `open`, `inspect`, `bench` and `keygen`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from frameseal.inspection import readings
 
 KEY_BYTES = 32
+MAX_ROOM_DIGITS = 20  # a room's number has 64 bits
 SHOWN_BYTES = 24  # bytes of a part that are printed; an ellipsis replaces the rest
 # Matches the beginnings of messages that quote no argument: ours, and argparse's that name options only.
 SAFE_MESSAGE = re.compile(r"(argument [^:]+: )?(must |expected |not allowed with |the following |one of the |unknown )")
@@ -36,6 +37,7 @@ EXTRA_OF_MODULE = {
     "PIL": "pillow",
     "pyarrow": "pyarrow",
     "rich": "rich",
+    **dict(livekit="livekit-protocol"),  # a module, and no profile that is told apart
 }
 
 
@@ -50,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
         if missing is None:
             raise
-        extra = {"archive": "archive", "meet": "meet", "open": "archive,cli"}.get(arguments.command, "cli")
+        extras = {"archive": "archive", "meet": "meet", "open": "archive,cli", "record": "archive,cli,livekit"}
+        extra = extras.get(arguments.command, "cli")
+        if missing == "pyarrow" and "archive" not in extra:  # for --record
+            extra = f"archive,{extra}"
         print(f'frameseal {arguments.command} needs {missing}: pip install "frameseal[{extra}]"', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -79,27 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser(
-        "demo",
-        help="run an encrypted call with an eavesdropper, and draw a picture of it",
-        description="Alice calls Bob through a forwarder without a key; Eve receives the call with a wrong key. "
-        "Exits with 0 only if Bob saw and heard Alice, and neither Eve nor the forwarder did.",
-    )
-    # The demo's key is a passphrase.
-    profiles = [profile.value for profile, info in PROFILES.items() if info["accepts_passphrases"]]
     pictures = [codec.name for codec in CODECS.values() if codec.is_encoded_by_stack and codec.info["kind"] == "video"]
-    demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK.value, help="wire format (%(default)s)")
-    demo.add_argument("--codec", choices=pictures, default="vp8", help="video codec (%(default)s)")
-    demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
-    demo.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="passphrase of Alice and Bob (random)")
-    demo.add_argument(
-        "--output", type=_path, default=Path("demo.png"), metavar="FILE", help="file for the picture (%(default)s)"
-    )
-    demo.add_argument("--media", type=_path, metavar="FILE", help="publish this file instead of a clock and a tone")
-    demo.add_argument(
-        "--loss", type=_percent, default=0.0, metavar="PERCENT", help="share of packets lost on each leg (0)"
-    )
-    demo.set_defaults(run=_demo)
+    _add_demo(commands, pictures)
 
     meet = commands.add_parser(
         "meet",
@@ -130,41 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     meet.set_defaults(run=_meet)
 
-    opening = commands.add_parser(
-        "open",
-        help="open a sealed recording into files that players play",
-        description="Opens an archive of sealed frames: one Matroska file for each participant, without re-encoding, "
-        "and timeline.png. Asks for the passphrase if no file with keys is passed. Exits with 0 only if everything "
-        "opened, with 1 if a part did not, and with 2 if it could not run.",
-    )
-    opening.add_argument("archive", metavar="ARCHIVE", help="the folder or location of the archive")
-    opening.add_argument(
-        "-o", "--output", type=_path, required=True, metavar="FOLDER", help="folder for the opened files"
-    )
-    opening.add_argument("--recording", metavar="ID", help="recording to open (default: the first of the archive)")
-    opening.add_argument("--overwrite", action="store_true", help="allow a folder that has files")
-    opening.add_argument(
-        "--passphrase-file",
-        type=_path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="file with the passphrase of the room, - for stdin; may be repeated",
-    )
-    opening.add_argument(
-        "--key-file",
-        type=_path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="file with a raw key, or with keys by key id and participant in JSON; may be repeated",
-    )
-    opening.add_argument("--grid", type=_path, metavar="FILE.mp4", help="also compose one picture and mix one sound")
-    opening.add_argument("--transcript", type=_path, metavar="FOLDER", help="also write what was said")
-    opening.add_argument(
-        "--recognizer", metavar="NAME", help="recogniser for the transcript (default: the only one installed)"
-    )
-    opening.set_defaults(run=_open)
+    _add_record(commands)
+    _add_open(commands)
 
     bench = commands.add_parser(
         "bench",
@@ -222,6 +175,109 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_demo(commands: Any, pictures: list[str]) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="run an encrypted call with an eavesdropper, and draw a picture of it",
+        description="Alice calls Bob through a forwarder without a key; Eve receives the call with a wrong key. "
+        "Exits with 0 only if Bob saw and heard Alice, and neither Eve nor the forwarder did.",
+    )
+    # The demo's key is a passphrase.
+    profiles = [profile.value for profile, info in PROFILES.items() if info["accepts_passphrases"]]
+    demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK.value, help="wire format (%(default)s)")
+    demo.add_argument("--codec", choices=pictures, default="vp8", help="video codec (%(default)s)")
+    demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
+    secret = demo.add_mutually_exclusive_group()
+    secret.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="passphrase of Alice and Bob (random)")
+    secret.add_argument(
+        "--passphrase-file",
+        type=_path,
+        metavar="FILE",
+        help="file with the passphrase, made if it does not exist (with --record: in your own state folder)",
+    )
+    demo.add_argument(
+        "--output", type=_path, default=Path("demo.png"), metavar="FILE", help="file for the picture (%(default)s)"
+    )
+    demo.add_argument("--media", type=_path, metavar="FILE", help="publish this file instead of a clock and a tone")
+    demo.add_argument(
+        "--loss", type=_percent, default=0.0, metavar="PERCENT", help="share of packets lost on each leg (0)"
+    )
+    demo.add_argument(
+        "--record", metavar="FOLDER|ADDRESS", help="let the forwarder archive what it forwards, without a key"
+    )
+    demo.set_defaults(run=_demo)
+
+
+def _add_record(commands: Any) -> None:
+    record = commands.add_parser(
+        "record",
+        help="record a room of a Janus or LiveKit server, sealed and without a key",
+        description="Archives the sealed frames of a room until Ctrl-C or SIGTERM. It has no key, so it cannot tell "
+        "the room: tell the participants. Exits with 0 if the archive is closed, with 1 if the room is gone or frames "
+        "are missing because of the disk, and with 2 if it could not begin.",
+    )
+    server = record.add_mutually_exclusive_group(required=True)
+    server.add_argument("--janus", type=_web_socket, metavar="ws://HOST/janus", help="web socket of a Janus gateway")
+    server.add_argument("--livekit", type=_web_socket, metavar="wss://HOST", help="URL of a LiveKit server")
+    record.add_argument("--room", type=_room_id, metavar="ID", help="id of the VideoRoom at Janus")
+    record.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER|ADDRESS", help="the archive, such as s3://bucket/x"
+    )
+    record.add_argument("--recording", metavar="ID", help="id of the recording; one that exists is continued")
+    record.add_argument(
+        "--segment-seconds", type=_segment, default=300.0, metavar="N", help="length of a segment (300)"
+    )
+    record.add_argument(
+        "--profile",
+        choices=list(map(str, PROFILES)),
+        help=f"wire format at Janus ({Profile.LIVEKIT.value})",
+    )
+    record.add_argument("--attempts", type=_attempts, default=10, metavar="N", help="attempts to join again (10)")
+    for name, what in (("pin", "pin of the Janus room"), ("token", "token"), ("api-secret", "secret of Janus' API")):
+        variable = f"FRAMESEAL_{name.upper().replace('-', '_')}"
+        shown = f"file with the {what} (or the variable {variable})"
+        record.add_argument(f"--{name}-file", type=_path, metavar="FILE", help=shown)
+    record.set_defaults(run=_record)
+
+
+def _add_open(commands: Any) -> None:
+    opening = commands.add_parser(
+        "open",
+        help="open a sealed recording into files that players play",
+        description="Opens an archive of sealed frames: one Matroska file for each participant, without re-encoding, "
+        "and timeline.png. Asks for the passphrase if no file with keys is passed. Exits with 0 only if everything "
+        "opened, with 1 if a part did not, and with 2 if it could not run.",
+    )
+    opening.add_argument("archive", metavar="ARCHIVE", help="the folder or location of the archive")
+    opening.add_argument(
+        "-o", "--output", type=_path, required=True, metavar="FOLDER", help="folder for the opened files"
+    )
+    opening.add_argument("--recording", metavar="ID", help="recording to open (default: the first of the archive)")
+    opening.add_argument("--overwrite", action="store_true", help="allow a folder that has files")
+    opening.add_argument(
+        "--passphrase-file",
+        type=_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file with the passphrase of the room, - for stdin; may be repeated",
+    )
+    opening.add_argument(
+        "--key-file",
+        type=_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file with a raw key, or with keys by key id and participant in JSON; may be repeated",
+    )
+    opening.add_argument("--grid", type=_path, metavar="FILE.mp4", help="also compose one picture and mix one sound")
+    opening.add_argument("--transcript", type=_path, metavar="FOLDER", help="also write what was said")
+    opening.add_argument(
+        "--recognizer", metavar="NAME", help="recogniser for the transcript (default: the only one installed)"
+    )
+    opening.set_defaults(run=_open)
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     # Imported here: the demo needs extras, and its imports are slow.
     from frameseal.tools import demo  # noqa: PLC0415
@@ -233,10 +289,14 @@ def _demo(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         media=arguments.media,
         loss=arguments.loss,
+        record=arguments.record,
         **chosen,
     )
+    file = arguments.passphrase_file
+    if file is None and arguments.record is not None and not chosen:
+        file = demo.default_file()
     try:
-        return demo.run(options, arguments.output)
+        return demo.run(options, arguments.output, passphrase_file=file)
     except demo.UnusableFile as error:
         print(f"frameseal demo: {error}", file=sys.stderr)
         return 2
@@ -261,6 +321,31 @@ def _meet(arguments: argparse.Namespace) -> int:
     except (meet.WorkerUnavailable, meet.CannotServe) as error:
         print(f"frameseal meet: {error}", file=sys.stderr)
         return 2
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    if (arguments.janus is None) != (arguments.room is None):
+        arguments.parser.error("expected --room together with --janus, and with it alone")
+    if arguments.livekit is not None and arguments.profile is not None:
+        arguments.parser.error("expected no --profile with --livekit, which has one")
+    # Imported here: recording needs extras, and its imports are slow.
+    from frameseal.tools import recording  # noqa: PLC0415
+
+    return recording.run(
+        recording.RecordOptions(
+            location=arguments.output,
+            janus=arguments.janus,
+            room=arguments.room,
+            livekit=arguments.livekit,
+            pin_file=arguments.pin_file,
+            token_file=arguments.token_file,
+            api_secret_file=arguments.api_secret_file,
+            profile=arguments.profile or Profile.LIVEKIT.value,
+            recording=arguments.recording,
+            segment_seconds=arguments.segment_seconds,
+            attempts=arguments.attempts,
+        )
+    )
 
 
 def _open(arguments: argparse.Namespace) -> int:
@@ -461,6 +546,26 @@ def _sfu(text: str) -> str:
     if kind != "janus" or not url.startswith(("ws://", "wss://")):
         raise argparse.ArgumentTypeError("must be janus=ws://HOST:PORT, the web sockets transport of Janus")
     return url
+
+
+def _web_socket(text: str) -> str:
+    if not text.startswith(("ws://", "wss://")):
+        raise argparse.ArgumentTypeError("must be the URL of a web socket, ws://HOST or wss://HOST")
+    return text
+
+
+def _room_id(text: str) -> int | str:
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError("must be a number, or text where Janus has string ids")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_ROOM_DIGITS else text
+
+
+def _segment(text: str) -> float:
+    return _number(text, float, 1, 86_400, " seconds")
+
+
+def _attempts(text: str) -> int:
+    return int(_number(text, int, 0, 1000))
 
 
 def _port(text: str) -> int:

@@ -42,6 +42,8 @@ class CallOptions(Confidential):
     :param media: the path of a media file; None publishes a clock and a tone.
     :param loss: the probability of loss per packet and leg, 0 to 1 exclusive.
     :param seed: the seed of the losses.
+    :param record: the archive into which the forwarder records what it forwards, as for
+        `frameseal.archive.ArchiveWriter`. None records nothing.
     """
 
     profile: str = "videosdk"
@@ -51,6 +53,7 @@ class CallOptions(Confidential):
     media: Path | None = None
     loss: float = 0.0
     seed: int = 1
+    record: str | None = None
     # Tests change each of these, and expect another verdict.
     bob_passphrase: str | Hidden[str] | None = None
     eve_passphrase: str | Hidden[str] | None = None
@@ -76,6 +79,7 @@ class Status:
     attachments: dict[str, Attachment] = field(default_factory=dict)
     states: dict[tuple[str, str], E2EEState] = field(default_factory=dict)  # by participant and kind
     elapsed: float = 0.0  # seconds since all participants have connected
+    recording: Recorded | None = None
     failures: list[str] = field(default_factory=list)
 
     def counters(self, name: str, kind: str) -> TrackCounters | None:
@@ -83,6 +87,16 @@ class Status:
         attachment = self.attachments.get(name)
         tracks = attachment.counters if attachment is not None else []
         return next((counters for counters in tracks if counters.kind == kind), None)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The forwarder's recording, after the call."""
+
+    id: str
+    frames: int
+    incomplete: str | None
+    """The reason why the archive is incomplete, or None if it is complete."""
 
 
 class UnusableFile(Exception):
@@ -102,7 +116,7 @@ class Display(Protocol):
 async def run_call(options: CallOptions, display: Display) -> Status:
     """Run the call and return its final state. `Status.failures` is empty if the call was as it must be.
 
-    :raises UnusableFile: `options.media` is not a media file.
+    :raises UnusableFile: `options.media` is not a media file, or the archive cannot be written.
     :raises ValueError: the profile or the codec is unknown.
     """
     try:
@@ -125,6 +139,8 @@ async def run_call(options: CallOptions, display: Display) -> Status:
     reached_eve = at_eve.frames_in if at_eve is not None else status.eve.frames
     status.failures = failures(sent, status.forwarder, status.bob, status.eve, reached_eve)
     status.failures = errors + status.failures
+    if status.recording is not None and (status.recording.incomplete or not status.recording.frames):
+        status.failures.append(f"the recording failed: {status.recording.incomplete or 'it has no frames'}")
     return status
 
 
@@ -145,6 +161,9 @@ async def _call(
     _prefer_codec(alice, options.codec)
     await forwarder.connect_publisher(alice)
 
+    if options.record is not None:
+        await _record(status, options.record, forwarder, cleanup)
+
     listening: list[asyncio.Future[None]] = []
     cleanup.push_async_callback(_wait_for_tracks, listening)
     listeners = (
@@ -164,6 +183,28 @@ async def _call(
         await asyncio.sleep(DISPLAY_INTERVAL)
         status.elapsed = loop.time() - began
     display.update(status)
+
+
+async def _record(status: Status, location: str, forwarder: Forwarder, cleanup: contextlib.AsyncExitStack) -> None:
+    """Record what the forwarder forwards. It has no key, and so the recording needs none."""
+    # Imported here, since archives are an extra.
+    from frameseal.tools.recording.keyless import CannotRecord, KeylessRecording, fresh_id  # noqa: PLC0415
+
+    recording, recording_id = KeylessRecording(status.options.profile), fresh_id("demo")
+    try:
+        await recording.start(location, recording_id)
+    except CannotRecord as error:
+        raise UnusableFile(str(error)) from None
+
+    async def finish() -> None:
+        incomplete = await recording.close()
+        status.recording = Recorded(recording_id, recording.tally.frames, incomplete)
+
+    cleanup.push_async_callback(finish)
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    cleanup.push_async_callback(pc.close)
+    recording.attach(pc, "alice")
+    await forwarder.connect_subscriber(pc, "recorder")
 
 
 def _join(name: str, passphrase: Hidden[str], status: Status, display: Display) -> RTCPeerConnection:
