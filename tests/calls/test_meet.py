@@ -8,6 +8,7 @@ import base64
 import errno
 import hashlib
 import io
+import json
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import aiohttp
@@ -25,6 +27,7 @@ import pytest
 from PIL import Image
 
 import frameseal
+from frameseal import archive
 from frameseal.keys.fingerprint import short_code
 from frameseal.tools.cli import main
 from frameseal.tools.meet import CannotServe, Meeting, MeetOptions, WorkerUnavailable, meeting, worker
@@ -34,6 +37,7 @@ from frameseal.tools.meet.bot_video import WIDTH, Painter, Scene, ShownParticipa
 from frameseal.tools.meet.echo import GAIN, Echo
 from frameseal.tools.meet.room import MAX_PARTICIPANTS
 from frameseal.tools.meet.rotation_message import MeetingKey, RotationRefused, next_key, open_rotation, seal_rotation
+from support import recorded
 from support.calls import PASSPHRASE, Picture, Sink, assert_pictures, until
 from support.meet_page import Page
 
@@ -424,6 +428,93 @@ async def test_without_a_network_there_is_no_lan():
     with pytest.raises(CannotServe, match="--lan"):
         async with meeting(MeetOptions(port=0, lan=True), STAND_IN):
             pass
+
+
+# --- the recording ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_meeting_is_recorded_without_a_key_and_everybody_is_told(tmp_path, capsys):
+    folder, secret = tmp_path / "archive", tmp_path / "keys.json"
+    async with meeting(MeetOptions(port=0, passphrase=PASSPHRASE, record=str(folder)), STAND_IN) as served:
+        _, facts = await get(served, "/facts")
+        assert json.loads(facts)["recorded"] is True
+        async with Page(served, PASSPHRASE) as ada:
+            await until(lambda: ada.heard("recording") and ada.bot_says(None, "DecryptionSuccess"), 60)
+            await until(lambda: participants(folder, 30) >= {"Ada", "Bot"}, 60)
+            async with Page(served, PASSPHRASE, "Ada") as second:  # has the name of somebody who is present
+                await until(lambda: second.heard("recording") == [{"type": "recording"}])
+                await until(lambda: participants(folder, 30) >= {"Ada", "Bot", f"Ada ({second.id})"}, 60)
+                name = f"Ada ({second.id})"
+            coming = await ada.rotate()
+            await until(lambda: served.bot.key == coming, 60)
+            count = sum(row["participant"] == "Ada" and row["key_id"] == 1 for row in rows_of(folder))
+            await until(
+                lambda: sum(row["participant"] == "Ada" and row["key_id"] == 1 for row in rows_of(folder)) > count + 60,
+                60,
+            )
+    (found,), strangers = archive.verify(folder)
+    assert (found.name, found.is_closed, found.problems, strangers) == (served.recording, True, [], [])
+    assert found.participants == {"Ada", "Bot", name}
+    stored = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert PASSPHRASE.encode() not in stored and coming.passphrase.encode() not in stored
+
+    keys = [{"key_id": 0, "passphrase": PASSPHRASE}, {"key_id": coming.key_id, "passphrase": coming.passphrase}]
+    secret.write_text(json.dumps({"shared": keys}))
+    opened = tmp_path / "opened"
+    assert await asyncio.to_thread(main, ["open", str(folder), "-o", str(opened), "--key-file", str(secret)]) == 0
+    numbers = [each.number for _, each in recorded.shown(opened / "Ada.mkv") if each.number is not None]
+    assert len(numbers) > 60 and numbers == sorted(set(numbers))
+    samples, _, rate = recorded.heard(opened / "Ada.mkv")
+    recorded.assert_pure(samples, rate)
+
+
+def rows_of(folder) -> list[dict]:
+    return [row for batch in archive.read(folder) for row in batch.to_pylist()]
+
+
+def participants(folder, least: int) -> set[str]:
+    """Return the participants of an archive with so many rows."""
+    counted = Counter(row["participant"] for row in rows_of(folder))
+    return {who for who, count in counted.items() if count >= least}
+
+
+async def test_a_meeting_without_a_recording_says_nothing_of_one(served):
+    _, facts = await get(served, "/facts")
+    assert json.loads(facts)["recorded"] is False and served.recording is None
+    async with Page(served, PASSPHRASE) as ada:
+        await until(lambda: ada.heard("welcome"))
+        await until(lambda: ada.heard("report"))
+        assert ada.heard("recording") == []
+
+
+def test_the_page_says_that_it_is_recorded_and_who_can_open_it():
+    text = re.sub(r"\s+", " ", (STATIC / "index.html").read_text("utf-8"))
+    (notice,) = re.findall(r'<p id="recorded"[^>]* hidden>(.*?)</p>', text)
+    assert "This meeting is being recorded, sealed." in notice and "Everybody with the meeting's passphrase" in notice
+
+
+async def test_an_archive_that_cannot_be_written_is_refused_before_the_meeting(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotServe, match="--record: the archive cannot be written"):
+        async with meeting(MeetOptions(port=0, record=str(tmp_path / "file")), STAND_IN):
+            pass
+
+
+def test_sigterm_ends_a_recorded_meeting_and_closes_the_archive(tmp_path):
+    program = (
+        "import sys, frameseal.tools.meet as meet; from frameseal.tools.cli import main\n"
+        "meet.load_worker = lambda package: meet.Worker(b'stand-in', b'licence')\n"
+        "sys.exit(main(['meet', '--port', '0', '--record', 'archive']))"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        printed = [process.stdout.readline().decode() for _ in range(6)]
+        assert re.search(r"^  frameseal open archive --recording meeting-\S+ -o opened$", printed[4])
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and re.fullmatch(rb"recorded [\d,]+ frames as meeting-\S+\n", errors)
+    (found,), _ = archive.verify(tmp_path / "archive")
+    assert found.is_closed
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

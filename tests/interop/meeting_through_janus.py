@@ -1,7 +1,11 @@
 """`frameseal meet --sfu janus=...`: the meeting through Janus. test_janus.py runs this in a namespace of its own."""
 
+import asyncio
+
 import pytest
 
+from frameseal import archive
+from frameseal.tools.cli import main
 from frameseal.tools.janus import JanusError
 from frameseal.tools.meet import MeetOptions, meeting, worker
 from frameseal.tools.meet.janus import Janus
@@ -53,6 +57,24 @@ async def test_pages_and_bot_see_each_other_through_janus(janus, codec):
                 await until(lambda bob=bob: ada.opens(bob.id) == "DecryptionSuccess")
                 gone = bob.id
             await until(lambda gone=gone: gone not in served.room.members)
+
+
+async def test_a_meeting_through_janus_is_recorded_without_a_key(janus, tmp_path):
+    folder, secret = tmp_path / "archive", tmp_path / "passphrase"
+    options = MeetOptions(port=0, passphrase=PASSPHRASE, janus=janus.url, record=str(folder))
+    async with meeting(options, STAND_IN) as served, Page(served, PASSPHRASE) as ada:
+        await until(lambda: ada.heard("recording"))
+        await until(lambda: {"Ada", "Bot"} <= seen_often(folder), 60)
+    secret.write_text(PASSPHRASE)
+    command = ["open", str(folder), "-o", str(tmp_path / "opened"), "--passphrase-file", str(secret)]
+    assert await asyncio.to_thread(main, command) == 0
+    assert {path.name for path in (tmp_path / "opened").glob("*.mkv")} == {"Ada.mkv", "Bot.mkv"}
+
+
+def seen_often(folder) -> set[str]:
+    """Return the participants with more than 50 rows."""
+    rows = [row["participant"] for batch in archive.read(folder) for row in batch.to_pylist()]
+    return {who for who in rows if rows.count(who) > 50}
 
 
 async def test_the_room_at_janus_refuses_media_that_are_not_said_to_be_sealed(janus):

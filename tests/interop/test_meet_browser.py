@@ -312,3 +312,23 @@ async def test_a_browser_that_cannot_seal_does_not_join(served, tabs):
     await tab.press("Join")
     await playwright.expect(tab.page.get_by_role("alert")).to_contain_text("cannot encrypt")
     assert set(served.room.members) == {"bot"}
+
+
+async def test_who_joins_a_recorded_meeting_is_told_before_and_during_it(tabs, tmp_path, artefacts):
+    options = MeetOptions(port=0, passphrase=PASSPHRASE, record=str(tmp_path / "archive"))
+    async with meeting(options, await asyncio.to_thread(load_worker)) as served:
+        for name in ("Ada", "Bob"):  # who joins later, too
+            tab = await tabs()
+            await tab.page.goto(served.link)
+            notice = tab.page.get_by_text("This meeting is being recorded, sealed.")
+            await playwright.expect(notice).to_be_visible(timeout=PATIENCE)
+            await tab.join(served.link, name)
+            await playwright.expect(notice).to_be_visible(timeout=PATIENCE)
+            await tab.badges("Bot", "here", "DecryptionSuccess")
+        await tab.page.screenshot(path=artefacts / "meet-recorded.png")
+
+
+async def test_the_page_of_a_meeting_that_is_not_recorded_says_nothing(served, tabs):
+    ada = await (await tabs()).join(served.link, "Ada")
+    await ada.badges("Bot", "here", "DecryptionSuccess")
+    await playwright.expect(ada.page.locator("#recorded")).to_be_hidden(timeout=PATIENCE)

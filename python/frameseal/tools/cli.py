@@ -114,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     meet.add_argument(
         "--worker", type=_path, metavar="FILE", help="use this file of the npm package instead of fetching it"
     )
+    meet.add_argument(
+        "--record", metavar="FOLDER|ADDRESS", help="archive the sealed meeting, without a key; the page says so"
+    )
     meet.set_defaults(run=_meet)
 
     _add_record(commands)
@@ -314,7 +317,12 @@ def _meet(arguments: argparse.Namespace) -> int:
 
     chosen = {"passphrase": arguments.passphrase} if arguments.passphrase else {}
     options = meet.MeetOptions(
-        port=arguments.port, lan=arguments.lan, codec=arguments.codec, janus=arguments.sfu, **chosen
+        port=arguments.port,
+        lan=arguments.lan,
+        codec=arguments.codec,
+        janus=arguments.sfu,
+        record=arguments.record,
+        **chosen,
     )
     try:
         return meet.run(options, arguments.worker)

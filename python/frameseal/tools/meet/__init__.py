@@ -10,16 +10,20 @@ import asyncio
 import contextlib
 import ipaddress
 import secrets
+import shlex
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 import aioice.ice
 from aiohttp import web
 
 from frameseal._secrecy import Confidential, Hidden, hide, require
+from frameseal.enums import Profile
 from frameseal.keys.protocol import bounded
 from frameseal.tools.janus import JanusError
 from frameseal.tools.meet.admission import Admission
@@ -31,6 +35,9 @@ from frameseal.tools.meet.page import application
 from frameseal.tools.meet.room import Room
 from frameseal.tools.meet.rotation_message import MeetingKey
 from frameseal.tools.meet.worker import Worker, WorkerUnavailable, load_worker
+
+if TYPE_CHECKING:
+    from frameseal.tools.meet.recorder import MeetingRecorder
 
 __all__ = ["MeetOptions", "Meeting", "WorkerUnavailable", "CannotServe", "meeting", "run"]
 
@@ -51,6 +58,8 @@ class MeetOptions(Confidential):
     :param codec: the video codec, "vp8" or "h264".
     :param janus: the URL ``ws://HOST:PORT`` of a Janus that forwards the media. None uses forwarders in this process.
     :param passphrase: the passphrase of the meeting, held `Hidden`. The default is a random one.
+    :param record: the archive into which the forwarder's side records the meeting, as for
+        `frameseal.archive.ArchiveWriter`. None records nothing.
     :raises TypeError: *port* is not an int.
     :raises ValueError: *port* is out of range.
     """
@@ -60,6 +69,7 @@ class MeetOptions(Confidential):
     codec: str = "vp8"
     janus: str | None = None
     passphrase: str | Hidden[str] = field(default_factory=lambda: secrets.token_urlsafe(16))
+    record: str | None = None
 
     def __post_init__(self) -> None:
         """Check the port, and hide the passphrase."""
@@ -77,6 +87,8 @@ class Meeting(Confidential):
     """The origin of the page: scheme, host and port."""
     certificate: str | None
     """The SHA-256 fingerprint of the certificate in hex with colons. It is None without `MeetOptions.lan`."""
+    recording: str | None = None
+    """The id of the recording. None means that nothing is recorded."""
 
     @property
     def link(self) -> str:
@@ -86,7 +98,7 @@ class Meeting(Confidential):
 
 
 def run(options: MeetOptions, package: Path | None = None) -> int:
-    """Serve a meeting until Ctrl-C.
+    """Serve a meeting until Ctrl-C. With a recording SIGTERM ends it too, and the archive is closed in both cases.
 
     :param package: the path of the worker's npm package, for machines without a network; None fetches it.
     :raises WorkerUnavailable: the e2ee worker for the browser cannot be read or fetched.
@@ -94,7 +106,8 @@ def run(options: MeetOptions, package: Path | None = None) -> int:
     """
     require("options", options, MeetOptions, "MeetOptions")
     worker = load_worker(package)
-    asyncio.run(_serve(options, worker))
+    with contextlib.suppress(asyncio.CancelledError):  # SIGTERM during a recording
+        asyncio.run(_serve(options, worker))
     return 0
 
 
@@ -111,8 +124,23 @@ async def _serve(options: MeetOptions, worker: Worker) -> None:
             )
         if options.lan:
             print("use the link on this machine too: the page works over HTTPS only.")
+        if served.recording is not None:
+            _end_at_sigterm()
+            # An address may hold credentials.
+            place = "ADDRESS" if "://" in str(options.record) else str(options.record)
+            command = shlex.join(["frameseal", "open", place, "--recording", served.recording, "-o", "opened"])
+            print(f"the meeting is recorded, sealed, and the page says so. Open it with\n  {command}")
+            print("and type the passphrase, which is key= in the link. Keep the links: nobody else can open it.")
         print(end="", flush=True)
         await asyncio.Event().wait()
+
+
+def _end_at_sigterm() -> None:
+    """Make SIGTERM end the meeting as Ctrl-C does, so that the archive is closed."""
+    task = asyncio.current_task()
+    if task is not None:
+        with contextlib.suppress(NotImplementedError):  # Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 @contextlib.asynccontextmanager
@@ -144,11 +172,15 @@ async def meeting(
                 raise CannotServe(str(error)) from error
             cleanup.push_async_callback(janus.close)
 
-        room = Room(janus)
+        recorder, recording_id = None, None
+        if options.record is not None:
+            recorder, recording_id = await _started_recorder(options.record, cleanup)
+        room = Room(janus, recorder)
         bot = Bot(room, MeetingKey(hide(options.passphrase).reveal()), options.codec, rotated)
         facts = {
             "codec": options.codec,
             "forwardersView": janus is None,  # this process does not see the packets that Janus forwards
+            "recorded": recorder is not None,
         }
         hosts = {LOOPBACK, "localhost", *(others if options.lan else ())}
         runner = web.AppRunner(
@@ -174,7 +206,35 @@ async def meeting(
         cleanup.callback(listening.close)
         room.join(bot)
         shown, port = others[0] if options.lan else LOOPBACK, listening.sockets[0].getsockname()[1]
-        yield Meeting(room, bot, f"http{'s' if options.lan else ''}://{shown}:{port}", certificate)
+        yield Meeting(room, bot, f"http{'s' if options.lan else ''}://{shown}:{port}", certificate, recording_id)
+
+
+async def _started_recorder(location: str, cleanup: contextlib.AsyncExitStack) -> tuple[MeetingRecorder, str]:
+    """Return a recorder, and the id of its recording. The archive is closed at the end.
+
+    :raises CannotServe: the archive cannot be written.
+    """
+    # Imported here, since archives are an extra.
+    from frameseal.tools.meet.recorder import MeetingRecorder  # noqa: PLC0415
+    from frameseal.tools.recording.keyless import CannotRecord, KeylessRecording, fresh_id  # noqa: PLC0415
+
+    recording, recording_id = KeylessRecording(Profile.LIVEKIT), fresh_id("meeting")
+    try:
+        await recording.start(location, recording_id)
+    except CannotRecord as error:
+        raise CannotServe(f"--record: {error}") from None
+
+    async def close() -> None:
+        incomplete = await recording.close()
+        tally = recording.tally
+        print(f"recorded {tally.frames:,} frames as {recording_id}", file=sys.stderr)
+        if tally.lost:
+            print(f"frameseal meet: {tally.lost:,} frames of the recording are lost", file=sys.stderr)
+        if incomplete is not None:
+            print(f"frameseal meet: the archive is incomplete: {incomplete}", file=sys.stderr)
+
+    cleanup.push_async_callback(close)
+    return MeetingRecorder(recording), recording_id
 
 
 def _addresses() -> Iterator[ipaddress.IPv4Address]:

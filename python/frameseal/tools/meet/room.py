@@ -75,12 +75,23 @@ class Stream(Protocol):
         """Close all connections."""
 
 
+class PublisherRecorder(Protocol):
+    """Records the publishers of a room, without a key."""
+
+    async def follow(self, member_id: str, name: str, stream: Stream) -> None:
+        """Record a publisher until the task is cancelled."""
+
+
 class Room:
     """Connects every member with the media of all others, and forwards messages."""
 
-    def __init__(self, janus: Janus | None = None) -> None:
-        """Make an empty room. *janus* forwards the media; with None, forwarders in this process do."""
-        self._janus = janus
+    def __init__(self, janus: Janus | None = None, recorder: PublisherRecorder | None = None) -> None:
+        """Make an empty room.
+
+        :param janus: forwards the media. With None, forwarders in this process do.
+        :param recorder: records what is forwarded, and every member is told. None means that nothing is recorded.
+        """
+        self._janus, self._recorder = janus, recorder
         self.limits = Limits()
         self.members: dict[str, Member] = {}
         self.sfu_views: dict[str, SfuView] = {}  # by publisher
@@ -98,6 +109,8 @@ class Room:
         others = [summary_of(other) for other in self.members.values()]
         self.members[member.id] = member
         member.notify({"type": "welcome", "id": member.id, "participants": others})
+        if self._recorder is not None:
+            member.notify({"type": "recording"})
         for state in self._states.values():
             member.notify(state)
         self.broadcast({"type": "joined", "participant": summary_of(member)}, but=member.id)
@@ -194,6 +207,8 @@ class Room:
             self._report_failure(error, member, f"the connection that {member.name} publishes over")
             return
         self._forwarders[member.id] = forwarder
+        if self._recorder is not None:
+            self._start(self._recorder.follow(member.id, member.name, forwarder), member.id)
         for other in list(self.members.values()):
             if other is not member:
                 self._start(self._subscribe(member.id, forwarder, other), member.id, other.id)

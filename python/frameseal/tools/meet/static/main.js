@@ -107,6 +107,7 @@ class Meeting {
     else if (type === 'rotate') this.#turn = this.#turn.then(() => this.#follow(message));
     else if (type === 'rotated') log(message.keyId === null ? 'The bot cannot open the new key and keeps the previous one.' : `The bot uses the new key ${message.keyId}.`);
     else if (type === 'report') report.show(message.report, (id) => this.#tiles.get(id)?.name ?? id);
+    else if (type === 'recording') { $('recorded').hidden = false; log('The meeting is being recorded.'); }
     else if (type === 'problem') problem(message.message);
   }
 
@@ -303,3 +304,5 @@ for (const button of document.querySelectorAll('[data-shows]')) {
 window.addEventListener('hashchange', () => { if (!meeting) $('lobby-key').value = fromFragment().passphrase; });
 $('lobby-key').value = fromFragment().passphrase;
 $('name').focus();
+// Whoever joins must know before.
+fetch('/facts').then((response) => response.json()).then(({ recorded }) => { $('recorded').hidden = !recorded; });
