@@ -197,6 +197,8 @@ class JanusSession(Confidential):
             handle.down.set()
         transaction = message.get("transaction", "")
         said = message.get("plugindata", {}).get("data", {})
+        if not isinstance(said, dict):
+            raise TypeError("the data of a plugin must be an object")
         answer = self._answers.get(transaction)
         if answer is None and handle is not None and handle.on_event is not None and kind == "event":
             handle.on_event(said)

@@ -11,17 +11,20 @@ import signal
 import threading
 
 import pytest
+from livekit.protocol import models, rtc
 from rich.console import Console
 
 from frameseal import archive
 from frameseal.aiortc import attach
 from frameseal.archive import ArchiveWriter
+from frameseal.livekit import join
 from frameseal.tools import recording
 from frameseal.tools.cli import main
 from frameseal.tools.recording import RecordOptions, janus_room, keyless, screen
 from frameseal.tools.recording.keyless import CannotRecord, KeylessRecording, Tally, distinct_name, fresh_id
 from support.calls import PASSPHRASE, connect, manager, peers, picture_track, tone_track, until
 from support.janus_stand_in import PIN, ROOM, TOKEN, serving
+from support.livekit_stand_in import serving as livekit_serving
 from support.secret_search import MARKER
 
 
@@ -249,6 +252,30 @@ async def test_a_janus_that_answers_nonsense_is_one_line(tmp_path, monkeypatch, 
     finally:
         await runner.cleanup()
     assert not (tmp_path / "made").exists()
+
+
+async def test_a_livekit_room_is_followed_through_a_lost_connection_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("frameseal.livekit.room.FIRST_WAIT", 0.01)
+    token, folder = tmp_path / "token", tmp_path / "made"
+    token.write_text("token of bob\n")
+    provider = manager().provider
+    async with livekit_serving() as server, join(server.url, "token of alice", provider, ice_servers=()) as alice:
+        made = Running(RecordOptions(str(folder), livekit=server.url, token_file=token, recording="monday"))
+        await until(lambda: made.said("alice is recorded."))
+        await alice.publish(tone_track("aiortc"))
+        await spooled(folder, {"alice"})
+        await server.latest("bob").socket.close()
+        await until(lambda: made.said("joining again"))
+        await spooled(folder, {"alice"}, len(rows(folder)) + 20)
+        leave = rtc.LeaveRequest(reason=models.DisconnectReason.ROOM_DELETED, action=rtc.LeaveRequest.Action.DISCONNECT)
+        await server.latest("bob").send(leave=leave)
+        assert await made.task == 1
+    assert made.said("The room is gone: the server has ended it (ROOM_DELETED).") and made.said(
+        "The archive is closed."
+    )
+    assert [row["gap"] for row in rows(folder)].count(True) == 1
+    content = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert b"token of bob" not in content and PASSPHRASE.encode() not in content
 
 
 # --- what cannot begin -----------------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ async def _run(options: RecordOptions, screen: Screen) -> int:
             raise CannotRecord(reason)
         cleanup.push_async_callback(room.leave)
         await recording.start(options.location, recording_id, segment_seconds=options.segment_seconds)
+        cleanup.push_async_callback(recording.close)  # in any case; a second call has no effect
         cleanup.enter_context(screen)
         screen.say(f"Recording {recording_id}. Tell the participants: a recorder without a key cannot. Ctrl-C ends it.")
         showing = asyncio.ensure_future(screen.show(lambda: (room.participants, recording.tally)))

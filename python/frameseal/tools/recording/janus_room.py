@@ -161,7 +161,7 @@ class JanusRoom:
             return
         taken = {feed.name for feed in self._feeds.values()}
         shown = _cleaned(display)[:MAX_NAME] if isinstance(display, str) else ""
-        name = known.name if known else distinct_name(shown, _cleaned(str(number)), taken)
+        name = known.name if known else distinct_name(shown, _cleaned(str(number))[:MAX_NAME], taken)
         streams, refused = _streams(number, publisher.get("streams"))
         for codec in refused:
             self._say(f"A track of {name} is not recorded: aiortc does not receive {codec}.")
