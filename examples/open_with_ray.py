@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 import frameseal
-from frameseal.archive import Opener, read, recordings
+from frameseal.archive import Opener, read, recording_ids
 from frameseal.keys.fetch import fetch_shared_key
 
 
@@ -46,7 +46,7 @@ class OpenRecordings:
 
 def opened(location: str, workers: int, keys: Callable[[], frameseal.KeyProvider] = fetch_keys) -> ray.data.Dataset:
     """Return the opened rows of an archive, as a data set that nobody has computed yet."""
-    names = ray.data.from_arrow([pa.table({"recording": [name]}) for name in recordings(location)])
+    names = ray.data.from_arrow([pa.table({"recording": [name]}) for name in recording_ids(location)])
     return names.map_batches(
         OpenRecordings,
         fn_constructor_kwargs={"location": location, "keys": keys},

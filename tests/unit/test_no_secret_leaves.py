@@ -516,6 +516,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "archive.Opener": lambda: (archive.Opener, {"keys": keys(), "profile": "livekit"}),
     "archive.read": lambda: in_an_archive(archive.read, participants=["alice"], since=datetime.now(UTC)),
     "archive.recordings": lambda: in_an_archive(archive.recordings),
+    "archive.recording_ids": lambda: in_an_archive(archive.recording_ids),
     "archive.repair": lambda: in_an_archive(archive.repair),
     "archive.verify": lambda: in_an_archive(archive.verify),
     # stacks and SDKs

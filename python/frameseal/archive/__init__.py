@@ -5,7 +5,7 @@ Whoever records needs no key. Whoever has the key opens the recording later, els
 
 from frameseal.archive.check import Recording, recordings, repair, verify
 from frameseal.archive.opener import Opener
-from frameseal.archive.reader import read, recordings
+from frameseal.archive.reader import read, recording_ids
 from frameseal.archive.schema import SCHEMA, ArchiveError, SealedFrame, UnsealedFrame
 from frameseal.archive.writer import ArchiveWriter
 
@@ -18,6 +18,7 @@ __all__ = [
     "SealedFrame",
     "UnsealedFrame",
     "read",
+    "recording_ids",
     "recordings",
     "repair",
     "verify",

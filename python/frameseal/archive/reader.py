@@ -64,7 +64,7 @@ def read(
     return _read(place, segments, chosen, wanted, times, on_error=on_error)
 
 
-def recordings(
+def recording_ids(
     location: str | Path, *, filesystem: pafs.FileSystem | None = None, spool: str | Path | None = None
 ) -> list[str]:
     """Return the ids of an archive's recordings, sorted. Only the names of the files are read.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 
-from frameseal.archive import SCHEMA, ArchiveError, ArchiveWriter, read, recordings, verify
+from frameseal.archive import SCHEMA, ArchiveError, ArchiveWriter, read, recording_ids, verify
 from support.archives import START, Sender, archive, call, provider, rewrite, table
 
 
@@ -26,9 +26,9 @@ def test_the_recordings_of_an_archive_are_listed_from_the_names_of_its_files(tmp
         archive(tmp_path, call(Sender(provider()), 2), name, segments=2)
     (tmp_path / "daily.00000000.parquet").write_bytes(b"not opened")
     with ArchiveWriter(tmp_path, "running"):
-        assert recordings(tmp_path) == ["daily", "running", "weekly: b/c"]
+        assert recording_ids(tmp_path) == ["daily", "running", "weekly: b/c"]
     with pytest.raises(FileNotFoundError):
-        recordings(tmp_path / "none")
+        recording_ids(tmp_path / "none")
 
 
 def test_a_recording_is_read_while_it_is_written(tmp_path):
