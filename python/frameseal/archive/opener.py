@@ -170,6 +170,8 @@ class Opener:
             raise ArchiveError(
                 "table", "the column sealed must not be null", row + sealed.is_null().index(True).as_py()
             )
+        if pa.types.is_binary(sealed.type):  # as Spark reads it
+            sealed = sealed.cast(pa.large_binary())
         if not names:
             return [], pa.array([], pa.string())
         tracks = [self._track(name) for name in names]
@@ -388,7 +390,7 @@ def _check(table: pa.Table) -> None:
     """Raise ArchiveError if a table has not the columns that opening needs."""
     schema = table.schema.with_metadata({**SCHEMA.metadata, **(table.schema.metadata or {})})
     at = schema.get_field_index("sealed")
-    if at >= 0 and pa.types.is_binary(schema.field(at).type):  # as Spark reads it
+    if at >= 0 and pa.types.is_binary(schema.field(at).type):
         schema = schema.set(at, SCHEMA.field("sealed"))
     check_columns("table", schema, _NEEDED)
     for name in ("frame", "opened", "reason"):

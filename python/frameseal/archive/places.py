@@ -91,7 +91,7 @@ class Place:
     folder: str
     spools: Path
     strangers: list[str] = field(default_factory=list)
-    """What `segments` has met and is named like a Parquet file or a spool, but like no segment, or is no file."""
+    """Names that `segments` found which end like those of Parquet files and spools, and belong to no segment."""
 
     @property
     def is_local(self) -> bool:
