@@ -10,7 +10,7 @@ from frameseal.enums import Profile
 if TYPE_CHECKING:
     from frameseal._native import ProfileInfo
 
-__all__ = ["PROFILES", "is_sframe", "layout"]
+__all__ = ["PROFILES", "is_sframe", "layout", "media_metadata"]
 
 PROFILES: Final[dict[Profile, ProfileInfo]] = {profile: profile_info(profile) for profile in Profile}
 
@@ -32,3 +32,12 @@ def is_sframe(profile: str) -> bool:
     :raises ValueError: the profile is unknown.
     """
     return layout(profile) == "sframe"
+
+
+def media_metadata(kind: str, codec: str | None) -> bytes:
+    """Return the metadata with which ``bind_media`` authenticates an SFrame (RFC 9605, section 4.4.3).
+
+    :param kind: "audio" or "video".
+    :param codec: the name of the codec, or None if it is unknown.
+    """
+    return f"frameseal media v1 {kind}/{codec or ''}".encode()

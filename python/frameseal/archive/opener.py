@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
@@ -25,7 +26,7 @@ from frameseal.exceptions import (
 )
 from frameseal.keys.protocol import KeyRingProvider
 from frameseal.keys.provider import KeyProvider
-from frameseal.profiles import PROFILES, is_sframe
+from frameseal.profiles import PROFILES, is_sframe, media_metadata
 
 REPLAY_WINDOW: Final = 32_768
 """Frames of a track that are remembered by default: eleven minutes of audio, in 3 MiB."""
@@ -44,7 +45,6 @@ _REASONS: Final = (
     (ReplayedFrame, "replayed"),
     (UnknownKey, "unknown_key"),
     (MalformedFrame, "malformed"),
-    (AuthenticationFailed, "authentication_failed"),
 )
 _COUNTED = ("malformed", "unknown_key", "authentication_failed", "replayed", "sender_mismatch")
 
@@ -56,7 +56,8 @@ class Opener:
     then holds no key: each copy calls it anew, and begins without a memory of the frames that others have opened.
 
     The names beside a frame are not authenticated. Whoever can write to the archive can put a frame under another time
-    or track. Under a key of her own, a participant's frame opens only as hers.
+    or track. Under a key of her own, a participant's frame opens only as hers. A frame that was sealed with
+    ``bind_media`` opens only under its own kind and codec.
 
     :param keys: a `KeyProvider`, or a callable that returns one, and is called with the first table. If a key was
         replaced under its own id, pass a sequence of providers in the order of time. They are told apart by
@@ -224,11 +225,13 @@ class Opener:
             return _Track([], is_independent=True)
         participant = names["participant"]
         options: dict[str, Any] = {}
+        metadata = None
         if is_sframe(profile):
             options = {"senders": self._bindings, "participant_id": participant}
+            metadata = media_metadata(names["kind"], names["codec"])
         rings = _rings(providers, Profile(profile), participant)
         try:
-            eras = [_Era(ring, names["codec"], self._replay_window, options) for ring in rings]
+            eras = [_Era(ring, names["codec"], self._replay_window, options, metadata) for ring in rings]
         except ValueError:  # a codec that is unknown, or that the profile refuses
             eras = []
         # Tracks that share a sender's binding, or a ring that a stranger's provider may ratchet, open in one order.
@@ -237,20 +240,25 @@ class Opener:
 
 
 class _Era:
-    """One provider's keys for one track, and the decryptor that uses them."""
+    """One provider's keys for one track, and the decryptor that uses them.
 
-    def __init__(self, ring: KeyRing, codec: str, replay_window: int, options: dict[str, Any]) -> None:
-        self.ring = ring
+    :param metadata: the metadata of frames that are bound to their medium, or None in profiles without metadata.
+    """
+
+    def __init__(
+        self, ring: KeyRing, codec: str, replay_window: int, options: dict[str, Any], metadata: bytes | None
+    ) -> None:
+        self.ring, self._metadata = ring, metadata
         self._make: Callable[[int], Decryptor] = lambda window: Decryptor(ring, codec, window, **options)
         self.decryptor = self._make(replay_window)
 
     def can_open(self, sealed: bytes) -> bool:
         """Return True if the era has a key for a frame. Its replay window does not remember the attempt."""
-        try:
-            self._make(0).decrypt(sealed)
-        except FrameError:
-            return False
-        return bool(sealed)
+        for metadata in (b"", self._metadata or b""):
+            with suppress(FrameError):
+                self._make(0).decrypt(sealed, metadata)
+                return bool(sealed)
+        return False
 
     def open(
         self, sealed: pa.Array, threads: int | None, out: np.ndarray[Any, Any] | None = None
@@ -280,7 +288,20 @@ class _Era:
     ) -> tuple[pa.Array, np.ndarray[Any, Any]]:
         data, offsets, opened = self.decryptor.decrypt_batch(sealed, threads=threads, out=out)
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-        return pa.Array.from_buffers(pa.large_binary(), len(opened), buffers), np.array(opened)
+        frames, opened = pa.Array.from_buffers(pa.large_binary(), len(opened), buffers), np.array(opened)
+        if self._metadata is None or opened.all():
+            return frames, opened
+        # A frame does not tell whether it is bound to its medium, and a batch has no metadata.
+        bound = []
+        places = np.arange(len(opened))
+        for at in np.flatnonzero(~opened).tolist():
+            with suppress(FrameError):
+                bound.append(self.decryptor.decrypt(sealed[at].as_py(), self._metadata))
+                places[at] = len(opened) + len(bound) - 1
+                opened[at] = True
+        if bound:
+            frames = pa.concat_arrays([frames, pa.array(bound, pa.large_binary())]).take(pa.array(places))
+        return frames, opened
 
     def _reasons(self, sealed: pa.Array, opened: np.ndarray[Any, Any], before: Any | None) -> list[str | None]:
         """Return the reason of each frame that did not open, and None for the others."""
@@ -292,12 +313,17 @@ class _Era:
         return [None if ok else self._reason(sealed[at].as_py()) for at, ok in enumerate(opened)]
 
     def _reason(self, sealed: bytes) -> str:
-        try:
-            self.decryptor.decrypt(sealed)
-        except FrameError as error:
-            return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "authentication_failed")
-        # It opens now, since the window has forgotten it: it was refused as replayed.
-        return "replayed"
+        for metadata in (b"",) if self._metadata is None else (b"", self._metadata):
+            try:
+                self.decryptor.decrypt(sealed, metadata)
+            except AuthenticationFailed:
+                continue
+            except FrameError as error:
+                return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "authentication_failed")
+            else:
+                # It opens now, since the window has forgotten it: it was refused as replayed.
+                return "replayed"
+        return "authentication_failed"
 
 
 class _Track:

@@ -91,7 +91,7 @@ class Place:
     folder: str
     spools: Path
     strangers: list[str] = field(default_factory=list)
-    """Names that `segments` found which end like those of Parquet files and spools, and belong to no segment."""
+    """The names of Parquet files and spools that are no segments, and of folders named so. `segments` sets them."""
 
     @property
     def is_local(self) -> bool:

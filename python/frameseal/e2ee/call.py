@@ -37,7 +37,7 @@ from frameseal.events import (
 )
 from frameseal.keys.protocol import KeyRingProvider, bounded
 from frameseal.keys.provider import KeyProvider
-from frameseal.profiles import is_sframe
+from frameseal.profiles import is_sframe, media_metadata
 
 Deliver = Callable[[str, object], None]
 """Receives an event: its name, and the object for its listeners."""
@@ -362,7 +362,7 @@ class CallState(Confidential):
 
     def _metadata(self, kind: str, codec: str | None) -> bytes:
         """Return the metadata that frames of this kind and codec are authenticated with."""
-        return f"frameseal media v1 {kind}/{codec or ''}".encode() if self._bind_media else b""
+        return media_metadata(kind, codec) if self._bind_media else b""
 
     def _adopt(
         self, transform: TrackTransform, participant_id: str, kind: str, direction: Direction, track_id: str | None

@@ -12,6 +12,7 @@ import pytest
 import frameseal
 from frameseal.archive import ArchiveError, Opener
 from frameseal.archive.schema import SCHEMA, batch_of, checked
+from frameseal.profiles import media_metadata
 from support.archives import START, VP8_KEY, Sender, call, provider, table
 
 OTHER_KEY = bytes(range(1, 33))
@@ -187,6 +188,48 @@ def test_without_a_window_a_ratcheted_frame_stays_shut():
     frames = list(call(sender, 2))
     keys.ratchet()
     assert reasons(Opener(provider())(rows(*frames, sender.audio()))) == [None, None, "authentication_failed"]
+
+
+def bound(sender, *frames):
+    """Seal frames again, as a participant with `bind_media` does."""
+    for frame in frames:
+        encryptor = frameseal.Encryptor(sender.ring, frame.codec)
+        plain = f"{frame.kind} {frame.ssrc}".encode()
+        yield replace(frame, sealed=encryptor.encrypt(plain, media_metadata(frame.kind, frame.codec)))
+
+
+def test_frames_that_are_bound_to_their_medium_open_beside_others():
+    alice, bob = (Sender(provider(), name, "sframe") for name in ("alice", "bob"))
+    frames = list(bound(alice, *call(alice, 6)))
+    opener = Opener(provider())
+    assert reasons(opener(rows(*frames[:2]))) == [None] * 2
+    forged = replace(frames[4], sealed=frames[4].sealed[:-1] + bytes([frames[4].sealed[-1] ^ 1]))
+    opened = opener(rows(*frames[2:4], *call(bob, 2), frames[0], forged, *frames[4:], bob.audio()))
+    assert reasons(opened) == [None] * 4 + ["replayed", "authentication_failed"] + [None] * 3
+    assert opened["frame"].to_pylist()[:2] == [b"audio 7", b"video 7"]
+
+
+def test_a_bound_frame_does_not_open_as_another_medium():
+    alice = Sender(provider(), profile="sframe")
+    frames = list(bound(alice, *call(alice, 4)))
+    moved = [replace(frame, kind="audio", codec="opus", track="mic") for frame in frames]
+    other = [replace(frame, codec="vp9") for frame in frames]
+    assert reasons(Opener(provider())(rows(*moved))) == [None, "authentication_failed"] * 2
+    assert reasons(Opener(provider())(rows(*other))) == ["authentication_failed"] * 4
+
+
+def test_bound_frames_open_in_the_order_of_keys():
+    early, late = (Sender(provider(key), profile="sframe") for key in (bytes(range(32)), OTHER_KEY))
+    opener = Opener([provider(), provider(OTHER_KEY)])
+    assert reasons(opener(rows(*bound(early, *call(early, 4)), *bound(late, *call(late, 4))))) == [None] * 8
+
+
+def test_frames_of_a_call_that_binds_media_open():
+    keys = provider()
+    manager = frameseal.E2EEManager(keys, "sframe", bind_media=True)
+    transform = manager.sender_transform("alice", "audio", "opus")
+    frame = replace(Sender(provider(), profile="sframe").audio(), sealed=transform.encrypt(b"hello"))
+    assert Opener(provider())(rows(frame))["frame"].to_pylist() == [b"hello"]
 
 
 def test_an_empty_frame_is_empty_and_an_unknown_codec_is_unsupported():
