@@ -58,6 +58,26 @@ def test_the_extra_of_archives_is_named():
     assert 'pip install "frameseal[archive]"' in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "module", "extras"),
+    [
+        (["record", "--janus", "ws://x", "--room", "1", "-o", "made"], "pyarrow", "archive,cli,livekit"),
+        (["record", "--janus", "ws://x", "--room", "1", "-o", "made"], "aiohttp", "archive,cli,livekit"),
+        (["record", "--livekit", "ws://x", "-o", "made"], "livekit", "archive,cli,livekit"),
+        (["demo", "--record", "made", "--passphrase", "x"], "pyarrow", "archive,cli"),
+    ],
+)
+def test_the_extras_of_recordings_are_named(arguments, module, extras, tmp_path):
+    result = run(*arguments, code=f"import sys, os; sys.modules[{module!r}] = None; os.chdir({str(tmp_path)!r})")
+    assert result.returncode == 2
+    assert f'pip install "frameseal[{extras}]"' in result.stderr
+
+
+def test_a_recorded_demo_needs_the_extras_of_demo_and_archives_alone():
+    missing = "import sys\nfor name in ('aiohttp', 'livekit'): sys.modules[name] = None"
+    assert run("keygen", code=f"{missing}\nimport frameseal.tools.recording.keyless").returncode == 0
+
+
 def test_an_archive_is_listed_verified_and_repaired(tmp_path, capsys):
     archives.archive(tmp_path, archives.call(archives.Sender(archives.provider(), "al\x1bice"), 20), segments=2)
     for action in ("ls", "verify"):

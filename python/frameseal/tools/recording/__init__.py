@@ -18,7 +18,6 @@ from typing import Final, Protocol
 from rich.console import Console
 
 from frameseal._secrecy import Confidential, Hidden
-from frameseal.tools.recording.janus_room import JanusRoom, JanusSecrets
 from frameseal.tools.recording.keyless import CannotRecord, KeylessRecording, fresh_id
 from frameseal.tools.recording.screen import Screen, summary
 
@@ -125,6 +124,9 @@ def _room(options: RecordOptions, recording: KeylessRecording, screen: Screen) -
     """
     token = _secret(options.token_file, "FRAMESEAL_TOKEN", "token")
     if options.janus is not None:
+        # Imported here: demo and meeting use this package too, and the demo's extra has no aiohttp.
+        from frameseal.tools.recording.janus_room import JanusRoom, JanusSecrets  # noqa: PLC0415
+
         assert options.room is not None  # noqa: S101 - the command line requires it
         secrets = JanusSecrets(
             _secret(options.pin_file, "FRAMESEAL_PIN", "pin"),
