@@ -501,19 +501,20 @@ async def test_an_archive_that_cannot_be_written_is_refused_before_the_meeting(t
 
 
 def test_sigterm_ends_a_recorded_meeting_and_closes_the_archive(tmp_path):
+    folder = tmp_path / "archive"
     program = (
         "import sys, frameseal.tools.meet as meet; from frameseal.tools.cli import main\n"
         "meet.load_worker = lambda package: meet.Worker(b'stand-in', b'licence')\n"
-        "sys.exit(main(['meet', '--port', '0', '--record', 'archive']))"
+        f"sys.exit(main(['meet', '--port', '0', '--record', {str(folder)!r}]))"
     )
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         printed = [process.stdout.readline().decode() for _ in range(6)]
-        assert re.search(r"^  frameseal open archive --recording meeting-\S+ -o opened$", printed[4])
+        assert re.search(rf"^  frameseal open {folder} --recording meeting-\S+ -o opened$", printed[4])
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0 and re.fullmatch(rb"recorded [\d,]+ frames as meeting-\S+\n", errors)
-    (found,), _ = archive.verify(tmp_path / "archive")
+    (found,), _ = archive.verify(folder)
     assert found.is_closed
 
 
