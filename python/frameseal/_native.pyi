@@ -582,6 +582,7 @@ class Decryptor:
         offsets: _Buffer | None = None,
         threads: int | None = None,
         *,
+        rows: _Buffer | None = None,
         out: _Buffer | None = None,
     ) -> tuple[
         np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.bool_]]
@@ -592,8 +593,10 @@ class Decryptor:
         the others. The blank frames of a server do not pass in a batch. Blank frames that are joined to a sealed frame
         are cut off.
 
+        :param rows: int64[m]: the indices of the frames to open, in this order. None opens all. The frames of one track
+            can so lie between those of others, and are not copied first.
         :return: The frames, uint8[k], their offsets, int64[m + 1], and whether each frame opened, bool[m].
-        :raises ValueError, TypeError: as `Encryptor.encrypt_batch` does.
+        :raises ValueError, TypeError: as `Encryptor.encrypt_batch` does, or for an index that *data* does not have.
         """
 
     @property

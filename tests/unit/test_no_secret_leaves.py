@@ -369,7 +369,10 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Encryptor.stats": lambda: (frameseal.Encryptor(ring()).stats, {}),
     "Decryptor": lambda: (frameseal.Decryptor, {"ring": ring(), "codec": "opus"}),
     "Decryptor.decrypt": lambda: (frameseal.Decryptor(ring(), "opus").decrypt, {"sealed": sealed()}),
-    "Decryptor.decrypt_batch": lambda: (frameseal.Decryptor(ring()).decrypt_batch, dict(BATCH)),
+    "Decryptor.decrypt_batch": lambda: (
+        frameseal.Decryptor(ring()).decrypt_batch,
+        {**BATCH, "rows": memoryview(bytes(8)).cast("q")},
+    ),
     "Decryptor.key_id_of": lambda: (frameseal.Decryptor(ring()).key_id_of, {"frame": sealed()}),
     "Decryptor.holds_blank": lambda: (
         frameseal.Decryptor.holds_blank,

@@ -177,9 +177,9 @@ class Opener:
             return [], pa.array([], pa.string())
         tracks = [self._track(name) for name in names]
         if len(tracks) == 1:
-            frames, reasons = tracks[0].open(sealed, threads=self._threads)
+            frames, reasons = tracks[0].open(_Rows(sealed), threads=self._threads)
             return [frames], reasons
-        # Each track's rows together, in their order, and back again.
+        # Each track's frames together, in their order, and then back in the order of all rows.
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes, np.arange(len(names) + 1), sorter=order)
         offsets = np.frombuffer(sealed.buffers()[1], np.int64, len(sealed) + 1, 8 * sealed.offset)
@@ -190,7 +190,7 @@ class Opener:
         are_independent = all(track.is_independent for track in tracks)
 
         def open_track(number: int) -> tuple[pa.Array, pa.Array]:
-            rows = sealed.take(pa.array(order[bounds[number] : bounds[number + 1]]))
+            rows = _Rows(sealed, order[bounds[number] : bounds[number + 1]])
             place = self._scratch[starts[number] : starts[number + 1]]
             return tracks[number].open(rows, place, threads=1 if are_independent else self._threads)
 
@@ -239,6 +239,37 @@ class Opener:
         return _Track(eras, is_independent=is_independent)
 
 
+class _Rows:
+    """The sealed frames of one track, where they lie between those of others.
+
+    :param sealed: large_binary: the frames of all tracks.
+    :param rows: int64: the rows of the track in ascending order, or None for all.
+    """
+
+    def __init__(self, sealed: pa.Array, rows: np.ndarray[Any, Any] | None = None) -> None:
+        self._sealed = sealed
+        self.rows = np.arange(len(sealed)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: int) -> bytes:
+        frame: bytes = self._sealed[int(self.rows[at])].as_py()
+        return frame
+
+    def choose(self, places: np.ndarray[Any, Any]) -> _Rows:
+        """Return the frames at these places of the track."""
+        return _Rows(self._sealed, self.rows[places])
+
+    def decrypt(
+        self, decryptor: Decryptor, threads: int | None, out: np.ndarray[Any, Any] | None
+    ) -> tuple[pa.Array, np.ndarray[Any, Any]]:
+        """Return the opened frames, empty where they did not open, and whether each opened."""
+        data, offsets, opened = decryptor.decrypt_batch(self._sealed, threads=threads, rows=self.rows, out=out)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        return pa.Array.from_buffers(pa.large_binary(), len(opened), buffers), np.array(opened)
+
+
 class _Era:
     """One provider's keys for one track, and the decryptor that uses them.
 
@@ -261,7 +292,7 @@ class _Era:
         return False
 
     def open(
-        self, sealed: pa.Array, threads: int | None, out: np.ndarray[Any, Any] | None = None
+        self, sealed: _Rows, threads: int | None, out: np.ndarray[Any, Any] | None = None
     ) -> tuple[pa.Array, np.ndarray[Any, Any], list[str | None]]:
         """Open frames in order. Return them, whether each opened, and the reason of each that did not.
 
@@ -274,7 +305,7 @@ class _Era:
             for key_id in pending:
                 self.ring.derive_ratchet_step(key_id)
             failed = np.flatnonzero(~opened)
-            again, reopened = self._batch(sealed.take(pa.array(failed)), threads)
+            again, reopened = self._batch(sealed.choose(failed), threads)
             if reopened.any():
                 places = np.arange(len(opened))
                 places[failed[reopened]] = len(opened) + np.flatnonzero(reopened)
@@ -284,11 +315,9 @@ class _Era:
         return frames, opened, [] if opened.all() else self._reasons(sealed, opened, before)
 
     def _batch(
-        self, sealed: pa.Array, threads: int | None, out: np.ndarray[Any, Any] | None = None
+        self, sealed: _Rows, threads: int | None, out: np.ndarray[Any, Any] | None = None
     ) -> tuple[pa.Array, np.ndarray[Any, Any]]:
-        data, offsets, opened = self.decryptor.decrypt_batch(sealed, threads=threads, out=out)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-        frames, opened = pa.Array.from_buffers(pa.large_binary(), len(opened), buffers), np.array(opened)
+        frames, opened = sealed.decrypt(self.decryptor, threads, out)
         if self._metadata is None or opened.all():
             return frames, opened
         # A frame does not tell whether it is bound to its medium, and a batch has no metadata.
@@ -296,21 +325,21 @@ class _Era:
         places = np.arange(len(opened))
         for at in np.flatnonzero(~opened).tolist():
             with suppress(FrameError):
-                bound.append(self.decryptor.decrypt(sealed[at].as_py(), self._metadata))
+                bound.append(self.decryptor.decrypt(sealed[at], self._metadata))
                 places[at] = len(opened) + len(bound) - 1
                 opened[at] = True
         if bound:
             frames = pa.concat_arrays([frames, pa.array(bound, pa.large_binary())]).take(pa.array(places))
         return frames, opened
 
-    def _reasons(self, sealed: pa.Array, opened: np.ndarray[Any, Any], before: Any | None) -> list[str | None]:
+    def _reasons(self, sealed: _Rows, opened: np.ndarray[Any, Any], before: Any | None) -> list[str | None]:
         """Return the reason of each frame that did not open, and None for the others."""
         if before is not None:
             after: Any = self.decryptor.stats()
             causes = [name for name in _COUNTED if after[name] != before[name]]
             if len(causes) == 1:
                 return [None if ok else causes[0] for ok in opened]
-        return [None if ok else self._reason(sealed[at].as_py()) for at, ok in enumerate(opened)]
+        return [None if ok else self._reason(sealed[at]) for at, ok in enumerate(opened)]
 
     def _reason(self, sealed: bytes) -> str:
         for metadata in (b"",) if self._metadata is None else (b"", self._metadata):
@@ -335,7 +364,7 @@ class _Track:
         """True if the track may be opened at the same time as others, with the same result."""
 
     def open(
-        self, sealed: pa.Array, out: np.ndarray[Any, Any] | None = None, *, threads: int | None
+        self, sealed: _Rows, out: np.ndarray[Any, Any] | None = None, *, threads: int | None
     ) -> tuple[pa.Array, pa.Array]:
         """Return the frames, null where they did not open, and the reasons, null where they did.
 
@@ -351,7 +380,7 @@ class _Track:
         parts, places = [frames], np.arange(len(sealed))
         while (start := self._begin_next_era(sealed, opened)) is not None:
             rest = start + np.flatnonzero(~opened[start:])
-            later, ok, why = self._eras[0].open(sealed.take(pa.array(rest)), threads)
+            later, ok, why = self._eras[0].open(sealed.choose(rest), threads)
             places[rest] = sum(map(len, parts)) + np.arange(len(rest))
             parts.append(later)
             opened[rest] = ok
@@ -362,13 +391,13 @@ class _Track:
         frames = pc.if_else(pa.array(~opened), pa.scalar(None, pa.large_binary()), frames)
         return frames, pa.array(reasons, pa.string())
 
-    def _begin_next_era(self, sealed: pa.Array, opened: np.ndarray[Any, Any]) -> int | None:
+    def _begin_next_era(self, sealed: _Rows, opened: np.ndarray[Any, Any]) -> int | None:
         """Move to the later era that opens the first frame that the present one does not. Return that frame's row.
 
         Return None if no later era opens a frame.
         """
         for at in np.flatnonzero(~opened) if len(self._eras) > 1 else ():
-            frame = sealed[int(at)].as_py()
+            frame = sealed[int(at)]
             for number, era in enumerate(self._eras[1:], 1):
                 if era.can_open(frame):
                     del self._eras[:number]

@@ -41,6 +41,19 @@ impl BufferedFrames {
         Ok(Self { data, offsets })
     }
 
+    /// Returns the frames at the indices `rows`, in that order, or all frames for `None`.
+    fn chosen(&self, py: Python<'_>, rows: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<&[u8]>> {
+        let Some(rows) = rows else { return self.cut(py) };
+        let rows = PyBuffer::<i64>::get(rows).and_then(|rows| rows.to_vec(py));
+        let rows =
+            rows.map_err(|_| PyTypeError::new_err("rows is not a buffer of int64: pass the indices of frames"))?;
+        let bytes = bytes_of(&self.data);
+        match &self.offsets {
+            Offsets::Wide(offsets) => at(bytes, &offsets.to_vec(py)?, &rows),
+            Offsets::Narrow(offsets) => at(bytes, &offsets.to_vec(py)?, &rows),
+        }
+    }
+
     /// Returns the frames as slices of the buffer.
     fn cut(&self, py: Python<'_>) -> PyResult<Vec<&[u8]>> {
         let bytes = bytes_of(&self.data);
@@ -77,6 +90,22 @@ where
         from = to;
     }
     Ok(pieces)
+}
+
+/// Returns the pieces of `bytes` at the indices `rows`: each is between an offset and the next.
+fn at<'b>(bytes: &'b [u8], offsets: &[impl Copy + TryInto<usize>], rows: &[i64]) -> PyResult<Vec<&'b [u8]>> {
+    let piece = |row: &i64| {
+        let pair = usize::try_from(*row).ok().and_then(|row| offsets.get(row..)?.first_chunk());
+        let [from, to] = *pair.ok_or_else(|| {
+            let frames = offsets.len().saturating_sub(1);
+            PyValueError::new_err(format!("rows must be at least 0 and below {frames}, the number of frames in data"))
+        })?;
+        from.try_into().ok().zip(to.try_into().ok()).and_then(|(from, to)| bytes.get(from..to)).ok_or_else(|| {
+            let len = bytes.len();
+            PyValueError::new_err(format!("offsets must ascend between 0 and the length of data, {len} bytes"))
+        })
+    };
+    rows.iter().map(piece).collect()
 }
 
 /// Returns the bytes of a contiguous buffer, without a copy.
@@ -198,11 +227,12 @@ pub(crate) fn decrypt<'py>(
     decryptor: &Decryptor,
     data: &Bound<'py, PyAny>,
     offsets: Option<&Bound<'py, PyAny>>,
+    rows: Option<&Bound<'py, PyAny>>,
     threads: usize,
     out: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let frames = BufferedFrames::new(data, offsets)?;
-    let batch = decryptor.plan_batch(frames.cut(py)?);
+    let batch = decryptor.plan_batch(frames.chosen(py, rows)?);
     let len = batch.max_len();
     let mut output = output_array(py, len, out, &frames.data)?;
     let place = output.bytes(len);

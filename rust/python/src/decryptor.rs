@@ -89,16 +89,17 @@ impl Decryptor {
         }
     }
 
-    #[pyo3(signature = (data, offsets=None, threads=None, *, out=None))]
+    #[pyo3(signature = (data, offsets=None, threads=None, *, rows=None, out=None))]
     fn decrypt_batch<'py>(
         &self,
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
         offsets: Option<&Bound<'py, PyAny>>,
         #[pyo3(from_py_with = numbers::or_none::threads)] threads: Option<usize>,
+        rows: Option<&Bound<'py, PyAny>>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        batch::decrypt(py, &self.cipher, data, offsets, batch::threads(threads)?, out)
+        batch::decrypt(py, &self.cipher, data, offsets, rows, batch::threads(threads)?, out)
     }
 
     #[getter]

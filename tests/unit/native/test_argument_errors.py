@@ -96,7 +96,7 @@ CALLS: dict[str, Callable[[], tuple[Callable[..., Any], dict[str, Any]]]] = {
     ),
     "Decryptor.decrypt_batch": lambda: (
         Decryptor(ring()).decrypt_batch,
-        {"data": b"a frame", "offsets": OFFSETS, "threads": 1},
+        {"data": b"a frame", "offsets": OFFSETS, "threads": 1, "rows": memoryview(bytes(8)).cast("q")},
     ),
     "Decryptor.sif_trailer": lambda: (trailer_of(Decryptor(ring(), "opus")), {"sif_trailer": bytes(16)}),
     "Decryptor.without_sif_frames": lambda: (Decryptor(ring(), "opus").without_sif_frames, {"frame": b"frame"}),

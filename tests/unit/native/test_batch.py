@@ -262,6 +262,55 @@ def test_arrows_binary_arrays_are_taken_as_they_are_slices_too(profile, kind):
     assert parted(opened, offsets) == frames and ok.all()
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "buffers"])
+def test_rows_open_as_if_they_stood_alone_in_their_order(kind, threads):
+    frames = [CODECS["opus"] + bytes([n % 256]) * (n * 7 % 500) for n in range(300)]
+    mine, other = Encryptor(ring(), "opus"), Encryptor(ring(), "opus")
+    sealed = [(mine if n % 3 else other).encrypt(frame) for n, frame in enumerate(frames)]
+    rows = np.array([n for n in range(300) if n % 3], np.int64)
+    if kind == "buffers":
+        batch = joined(sealed)
+    else:
+        batch = (pyarrow.array([b"before", *sealed], getattr(pyarrow, kind)()).slice(1), None)
+    opened, offsets, ok = Decryptor(ring(), "opus", 1000).decrypt_batch(*batch, threads, rows=rows)
+    assert parted(opened, offsets) == [frames[row] for row in rows] and ok.all()
+    # The order is that of the rows, and a row that is named again is a replay.
+    opened, offsets, ok = Decryptor(ring(), "opus", 1000).decrypt_batch(*batch, threads, rows=np.array([7, 2, 7, 2]))
+    assert parted(opened, offsets) == [frames[7], frames[2], b"", b""] and ok.tolist() == [True, True, False, False]
+    nothing, offsets, ok = Decryptor(ring(), "opus").decrypt_batch(*batch, threads, rows=np.array([], np.int64))
+    assert parted(nothing, offsets) == [] and len(ok) == 0
+
+
+@pytest.mark.parametrize(
+    "rows, error",
+    [
+        (np.array([3]), ValueError),
+        (np.array([0, -1]), ValueError),
+        (np.array([2**63 - 1]), ValueError),
+        (np.array([-(2**63)]), ValueError),
+        (np.array([0], np.int32), TypeError),
+        (np.array([0], np.uint64), TypeError),
+        (np.array([0.0]), TypeError),
+        ([0], TypeError),
+        (0, TypeError),
+    ],
+)
+def test_rows_that_a_batch_does_not_have_are_refused_and_open_nothing(rows, error):
+    encryptor, decryptor = Encryptor(ring(), "opus"), Decryptor(ring(), "opus")
+    batch = joined([encryptor.encrypt(CODECS["opus"]) for _ in range(3)])
+    with pytest.raises(error, match="rows"):
+        decryptor.decrypt_batch(*batch, rows=rows)
+    assert decryptor.stats()["frames"] == 0
+
+
+def test_rows_between_offsets_that_lie_are_refused():
+    sealed, _ = joined([Encryptor(ring(), "opus").encrypt(CODECS["opus"])])
+    for offsets in ([0, len(sealed) + 1], [5, 0], [-1, 4]):
+        with pytest.raises(ValueError, match="offsets must ascend"):
+            Decryptor(ring(), "opus").decrypt_batch(sealed, np.array(offsets), rows=np.array([0]))
+
+
 def test_an_empty_arrow_array_is_an_empty_batch():
     for array in (pyarrow.array([], pyarrow.binary()), pyarrow.array([b"\x78"], pyarrow.binary()).slice(1)):
         sealed, offsets = Encryptor(ring(), "opus").encrypt_batch(array)
