@@ -84,101 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    pictures = [codec.name for codec in CODECS.values() if codec.is_encoded_by_stack and codec.info["kind"] == "video"]
-    _add_demo(commands, pictures)
-
-    meet = commands.add_parser(
-        "meet",
-        help="run an encrypted meeting in a browser, with a participant in Python",
-        description="Serves a page and a Python participant, the bot, which meet through an SFU without a key. "
-        "Open the printed link, and talk. npm fetches the e2ee worker for the browser once.",
-    )
-    meet.add_argument(
-        "--port",
-        type=_port,
-        default=8470,
-        metavar="N",
-        help="TCP port of the page (%(default)s); 0 selects a free port",
-    )
-    meet.add_argument(
-        "--lan", action="store_true", help="serve the local network over HTTPS (default: this machine only)"
-    )
-    meet.add_argument("--codec", choices=pictures, default="vp8", help="video codec (%(default)s)")
-    meet.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="passphrase of the meeting (random)")
-    meet.add_argument(
-        "--sfu",
-        type=_sfu,
-        metavar="janus=ws://HOST:PORT",
-        help="forward media through this SFU (default: one in this process)",
-    )
-    meet.add_argument(
-        "--worker", type=_path, metavar="FILE", help="use this file of the npm package instead of fetching it"
-    )
-    meet.add_argument(
-        "--record", metavar="FOLDER|ADDRESS", help="archive the sealed meeting, without a key; the page says so"
-    )
-    meet.set_defaults(run=_meet)
-
-    _add_record(commands)
-    _add_open(commands)
-
-    bench = commands.add_parser(
-        "bench",
-        help="measure the time per frame on this machine",
-        description="Seals and opens frames of five sizes, and prints the time of each. Compare rows of one run only.",
-    )
-    bench.add_argument("--seconds", type=_seconds, default=12.0, metavar="N", help="approximate duration (12)")
-    bench.set_defaults(run=_bench)
-
-    inspect = commands.add_parser(
-        "inspect",
-        help="show the parts of a sealed frame, or whether frames are sealed",
-        description="Parses a frame under every layout that fits, likely ones first, without a key. With 12 or more "
-        "frames of one track, in order, it also reports whether they are sealed, and how. With a key, exits with 0 if "
-        "the key opens the first frame. Without a key, exits with 0 if the frames are sealed. Exits with 1 otherwise, "
-        "and if 12 frames are too few to decide.",
-    )
-    inspect.add_argument(
-        "frames",
-        nargs="+",
-        metavar="FILE|HEX|-",
-        help="a file with the bytes or hex digits of a frame, the hex digits, or - for stdin",
-    )
-    inspect.add_argument("--codec", choices=[codec.name for codec in CODECS.values() if codec.clear_len])
-    secret = inspect.add_mutually_exclusive_group()
-    secret.add_argument(
-        "--passphrase",
-        type=_passphrase,
-        metavar="TEXT",
-        help="also report which profile opens the frame with this passphrase",
-    )
-    secret.add_argument(
-        "--key-hex", metavar="HEX", type=_key, help="also report which profile opens the frame with this raw key"
-    )
-    inspect.set_defaults(run=_inspect)
-
-    archive = commands.add_parser(
-        "archive",
-        help="list, verify or repair sealed recordings",
-        description="Looks after an archive of sealed recordings. No command needs a key.",
-    )
-    actions = archive.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, does in (
-        ("ls", "list the recordings. It reads no sealed frame, and exits with 0 only if every segment was listed"),
-        ("verify", "read everything, and check the chain of hashes. Exits with 0 only if nothing is wrong"),
-        ("repair", "turn the spools of killed recorders into segments"),
-    ):
-        action = actions.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
-        action.add_argument("location", metavar="FOLDER|ADDRESS", help="a folder, or an address such as s3://bucket/x")
-    archive.set_defaults(run=_archive)
-
-    keygen = commands.add_parser("keygen", help="print a fresh random key", description="Print a fresh random key.")
-    keygen.add_argument("--passphrase", action="store_true", help="print a passphrase (text) instead of a raw key")
-    keygen.set_defaults(run=_keygen)
+    for add in (_add_demo, _add_meet, _add_record, _add_open, _add_bench, _add_inspect, _add_archive, _add_keygen):
+        add(commands)
     return parser
 
 
-def _add_demo(commands: Any, pictures: list[str]) -> None:
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="run an encrypted call with an eavesdropper, and draw a picture of it",
@@ -188,7 +99,7 @@ def _add_demo(commands: Any, pictures: list[str]) -> None:
     # The demo's key is a passphrase.
     profiles = [profile.value for profile, info in PROFILES.items() if info["accepts_passphrases"]]
     demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK.value, help="wire format (%(default)s)")
-    demo.add_argument("--codec", choices=pictures, default="vp8", help="video codec (%(default)s)")
+    demo.add_argument("--codec", choices=_pictures(), default="vp8", help="video codec (%(default)s)")
     demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
     secret = demo.add_mutually_exclusive_group()
     secret.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="passphrase of Alice and Bob (random)")
@@ -209,6 +120,40 @@ def _add_demo(commands: Any, pictures: list[str]) -> None:
         "--record", metavar="FOLDER|ADDRESS", help="let the forwarder archive what it forwards, without a key"
     )
     demo.set_defaults(run=_demo)
+
+
+def _add_meet(commands: Any) -> None:
+    meet = commands.add_parser(
+        "meet",
+        help="run an encrypted meeting in a browser, with a participant in Python",
+        description="Serves a page and a Python participant, the bot, which meet through an SFU without a key. "
+        "Open the printed link, and talk. npm fetches the e2ee worker for the browser once.",
+    )
+    meet.add_argument(
+        "--port",
+        type=_port,
+        default=8470,
+        metavar="N",
+        help="TCP port of the page (%(default)s); 0 selects a free port",
+    )
+    meet.add_argument(
+        "--lan", action="store_true", help="serve the local network over HTTPS (default: this machine only)"
+    )
+    meet.add_argument("--codec", choices=_pictures(), default="vp8", help="video codec (%(default)s)")
+    meet.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="passphrase of the meeting (random)")
+    meet.add_argument(
+        "--sfu",
+        type=_sfu,
+        metavar="janus=ws://HOST:PORT",
+        help="forward media through this SFU (default: one in this process)",
+    )
+    meet.add_argument(
+        "--worker", type=_path, metavar="FILE", help="use this file of the npm package instead of fetching it"
+    )
+    meet.add_argument(
+        "--record", metavar="FOLDER|ADDRESS", help="archive the sealed meeting, without a key; the page says so"
+    )
+    meet.set_defaults(run=_meet)
 
 
 def _add_record(commands: Any) -> None:
@@ -279,6 +224,73 @@ def _add_open(commands: Any) -> None:
         "--recognizer", metavar="NAME", help="recogniser for the transcript (default: the only one installed)"
     )
     opening.set_defaults(run=_open)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure the time per frame on this machine",
+        description="Seals and opens frames of five sizes, and prints the time of each. Compare rows of one run only.",
+    )
+    bench.add_argument("--seconds", type=_seconds, default=12.0, metavar="N", help="approximate duration (12)")
+    bench.set_defaults(run=_bench)
+
+
+def _add_inspect(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="show the parts of a sealed frame, or whether frames are sealed",
+        description="Parses a frame under every layout that fits, likely ones first, without a key. With 12 or more "
+        "frames of one track, in order, it also reports whether they are sealed, and how. With a key, exits with 0 if "
+        "the key opens the first frame. Without a key, exits with 0 if the frames are sealed. Exits with 1 otherwise, "
+        "and if 12 frames are too few to decide.",
+    )
+    inspect.add_argument(
+        "frames",
+        nargs="+",
+        metavar="FILE|HEX|-",
+        help="a file with the bytes or hex digits of a frame, the hex digits, or - for stdin",
+    )
+    inspect.add_argument("--codec", choices=[codec.name for codec in CODECS.values() if codec.clear_len])
+    secret = inspect.add_mutually_exclusive_group()
+    secret.add_argument(
+        "--passphrase",
+        type=_passphrase,
+        metavar="TEXT",
+        help="also report which profile opens the frame with this passphrase",
+    )
+    secret.add_argument(
+        "--key-hex", metavar="HEX", type=_key, help="also report which profile opens the frame with this raw key"
+    )
+    inspect.set_defaults(run=_inspect)
+
+
+def _add_archive(commands: Any) -> None:
+    archive = commands.add_parser(
+        "archive",
+        help="list, verify or repair sealed recordings",
+        description="Looks after an archive of sealed recordings. No command needs a key.",
+    )
+    actions = archive.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, does in (
+        ("ls", "list the recordings. It reads no sealed frame, and exits with 0 only if every segment was listed"),
+        ("verify", "read everything, and check the chain of hashes. Exits with 0 only if nothing is wrong"),
+        ("repair", "turn the spools of killed recorders into segments"),
+    ):
+        action = actions.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        action.add_argument("location", metavar="FOLDER|ADDRESS", help="a folder, or an address such as s3://bucket/x")
+    archive.set_defaults(run=_archive)
+
+
+def _add_keygen(commands: Any) -> None:
+    keygen = commands.add_parser("keygen", help="print a fresh random key", description="Print a fresh random key.")
+    keygen.add_argument("--passphrase", action="store_true", help="print a passphrase (text) instead of a raw key")
+    keygen.set_defaults(run=_keygen)
+
+
+def _pictures() -> list[str]:
+    """Return the video codecs that the WebRTC stack encodes."""
+    return [codec.name for codec in CODECS.values() if codec.is_encoded_by_stack and codec.info["kind"] == "video"]
 
 
 def _demo(arguments: argparse.Namespace) -> int:
