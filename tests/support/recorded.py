@@ -1,4 +1,4 @@
-"""Frames of a recording as they are after opening, from real encoders, with clocks and delays like a call's."""
+"""Frames of a recording from real encoders, opened or sealed, with clocks and delays like a call's."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +12,8 @@ from random import Random
 import av
 import numpy as np
 
+from frameseal import Encryptor, KeyRing
+from frameseal.archive import SealedFrame
 from frameseal.tools.opening.frames import OpenedFrame
 from support.calls import Picture, draw, sine, tone
 
@@ -128,6 +130,34 @@ def recorded(
 def together(*tracks: Iterable[OpenedFrame]) -> Iterator[OpenedFrame]:
     """Return the frames of several tracks in the order in which they arrived."""
     return merge(*(sorted(track, key=attrgetter("arrival")) for track in tracks), key=attrgetter("arrival"))
+
+
+def sealed(frames: Iterable[OpenedFrame], rings: dict[str, KeyRing], profile: str = "livekit") -> list[SealedFrame]:
+    """Return frames as a recorder receives them, sealed with the sending key of their participant's ring."""
+    rows, encryptors = [], {}
+    for frame in frames:
+        place = (frame.participant, frame.codec)
+        if place not in encryptors:
+            encryptors[place] = Encryptor(rings[frame.participant], frame.codec)
+        assert frame.frame is not None
+        rows.append(
+            SealedFrame(
+                participant=frame.participant,
+                track=frame.track,
+                kind=frame.kind,
+                codec=frame.codec,
+                profile=profile,
+                ssrc=frame.ssrc,
+                rtp_timestamp=frame.rtp_timestamp,
+                clock_rate=frame.clock_rate,
+                arrival=frame.arrival,
+                key_id=None,
+                keyframe=None,
+                gap=frame.gap,
+                sealed=encryptors[place].encrypt(frame.frame),
+            )
+        )
+    return rows
 
 
 def shown(path: Path, index: int = 0) -> list[tuple[float, Picture]]:

@@ -17,7 +17,6 @@ import json
 import logging
 import pickle
 import pkgutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,7 +42,6 @@ from frameseal.tools import cli, demo, meet
 from frameseal.tools.meet import rotation_message as meet_rotation
 from frameseal.tools.meet.bot import Bot
 from frameseal.tools.meet.room import Room
-from support import archive_stand_in
 from support.calls import until
 from support.e2ee_helpers import Failing
 from support.secret_search import MARKER, NUMBER, RAW, captured_by, got_from, said_by, shows
@@ -859,7 +857,6 @@ def test_the_command_line_says_nothing_of_what_was_typed(end, monkeypatch, caplo
     monkeypatch.chdir(tmp_path)
     for command in ("_demo", "_meet", "_bench"):
         monkeypatch.setattr(cli, command, shown_arguments)
-    monkeypatch.setitem(sys.modules, "frameseal.archive", archive_stand_in.archive([]))
     listening, statuses, leaks = Listening(caplog, capsys), set(), []
     for line in command_lines():
         error = None

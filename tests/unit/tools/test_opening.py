@@ -12,6 +12,7 @@ import pytest
 
 from frameseal.tools.opening import open_frames
 from frameseal.tools.opening.matroska import PARTS, UnusableFolder, file_names
+from frameseal.tools.opening.source import UnreadableArchive
 from frameseal.tools.opening.timeline import draw_timeline
 from support.calls import assert_shown
 from support.recorded import (
@@ -252,11 +253,11 @@ def test_a_frame_of_another_millennium_is_written_like_any_other(tmp_path, years
 def test_a_source_that_fails_leaves_what_came_before(tmp_path):
     def failing():
         yield from recorded(pictures("vp8", 60), codec="vp8")
-        raise ValueError("segment-2.parquet, row 7: truncated")
+        raise UnreadableArchive("segment-2.parquet, row 7: truncated")
 
     opened = open_frames(failing(), tmp_path)
     assert len(shown(opened.files[0].path)) == 60
-    assert opened.problems == ["the archive cannot be read further: segment-2.parquet, row 7: truncated"]
+    assert opened.problems == ["segment-2.parquet, row 7: truncated"]
     assert not opened.complete
 
 

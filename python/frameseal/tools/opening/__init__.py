@@ -133,7 +133,8 @@ def open_frames(
 ) -> Opened:
     """Write a Matroska file for each participant of a recording.
 
-    :param frames: in the order of the recording. If they end with an error, what came before it is written.
+    :param frames: in the order of the recording. If they end with `source.UnreadableArchive`, the frames before it are
+        written.
     :param folder: made if it is missing.
     :param overwrite: True allows a folder that has files.
     :param console: shows a progress bar. None shows none.
@@ -143,7 +144,7 @@ def open_frames(
     clocks, history = Clocks(), History()
     opened = Opened(history, clocks)
     with Recordings(folder, overwrite=overwrite) as recordings, _bar(console, "opening") as bar:
-        for count, frame in enumerate(_until_error(frames, opened.problems), 1):
+        for count, frame in enumerate(_until_unreadable(frames, opened.problems), 1):
             for placed in clocks.push(frame):
                 history.add(placed)
                 recordings.write(placed)
@@ -163,20 +164,12 @@ def open_frames(
     return opened
 
 
-def _until_error(frames: Iterable[OpenedFrame], problems: list[str]) -> Iterator[OpenedFrame]:
-    """Yield the frames until their source fails, and note why. Missing packages are not noted, but raised."""
-    source = iter(frames)
-    while True:
-        try:
-            frame = next(source)
-        except StopIteration:
-            return
-        except ModuleNotFoundError:
-            raise
-        except Exception as error:
-            problems.append(f"the archive cannot be read further: {error}")
-            return
-        yield frame
+def _until_unreadable(frames: Iterable[OpenedFrame], problems: list[str]) -> Iterator[OpenedFrame]:
+    """Yield the frames until their source fails, and note why."""
+    try:
+        yield from frames
+    except source.UnreadableArchive as error:
+        problems.append(str(error))
 
 
 def _extras(options: OpenOptions, opened: Opened, recognizer: transcript.Recognizer | None, console: Console) -> None:

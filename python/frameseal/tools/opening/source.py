@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
+
+from frameseal import archive
 from frameseal.keys.provider import KeyProvider
 from frameseal.tools.opening.frames import OpenedFrame
 from frameseal.tools.opening.text import printable
 
 MAX_OTHERS = 20  # other recordings of an archive that are named
+MAX_MESSAGE = 400  # characters: the name of a file has up to 255
 
 COLUMNS = (
     "participant",
@@ -31,6 +32,10 @@ COLUMNS = (
 )
 
 
+class UnreadableArchive(Exception):
+    """There is no archive, or it has no such recording, or cannot be read: the message quotes no address."""
+
+
 def opened_frames(
     location: str | Path,
     providers: Sequence[KeyProvider],
@@ -43,37 +48,55 @@ def opened_frames(
     :param report: called with each part of the archive that is left out, in words. Reading continues behind it, and the
         next frame of each track has a `gap`.
     :param recording: the id of the recording. None means the first one of the archive.
-    :raises ModuleNotFoundError: pyarrow is missing.
-    :raises Exception: as `frameseal.archive.read` does, for an archive that cannot be read.
+    :raises UnreadableArchive: there is no archive, or it has no such recording, or it cannot be read further.
     """
-    archive = importlib.import_module("frameseal.archive")
-    pa = importlib.import_module("pyarrow")
     opener = archive.Opener(list(providers))
-    chosen = None if recording is None else [recording]
-    others: set[str] = set()
     damages: list[str] = []
     damages_before: dict[tuple[str, str], int] = {}
 
-    def damaged(error: Exception) -> None:
-        damages.append(str(error))
-        report(str(error))
+    def damaged(error: archive.ArchiveError) -> None:
+        damages.append(printable(str(error), MAX_MESSAGE))
+        report(damages[-1])
 
-    for batch in archive.read(location, recordings=chosen, on_error=damaged):
-        # A batch holds rows of one recording.
-        of = str(batch.column("recording")[0]) if batch.num_rows else recording or ""
-        recording = of if recording is None else recording
-        if of == recording:
+    problem = ""
+    try:
+        chosen = _chosen(location, recording, report)
+        for batch in archive.read(location, recordings=chosen, on_error=damaged):
             for frame in frames_of(opener(pa.Table.from_batches([batch]))):
                 place = (frame.participant, frame.track)
                 is_first = damages_before.get(place, len(damages)) < len(damages)
                 damages_before[place] = len(damages)
                 yield replace(frame, gap=True) if is_first else frame
-        elif of not in others and len(others) < MAX_OTHERS:
-            others.add(of)
-            report(f"the archive has another recording, {printable(of)}: pass --recording to open it")
+    except (OSError, ValueError) as error:
+        # The message of another error may quote the address, which may hold a secret.
+        if type(error) in (FileNotFoundError, ValueError):
+            problem = str(error)
+        else:
+            reason = getattr(error, "strerror", None) or "the location cannot be read"
+            problem = f"the archive cannot be read further: {reason}"
+    if problem:
+        raise UnreadableArchive(problem)
 
 
-def frames_of(table: Any) -> Iterator[OpenedFrame]:
+def _chosen(location: str | Path, recording: str | None, report: Callable[[str], None]) -> list[str]:
+    """Return the recording to open, in a list. Report the other recordings if none was asked for.
+
+    :raises UnreadableArchive: the archive has no such recording.
+    """
+    ids = archive.recording_ids(location)
+    names = [printable(each) for each in ids]
+    more = f" and {len(ids) - MAX_OTHERS} more" if len(ids) > MAX_OTHERS else ""
+    if recording is None:
+        for name in names[1 : MAX_OTHERS + 1]:
+            report(f"the archive has another recording, {name}: pass --recording to open it")
+        if len(ids) > MAX_OTHERS + 1:
+            report(f"the archive has {len(ids) - MAX_OTHERS - 1} more recordings: frameseal archive ls lists them")
+    elif recording not in ids:
+        raise UnreadableArchive(f"the archive has no recording of this id, but: {', '.join(names[:MAX_OTHERS])}{more}")
+    return ids[:1] if recording is None else [recording]
+
+
+def frames_of(table: pa.Table) -> Iterator[OpenedFrame]:
     """Yield the rows of an opened table.
 
     :param table: a `pyarrow.Table` as `frameseal.archive.Opener` returns it.
@@ -90,7 +113,7 @@ def frames_of(table: Any) -> Iterator[OpenedFrame]:
             ssrc=ssrc,
             clock_rate=clock_rate,
             rtp_timestamp=rtp_timestamp,
-            arrival=arrival if isinstance(arrival, datetime) else datetime.fromtimestamp(0, UTC),
+            arrival=arrival,
             key_id=key_id,
             gap=gap,
             # A row counts as opened only if both columns say so.
