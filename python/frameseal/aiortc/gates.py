@@ -5,8 +5,8 @@ up neither its SRTP session nor its decoder queue. The hook puts a gate around b
 
 * `OutgoingGate` wraps a transport's outgoing SRTP session. It passes RTP of an attached connection only if a sender of
   the connection sealed the payload.
-* `IncomingGate` wraps a receiver's decoder queue. It returns the frames of an attached connection as `SealedFrame`.
-  Only the hook's own decoder proxy reads the bytes of a `SealedFrame`.
+* `IncomingGate` wraps a receiver's decoder queue. It returns the frames of an attached connection as `GuardedFrame`.
+  Only the hook's own decoder proxy reads the bytes of a `GuardedFrame`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from frameseal.aiortc.rule import process, report_unattached
 from frameseal.aiortc.slots import SLOT
 from frameseal.codecs.rtp import MediaType, media_type
 
-__all__ = ["GatedAttribute", "IncomingGate", "OutgoingGate", "SealedFrame"]
+__all__ = ["GatedAttribute", "IncomingGate", "OutgoingGate", "GuardedFrame"]
 
 RTP_HEADER_LEN = 12  # RFC 3550 section 5.1
 RTX_HEADER_LEN = 2  # RFC 4588 section 4: the original sequence number
@@ -153,7 +153,7 @@ class OutgoingGate:
         return self._attachment
 
 
-class SealedFrame:
+class GuardedFrame:
     """A received frame between the decoder queue and the decoder proxy. Every other decoder finds it empty."""
 
     __slots__ = ("_frame", "_media", "_slot")
@@ -179,7 +179,7 @@ class SealedFrame:
         return self._frame
 
 
-GatedTask = tuple[Codec, "JitterFrame | SealedFrame"]
+GatedTask = tuple[Codec, "JitterFrame | GuardedFrame"]
 
 
 class IncomingGate:
@@ -234,7 +234,7 @@ class IncomingGate:
         if getattr(codec, SLOT, None) is not slot:
             codec = self._tagged.setdefault(codec.mimeType, copy.copy(codec))
             setattr(codec, SLOT, slot)
-        return codec, SealedFrame(frame, media_type(codec.mimeType), slot)
+        return codec, GuardedFrame(frame, media_type(codec.mimeType), slot)
 
 
 def payload_start(data: bytes) -> int:

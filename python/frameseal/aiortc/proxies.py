@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import overload
 
 from frameseal.aiortc.encryption import Encryption
-from frameseal.aiortc.gates import SealedFrame
+from frameseal.aiortc.gates import GuardedFrame
 from frameseal.aiortc.protocols import Codec, Decoder, EncodedFrame, Encoder, JitterFrame, NextFrame, Packet, Sender
 from frameseal.aiortc.receivers import ReceiverSlot
 from frameseal.aiortc.slots import SealedPayload, SenderSlot
@@ -88,9 +88,9 @@ class OpeningDecoder:
         found: object = getattr(vars(self)["_inner"], name)
         return found
 
-    def decode(self, encoded_frame: JitterFrame | SealedFrame) -> list[object]:
+    def decode(self, encoded_frame: JitterFrame | GuardedFrame) -> list[object]:
         """Open and decode one frame. Runs in the decoder thread. An empty list means that nothing was decoded."""
-        if isinstance(encoded_frame, SealedFrame):
+        if isinstance(encoded_frame, GuardedFrame):
             encoded_frame = encoded_frame.unwrap()
         encryption = self._slot.encryption
         if encryption is None:
