@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FrameTap", "Source", "keyframe_of"]
 
 MAX_TIMESTAMPS: Final = 1024  # noted at a time: more frames than a jitter buffer holds packets
+MAX_PACKETS: Final = 4096  # remembered of a frame: more than a jitter buffer holds
 RETRANSMISSION: Final = "rtx"  # RFC 4588, section 8.6
 MIN_TELLING: Final = 16  # bytes: a shorter frame is silence, and shows nothing
 VERDICT_INTERVAL: Final = 4  # frames between two looks at a track that is trusted
@@ -44,8 +45,19 @@ class _Packets:
     """The lowest sequence number, unwrapped."""
     last: int
     """The highest sequence number, unwrapped."""
+    numbers: set[int]
+    """The sequence numbers, unwrapped."""
     arrival: float
-    """The time of the latest packet, on the monotonic clock."""
+    """The time on the monotonic clock of the latest packet that was new and not empty."""
+
+    def add(self, number: int, *, has_payload: bool) -> None:
+        """Add a packet. A packet that arrived before does not change the arrival, and neither does padding alone."""
+        is_new = number not in self.numbers
+        if len(self.numbers) < MAX_PACKETS:
+            self.numbers.add(number)
+        self.first, self.last = min(self.first, number), max(self.last, number)
+        if is_new and has_payload:
+            self.arrival = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +116,11 @@ class FrameTap:
         noted = self._noted.get(packet.timestamp)
         if noted is None or noted.ssrc != ssrc:
             self._noted.pop(packet.timestamp, None)
-            self._noted[packet.timestamp] = _Packets(ssrc, payload_type, number, number, time.monotonic())
+            self._noted[packet.timestamp] = _Packets(ssrc, payload_type, number, number, {number}, time.monotonic())
             if len(self._noted) > MAX_TIMESTAMPS:
                 del self._noted[next(iter(self._noted))]
         else:
-            noted.first, noted.last = min(noted.first, number), max(noted.last, number)
-            noted.arrival = time.monotonic()
+            noted.add(number, has_payload=bool(packet.payload))
 
     def codec_of(self, timestamp: int, codecs: Mapping[int, Codec]) -> Codec | None:
         """Return the codec of a frame's own packets. None means that they were not noted.

@@ -1,13 +1,15 @@
 """Rows of a recording, from packets and frames that no stack has made."""
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from frameseal import Encryptor, KeyRing, codecs
 from frameseal.aiortc import Recorder
-from frameseal.aiortc.taps import FrameTap, Source, keyframe_of
+from frameseal.aiortc.taps import MAX_PACKETS, FrameTap, Source, keyframe_of
 from support.forks import in_a_child
 
 MIC = Source("alice", "mic")
@@ -102,6 +104,39 @@ def test_a_packet_that_is_sent_again_fills_its_place(stream, rows):
     stream.recorder.close()
     assert [row.gap for row in rows] == [False] * 22 + [True]
     assert {row.ssrc for row in rows} == {7}
+
+
+def test_a_frame_arrives_with_the_last_of_its_packets(stream, rows, monkeypatch):
+    """Packets arrive in any order. Copies of them, and padding, come later and complete nothing."""
+    for step in range(20):
+        stream.pass_frame(step, 960 * step)
+    now = time.monotonic()
+    monkeypatch.setattr("frameseal.aiortc.taps.time", SimpleNamespace(monotonic=lambda: now))
+    timestamp, epoch = 960 * 20, now
+
+    def note(seconds, number, **fields):
+        nonlocal now
+        now = epoch + seconds
+        stream.note(number, timestamp, **fields)
+
+    note(1, 22)
+    note(2, 20)
+    note(3, 5, payload_type=112, ssrc=8, payload=(21).to_bytes(2, "big") + b"payload")  # sent again: the last one
+    note(4, 22)  # the network copied it
+    note(5, 6, payload_type=112, ssrc=8, payload=(20).to_bytes(2, "big") + b"payload")  # sent again in vain
+    note(6, 23, payload=b"")  # padding
+    stream.take(timestamp)
+    stream.pass_frame(24, 960 * 21)
+    stream.recorder.close()
+    assert rows[20].arrival == stream.recorder.time_of(epoch + 3)
+    assert not any(row.gap for row in rows)
+
+
+def test_packets_without_end_under_one_timestamp_take_no_memory_without_end(stream, rows):
+    for number in range(3 * 2**16):
+        stream.note(number % 2**16, 960)
+    (noted,) = stream.tap._noted.values()
+    assert (noted.first, noted.last, len(noted.numbers)) == (0, 3 * 2**16 - 1, MAX_PACKETS)
 
 
 def test_arrivals_do_not_follow_a_wall_clock_that_is_set(stream, rows, monkeypatch):
