@@ -8,6 +8,7 @@ import threading
 import pyarrow as pa
 import pytest
 
+from frameseal import Decryptor, Encryptor, KeyRing
 from frameseal.aiortc import attach, record
 from frameseal.archive import ArchiveWriter, Opener, read, verify
 from support.calls import (
@@ -248,6 +249,49 @@ async def test_a_writer_that_is_closed_early_costs_frames_and_says_so(stack, tmp
         assert (losses[0].reason, losses[0].error) == ("refused", "ValueError")
         await goes_on(sink)
     assert assert_whole(tmp_path).frames == recorder.counters.written
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+async def test_no_frame_of_a_sender_who_stops_sealing_in_mid_call_is_in_the_archive(
+    stack, profile, tmp_path, monkeypatch
+):
+    """The sender is no hook of ours, which would stop. It also leaves some silence in the clear, as DTX may."""
+    ring = KeyRing(profile)
+    ring.set_key(os.urandom(32))
+    sealer = Encryptor(ring, "opus")
+    encoder = part(stack, "codecs").OpusEncoder
+    encode = encoder.encode
+    plain, is_sealing = set(), threading.Event()
+    is_sealing.set()
+
+    def sealing(this, frame, force_keyframe=False):
+        payloads, timestamp = encode(this, frame, force_keyframe)
+        (payload,) = payloads
+        if timestamp // 960 % 10 == 9:
+            payload = b"\xf8\xff\xfe"
+        elif is_sealing.is_set():
+            return [sealer.encrypt(payload)], timestamp
+        plain.add(payload)
+        return [payload], timestamp
+
+    monkeypatch.setattr(encoder, "encode", sealing)
+    with ArchiveWriter(tmp_path, "call") as writer:
+        async with peers(stack, stack, tracks_end=True) as (alice, bob):
+            alice.send(tone_track(stack), "opus")
+            async with record(bob.pc, writer, remote_id="alice", profile=profile) as recorder:
+                await connect(alice, bob)
+                for _ in range(2):
+                    written = recorder.counters.written
+                    is_sealing.set()
+                    await until(lambda least=written + 60: recorder.counters.written > least)
+                    refused = recorder.counters.refused
+                    is_sealing.clear()
+                    await until(lambda least=refused + 60: recorder.counters.refused > least)
+    assert {b"\xf8\xff\xfe"} < plain
+    assert not plain & {row["sealed"] for row in rows_of(tmp_path, "audio")}
+    opener = Decryptor(ring, "opus")
+    assert all(opener.decrypt(row["sealed"]) for row in rows_of(tmp_path, "audio"))
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from frameseal._native import Decryptor, KeyRing
 from frameseal.codecs import CODECS, CodecRow
 from frameseal.codecs.plain import Excerpt, excerpt
 from frameseal.codecs.rtp import media_type
-from frameseal.inspection.shapes import MAX_EXCERPTS, MIN_VERDICT_FRAMES, Shape, shape
+from frameseal.inspection.shapes import MAX_EXCERPTS, MIN_VERDICT_FRAMES, Shape, sframe_header, shape
 from frameseal.profiles import is_sframe, layout
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ MAX_PACKETS: Final = 4096  # remembered of a frame: more than a jitter buffer ho
 RETRANSMISSION: Final = "rtx"  # RFC 4588, section 8.6
 MIN_TELLING: Final = 16  # bytes: a shorter frame is silence, and shows nothing
 VERDICT_INTERVAL: Final = 4  # frames between two looks at a track that is trusted
+MAX_BETWEEN: Final = (
+    1024  # sealed frames between two frames of a track: those of the sender's other tracks, and lost ones
+)
 OSN_LEN: Final = 2  # RFC 4588, section 4: the original sequence number
 
 
@@ -58,6 +61,20 @@ class _Packets:
         self.first, self.last = min(self.first, number), max(self.last, number)
         if is_new and has_payload:
             self.arrival = time.monotonic()
+
+
+class _Claim(NamedTuple):
+    """The names that a frame claims in the clear."""
+
+    key_id: int | None
+    counter: int | None
+    """The counter of an SFrame (RFC 9605, section 4.3). None in another layout."""
+
+    def follows(self, earlier: _Claim) -> bool:
+        """Return True if a sender may have sealed both in this order, with few frames between them."""
+        if self.key_id != earlier.key_id:
+            return False
+        return self.counter is None or earlier.counter is None or 0 < self.counter - earlier.counter <= MAX_BETWEEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +104,12 @@ class FrameTap:
         self._is_lossy = False  # frames are missing before the next frame
         self._awaits_keyframe = True
         # One plain frame in 256 ends like a sealed one, and most begin like an SFrame. So the first frames of a stream
-        # wait until a window of frames has the shape of the profile.
+        # wait until a window of frames has the shape of the profile. A later frame waits if it does not follow the
+        # frames before it: under a new key id, or where a sender stops sealing.
         self._window: deque[Excerpt] = deque(maxlen=MIN_VERDICT_FRAMES)
-        self._held: deque[SealedFrame] = deque()
+        self._held: deque[tuple[_Claim, SealedFrame]] = deque()
         self._is_trusted = False
+        self._latest: _Claim | None = None  # of the latest recorded frame of the stream
         self._frames = 0
         self._openers: dict[str, Decryptor] = {}  # read key ids, and have no key
 
@@ -199,22 +218,43 @@ class FrameTap:
             self._is_trusted = shape(self._window, row.name) is not Shape.PLAIN
 
     def _admit(self, row: CodecRow, frame: SealedFrame) -> bool:
-        """Record a frame, or hold it until its stream is trusted. Return False if frames were lost."""
-        if self._is_trusted:
-            return self.recorder.offer(frame)
-        self._held.append(frame)
-        if shape(self._window, row.name).value == layout(self.recorder.profile):
-            self._is_trusted = True
-            held, was_lost = list(self._held), False
-            self._held.clear()
-            for each in held:
+        """Record a frame, or hold it until it is trusted. Return False if frames were lost."""
+        claim = self._claim(row, frame)
+        self._held.append((claim, frame))
+        trusted: set[int] = set()
+        if self._is_trusted and self._latest is not None and claim.follows(self._latest):
+            trusted = {len(self._held) - 1}  # frames that were held before it stand alone
+        elif shape(self._window, row.name).value == layout(self.recorder.profile):
+            trusted = self._chain()
+        if not trusted:
+            if len(self._held) > MAX_EXCERPTS:
+                self._held.popleft()
+                later, held = self._held[0]
+                self._held[0] = later, replace(held, gap=True)
+                self.recorder.note(refused=1)
+            return True
+        self._is_trusted, self._latest = True, claim
+        was_lost = False
+        for place, (_, each) in enumerate(self._held):
+            if place in trusted:
                 was_lost = not self.recorder.offer(replace(each, gap=True) if was_lost else each)
-            return not was_lost
-        if len(self._held) > MAX_EXCERPTS:
-            self._held.popleft()
-            self._held[0] = replace(self._held[0], gap=True)
-            self.recorder.note(refused=1)
-        return True
+            else:
+                self.recorder.note(refused=1)
+                was_lost = True
+        self._held.clear()
+        return not was_lost
+
+    def _chain(self) -> set[int]:
+        """Return the places of the held frames that lead to the latest one. A frame that stands alone is none."""
+        places = [len(self._held) - 1]
+        for place in range(len(self._held) - 2, -1, -1):
+            if self._held[places[-1]][0].follows(self._held[place][0]):
+                places.append(place)
+        return set(places) if len(places) > 1 else set()
+
+    def _claim(self, row: CodecRow, frame: SealedFrame) -> _Claim:
+        read = sframe_header(frame.sealed, row) if is_sframe(self.recorder.profile) else None
+        return _Claim(frame.key_id, read[1] if read else None)
 
     def _distrust(self) -> None:
         """Begin a stream. Frames that are still held are lost, since nothing has shown that they are sealed."""
@@ -223,7 +263,7 @@ class FrameTap:
             self._is_lossy = True
         self._held.clear()
         self._window.clear()
-        self._is_trusted = False
+        self._is_trusted, self._latest = False, None
 
     def _opener(self, row: CodecRow) -> Decryptor:
         if row.name not in self._openers:

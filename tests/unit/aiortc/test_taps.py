@@ -1,15 +1,21 @@
 """Rows of a recording, from packets and frames that no stack has made."""
 
+import itertools
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
 
 from frameseal import Encryptor, KeyRing, codecs
 from frameseal.aiortc import Recorder
 from frameseal.aiortc.taps import MAX_PACKETS, FrameTap, Source, keyframe_of
+from support.calls import STACKS, draw, mime, part, sine
 from support.forks import in_a_child
 
 MIC = Source("alice", "mic")
@@ -150,6 +156,89 @@ def test_arrivals_do_not_follow_a_wall_clock_that_is_set(stream, rows, monkeypat
     assert arrivals == sorted(arrivals)
     assert abs(arrivals[-1] - datetime.now(UTC)) < timedelta(minutes=1)  # a bound against a wrong epoch
     assert arrivals[0].tzinfo is UTC
+
+
+def encoded(codec, count):
+    """Return frames as the encoder of a real call makes them."""
+    stack = STACKS[0]
+    codecs_of, parameters = part(stack, "codecs"), part(stack, "rtcrtpparameters").RTCRtpCodecParameters
+    encoder, noise, frames = getattr(codecs_of, f"{codec.title()}Encoder")(), np.random.default_rng(1), []
+    for at in itertools.count():
+        if mime(codec).startswith("video"):
+            frame = draw(at, "red", (320, 240))
+            frame.pts, frame.time_base = at * 3000, Fraction(1, 90000)
+        else:
+            tone = sine(at * 960, 960, 440, 48000)
+            samples = tone.to_ndarray() + noise.integers(-2000, 2000, (1, 960), np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = tone.sample_rate, tone.pts, tone.time_base
+        payloads, _ = encoder.encode(frame)
+        pieces = [codecs_of.depayload(parameters(mime(codec), 90000), each) for each in payloads]
+        frames += [b"".join(pieces)] if pieces else []  # an encoder may wait for more samples
+        if len(frames) == count:
+            return frames
+
+
+@pytest.mark.parametrize("codec", ["opus", "vp8", "h264", "pcmu"])
+@pytest.mark.parametrize("profile", ["livekit", "jitsi", "stream", "sframe"])
+def test_of_a_sender_who_stops_and_resumes_sealing_only_sealed_frames_are_recorded(rows, profile, codec):
+    ring = KeyRing(profile)
+    ring.set_key(os.urandom(32))
+    try:
+        sealer = Encryptor(ring, codec)
+    except ValueError:
+        assert (profile, codec) in {("jitsi", "h264"), ("stream", "pcmu")}  # no call has them
+        return
+    frames = encoded(codec, 400)
+    sealed, formats = [], {96: Codec(mime(codec), 90000, 96)}
+    with Recorder(rows, profile, decodes=False) as recorder:
+        tap = FrameTap(recorder)
+        for number, frame in enumerate(frames):
+            is_plain = 100 <= number < 200 or 240 <= number < 260 or number >= 300
+            data = frame if is_plain else sealer.encrypt(frame)
+            sealed += [] if is_plain else [data]
+            tap.note_packet(Packet(number, 900 * number, 96), formats)
+            tap.take(data, 900 * number, formats[96], MIC, whole=True)
+    assert [row.sealed for row in rows] == sealed
+    gaps = [number for number, row in enumerate(rows) if row.gap]
+    assert gaps == [100, 140]
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+@pytest.mark.parametrize("silence", [b"", b"\xf8", b"\xf8\xff\xfe", b"\x08", b"\x08\x01\x02"])
+def test_frames_of_silence_that_pass_unsealed_are_not_recorded(rows, profile, silence):
+    """Senders do not seal empty frames, and SDKs that pass Opus DTX on leave it in the clear."""
+    ring = KeyRing(profile)
+    ring.set_key(os.urandom(32))
+    sealer, sealed = Encryptor(ring, "opus"), []
+    with Recorder(rows, profile, decodes=False) as recorder:
+        tap = FrameTap(recorder)
+        for number in range(60):
+            is_silent = number % 4 == 3
+            data = silence if is_silent else sealer.encrypt(bytes(40))
+            sealed += [] if is_silent else [data]
+            tap.note_packet(Packet(number, 960 * number), FORMATS)
+            tap.take(data, 960 * number, OPUS, MIC, whole=True)
+    assert [row.sealed for row in rows] == sealed
+    assert recorder.counters.refused == (15 if silence else 0)
+
+
+@pytest.mark.parametrize("profile", ["livekit", "sframe"])
+def test_a_new_key_id_costs_no_frame(rows, profile):
+    ring = KeyRing(profile)
+    sealer, sealed = Encryptor(ring, "opus"), []
+    with Recorder(rows, profile, decodes=False) as recorder:
+        tap = FrameTap(recorder)
+        for number in range(80):
+            if number % 20 == 0:
+                ring.set_key(os.urandom(32), number // 20)
+                ring.sending_key_id = number // 20
+            sealed.append(sealer.encrypt(bytes(40)))
+            tap.note_packet(Packet(number, 960 * number), FORMATS)
+            tap.take(sealed[-1], 960 * number, OPUS, MIC, whole=True)
+    assert [row.sealed for row in rows] == sealed
+    assert not any(row.gap for row in rows)
+    assert len({row.key_id for row in rows}) == 4
 
 
 def test_a_child_of_the_process_records_nothing(stream, rows):
