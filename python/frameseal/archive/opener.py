@@ -26,7 +26,7 @@ from frameseal.exceptions import (
 )
 from frameseal.keys.protocol import KeyRingProvider
 from frameseal.keys.provider import KeyProvider
-from frameseal.profiles import PROFILES, is_sframe, media_metadata
+from frameseal.profiles import PROFILES, is_sframe, layout, media_metadata
 
 REPLAY_WINDOW: Final = 32_768
 """Frames of a track that are remembered by default: eleven minutes of audio, in 3 MiB."""
@@ -430,7 +430,9 @@ def _rings(providers: Sequence[KeyRingProvider], profile: Profile, participant: 
     for provider in providers:
         assert isinstance(provider, KeyProvider)  # noqa: S101  # `_providers` has checked it
         options: dict[str, Any] = {"shared": is_sframe(profile), "key_ring_size": provider.key_ring_size}
-        ring = KeyRing(profile, ratchet_window=provider.ratchet_window, **options)
+        # An archive may hold frames of a profile without a ratchet beside others.
+        window = 0 if layout(profile) == "footer" else provider.ratchet_window
+        ring = KeyRing(profile, ratchet_window=window, **options)
         for key_id, secret in provider.secrets_of(participant).items():
             alone = KeyRing(profile, **options)
             alone.set_secret(secret)

@@ -182,6 +182,12 @@ def test_a_ratchet_is_followed_in_every_track(key):
     assert None not in reasons(opener(rows(*frames)))
 
 
+def test_a_window_does_not_hinder_a_profile_without_a_ratchet():
+    """One archive may hold both, and one provider its keys."""
+    frames = [Sender(provider(), profile, profile).audio() for profile in ("livekit", "stream")]
+    assert reasons(Opener(provider(ratchet_window=16))(rows(*frames))) == [None, None]
+
+
 def test_without_a_window_a_ratcheted_frame_stays_shut():
     keys = provider()
     sender = Sender(keys)
