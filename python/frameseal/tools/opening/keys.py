@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import getpass
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ from frameseal._json import parse_json
 from frameseal._secrecy import Hidden, utf8
 from frameseal.keys.provider import KeyProvider
 
+HEX = re.compile(r"[0-9a-fA-F]{32,}")
 MAX_FILE = 1 << 20  # bytes of a file with keys
 MAX_KEY_ID = 255  # a `KeyProvider` holds at most 256 keys
 MIN_KEY = 16  # bytes of a raw key
+RATCHET_WINDOW = 16  # steps that are searched ahead: the default of LiveKit's native clients, and our maximum
 
 
 class UnusableKeys(Exception):
@@ -76,6 +79,10 @@ def read_key_file(path: Path) -> list[KeyEntry]:
     :raises UnusableKeys: the file cannot be read, or is not as the head of this module says.
     """
     text = _read(path, "key file").strip()
+    if HEX.fullmatch(text):  # base64 would decode it, to another key
+        raise UnusableKeys(
+            "the key file must hold base64, and this is hex: pass what keygen --passphrase prints as --passphrase-file"
+        )
     if not text.startswith("{"):
         return [KeyEntry(None, 0, Hidden(_raw(text, "the key file")))]
     try:
@@ -102,7 +109,7 @@ def providers(entries: Iterable[KeyEntry]) -> list[KeyProvider]:
     """Return providers that together hold all keys. The first one holds the first key under each key id, and so on.
 
     Each participant with keys has all of them in each provider where another key is missing, so that one provider opens
-    most recordings and the others only what it leaves.
+    most recordings and the others only what it leaves. All follow the ratchet of a sender, from the key in the file on.
     """
     by_place: dict[tuple[str | None, int], list[Hidden[str | bytes]]] = {}
     for entry in entries:
@@ -111,7 +118,7 @@ def providers(entries: Iterable[KeyEntry]) -> list[KeyProvider]:
             secrets.append(entry.secret)
     made = []
     for number in range(max(map(len, by_place.values()), default=0)):
-        provider = KeyProvider(key_ring_size=MAX_KEY_ID + 1)
+        provider = KeyProvider(ratchet_window=RATCHET_WINDOW, key_ring_size=MAX_KEY_ID + 1)
         for (participant, key_id), secrets in by_place.items():
             secret = secrets[min(number, len(secrets) - 1)].reveal()
             if participant is None:

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 import frameseal.archive
-from frameseal import KeyRing
+from frameseal import KeyProvider, KeyRing, Profile
 from frameseal.archive import ArchiveWriter
+from frameseal.profiles import PROFILES
 from frameseal.tools.cli import main
 from frameseal.tools.opening.timeline import FAILED, FOOT, PICTURE, SPOKE
 from support.archives import archive, rewrite
@@ -143,6 +144,34 @@ def test_a_key_that_changed_under_one_id_opens_with_both(open_archive, tmp_path)
     status, printed = open_archive(rows, "--key-file", key_file(tmp_path, document))
     assert status == 0, printed
     assert [picture.number for _, picture in shown(tmp_path / "opened" / "alice.mkv")] == list(range(120))
+
+
+@pytest.mark.parametrize("key", [PASSPHRASE, OTHER])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_frames_behind_ratchet_steps_open_with_the_first_key(open_archive, tmp_path, key, steps):
+    """Alice ratchets twice, and is followed each time. Bob does not."""
+    rings, rows = {"alice": ring(key), "bob": ring(key)}, []
+    frames = meeting(3)
+    for number, third in enumerate((frames[:140], frames[140:280], frames[280:])):
+        for _ in range(steps if number else 0):
+            rings["alice"].ratchet(0)
+        rows += sealed(third, rings)
+    secret = {"passphrase": key} if isinstance(key, str) else {"key": base64.urlsafe_b64encode(key).decode()}
+    status, printed = open_archive(rows, "--key-file", key_file(tmp_path, {"shared": [secret]}))
+    assert status == 0, printed
+    assert [picture.number for _, picture in shown(tmp_path / "opened" / "alice.mkv")] == list(range(90))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_profile_opens_also_those_without_a_ratchet(open_archive, tmp_path, profile):
+    keys = KeyProvider()
+    keys.set_shared_key(OTHER)
+    (tmp_path / "key").write_bytes(base64.urlsafe_b64encode(OTHER) + b"\n")
+    frames = [frame for frame in meeting() if frame.participant == "alice"]
+    rows = sealed(frames, {"alice": keys.ring_for(Profile(profile), "alice")}, profile)
+    status, printed = open_archive(rows, "--key-file", tmp_path / "key")
+    assert status == 0, printed
+    assert len(shown(tmp_path / "opened" / "alice.mkv")) == 60
 
 
 def test_an_archive_that_breaks_off_says_so_and_the_rest_opens(open_archive, passphrase_file, tmp_path, monkeypatch):

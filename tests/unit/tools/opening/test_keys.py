@@ -58,7 +58,7 @@ def test_a_missing_file_is_refused_without_its_name(tmp_path):
         assert not any(shows(text) for text in said_by(refused.value))
 
 
-@pytest.mark.parametrize("text", [TEXT, f"{TEXT}\n", TEXT.rstrip("="), base64.b64encode(KEY).decode()])
+@pytest.mark.parametrize("text", [TEXT, f"{TEXT}\n", f"{TEXT}\r\n", TEXT.rstrip("="), base64.b64encode(KEY).decode()])
 def test_a_key_file_holds_what_keygen_prints(tmp_path, text):
     assert revealed(read_key_file(file(tmp_path, text))) == [(None, 0, KEY)]
 
@@ -82,6 +82,8 @@ def test_a_key_file_holds_keys_by_participant_and_key_id(tmp_path):
         ("", "raw key in base64"),
         (MARKER + "!", "raw key in base64"),
         ("AAAA", "at least 16 bytes"),
+        (f"{TEXT}\n{TEXT}\n", "raw key in base64"),
+        (KEY.hex() + "\n", "this is hex"),
         ("{" + MARKER, "no JSON object"),
         ('{"shared": ' + "[" * 10_000, "no JSON object"),
         ("{}", "has no key"),
