@@ -13,31 +13,33 @@ from frameseal.tools.opening.text import clock, printable, reasons
 
 
 def summary(history: History, files: list[ParticipantFile]) -> Table:
-    """Return the table with one row for each participant."""
-    table = Table(box=box.ROUNDED, title="What has opened", title_style="bold")
-    for heading in ("participant", "there", "file"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("spoke", "key ids", "frames", "opened", "gaps"):
-        table.add_column(heading, justify="right")
-    table.add_column("did not open", overflow="fold")
+    """Return the table with one row for each participant. It fits into 80 columns if the names are short."""
+    table = Table(box=box.SIMPLE_HEAD, title="Opened recording", title_style="bold", pad_edge=False)
+    table.add_column("participant", overflow="fold", min_width=11)
+    table.add_column("present", overflow="fold", min_width=9)
+    table.add_column("file", overflow="fold")
+    for heading in ("spoke", "key ids", "opened", "gaps"):
+        table.add_column(heading, justify="right", no_wrap=heading != "key ids", overflow="fold")
+    failed = any(history.people[file.participant].failures for file in files)
+    if failed:
+        table.add_column("not opened", overflow="fold")
     for file in files:
         person = history.people[file.participant]
         total, opened = person.frames.total(), person.opened.total()
-        table.add_row(
+        cells = [
             Text(printable(person.participant), style="bold"),
-            Text(_there(person)),
+            Text(_present(person)),
             Text(file.path.name if file.path.exists() else "-"),
             clock(len(person.spoke)),
             Text(", ".join(map(str, sorted(person.key_ids))) or "-"),
-            f"{total:,}",
-            Text(f"{opened:,}", style="green" if opened == total else "red"),
+            Text(f"{opened:,} of {total:,}", style="green" if opened == total else "red"),
             f"{person.gaps:,}",
-            Text(reasons(person), style="red"),
-        )
+        ]
+        table.add_row(*cells, *([Text(reasons(person), style="red")] if failed else []))
     return table
 
 
-def _there(person: Person, limit: int = 3) -> str:
+def _present(person: Person, limit: int = 3) -> str:
     stretches = person.present
     text = ", ".join(f"{clock(first)}-{clock(last)}" for first, last in stretches[:limit])
     return text + (f" and {len(stretches) - limit} more" if len(stretches) > limit else "")

@@ -17,14 +17,15 @@ def printable(text: str, limit: int = MAX_NAME) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a time of the time line as 0:00:00."""
+    """Return a time of the time line as 0:00, or as 0:00:00 from an hour on."""
     whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def duration(seconds: int) -> str:
     """Return a length of time in words."""
-    return f"{clock(seconds)} hours" if seconds >= 3600 else f"{seconds // 60}:{seconds % 60:02} minutes"
+    return f"{clock(seconds)} {'hours' if seconds >= 3600 else 'minutes'}"
 
 
 def reasons(person: Person, width: int = 0) -> str:

@@ -35,7 +35,7 @@ def draw_timeline(history: History, start: datetime | None) -> Image.Image:
     image = Image.new("RGB", (WIDTH, HEAD + ROW * len(shown) + FOOT), BACKGROUND)
     draw = ImageDraw.Draw(image)
     seconds = max(history.seconds, 1)
-    title = f"{len(people)} participants, {duration(seconds)}"
+    title = f"{len(people)} participant{'' if len(people) == 1 else 's'}, {duration(seconds)}"
     title += f", from {start:%Y-%m-%d %H:%M:%S} UTC" if start is not None else ""
     draw.text((40, 28), title, font=_font(30), fill=TEXT)
     _draw_axis(draw, seconds, start, len(shown))
