@@ -99,6 +99,15 @@ def units_with_start_codes(frame):
     return units[1:]
 
 
+@pytest.mark.parametrize("codec", VIDEO)
+def test_no_encoder_is_started(tmp_path, codec, capfd):
+    """An encoder would cost time and memory, and that of H.265 prints lines about itself."""
+    frames = recorded(pictures(codec, 60), codec=codec)
+    capfd.readouterr()
+    alice(tmp_path, frames)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("codec", ["pcmu", "pcma"])
 def test_g711_keeps_every_sample(tmp_path, codec):
     """Linear PCM holds all values of G.711, so that nothing is lost."""

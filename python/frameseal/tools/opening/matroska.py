@@ -220,9 +220,12 @@ def _begin(part: _Part, row: CodecRow, data: bytes) -> bool:
 
 
 def _copied(container: Any, template: Any) -> Any:
-    """Return a new stream with the parameters of *template*. PyAV 14 has a method of its own for it."""
+    """Return a new stream with the parameters of *template*. PyAV 14 has a method of its own for it.
+
+    PyAV opens a codec for each stream, although no frame passes through it: without `opaque` an encoder.
+    """
     if hasattr(container, "add_stream_from_template"):
-        return container.add_stream_from_template(template)
+        return container.add_stream_from_template(template, opaque=True)
     return container.add_stream(template=template)
 
 
