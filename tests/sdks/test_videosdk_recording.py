@@ -10,6 +10,7 @@ import pytest
 
 import frameseal
 from frameseal import ExternalE2EEKeyProvider
+from frameseal.aiortc import tee_all
 from frameseal.archive import ArchiveWriter, read
 from frameseal.videosdk import set_key_provider
 from sdks.test_videosdk import meeting_place
@@ -69,3 +70,18 @@ async def test_a_meeting_is_recorded_and_transcribed_as_the_migration_table_says
     await open_archive(table["meeting.startTranscription();"], tmp_path)
     assert (tmp_path / "opened" / "bob.mkv").stat().st_size > 1000
     assert "heard True" in (tmp_path / "said" / "transcript.txt").read_text("utf-8")
+
+
+async def test_a_guest_without_a_key_records_everybody(monkeypatch):
+    class Rows(list):
+        write = list.append
+
+    sent = {("alice", "audio"), ("alice", "video")}
+    async with meeting_place(monkeypatch) as (_, enter):
+        await enter("alice", "red", room_key())
+        bob, rows = await enter("bob", None, ExternalE2EEKeyProvider()), Rows()
+        async with tee_all(bob.meeting.e2ee.manager, rows) as recorder:
+            await until(lambda: {(row.participant, row.kind) for row in list(rows)} >= sent)
+        assert recorder.counters.refused == 0
+        assert {(row.participant, row.kind) for row in rows} == sent
+        assert all(sink.empty for sink in bob.sinks.values())

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import frameseal
-from frameseal.archive import ArchiveWriter, SealedFrame
+from frameseal.archive import ArchiveWriter, Opener, SealedFrame, read, verify
 
 KEY = bytes(range(32))
 START = datetime(2026, 5, 4, 9, tzinfo=UTC)
@@ -94,3 +94,12 @@ def rewrite(path: Path, change: Any) -> None:
     found = pq.read_table(path)
     changed = change(found)
     pq.write_table(changed.replace_schema_metadata(found.schema.metadata), path)
+
+
+def assert_opens(folder: Path, tracks: set[tuple[str, str]], keys: Any) -> None:
+    """Check that an archive is whole and closed, holds these participants and kinds, and opens with *keys*."""
+    (found,), strangers = verify(folder)
+    assert (found.problems, strangers, found.is_closed) == ([], [], True)
+    rows = Opener(keys)(table(read(folder)))
+    assert set(zip(rows["participant"].to_pylist(), rows["kind"].to_pylist(), strict=True)) == tracks
+    assert set(rows["reason"].to_pylist()) == {None}

@@ -20,7 +20,6 @@ from frameseal import (
     ReplayedFrame,
     UnknownKey,
 )
-from frameseal.aiortc import tee_all
 from frameseal.livekit import NotAdmitted, Room, RoomError, join, signalling
 from frameseal.livekit import room as livekit_room
 from frameseal.livekit.data import MAX_DATA_BYTES
@@ -94,23 +93,6 @@ async def test_a_tone_is_heard_with_the_key_and_by_nobody_else(server, theirs):
         assert all(opener.decrypt(forwarded.payload) for forwarded in server.packets)  # not one in the clear
     (asked,) = [each.add_track for each in server.latest("alice").requests if each.HasField("add_track")]
     assert (asked.encryption, asked.disable_red) == (models.Encryption.Type.GCM, True)
-
-
-async def test_a_room_is_recorded_without_a_key(server):
-    class Rows(list):
-        write = list.append
-
-    rows, keyless = Rows(), E2EEManager(KeyProvider(), "livekit")
-    async with (
-        tee_all(keyless, rows),
-        join(server.url, BOB, keyless, ice_servers=()),
-        join(server.url, ALICE, provider(), ice_servers=()) as first,
-    ):
-        await first.publish(tone_track("aiortc"))
-        await until(lambda: len(rows) > 20)
-    opener = Decryptor(key_ring(), "opus")
-    assert all(opener.decrypt(row.sealed) for row in rows)
-    assert {(row.participant, row.codec) for row in rows} == {("alice", "opus")}
 
 
 async def test_each_participant_is_opened_with_the_key_of_their_identity(server):
