@@ -48,7 +48,7 @@ def excerpt(frame: bytes) -> Excerpt:
 
 
 def most(fits: Sequence[bool]) -> bool:
-    """Return True if seven in eight fit. Some frames have lost their head, or a server has injected them."""
+    """Return True if at least seven in eight are True. Some frames have lost their head, or a server injected them."""
     return sum(fits) * 8 >= len(fits) * 7
 
 
@@ -66,7 +66,7 @@ def is_opus(seen: Sequence[Excerpt]) -> bool:
 
 
 def _is_opus_packet(packet: bytes) -> bool:
-    """Return True if a packet has the framing of Opus (RFC 6716, section 3.4). It must fit into an excerpt."""
+    """Return True if a packet has the framing of Opus (RFC 6716, section 3.4). The packet must be whole."""
     if not packet:
         return False
     code = packet[0] & 3
@@ -155,7 +155,7 @@ def clear_vp8(frame: bytes) -> int | None:
 
 
 def clear_none(frame: bytes) -> int:
-    """Return 0, the number of clear bytes of a codec that has none."""
+    """Return 0: a frame of the codec has no clear bytes."""
     return 0
 
 
