@@ -209,8 +209,8 @@ class RecordingLoss:
 
     reason: LossReason
     """``"queue_full"``: the disk was too slow. ``"not_written"``: the writer failed, such as on a full disk.
-    ``"refused"``: the writer refused the frames. ``"not_sealed"``: the frames are not sealed in the profile's format,
-    so they may be plaintext."""
+    ``"refused"``: the writer refused the frames. ``"not_sealed"``: nothing shows that the frames are sealed in the
+    profile's format, so they may be plaintext."""
 
     frames: int
     """The number of frames that were lost for this reason since the last event."""

@@ -664,6 +664,7 @@ NOT_CALLED = {
     "aiortc.Attachment.has_sealed": MADE_BY_US,
     "aiortc.Attachment.release": MADE_BY_US,
     "aiortc.Recorder.note": MADE_BY_US,
+    "aiortc.Recorder.note_held": MADE_BY_US,
     "aiortc.Recorder.offer": MADE_BY_US,
     "aiortc.Recorder.report": MADE_BY_US,
     "aiortc.Recorder.time_of": MADE_BY_US,

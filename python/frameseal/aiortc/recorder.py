@@ -59,7 +59,7 @@ class RecorderCounters:
     failed: int = 0
     """Frames that the writer could not write, such as on a full disk."""
     refused: int = 0
-    """Frames that are not sealed in the profile's format, and frames that the writer refused."""
+    """Frames that nothing shows to be sealed in the profile's format, and frames that the writer refused."""
     incomplete: int = 0
     """Frames whose first packets were lost."""
     unidentified: int = 0
@@ -96,6 +96,7 @@ class Recorder(LoopEmitter):
         self._max_queue_bytes = max_queue_bytes
         self._queue: deque[SealedFrame] = deque()
         self._queue_bytes = 0
+        self._held_frames = 0
         self._is_closed = False
         self._lost_tracks: set[tuple[str, str]] = set()  # in the writer's thread: frames are missing in the archive
         self._unreported: dict[LossReason, int] = {}
@@ -149,6 +150,11 @@ class Recorder(LoopEmitter):
         if refused:
             self.report("not_sealed", refused)
 
+    def note_held(self, change: int) -> None:
+        """Add *change* to the number of frames that taps hold. They are lost if the recorder is closed meanwhile."""
+        with self._ready:
+            self._held_frames += change
+
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Record no more frames, and wait until the writer has the queued frames. A second call has no effect.
 
@@ -164,7 +170,9 @@ class Recorder(LoopEmitter):
             if self._is_closed:
                 return
             self._is_closed = True
+            held = self._held_frames
             self._ready.notify()
+        self.note(refused=held)
         atexit.unregister(self.close)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)

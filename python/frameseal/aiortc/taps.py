@@ -108,6 +108,7 @@ class FrameTap:
         # frames before it: under a new key id, or where a sender stops sealing.
         self._window: deque[Excerpt] = deque(maxlen=MIN_VERDICT_FRAMES)
         self._held: deque[tuple[_Claim, SealedFrame]] = deque()
+        self._held_noted = 0  # held frames that the recorder knows of
         self._is_trusted = False
         self._latest: _Claim | None = None  # of the latest recorded frame of the stream
         self._frames = 0
@@ -232,6 +233,7 @@ class FrameTap:
                 later, held = self._held[0]
                 self._held[0] = later, replace(held, gap=True)
                 self.recorder.note(refused=1)
+            self._note_held()
             return True
         self._is_trusted, self._latest = True, claim
         was_lost = False
@@ -242,7 +244,13 @@ class FrameTap:
                 self.recorder.note(refused=1)
                 was_lost = True
         self._held.clear()
+        self._note_held()
         return not was_lost
+
+    def _note_held(self) -> None:
+        if len(self._held) != self._held_noted:
+            self.recorder.note_held(len(self._held) - self._held_noted)
+            self._held_noted = len(self._held)
 
     def _chain(self) -> set[int]:
         """Return the places of the held frames that lead to the latest one. A frame that stands alone is none."""
@@ -262,6 +270,7 @@ class FrameTap:
             self.recorder.note(refused=len(self._held))
             self._is_lossy = True
         self._held.clear()
+        self._note_held()
         self._window.clear()
         self._is_trusted, self._latest = False, None
 

@@ -241,6 +241,18 @@ def test_a_new_key_id_costs_no_frame(rows, profile):
     assert len({row.key_id for row in rows}) == 4
 
 
+def test_frames_of_a_stream_that_was_too_short_to_be_trusted_are_counted(stream, rows):
+    for step in range(5):
+        stream.pass_frame(step, 960 * step)
+    for step in range(5, 45):  # the sender begins again
+        stream.pass_frame(step, 960 * step, ssrc=8)
+    assert stream.recorder.counters.refused == 5
+    for step in range(45, 48):
+        stream.pass_frame(step, 960 * step, ssrc=9)
+    stream.recorder.close()
+    assert (stream.recorder.counters.written, stream.recorder.counters.refused) == (40, 8)
+
+
 def test_a_child_of_the_process_records_nothing(stream, rows):
     stream.pass_frame(0, 0)
 
