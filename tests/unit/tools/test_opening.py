@@ -139,6 +139,12 @@ def test_after_missing_frames_pictures_go_on_with_the_next_keyframe(tmp_path, co
     assert opened.complete is (how == "missing")
 
 
+@pytest.mark.parametrize("codec", AUDIO)
+def test_the_seconds_of_speech_are_those_with_sound(tmp_path, codec):
+    opened, _ = alice(tmp_path, recorded(sounds(codec, 3, silence=1), track="mic", codec=codec))
+    assert opened.history.people["alice"].spoke == {1, 2}
+
+
 def test_missing_sound_is_a_gap_of_its_length(tmp_path):
     _, file = alice(tmp_path, recorded(sounds("opus", 3), codec="opus", track="mic", missing=range(50, 75)))
     (written,) = packets(file.path)

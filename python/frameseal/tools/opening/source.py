@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -13,6 +15,7 @@ from frameseal.keys.provider import KeyProvider
 from frameseal.tools.opening.frames import OpenedFrame
 from frameseal.tools.opening.text import printable
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_OTHERS = 20  # other recordings of an archive that are named
 MAX_MESSAGE = 400  # characters: the name of a file has up to 255
 
@@ -101,7 +104,7 @@ def frames_of(table: pa.Table) -> Iterator[OpenedFrame]:
 
     :param table: a `pyarrow.Table` as `frameseal.archive.Opener` returns it.
     """
-    columns = [table[name].to_pylist() for name in COLUMNS]
+    columns = [_values(table[name]) for name in COLUMNS]
     opened = table["opened"].to_pylist()
     for row, is_open in zip(zip(*columns, strict=True), opened, strict=True):
         participant, track, kind, codec, ssrc, clock_rate, rtp_timestamp, arrival, key_id, gap, frame, reason = row
@@ -120,3 +123,16 @@ def frames_of(table: pa.Table) -> Iterator[OpenedFrame]:
             frame=frame if is_open else None,
             reason=None if is_open and frame is not None else reason or "unknown",
         )
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column. Names and times are converted here, since `to_pylist` takes long for them."""
+    if pa.types.is_dictionary(column.type):
+        found = []
+        for chunk in column.chunks:
+            names = chunk.dictionary.to_pylist()
+            found += [names[index] for index in chunk.indices.to_pylist()]
+        return found
+    if pa.types.is_timestamp(column.type):
+        return [EPOCH + timedelta(microseconds=ticks) for ticks in column.cast(pa.int64()).to_pylist()]
+    return list(column.to_pylist())

@@ -8,10 +8,9 @@ import numpy as np
 
 from frameseal.tools.opening import sound
 
-RATE = 16000
-WINDOW = RATE // 50  # samples of which one loudness is measured: 20 ms
 MIN_RMS = 250  # of int16: about -42 dB of full scale. Silence and the hum of a room are below it
-MIN_WINDOWS = 5  # loud windows in a second of speech: a tenth of it
+MIN_LOUD = 0.1  # loud seconds in a second of speech
+INTEGERS = ("s16", "s16p")  # formats of samples from -32768 to 32767; the others are floats up to 1
 
 
 def spoken_seconds(path: Path) -> set[int]:
@@ -19,13 +18,16 @@ def spoken_seconds(path: Path) -> set[int]:
 
     :param path: a Matroska file.
     """
-    loud: dict[int, int] = {}
-    for start, samples in sound.stretches(path, RATE):
-        whole = len(samples) // WINDOW * WINDOW
-        if not whole:
-            continue
-        windows = samples[:whole].reshape(-1, WINDOW).astype(np.float32)
-        for number in np.flatnonzero(np.sqrt((windows**2).mean(axis=1)) >= MIN_RMS):
-            second = (start + int(number) * WINDOW) // RATE
-            loud[second] = loud.get(second, 0) + 1
-    return {second for second, count in loud.items() if count >= MIN_WINDOWS}
+    loud: dict[int, float] = {}
+    for index in sound.tracks(path):
+        for time, frames in sound.decoded(path, index):
+            start = time
+            for frame in frames:
+                # The first channel alone, as it was decoded: to resample it would take longer than to decode it.
+                kind, unit = (np.int16, 1) if frame.format.name in INTEGERS else (np.float32, 32768)
+                samples = np.frombuffer(memoryview(frame.planes[0]), kind, frame.samples).astype(np.float32)
+                threshold = MIN_RMS / unit
+                if np.dot(samples, samples) >= len(samples) * threshold**2:
+                    loud[int(start)] = loud.get(int(start), 0) + frame.samples / frame.sample_rate
+                start += frame.samples / frame.sample_rate
+    return {second for second, lasted in loud.items() if lasted > MIN_LOUD - 0.001}

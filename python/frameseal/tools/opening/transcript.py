@@ -17,11 +17,12 @@ import numpy as np
 from frameseal.tools.media import Samples
 from frameseal.tools.opening import sound
 from frameseal.tools.opening.matroska import ParticipantFile
-from frameseal.tools.opening.speech import MIN_RMS, WINDOW
+from frameseal.tools.opening.speech import MIN_RMS
 from frameseal.tools.opening.text import printable
 
 GROUP = "frameseal.recognizers"
 RATE = 16000  # samples in a second that a recogniser receives
+WINDOW = RATE // 50  # samples of which one loudness is measured: 20 ms
 PAUSE = RATE // 2  # samples of silence between two utterances
 MAX_UTTERANCE = 30 * RATE  # samples of the longest utterance that a recogniser receives at once
 MARGIN = RATE // 5  # samples of silence that stay before and after an utterance
