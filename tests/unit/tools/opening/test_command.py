@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,7 +26,7 @@ from frameseal.archive import ArchiveWriter
 from frameseal.profiles import PROFILES
 from frameseal.tools.cli import main
 from frameseal.tools.opening.timeline import FAILED, FOOT, PICTURE, SPOKE
-from support.archives import archive, rewrite
+from support.archives import archive, end_segment, rewrite
 from support.calls import PASSPHRASE
 from support.recorded import pictures, recorded, sealed, shown, sounds, together
 from support.secret_search import MARKER, shows
@@ -172,6 +173,51 @@ def test_each_profile_opens_also_those_without_a_ratchet(open_archive, tmp_path,
     status, printed = open_archive(rows, "--key-file", tmp_path / "key")
     assert status == 0, printed
     assert len(shown(tmp_path / "opened" / "alice.mkv")) == 60
+
+
+HOSTILE = ("../x", "a\0b", "n" * 300, "a/b", "a_b", "Bob", "bob", "", "..", "-rf", "con", "josé", "\x1b[2J")
+
+
+def test_any_name_of_a_participant_has_a_file_of_its_own_in_the_folder(open_archive, passphrase_file, tmp_path):
+    tracks = [recorded(sounds("opus", 1), codec="opus", participant=name, track="mic") for name in HOSTILE]
+    rows = sealed(together(*tracks), dict.fromkeys(HOSTILE, ring()))
+    status, printed = open_archive(rows, "--passphrase-file", passphrase_file)
+    assert status == 0, printed
+    names = [path.name for path in (tmp_path / "opened").iterdir()]
+    assert len({name.lower() for name in names if name.endswith(".mkv")}) == len(HOSTILE)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*\.mkv|timeline\.png", name) for name in names)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["passphrase"]
+
+
+def test_a_recording_that_still_runs_opens_as_far_as_it_was_written(open_archive, passphrase_file, tmp_path):
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring()})
+    with ArchiveWriter(tmp_path / "archive", "room") as writer:
+        for row in rows[:100]:
+            writer.write(row)
+        end_segment(writer)
+        for row in rows[100:]:
+            writer.write(row)
+        writer.flush()
+        status, printed = open_archive(tmp_path / "archive", "--passphrase-file", passphrase_file)
+    assert status == 0, printed
+    assert [picture.number for _, picture in shown(tmp_path / "opened" / "alice.mkv")] == list(range(60))
+
+
+def test_a_track_that_wraps_changes_its_codec_and_comes_back_is_whole(open_archive, tmp_path):
+    """The RTP clock passes 2**32, VP8 becomes H264, and Alice rejoins with another SSRC, RTP start and key id."""
+    first = recorded(pictures("vp8", 60), codec="vp8", rtp_start=2**32 - 90_000)
+    second = recorded(pictures("h264", 60), codec="h264", at=2, rtp_start=2**32 + 90_000)
+    third = recorded(pictures("h264", 60), codec="h264", at=10, ssrc=99, rtp_start=5)
+    rows = sealed([*first, *second], {"alice": ring("before", 0)}) + sealed(third, {"alice": ring("after", 1)})
+    document = {"shared": [{"key_id": 0, "passphrase": "before"}, {"key_id": 1, "passphrase": "after"}]}
+    status, printed = open_archive(rows, "--key-file", key_file(tmp_path, document))
+    assert status == 0, printed
+    assert "changed its codec (vp8, then h264)" in printed
+    early, late = (shown(tmp_path / "opened" / "alice.mkv", index) for index in (0, 1))
+    assert [picture.number for _, picture in early] == list(range(60))
+    assert [picture.number for _, picture in late] == [*range(60)] * 2
+    assert early[0][0] == pytest.approx(0, abs=0.04)
+    assert [late[number][0] for number in (0, 60)] == pytest.approx([2, 10], abs=0.04)
 
 
 def test_an_archive_that_breaks_off_says_so_and_the_rest_opens(open_archive, passphrase_file, tmp_path, monkeypatch):
