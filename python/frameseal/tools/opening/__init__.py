@@ -76,8 +76,9 @@ def run(options: OpenOptions, console: Console | None = None) -> int:
         recognizer = transcript.find_recognizer(options.recognizer) if options.transcript is not None else None
         providers = keys.providers(_entries(options))
         left_out: list[str] = []
+        frames = source.opened_frames(options.archive, providers, left_out.append, options.recording)
         opened = open_frames(
-            source.opened_frames(options.archive, providers, left_out.append, options.recording),
+            frames,
             options.output,
             overwrite=options.overwrite,
             console=screen,
@@ -87,7 +88,7 @@ def run(options: OpenOptions, console: Console | None = None) -> int:
             _extras(options, opened, recognizer, screen)
             image = timeline.draw_timeline(opened.history, opened.clocks.start)
             image.save(options.output / TIMELINE)
-    except (UnusableFolder, keys.UnusableKeys, transcript.NoRecognizer) as error:
+    except (UnusableFolder, keys.UnusableKeys, transcript.NoRecognizer, source.UnreadableArchive) as error:
         print(f"frameseal open: {error}", file=sys.stderr)
         return CANNOT_RUN
     except OSError as error:

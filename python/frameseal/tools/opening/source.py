@@ -45,15 +45,28 @@ def opened_frames(
     report: Callable[[str], None],
     recording: str | None = None,
 ) -> Iterator[OpenedFrame]:
-    """Yield the frames of one recording in their order, opened where a key opens them.
+    """Return the frames of one recording in their order, opened where a key opens them.
 
     :param providers: in the order of time, where keys were replaced under their own id.
     :param report: called with each part of the archive that is left out, in words. Reading continues behind it, and the
         next frame of each track has a `gap`.
     :param recording: the id of the recording. None means the first one of the archive.
-    :raises UnreadableArchive: there is no archive, or it has no such recording, or it cannot be read further.
+    :raises UnreadableArchive: there is no archive, or it has no such recording. The iterator raises it if the archive
+        cannot be read further.
     """
-    opener = archive.Opener(list(providers))
+    problem = ""
+    try:
+        chosen = _chosen(location, recording, report)
+    except (OSError, ValueError) as error:
+        problem = _problem(error)
+    if problem:
+        raise UnreadableArchive(problem)
+    return _frames(location, chosen, archive.Opener(list(providers)), report)
+
+
+def _frames(
+    location: str | Path, chosen: list[str], opener: archive.Opener, report: Callable[[str], None]
+) -> Iterator[OpenedFrame]:
     damages: list[str] = []
     damages_before: dict[tuple[str, str], int] = {}
 
@@ -63,7 +76,6 @@ def opened_frames(
 
     problem = ""
     try:
-        chosen = _chosen(location, recording, report)
         for batch in archive.read(location, recordings=chosen, on_error=damaged):
             for frame in frames_of(opener(pa.Table.from_batches([batch]))):
                 place = (frame.participant, frame.track)
@@ -71,14 +83,16 @@ def opened_frames(
                 damages_before[place] = len(damages)
                 yield replace(frame, gap=True) if is_first else frame
     except (OSError, ValueError) as error:
-        # The message of another error may quote the address, which may hold a secret.
-        if type(error) in (FileNotFoundError, ValueError):
-            problem = str(error)
-        else:
-            reason = getattr(error, "strerror", None) or "the location cannot be read"
-            problem = f"the archive cannot be read further: {reason}"
+        problem = _problem(error)
     if problem:
         raise UnreadableArchive(problem)
+
+
+def _problem(error: OSError | ValueError) -> str:
+    """Return what is wrong with an archive, without its address, which may hold a secret."""
+    if type(error) in (FileNotFoundError, ValueError):
+        return str(error)
+    return f"the archive cannot be read further: {getattr(error, 'strerror', None) or 'the location does not answer'}"
 
 
 def _chosen(location: str | Path, recording: str | None, report: Callable[[str], None]) -> list[str]:

@@ -311,6 +311,7 @@ def test_a_missing_archive_is_said(open_archive, passphrase_file, tmp_path):
     status, printed = open_archive(tmp_path / "missing", "--passphrase-file", passphrase_file)
     assert status == 2
     assert printed == "frameseal open: there is no archive at this location\n"
+    assert not (tmp_path / "opened").exists()
 
 
 def test_an_altered_frame_does_not_open_and_is_counted(open_archive, passphrase_file):
