@@ -109,7 +109,8 @@ def _chosen(location: str | Path, recording: str | None, report: Callable[[str],
         if len(ids) > MAX_OTHERS + 1:
             report(f"the archive has {len(ids) - MAX_OTHERS - 1} more recordings: frameseal archive ls lists them")
     elif recording not in ids:
-        raise UnreadableArchive(f"the archive has no recording of this id, but: {', '.join(names[:MAX_OTHERS])}{more}")
+        listed = ", ".join(names[:MAX_OTHERS]) or "none"
+        raise UnreadableArchive(f"the archive has no recording of this id, but: {listed}{more}")
     return ids[:1] if recording is None else [recording]
 
 

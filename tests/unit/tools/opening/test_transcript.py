@@ -6,6 +6,8 @@ import av
 import numpy as np
 import pytest
 
+from frameseal import KeyRing
+from frameseal.tools.cli import main
 from frameseal.tools.opening import open_frames, transcript
 from frameseal.tools.opening.transcript import (
     GROUP,
@@ -15,8 +17,10 @@ from frameseal.tools.opening.transcript import (
     utterances,
     write_transcripts,
 )
+from support.archives import archive
+from support.calls import PASSPHRASE
 from support.paths import ROOT, TESTS
-from support.recorded import recorded, sounds, together
+from support.recorded import recorded, sealed, sounds, together
 
 RATE = 16000
 
@@ -80,6 +84,24 @@ def test_the_example_hears_what_was_said_and_when(tmp_path, monkeypatch):
     assert said[0].start < 0.5 and 3 <= said[1].start < 3.5 and 4.5 < said[1].end < 6
     lines = (tmp_path / "said" / "transcript.txt").read_text("utf-8").splitlines()
     assert lines == ["[00:00:00] alice: good morning", "[00:00:03] bob: one two three four five"]
+
+
+def test_the_command_writes_the_transcript_of_an_archive(tmp_path, monkeypatch, capsys):
+    installed(tmp_path, monkeypatch, parrot=f"{__name__}:Parrot")
+    ring = KeyRing("livekit")
+    ring.set_passphrase(PASSPHRASE)
+    (tmp_path / "passphrase").write_text(f"{PASSPHRASE}\n")
+    frames = recorded(sounds("opus", 4, silence=2), codec="opus", track="mic")
+    folder = archive(tmp_path / "archive", sealed(frames, {"alice": ring}))
+    said = tmp_path / "said"
+    arguments = ["--passphrase-file", str(tmp_path / "passphrase"), "--transcript", str(said)]
+    assert main(["open", str(folder), "-o", str(tmp_path / "opened"), *arguments]) == 0, capsys.readouterr()
+    assert (said / "transcript.txt").read_text("utf-8").startswith("[00:00:01] alice: <2 s>")
+    assert sorted(path.relative_to(said).as_posix() for path in said.rglob("*.*")) == [
+        "participants/alice.vtt",
+        "transcript.txt",
+        "transcript.vtt",
+    ]
 
 
 def test_files_say_who_spoke_when_and_escape_what_webvtt_reads(tmp_path):
