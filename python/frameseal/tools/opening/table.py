@@ -26,7 +26,7 @@ def summary(history: History, files: list[ParticipantFile]) -> Table:
     for file in files:
         person = history.people[file.participant]
         total, opened = person.frames.total(), person.opened.total()
-        cells = [
+        cells: list[str | Text] = [
             Text(printable(person.participant), style="bold"),
             Text(_present(person)),
             Text(file.path.name if file.path.exists() else "-"),
