@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from operator import itemgetter
 
 import pytest
 from hypothesis import given
@@ -130,6 +131,28 @@ def test_a_recorders_clock_that_is_set_back_never_runs_the_time_line_backwards()
     ((at, by),) = clocks.set_back
     assert by == pytest.approx(3600 * SECOND, abs=SECOND)
     assert at == pytest.approx(5 * SECOND, abs=SECOND)
+
+
+def test_a_track_that_a_jitter_buffer_hands_on_late_sets_no_clock_back():
+    """A lost packet holds up a buffer of 128 packets: seconds of small pictures. Their arrivals stay what they were."""
+    pictures, late = camera(20), timedelta(seconds=4.3)
+    handed_on = sorted(
+        [(frame.arrival + late * (number >= 150), frame) for number, frame in enumerate(pictures)]
+        + [(frame.arrival, frame) for frame in microphone(20)],
+        key=itemgetter(0),
+    )
+    clocks, times = placed(frame for _, frame in handed_on)
+    assert clocks.set_back == []
+    moments = only_times(times)
+    assert moments["camera"][-1] == pytest.approx(20 * SECOND, abs=100 * MS)
+    assert abs(moments["camera"][-1] - moments["microphone"][-1]) < 60 * MS
+
+
+def test_a_clock_that_is_set_back_before_a_new_track_begins_is_known_too():
+    frames = list(camera(10)) + [_moved(frame, -3600) for frame in microphone(10, at=10)]
+    clocks, times = placed(frames)
+    assert len(clocks.set_back) == 1
+    assert only_times(times)["microphone"][0] == pytest.approx(10 * SECOND, abs=100 * MS)
 
 
 def test_a_recorders_clock_that_is_set_forward_is_a_gap_for_everybody():
