@@ -117,6 +117,16 @@ async def test_a_subscriber_who_left_can_come_again_and_the_others_do_not_notice
         await forwarder.disconnect_subscriber("nobody")
 
 
+async def test_a_subscriber_who_comes_again_has_the_same_tracks():
+    forwarder, seen = Forwarder(), []
+    async with calling(forwarder) as (alice, bob), peers("aiortc") as (again,):
+        await forwarder.connect_subscriber(again.pc, "bob again")
+        for peer, end in ((alice, "sender"), (bob, "receiver"), (again, "receiver")):
+            seen.append([getattr(each, end).track.id for each in peer.pc.getTransceivers()])
+        await forwarder.disconnect_subscriber("bob again")
+    assert seen[0] == seen[1] == seen[2]
+
+
 async def test_a_subscriber_needs_a_publisher():
     with pytest.raises(RuntimeError):
         await Forwarder().connect_subscriber(RTCPeerConnection(), "bob")

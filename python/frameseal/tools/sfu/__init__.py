@@ -5,9 +5,12 @@ forwarder holds what the operator of an SFU holds: RTP packets whose payloads ar
 unchanged, and rewrites SSRC, payload type and header extensions to those that each leg negotiated. It simulates loss
 and reordering from a seed, for each leg separately.
 
+A track has the publisher's id on every leg. So a recorder that connects again continues the tracks that it has.
+
 aiortc has no public API to receive or send RTP packets over a transport. So the forwarder uses three private names of
 `RTCDtlsTransport`. It replaces `_handle_rtp_data` and `_handle_rtcp_data` on the instances that it owns, and calls
-`_send_rtp`. The connections of the peers remain unchanged.
+`_send_rtp`. It sets `_track_id` of its own senders, which a sender without a track chooses at random. The connections
+of the peers remain unchanged.
 """
 
 from __future__ import annotations
@@ -81,6 +84,7 @@ class _Stream:
     """One media section of the publisher's SDP."""
 
     kind: str
+    track_id: str
     codecs: dict[int, RTCRtpCodecParameters]
     ssrc: int
     # None for audio: neither aiortc nor browsers request the retransmission of audio packets by default.
@@ -135,10 +139,12 @@ class Forwarder:
         await self._pc.setLocalDescription(await self._pc.createAnswer())
         answer = self._pc.localDescription
 
-        for offered, answered in zip(_media(offer), _media(answer), strict=True):
+        sections = zip(self._pc.getTransceivers(), _media(offer), _media(answer), strict=True)
+        for transceiver, offered, answered in sections:
             self._extensions.configure(answered.rtp)
             stream = _Stream(
                 kind=answered.kind,
+                track_id=transceiver.receiver.track.id,
                 codecs={codec.payloadType or 0: codec for codec in answered.rtp.codecs},
                 ssrc=offered.ssrc[0].ssrc,
                 nacks=NackGenerator() if answered.kind == "video" else None,
@@ -168,6 +174,7 @@ class Forwarder:
         leg = self._legs[name] = Leg(own, impair, stats, self.request_keyframe)
         for stream in self._streams:
             transceiver = own.addTransceiver(stream.kind, direction="sendonly")
+            transceiver.sender._track_id = stream.track_id
             published = {codec.mimeType.lower() for codec in stream.codecs.values()}
             capabilities = RTCRtpSender.getCapabilities(stream.kind)
             if capabilities is not None:
