@@ -9,9 +9,9 @@ RTP clock alone decides, so that jitter does not reach the picture or the sound.
 * Clocks drift. The minimum of ten seconds moves the offset, if the two differ by more than the tolerance, and slowly.
 * A new RTP stream, or a jump of the RTP clock, starts over: a participant who leaves and comes back. A burst of late
   frames looks the same at first. The two seconds tell the two apart.
-* The recorder's clock may be set back. The time line then goes on where it was. It never runs backwards. The arrivals
-  within a track show it. Between tracks they do not: a jitter buffer that waits for a lost packet hands on the frames
-  of its track seconds after those of another.
+* The recorder's clock may be set back. The time line then goes on where it was. It never runs backwards. A small
+  difference shows it only where a new stream of a track begins. Within a stream, a jitter buffer that waits for a lost
+  packet hands on the frames seconds later than those of other tracks, and the frame that waited arrived last.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ TOLERANCE = 10_000  # the offset stays while the minimum differs by less: half o
 SLEW = 2_000  # the maximum change of an offset in a second
 JUMP = SECOND  # a larger difference is no jitter
 MAX_STALL = 10 * SECOND  # the maximum time for which a network is taken to hold frames back
+MAX_HELD_UP = 60 * SECOND  # the maximum time for which a jitter buffer is taken to hold frames back
 MAX_FRAMES_HELD = 4096  # a track that sends more in two seconds is placed with fewer
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,7 +56,7 @@ class _Track:
     window: deque[tuple[int, int]] = field(default_factory=deque)
     slewed_at: int = 0
     last: int = 0  # the time of the last placed frame
-    arrived: int | None = None  # the last arrival
+    arrived: int | None = None  # the latest arrival
 
     def first(self) -> int:
         """Return the time of the first held frame, before the start is known."""
@@ -88,7 +89,7 @@ class Clocks:
     def push(self, frame: OpenedFrame) -> Iterator[Placed]:
         """Yield the frames of its track that can be placed now, in their order."""
         track = self._tracks.setdefault((frame.participant, frame.track), _Track(ssrc=frame.ssrc))
-        arrival = self._steady(track, (frame.arrival - _EPOCH) // _MICROSECOND)
+        arrival = self._steady(track, frame.ssrc, (frame.arrival - _EPOCH) // _MICROSECOND)
         rtp = frame.rtp_timestamp * SECOND // max(frame.clock_rate, 1)
         difference = arrival - rtp
         if frame.ssrc != track.ssrc:
@@ -115,17 +116,17 @@ class Clocks:
         for track in self._tracks.values():
             yield from self._release(track)
 
-    def _steady(self, track: _Track, arrival: int) -> int:
+    def _steady(self, track: _Track, ssrc: int, arrival: int) -> int:
         """Return the arrival time on a clock that is not set back."""
         arrival += self._correction
-        # A track's first frame has no arrival before it, and is compared with all others.
-        least = track.arrived - SECOND if track.arrived is not None else (self._latest or arrival) - MAX_STALL
+        is_new = track.arrived is not None and ssrc != track.ssrc
+        least = (track.arrived or 0) - SECOND if is_new else (self._latest or arrival) - MAX_HELD_UP
         if self._latest is not None and arrival < least:
             self.set_back.append((self._latest - (self._start or 0), self._latest - arrival))
             self._correction += self._latest - arrival
             arrival = self._latest
         self._latest = arrival if self._latest is None else max(self._latest, arrival)
-        track.arrived = arrival
+        track.arrived = max(arrival, track.arrived or arrival)
         return arrival
 
     def _release(self, track: _Track) -> Iterator[Placed]:

@@ -137,7 +137,10 @@ def test_a_track_that_a_jitter_buffer_hands_on_late_sets_no_clock_back():
     """A lost packet holds up a buffer of 128 packets: seconds of small pictures. Their arrivals stay what they were."""
     pictures, late = camera(20), timedelta(seconds=4.3)
     handed_on = sorted(
-        [(frame.arrival + late * (number >= 150), frame) for number, frame in enumerate(pictures)]
+        [
+            (frame.arrival + late * (number >= 150), _moved(frame, 4.3) if number in (150, 200) else frame)
+            for number, frame in enumerate(pictures)
+        ]
         + [(frame.arrival, frame) for frame in microphone(20)],
         key=itemgetter(0),
     )
@@ -153,6 +156,14 @@ def test_a_clock_that_is_set_back_before_a_new_track_begins_is_known_too():
     clocks, times = placed(frames)
     assert len(clocks.set_back) == 1
     assert only_times(times)["microphone"][0] == pytest.approx(10 * SECOND, abs=100 * MS)
+
+
+def test_seconds_are_known_where_a_recorder_was_restarted():
+    clocks, times = placed(camera(10) + [_moved(frame, -5) for frame in camera(10, at=10, ssrc=9)])
+    assert len(clocks.set_back) == 1
+    moments = only_times(times)["camera"]
+    assert moments[-1] == pytest.approx(20 * SECOND, abs=100 * MS)
+    assert len(set(moments)) == len(moments)
 
 
 def test_a_recorders_clock_that_is_set_forward_is_a_gap_for_everybody():
