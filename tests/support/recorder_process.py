@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,11 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from frameseal.aiortc import record
 from frameseal.archive import ArchiveWriter
+from support.calls import until
 
 RECORDING = "circle"
 LEG = "recorder"  # its name at the forwarder
+MORE = {"audio": 190, "video": 60}  # frames: 4 s at 15 pictures a second, if no sound is lost
 MAX_LINE = 1 << 20  # bytes, more than any session description
 
 
@@ -78,6 +81,11 @@ class RecorderProcess:
         """Record what a forwarder forwards of a participant."""
         connection = self._connections[participant] = RemoteConnection(self, participant)
         await forwarder.connect_subscriber(connection, LEG)
+
+    async def wait_for_more(self, participants: Iterable[str]) -> None:
+        """Wait until it has written as many more frames of each participant as a test needs to look at them."""
+        wanted = {(name, kind): self.written[name, kind] + more for name in participants for kind, more in MORE.items()}
+        await until(lambda: all(self.written[place] >= count for place, count in wanted.items()))
 
     def leave(self, participant: str) -> None:
         """Let it close its connection to a participant's media."""
