@@ -1,9 +1,9 @@
 """`frameseal open`: opens a sealed recording into files that players play.
 
-Every module but `source` works on a stream of `OpenedFrame`, and knows neither keys nor archives:
+Every module but `source` and `hints` works on a stream of `OpenedFrame`, and knows neither keys nor archives:
 
     source -> frames -> clocks -> matroska -> sound -> grid, speech, transcript
-                               -> history  -> table, timeline
+           -> hints            -> history  -> table, timeline
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from frameseal.tools.opening import grid, keys, source, speech, timeline, transcript
 from frameseal.tools.opening.clocks import Clocks
 from frameseal.tools.opening.frames import OpenedFrame
+from frameseal.tools.opening.hints import Hints
 from frameseal.tools.opening.history import History
 from frameseal.tools.opening.matroska import ParticipantFile, Recordings, UnusableFolder
 from frameseal.tools.opening.table import remarks, summary
@@ -76,7 +77,8 @@ def run(options: OpenOptions, console: Console | None = None) -> int:
         recognizer = transcript.find_recognizer(options.recognizer) if options.transcript is not None else None
         providers = keys.providers(_entries(options))
         left_out: list[str] = []
-        frames = source.opened_frames(options.archive, providers, left_out.append, options.recording)
+        hints = Hints(providers)
+        frames = source.opened_frames(options.archive, providers, left_out.append, options.recording, hints)
         opened = open_frames(
             frames,
             options.output,
@@ -104,6 +106,8 @@ def run(options: OpenOptions, console: Console | None = None) -> int:
         screen.print(remark, markup=False, highlight=False)
     for problem in opened.problems:
         screen.print(f"Missing: {problem}", markup=False, highlight=False)
+    for sentence in hints.sentences():
+        screen.print(f"Hint: {sentence}", markup=False, highlight=False)
     if not opened.complete:
         screen.print("Not everything has opened.", style="bold red")
     return OPENED if opened.complete else PARTLY

@@ -13,6 +13,7 @@ import pyarrow as pa
 from frameseal import archive
 from frameseal.keys.provider import KeyProvider
 from frameseal.tools.opening.frames import OpenedFrame
+from frameseal.tools.opening.hints import Hints
 from frameseal.tools.opening.text import printable
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,6 +45,7 @@ def opened_frames(
     providers: Sequence[KeyProvider],
     report: Callable[[str], None],
     recording: str | None = None,
+    hints: Hints | None = None,
 ) -> Iterator[OpenedFrame]:
     """Return the frames of one recording in their order, opened where a key opens them.
 
@@ -51,6 +53,7 @@ def opened_frames(
     :param report: called with each part of the archive that is left out, in words. Reading continues behind it, and the
         next frame of each track has a `gap`.
     :param recording: the id of the recording. None means the first one of the archive.
+    :param hints: receives frames that do not open, as long as it wants them.
     :raises UnreadableArchive: there is no archive, or it has no such recording. The iterator raises it if the archive
         cannot be read further.
     """
@@ -61,11 +64,15 @@ def opened_frames(
         problem = _problem(error)
     if problem:
         raise UnreadableArchive(problem)
-    return _frames(location, chosen, archive.Opener(list(providers)), report)
+    return _frames(location, chosen, archive.Opener(list(providers)), report, hints)
 
 
 def _frames(
-    location: str | Path, chosen: list[str], opener: archive.Opener, report: Callable[[str], None]
+    location: str | Path,
+    chosen: list[str],
+    opener: archive.Opener,
+    report: Callable[[str], None],
+    hints: Hints | None,
 ) -> Iterator[OpenedFrame]:
     damages: list[str] = []
     damages_before: dict[tuple[str, str], int] = {}
@@ -77,7 +84,9 @@ def _frames(
     problem = ""
     try:
         for batch in archive.read(location, recordings=chosen, on_error=damaged):
-            for frame in frames_of(opener(pa.Table.from_batches([batch]))):
+            for row, frame in enumerate(frames_of(opener(pa.Table.from_batches([batch])))):
+                if hints is not None and hints.wants(frame):
+                    hints.add(frame, batch["profile"][row].as_py(), batch["sealed"][row].as_py())
                 place = (frame.participant, frame.track)
                 is_first = damages_before.get(place, len(damages)) < len(damages)
                 damages_before[place] = len(damages)
