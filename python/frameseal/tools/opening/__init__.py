@@ -21,7 +21,7 @@ from frameseal.tools.opening import grid, keys, source, speech, timeline, transc
 from frameseal.tools.opening.clocks import Clocks
 from frameseal.tools.opening.frames import OpenedFrame
 from frameseal.tools.opening.hints import Hints
-from frameseal.tools.opening.history import History
+from frameseal.tools.opening.history import History, Seconds
 from frameseal.tools.opening.matroska import ParticipantFile, Recordings, UnusableFolder
 from frameseal.tools.opening.table import remarks, summary
 from frameseal.tools.opening.text import clock
@@ -165,7 +165,7 @@ def open_frames(
                 opened.problems.append(f"{track.kind} of a participant ({track.codec}): {track.problem}")
     for file in opened.files:
         if file.path.exists():
-            history.people[file.participant].spoke = speech.spoken_seconds(file.path)
+            history.people[file.participant].spoke = Seconds(speech.spoken_seconds(file.path))
     return opened
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from PIL import Image, ImageDraw, ImageFont
 
-from frameseal.tools.opening.history import History, Person, spans
+from frameseal.tools.opening.history import History, Person, Seconds, spans
 from frameseal.tools.opening.text import clock, duration, printable, reasons
 
 WIDTH, LEFT, RIGHT = 1600, 300, 60
@@ -62,7 +62,7 @@ def _draw_axis(draw: ImageDraw.ImageDraw, seconds: int, start: datetime | None, 
         draw.text((x, HEAD - 36), label, font=_font(18), fill=DIM, anchor="ma")
 
 
-def _bars(draw: ImageDraw.ImageDraw, found: set[int], rows: tuple[int, int], seconds: int, colour: Colour) -> None:
+def _bars(draw: ImageDraw.ImageDraw, found: Seconds, rows: tuple[int, int], seconds: int, colour: Colour) -> None:
     for first, last in spans(found):
         left = _x(first, seconds)
         draw.rectangle((left, rows[0], max(_x(last, seconds) - 1, left + MIN_BAR), rows[1] - 1), fill=colour)
