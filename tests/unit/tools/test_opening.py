@@ -1,6 +1,7 @@
 """Opened recordings become files: decoded again, pictures have their numbers, sound its tone, and gaps are gaps."""
 
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import av
 import pytest
 
 from frameseal.tools.opening import open_frames
-from frameseal.tools.opening.matroska import PARTS, UnusableFolder, file_names
+from frameseal.tools.opening.matroska import PARTS, RESERVED_FILES, UnusableFolder, file_names
 from frameseal.tools.opening.source import UnreadableArchive
 from frameseal.tools.opening.timeline import draw_timeline
 from support.calls import assert_shown
@@ -330,6 +331,21 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     with pytest.raises(UnusableFolder, match="Not a directory"):
         open_frames([], tmp_path / "file" / "opened")
     assert stat.S_ISREG((tmp_path / "file").stat().st_mode)
+
+
+def test_more_tracks_than_files_may_be_open_are_named_and_the_others_are_written(tmp_path):
+    """Each track has a file of its own until the end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    people = [recorded(sounds("opus", 1), participant=f"guest{number}", codec="opus") for number in range(90)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (RESERVED_FILES + 80, hard))
+    try:
+        opened = open_frames(together(*people), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [file.path.exists() for file in opened.files] == [True] * 80 + [False] * 10
+    assert len(opened.problems) == 10
+    assert opened.problems[0].startswith("audio of guest80 (opus): there are more than 80 tracks")
+    assert not opened.complete
 
 
 FULL_DISK = """

@@ -24,7 +24,7 @@ from frameseal.tools.opening.hints import Hints
 from frameseal.tools.opening.history import History, Seconds
 from frameseal.tools.opening.matroska import ParticipantFile, Recordings, UnusableFolder
 from frameseal.tools.opening.table import remarks, summary
-from frameseal.tools.opening.text import clock
+from frameseal.tools.opening.text import clock, printable
 
 __all__ = ["OpenOptions", "OpenedFrame", "Opened", "open_frames", "run"]
 
@@ -162,7 +162,8 @@ def open_frames(
     for file in opened.files:
         for track in file.tracks:
             if track.problem is not None:
-                opened.problems.append(f"{track.kind} of a participant ({track.codec}): {track.problem}")
+                name = printable(file.participant)
+                opened.problems.append(f"{track.kind} of {name} ({printable(track.codec)}): {track.problem}")
     for file in opened.files:
         if file.path.exists():
             history.people[file.participant].spoke = Seconds(speech.spoken_seconds(file.path))

@@ -16,6 +16,7 @@ import heapq
 import io
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,8 @@ from frameseal.tools.opening.text import printable
 TIME_BASE = Fraction(1, 1000)  # Matroska's, as libavformat writes it
 PARTS = ".parts"
 MAX_NAME = 60  # characters of a participant in a file's name
+RESERVED_FILES = 64  # of the files that a process may open: for the archive, the joined file and libraries
+MAX_WINDOWS_FILES = 8192  # of Microsoft's C library, whose limit cannot be read
 
 _Packets = Iterator[tuple[int, int, Any]]
 
@@ -101,6 +104,7 @@ class Recordings:
         if problem:
             raise UnusableFolder(problem)
         self._parts: dict[tuple[str, str, str], _Part] = {}
+        self._open_files = 0
         self._level = av.logging.get_level()
 
     def __enter__(self) -> Recordings:
@@ -142,9 +146,16 @@ class Recordings:
             part.report.waited += 1
             return
         try:
-            if part.container is None and not _begin(part, row, frame.frame):
-                part.report.waited += 1
-                return
+            if part.container is None:
+                if self._open_files >= (most := _max_files() - RESERVED_FILES):
+                    part.report.problem = (
+                        f"there are more than {most} tracks: raise the limit of open files (ulimit -n)"
+                    )
+                    return
+                if not _begin(part, row, frame.frame):
+                    part.report.waited += 1
+                    return
+                self._open_files += 1
             self._mux(part, row, frame.frame, placed.time, is_keyframe)
         except av.error.FFmpegError as error:
             if isinstance(error, OSError):
@@ -193,6 +204,16 @@ class Recordings:
                 part.path.unlink()
             files.append(ParticipantFile(participant, path, [part.report for part in parts]))
         return files
+
+
+def _max_files() -> int:
+    """Return how many files this process may open."""
+    try:
+        import resource  # noqa: PLC0415  # not on Windows
+    except ImportError:
+        return MAX_WINDOWS_FILES
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _begin(part: _Part, row: CodecRow, data: bytes) -> bool:
