@@ -48,7 +48,7 @@ demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.pn
 
 test: .stamps/build benches/floor.so ## everything: the core's tests in Rust, then the package's in Python
 	cargo test --locked --package frameseal --features hazmat
-	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift, LiveKit, PostgreSQL)"
+	@echo "left to make interop, which needs system packages: tests/interop (Chromium, Firefox, Janus, werift, LiveKit, PostgreSQL, VLC)"
 	@echo "left to make frameworks, which installs each into an environment of its own: tests/frameworks"
 	@echo "left to make soak, which takes half an hour: tests/soak"
 	$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
@@ -69,7 +69,7 @@ test-oldest: .stamps/build .stamps/oldest .stamps/oldest-sdks ## the lowest vers
 test-newest: .stamps/build .stamps/newest ## the newest versions of requirements/newest.txt: hook, key client, demo, meeting
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(NEWEST)/bin/python -m pytest -n 4 --dist loadgroup $(DEPENDENTS) $(ARGS)
 
-interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) $(LIVEKIT_CLIENT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; as root on Debian it installs them
+interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) $(LIVEKIT_CLIENT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; recordings in VLC; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 FRAMESEAL_ARTEFACTS="$(CURDIR)/target/interop" $(BIN)/pytest tests/interop $(ARGS)
 
 # The .in file of a framework may have a line "# python: 3.13", and a line "# extras: none" or "# extras: videosdk" for
@@ -155,7 +155,8 @@ clean: ## remove what was made here, the environments too
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .stamps/interop: requirements/interop.txt .stamps/build
-	$(call system,chromium:chromium firefox-esr:firefox-esr janus:janus npm:npm ip:iproute2, \
+	$(call system,chromium:chromium firefox-esr:firefox-esr janus:janus npm:npm ip:iproute2 \
+		vlc:vlc-bin vlc:vlc-plugin-base, \
 		ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql";)
 	$(BIN)/python $(PIP_INSTALL) -r requirements/interop.txt
 	@touch $@
