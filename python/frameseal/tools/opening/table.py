@@ -11,6 +11,8 @@ from frameseal.tools.opening.history import History, Person
 from frameseal.tools.opening.matroska import ParticipantFile
 from frameseal.tools.opening.text import clock, printable, reasons
 
+MAX_REASONS = 400  # characters: a forger may name another key id in each frame
+
 
 def summary(history: History, files: list[ParticipantFile]) -> Table:
     """Return the table with one row for each participant. It fits into 80 columns if the names are short."""
@@ -20,9 +22,6 @@ def summary(history: History, files: list[ParticipantFile]) -> Table:
     table.add_column("file", overflow="fold")
     for heading in ("spoke", "key ids", "opened", "gaps"):
         table.add_column(heading, justify="right", no_wrap=heading != "key ids", overflow="fold")
-    failed = any(history.people[file.participant].failures for file in files)
-    if failed:
-        table.add_column("not opened", overflow="fold")
     for file in files:
         person = history.people[file.participant]
         total, opened = person.frames.total(), person.opened.total()
@@ -35,7 +34,7 @@ def summary(history: History, files: list[ParticipantFile]) -> Table:
             Text(f"{opened:,} of {total:,}", style="green" if opened == total else "red"),
             f"{person.gaps:,}",
         ]
-        table.add_row(*cells, *([Text(reasons(person), style="red")] if failed else []))
+        table.add_row(*cells)
     return table
 
 
@@ -49,7 +48,9 @@ def remarks(history: History, files: list[ParticipantFile], clocks: Clocks) -> l
     """Return a sentence for each thing that a viewer of the files would wonder about."""
     found = []
     for file in files:
-        name = printable(file.participant)
+        name, person = printable(file.participant), history.people[file.participant]
+        if person.failures:
+            found.append(f"{name}: {person.failures.total():,} frames did not open: {reasons(person, MAX_REASONS)}.")
         waited = sum(track.waited for track in file.tracks)
         if waited:
             found.append(f"{name}: {waited:,} pictures opened but need a keyframe that is missing; they are left out.")

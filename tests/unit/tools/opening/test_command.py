@@ -108,6 +108,15 @@ def test_with_one_key_of_two_one_half_opens_and_the_status_is_1(open_archive, pa
     assert FAILED in colours_of(tmp_path / "opened" / "timeline.png")
 
 
+def test_the_table_and_the_reasons_fit_into_80_columns(open_archive, passphrase_file, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = sealed(meeting(), {"alice": ring(), "bob": ring(OTHER, 5)})
+    _, printed = open_archive(rows, "--passphrase-file", passphrase_file)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "alice.mkv" in printed and "160 of 160" in printed
+    assert "\nbob: 60 frames did not open: 60 unknown key (key id 5).\n" in printed
+
+
 def test_without_the_right_key_nothing_opens_and_no_file_is_made(open_archive, passphrase_file, tmp_path):
     rows = sealed(meeting(), {"alice": ring("another passphrase"), "bob": ring("another passphrase")})
     status, printed = open_archive(rows, "--passphrase-file", passphrase_file)
