@@ -73,7 +73,7 @@ def attach(
 def record(
     pc: PeerConnection, writer: FrameWriter, *, remote_id: RemoteId, profile: Profile | str = Profile.LIVEKIT
 ) -> Recorder:
-    """Archive every whole sealed frame that *pc* receives, without a key. Nothing is decoded, and nothing is sent.
+    """Archive every whole sealed frame that *pc* hands on, without a key. Nothing is decoded, and nothing is sent.
 
     ``async with frameseal.aiortc.record(pc, writer, remote_id="alice"):`` records until the block ends. A slow disk
     does not stall the call: frames that do not fit into a queue of 64 MiB are counted and reported, and the next frame
