@@ -67,9 +67,8 @@ class SpoolWriter:
             self.abandon()
 
     def abandon(self) -> None:
-        """Close the file as it is."""
-        with suppress(OSError):
-            os.close(self._descriptor)
+        """Close the file as it is. A second call has no effect."""
+        self._descriptor = _closed(self._descriptor)
 
     def _append(self, data: Any) -> None:
         view = memoryview(data).cast("B")
@@ -110,9 +109,16 @@ class RecordingLock:
             )
 
     def release(self) -> None:
-        """Free the lock. In a forked child the parent keeps it."""
+        """Free the lock. In a forked child the parent keeps it. A second call has no effect."""
+        self._descriptor = _closed(self._descriptor)
+
+
+def _closed(descriptor: int) -> int:
+    """Close a descriptor, and return -1 in its place: its number may be that of another file from now on."""
+    if descriptor >= 0:
         with suppress(OSError):
-            os.close(self._descriptor)
+            os.close(descriptor)
+    return -1
 
 
 def spool_batches(file: str, source: Any, recording: str) -> Iterator[pa.RecordBatch]:

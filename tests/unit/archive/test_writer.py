@@ -17,6 +17,7 @@ from frameseal.archive import writer as writer_module
 from frameseal.archive.schema import batch_of
 from frameseal.archive.spool import SpoolWriter
 from support.archives import KEY, Sender, archive, call, provider, table
+from support.forks import in_a_child
 
 RECORDER = """
 import sys, time
@@ -265,6 +266,30 @@ def test_two_writers_of_one_recording_exclude_each_other(tmp_path):
             ArchiveWriter(tmp_path, "room")
         ArchiveWriter(tmp_path, "other").close()
     ArchiveWriter(tmp_path, "room").close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_writer_that_was_closed_closes_no_other_file_in_a_forked_child(tmp_path):
+    """The numbers of its files are those of others by then."""
+    writers = [ArchiveWriter(tmp_path, f"room {number}") for number in range(3)]
+    sender = Sender(provider())
+    for writer in writers:
+        writer.write(sender.audio())
+        writer.close()
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+    try:
+        assert in_a_child(lambda: bytes(is_open(other) for other in others)) == bytes([True] * len(others))
+    finally:
+        for other in others:
+            os.close(other)
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
