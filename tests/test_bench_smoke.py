@@ -30,7 +30,19 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
             ["--members", "10", "--minutes", "0.5"],
             {"members", "changes", "minutes", "policies"},
         ),
-        ("archive", ["--frames", "60", "--rounds", "1"], {"seconds", "frames", "sealed_bytes", "max_rss_mb"}),
+        (
+            "archive",
+            ["--frames", "60", "--rounds", "1"],
+            {
+                "seconds",
+                "frames",
+                "sealed_bytes",
+                "max_rss_mb",
+                "gains_of_two_threads",
+                "opening_to_reading",
+                "remuxed_seconds_per_second",
+            },
+        ),
         ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "wheel_bytes", "bytes_each"}),
         (
             "pipeline",
