@@ -110,6 +110,7 @@ class FrameTap:
         self._held: deque[tuple[_Claim, SealedFrame]] = deque()
         self._held_noted = 0  # held frames that the recorder knows of
         self._is_trusted = False
+        self._is_interrupted = False  # an unsealed frame has arrived since the latest recorded one
         self._latest: _Claim | None = None  # of the latest recorded frame of the stream
         self._frames = 0
         self._openers: dict[str, Decryptor] = {}  # read key ids, and have no key
@@ -178,6 +179,8 @@ class FrameTap:
                 self.recorder.note(incomplete=1)
             elif row is None or key_id is None:
                 self.recorder.note(refused=1)
+                if row is not None and _tells(row, data):
+                    self._interrupt()
             else:
                 self.recorder.note(unidentified=1)
             self._is_lossy = True
@@ -211,8 +214,8 @@ class FrameTap:
 
     def _look_at(self, row: CodecRow, data: bytes) -> None:
         """Note the shape of a frame, and stop trusting a stream that looks plain."""
-        if len(data) < MIN_TELLING or (row.nal_header_len and row.clear_len is not None and not row.clear_len(data)):
-            return  # silence, or NAL units without a picture, which pass unsealed
+        if not _tells(row, data):
+            return
         self._window.append(excerpt(data))
         self._frames += 1
         if self._is_trusted and self._frames % VERDICT_INTERVAL == 0:
@@ -221,9 +224,10 @@ class FrameTap:
     def _admit(self, row: CodecRow, frame: SealedFrame) -> bool:
         """Record a frame, or hold it until it is trusted. Return False if frames were lost."""
         claim = self._claim(row, frame)
+        is_next = not self._is_interrupted and self._latest is not None and claim.follows(self._latest)
         self._held.append((claim, frame))
         trusted: set[int] = set()
-        if self._is_trusted and self._latest is not None and claim.follows(self._latest):
+        if self._is_trusted and is_next:
             trusted = {len(self._held) - 1}  # frames that were held before it stand alone
         elif shape(self._window, row.name).value == layout(self.recorder.profile):
             trusted = self._chain()
@@ -235,7 +239,7 @@ class FrameTap:
                 self.recorder.note(refused=1)
             self._note_held()
             return True
-        self._is_trusted, self._latest = True, claim
+        self._is_trusted, self._is_interrupted, self._latest = True, False, claim
         was_lost = False
         for place, (_, each) in enumerate(self._held):
             if place in trusted:
@@ -251,6 +255,15 @@ class FrameTap:
         if len(self._held) != self._held_noted:
             self.recorder.note_held(len(self._held) - self._held_noted)
             self._held_noted = len(self._held)
+
+    def _interrupt(self) -> None:
+        """Note an unsealed frame. Held frames before it are lost: they may look sealed by chance, as many frames of VP8
+        end in a zero.
+        """
+        self._is_interrupted = True
+        if self._held:
+            self.recorder.note(refused=len(self._held))
+            self._held.clear()
 
     def _chain(self) -> set[int]:
         """Return the places of the held frames that lead to the latest one. A frame that stands alone is none."""
@@ -272,12 +285,19 @@ class FrameTap:
         self._held.clear()
         self._note_held()
         self._window.clear()
-        self._is_trusted, self._latest = False, None
+        self._is_trusted, self._is_interrupted, self._latest = False, False, None
 
     def _opener(self, row: CodecRow) -> Decryptor:
         if row.name not in self._openers:
             self._openers[row.name] = Decryptor(KeyRing(self.recorder.profile), row.name)
         return self._openers[row.name]
+
+
+def _tells(row: CodecRow, data: bytes) -> bool:
+    """Return False for silence, and for NAL units without a picture. They pass unsealed."""
+    if len(data) < MIN_TELLING:
+        return False
+    return not row.nal_header_len or row.clear_len is None or bool(row.clear_len(data))
 
 
 def keyframe_of(profile: str, row: CodecRow, sealed: bytes) -> bool | None:
