@@ -24,7 +24,8 @@ from frameseal.tools.opening.hints import Hints
 from frameseal.tools.opening.history import History, Seconds
 from frameseal.tools.opening.matroska import ParticipantFile, Recordings, UnusableFolder
 from frameseal.tools.opening.table import remarks, summary
-from frameseal.tools.opening.text import clock, printable
+from frameseal.tools.opening.text import clock
+from frameseal.tools.text import printable
 
 __all__ = ["OpenOptions", "OpenedFrame", "Opened", "open_frames", "run"]
 

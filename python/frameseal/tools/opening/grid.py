@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from frameseal.tools.media import RATE, Samples
 from frameseal.tools.opening import sound
 from frameseal.tools.opening.matroska import ParticipantFile
-from frameseal.tools.opening.text import printable
+from frameseal.tools.text import printable
 
 WIDTH, HEIGHT = 1280, 720
 FRAME_RATE = 25

@@ -15,7 +15,7 @@ from frameseal.enums import Profile
 from frameseal.keys.provider import KeyProvider
 from frameseal.profiles import PROFILES
 from frameseal.tools.opening.frames import OpenedFrame
-from frameseal.tools.opening.text import printable
+from frameseal.tools.text import printable
 
 MAX_PARTICIPANTS = 8  # each may cost `SECONDS` of the processor
 SECONDS = 1.0  # about 80 passphrases

@@ -31,7 +31,7 @@ import av.logging
 
 from frameseal.codecs import CODECS, CodecRow
 from frameseal.tools.opening.clocks import Placed
-from frameseal.tools.opening.text import printable
+from frameseal.tools.text import printable
 
 TIME_BASE = Fraction(1, 1000)  # Matroska's, as libavformat writes it
 PARTS = ".parts"

@@ -14,7 +14,7 @@ from frameseal import archive
 from frameseal.keys.provider import KeyProvider
 from frameseal.tools.opening.frames import OpenedFrame
 from frameseal.tools.opening.hints import Hints
-from frameseal.tools.opening.text import printable
+from frameseal.tools.text import printable
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_OTHERS = 20  # other recordings of an archive that are named

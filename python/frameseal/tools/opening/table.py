@@ -9,7 +9,8 @@ from rich.text import Text
 from frameseal.tools.opening.clocks import SECOND, Clocks
 from frameseal.tools.opening.history import History, Person
 from frameseal.tools.opening.matroska import ParticipantFile
-from frameseal.tools.opening.text import clock, printable, reasons
+from frameseal.tools.opening.text import clock, reasons
+from frameseal.tools.text import printable
 
 MAX_REASONS = 400  # characters: a forger may name another key id in each frame
 

@@ -3,17 +3,7 @@
 from __future__ import annotations
 
 from frameseal.tools.opening.history import Person
-
-MAX_NAME = 60
-
-
-def printable(text: str, limit: int = MAX_NAME) -> str:
-    """Return *text* without what a terminal or a reader might take for something else, and not longer than *limit*.
-
-    Control characters move the cursor, and characters of direction reverse what follows them.
-    """
-    shown = "".join(sign if sign.isprintable() else "�" for sign in text[: limit + 1])
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+from frameseal.tools.text import printable
 
 
 def clock(seconds: float) -> str:

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from PIL import Image, ImageDraw, ImageFont
 
 from frameseal.tools.opening.history import History, Person, Seconds, spans
-from frameseal.tools.opening.text import clock, duration, printable, reasons
+from frameseal.tools.opening.text import clock, duration, reasons
+from frameseal.tools.text import printable
 
 WIDTH, LEFT, RIGHT = 1600, 300, 60
 HEAD, FOOT, ROW = 130, 110, 118

@@ -18,7 +18,7 @@ from frameseal.tools.media import Samples
 from frameseal.tools.opening import sound
 from frameseal.tools.opening.matroska import ParticipantFile
 from frameseal.tools.opening.speech import MIN_RMS
-from frameseal.tools.opening.text import printable
+from frameseal.tools.text import printable
 
 GROUP = "frameseal.recognizers"
 RATE = 16000  # samples in a second that a recogniser receives

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from frameseal.tools.recording.keyless import Tally
+from frameseal.tools.text import printable
 
 UPDATE_INTERVAL: Final = 0.25  # seconds, on a terminal
 LINE_INTERVAL: Final = 30.0  # seconds between two lines elsewhere
@@ -42,7 +43,7 @@ class Screen(logging.Handler):
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line above the live line. Names and reasons in it may be a stranger's choice."""
-        self._console.print(Text(printable(text), style=style), soft_wrap=True)
+        self._console.print(Text(printable(text, MAX_TEXT), style=style), soft_wrap=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a warning of the library."""
@@ -71,9 +72,3 @@ def summary(participants: int, tally: Tally) -> str:
     if tally.lost:
         parts.append(f"{tally.lost:,} frames LOST")
     return "recording: " + ", ".join(parts)
-
-
-def printable(text: str) -> str:
-    """Return *text* without what a terminal would obey, and not longer than 200 characters."""
-    shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in text[: MAX_TEXT + 1])
-    return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "\u2026"
