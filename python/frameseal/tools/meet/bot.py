@@ -23,10 +23,11 @@ from frameseal.e2ee.manager import E2EEManager
 from frameseal.enums import Profile
 from frameseal.events import E2EEStateChange
 from frameseal.keys.provider import ExternalE2EEKeyProvider
+from frameseal.tools.closing import close_fully
 from frameseal.tools.media import mono
 from frameseal.tools.meet.bot_video import BotVideoTrack, Scene, ShownParticipant
 from frameseal.tools.meet.echo import Echo, EchoTrack
-from frameseal.tools.meet.room import CLOSE_TIMEOUT, PUBLISH, Message, Room
+from frameseal.tools.meet.room import PUBLISH, Message, Room
 from frameseal.tools.meet.rotation_message import MeetingKey, RotationOpener, RotationRefused
 from frameseal.tools.sfu import PeerConnection
 
@@ -87,8 +88,7 @@ class Bot(Confidential):
         """Close the connection to *peer*, and discard the state of *peer*."""
         pc = self._connections.pop(peer, None)
         if pc is not None:
-            # Closing a connection that is still connecting may never return.
-            self._start(asyncio.wait_for(pc.close(), CLOSE_TIMEOUT))
+            self._start(close_fully(pc.close()))
         self._e2ee.remove_participant(peer)
         self._echo.forget(peer)
         self._pictures.pop(peer, None)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import Final
 
 from aiortc import RTCConfiguration, RTCPeerConnection
 
-from frameseal.tools.meet.room import CLOSE_TIMEOUT, Stream
+from frameseal.tools.closing import close_fully
+from frameseal.tools.meet.room import Stream
 from frameseal.tools.recording.keyless import KeylessRecording, distinct_name
 
 NAME: Final = "recorder"  # of its connections at the forwarders
@@ -55,6 +55,7 @@ class MeetingRecorder:
             await stream.connect_subscriber(pc, NAME)
             await ended.wait()
         finally:
-            for closing in (stream.disconnect_subscriber(NAME), pc.close()):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(closing, CLOSE_TIMEOUT)
+            try:
+                await close_fully(stream.disconnect_subscriber(NAME))
+            finally:
+                await close_fully(pc.close())

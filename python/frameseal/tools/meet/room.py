@@ -7,11 +7,11 @@ renegotiated. The bot is a member like any other.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from frameseal.tools.closing import close_fully
 from frameseal.tools.meet.janus import Janus, JanusStream
 from frameseal.tools.meet.limits import Limits
 from frameseal.tools.meet.sfu_view import SfuView
@@ -20,7 +20,6 @@ from frameseal.tools.sfu import Forwarder, PeerConnection
 MAX_PARTICIPANTS: Final = 8  # each pair of participants costs two connections
 # The name of the connection over which a member publishes. A receiving connection is named by the publisher's id.
 PUBLISH: Final = "publish"
-CLOSE_TIMEOUT: Final = 5.0  # seconds: closing an aiortc connection that is still connecting may never return
 
 Message = dict[str, Any]
 
@@ -129,7 +128,7 @@ class Room:
         self.broadcast({"type": "left", "id": member_id})
         await _cancel_all([task for task, about in self._tasks.items() if member_id in about])
         closing = [forwarder.disconnect_subscriber(member_id) for forwarder in self._forwarders.values()]
-        await asyncio.gather(self._end_stream(member_id), *(_within_timeout(close) for close in closing))
+        await asyncio.gather(self._end_stream(member_id), *(close_fully(close) for close in closing))
 
     def reconnect(self, member: Member, peer: str) -> None:
         """Replace a lost connection: `PUBLISH`, or the connection that receives the member with the id *peer*."""
@@ -171,7 +170,7 @@ class Room:
         if sfu_view is not None:
             sfu_view.close()
         if forwarder is not None:
-            await _within_timeout(forwarder.close())
+            await close_fully(forwarder.close())
 
     async def _publish_again(self, member: Member) -> None:
         # A pending connection would fail at the old stream, and then close the connection to the new one.
@@ -184,7 +183,7 @@ class Room:
     async def _subscribe_again(self, publisher: str, forwarder: Stream, member: Member) -> None:
         await self._cancel_connecting(lambda about: about == (publisher, member.id))
         member.hang_up(publisher)
-        await _within_timeout(forwarder.disconnect_subscriber(member.id))
+        await close_fully(forwarder.disconnect_subscriber(member.id))
         await self._subscribe(publisher, forwarder, member)
 
     async def _cancel_connecting(self, chosen: Callable[[tuple[str, ...]], bool]) -> None:
@@ -203,7 +202,7 @@ class Room:
             await forwarder.connect_publisher(member.connection(PUBLISH))
         except BaseException as error:
             member.hang_up(PUBLISH)
-            await _within_timeout(forwarder.close())
+            await close_fully(forwarder.close())
             self._report_failure(error, member, f"the connection that {member.name} publishes over")
             return
         self._forwarders[member.id] = forwarder
@@ -218,7 +217,7 @@ class Room:
             await forwarder.connect_subscriber(member.connection(publisher), member.id)
         except BaseException as error:
             member.hang_up(publisher)
-            await _within_timeout(forwarder.disconnect_subscriber(member.id))
+            await close_fully(forwarder.disconnect_subscriber(member.id))
             name = self.members[publisher].name if publisher in self.members else publisher
             self._report_failure(error, member, f"the connection from {name} to {member.name}")
 
@@ -241,8 +240,3 @@ async def _cancel_all(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _within_timeout(closing: Coroutine[Any, Any, None]) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(closing, CLOSE_TIMEOUT)

@@ -6,7 +6,6 @@ Each publisher has a connection of its own. So no connection is renegotiated whe
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +13,7 @@ from typing import Any, Final
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver
 
 from frameseal._secrecy import Hidden
+from frameseal.tools.closing import close_fully
 from frameseal.tools.janus import Handle, JanusError, JanusSession, Message, subscribe
 from frameseal.tools.recording.keyless import KeylessRecording, distinct_name
 
@@ -21,7 +21,6 @@ DISPLAY: Final = "frameseal record (sealed, without a key)"  # the name under wh
 MAX_FEEDS: Final = 64  # each costs a connection
 MAX_NAME: Final = 80  # characters of a display name
 FIRST_WAIT, MAX_WAIT = 0.5, 30.0  # seconds before the next attempt; the delay doubles
-CLOSE_TIMEOUT: Final = 5.0  # seconds; closing an aiortc connection that is still connecting may never return
 
 
 @dataclass(frozen=True)
@@ -207,10 +206,11 @@ class JanusRoom:
             await subscribe(handle, pc, self._room, streams, **more)
             await handle.down.wait()
         finally:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pc.close(), CLOSE_TIMEOUT)
-            if handle is not None:
-                await handle.detach()
+            try:
+                await close_fully(pc.close())
+            finally:
+                if handle is not None:
+                    await handle.detach()
 
     async def _end_feeds(self, *numbers: int | str) -> None:
         """Stop receiving publishers, all of them without *numbers*."""
