@@ -21,6 +21,7 @@ DISPLAY: Final = "frameseal record (sealed, without a key)"  # the name under wh
 MAX_FEEDS: Final = 64  # each costs a connection
 MAX_NAME: Final = 80  # characters of a display name
 FIRST_WAIT, MAX_WAIT = 0.5, 30.0  # seconds before the next attempt; the delay doubles
+MAX_DOUBLINGS: Final = 8  # they exceed MAX_WAIT
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class JanusRoom:
                 failures += 1
                 if failures > self._attempts:
                     return f"the connection to Janus was lost, and the room cannot be joined again: {problem}"
-                await asyncio.sleep(min(FIRST_WAIT * 2.0 ** (failures - 1), MAX_WAIT))
+                await asyncio.sleep(_wait_after(failures - 1))
                 try:
                     await self.join()
                     break
@@ -190,7 +191,7 @@ class JanusRoom:
                     self._say(f"{name} cannot be received now, and is tried again: {reason}")
                 failures += 1
             recording.interrupted(name)
-            await asyncio.sleep(min(FIRST_WAIT * 2.0 ** min(failures, 8), MAX_WAIT))
+            await asyncio.sleep(_wait_after(failures))
 
     async def _receive(self, name: str, streams: list[Message], recording: KeylessRecording) -> None:
         """Receive the streams of a publisher until the connection ends."""
@@ -218,6 +219,11 @@ class JanusRoom:
         for task in ended:
             task.cancel()
         await asyncio.gather(*ended, return_exceptions=True)
+
+
+def _wait_after(failures: int) -> float:
+    """Return the seconds to wait after a number of consecutive failures."""
+    return min(FIRST_WAIT * 2.0 ** min(failures, MAX_DOUBLINGS), MAX_WAIT)
 
 
 def _note_end(pc: RTCPeerConnection, handle: Handle | None) -> None:
