@@ -9,6 +9,7 @@ import io
 import re
 import signal
 import threading
+import time
 
 import pytest
 from livekit.protocol import models, rtc
@@ -22,6 +23,7 @@ from frameseal.tools import recording
 from frameseal.tools.cli import main
 from frameseal.tools.recording import RecordOptions, janus_room, keyless, screen
 from frameseal.tools.recording.keyless import CannotRecord, KeylessRecording, Tally, distinct_name, fresh_id
+from support.archives import Sender, provider
 from support.calls import PASSPHRASE, connect, manager, peers, picture_track, tone_track, until
 from support.janus_stand_in import PIN, ROOM, TOKEN, serving
 from support.livekit_stand_in import serving as livekit_serving
@@ -351,6 +353,19 @@ def test_wrong_usage_exits_with_2(arguments, hint, capsys):
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
+
+
+async def test_frames_that_were_queued_before_an_interruption_do_not_take_its_gap(tmp_path):
+    made, sender = KeylessRecording("livekit"), Sender(provider())
+    await made.start(str(tmp_path / "made"), "room")
+    assert made.recorder is not None
+    queued = sender.audio(arrival=made.recorder.time_of(time.monotonic()))
+    made.interrupted("alice")
+    made.write(queued)
+    made.write(sender.audio(arrival=made.recorder.time_of(time.monotonic())))
+    made.write(sender.audio(arrival=made.recorder.time_of(time.monotonic())))
+    await made.close()
+    assert [row["gap"] for row in rows(tmp_path / "made")] == [False, True, False]
 
 
 def test_the_live_line_has_participants_frames_megabytes_gaps_and_seconds():

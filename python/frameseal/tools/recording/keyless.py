@@ -57,7 +57,7 @@ class KeylessRecording:
         self._writer: ArchiveWriter | None = None
         self._tally = Tally()
         self._started = 0.0
-        self._interrupted: set[tuple[str, str]] = set()
+        self._interrupted: dict[tuple[str, str], datetime] = {}  # when, by participant and kind
 
     async def start(self, location: str, recording: str, *, segment_seconds: float = 300.0) -> None:
         """Open the archive, and record what arrives from now on.
@@ -74,8 +74,10 @@ class KeylessRecording:
         attach(pc, self.e2ee, local_id=OWN_ID, remote_id=participant)
 
     def interrupted(self, participant: str) -> None:
-        """Note that frames of a participant are missing before the next one, since the connection was lost."""
-        self._interrupted.update((participant, kind) for kind in KINDS)
+        """Note that frames of a participant are missing before the next one that arrives: the connection was lost."""
+        if self.recorder is not None:
+            now = self.recorder.time_of(time.monotonic())
+            self._interrupted.update(((participant, kind), now) for kind in KINDS)
 
     def write(self, frame: SealedFrame) -> None:
         """Write a frame into the archive. The recorder calls it, in its own thread.
@@ -85,8 +87,10 @@ class KeylessRecording:
         """
         assert self._writer is not None  # noqa: S101 - a recorder exists after `start`
         place = frame.participant, frame.kind
-        if place in self._interrupted:
-            self._interrupted.discard(place)
+        interrupted = self._interrupted.get(place)
+        # Frames that arrived earlier may still have been queued.
+        if interrupted is not None and frame.arrival >= interrupted:
+            del self._interrupted[place]
             frame = replace(frame, gap=True)
         self._writer.write(frame)
         self._tally.frames += 1
