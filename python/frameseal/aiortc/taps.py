@@ -32,9 +32,8 @@ MAX_PACKETS: Final = 4096  # remembered of a frame: more than a jitter buffer ho
 RETRANSMISSION: Final = "rtx"  # RFC 4588, section 8.6
 MIN_TELLING: Final = 16  # bytes: a shorter frame is silence, and shows nothing
 VERDICT_INTERVAL: Final = 4  # frames between two looks at a track that is trusted
-MAX_BETWEEN: Final = (
-    1024  # sealed frames between two frames of a track: those of the sender's other tracks, and lost ones
-)
+# Sealed frames between two frames of a track: those of the sender's other tracks, and lost ones.
+MAX_BETWEEN: Final = 1024
 OSN_LEN: Final = 2  # RFC 4588, section 4: the original sequence number
 
 
@@ -261,9 +260,14 @@ class FrameTap:
         end in a zero.
         """
         self._is_interrupted = True
+        self._drop_held()
+
+    def _drop_held(self) -> None:
         if self._held:
             self.recorder.note(refused=len(self._held))
-            self._held.clear()
+            self._is_lossy = True
+        self._held.clear()
+        self._note_held()
 
     def _chain(self) -> set[int]:
         """Return the places of the held frames that lead to the latest one. A frame that stands alone is none."""
@@ -279,11 +283,7 @@ class FrameTap:
 
     def _distrust(self) -> None:
         """Begin a stream. Frames that are still held are lost, since nothing has shown that they are sealed."""
-        if self._held:
-            self.recorder.note(refused=len(self._held))
-            self._is_lossy = True
-        self._held.clear()
-        self._note_held()
+        self._drop_held()
         self._window.clear()
         self._is_trusted, self._is_interrupted, self._latest = False, False, None
 

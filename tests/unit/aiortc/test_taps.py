@@ -253,6 +253,21 @@ def test_frames_of_a_stream_that_was_too_short_to_be_trusted_are_counted(stream,
     assert (stream.recorder.counters.written, stream.recorder.counters.refused) == (40, 8)
 
 
+def test_a_frame_that_looks_sealed_between_unsealed_ones_is_refused_and_counted_once(stream, rows):
+    for step in range(20):
+        stream.pass_frame(step, 960 * step)
+    unsealed = [
+        bytes(40) + b"\x01",
+        bytes(40) + b"\x0c\0",
+        bytes(40) + b"\x01",
+    ]  # the second one ends like a sealed one
+    for step, data in enumerate(unsealed, 20):
+        stream.note(step, 960 * step)
+        stream.tap.take(data, 960 * step, stream.tap.codec_of(960 * step, FORMATS), MIC, whole=True)
+    stream.recorder.close()
+    assert (stream.recorder.counters.written, stream.recorder.counters.refused) == (20, 3)
+
+
 def test_a_child_of_the_process_records_nothing(stream, rows):
     stream.pass_frame(0, 0)
 
