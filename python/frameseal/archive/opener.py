@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from frameseal._native import Decryptor, KeyRing, SenderBindings
-from frameseal.archive.schema import NAMES, SCHEMA, ArchiveError, check_columns
+from frameseal.archive.schema import NAMES, SCHEMA, ArchiveError, check_columns, check_nulls
 from frameseal.enums import Profile
 from frameseal.exceptions import (
     AuthenticationFailed,
@@ -167,10 +167,7 @@ class Opener:
             raise ArchiveError("table", "the rows are damaged", row) from error
         codes, names = _tracks_of(batch, row)
         sealed = batch.column("sealed")
-        if sealed.null_count:
-            raise ArchiveError(
-                "table", "the column sealed must not be null", row + sealed.is_null().index(True).as_py()
-            )
+        check_nulls("table", "sealed", sealed, row)
         if pa.types.is_binary(sealed.type):  # as Spark reads it
             sealed = sealed.cast(pa.large_binary())
         if not names:
@@ -493,9 +490,7 @@ def _tracks_of(batch: pa.RecordBatch, row: int) -> tuple[np.ndarray[Any, Any], l
         column = batch.column(column_name)
         if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
             column = column.dictionary_decode()
-        if column.null_count:
-            first = column.is_null().index(True).as_py()
-            raise ArchiveError("table", f"the column {column_name} must not be null", row + first)
+        check_nulls("table", column_name, column, row)
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
         values = column.dictionary.to_pylist()

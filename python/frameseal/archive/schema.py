@@ -174,9 +174,8 @@ def checked(
         if field.name in NAMES and not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
         column = column.cast(field.type)
-        if not field.nullable and column.null_count:
-            first = column.is_null().index(True).as_py()
-            raise ArchiveError(file, f"the column {field.name} must not be null", row + first)
+        if not field.nullable:
+            check_nulls(file, field.name, column, row)
         if field.name == "arrival":
             ticks = column.cast(pa.int64())
             is_outside = pc.or_(pc.less(ticks, _FIRST_ARRIVAL), pc.greater(ticks, _LAST_ARRIVAL))
@@ -190,6 +189,17 @@ def checked(
             if name != recording:
                 raise ArchiveError(file, "the row belongs to another recording: was the file renamed?", row + at)
     return pa.record_batch(columns, schema=schema)
+
+
+def check_nulls(file: str, name: str, column: pa.Array, row: int) -> None:
+    """Check that a column of a batch has no null.
+
+    :param row: the number of the batch's first row in its file, for messages.
+    :raises ArchiveError: it has one.
+    """
+    if column.null_count:
+        first = column.is_null().index(True).as_py()
+        raise ArchiveError(file, f"the column {name} must not be null", row + first)
 
 
 def check_columns(file: str, schema: pa.Schema, names: Iterable[str] = SCHEMA.names) -> None:
