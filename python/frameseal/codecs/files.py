@@ -10,6 +10,8 @@ specification, section 6.2 (uncompressed header); ITU-T H.265, table 7-1 (NAL un
 
 import struct
 
+from frameseal.codecs.rtp import nal_headers
+
 _OGG_BEGIN, _OGG_END = 2, 4  # flags of the first and of the last page
 _OGG_POLYNOMIAL = 0x04C11DB7
 _OGG_LACE = 255  # a page holds a packet in segments of at most this length
@@ -81,10 +83,5 @@ def h265_is_keyframe(frame: bytes) -> bool:
 
     :param frame: an opened, non-empty frame with start codes.
     """
-    start = frame.find(b"\x00\x00\x01")
-    while start != -1 and start + 3 < len(frame):
-        kind = frame[start + 3] >> 1 & 0x3F
-        if kind in _H265_IRAP or kind in _H265_PARAMETER_SETS:
-            return True
-        start = frame.find(b"\x00\x00\x01", start + 3)
-    return False
+    kinds = (header >> 1 & 0x3F for header in nal_headers(frame))
+    return any(kind in _H265_IRAP or kind in _H265_PARAMETER_SETS for kind in kinds)

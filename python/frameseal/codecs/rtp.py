@@ -182,14 +182,17 @@ def _h264_types(payload: bytes) -> Iterator[int]:
         yield payload[1] & 0x1F
 
 
+def nal_headers(frame: bytes) -> Iterator[int]:
+    """Yield the first byte of each NAL unit in a byte stream (ITU-T H.264 and H.265, annex B)."""
+    start = frame.find(b"\x00\x00\x01")
+    while start != -1 and start + 3 < len(frame):
+        yield frame[start + 3]
+        start = frame.find(b"\x00\x00\x01", start + 3)
+
+
 def h264_is_keyframe(frame: bytes) -> bool:
     """Return True if a decoder can start at this byte stream.
 
     A sequence parameter set counts as a start too: streams with periodic intra refresh have no IDR picture.
     """
-    start = frame.find(b"\x00\x00\x01")
-    while start != -1 and start + 3 < len(frame):
-        if frame[start + 3] & 0x1F in (_H264_IDR, _H264_SPS):
-            return True
-        start = frame.find(b"\x00\x00\x01", start + 3)
-    return False
+    return any(header & 0x1F in (_H264_IDR, _H264_SPS) for header in nal_headers(frame))
