@@ -25,6 +25,7 @@ from support.calls import (
     picture_track,
     until,
 )
+from support.web_server import serving_app
 
 SIZE = (320, 240)
 
@@ -64,15 +65,11 @@ async def serving(passphrase: str | None = PASSPHRASE):
     server = Server(passphrase)
     application = web.Application()
     application.router.add_post("/initialise_webrtc_worker", server.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield server, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await hang_up(*server.peers)
-        await runner.cleanup()
+    async with serving_app(application) as address:
+        try:
+            yield server, f"http://{address}"
+        finally:
+            await hang_up(*server.peers)
 
 
 class Streaming:

@@ -34,6 +34,7 @@ from frameseal.videosdk import E2EEError, enable_e2ee, set_key_provider
 from support.calls import Arrived, Peer, Sink, manager, plays, tone_track, until
 from support.paths import ROOT
 from support.videosdk_room import videosdk_room
+from support.web_server import serving_app
 
 KEY = "the key of the meeting"
 # Seconds until a job has joined. Its process imports everything anew, which costs 10 s of CPU time.
@@ -253,23 +254,18 @@ async def webrtc_job(client: WebRTCClient):
     """Yield the context of a job with `TransportMode.WEBRTC`, which calls *client*."""
     application = web.Application()
     application.router.add_get("/", client.signal)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]
-    context = JobContext(
-        room_options=options(
-            transport_mode=TransportMode.WEBRTC,
-            webrtc=WebRTCConfig(signaling_url=f"http://127.0.0.1:{port}/", ice_servers=NO_SERVERS),
+    async with serving_app(application) as address:
+        context = JobContext(
+            room_options=options(
+                transport_mode=TransportMode.WEBRTC,
+                webrtc=WebRTCConfig(signaling_url=f"http://{address}/", ice_servers=NO_SERVERS),
+            )
         )
-    )
-    try:
-        yield context
-    finally:
-        await context.shutdown()
-        await client.peer.pc.close()
-        await runner.cleanup()
+        try:
+            yield context
+        finally:
+            await context.shutdown()
+            await client.peer.pc.close()
 
 
 async def test_a_plain_connection_beside_a_provider_is_refused_until_it_is_attached():

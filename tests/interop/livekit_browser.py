@@ -22,6 +22,7 @@ from interop.worker_call import FOLDER, PATIENCE, RATE, Page, is_tone
 from support.calls import Picture, Sink, key_ring, picture_track, plays, record, shows, tone_track, until
 from support.paths import ROOT
 from support.recording import Noted
+from support.web_server import serving_app
 
 PAGE = Path(__file__).with_name("livekit_page")
 CLIENT = ROOT / ".stamps/livekit-client/node_modules/livekit-client/dist"
@@ -105,16 +106,9 @@ async def page_of(open_page, identity: str, *, encrypted: bool = True, **options
             web.static("/livekit-client/", CLIENT),
         ]
     )
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        async with open_page(f"http://127.0.0.1:{runner.addresses[0][1]}/livekit_page/index.html"):
-            await browser.ask("make", encrypted=encrypted, options=options or None)
-            yield browser
-    finally:
-        await runner.cleanup()
+    async with serving_app(app) as address, open_page(f"http://{address}/livekit_page/index.html"):
+        await browser.ask("make", encrypted=encrypted, options=options or None)
+        yield browser
     assert browser.faults == []
 
 

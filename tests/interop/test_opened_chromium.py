@@ -12,6 +12,7 @@ from frameseal.tools.opening import open_frames
 from frameseal.tools.opening.grid import write_grid
 from interop.browsers import CHROMIUM, launch
 from support.recorded import pictures, recorded, sounds, together
+from support.web_server import serving_app
 
 playwright = pytest.importorskip("playwright.async_api", reason="needs playwright: make interop")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: make interop")
@@ -45,17 +46,12 @@ async def page(tmp_path) -> AsyncIterator:
     application = web.Application()
     application.router.add_static("/opened", tmp_path / "opened")
     application.router.add_get("/", blank)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    async with playwright.async_playwright() as driver:
+    async with serving_app(application) as address, playwright.async_playwright() as driver:
         browser = await launch(driver)
         made = await browser.new_page()
-        await made.goto(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+        await made.goto(f"http://{address}/")
         yield made
         await browser.close()
-    await runner.cleanup()
 
 
 @pytest.mark.parametrize(

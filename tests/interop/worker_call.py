@@ -22,6 +22,7 @@ from frameseal.aiortc import attach
 from frameseal.tools.meet.worker import Worker
 from support.calls import Picture, assert_shown, part, peers, picture_track, record, tone, tone_track, until
 from support.recording import recorded_apart
+from support.web_server import serving_app
 
 PAGE, AIORTC = "ada", "bob"  # the participants
 FOLDER = Path(__file__).with_name("page")
@@ -256,17 +257,10 @@ async def worker_call(open_page, worker: Worker, e2ee, *, stack="aiortc", script
     app.add_routes(
         [web.get("/socket", page.serve), web.get(f"/page/{WORKER}", published), web.static("/page/", FOLDER)]
     )
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        async with open_page(f"http://127.0.0.1:{runner.addresses[0][1]}/page/index.html"):
-            identities = {"local": PAGE, "remote": AIORTC}
-            await page.ask("start", script=script, options=OPTIONS | options, identities=identities)
-            async with peers(stack) as (peer,):
-                attach(peer.pc, e2ee, local_id=AIORTC, remote_id=PAGE)
-                yield Call(page, peer, e2ee, microphone)
-    finally:
-        await runner.cleanup()
+    async with serving_app(app) as address, open_page(f"http://{address}/page/index.html"):
+        identities = {"local": PAGE, "remote": AIORTC}
+        await page.ask("start", script=script, options=OPTIONS | options, identities=identities)
+        async with peers(stack) as (peer,):
+            attach(peer.pc, e2ee, local_id=AIORTC, remote_id=PAGE)
+            yield Call(page, peer, e2ee, microphone)
     assert page.faults == []

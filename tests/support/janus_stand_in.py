@@ -8,6 +8,7 @@ from aiohttp import WSMsgType, web
 from aiortc import RTCSessionDescription
 
 from frameseal.tools.sfu import Forwarder
+from support.web_server import Background, serving_app
 
 ROOM, PIN, TOKEN = 7, "the pin of the room", "the token of the gateway"
 
@@ -47,7 +48,7 @@ class StandIn:
         self._numbers = count(1)
         self._controls: dict[int, web.WebSocketResponse] = {}
         self._subscribers: dict[int, tuple[Subscriber, Forwarder]] = {}
-        self._tasks: set[asyncio.Task] = set()
+        self._work = Background()
 
     async def publish(self, peer, number: int, display: object, **changes) -> None:
         """Connect a publisher, and announce it."""
@@ -89,7 +90,7 @@ class StandIn:
             case "message":
                 return self._plugin(socket, message["handle_id"], message["body"], message.get("jsep"))
             case "trickle":
-                self._soon(socket.send_json({"janus": "webrtcup", "sender": message["handle_id"]}))
+                self._work.start(socket.send_json({"janus": "webrtcup", "sender": message["handle_id"]}))
         return {"janus": "success"}
 
     async def _plugin(self, socket, handle: int, body: dict, jsep: dict | None) -> dict:
@@ -109,21 +110,14 @@ class StandIn:
                 _, forwarder = self.publishers[body["streams"][0]["feed"]]
                 subscriber = Subscriber()
                 self._subscribers[handle] = subscriber, forwarder
-                self._soon(forwarder.connect_subscriber(subscriber, f"handle {handle}"))
+                self._work.start(forwarder.connect_subscriber(subscriber, f"handle {handle}"))
                 more["jsep"] = {"type": "offer", "sdp": await subscriber.offer}
             case "start", _:
                 self._subscribers[handle][0].answer.set_result(jsep["sdp"])
         return {"janus": "event", "sender": handle, "plugindata": {"data": data}, **more}
 
-    def _soon(self, work) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._work.cancel()
         for socket in self.sockets:
             await socket.close()
         for _, forwarder in self.publishers.values():
@@ -136,13 +130,9 @@ async def serving():
     server = StandIn()
     app = web.Application()
     app.router.add_get("/janus", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = f"ws://127.0.0.1:{runner.addresses[0][1]}/janus"
-    try:
-        yield server
-    finally:
-        await server.close()
-        await runner.cleanup()
+    async with serving_app(app) as address:
+        server.url = f"ws://{address}/janus"
+        try:
+            yield server
+        finally:
+            await server.close()

@@ -10,6 +10,7 @@ from aiortc import RTCSessionDescription
 from livekit.protocol import models, rtc
 
 from frameseal.tools.sfu import Forwarder
+from support.web_server import Background, serving_app
 
 TRAILER = bytes(range(44))
 TOKENS = {"token of alice": "alice", "token of bob": "bob"}
@@ -67,7 +68,7 @@ class StandIn:
         self.permission: models.ParticipantPermission | None = None
         self.first: rtc.SignalResponse | None = None  # the first message instead of the answer to the join
         self.refusing = 0  # the status of the answer to a join; 0 admits
-        self._tasks: set[asyncio.Task] = set()
+        self._work = Background()
 
     def latest(self, identity: str) -> Client:
         return next(client for client in reversed(self.clients) if client.identity == identity)
@@ -128,27 +129,20 @@ class StandIn:
                 self.msid = f"{client.info.sid} {track.sid}"
                 await client.send(track_published=rtc.TrackPublishedResponse(cid=asked.cid, track=track))
             case "offer":
-                self.soon(self.connect_publisher(client))
+                self._work.start(self.connect_publisher(client))
                 client.descriptions.put_nowait(RTCSessionDescription(sdp=request.offer.sdp, type="offer"))
             case "answer":
                 client.descriptions.put_nowait(RTCSessionDescription(sdp=request.answer.sdp, type="answer"))
             case "subscription":
-                self.soon(self.forwarder.connect_subscriber(client, client.info.sid))
+                self._work.start(self.forwarder.connect_subscriber(client, client.info.sid))
 
     async def connect_publisher(self, client: Client) -> None:
         self.forwarder = Forwarder(on_packet=self.packets.append)
         await self.forwarder.connect_publisher(client)
         await self.announce(client)
 
-    def soon(self, work) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._work.cancel()
         for client in self.clients:
             await client.socket.close()
         await self.forwarder.close()
@@ -164,13 +158,9 @@ async def serving():
     server = StandIn()
     app = web.Application()
     app.router.add_get("/rtc", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield server
-    finally:
-        await server.close()
-        await runner.cleanup()
+    async with serving_app(app) as address:
+        server.url = f"ws://{address}"
+        try:
+            yield server
+        finally:
+            await server.close()

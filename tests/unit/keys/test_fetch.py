@@ -37,6 +37,7 @@ from frameseal.keys.fetch import (
     fetch_shared_key,
 )
 from support.paths import ROOT
+from support.web_server import serving_app
 
 EXAMPLES = ROOT / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -62,14 +63,8 @@ def no_waiting(monkeypatch):
 
 @contextlib.asynccontextmanager
 async def serving(app: web.Application, certificate: tuple[Path, Path], host: str = "127.0.0.1"):
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, host, 0, ssl_context=server_context(*certificate))
-    await site.start()
-    try:
-        yield f"https://{host}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving_app(app, host, server_context(*certificate)) as address:
+        yield f"https://{address}"
 
 
 class Server:

@@ -28,6 +28,7 @@ from support.calls import PASSPHRASE, connect, manager, peers, picture_track, to
 from support.janus_stand_in import PIN, ROOM, TOKEN, serving
 from support.livekit_stand_in import serving as livekit_serving
 from support.secret_search import MARKER
+from support.web_server import serving_app
 
 
 @pytest.fixture
@@ -243,16 +244,10 @@ async def test_a_janus_that_answers_nonsense_is_one_line(tmp_path, monkeypatch, 
 
     app = web.Application()
     app.router.add_get("/", handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        options = RecordOptions(str(tmp_path / "made"), janus=f"ws://127.0.0.1:{runner.addresses[0][1]}/", room=1)
+    async with serving_app(app) as address:
+        options = RecordOptions(str(tmp_path / "made"), janus=f"ws://{address}/", room=1)
         with pytest.raises(CannotRecord, match="Janus did not create a session"):
             await recording._run(options, screen.Screen(Console(file=io.StringIO())))
-    finally:
-        await runner.cleanup()
     assert not (tmp_path / "made").exists()
 
 
