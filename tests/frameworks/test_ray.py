@@ -1,13 +1,8 @@
 """Archives on Ray Data: the example on two workers, keys from a key server, and a worker that is killed."""
 
 import operator
-import os
 import shutil
-import signal
-import socket
-import struct
 import tempfile
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -17,23 +12,13 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from frameseal.archive import Opener, read
-from frameworks.key_server import key_server
-from support.archives import Sender, archive, call, provider, table
-from support.paths import ROOT
+from frameseal.archive import Opener
+from frameworks.dealt_out import FRAMES, ROOMS, WORKERS_PATH, killing_the_first, opened_in_one_process, report
+from support.archives import provider
 
 import open_with_ray  # isort: skip  # frameworks.key_server has added the folder of the examples
 
-ROOMS = ("one", "two", "three", "four")
-FRAMES = 120
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with key_server(tmp_path_factory.mktemp("keys")) as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        yield found
+pytest_plugins = "frameworks.dealt_out"  # the fixtures `served` and `folder`
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +26,7 @@ def session(served):
     """Start Ray on this machine, with the memory that it needs at least. Return the folder of its files."""
     folder = tempfile.mkdtemp(prefix="ray")  # short, since Ray's sockets lie in it
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / each) for each in ("python", "tests", "examples")))
+        patch.setenv("PYTHONPATH", WORKERS_PATH)
         ray.init(
             # One for each of two workers, and one that lists the input.
             num_cpus=3,
@@ -58,14 +43,6 @@ def session(served):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def folder(tmp_path, served):
-    """Write an archive of four recordings, each in three segments, with a key of the server."""
-    for room in ROOMS:
-        archive(tmp_path / "rooms", call(Sender(provider(served.key)), FRAMES), room, segments=3)
-    return str(tmp_path / "rooms")
-
-
 def by_room(rows):
     """Return the rows of each recording, in their order."""
     rooms = {}
@@ -75,8 +52,7 @@ def by_room(rows):
 
 
 def in_one_process(folder, key):
-    opener = Opener(provider(key))
-    return by_room(table(opener(pa.Table.from_batches([batch])).to_batches()[0] for batch in read(folder)))
+    return by_room(opened_in_one_process(folder, key))
 
 
 def collected(dataset):
@@ -104,51 +80,22 @@ class Reporting(open_with_ray.OpenRecordings):
     def __call__(self, names):
         tables = super().__call__(names)
         yield next(tables)
-        with socket.create_connection(("127.0.0.1", self.port)) as connection:
-            connection.sendall(struct.pack("!i", os.getpid()))
-            connection.recv(1)
+        report(self.port)
         yield from tables
 
 
-def kill_the_first(server, seen):
-    """Kill the first process that reports. Let all others go on."""
-    while True:
-        try:
-            connection, _ = server.accept()
-        except OSError:
-            return
-        with connection:
-            (process,) = struct.unpack("!i", connection.recv(4, socket.MSG_WAITALL))
-            seen.append(process)
-            if len(seen) == 1:
-                os.kill(process, signal.SIGKILL)
-            else:
-                connection.sendall(b"x")
-
-
 def test_a_worker_that_is_killed_loses_nothing_and_opens_nothing_twice(session, served, folder):
-    seen = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=kill_the_first, args=(server, seen))
-        thread.start()
-        names = ray.data.from_arrow([pa.table({"recording": [room]}) for room in ROOMS])
-        try:
-            rows = collected(
-                names.map_batches(
-                    Reporting,
-                    fn_constructor_kwargs={
-                        "location": folder,
-                        "keys": open_with_ray.fetch_keys,
-                        "port": server.getsockname()[1],
-                    },
-                    batch_format="pyarrow",
-                    batch_size=1,
-                    compute=ray.data.ActorPoolStrategy(size=2),
-                )
+    names = ray.data.from_arrow([pa.table({"recording": [room]}) for room in ROOMS])
+    with killing_the_first() as (port, seen):
+        rows = collected(
+            names.map_batches(
+                Reporting,
+                fn_constructor_kwargs={"location": folder, "keys": open_with_ray.fetch_keys, "port": port},
+                batch_format="pyarrow",
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=2),
             )
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
+        )
     assert len(seen) > len(ROOMS)  # the recording of the killed process was begun anew
     assert seen.count(seen[0]) == 1
     assert by_room(rows) == in_one_process(folder, served.key)

@@ -1,27 +1,21 @@
 """Archives in Spark's mapInArrow: the functions of docs/guide/opening-at-scale.md, and a worker that is killed."""
 
-import os
 import pickle
 import re
-import signal
-import socket
-import struct
 import sys
-import threading
 
-import pyarrow as pa
 import pytest
 from pyspark import cloudpickle
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from frameseal.archive import Opener, read
-from frameworks.key_server import key_server
-from support.archives import Sender, archive, call, provider, table
+from frameseal.archive import Opener
+from frameworks.dealt_out import FRAMES, ROOMS, WORKERS_PATH, killing_the_first, opened_in_one_process, report
+from support.archives import provider
 from support.paths import ROOT
 
-ROOMS = ("one", "two", "three", "four")
-FRAMES = 120
+pytest_plugins = "frameworks.dealt_out"  # the fixtures `served` and `folder`
+
 PAGE = ROOT / "docs/guide/opening-at-scale.md"
 
 
@@ -34,19 +28,11 @@ def recipe(number):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with key_server(tmp_path_factory.mktemp("keys")) as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        yield found
-
-
-@pytest.fixture(scope="module")
 def spark(served, tmp_path_factory):
     """Start Spark with two workers in this machine. A task is tried four times, as on a cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYSPARK_PYTHON", sys.executable)
-        patch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / each) for each in ("python", "tests", "examples")))
+        patch.setenv("PYTHONPATH", WORKERS_PATH)
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         session = (
             SparkSession.builder.master("local[2,4]")
@@ -61,14 +47,6 @@ def spark(served, tmp_path_factory):
         session.stop()
 
 
-@pytest.fixture
-def folder(tmp_path, served):
-    """Write an archive of four recordings, each in three segments, with a key of the server."""
-    for room in ROOMS:
-        archive(tmp_path / "rooms", call(Sender(provider(served.key)), FRAMES), room, segments=3)
-    return str(tmp_path / "rooms")
-
-
 def in_order(rows):
     """Return the rows of an opened table in an order and in types that one process and Spark share."""
     found = [
@@ -79,8 +57,7 @@ def in_order(rows):
 
 
 def in_one_process(folder, key):
-    opener = Opener(provider(key))
-    return in_order(table(opener(pa.Table.from_batches([batch])).to_batches()[0] for batch in read(folder)))
+    return in_order(opened_in_one_process(folder, key))
 
 
 def test_recordings_open_as_in_one_process(spark, served, folder):
@@ -104,43 +81,19 @@ def reporting(work, port):
         opened = work(batches)
         for first in opened:
             yield first
-            with socket.create_connection(("127.0.0.1", port)) as connection:
-                connection.sendall(struct.pack("!i", os.getpid()))
-                connection.recv(1)
+            report(port)
             break
         yield from opened
 
     return in_a_worker
 
 
-def kill_the_first(server, seen):
-    """Kill the first process that reports. Let all others go on."""
-    while True:
-        try:
-            connection, _ = server.accept()
-        except OSError:
-            return
-        with connection:
-            (process,) = struct.unpack("!i", connection.recv(4, socket.MSG_WAITALL))
-            seen.append(process)
-            if len(seen) == 1:
-                os.kill(process, signal.SIGKILL)
-            else:
-                connection.sendall(b"x")
-
-
 def test_a_worker_that_is_killed_loses_nothing_and_opens_nothing_twice(spark, served, folder):
-    page, seen = recipe(0), []
+    page = recipe(0)
     names = spark.createDataFrame([(room,) for room in ROOMS], "recording string").repartition(4)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=kill_the_first, args=(server, seen))
-        thread.start()
-        work = reporting(page["open_recordings"](folder, page["fetch_keys"]), server.getsockname()[1])
-        try:
-            opened = names.mapInArrow(work, page["FRAMES"]).toArrow()
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with killing_the_first() as (port, seen):
+        work = reporting(page["open_recordings"](folder, page["fetch_keys"]), port)
+        opened = names.mapInArrow(work, page["FRAMES"]).toArrow()
     assert len(seen) >= 2 and seen.count(seen[0]) == 1
     assert in_order(opened) == in_one_process(folder, served.key)
 
