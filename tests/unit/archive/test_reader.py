@@ -210,15 +210,20 @@ def test_a_folder_in_the_place_of_a_segment_is_reported(tmp_path):
     assert [str(error).partition(": ")[2][:14] for error in errors] == ["not a segment ", "the segment is"]
 
 
-def test_damage_costs_its_row_group_and_the_next_one_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("frameseal.archive.spool.ROW_GROUP_ROWS", 10)
-    frames = list(call(Sender(provider()), 30))
-    with ArchiveWriter(tmp_path, "room") as writer:
-        for start in range(0, 30, 10):
+def in_row_groups(folder, frames):
+    """Write a segment that has a row group for each ten frames, if `ROW_GROUP_ROWS` is 10. Return its path."""
+    with ArchiveWriter(folder, "room") as writer:
+        for start in range(0, len(frames), 10):
             for frame in frames[start : start + 10]:
                 writer.write(frame)
             writer.flush()
-    path = tmp_path / "room.00000000.parquet"
+    return folder / "room.00000000.parquet"
+
+
+def test_damage_costs_its_row_group_and_the_next_one_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("frameseal.archive.spool.ROW_GROUP_ROWS", 10)
+    frames = list(call(Sender(provider()), 30))
+    path = in_row_groups(tmp_path, frames)
     second = pa.parquet.ParquetFile(path).metadata.row_group(1).column(13).data_page_offset
     content = bytearray(path.read_bytes())
     content[second : second + 40] = bytes(40)
@@ -289,12 +294,7 @@ def test_memory_stays_flat_on_an_archive_that_is_larger(tmp_path):
 def test_a_filter_does_not_read_the_frames_of_row_groups_without_wanted_rows(tmp_path, monkeypatch):
     monkeypatch.setattr("frameseal.archive.spool.ROW_GROUP_ROWS", 10)
     frames = list(call(Sender(provider()), 40))
-    with ArchiveWriter(tmp_path, "room") as writer:
-        for start in range(0, 40, 10):
-            for frame in frames[start : start + 10]:
-                writer.write(frame)
-            writer.flush()
-    path = tmp_path / "room.00000000.parquet"
+    path = in_row_groups(tmp_path, frames)
     groups = pa.parquet.ParquetFile(path).metadata
     first, second = groups.row_group(0).column(13).data_page_offset, groups.row_group(1).column(0)
     content = bytearray(path.read_bytes())
