@@ -7,12 +7,11 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
-import pytest
 
 from frameseal.archive import Opener, read
-from frameworks.key_server import key_server
 from support.archives import Sender, archive, call, provider, table
 from support.paths import ROOT
 
@@ -21,20 +20,11 @@ FRAMES = 120
 WORKERS_PATH = os.pathsep.join(str(ROOT / each) for each in ("python", "tests", "examples"))
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with key_server(tmp_path_factory.mktemp("keys")) as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        yield found
-
-
-@pytest.fixture
-def folder(tmp_path, served):
-    """Write an archive of four recordings, each in three segments, with a key of the server."""
+def write_rooms(folder: Path, key: bytes) -> str:
+    """Write an archive of four recordings, each in three segments. Return its location."""
     for room in ROOMS:
-        archive(tmp_path / "rooms", call(Sender(provider(served.key)), FRAMES), room, segments=3)
-    return str(tmp_path / "rooms")
+        archive(folder, call(Sender(provider(key)), FRAMES), room, segments=3)
+    return str(folder)
 
 
 def opened_in_one_process(folder: str, key: bytes) -> pa.Table:

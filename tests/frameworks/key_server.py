@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
 from support.paths import ROOT
@@ -24,10 +25,9 @@ from keyserver.tokens import Tokens
 
 @dataclass
 class Served:
-    """The key of a meeting, and what a worker must know to fetch it."""
+    """The key of a meeting."""
 
     key: bytes
-    environment: dict[str, str]
     requests: list[str]
     """The path of each request that the server has answered."""
 
@@ -39,7 +39,7 @@ class Served:
 
 @contextmanager
 def key_server(folder: Path) -> Iterator[Served]:
-    """Serve the key of one meeting over TLS."""
+    """Serve the key of one meeting over TLS. Environment variables tell the workers how to fetch it."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -68,15 +68,11 @@ def key_server(folder: Path) -> Iterator[Served]:
 
     runner, meeting, found = run(start())
     try:
-        yield Served(
-            found.key,
-            {
-                "FRAMESEAL_KEY_URL": f"https://127.0.0.1:{runner.addresses[0][1]}/meetings/{meeting}/key",
-                "FRAMESEAL_TOKEN": tokens.make("opener", meeting, found.generation),
-                "FRAMESEAL_CA": str(certificate[0]),
-            },
-            requests,
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FRAMESEAL_KEY_URL", f"https://127.0.0.1:{runner.addresses[0][1]}/meetings/{meeting}/key")
+            patch.setenv("FRAMESEAL_TOKEN", tokens.make("opener", meeting, found.generation))
+            patch.setenv("FRAMESEAL_CA", str(certificate[0]))
+            yield Served(found.key, requests)
     finally:
         run(runner.cleanup())
         run(storage.close())

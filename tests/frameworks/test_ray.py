@@ -13,12 +13,25 @@ import ray
 from ray import cloudpickle
 
 from frameseal.archive import Opener
-from frameworks.dealt_out import FRAMES, ROOMS, WORKERS_PATH, killing_the_first, opened_in_one_process, report
+from frameworks.dealt_out import (
+    FRAMES,
+    ROOMS,
+    WORKERS_PATH,
+    killing_the_first,
+    opened_in_one_process,
+    report,
+    write_rooms,
+)
+from frameworks.key_server import key_server
 from support.archives import provider
 
 import open_with_ray  # isort: skip  # frameworks.key_server has added the folder of the examples
 
-pytest_plugins = "frameworks.dealt_out"  # the fixtures `served` and `folder`
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with key_server(tmp_path_factory.mktemp("keys")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +54,11 @@ def session(served):
         yield Path(folder)
         ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def folder(tmp_path, served):
+    return write_rooms(tmp_path / "rooms", served.key)
 
 
 def by_room(rows):

@@ -10,11 +10,18 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from frameseal.archive import Opener
-from frameworks.dealt_out import FRAMES, ROOMS, WORKERS_PATH, killing_the_first, opened_in_one_process, report
+from frameworks.dealt_out import (
+    FRAMES,
+    ROOMS,
+    WORKERS_PATH,
+    killing_the_first,
+    opened_in_one_process,
+    report,
+    write_rooms,
+)
+from frameworks.key_server import key_server
 from support.archives import provider
 from support.paths import ROOT
-
-pytest_plugins = "frameworks.dealt_out"  # the fixtures `served` and `folder`
 
 PAGE = ROOT / "docs/guide/opening-at-scale.md"
 
@@ -25,6 +32,12 @@ def recipe(number):
     names = {"__name__": "recipe"}
     exec(re.findall(r"(?ms)^```python[^\n]*\n(.*?)^```$", section)[number], names)
     return names
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with key_server(tmp_path_factory.mktemp("keys")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +58,11 @@ def spark(served, tmp_path_factory):
         session.sparkContext.setLogLevel("OFF")
         yield session
         session.stop()
+
+
+@pytest.fixture
+def folder(tmp_path, served):
+    return write_rooms(tmp_path / "rooms", served.key)
 
 
 def in_order(rows):
