@@ -5,9 +5,11 @@ import contextlib
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from frameseal.archive import read
 from frameseal.tools.cli import main
 from support.calls import PASSPHRASE, until
 
@@ -64,17 +66,16 @@ async def recorder(address: str, *arguments: object, **environment: str) -> Asyn
         await made.ends()
 
 
-def spooled(archive: Path) -> int:
-    """Return the bytes in the spools of an archive, which survive a kill."""
-    return sum(path.stat().st_size for path in archive.glob("*.arrows"))
+def pictures_in(archive: Path) -> Counter[str]:
+    """Return how many video frames of each participant an archive holds. The recorder may be writing it."""
+    if not any(archive.glob("*.arrows")):
+        return Counter()
+    return Counter(name for batch in read(archive, kinds=["video"]) for name in batch["participant"].to_pylist())
 
 
-async def recorded_for(made: RecorderProcess, archive: Path, looks: int = 3) -> None:
-    """Wait until the spool has grown so often. The recorder writes it every half second."""
-    await until(lambda: spooled(archive) > 0, 60)
-    for _ in range(looks):
-        before = spooled(archive)
-        await until(lambda before=before: spooled(archive) > before + 5000, 60)
+async def recorded(made: RecorderProcess, archive: Path, participants: int, pictures: int = 60) -> None:
+    """Wait until the archive holds so many pictures of so many participants: far more than tests look for."""
+    await until(lambda: sum(count >= pictures for count in pictures_in(archive).values()) == participants, 60)
     assert made.process.returncode is None, made.lines
 
 

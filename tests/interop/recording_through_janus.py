@@ -14,7 +14,7 @@ from frameseal.tools.cli import main
 from frameseal.tools.janus import JanusSession
 from frameseal.tools.meet import MeetOptions, meeting
 from frameseal.tools.meet.worker import load_worker
-from interop.recorder_command import opens, recorded_for, recorder
+from interop.recorder_command import opens, recorded, recorder
 from interop.test_meet_browser import is_the_fake_camera, see_and_hear_each_other
 from support.calls import PASSPHRASE, Peer, manager, peers, picture_track, tone_track, until
 from support.recorded import assert_pure, heard, shown
@@ -63,10 +63,10 @@ async def test_who_comes_and_goes_is_recorded_without_a_key_and_opened_with_it(j
 
         await publish(session, first, "alice", "red", 440)
         async with recorder(ADDRESS, *arguments, "--pin-file", pin) as recording:
-            await recorded_for(recording, archive)
+            await recorded(recording, archive, 1)
             bob = await publish(session, second, "bob", "blue", 880)
             await until(lambda: recording.said("bob is recorded."), 60)
-            await recorded_for(recording, archive)
+            await recorded(recording, archive, 2)
             await bob.detach()
             await until(lambda: recording.said("bob has left."), 60)
             assert await recording.stop() == 0
@@ -93,7 +93,7 @@ async def test_a_room_that_is_destroyed_and_a_janus_that_dies_end_the_recording(
                 recorder(ADDRESS, *arguments, "-o", tmp_path / "second") as second,
             ):
                 for made, name in ((first, "first"), (second, "second")):
-                    await recorded_for(made, tmp_path / name, 1)
+                    await recorded(made, tmp_path / name, 1, pictures=1)
                 await control.ask({"request": "destroy", "room": ROOM})
                 assert await first.ends() == 1
                 assert first.said("The room is gone: the room was destroyed.") == 1
@@ -116,8 +116,7 @@ async def test_chromium_is_recorded_through_janus_and_opened(janus, tabs, tmp_pa
         await see_and_hear_each_other(ada, served)
         number = served.room._janus.room
         async with recorder(ADDRESS, "--janus", janus.url, "--room", number, "-o", archive) as recording:
-            await until(lambda: recording.said(" is recorded.") == 2, 60)
-            await recorded_for(recording, archive, 6)
+            await recorded(recording, archive, 2)
             assert await recording.stop() == 0, recording.lines
     files = list(opens(archive, tmp_path).glob("*.mkv"))
     assert len(files) == 2

@@ -4,7 +4,7 @@ import secrets
 
 from frameseal import ExternalE2EEKeyProvider
 from frameseal.livekit import join
-from interop.recorder_command import opens, recorded_for, recorder
+from interop.recorder_command import opens, recorded, recorder
 from support.calls import PASSPHRASE, picture_track, tone_track, until
 from support.recorded import assert_pure, heard, shown
 
@@ -27,12 +27,12 @@ async def test_a_room_is_recorded_without_a_key_and_opened_with_it(livekit_serve
         await alice.publish(tone_track("aiortc"))
         await alice.publish(picture_track("aiortc"), codec="h264")
         async with recorder(ADDRESS, *arguments) as recording:
-            await recorded_for(recording, archive)
+            await recorded(recording, archive, 1)
             async with enter(livekit_server, "bob", name) as bob:
                 await bob.publish(tone_track("aiortc", 880))
                 await bob.publish(picture_track("aiortc", "blue"))
                 await until(lambda: recording.said("bob is recorded."), 60)
-                await recorded_for(recording, archive)
+                await recorded(recording, archive, 2)
             await until(lambda: recording.said("bob has left."), 60)
             assert await recording.stop() == 0, recording.lines
     stored = b"".join(path.read_bytes() for path in archive.iterdir())
