@@ -89,20 +89,18 @@ def test_the_live_display_shows_states_counts_and_progress(demo):
         assert text in printed
 
 
-@pytest.fixture
-def film(tmp_path):
-    """Two seconds of drifting coloured tiles, with a chord that rises."""
-    path = tmp_path / "film.mp4"
+def make_film(path: Path, rate: int, frames: int) -> Path:
+    """Write drifting coloured tiles, with a chord that rises."""
     random = np.random.default_rng(7)
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=25)
+        video = container.add_stream("libx264", rate=rate)
         video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
         audio = container.add_stream("aac", rate=44100)
         tiles = random.integers(0, 255, (6, 8, 3), dtype=np.uint8).repeat(40, 0).repeat(40, 1)
-        for n in range(50):
+        for n in range(frames):
             rgb = np.ascontiguousarray(np.roll(tiles, 4 * n, axis=1))
             container.mux(video.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-        t = np.arange(2 * 44100) / 44100
+        t = np.arange(frames * 44100 // rate) / 44100
         samples = sum(np.sin(2 * np.pi * (f * t + 90 * t**2)) for f in (220, 277, 330)) * 4000
         frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None, :] / 32768, format="fltp", layout="mono")
         frame.sample_rate = 44100
@@ -112,12 +110,24 @@ def film(tmp_path):
     return path
 
 
-def test_a_file_can_be_published_and_is_looped(demo, film):
-    status, printed, _ = demo(media=film, seconds=4.0)
+def test_a_file_can_be_published_and_is_looped(demo, tmp_path):
+    status, printed, _ = demo(media=make_film(tmp_path / "film.mp4", rate=25, frames=15), seconds=4.0)
     assert status == 0, printed
-    # The film has 50 frames.
     sealed = re.findall(r"Alice sealed (\d+)", printed)
-    assert int(sealed[-1]) > 60
+    assert int(sealed[-1]) > 15
+
+
+def test_a_call_of_few_frames_a_second_lasts_until_it_can_be_judged(demo, tmp_path):
+    status, printed, _ = demo(media=make_film(tmp_path / "film.mp4", rate=5, frames=15), seconds=1.0, terminal=True)
+    assert status == 0, printed
+    assert "until enough frames have passed" in printed
+
+
+@pytest.mark.parametrize(("elapsed", "is_over"), [(2.9, False), (3.0, False), (32.9, False), (33.0, True)])
+def test_a_call_without_frames_is_awaited_for_a_bounded_time(elapsed, is_over):
+    sent = SentMedia()
+    status = Status(CallOptions(seconds=3.0), sent, Eavesdropper(sent), Observer(sent), Observer(sent), elapsed=elapsed)
+    assert status.is_over is is_over
 
 
 def test_a_file_with_sound_alone_comes_with_the_clock(demo, tmp_path):
@@ -170,7 +180,8 @@ def test_the_printed_command_opens_what_the_forwarder_recorded(in_folder, capsys
 
     assert main(command) == 0
     numbers, heard = opened_media("opened/alice.mkv")
-    assert len(numbers) > 20 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    # Eve received 20 frames or more. The recorder joined before her, and its jitter buffer keeps the last ones.
+    assert len(numbers) > 10 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     tone = sound.find_tone(heard)
     assert tone.frequency == pytest.approx(440, abs=1) and tone.share > 0.9
 

@@ -100,7 +100,13 @@ def _add_demo(commands: Any) -> None:
     profiles = [profile.value for profile, info in PROFILES.items() if info["accepts_passphrases"]]
     demo.add_argument("--profile", choices=profiles, default=Profile.VIDEOSDK.value, help="wire format (%(default)s)")
     demo.add_argument("--codec", choices=_pictures(), default="vp8", help="video codec (%(default)s)")
-    demo.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="length of the call (8)")
+    demo.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=8.0,
+        metavar="N",
+        help="length of the call (8), on a slow machine up to 30 s longer",
+    )
     secret = demo.add_mutually_exclusive_group()
     secret.add_argument("--passphrase", type=_passphrase, metavar="TEXT", help="passphrase of Alice and Bob (random)")
     secret.add_argument(

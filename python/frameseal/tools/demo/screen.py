@@ -55,7 +55,9 @@ class Screen:
         if self._live is not None:
             total = status.options.seconds
             done = min(status.elapsed, total)
-            self._bar.update(self._task, completed=done, time=f"{done:.1f} of {total:g} s ")
+            waits = status.elapsed >= total and not status.is_over
+            time = "until enough frames have passed " if waits else f"{done:.1f} of {total:g} s "
+            self._bar.update(self._task, completed=done, time=time)
             self._live.update(Panel(Group(self._table(status), self._bar), title=_title(status), border_style="cyan"))
         elif status.elapsed >= self._next_line:
             self._next_line += PLAIN_INTERVAL
