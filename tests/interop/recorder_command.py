@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from frameseal.archive import read
 from frameseal.tools.cli import main
-from support.calls import PASSPHRASE, until
+from support.calls import PASSPHRASE
+from support.recorded import Row, until_recorded
 
 # ICE gathers the address that the test names, and no other.
 PROGRAM = """
@@ -66,16 +66,14 @@ async def recorder(address: str, *arguments: object, **environment: str) -> Asyn
         await made.ends()
 
 
-def pictures_in(archive: Path) -> Counter[str]:
-    """Return how many video frames of each participant an archive holds. The recorder may be writing it."""
-    if not any(archive.glob("*.arrows")):
-        return Counter()
-    return Counter(name for batch in read(archive, kinds=["video"]) for name in batch["participant"].to_pylist())
-
-
 async def recorded(made: RecorderProcess, archive: Path, participants: int, pictures: int = 60) -> None:
     """Wait until the archive holds so many pictures of so many participants: far more than tests look for."""
-    await until(lambda: sum(count >= pictures for count in pictures_in(archive).values()) == participants, 60)
+
+    def enough(rows: list[Row]) -> bool:
+        counted = Counter(row["participant"] for row in rows if row["kind"] == "video")
+        return sum(count >= pictures for count in counted.values()) == participants
+
+    await until_recorded(archive, enough)
     assert made.process.returncode is None, made.lines
 
 

@@ -1,6 +1,8 @@
 """Frames of a recording from real encoders, opened or sealed, with clocks and delays like a call's."""
 
-from collections.abc import Iterable, Iterator
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import cache
@@ -8,12 +10,13 @@ from heapq import merge
 from operator import attrgetter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import av
 import numpy as np
 
 from frameseal import Encryptor, KeyRing
-from frameseal.archive import SealedFrame
+from frameseal.archive import SealedFrame, read
 from frameseal.tools.opening.frames import OpenedFrame
 from support.calls import Picture, draw, sine, tone
 
@@ -33,6 +36,32 @@ ENCODERS = {
     "g722": ("g722", {}),
     "opus": ("libopus", {"application": "voip"}),
 }
+
+
+Row = dict[str, Any]
+
+
+def rows_of(folder: Path, *columns: str) -> list[Row]:
+    """Return the rows of an archive, or only some columns of them. There are none as long as there is no archive."""
+    batches = read(folder) if folder.is_dir() else ()
+    return [row for batch in batches for row in (batch.select(columns) if columns else batch).to_pylist()]
+
+
+async def until_recorded(folder: Path, condition: Callable[[list[Row]], bool], seconds: float = 60) -> None:
+    """Wait for a condition on participant, kind and key id of an archive's rows. A recorder may be writing it.
+
+    The recorder writes twice a second. Whoever reads more often, or in the event loop, keeps a call from sending.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition(await asyncio.to_thread(rows_of, folder, "participant", "kind", "key_id")):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        await asyncio.sleep(0.25)
+
+
+def frames_of(rows: list[Row], participant: str, **values: Any) -> int:
+    """Return how many rows a participant has, with these values in other columns."""
+    wanted = {"participant": participant, **values}
+    return sum(all(row[name] == value for name, value in wanted.items()) for row in rows)
 
 
 @cache

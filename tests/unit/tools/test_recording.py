@@ -27,6 +27,7 @@ from support.archives import Sender, provider
 from support.calls import PASSPHRASE, connect, manager, peers, picture_track, tone_track, until
 from support.janus_stand_in import PIN, ROOM, TOKEN, serving
 from support.livekit_stand_in import serving as livekit_serving
+from support.recorded import frames_of, rows_of, until_recorded
 from support.secret_search import MARKER
 from support.web_server import serving_app
 
@@ -73,21 +74,9 @@ async def publish(janus, peer, name, number, **changes) -> None:
     await janus.publish(peer, number, name, **changes)
 
 
-def rows(folder) -> list[dict]:
-    return [row for batch in archive.read(folder) for row in batch.to_pylist()]
-
-
 async def spooled(folder, participants: set, more: int = 20) -> None:
-    """Wait until the spool has *more* rows of each of these participants and both kinds."""
-    count = {who: 0 for who in participants}
-
-    def grown() -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            for who in participants:
-                count[who] = sum(row["participant"] == who for row in rows(folder))
-        return min(count.values()) >= more
-
-    await until(grown, 60)
+    """Wait until the spool has *more* rows of each of these participants."""
+    await until_recorded(folder, lambda rows: all(frames_of(rows, who) >= more for who in participants))
 
 
 async def test_publishers_are_followed_and_a_signal_closes_the_archive(janus, environment, tmp_path):
@@ -107,7 +96,7 @@ async def test_publishers_are_followed_and_a_signal_closes_the_archive(janus, en
     assert janus.joins[0]["display"] == "frameseal record (sealed, without a key)"
     (found,), strangers = archive.verify(tmp_path / "made")
     assert (found.name, found.is_closed, found.problems, strangers) == ("monday", True, [], [])
-    assert made.said(f"{found.frames:,} frames") and not any(row["gap"] for row in rows(tmp_path / "made"))
+    assert made.said(f"{found.frames:,} frames") and not any(row["gap"] for row in rows_of(tmp_path / "made"))
     content = b"".join(path.read_bytes() for path in (tmp_path / "made").iterdir())
     assert not any(secret.encode() in content for secret in (PIN, TOKEN, PASSPHRASE))
 
@@ -120,12 +109,12 @@ async def test_after_a_lost_connection_it_joins_again_and_marks_gaps(janus, envi
             await spooled(tmp_path / "made", {"alice"})
             await janus.sockets[-1].close()
             await until(lambda: len(janus.joins) == 2)
-            before = len(rows(tmp_path / "made"))
+            before = len(rows_of(tmp_path / "made"))
             await spooled(tmp_path / "made", {"alice"}, before + 40)
             signal.raise_signal(signal.SIGINT)
             assert await made.task == 0
     assert made.said("joining again")
-    stored = rows(tmp_path / "made")
+    stored = rows_of(tmp_path / "made")
     for kind in ("audio", "video"):
         assert [row["gap"] for row in stored if row["kind"] == kind].count(True) == 1
         first = next(row for row in stored if row["kind"] == kind and row["gap"])
@@ -173,13 +162,13 @@ async def test_a_disk_that_is_full_is_said_and_the_status_is_1(janus, environmen
             await spooled(tmp_path / "made", {"alice"})
             full.set()
             await until(lambda: made.said("the recording lost 1 frames: not_written"))
-            kept = len(rows(tmp_path / "made"))
+            kept = len(rows_of(tmp_path / "made"))
             full.clear()  # the call goes on, and so does the recording
             await spooled(tmp_path / "made", {"alice"}, kept + 20)
             signal.raise_signal(signal.SIGTERM)
             assert await made.task == 1
     assert re.search(r"\d+ frames are lost: the disk was full or too slow", made.printed.getvalue())
-    assert any(row["gap"] for row in rows(tmp_path / "made")) and not made.said(MARKER)
+    assert any(row["gap"] for row in rows_of(tmp_path / "made")) and not made.said(MARKER)
 
 
 async def test_an_archive_that_cannot_be_closed_is_said(janus, environment, tmp_path, monkeypatch):
@@ -225,7 +214,7 @@ async def test_media_that_are_not_sealed_are_never_archived(janus, environment, 
             signal.raise_signal(signal.SIGTERM)
             assert await made.task == 0
     assert made.said("were not sealed with livekit, and are not archived.")
-    assert rows(tmp_path / "made") == []
+    assert rows_of(tmp_path / "made") == []
 
 
 @pytest.mark.parametrize("answer", ["[]", "nonsense", '{"janus": 5}', '{"janus": "success"}', '{"janus": "error"}'])
@@ -263,14 +252,14 @@ async def test_a_livekit_room_is_followed_through_a_lost_connection_to_its_end(t
         await spooled(folder, {"alice"})
         await server.latest("bob").socket.close()
         await until(lambda: made.said("joining again"))
-        await spooled(folder, {"alice"}, len(rows(folder)) + 20)
+        await spooled(folder, {"alice"}, len(rows_of(folder)) + 20)
         leave = rtc.LeaveRequest(reason=models.DisconnectReason.ROOM_DELETED, action=rtc.LeaveRequest.Action.DISCONNECT)
         await server.latest("bob").send(leave=leave)
         assert await made.task == 1
     assert made.said("The room is gone: the server has ended it (ROOM_DELETED).") and made.said(
         "The archive is closed."
     )
-    assert [row["gap"] for row in rows(folder)].count(True) == 1
+    assert [row["gap"] for row in rows_of(folder)].count(True) == 1
     content = b"".join(path.read_bytes() for path in folder.iterdir())
     assert b"token of bob" not in content and PASSPHRASE.encode() not in content
 
@@ -360,7 +349,7 @@ async def test_frames_that_were_queued_before_an_interruption_do_not_take_its_ga
     made.write(sender.audio(arrival=made.recorder.time_of(time.monotonic())))
     made.write(sender.audio(arrival=made.recorder.time_of(time.monotonic())))
     await made.close()
-    assert [row["gap"] for row in rows(tmp_path / "made")] == [False, True, False]
+    assert [row["gap"] for row in rows_of(tmp_path / "made")] == [False, True, False]
 
 
 def test_the_live_line_has_participants_frames_megabytes_gaps_and_seconds():
