@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from frameseal.tools.meet import MeetOptions, meeting
+from frameseal.tools.meet.room import PUBLISH
 from frameseal.tools.meet.worker import load_worker
 from interop.browsers import CHROMIUM, launch
 from support.calls import PASSPHRASE, until
@@ -282,6 +283,30 @@ async def test_a_rotation_takes_everybody_along_who_has_the_key(served, tabs):
     await bob.press("Leave")
     await playwright.expect(ada.tile("Bob")).to_have_count(0)
     await playwright.expect(bob.page.locator("#lobby")).to_be_visible()
+
+
+@pytest.mark.parametrize("lost", ["sending", "receiving"])
+async def test_a_connection_that_was_lost_and_made_again_shows_the_picture_again(served, tabs, lost):
+    ada = await (await tabs()).join(served.link, "Ada")
+    bob = await (await tabs()).join(served.link, "Bob", "Only watch and listen")
+    await bob.plays("Ada")
+    members = {member.name: member for member in served.room.members.values()}
+    video = await bob.tile("Ada").locator("video").element_handle()
+    before = await video.evaluate_handle("video => video.srcObject.getTracks()")
+    if lost == "sending":
+        served.room.reconnect(members["Ada"], PUBLISH)
+    else:
+        served.room.reconnect(members["Bob"], members["Ada"].id)
+    ended = "tracks => tracks.length === 2 && tracks.every((track) => track.readyState === 'ended')"
+    await bob.page.wait_for_function(ended, arg=before, timeout=PATIENCE)
+    await bob.plays("Ada")
+    assert is_the_fake_camera(await bob.pixels("Ada"))
+    assert (
+        await video.evaluate("video => video.srcObject.getTracks().map((track) => track.kind).sort().join()")
+        == "audio,video"
+    )
+    await bob.hears("Ada")
+    assert await ada.page.locator("#meeting").is_visible()
 
 
 async def test_the_page_is_usable_on_a_phone_and_by_keyboard(served, tabs, artefacts):

@@ -25,6 +25,8 @@ export class Tile {
 
   play(track) {
     const stream = this.#video.srcObject ?? new MediaStream();
+    // A connection that replaces a lost one has tracks of its own, and a player keeps showing the track that has ended.
+    stream.getTracks().filter(({ kind }) => kind === track.kind).forEach((ended) => stream.removeTrack(ended));
     stream.addTrack(track);
     this.#video.srcObject = stream;
     this.#video.play().catch(() => {}); // rejected without autoplay: the browser starts it later
