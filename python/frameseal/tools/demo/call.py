@@ -100,7 +100,7 @@ class Status:
 
     @property
     def is_over(self) -> bool:
-        """True if the call has lasted for its duration, and can be judged or was extended as long as is allowed."""
+        """True after the duration, as soon as the call can be judged, and in any case after the extension."""
         if self.elapsed < self.options.seconds:
             return False
         missing = missing_evidence(self.sent, self.forwarder, self.reached_eve)
