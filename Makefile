@@ -37,11 +37,11 @@ NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 $(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest test-newest interop frameworks soak fuzz check bench bench-guard docs lock clean \
+.PHONY: help demo test test-oldest test-newest interop frameworks soak check bench bench-guard docs lock clean \
 	$(FRAMEWORKS:%=framework-%) $(LOCKS:%=lock/%)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .stamps/build ## hold a sealed call with an eavesdropper, and draw demo.png
 	@$(BIN)/frameseal demo $(ARGS)
@@ -93,13 +93,6 @@ $(FRAMEWORKS:%=framework-%): framework-%: .stamps/build .stamps/frameworks/%/pyv
 # Two arenas for all threads: with one for each, what codecs' threads leave behind in them looks like a leak for long.
 soak: .stamps/build ## half an hour of meetings in one process, in which nothing may grow; SECONDS=180 for less
 	MALLOC_ARENA_MAX=2 FRAMESEAL_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest tests/soak/test_soak.py -s $(ARGS)
-
-fuzz: SECONDS := 600
-fuzz: ## random input for the core, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
-	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
-	@$(call need,c++,a C++ compiler to fuzz,on Debian and Ubuntu install g++; on macOS run xcode-select --install)
-	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
-	$(PYTHON) rust/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 # The feature `hazmat` (nonces of the caller's choice) is for the core's own tests. Naming the package keeps it out of
 # the Python module: features of a workspace build are united.
@@ -186,6 +179,11 @@ $(LIVEKIT): tests/interop/livekit-server/go.mod tests/interop/livekit-server/go.
 benches/floor.so: $(wildcard benches/floor/src/*.rs) benches/floor/Cargo.toml Cargo.lock
 	PYO3_PYTHON=$(abspath $(BIN)/python) cargo build --quiet --locked --release --package frameseal-floor
 	cp $$(ls target/release/libfloor.so target/release/libfloor.dylib 2>/dev/null) $@
+
+# Evidence beyond the tests: fuzzing, models, sanitizers, mutants, coverage.
+include rust/assurance.mk
+# What is published: wheels, their contents, their licences.
+include release/release.mk
 
 # --- steps -----------------------------------------------------------------------------------------------------------
 
