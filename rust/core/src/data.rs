@@ -216,31 +216,10 @@ impl DataCryptor {
 
     fn open_parts(&self, parts: Option<PacketParts<'_>>) -> Result<Vec<u8>, DecryptError> {
         let PacketParts { kid, nonce_input, aad, ciphertext, tag } = parts.ok_or(DecryptError::Malformed)?;
-        let candidate = self.ring.find(kid)?;
-        let is_replayed = |key: &Key| self.replay().is_some_and(|window| window.contains(key.identity, nonce_input));
+        let is_replayed = |key| self.replay().is_some_and(|window| window.contains(key, nonce_input));
         let mut payload = vec![0; ciphertext.len()];
-        let mut opens = |key: &Key| key.aead.open(key.nonce(nonce_input), &aad, ciphertext, tag, &mut payload).is_ok();
-        // A replayed packet opens nothing and advances no ratchet. It counts as replayed only if it authenticates.
-        let is_claimed = is_replayed(&candidate.key);
-        if is_claimed && opens(&candidate.key) {
-            return Err(DecryptError::Replayed { kid });
-        }
-        let mut is_seen = false;
-        let opened = self.ring.open(kid, &candidate, |key| {
-            let is_first = key.serial == candidate.key.serial;
-            if is_seen || is_first && is_claimed || !opens(key) {
-                return false;
-            }
-            is_seen = !is_first && is_replayed(key);
-            !is_seen
-        });
-        let Some(opened) = opened else {
-            return Err(if is_seen {
-                DecryptError::Replayed { kid }
-            } else {
-                DecryptError::AuthenticationFailed { kid }
-            });
-        };
+        let opens = |key: &Key| key.aead.open(key.nonce(nonce_input), &aad, ciphertext, tag, &mut payload).is_ok();
+        let opened = self.ring.open(kid, None, is_replayed, opens)?.opened?;
         if self.replay().is_some_and(|mut window| !window.mark(opened.identity, nonce_input)) {
             return Err(DecryptError::Replayed { kid });
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::state::ReceiverState;
 use crate::codec::{annexb, copy_clear};
 use crate::error::{ApiMisuse, DecryptError};
-use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, ReadyKeys};
+use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, Pending, ReadyKeys};
 use crate::wire::envelope::Envelope;
 use crate::wire::{IvParts, Wire, footer, sframe, trailer};
 
@@ -34,13 +34,6 @@ pub(super) struct Attempt {
     /// The serial of the key that was tried, as in [`Candidate`].
     serial: u64,
     opened: bool,
-}
-
-/// The outcome of a frame that is neither marked nor counted yet.
-struct Pending {
-    opened: Result<Opened, DecryptError>,
-    /// The serial of the key that was tried, as in [`Candidate`].
-    serial: u64,
 }
 
 impl<'a> FrameParts<'a> {
@@ -175,38 +168,13 @@ impl OpenPlan<'_> {
     /// Opens as [`Self::open_long`] does, except that the caller counts a frame that opens. Does not try the key with
     /// the serial `failed` again.
     fn open_uncounted(&self, failed: Option<u64>, out: &mut [u8]) -> Result<(), DecryptError> {
-        let pending = self.find().map(|candidate| {
-            let replayed = DecryptError::Replayed { kid: self.parts.kid };
-            // A replayed frame opens nothing and advances no ratchet. Anybody can copy the nonce of another frame, so a
-            // frame counts as replayed only if it authenticates.
-            let is_claimed = self.is_replayed(candidate.key.identity);
-            if is_claimed && self.opens(&candidate.key, out) {
-                return Pending::refused(replayed, &candidate);
-            }
-            let (has_failed, mut is_seen) = (is_claimed || failed == Some(candidate.serial), false);
-            let pending = self.open_candidate(&candidate, |key| {
-                let is_first = key.serial == candidate.key.serial;
-                if is_seen || is_first && has_failed || !self.opens(key, out) {
-                    return false;
-                }
-                is_seen = !is_first && self.is_replayed(key.identity);
-                !is_seen
-            });
-            if is_seen { Pending::refused(replayed, &candidate) } else { pending }
-        });
+        let ring = &self.receiver.ring;
+        let pending = ring.open(self.parts.kid, failed, |key| self.is_replayed(key), |key| self.opens(key, out));
         self.commit(pending).inspect_err(|_| out.fill(0))
     }
 
     fn find(&self) -> Result<Candidate, DecryptError> {
         self.receiver.ring.find(self.parts.kid)
-    }
-
-    fn open_candidate(&self, candidate: &Candidate, opens: impl FnMut(&Key) -> bool) -> Pending {
-        let kid = self.parts.kid;
-        match self.receiver.ring.open(kid, candidate, opens) {
-            Some(opened) => Pending { opened: Ok(opened), serial: candidate.serial },
-            None => Pending::refused(DecryptError::AuthenticationFailed { kid }, candidate),
-        }
     }
 
     #[inline(always)]
@@ -260,12 +228,6 @@ impl OpenPlan<'_> {
             Err(error) => receiver.count(error),
         }
         result
-    }
-}
-
-impl Pending {
-    fn refused(error: DecryptError, candidate: &Candidate) -> Self {
-        Self { opened: Err(error), serial: candidate.serial }
     }
 }
 
@@ -329,9 +291,11 @@ mod tests {
     use crate::codec::Codec;
     use crate::frame::{Decryptor, Encryptor};
     use crate::keyring::{KeyRing, MlsKid, Options};
-    use crate::profile::SFRAME;
+    use crate::profile::{LIVEKIT, Profile, SFRAME};
     use crate::secret::{Kdf, Secret};
+    use crate::wire::Wire;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU8, Ordering};
 
     #[test]
     fn a_frame_that_opens_while_its_epoch_is_replaced_leaves_nothing_behind() {
@@ -350,7 +314,63 @@ mod tests {
         let plan = decryptor.plan(&before, &[]).unwrap().unwrap();
         let candidate = plan.find().unwrap();
         set(10);
-        assert!(plan.open_candidate(&candidate, |key| plan.opens(key, &mut [0; 6])).opened.is_ok());
+        let opens = |key: &_| plan.opens(key, &mut [0; 6]);
+        assert!(bob.open_candidate(plan.parts.kid, &candidate, None, |_| false, opens).opened.is_ok());
         assert_eq!(decryptor.decrypt(&encryptor.encrypt(b"after").unwrap()).unwrap(), b"after");
+    }
+
+    /// Returns a receiver's ring, and frames that its sender has sealed: one in each step of the ratchet. The step of
+    /// the receiver's ring comes first.
+    fn frames_of_steps(profile: &'static Profile, steps: usize) -> (Arc<KeyRing>, Vec<Vec<u8>>) {
+        // Each sender has a key of its own: one process seals with an SFrame key in one ring only.
+        static SENDERS: AtomicU8 = AtomicU8::new(1);
+        let secret = Secret::new(&[SENDERS.fetch_add(1, Ordering::Relaxed); 16], Kdf::Random);
+        let ratchet_bits = if profile.wire == Wire::Sframe { 4 } else { 0 };
+        let options = Options { ratchet_window: 4, ratchet_bits, ..Options::default() };
+        let [sender, receiver] = [(); 2].map(|()| {
+            let ring = Arc::new(KeyRing::new(profile, options).unwrap());
+            ring.set(0, &secret).unwrap();
+            ring
+        });
+        let encryptor = Encryptor::new(Arc::clone(&sender), Codec::Opus).unwrap();
+        let frames = (0..=steps).map(|step| {
+            if step > 0 {
+                sender.ratchet(sender.sending_key_id()).unwrap();
+            }
+            encryptor.encrypt(b"picture").unwrap()
+        });
+        let frames = frames.collect();
+        (receiver, frames)
+    }
+
+    #[test]
+    fn a_frame_opens_while_another_track_follows_the_same_ratchet() {
+        for profile in [&LIVEKIT, &SFRAME] {
+            // The step of the frame, the step that the other track follows, and the attempt during which it does.
+            for (step, other_step) in [(1, 1), (2, 1), (3, 2)] {
+                for attempt in 0..=step {
+                    let (ring, frames) = frames_of_steps(profile, step);
+                    let [track, other] =
+                        [(); 2].map(|()| Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap());
+                    let plan = track.plan(&frames[step], &[]).unwrap().unwrap();
+                    let mut attempts = 0;
+                    let pending = ring.open(
+                        plan.parts.kid,
+                        None,
+                        |_| false,
+                        |key| {
+                            if attempts == attempt {
+                                other.decrypt(&frames[other_step]).unwrap();
+                            }
+                            attempts += 1;
+                            plan.opens(key, &mut [0; 7])
+                        },
+                    );
+                    let opened = pending.map(|pending| pending.opened.is_ok());
+                    let case = (profile.name, step, other_step, attempt);
+                    assert_eq!((opened, case), (Ok(true), case));
+                }
+            }
+        }
     }
 }

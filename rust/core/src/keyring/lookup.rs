@@ -58,15 +58,22 @@ pub(crate) struct Candidate {
 pub(crate) struct Opened {
     /// The identity of the key that opened the frame.
     pub(crate) identity: Identity,
-    /// The number of ratchet steps to that key.
+    /// The number of ratchet steps by which the frame has advanced the ring. It is 0 if another track was first.
     pub(crate) steps: usize,
+}
+
+/// The outcome of a frame that is neither marked nor counted yet.
+pub(crate) struct Pending {
+    pub(crate) opened: Result<Opened, DecryptError>,
+    /// The serial of the key that was tried last, as in [`Candidate`].
+    pub(crate) serial: u64,
 }
 
 enum Origin {
     /// The key is in the ring.
     Installed,
-    /// The key is this number of ratchet steps ahead of the key with this id.
-    Ratcheted(u64, usize),
+    /// The key is some ratchet steps ahead of a key in the ring.
+    Ahead,
     /// The key was derived for a new sender under a shared base key.
     NewSender,
 }
@@ -76,6 +83,12 @@ enum SenderKey {
     Known(Arc<Key>),
     /// The key is not derived yet. This is the material.
     New(Secret),
+}
+
+impl Pending {
+    fn is_replayed(&self) -> bool {
+        matches!(self.opened, Err(DecryptError::Replayed { .. }))
+    }
 }
 
 impl SenderKey {
@@ -203,7 +216,21 @@ impl KeyRing {
     /// [`DecryptError::UnknownKey`].
     #[inline(always)]
     pub(crate) fn find(&self, kid: u64) -> Result<Candidate, DecryptError> {
-        self.current().find_own(kid)
+        let mut lookups = 1..self.max_lookups();
+        loop {
+            let generation = self.generation();
+            match self.current().find_own(kid) {
+                // The step that `kid` names, or the key before it, may have entered the ring meanwhile.
+                Err(_) if self.generation() != generation && lookups.next().is_some() => {}
+                found => return found,
+            }
+        }
+    }
+
+    /// Returns how many look-ups of one key may follow each other. Each further one follows a change of the ring. A
+    /// sender that ratchets changes the ring at most once per step of the window before a frame lies behind the key.
+    fn max_lookups(&self) -> u16 {
+        self.options.ratchet_window.saturating_add(2)
     }
 
     #[inline(always)]
@@ -251,13 +278,74 @@ impl KeyRing {
 
     fn ratcheted_candidate(&self, (from, base, steps): (u64, Arc<Key>, usize), is_alone: bool) -> Option<Candidate> {
         let key = self.key_ahead(from, &base, steps)?;
-        Some(Candidate { serial: key.serial, key, origin: Origin::Ratcheted(from, steps), is_alone })
+        Some(Candidate { serial: key.serial, key, origin: Origin::Ahead, is_alone })
+    }
+
+    /// Opens a frame that is not replayed, with a key that its KID names or a ratchet step ahead of it. A replayed frame
+    /// opens nothing and advances no ratchet. Does not try the key with the serial `failed` again.
+    ///
+    /// Looks the key up again if the ring changed during the attempt, because another track may have followed the
+    /// ratchet of the same sender. The key that was tried is then replaced, and nothing is ahead of it.
+    ///
+    /// # Errors
+    /// [`DecryptError::UnknownKey`]. [`Pending`] holds the other errors.
+    pub(crate) fn open(
+        &self,
+        kid: u64,
+        mut failed: Option<u64>,
+        is_replayed: impl Fn(Identity) -> bool,
+        mut opens: impl FnMut(&Key) -> bool,
+    ) -> Result<Pending, DecryptError> {
+        for _ in 0..self.max_lookups() {
+            let generation = self.generation();
+            let candidate = self.find(kid)?;
+            let pending = self.open_candidate(kid, &candidate, failed, &is_replayed, &mut opens);
+            if pending.opened.is_ok() || pending.is_replayed() || self.generation() == generation {
+                return Ok(pending);
+            }
+            failed = Some(candidate.serial);
+        }
+        let serial = failed.unwrap_or_default();
+        Ok(Pending { opened: Err(DecryptError::AuthenticationFailed { kid }), serial })
+    }
+
+    /// Opens a frame with the candidate, with another key of the same KID, or with a step ahead. See [`Self::open`].
+    #[inline(always)]
+    pub(crate) fn open_candidate(
+        &self,
+        kid: u64,
+        candidate: &Candidate,
+        failed: Option<u64>,
+        is_replayed: impl Fn(Identity) -> bool,
+        mut opens: impl FnMut(&Key) -> bool,
+    ) -> Pending {
+        let serial = candidate.serial;
+        let replayed = || Pending { opened: Err(DecryptError::Replayed { kid }), serial };
+        // Anybody can copy the nonce of another frame, so a frame counts as replayed only if it authenticates.
+        let is_claimed = is_replayed(candidate.key.identity);
+        if is_claimed && opens(&candidate.key) {
+            return replayed();
+        }
+        let (has_failed, mut is_seen) = (is_claimed || failed == Some(serial), false);
+        let opened = self.open_with(kid, candidate, |key| {
+            let is_first = key.serial == candidate.key.serial;
+            if is_seen || is_first && has_failed || !opens(key) {
+                return false;
+            }
+            is_seen = !is_first && is_replayed(key.identity);
+            !is_seen
+        });
+        match opened {
+            _ if is_seen => replayed(),
+            Some(opened) => Pending { opened: Ok(opened), serial },
+            None => Pending { opened: Err(DecryptError::AuthenticationFailed { kid }), serial },
+        }
     }
 
     /// Opens a frame with the candidate, or with another key of the same KID. If key ids do not count ratchet steps, it
     /// also tries the steps ahead. Returns `None` and changes nothing if no key opens the frame.
     #[inline(always)]
-    pub(crate) fn open(&self, kid: u64, candidate: &Candidate, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
+    fn open_with(&self, kid: u64, candidate: &Candidate, mut opens: impl FnMut(&Key) -> bool) -> Option<Opened> {
         let ring = self.current();
         if opens(&candidate.key) {
             return Some(Opened { identity: candidate.key.identity, steps: ring.confirm(kid, candidate) });
@@ -272,14 +360,12 @@ impl KeyRing {
         Some(Opened { identity: key.identity, steps })
     }
 
-    /// Adds a candidate to the ring after it has authenticated a frame. Returns the number of ratchet steps to it.
+    /// Adds a candidate to the ring after it has authenticated a frame. Returns the number of ratchet steps by which the
+    /// ring has advanced.
     fn confirm(&self, kid: u64, candidate: &Candidate) -> usize {
         match candidate.origin {
             Origin::Installed => 0,
-            Origin::Ratcheted(from, steps) => {
-                self.promote(from, kid, &candidate.key);
-                steps
-            }
+            Origin::Ahead => self.promote(kid, &candidate.key),
             Origin::NewSender => {
                 let mut state = self.lock();
                 // Dropped if the entry was replaced meanwhile: the key does not belong to the new entry.

@@ -28,7 +28,7 @@ pub use self::fingerprint::Fingerprint;
 pub(crate) use self::identity::Identity;
 pub(crate) use self::key::Key;
 pub use self::kid::MlsKid;
-pub(crate) use self::lookup::{BatchKey, Candidate, LOCKED_AEAD_MAX, NamedKey, Opened, ReadyKeys, SealingKey};
+pub(crate) use self::lookup::{BatchKey, Candidate, LOCKED_AEAD_MAX, NamedKey, Opened, Pending, ReadyKeys, SealingKey};
 pub(crate) use self::nonce::{Nonce, NonceInput};
 use self::options::MAX_SLOTS;
 pub use self::options::Options;

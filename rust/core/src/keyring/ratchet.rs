@@ -118,7 +118,7 @@ impl KeyRing {
     }
 
     /// Tries the steps within the ratchet window, if key ids do not count them. The step that opens the frame becomes
-    /// the key. Returns that key and the number of steps, or `None` and changes no key.
+    /// the key. Returns that key and the number of steps by which the ring has advanced, or `None` and changes no key.
     pub(super) fn search(
         &self,
         kid: u64,
@@ -131,20 +131,21 @@ impl KeyRing {
         for steps in 1..=self.window() {
             let candidate = self.key_ahead(kid, base, steps)?;
             if opens(&candidate) {
-                self.promote(kid, kid, &candidate);
-                return Some((candidate, steps));
+                let advanced = self.promote(kid, &candidate);
+                return Some((candidate, advanced));
             }
         }
         None
     }
 
-    /// Returns the key `steps` (1 or more) ahead of `base`. Returns `None` if `base` was replaced, or the step must be
-    /// derived by [`Self::derive_ratchet_step`].
+    /// Returns the key `steps` (1 or more) ahead of `base`. Returns `None` if `base` was replaced or superseded, or the
+    /// step must be derived by [`Self::derive_ratchet_step`].
     pub(super) fn key_ahead(&self, kid: u64, base: &Key, steps: usize) -> Option<Arc<Key>> {
         loop {
             let (known, material) = {
                 let mut state = self.lock();
-                let slot = state.slots.get_mut(&kid).filter(|slot| slot.key.serial == base.serial)?;
+                let slot =
+                    state.slots.get_mut(&kid).filter(|slot| slot.key.serial == base.serial && !slot.superseded)?;
                 if let Some((_, key)) = slot.ahead.get(steps.checked_sub(1)?) {
                     return Some(Arc::clone(key));
                 }
@@ -177,7 +178,7 @@ impl KeyRing {
     fn store_step(&self, kid: u64, serial: u64, known: usize, step: (Secret, Arc<Key>)) -> bool {
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(&kid) else { return false };
-        if slot.key.serial == serial && slot.ahead.len() == known {
+        if slot.key.serial == serial && !slot.superseded && slot.ahead.len() == known {
             slot.ahead.push(step);
         }
         let more = slot.ahead.len() < self.window();
@@ -185,18 +186,24 @@ impl KeyRing {
         more
     }
 
-    /// Makes `key` the key under `kid`, after it has authenticated a frame. `key` is ahead of the key under `from`.
-    pub(super) fn promote(&self, from: u64, kid: u64, key: &Key) {
+    /// Makes `key` the key under `kid`, after it has authenticated a frame. Returns the number of steps to it. Returns 0
+    /// and changes nothing if no key has `key` ahead of it any more, because another track was first.
+    pub(super) fn promote(&self, kid: u64, key: &Key) -> usize {
         let mut state = self.lock();
-        let Some(slot) = state.slots.get_mut(&from) else { return };
-        let Some(step) = slot.ahead.iter().position(|(_, ahead)| ahead.serial == key.serial) else { return };
+        // The key before may be another one than at the look-up: another track may have followed a part of the way.
+        let before = state.slots.iter_mut().find_map(|(&from, slot)| {
+            let step = slot.ahead.iter().position(|(_, ahead)| ahead.serial == key.serial)?;
+            Some((from, slot, step))
+        });
+        let Some((from, slot, step)) = before else { return 0 };
         let rest = slot.ahead.split_off(step + 1);
-        let Some((material, key)) = slot.ahead.pop() else { return };
+        let Some((material, key)) = slot.ahead.pop() else { return 0 };
         slot.ahead.clear();
-        let Ok(nonces) = self.stepped_nonces(&key, slot.nonces.generation()) else { return };
+        let Ok(nonces) = self.stepped_nonces(&key, slot.nonces.generation()) else { return 0 };
         let next = Slot { ahead: rest, ..Slot::new(material, key, nonces) };
         state.last_ratcheted = Some(kid);
         self.replace(&mut state, from, kid, next);
+        step + 1
     }
 
     /// Sets `next` under `next_id`. If that differs from `key_id`, the key under `key_id` stays and becomes superseded.
