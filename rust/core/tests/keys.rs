@@ -355,6 +355,21 @@ fn sframe_steps_are_followed_at_once_and_can_be_ready_before_they_are_needed() {
 }
 
 #[test]
+fn a_step_that_two_threads_take_keeps_the_step_before_it() {
+    let options = Options { ratchet_bits: 4, ..Options::default() };
+    let (sender, receiver) = (sframe(options), sframe(options));
+    for ring in [&sender, &receiver] {
+        ring.set(0, &Secret::key(b"a step taken by two threads").unwrap()).unwrap();
+    }
+    let late = Encryptor::new(sender, Codec::Opus).unwrap().encrypt(b"late").unwrap();
+    let steps = [receiver.derive_ratchet(0).unwrap(), receiver.derive_ratchet(0).unwrap()];
+    assert_eq!(steps.map(frameseal::DerivedKey::install), [true, true]);
+    assert_eq!(receiver.key_ids(), [0, 1]);
+    let decryptor = Decryptor::new(receiver, Codec::Opus, None).unwrap();
+    assert_eq!(decryptor.decrypt(&late).unwrap(), b"late");
+}
+
+#[test]
 fn a_frame_that_was_parsed_before_its_epoch_was_replaced_opens_no_more() {
     let (alice, bob) = (sframe(Options::default()), sframe(Options::default()));
     let set = |number| {

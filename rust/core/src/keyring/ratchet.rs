@@ -211,7 +211,9 @@ impl KeyRing {
         if next_id != key_id {
             let bits = self.options.ratchet_bits;
             let of_generation = state.slots.range(key_id & !Field::mask(bits)..=key_id | Field::mask(bits));
-            let superseded: Vec<u64> = of_generation.filter(|(_, slot)| slot.superseded).map(|(&id, _)| id).collect();
+            // Another thread may have taken the same step: then `key_id` is superseded already, and stays.
+            let older = of_generation.filter(|(id, slot)| slot.superseded && **id != key_id);
+            let superseded: Vec<u64> = older.map(|(&id, _)| id).collect();
             superseded.into_iter().for_each(|id| drop(state.remove_slot(id)));
             if let Some(slot) = state.slots.get_mut(&key_id) {
                 slot.superseded = true;
