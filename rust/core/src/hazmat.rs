@@ -7,7 +7,7 @@ use crate::error::KeyError;
 use crate::key_schedule::{KeySchedule, TrailerSchedule};
 use crate::profile::Profile;
 use crate::secret::Secret;
-use crate::suite::{AeadKey, CipherSuite, SUITES};
+use crate::suite::{self, AeadKey, CipherSuite, SUITES};
 use crate::wire::Wire;
 use crate::wire::sframe::Header;
 
@@ -51,6 +51,49 @@ pub fn seal(
     let (ciphertext, tag) = out.split_at_mut(plaintext.len());
     AeadKey::new(suite, key)?.seal(nonce, aad, plaintext, ciphertext, tag).map_err(|_| KeyError::Unavailable)?;
     Ok(out)
+}
+
+/// Opens `sealed`, ciphertext and tag, with the bare AEAD of a suite into `plaintext`, which has the length of the
+/// ciphertext.
+///
+/// # Errors
+/// [`KeyError::Unavailable`], and `plaintext` is cleared then.
+pub fn open(
+    suite: &CipherSuite,
+    key: &[u8],
+    nonce: [u8; 12],
+    aad: &[u8],
+    sealed: &[u8],
+    plaintext: &mut [u8],
+) -> Result<(), KeyError> {
+    let ciphertext_len = sealed.len().checked_sub(suite.tag_len).ok_or(KeyError::Unavailable)?;
+    let (ciphertext, tag) = sealed.split_at(ciphertext_len);
+    AeadKey::new(suite, key)?.open(nonce, aad, ciphertext, tag, plaintext).map_err(|_| KeyError::Unavailable)
+}
+
+/// Runs HKDF with the hash of a suite.
+///
+/// # Errors
+/// [`KeyError::Unavailable`] if `out` exceeds 255 blocks of the hash.
+pub fn hkdf(suite: &CipherSuite, salt: &[u8], input: &[u8], info: &[&[u8]], out: &mut [u8]) -> Result<(), KeyError> {
+    suite::hkdf(suite.hash, salt, input, info, out)
+}
+
+/// Runs PBKDF2-HMAC-SHA256.
+pub fn pbkdf2_sha256(iterations: NonZeroU32, salt: &[u8], password: &[u8], out: &mut [u8]) {
+    suite::pbkdf2_sha256(iterations, salt, password, out);
+}
+
+/// Returns the HMAC of a message with the hash of a suite. The tag of a CTR suite is its first bytes.
+#[must_use]
+pub fn hmac(suite: &CipherSuite, key: &[u8], message: &[u8]) -> Vec<u8> {
+    suite::hmac(suite.hash, key, message)
+}
+
+/// Compares two secrets as the core compares keys and tags of CTR suites.
+#[must_use]
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    suite::same(a, b)
 }
 
 /// Returns the SFrame header of KID and CTR.

@@ -231,15 +231,23 @@ impl CtrHmac {
 
     /// Returns the HMAC over lengths, nonce, AAD and ciphertext. The tag is its first bytes.
     fn authenticate(&self, nonce: [u8; NONCE_LEN], aad: &[u8], ciphertext: &[u8]) -> hmac::Tag {
-        let mut context = hmac::Context::with_key(&self.mac);
-        for length in [aad.len(), ciphertext.len(), self.tag_len] {
-            context.update(&(length as u64).to_be_bytes());
-        }
-        context.update(&nonce);
-        context.update(aad);
-        context.update(ciphertext);
-        context.sign()
+        let [aad_len, ciphertext_len, tag_len] =
+            [aad.len(), ciphertext.len(), self.tag_len].map(|length| (length as u64).to_be_bytes());
+        mac(&self.mac, &[&aad_len, &ciphertext_len, &tag_len, &nonce, aad, ciphertext])
     }
+}
+
+/// Returns the HMAC over the concatenation of `parts` (RFC 2104).
+fn mac(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(key);
+    parts.iter().for_each(|part| context.update(part));
+    context.sign()
+}
+
+/// Returns the whole HMAC over `message`, for this crate's vector tests.
+#[cfg(feature = "hazmat")]
+pub(crate) fn hmac(hash: Hash, key: &[u8], message: &[u8]) -> Vec<u8> {
+    mac(&hmac::Key::new(hash.hmac(), key), &[message]).as_ref().to_vec()
 }
 
 /// The output length of HKDF, for the interface of the crypto library.
