@@ -1,6 +1,7 @@
 //! Exposes internals to the vector tests of this crate. Released builds leave this module out.
 
 use std::num::NonZeroU32;
+use std::sync::OnceLock;
 
 use crate::codec::{Blank, ClearBytes, ClearRule, Codec, CodecInfo, FrameTag, Kind, annexb, nal};
 use crate::error::KeyError;
@@ -167,6 +168,18 @@ pub fn zeros_before(front: &[u8]) -> usize {
 #[must_use]
 pub fn unescape(data: &[u8]) -> Vec<u8> {
     annexb::unescape(data).into_owned()
+}
+
+static RELEASE: OnceLock<fn([u8; 32]) -> [u8; 32]> = OnceLock::new();
+
+/// Passes every digest that identifies a key through `hook` from now on. `make ctgrind` marks the digests as public.
+pub fn on_release(hook: fn([u8; 32]) -> [u8; 32]) {
+    let _ = RELEASE.set(hook);
+}
+
+/// Returns a digest from the hook of [`on_release`], or unchanged without one.
+pub(crate) fn release(digest: [u8; 32]) -> [u8; 32] {
+    RELEASE.get().map_or(digest, |hook| hook(digest))
 }
 
 /// Simulates a fork: from now on this process seals as its forked child would.

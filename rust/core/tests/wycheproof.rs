@@ -1,8 +1,7 @@
 //! Runs the cases of Project Wycheproof against the primitives of `suite.rs`, as the crate calls them.
 //!
-//! A test covers every set whose hash a suite has: AES-GCM, and HKDF, HMAC and PBKDF2 with SHA-256 or SHA-512. It counts
-//! the cases that ran and the cases that no parameter of the crate fits. A release of the vectors with other cases
-//! therefore shows.
+//! The sets are AES-GCM, and HKDF and HMAC with SHA-256 and SHA-512, and PBKDF2 with SHA-256. Each test counts the cases
+//! that ran, and the cases whose parameters no suite has. A release of the vectors with other cases therefore shows.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
