@@ -4,12 +4,13 @@ import os
 import random
 import select
 import signal
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from support.threads import switching_often
 
 CHILDREN = 50
 # A child that hangs is killed after this time, which is far more than it needs on any machine.
@@ -94,17 +95,15 @@ def busy(*works: Callable[[], object]) -> Iterator[Callable[[], AbstractContextM
             begun.abort()
 
     threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # makes a fork find threads anywhere in their work, not only at its end
     try:
-        for thread in threads:
-            thread.start()
-        begun.wait()
-        yield resting
+        with switching_often():  # makes a fork find threads anywhere in their work, not only at its end
+            for thread in threads:
+                thread.start()
+            begun.wait()
+            yield resting
     except threading.BrokenBarrierError:
         pass
     finally:
-        sys.setswitchinterval(interval)
         stop.set()
         for thread in threads:
             thread.join()
