@@ -7,9 +7,11 @@ core at the same time. Below 64 KiB the GIL orders the calls of one frame, and t
 import contextlib
 import gc
 import inspect
+import json
 import os
 import random
 import sys
+import sysconfig
 import threading
 import time
 import weakref
@@ -34,11 +36,12 @@ from frameseal import (
     _native,
 )
 from frameseal._native import Secret, SenderBindings
+from support.paths import VECTORS
 from support.threads import at_once, beside, is_free_threaded
 
 PROFILES = ["livekit", "videosdk", "jitsi", "nextcloud", "stream", "sframe"]
 THREADS = 8
-FRAMES = 120
+FRAMES = 200
 # Lengths on both sides of the thresholds: the AEAD under the ring's lock, and the release of the GIL.
 SIZES = [20] * 10 + [1_000] * 5 + [9_000, 70_000]
 
@@ -95,6 +98,11 @@ def test_every_class_of_the_module_is_used_by_threads_here():
     text = inspect.getsource(sys.modules[__name__])
     assert all(f"{name}(" in text for name in classes - {"DerivedKey"})
     assert "derive_key(" in text and "derive_ratchet(" in text
+
+
+def test_a_python_that_was_built_without_a_gil_runs_without_one():
+    # It brings the GIL back if one of its modules does not declare that it needs none.
+    assert is_free_threaded() == bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 # --- nonces and counts -----------------------------------------------------------------------------------------------
@@ -194,6 +202,39 @@ def test_each_packet_opens_once_however_many_threads_offer_it(key, profile):
     works = [partial(outcomes, receiver.decrypt_packet, random.Random(n).sample(packets, FRAMES)) for n in range(8)]
     assert sum(at_once(works), Counter()) == {"opened": FRAMES, "ReplayedFrame": 7 * FRAMES}
     assert (receiver.stats()["opened"], receiver.stats()["replayed"]) == (FRAMES, 7 * FRAMES)
+
+
+# --- vectors ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_frames_of_other_implementations_open_in_every_thread():
+    made = [json.loads((VECTORS / f"{name}.json").read_text())["frames"] for name in ("livekit", "livekit-native")]
+    cases = [case for frames in made for case in frames]
+    secrets = [Secret(each) for each in ("my-shared-secret", b"my-shared-secret", bytes(range(32)))]
+    sizes = {"livekit": (128, 256), "videosdk": (128,)}
+
+    def rings() -> list[KeyRing]:
+        # The passphrase is derived once for each ring, and the ring has it under every key id of the vectors.
+        found = [
+            (KeyRing(profile, key_ring_size=256, key_size=size), secret)
+            for profile in sizes
+            for size in sizes[profile]
+            for secret in secrets
+        ]
+        for (keys, secret), key_id in product(found, sorted({case["key_index"] for case in cases})):
+            keys.set_secret(secret, key_id)
+        return [keys for keys, _ in found]
+
+    def opens(case: dict[str, str], keys: KeyRing) -> bool:
+        try:
+            opened = Decryptor(keys, case["codec"]).decrypt(bytes.fromhex(case["wire_hex"]))
+        except AuthenticationFailed:
+            return False
+        return opened.hex() == case.get("decoded_hex", case["clear_hex"])
+
+    shared = rings()
+    found = at_once([lambda: [sum(opens(case, keys) for keys in shared) for case in cases]] * 4)
+    assert found == [[1] * len(cases)] * 4 and len(cases) == 37
 
 
 # --- keys that change meanwhile --------------------------------------------------------------------------------------
@@ -586,7 +627,7 @@ def test_the_tables_of_the_core_read_the_same_in_every_thread():
     assert all(other == first for other in others)
 
 
-# --- the helper itself -----------------------------------------------------------------------------------------------
+# --- the helper, with faults that it must find -----------------------------------------------------------------------
 
 
 def test_threads_that_block_each_other_are_found_and_an_error_is_raised():
@@ -594,3 +635,18 @@ def test_threads_that_block_each_other_are_found_and_an_error_is_raised():
         at_once([threading.Event().wait, lambda: None], max_seconds=0.2)
     with pytest.raises(ZeroDivisionError):
         at_once([lambda: 1 / 0, os.getpid])
+
+
+def test_a_counter_without_a_lock_is_found_to_repeat_a_number():
+    class Unlocked:
+        number = 0
+
+        def draw(self) -> int:
+            drawn = self.number
+            time.sleep(0)  # another thread may draw here
+            self.number = drawn + 1
+            return drawn
+
+    counter = Unlocked()
+    drawn = at_once([lambda: [counter.draw() for _ in range(FRAMES)]] * THREADS)
+    assert len({number for of_thread in drawn for number in of_thread}) < THREADS * FRAMES
