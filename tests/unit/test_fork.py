@@ -49,17 +49,18 @@ class Track:
         self.encryptor = Encryptor(self.ring, "opus")
         self.decryptor = Decryptor(self.ring, "opus", replay_window=1000)
         self.data = DataCryptor(self.ring)
-        self.ivs = bytearray()
+        # Threads may share a list without a GIL, but in CPython 3.13 no bytearray.
+        self.ivs: list[bytes] = []
 
     def frame(self, size: int) -> bytes:
         sealed = self.encryptor.encrypt(b"\x78" + bytes(size))
-        self.ivs += sealed[-14:-2]
+        self.ivs.append(sealed[-14:-2])
         return sealed
 
     def batch(self, threads: int | None) -> None:
         data = np.zeros(FRAMES * 1000, np.uint8)
         sealed, offsets = self.encryptor.encrypt_batch(data, np.arange(FRAMES + 1) * 1000, threads)
-        self.ivs += sealed.reshape(FRAMES, -1)[:, -14:-2].tobytes()
+        self.ivs.append(sealed.reshape(FRAMES, -1)[:, -14:-2].tobytes())
         sealed[500::50_000] ^= 1  # frames that fail leave traces in the crypto library
         self.decryptor.decrypt_batch(sealed, offsets, threads)
 
@@ -74,7 +75,7 @@ class Track:
 
     def goes_on(self) -> bytes:
         """Use everything again, in a child. Return the IVs."""
-        self.ivs = bytearray()
+        self.ivs = []
         for size in (100, 1_000_000):
             assert self.decryptor.decrypt(self.frame(size)) == b"\x78" + bytes(size)
         assert self.data.decrypt_packet(self.data.encrypt_packet(b"message")) == b"message"
@@ -86,11 +87,11 @@ class Track:
         assert self.decryptor.decrypt(self.frame(100)) == b"\x78" + bytes(100)
         assert self.ring.key_ids == [0] and self.ring.frames_sealed() > 0 and self.ring.sending_key_id == 0
         assert self.encryptor.stats()["frames"] and self.decryptor.stats()["frames"]
-        return bytes(self.ivs)
+        return b"".join(self.ivs)
 
 
 def assert_no_nonce_twice(track: Track, childrens: list[bytes]) -> None:
-    ivs = np.frombuffer(b"".join([*childrens, track.ivs]), "V12")
+    ivs = np.frombuffer(b"".join([*childrens, *track.ivs]), "V12")
     assert len(np.unique(ivs)) == len(ivs) > len(childrens) * FRAMES
 
 
@@ -139,14 +140,14 @@ class Call:
         self.receiver = self.others.receiver_transform("alice", "audio", "opus", track_id="received")
         self.channels = pair()
         self.profile = profile
-        self.nonces = bytearray()
+        self.nonces: list[bytes] = []
         self.numbers = itertools.count()
         self.seal()
 
     def seal(self) -> bytes:
         sealed = self.sender.encrypt(AUDIO)
         assert sealed is not None
-        self.nonces += nonce(sealed, self.profile)
+        self.nonces.append(nonce(sealed, self.profile))
         return sealed
 
     def set_keys(self, key: str | bytes) -> None:
@@ -184,18 +185,18 @@ class Call:
         frame = {"participant_id": "alice", "kind": "audio", "codec": "opus", "track_id": who}
         sealed = self.cryptor.encrypt(AUDIO, **frame)
         assert self.others_cryptor.decrypt(sealed, **frame) == AUDIO
-        self.nonces += nonce(sealed, self.profile)
+        self.nonces.append(nonce(sealed, self.profile))
         for cryptor in (self.cryptor, self.others_cryptor):
             cryptor.remove_track("alice", "audio", track_id=who)
 
     def goes_on(self) -> bytes:
         """Use everything again, in a child. Return the nonces of the frames that it seals."""
-        self.nonces = bytearray()
+        self.nonces: list[bytes] = []
         self.look()
         self.set_keys(os.urandom(32))
         assert self.receiver.decrypt(self.seal()) == AUDIO
         assert asyncio.run(self.events()) == [("key-set", None), ("e2ee-state-change", "dora")]
-        return bytes(self.nonces)
+        return b"".join(self.nonces)
 
     async def events(self) -> list[tuple[str, str | None]]:
         """Hear of what happens from now on, on the loop of this process."""
@@ -225,7 +226,7 @@ def nonce(frame: bytes, profile: Profile) -> bytes:
 
 
 def assert_no_frame_shares_a_nonce(call: Call, childrens: list[bytes]) -> None:
-    nonces = np.frombuffer(b"".join([*childrens, call.nonces]), "V16")
+    nonces = np.frombuffer(b"".join([*childrens, *call.nonces]), "V16")
     assert len(np.unique(nonces)) == len(nonces) > len(childrens)
 
 
