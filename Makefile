@@ -23,7 +23,7 @@ LIVEKIT := .stamps/livekit/livekit-server
 LIVEKIT_CLIENT := .stamps/livekit-client/node_modules/.package-lock.json
 SECONDS := 1800
 FRAMEWORKS := $(basename $(notdir $(wildcard requirements/frameworks/*.in)))
-LOCKS := dev oldest oldest-sdks newest interop $(FRAMEWORKS:%=frameworks/%)
+LOCKS := dev oldest oldest-sdks newest interop free-threaded $(FRAMEWORKS:%=frameworks/%)
 UV := .stamps/uv/bin/uv
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
@@ -135,6 +135,7 @@ lock: $(LOCKS:%=lock/%) ## resolve requirements/**/*.in again; LOCK=--upgrade mo
 # A framework is resolved together with frameseal's own requirements, so that a conflict shows here.
 lock/frameworks/%: WITH = requirements/frameworks.in pyproject.toml $(patsubst %,--extra %,$(call extras_of,$(notdir $*)))
 lock/frameworks/%: AT = $(call locked_of,$(notdir $*))
+lock/free-threaded: AT = 3.13
 lock/oldest: WITH = --resolution lowest-direct pyproject.toml $(EXTRAS:%=--extra %)
 lock/oldest-sdks: WITH = --resolution lowest-direct pyproject.toml $(SDKS:%=--extra %)
 lock/newest: WITH = pyproject.toml $(EXTRAS:%=--extra %)

@@ -1,6 +1,6 @@
 # Evidence about the core beyond its tests. docs/assurance.md says what each command shows, and what it does not.
 
-.PHONY: fuzz ctgrind
+.PHONY: fuzz ctgrind tsan free-threaded
 
 fuzz: SECONDS := 600
 fuzz: ## random input for the core, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
@@ -15,3 +15,29 @@ ctgrind: ## the core's operations on secrets under valgrind: a branch on a secre
 	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
 	$(call system,valgrind:valgrind)
 	$(PYTHON) rust/ctgrind/run.py $(ARGS)
+
+# The toolchain of everything that stable Rust has not: sanitizers. A pinned day, so that today's commit passes tomorrow.
+NIGHTLY := nightly-2026-05-20
+
+tsan: ## the core's threads under ThreadSanitizer, and planted races that it must find
+	@$(call need,rustup,rustup for a nightly toolchain,install Rust with rustup)
+	$(call system,cc:gcc c++:g++ cmake:cmake)
+	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
+	@[ -d "$$(rustc +$(NIGHTLY) --print sysroot 2>/dev/null)/lib/rustlib/src" ] || \
+		rustup toolchain install $(NIGHTLY) --profile minimal --component rust-src
+	$(PYTHON) rust/tsan/tsan.py --toolchain $(NIGHTLY) $(ARGS)
+
+free-threaded: ## the native module without a GIL: CPython 3.13t from Debian's sources, and its tests; FREE_THREADED_PYTHON=python3.14t for another
+	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
+	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
+	$(PYTHON) rust/free-threaded/free_threaded.py $(FREE_THREADED_PYTHON:%=--python %) $(ARGS)
+
+ifndef FREE_THREADED_PYTHON
+free-threaded: .stamps/free-threaded/packages
+endif
+.stamps/free-threaded/packages: | .stamps
+	$(call system,apt-get:apt cc:gcc xz:xz-utils, \
+		[ -e /usr/include/openssl/ssl.h ] || missing="$$missing libssl-dev"; \
+		[ -e /usr/include/zlib.h ] || missing="$$missing zlib1g-dev"; \
+		ls /usr/include/ffi.h /usr/include/*/ffi.h >/dev/null 2>&1 || missing="$$missing libffi-dev";)
+	@mkdir -p $(@D) && touch $@
