@@ -1,4 +1,7 @@
-//! Exposes internals to the vector tests of this crate. Released builds leave this module out.
+//! Exposes internals to the vector tests and fuzz targets of this crate. Released builds leave this module out.
+
+pub mod codec;
+pub mod wire;
 
 use std::num::NonZeroU32;
 use std::sync::OnceLock;
@@ -35,6 +38,12 @@ pub fn ratchet(profile: &Profile, suite: &CipherSuite, secret: &Secret) -> Resul
     let next = profile.schedule.ratchet(suite, secret)?;
     let bytes = next.bytes().to_vec();
     Ok((next, bytes))
+}
+
+/// Returns the bytes of a secret.
+#[must_use]
+pub fn secret_bytes(secret: &Secret) -> &[u8] {
+    secret.bytes()
 }
 
 /// Runs the bare AEAD of a suite, and returns ciphertext and tag.

@@ -1,9 +1,15 @@
 //! Checks properties that must hold for any input. The first byte of an input chooses a ring (high half) and a codec
 //! (low half). The others are the frame, so a corpus can contain unchanged frames of other implementations.
 
+mod codec;
+mod differential;
+mod injected;
 mod keyring;
 mod model;
 mod program;
+mod reference;
+mod spelling;
+mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -11,7 +17,12 @@ use std::sync::{Arc, LazyLock};
 use frameseal::profile::{JITSI, LIVEKIT, NEXTCLOUD, SFRAME, STREAM};
 use frameseal::{Codec, DataCryptor, Decryptor, Encryptor, KeyError, KeyRing, Options, Profile, Secret};
 
+pub use codec::codec;
+pub use differential::differential;
+pub use injected::injected;
 pub use keyring::keyring;
+pub use spelling::spelling;
+pub use wire::wire;
 
 /// A ring with the passphrase of most frames in tests/vectors/livekit*.json. The derivation is slow, so all inputs
 /// share one ring. It has no ratchet window, so no input changes it.

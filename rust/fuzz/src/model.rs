@@ -135,7 +135,8 @@ impl Ring {
     pub fn step(&mut self, id: u64, next: Thing, ratchet_bits: u8) {
         if next.id != id {
             let same = |known: u64| known >> ratchet_bits == id >> ratchet_bits;
-            self.things.retain(|thing| !(thing.superseded && same(thing.id)));
+            // The key of the step stays, even if an earlier step was taken from it.
+            self.things.retain(|thing| !(thing.superseded && same(thing.id) && thing.id != id));
             for thing in self.things.iter_mut().filter(|thing| thing.id == id && thing.origin == Origin::Key) {
                 thing.superseded = true;
             }
