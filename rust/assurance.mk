@@ -3,11 +3,14 @@
 .PHONY: fuzz ctgrind tsan free-threaded
 
 fuzz: SECONDS := 600
-fuzz: ## random input for the core, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
+fuzz: .stamps/fuzz ## random input for core and package, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
 	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
 	@$(call need,c++,a C++ compiler to fuzz,on Debian and Ubuntu install g++; on macOS run xcode-select --install)
-	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
-	$(PYTHON) rust/fuzz/run.py --seconds $(SECONDS) $(ARGS)
+	$(BIN)/python rust/fuzz/run.py --seconds $(SECONDS) $(ARGS)
+
+.stamps/fuzz: requirements/fuzz.txt .stamps/build
+	$(BIN)/python $(PIP_INSTALL) -r requirements/fuzz.txt
+	@touch $@
 
 ctgrind: ## the core's operations on secrets under valgrind: a branch on a secret fails, and leaks on purpose must show
 	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)

@@ -1,0 +1,60 @@
+"""Checks every function of the table of codecs on the payloads and frames of other people.
+
+The first byte of an input chooses the codec, and the second the length of a payload. The others are the payloads.
+"""
+
+from contextlib import suppress
+from itertools import pairwise
+
+from frameseal.codecs import CODECS, plain, rtp
+
+MAX_OPUS_TICKS = 63 * 2880  # an RTP payload may claim more than a packet of Opus may last
+
+
+def check(data: bytes) -> bool:
+    """Check that each function returns a value in its range. Return True for a keyframe."""
+    if len(data) < 3:
+        return False
+    codec = list(CODECS.values())[data[0] % len(CODECS)]
+    step, body = 1 + data[1] % 64, data[2:]
+    payloads = [body[start : start + step] for start in range(0, len(body), step)]
+    for payload in payloads:
+        if codec.begins_frame:
+            codec.begins_frame(payload)
+        with suppress(IndexError):  # documented: the payload is truncated
+            codec.begins_keyframe(payload)
+    if codec.check_payloads:
+        with suppress(ValueError):
+            codec.check_payloads(payloads)
+    if codec.ticks:
+        assert 0 <= codec.ticks(body) <= max(MAX_OPUS_TICKS, len(body))
+    units = list(codec.access_units(payloads))
+    assert b"".join(frame for _, frame in units) == body
+    assert all(before[0] <= after[0] for before, after in pairwise(units))
+    _check_split(codec.common_descriptor, codec.split, payloads)
+    clear = codec.clear_len(body) if codec.clear_len else None
+    assert clear is None or 0 <= clear <= max(len(body), 10)
+    if codec.plain_sign:
+        codec.plain_sign(body)
+    if codec.is_plain:
+        codec.is_plain([plain.excerpt(payload) for payload in payloads])
+    assert codec.as_file(body).endswith(body)
+    assert codec.claimed_pixels(body) <= 0x3FFF**2
+    assert all(0 <= header <= 255 for header in rtp.nal_headers(body))
+    return codec.is_keyframe(body)
+
+
+def _check_split(describe, split, payloads) -> None:
+    """Check that a picture that is split again has the payloads' bytes behind the common descriptor."""
+    if describe is None or split is None:
+        return
+    try:
+        descriptor = describe(payloads)
+    except IndexError:  # a truncated descriptor: our own encoder writes none
+        return
+    if not descriptor:
+        return
+    picture = b"".join(payload[len(descriptor) :] for payload in payloads)
+    again = split(descriptor, picture)
+    assert again[0].startswith(descriptor)
+    assert b"".join(payload[len(descriptor) :] for payload in again) == picture
