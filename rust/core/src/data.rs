@@ -8,12 +8,13 @@
 //! it. The AAD is then `"frameseal data v1" || length of the context as 8 bytes || context`. In SFrame these bytes are
 //! the metadata.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::error::{ApiMisuse, ConfigError, DecryptError, EncryptError};
 use crate::frame::{DataCounters, DataStats, MAX_REPLAY_WINDOW, ReplayWindow};
 use crate::keyring::{Key, KeyRing, NonceInput, SealingKey};
 use crate::suite::NONCE_LEN;
+use crate::sync::{Mutex, MutexGuard};
 use crate::wire::packet::{self, OVERHEAD, Packet};
 use crate::wire::sframe::{self, Header};
 use crate::wire::{TAG_LEN, Wire};

@@ -16,6 +16,8 @@ pub(crate) use unix::{Starting, generation, is_inside, join};
 
 #[cfg(all(unix, feature = "hazmat"))]
 pub(crate) use unix::in_child;
+#[cfg(all(unix, test, frameseal_loom))]
+pub(crate) use unix::{before, in_parent};
 
 #[cfg(not(unix))]
 pub use elsewhere::{Inside, enter};
@@ -23,29 +25,39 @@ pub use elsewhere::{Inside, enter};
 pub(crate) use elsewhere::{Starting, generation, is_inside, join};
 
 #[cfg(unix)]
+#[cfg_attr(any(miri, frameseal_loom), allow(dead_code))] // nobody calls the handlers
 mod unix {
     use std::cell::Cell;
     use std::marker::PhantomData;
-    use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-    use std::thread;
     use std::time::Duration;
 
     use crate::error::KeyError;
+    use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+    use crate::sync::{pause, per_thread, shared};
 
-    static GENERATION: AtomicU32 = AtomicU32::new(0);
-    static WATCHED: AtomicBool = AtomicBool::new(false);
-
-    /// Counts the threads inside (low half) and the forks in progress (high half). It is one atomic, so that a thread
-    /// that enters and a fork that begins cannot miss each other.
-    static GATE: AtomicU64 = AtomicU64::new(0);
+    shared! {
+        static GENERATION: AtomicU32 = AtomicU32::new(0);
+        static WATCHED: AtomicBool = AtomicBool::new(false);
+        /// Counts the threads inside (low half) and the forks in progress (high half). It is one atomic, so that a
+        /// thread that enters and a fork that begins cannot miss each other.
+        static GATE: AtomicU64 = AtomicU64::new(0);
+    }
     const FORK: u64 = 1 << 32;
 
     /// The interval between two polls of the gate. A fork lasts longer.
     const POLL_INTERVAL: Duration = Duration::from_micros(50);
 
-    thread_local! {
+    per_thread! {
         /// Counts the guards of this thread. The gate counts the outermost guard only.
         static DEPTH: Cell<u32> = const { Cell::new(0) };
+    }
+
+    fn depth() -> u32 {
+        DEPTH.with(Cell::get)
+    }
+
+    fn set_depth(depth: u32) {
+        DEPTH.with(|place| place.set(depth));
     }
 
     /// A guard that blocks forks of this process until it is dropped.
@@ -62,29 +74,29 @@ mod unix {
     /// child can use every ring, encryptor and decryptor. A batch enters by itself, and lets forks proceed between
     /// chunks of frames. Guards nest, and a thread that forks does not wait for its own guards.
     pub fn enter() -> Inside {
-        let outermost = DEPTH.get() == 0;
+        let outermost = depth() == 0;
         if outermost {
             // If the registration of the handlers fails, no key can be set: see `generation`.
             let _ = generation();
             while GATE.fetch_add(1, Ordering::SeqCst) >= FORK {
                 GATE.fetch_sub(1, Ordering::SeqCst);
                 while GATE.load(Ordering::SeqCst) >= FORK {
-                    thread::sleep(POLL_INTERVAL);
+                    pause(POLL_INTERVAL);
                 }
             }
         }
-        DEPTH.set(DEPTH.get() + 1);
+        set_depth(depth() + 1);
         Inside { counted: outermost, _thread: PhantomData }
     }
 
     /// Returns whether this thread holds a guard.
     pub(crate) fn is_inside() -> bool {
-        DEPTH.get() != 0
+        depth() != 0
     }
 
     /// Enters under the guard of another thread, which waits for this thread.
     pub(crate) fn join() -> Inside {
-        DEPTH.set(DEPTH.get() + 1);
+        set_depth(depth() + 1);
         Inside { counted: false, _thread: PhantomData }
     }
 
@@ -107,22 +119,22 @@ mod unix {
 
     impl Drop for Inside {
         fn drop(&mut self) {
-            DEPTH.set(DEPTH.get().saturating_sub(1));
+            set_depth(depth().saturating_sub(1));
             if self.counted {
                 GATE.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }
 
-    extern "C" fn before() {
+    pub(crate) extern "C" fn before() {
         let own = u64::from(is_inside());
         GATE.fetch_add(FORK, Ordering::SeqCst);
         while GATE.load(Ordering::SeqCst) % FORK > own {
-            thread::sleep(POLL_INTERVAL);
+            pause(POLL_INTERVAL);
         }
     }
 
-    extern "C" fn in_parent() {
+    pub(crate) extern "C" fn in_parent() {
         // Checked, because a C library may run this handler for a fork that began before its registration.
         let _ = GATE.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |gate| gate.checked_sub(FORK));
     }
@@ -152,7 +164,11 @@ mod unix {
         // SAFETY: the handlers live as long as the program. They access atomics and a thread-local number without a
         // destructor. The handler that sleeps runs in the parent, before the fork.
         #[allow(unsafe_code)]
+        #[cfg(not(any(miri, frameseal_loom)))]
         let watched = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } == 0;
+        // Neither has forks. A model calls the handlers itself.
+        #[cfg(any(miri, frameseal_loom))]
+        let watched = true;
         WATCHED.fetch_or(watched, Ordering::Relaxed) || watched
     }
 }

@@ -29,7 +29,11 @@ mod key_schedule;
 mod keyring;
 pub mod profile;
 mod secret;
+#[cfg(all(test, any(miri, frameseal_loom)))]
+#[path = "../tests/models/stub_crypto.rs"]
+mod stub_crypto;
 mod suite;
+mod sync;
 mod wire;
 
 pub use codec::{Codec, CodecInfo, Kind};

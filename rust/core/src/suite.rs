@@ -2,10 +2,15 @@
 //!
 //! No other file names the crypto library. This file knows no wire format.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{self, EncryptingKey, EncryptionContext, UnboundCipherKey};
-use aws_lc_rs::iv::FixedLength;
-use aws_lc_rs::{aead, constant_time, digest, hkdf, hmac, pbkdf2, rand};
+#[cfg(all(test, any(miri, frameseal_loom)))]
+use crate::stub_crypto as crypto;
+#[cfg(not(all(test, any(miri, frameseal_loom))))]
+use aws_lc_rs as crypto;
+
+use crypto::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use crypto::cipher::{self, EncryptingKey, EncryptionContext, UnboundCipherKey};
+use crypto::iv::FixedLength;
+use crypto::{aead, constant_time, digest, hkdf, hmac, pbkdf2, rand};
 use std::num::NonZeroU32;
 
 use crate::error::KeyError;

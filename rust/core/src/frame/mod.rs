@@ -47,6 +47,9 @@
 mod batch;
 mod decryptor;
 mod encryptor;
+#[cfg(all(test, frameseal_loom))]
+#[path = "../../tests/models/interleavings.rs"]
+mod interleavings;
 mod open;
 mod replay;
 mod seal;

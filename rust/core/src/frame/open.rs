@@ -190,7 +190,7 @@ impl OpenPlan<'_> {
 
     /// Writes the frame to `out` and returns true if `key` opens it. On false the content of `out` is unspecified.
     #[inline(always)]
-    fn opens(&self, key: &Key, out: &mut [u8]) -> bool {
+    pub(super) fn opens(&self, key: &Key, out: &mut [u8]) -> bool {
         let FrameParts { clear, aad, body, ciphertext, tag, nonce_input, .. } = &self.parts;
         let (Some(ciphertext), Some(tag)) = (body.get(ciphertext.clone()), body.get(tag.clone())) else {
             return false;

@@ -1,8 +1,7 @@
 //! The state of one track: key ring, codec rules, counters. Plans of single frames and of batches borrow it.
 
 use std::mem;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::replay::{MAX_REPLAY_WINDOW, ReplayWindow};
 use super::server_injected::SifFilter;
@@ -10,6 +9,8 @@ use super::stats::{DecryptCounters, DecryptStats, EncryptCounters, EncryptStats,
 use crate::codec::{AccessUnit, Clear, Codec, CodecMismatch, Prepared, Standard};
 use crate::error::{ConfigError, DecryptError, EncryptError};
 use crate::keyring::{BatchKey, BoundSender, Identity, KeyRing, NonceInput, SealingKey};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::wire::{Wire, footer, trailer};
 
 /// The maximum number of bytes held back for the next slice. Real parameter sets have some hundred bytes.

@@ -1,6 +1,6 @@
 //! Counters. The core never logs: it counts events, and callers read snapshots.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     (

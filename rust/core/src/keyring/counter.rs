@@ -13,12 +13,13 @@
 //! ring holds it. Afterwards only the last [`MAX_UNUSED`] dropped keys are remembered.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::identity::Identity;
 use crate::error::KeyError;
 use crate::fork;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, shared};
 
 /// The maximum number of remembered keys that were set and dropped without sealing, about 2 MiB. A fork may still
 /// follow.
@@ -124,7 +125,9 @@ impl Registry {
     }
 }
 
-static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
+shared! {
+    static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
+}
 
 /// Runs `work` on the registry, under its lock. `work` takes no other lock. A key may be dropped anywhere, so this
 /// function blocks forks by itself.

@@ -1,6 +1,5 @@
 //! Expanded keys, and their derivation from key material.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use zeroize::Zeroizing;
 
 use super::fingerprint::{self, Fingerprint};
@@ -10,6 +9,8 @@ use crate::error::KeyError;
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::{AeadKey, CipherSuite, NONCE_LEN};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::shared;
 use crate::wire::Wire;
 
 /// An expanded key. No other key has its serial, so a replaced key is noticed.
@@ -39,7 +40,9 @@ impl Key {
 
 /// Returns a number that no other key, `SenderKeys` or ring in this process has.
 pub(super) fn serial() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
+    shared! {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+    }
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 

@@ -6,12 +6,13 @@
 //! refuses the keys of other participants. It also refuses every key with which its ring has sealed.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::KeyRing;
 use super::counter;
 use super::identity::Identity;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The maximum number of bound keys. Keys of participants who left are evicted first, then the oldest keys.
 const MAX_BOUND: usize = 4096;
