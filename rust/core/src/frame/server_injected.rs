@@ -10,11 +10,12 @@
 #![deny(clippy::indexing_slicing)]
 
 use memchr::memmem;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::PoisonError;
 
 use crate::codec::Blank;
 use crate::error::ConfigError;
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// The minimum length of a trailer in bytes. One frame in 2^64 ends in a trailer of this length by chance.
 const MIN_TRAILER: usize = 8;
@@ -97,11 +98,11 @@ impl SifFilter {
             return None;
         }
         let payload = self.with_trailer(|trailer| frame.strip_suffix(trailer))??;
-        if self.in_a_row.load(Ordering::Relaxed) >= MAX_IN_A_ROW || !self.blank.is_some_and(|blank| blank.is(payload)) {
-            return Some(Err(SifRefused));
-        }
-        self.in_a_row.fetch_add(1, Ordering::Relaxed);
-        Some(Ok(payload))
+        // One atomic step checks and counts: several threads may ask at once.
+        let count = |passed| (passed < MAX_IN_A_ROW).then_some(passed + 1);
+        let passes = self.blank.is_some_and(|blank| blank.is(payload))
+            && self.in_a_row.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok();
+        Some(if passes { Ok(payload) } else { Err(SifRefused) })
     }
 
     /// Returns a frame without the injected frames that a jitter buffer joined to it, at its end or its start. If all

@@ -1,6 +1,6 @@
 //! Looks keys up for frames: the sending key with a fresh nonce, or the key that a received frame names.
 
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::Arc;
 
 use super::identity::Identity;
 use super::key::{Key, KeyDeriver};
@@ -9,6 +9,7 @@ use super::sender_keys::{ActiveKey, SenderKeys};
 use super::{KeyRing, State};
 use crate::error::{DecryptError, EncryptError};
 use crate::secret::Secret;
+use crate::sync::RwLockReadGuard;
 use crate::wire::Wire;
 
 /// The length in bytes below which the AEAD of a frame runs under the lock. That takes a quarter of a microsecond at
@@ -188,25 +189,34 @@ impl KeyRing {
     /// Runs `work` with the sending key and the usage limit, under the lock.
     #[inline(always)]
     fn with_active_key<R>(&self, work: impl FnOnce(ActiveKey<'_>, u64) -> R) -> Result<R, EncryptError> {
-        let ring = self.current();
-        let mut state = ring.lock();
-        let State { slots, sender_keys, sending_key_id: kid, .. } = &mut *state;
-        let kid = *kid;
-        let keys = sender_keys.iter_mut().rev().find(|keys| keys.field.value == kid);
-        let active = match (slots.get_mut(&kid), keys) {
-            (Some(slot), None) => slot.active_key(kid),
-            (Some(slot), Some(keys)) if slot.set > keys.set => slot.active_key(kid),
-            (_, Some(keys)) => keys.active_key(&ring.deriver)?,
-            (None, None) => return Err(EncryptError::UnknownKey { kid }),
-        };
-        Ok(work(active, ring.options.usage_limit))
+        let mut ring = self.current();
+        loop {
+            let mut state = ring.lock();
+            if let Some(shared) = &ring.fallback
+                && state.is_empty()
+            {
+                // The ring has lost its last key since it was chosen: its fallback counts.
+                ring = shared.current();
+                continue;
+            }
+            let State { slots, sender_keys, sending_key_id: kid, .. } = &mut *state;
+            let kid = *kid;
+            let keys = sender_keys.iter_mut().rev().find(|keys| keys.field.value == kid);
+            let active = match (slots.get_mut(&kid), keys) {
+                (Some(slot), None) => slot.active_key(kid),
+                (Some(slot), Some(keys)) if slot.set > keys.set => slot.active_key(kid),
+                (_, Some(keys)) => keys.active_key(&ring.deriver)?,
+                (None, None) => return Err(EncryptError::UnknownKey { kid }),
+            };
+            return Ok(work(active, ring.options.usage_limit));
+        }
     }
 
     /// Locks the ring and returns the keys that need no derivation. The lock is held until the result is dropped: for a
     /// few short frames, with no call of the ring in between.
     #[inline(always)]
     pub(crate) fn ready_keys(&self) -> ReadyKeys<'_> {
-        ReadyKeys(self.current().read())
+        ReadyKeys(self.read_current().1)
     }
 
     /// Returns the key that a received frame names, or derives it. If several keys have the KID, this is one of them,

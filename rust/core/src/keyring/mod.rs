@@ -19,8 +19,7 @@ mod sender_keys;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError};
 use zeroize::Zeroizing;
 
 pub use self::derived::DerivedKey;
@@ -44,6 +43,8 @@ use crate::error::{ApiMisuse, ConfigError, KeyError};
 use crate::profile::Profile;
 use crate::secret::Secret;
 use crate::suite::CipherSuite;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::wire::Wire;
 
 /// The bits of a KID that hold the key id of a shared base key. The other bits differ between senders.
@@ -247,7 +248,7 @@ impl KeyRing {
     /// Returns the ids of all keys in ascending order. The id of a shared key or epoch is the low bits of its KIDs.
     #[must_use]
     pub fn key_ids(&self) -> Vec<u64> {
-        let state = self.current().read();
+        let state = self.read_current().1;
         let mut ids: Vec<u64> = state.slots.keys().copied().collect();
         ids.extend(state.sender_keys.iter().map(|keys| keys.field.value));
         ids.sort_unstable();
@@ -258,7 +259,7 @@ impl KeyRing {
     /// Returns the id of the sending key.
     #[must_use]
     pub fn sending_key_id(&self) -> u64 {
-        self.current().read().sending_key_id
+        self.read_current().1.sending_key_id
     }
 
     /// Chooses the sending key: the newest key with this id. The key may be set later; until then nothing is sealed.
@@ -288,7 +289,7 @@ impl KeyRing {
     /// Returns whether the sending key is set.
     #[must_use]
     pub fn can_encrypt(&self) -> bool {
-        let state = self.current().read();
+        let state = self.read_current().1;
         state.newest(state.sending_key_id).is_some()
     }
 
@@ -306,7 +307,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::NoSuchKey`].
     pub fn frames_sealed(&self, key_id: u64) -> Result<u64, KeyError> {
-        let state = self.current().read();
+        let state = self.read_current().1;
         let entry = state.newest(key_id).ok_or(KeyError::NoSuchKey { key_id })?;
         Ok(state.sealed_with(entry.identity()))
     }
@@ -330,7 +331,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::NoSuchKey`], [`KeyError::Unavailable`].
     pub fn fingerprint(&self, key_id: Option<u64>) -> Result<Fingerprint, KeyError> {
-        let state = self.current().read();
+        let state = self.read_current().1;
         let key_id = key_id.unwrap_or(state.sending_key_id);
         let (material, key) = state.material(key_id)?;
         self.deriver.fingerprint(key_id, material, key)
@@ -342,7 +343,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::Unavailable`].
     pub fn fingerprints(&self) -> Result<Vec<(u64, Fingerprint)>, KeyError> {
-        let state = self.current().read();
+        let state = self.read_current().1;
         let slots = state.slots.iter().map(|(&key_id, slot)| (key_id, &slot.material, Some(&*slot.key)));
         let sender_keys = state.sender_keys.iter().map(|keys| (keys.field.value, &keys.material, None));
         let mut all = slots
@@ -359,11 +360,10 @@ impl KeyRing {
     /// # Errors
     /// [`ApiMisuse::ExportNotAllowed`], [`KeyError::NoSuchKey`].
     pub fn export(&self, key_id: Option<u64>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-        let ring = self.current();
+        let (ring, state) = self.read_current();
         if !self.options.allow_export || !ring.options.allow_export {
             return Err(ApiMisuse::ExportNotAllowed.into());
         }
-        let state = ring.read();
         let key_id = key_id.unwrap_or(state.sending_key_id);
         state.material(key_id).map(|(material, _)| Zeroizing::new(material.bytes().to_vec()))
     }
@@ -399,6 +399,20 @@ impl KeyRing {
         match &self.fallback {
             Some(shared) if !self.occupied.load(Ordering::Acquire) => shared.current(),
             _ => self,
+        }
+    }
+
+    /// Locks the ring whose keys count now, and returns it. A ring may lose its last key between the choice and the
+    /// lock: then its fallback counts.
+    #[inline(always)]
+    fn read_current(&self) -> (&Self, RwLockReadGuard<'_, State>) {
+        let mut ring = self.current();
+        loop {
+            let state = ring.read();
+            match &ring.fallback {
+                Some(shared) if state.is_empty() => ring = shared.current(),
+                _ => return (ring, state),
+            }
         }
     }
 

@@ -82,13 +82,13 @@ impl KeyRing {
     /// while steps within the ratchet window were not derived.
     #[must_use]
     pub fn pending_ratchets(&self) -> Vec<u64> {
-        self.current().read().slots.iter().filter(|(_, slot)| slot.step_requested).map(|(&key_id, _)| key_id).collect()
+        self.read_current().1.slots.iter().filter(|(_, slot)| slot.step_requested).map(|(&key_id, _)| key_id).collect()
     }
 
     /// Returns the key id of the last key that followed the ratchet of a sender, or `None` if none did.
     #[must_use]
     pub fn ratcheted_key_id(&self) -> Option<u64> {
-        self.current().read().last_ratcheted
+        self.read_current().1.last_ratcheted
     }
 
     /// Derives one more step ahead of the key under `key_id`. Returns whether the ratchet window has further steps.
