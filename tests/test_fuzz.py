@@ -125,8 +125,13 @@ def test_a_line_of_sources_changes_the_digest(fuzz, tmp_path, monkeypatch):
     (tmp_path / "python/frameseal/_json.py").write_text("one")
     assert fuzz.digest("open") == before[0]
     assert fuzz.digest("messages") != before[1]
-    (tmp_path / "rust/core/src/lib.rs").write_text("two")
-    assert fuzz.digest("open") != before[0]
+    code = "one\n\n#[cfg(test)]\n#[allow(dead_code)]\nmod tests {\n    // two\n}\n"
+    (tmp_path / "rust/core/src/lib.rs").write_text("one\n\n")
+    before = fuzz.digest("open")
+    (tmp_path / "rust/core/src/lib.rs").write_text(f"//! A comment\n{code}")
+    assert fuzz.digest("open") == before, "neither comments nor tests run in a target"
+    (tmp_path / "rust/core/src/lib.rs").write_text(f"two\n{code}")
+    assert fuzz.digest("open") != before
 
 
 def test_without_a_run_there_are_no_totals(fuzz, tmp_path, capsys):
