@@ -1,1 +1,25 @@
 # What is published, and what must hold before it is. RELEASING.md has the steps.
+
+.PHONY: licences wheels wheels-twice wheels-test
+
+RELEASE := .stamps/release/bin
+TARGETS := x86_64-unknown-linux-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-gnu aarch64-unknown-linux-musl sdist
+PLACES := native glibc musl sdist aarch64
+
+licences: .stamps/release/stamp ## LICENSE-THIRD-PARTY and the bill of materials, from Cargo.lock; ARGS=--check fails if they are stale
+	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
+	$(RELEASE)/python release/licences.py $(ARGS)
+
+wheels: .stamps/release/stamp ## wheels and sdist into target/wheels, with zig; TARGETS="x86_64-unknown-linux-gnu sdist" for some
+	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
+	@$(call need,cc,a C compiler,on Debian and Ubuntu install gcc; on macOS run xcode-select --install)
+	$(RELEASE)/python release/licences.py --check
+	$(RELEASE)/python release/wheels.py $(ARGS) $(TARGETS)
+
+wheels-twice: ARGS := --twice
+wheels-twice: wheels ## the same, twice in two folders: the bytes must be equal
+
+.stamps/release/stamp: requirements/release.txt | .stamps
+	$(call venv,.stamps/release,$(PYTHON))
+	.stamps/release/bin/python $(PIP_INSTALL) --requirement $<
+	@touch $@

@@ -15,7 +15,7 @@ import frameseal
 from support.paths import ROOT
 
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benches/*.md"), *ROOT.glob("tests/**/*.md")]
+    [path for place in ("*", "docs/**/*", "benches/*", "release/*", "tests/**/*") for path in ROOT.glob(f"{place}.md")]
 )
 
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
