@@ -23,7 +23,7 @@ LIVEKIT := .stamps/livekit/livekit-server
 LIVEKIT_CLIENT := .stamps/livekit-client/node_modules/.package-lock.json
 SECONDS := 1800
 FRAMEWORKS := $(basename $(notdir $(wildcard requirements/frameworks/*.in)))
-LOCKS := dev oldest oldest-sdks newest interop fuzz free-threaded release $(FRAMEWORKS:%=frameworks/%)
+LOCKS := dev oldest oldest-sdks newest interop fuzz free-threaded release wheels $(FRAMEWORKS:%=frameworks/%)
 UV := .stamps/uv/bin/uv
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 

@@ -23,3 +23,11 @@ wheels-twice: wheels ## the same, twice in two folders: the bytes must be equal
 	$(call venv,.stamps/release,$(PYTHON))
 	.stamps/release/bin/python $(PIP_INSTALL) --requirement $<
 	@touch $@
+
+# The places with a root of their own are made from Debian's packages.
+wheels-test: .stamps/release/stamp $(UV) ## install the wheels where they have to work, and run the core's tests there; PLACES="native glibc musl sdist aarch64"
+	$(if $(filter glibc musl aarch64,$(PLACES)),$(call system,mmdebstrap:mmdebstrap gcc:gcc $(PLACES:%=$(PLACE_%))))
+	$(RELEASE)/python release/try_wheels.py $(PLACES)
+
+PLACE_musl := musl-gcc:musl-tools
+PLACE_aarch64 := qemu-aarch64-static:qemu-user-static
