@@ -1,6 +1,6 @@
 # What is published, and what must hold before it is. RELEASING.md has the steps.
 
-.PHONY: licences wheels wheels-twice wheels-test
+.PHONY: deny licences wheels wheels-twice wheels-test
 
 RELEASE := .stamps/release/bin
 TARGETS := x86_64-unknown-linux-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-gnu aarch64-unknown-linux-musl sdist
@@ -31,3 +31,15 @@ wheels-test: .stamps/release/stamp $(UV) ## install the wheels where they have t
 
 PLACE_musl := musl-gcc:musl-tools
 PLACE_aarch64 := qemu-aarch64-static:qemu-user-static
+CARGO_DENY := 0.20.2
+
+deny: .stamps/cargo-deny/$(CARGO_DENY) ## licences, sources and banned crates; ARGS=--advisories compares them with RustSec too
+	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
+	@$(call need,git,git,install it from your system's packages)
+	$(PYTHON) release/deny.py --command "$(CURDIR)/.stamps/cargo-deny/bin/cargo-deny" $(ARGS)
+
+.stamps/cargo-deny/$(CARGO_DENY):
+	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
+	@$(call need,cc,a C compiler,on Debian and Ubuntu install gcc; on macOS run xcode-select --install)
+	cargo install --quiet --locked --version $(CARGO_DENY) --root .stamps/cargo-deny cargo-deny
+	@touch $@
