@@ -198,7 +198,7 @@ define system
 		command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; $(2) \
 	if [ -n "$$missing" ]; then \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
-			{ echo "these tests need Debian's packages$$missing: install them, or run make as root" >&2; exit 1; }; \
+			{ echo "this needs Debian's packages$$missing: install them, or run make as root" >&2; exit 1; }; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
 endef
 

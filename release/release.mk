@@ -1,6 +1,9 @@
 # What is published, and what must hold before it is. RELEASING.md has the steps.
 
-.PHONY: deny licences wheels wheels-twice wheels-test
+# The built files that make release-check judges.
+FILES ?= $(wildcard target/wheels/*)
+
+.PHONY: deny licences release-check wheels wheels-twice wheels-test
 
 RELEASE := .stamps/release/bin
 TARGETS := x86_64-unknown-linux-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-gnu aarch64-unknown-linux-musl sdist
@@ -31,11 +34,18 @@ wheels-test: .stamps/release/stamp $(UV) ## install the wheels where they have t
 
 PLACE_musl := musl-gcc:musl-tools
 PLACE_aarch64 := qemu-aarch64-static:qemu-user-static
+release-check: .stamps/build .stamps/release/stamp ## whether target/wheels may be published; FILES="dist/*" for others. ARGS="--tag v1.2.3 --complete" for a release
+	$(call system,git:git)
+	$(BIN)/python -m mypy.stubtest frameseal._native
+	$(RELEASE)/python release/check.py --built "$$($(BIN)/python -c 'import frameseal; print(frameseal.__version__)')" \
+		$(ARGS) $(FILES)
+	@echo "left to make docs: the documents and their code. Left to make wheels: LICENSE-THIRD-PARTY against Cargo.lock"
+
 CARGO_DENY := 0.20.2
 
 deny: .stamps/cargo-deny/$(CARGO_DENY) ## licences, sources and banned crates; ARGS=--advisories compares them with RustSec too
 	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
-	@$(call need,git,git,install it from your system's packages)
+	$(call system,git:git)
 	$(PYTHON) release/deny.py --command "$(CURDIR)/.stamps/cargo-deny/bin/cargo-deny" $(ARGS)
 
 .stamps/cargo-deny/$(CARGO_DENY):
