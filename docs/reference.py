@@ -1,83 +1,141 @@
-"""Render the Python reference into a folder: the public API with its docstrings and types.
+"""The Python reference of the site: which names it has, and the pages that Sphinx's autodoc fills.
 
-    python docs/reference.py FOLDER
-
-It fails if a public name has no docstring. The stub `_native.pyi` provides those of the native classes.
+The native classes have no docstrings at run time. `use_stub` puts the classes of `_native.pyi` in their place, with
+their signatures, types and docstrings.
 """
 
 import importlib
+import importlib.machinery
+import importlib.util
+import inspect
 import sys
 import typing
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-
-import pdoc
-import pdoc.doc
-import pdoc.doc_pyi
+from types import ModuleType
+from typing import Any
 
 import frameseal
 
-MODULES = (
-    "frameseal",
-    "frameseal.aiortc",
-    "frameseal.pymediasoup",
-    "frameseal.livekit",
-    "frameseal.videosdk",
-    "frameseal.getstream",
-    "frameseal.frame_cryptor",
-    "frameseal.datachannel",
-    "frameseal.keys.fetch",
-    "frameseal.keys.fingerprint",
-    "frameseal.keys.policies",
-    "frameseal.keys.room",
-    "frameseal.inspection.readings",
-    "frameseal.tools.sfu",
-)
+# Each public module, and what its page is called in the navigation.
+MODULES = {
+    "frameseal": "the core, errors, a call",
+    "frameseal.aiortc": "connections of aiortc",
+    "frameseal.livekit": "rooms of LiveKit",
+    "frameseal.pymediasoup": "transports of pymediasoup",
+    "frameseal.videosdk": "meetings of VideoSDK",
+    "frameseal.getstream": "calls of Stream",
+    "frameseal.frame_cryptor": "pipelines without aiortc",
+    "frameseal.datachannel": "data channels",
+    "frameseal.archive": "sealed recordings",
+    "frameseal.keys.fetch": "a client for key servers",
+    "frameseal.keys.fingerprint": "codes that people compare",
+    "frameseal.keys.policies": "when a room changes its key",
+    "frameseal.keys.room": "the policies on an event loop",
+    "frameseal.inspection.readings": "sealed frames, without a key",
+    "frameseal.tools.sfu": "an SFU without a key",
+    "frameseal._native": "types of the core",
+}
 
+NATIVE = "frameseal._native"
 STUB = Path(frameseal.__file__).with_name("_native.pyi")
 
-# pdoc reads a module's attributes, and the package imports each name on its first use.
-for name in frameseal.__all__:
-    getattr(frameseal, name)
+_PAGE = "{title}\n{line}\n\n.. py:module:: {module}\n\n{introduction}\n\n"
 
-# pdoc executes the stub, and this decorator exists for type checkers only.
-typing.type_check_only = lambda cls: cls  # type: ignore[attr-defined]
 
-# The native classes are public in `frameseal`, while their stub lies beside the module that defines them.
-_find_stub_file = pdoc.doc_pyi.find_stub_file
-pdoc.doc_pyi.find_stub_file = lambda module: STUB if module == "frameseal" else _find_stub_file(module)
+def use_stub() -> None:
+    """Put the stub's classes in place of the native ones, in `frameseal` and in its module.
+
+    All public modules are imported before, because they need the native functions.
+    """
+    for module in MODULES:
+        importlib.import_module(module)
+    for name in frameseal.__all__:
+        getattr(frameseal, name)
+    typing.type_check_only = lambda cls: cls  # type: ignore[attr-defined]  # exists for type checkers only
+    loader = importlib.machinery.SourceFileLoader(NATIVE, str(STUB))
+    spec = importlib.util.spec_from_file_location(NATIVE, STUB, loader=loader)
+    assert spec is not None
+    stub = importlib.util.module_from_spec(spec)
+    loader.exec_module(stub)
+    for name in frameseal.__all__:
+        if inspect.isclass(getattr(frameseal, name)) and hasattr(stub, name):
+            setattr(frameseal, name, getattr(stub, name))
+    sys.modules[NATIVE] = stub
+
+
+def public_names(module: str) -> list[str]:
+    """Return the public names of a module in its own order.
+
+    Without `__all__` they are the classes and functions that the module defines. The page of the native module has
+    what `frameseal` does not have.
+    """
+    found = importlib.import_module(module)
+    if module == NATIVE:
+        classes = [name for name, value in vars(found).items() if _defined(value, found)]
+        return [name for name in classes if name not in frameseal.__all__]
+    names = getattr(found, "__all__", None)
+    return [*names] if names is not None else [name for name, value in vars(found).items() if _defined(value, found)]
+
+
+def _defined(value: object, module: ModuleType) -> bool:
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return False
+    return value.__module__ == module.__name__ and not value.__name__.startswith("_")
 
 
 def gaps(module: str) -> Iterator[str]:
-    """Yield the public names of *module*, and of its classes, that have no docstring."""
-    documented = pdoc.doc.Module(importlib.import_module(module))
-    pdoc.doc_pyi.include_typeinfo_from_stub_files(documented)
-    for member in _public(documented.members.values()):
-        if not member.docstring and not isinstance(member, pdoc.doc.Variable):
-            yield member.fullname
-        if isinstance(member, pdoc.doc.Class):
-            # Constants and fields may be clear by their names and types.
-            yield from (
-                inner.fullname
-                for inner in _public(member.own_members)
-                if isinstance(inner, pdoc.doc.Function) and not inner.docstring
-            )
+    """Yield the public names of *module*, and the methods of its classes, that have no docstring."""
+    for name in public_names(module):
+        value = getattr(importlib.import_module(module), name)
+        if not (inspect.isclass(value) or inspect.isfunction(value)):
+            continue
+        # A dataclass and a named tuple make themselves a docstring that only lists their fields.
+        if not value.__doc__ or value.__doc__.startswith(f"{name}("):
+            yield f"{module}.{name}"
+        for member, inner in vars(value).items() if inspect.isclass(value) else ():
+            method = inner.__func__ if isinstance(inner, staticmethod | classmethod) else inner
+            if (
+                inspect.isfunction(method)
+                and not member.startswith("_")
+                and not inspect.getdoc(getattr(value, member))
+            ):
+                yield f"{module}.{name}.{member}"
 
 
-def _public(members: "Iterable[pdoc.doc.Doc]") -> "list[pdoc.doc.Doc]":
-    return [member for member in members if not member.name.startswith("_")]
+def page(module: str) -> str:
+    """Return the page of a module: its introduction, and a directive of autodoc for each public name."""
+    found = importlib.import_module(module)
+    title = module if module != NATIVE else "Types of the core"
+    introduction = inspect.getdoc(found) or ""
+    text = _PAGE.format(title=title, line="=" * len(title), module=module, introduction=introduction)
+    return text + "\n".join(_entry(module, name, getattr(found, name)) for name in public_names(module))
 
 
-def main() -> None:
-    """Render every module. Exits with 1 and the names if there is a gap."""
-    warnings.filterwarnings("error", message="Found .* in .*__all__")
-    # A NamedTuple's constructor names its fields' types as strings, out of the reach of pdoc.
-    warnings.filterwarnings("ignore", message="Error parsing type annotation")
+def _entry(module: str, name: str, value: Any) -> str:
+    if inspect.isclass(value):
+        options = ["members", "undoc-members", "show-inheritance"]
+        return f".. autoclass:: {module}.{name}\n" + "".join(f"   :{option}:\n" for option in options)
+    if inspect.isfunction(value) or inspect.isbuiltin(value):
+        return f".. autofunction:: {module}.{name}\n"
+    return f".. autodata:: {module}.{name}\n   :no-value:\n"
+
+
+def contents() -> str:
+    """Return the page that lists the modules."""
+    title = "Python"
+    rows = "".join(f"   * - :py:mod:`{module}`\n     - {summary}\n" for module, summary in MODULES.items())
+    pages = "".join(f"   {module}\n" for module in MODULES)
+    return (
+        f"{title}\n{'=' * len(title)}\n\n"
+        "The public names, with their types. All other names may change.\n\n"
+        f".. list-table::\n   :widths: auto\n\n{rows}\n"
+        f".. toctree::\n   :hidden:\n\n{pages}"
+    )
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each page in reStructuredText, by its name."""
     if missing := [name for module in MODULES for name in gaps(module)]:
-        sys.exit(f"without a docstring: {', '.join(missing)}")
-    pdoc.pdoc(*MODULES, output_directory=Path(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    main()
+        raise SystemExit(f"without a docstring: {', '.join(missing)}")
+    return {"index": contents(), **{module: page(module) for module in MODULES}}

@@ -1,0 +1,97 @@
+"""What the site needs of Sphinx beside its own extensions: names that lead to the reference, and diagrams.
+
+A name in backticks leads to its entry, in docstrings and in the pages. A name without an entry stays as it is: it may
+be a file, a command, or a name of another package.
+"""
+
+import html
+import re
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+# Names in the pages that can only be of the reference: a class, its member, or a name with its module.
+_NAME = re.compile(r"(?:frameseal(?:\.\w+)+|[A-Z]\w+(?:\.\w+)?)(?:\(\))?")
+_PAGE = re.compile(r"\bdocs/([\w/-]+)\.md\b")
+
+
+class Diagram(SphinxDirective):
+    """A diagram of mermaid, which the browser draws. Without JavaScript its text is shown."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the text of the diagram, and note that its page needs the script."""
+        self.env.metadata[self.env.docname]["diagrams"] = True
+        text = html.escape("\n".join(self.content), quote=False)
+        return [nodes.raw("", f'<pre class="mermaid">{text}</pre>', format="html")]
+
+
+class Name(SphinxRole):
+    """The default role of docstrings: a name, which leads to its entry if it has one."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return a reference to the name, from the module and class that it stands in."""
+        return [_reference(self.text, self.env, nodes.literal("", self.text))], []
+
+
+def _reference(name: str, env: BuildEnvironment, shown: nodes.literal) -> addnodes.pending_xref:
+    reference = addnodes.pending_xref(
+        "", shown, refdomain="py", reftype="obj", reftarget=name.removesuffix("()"), refexplicit=True, refdoc=env.docname
+    )
+    reference["py:module"] = env.ref_context.get("py:module")
+    reference["py:class"] = env.ref_context.get("py:class")
+    reference["frameseal"] = True
+    return reference
+
+
+def link_names(app: Sphinx, tree: nodes.document) -> None:
+    """Make references of the names in a page of Markdown."""
+    for literal in list(tree.findall(nodes.literal)):
+        inside = (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.download_reference)
+        if isinstance(literal.parent, inside) or not _NAME.fullmatch(literal.astext()):
+            continue
+        literal.replace_self(_reference(literal.astext(), app.env, literal.deepcopy()))
+
+
+def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, shown: nodes.Node) -> nodes.Node | None:
+    """Find the entry of a name that autodoc writes with its private module. Leave names of other packages alone."""
+    if node["refdomain"] != "py":
+        return None
+    target = str(node["reftarget"])
+    domain = env.domains.python_domain
+    tail = target.rpartition(".")[2]
+    for name in (f"frameseal.{target}", f"frameseal.{tail}", f"frameseal._native.{tail}"):
+        if name in domain.objects:
+            return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, shown)
+    # A private name or another package's: the text alone.
+    return shown
+
+
+def describe(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Let a page that a docstring names be a link, and leave out what Python says of the fields of named tuples."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
+    lines[:] = [_PAGE.sub(r":doc:`/\1`", line) for line in lines]
+
+
+def add_diagrams(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
+    """Load the script for diagrams on the pages that have one."""
+    if app.env.metadata.get(page, {}).get("diagrams"):
+        app.add_js_file("mermaid.min.js")
+        app.add_js_file("diagrams.js")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.add_role("name", Name())
+    app.add_directive("mermaid", Diagram)
+    app.connect("doctree-read", link_names)
+    app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-docstring", describe)
+    app.connect("html-page-context", add_diagrams)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
