@@ -38,5 +38,6 @@ html_title = f"frameseal {release}"
 html_static_path = ["static", "../.stamps/mermaid/node_modules/mermaid/dist/mermaid.min.js"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_domain_indices = False
 html_show_sourcelink = False
 html_theme_options = {"source_edit_link": "", "navigation_with_keys": True}

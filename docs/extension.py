@@ -50,7 +50,11 @@ def _reference(name: str, env: BuildEnvironment, shown: nodes.literal) -> addnod
 
 
 def link_names(app: Sphinx, tree: nodes.document) -> None:
-    """Make references of the names in a page of Markdown."""
+    """Make references of the names in a page. Look a type up by its whole name: `bytes` is not a field of a class."""
+    for reference in tree.findall(addnodes.pending_xref):
+        if reference.get("refdomain") == "py" and reference["reftype"] in ("class", "exc"):
+            reference.attributes.pop("refspecific", None)
+            reference.attributes.pop("py:class", None)
     for literal in list(tree.findall(nodes.literal)):
         inside = (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.download_reference)
         if isinstance(literal.parent, inside) or not _NAME.fullmatch(literal.astext()):

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A fence, which stays as it is, or the target of a link.
 _LINK = re.compile(r"(?ms)^```.*?^```$|(?<=\]\()<?([^)\s>]+)>?(?=\))")
+_PAGE = re.compile(r"\[([^\]]+)\]\(/([^)#]+)\.md[^)]*\)")
 _SECTION = re.compile(r"(?m)^## (.+)$")
 _LANGUAGES = {".py": "python", ".rs": "rust", ".js": "javascript", ".toml": "toml"}
 
@@ -104,14 +105,18 @@ def shown(path: Path, root: Path) -> str:
 
 
 def navigation(index: str) -> str:
-    """Return a table of contents for each section of the index, with the pages that it is the first to name."""
-    text, named = "", {"index.md"}
+    """Return a table of contents for each section of the index, with the pages that it is the first to name.
+
+    A page is called there as the index calls it.
+    """
+    text, named = "", {"index"}
     parts = _SECTION.split(index)[1:]
     for caption, section in zip(parts[::2], parts[1::2], strict=True):
-        links = [link[1].partition("#")[0].lstrip("/") for link in _LINK.finditer(section) if link[1]]
-        pages = [each for each in dict.fromkeys(links) if each.endswith(".md") and each not in named]
-        named.update(pages)
-        entries = "".join(f"/{each.removesuffix('.md')}\n" for each in pages)
+        entries = ""
+        for title, page in _PAGE.findall(section):
+            if page not in named:
+                named.add(page)
+                entries += f"{title} </{page}>\n"
         text += f"\n```{{toctree}}\n:caption: {caption}\n:hidden:\n\n{entries}```\n"
     return text
 

@@ -103,6 +103,21 @@ def gaps(module: str) -> Iterator[str]:
                 yield f"{module}.{name}.{member}"
 
 
+def docstrings() -> dict[str, str]:
+    """Return the docstring of each public name, and of each public method and property. `use_stub` comes first."""
+    found = {}
+    for module in MODULES:
+        for name in public_names(module):
+            value = getattr(importlib.import_module(module), name)
+            documented = inspect.isclass(value) or inspect.isfunction(value)
+            found[f"{module}.{name}"] = inspect.cleandoc(value.__doc__ or "") if documented else ""
+            for member, inner in vars(value).items() if inspect.isclass(value) else ():
+                method = inner.__func__ if isinstance(inner, staticmethod | classmethod) else inner
+                if not member.startswith("_") and (inspect.isfunction(method) or isinstance(method, property)):
+                    found[f"{module}.{name}.{member}"] = inspect.cleandoc(method.__doc__ or "")
+    return found
+
+
 def page(module: str) -> str:
     """Return the page of a module: its introduction, and a directive of autodoc for each public name."""
     found = importlib.import_module(module)
@@ -114,7 +129,7 @@ def page(module: str) -> str:
 
 def _entry(module: str, name: str, value: Any) -> str:
     if inspect.isclass(value):
-        options = ["members", "undoc-members", "show-inheritance"]
+        options = ["members", "undoc-members", *(["show-inheritance"] if value.__bases__ != (object,) else [])]
         return f".. autoclass:: {module}.{name}\n" + "".join(f"   :{option}:\n" for option in options)
     if inspect.isfunction(value) or inspect.isbuiltin(value):
         return f".. autofunction:: {module}.{name}\n"
