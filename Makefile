@@ -21,9 +21,11 @@ BIN := $(VENV)/bin
 WERIFT := .stamps/werift/node_modules/.package-lock.json
 LIVEKIT := .stamps/livekit/livekit-server
 LIVEKIT_CLIENT := .stamps/livekit-client/node_modules/.package-lock.json
+MERMAID := .stamps/mermaid/node_modules/.package-lock.json
+SITE := target/site/index.html
 SECONDS := 1800
 FRAMEWORKS := $(basename $(notdir $(wildcard requirements/frameworks/*.in)))
-LOCKS := dev oldest oldest-sdks newest interop fuzz free-threaded release wheels $(FRAMEWORKS:%=frameworks/%)
+LOCKS := dev oldest oldest-sdks newest interop fuzz free-threaded release wheels docs $(FRAMEWORKS:%=frameworks/%)
 UV := .stamps/uv/bin/uv
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
@@ -32,6 +34,10 @@ RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # What the native module is made from; tests and benches are not.
 NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 	Cargo.toml Cargo.lock rust/core/Cargo.toml rust/python/Cargo.toml pyproject.toml
+
+# What the site is made from.
+SITE_SOURCES := $(wildcard *.md) $(shell find docs examples benches tests/vectors python/frameseal rust/core/src -type f \
+	-not -name '*.pyc' -not -name '*.so' -not -name '*.pyd')
 
 # A module that somebody removed by hand is built again.
 $(if $(wildcard python/frameseal/_native*.so python/frameseal/_native*.pyd),,$(shell rm -f .stamps/build))
@@ -69,7 +75,7 @@ test-oldest: .stamps/build .stamps/oldest .stamps/oldest-sdks ## the lowest vers
 test-newest: .stamps/build .stamps/newest ## the newest versions of requirements/newest.txt: hook, key client, demo, meeting
 	FRAMESEAL_STACKS=aiortc PYTHONPATH=python $(NEWEST)/bin/python -m pytest -n 4 --dist loadgroup $(DEPENDENTS) $(ARGS)
 
-interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) $(LIVEKIT_CLIENT) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; recordings in VLC; as root on Debian it installs them
+interop: .stamps/build .stamps/interop $(WERIFT) $(LIVEKIT) $(LIVEKIT_CLIENT) $(SITE) ## calls with Chromium, Firefox, Janus, werift, LiveKit; keys in PostgreSQL; recordings in VLC; the site in Chromium; as root on Debian it installs them
 	FRAMESEAL_INTEROP=1 FRAMESEAL_ARTEFACTS="$(CURDIR)/target/interop" $(BIN)/pytest tests/interop $(ARGS)
 
 # The .in file of a framework may have a line "# python: 3.13", and a line "# extras: none" or "# extras: videosdk" for
@@ -125,10 +131,18 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a ca
 bench-guard: .stamps/build benches/floor.so ## fails if a frame has become much slower beside its rivals
 	$(BIN)/python benches/guard.py
 
-docs: .stamps/build ## the references in target/doc (Rust) and target/reference (Python), and whether documents and examples do what they say
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --package frameseal
-	$(BIN)/python docs/reference.py target/reference
-	$(BIN)/pytest tests/test_docs.py tests/test_examples.py $(ARGS)
+docs: $(SITE) ## the site in target/site, with the references for Python and Rust, and whether documents and examples do what they say
+	$(BIN)/python docs/check_site.py target/site
+	$(BIN)/pytest tests/test_docs.py tests/test_examples.py tests/test_site.py $(ARGS)
+
+# A build starts from nothing, because Sphinx does not see a change of its extensions, and keeps pages that are gone.
+$(SITE): $(SITE_SOURCES) .stamps/docs $(MERMAID)
+	@rm -rf target/doc target/site target/site-source target/site-doctrees
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --package frameseal
+	$(BIN)/python docs/pages.py target/site-source
+	$(BIN)/python -m sphinx -q -W --jobs auto -b html -c docs -d target/site-doctrees target/site-source target/site
+	cp -r target/doc target/site/rust
+	cp .stamps/mermaid/node_modules/mermaid/LICENSE target/site/_static/mermaid.LICENSE
 
 lock: $(LOCKS:%=lock/%) ## resolve requirements/**/*.in again; LOCK=--upgrade moves to the newest versions, LOCKS=frameworks/pipecat resolves one
 
@@ -138,6 +152,8 @@ lock/frameworks/%: AT = $(call locked_of,$(notdir $*))
 lock/free-threaded: AT = 3.13
 lock/oldest: WITH = --resolution lowest-direct pyproject.toml $(EXTRAS:%=--extra %)
 lock/oldest-sdks: WITH = --resolution lowest-direct pyproject.toml $(SDKS:%=--extra %)
+# The site is built in the environment of dev.txt.
+lock/docs: WITH = --constraint requirements/dev.txt
 lock/newest: WITH = pyproject.toml $(EXTRAS:%=--extra %)
 $(LOCKS:%=lock/%): lock/%: $(UV)
 	$(UV) pip compile --quiet --universal --python-version $(or $(AT),3.11) --generate-hashes --no-header \
@@ -153,6 +169,18 @@ clean: ## remove what was made here, the environments too
 		vlc:vlc-bin vlc:vlc-plugin-base, \
 		ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql";)
 	$(BIN)/python $(PIP_INSTALL) -r requirements/interop.txt
+	@touch $@
+
+.stamps/docs: requirements/docs.txt .stamps/build
+	$(BIN)/python $(PIP_INSTALL) -r requirements/docs.txt
+	@touch $@
+
+# What draws the diagrams of the site, of the version and hashes in its lock file. The site has a copy of one file.
+$(MERMAID): docs/mermaid/package-lock.json | .stamps
+	$(call system,npm:npm)
+	@mkdir -p .stamps/mermaid
+	cp $(addprefix docs/mermaid/,package.json package-lock.json) .stamps/mermaid
+	npm ci --prefix .stamps/mermaid --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 # An RTP stack for Node, of the versions and hashes in its lock file, and out of the way of what is committed.

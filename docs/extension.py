@@ -4,7 +4,9 @@ A name in backticks leads to its entry, in docstrings and in the pages. A name w
 be a file, a command, or a name of another package.
 """
 
+import enum
 import html
+import inspect
 import re
 from typing import Any
 
@@ -41,7 +43,13 @@ class Name(SphinxRole):
 
 def _reference(name: str, env: BuildEnvironment, shown: nodes.literal) -> addnodes.pending_xref:
     reference = addnodes.pending_xref(
-        "", shown, refdomain="py", reftype="obj", reftarget=name.removesuffix("()"), refexplicit=True, refdoc=env.docname
+        "",
+        shown,
+        refdomain="py",
+        reftype="obj",
+        reftarget=name.removesuffix("()"),
+        refexplicit=True,
+        refdoc=env.docname,
     )
     reference["py:module"] = env.ref_context.get("py:module")
     reference["py:class"] = env.ref_context.get("py:class")
@@ -83,6 +91,11 @@ def describe(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
     lines[:] = [_PAGE.sub(r":doc:`/\1`", line) for line in lines]
 
 
+def sign(app: Sphinx, what: str, name: str, obj: Any, *others: Any) -> tuple[str, None] | None:
+    """Leave out how an enumeration is called: nobody makes a member."""
+    return ("", None) if inspect.isclass(obj) and issubclass(obj, enum.Enum) else None
+
+
 def add_diagrams(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
     """Load the script for diagrams on the pages that have one."""
     if app.env.metadata.get(page, {}).get("diagrams"):
@@ -97,5 +110,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", link_names)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", describe)
+    app.connect("autodoc-process-signature", sign)
     app.connect("html-page-context", add_diagrams)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,7 +9,6 @@ that a page belongs where the index first names it.
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _LINK = re.compile(r"(?ms)^```.*?^```$|(?<=\]\()<?([^)\s>]+)>?(?=\))")
 _PAGE = re.compile(r"\[([^\]]+)\]\(/([^)#]+)\.md[^)]*\)")
 _SECTION = re.compile(r"(?m)^## (.+)$")
+_PICTURES = (".png", ".svg")
 _LANGUAGES = {".py": "python", ".rs": "rust", ".js": "javascript", ".toml": "toml"}
 
 # In the navigation, behind the sections of the index.
@@ -39,35 +39,28 @@ def place(path: Path, root: Path = ROOT) -> str:
     name = f"project/{inside.as_posix()}"
     if path.is_dir():
         return f"{name}/index.md"
-    return name if path.suffix in (".md", ".png", ".svg") else f"{name}.md"
+    return name if path.suffix in (".md", *_PICTURES) else f"{name}.md"
 
 
 def lay_out(folder: Path, root: Path = ROOT) -> None:
-    """Write the pages into *folder*. An unchanged page keeps its time, and a page that is gone goes there too."""
-    waiting = sorted(path for path in (root / "docs").rglob("*.md") if "node_modules" not in path.parts)
-    written: dict[str, Path] = {}
+    """Write the pages into *folder*, which is empty."""
+    waiting = sorted((root / "docs").rglob("*.md"))
+    written: set[str] = set()
     while waiting:
         path = waiting.pop()
         name = place(path, root)
         if name in written:
             continue
-        written[name] = path
-        if path.suffix in (".png", ".svg"):
+        written.add(name)
+        if path.suffix in _PICTURES:
             _write(folder / name, path.read_bytes())
             continue
-        found: list[Path] = []
-        text = linked(_text(path), path.parent, root, found.append) if path.suffix == ".md" else shown(path, root)
-        if path.is_dir():
-            text = linked(text, root, root, found.append)
+        text, beside = (_text(path), path.parent) if path.suffix == ".md" else (shown(path, root), root)
+        if path.is_dir() or path.suffix == ".md":
+            text = linked(text, beside, root, waiting.append)
         if name == "index.md":
             text += navigation(text) + REFERENCE
         _write(folder / name, text.encode())
-        waiting += found
-    _write(folder / "reference/rust.md", RUST.encode())
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in written and not name.startswith("reference/"):
-            path.unlink()
 
 
 def _text(path: Path) -> str:
@@ -75,9 +68,8 @@ def _text(path: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if not path.is_file() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def linked(text: str, folder: Path, root: Path, found: Callable[[Path], None]) -> str:
@@ -128,7 +120,6 @@ def main() -> None:
     folder = Path(sys.argv[1])
     lay_out(folder)
     reference.use_stub()
-    shutil.rmtree(folder / "reference", ignore_errors=True)
     for name, text in reference.pages().items():
         _write(folder / f"reference/{name}.rst", text.encode())
     _write(folder / "reference/rust.md", RUST.encode())

@@ -95,11 +95,7 @@ def gaps(module: str) -> Iterator[str]:
             yield f"{module}.{name}"
         for member, inner in vars(value).items() if inspect.isclass(value) else ():
             method = inner.__func__ if isinstance(inner, staticmethod | classmethod) else inner
-            if (
-                inspect.isfunction(method)
-                and not member.startswith("_")
-                and not inspect.getdoc(getattr(value, member))
-            ):
+            if inspect.isfunction(method) and not member.startswith("_") and not inspect.getdoc(getattr(value, member)):
                 yield f"{module}.{name}.{member}"
 
 
