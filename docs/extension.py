@@ -84,8 +84,9 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, sho
     return shown
 
 
-def describe(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def describe(app: Sphinx, *described: Any) -> None:
     """Let a page that a docstring names be a link, and leave out what Python says of the fields of named tuples."""
+    lines: list[str] = described[-1]
     if lines and lines[0].startswith("Alias for field number"):
         lines.clear()
     lines[:] = [_PAGE.sub(r":doc:`/\1`", line) for line in lines]

@@ -54,14 +54,13 @@ def use_stub() -> None:
         getattr(frameseal, name)
     typing.type_check_only = lambda cls: cls  # type: ignore[attr-defined]  # exists for type checkers only
     loader = importlib.machinery.SourceFileLoader(NATIVE, str(STUB))
-    spec = importlib.util.spec_from_file_location(NATIVE, STUB, loader=loader)
-    assert spec is not None
-    stub = importlib.util.module_from_spec(spec)
+    stub = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(NATIVE, loader, origin=str(STUB)))
     loader.exec_module(stub)
     for name in frameseal.__all__:
         if inspect.isclass(getattr(frameseal, name)) and hasattr(stub, name):
             setattr(frameseal, name, getattr(stub, name))
     sys.modules[NATIVE] = stub
+    frameseal._native = stub  # type: ignore[attr-defined]
 
 
 def public_names(module: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The site of the documents: what its pages are made from, and what docs/check_site.py finds in a site that is broken."""
+"""The site of the documents: what its pages are made from, and what docs/check_site.py finds in a broken site."""
 
 import importlib
 import json
@@ -30,7 +30,8 @@ def check_site(monkeypatch):
 
 
 @pytest.fixture
-def site(tmp_path):
+def site(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     files = {
         "index.html": PAGE,
         "guide/keys.html": '<h1 id="life">Keys</h1> <a href="../index.html#top">up</a> <a href="../guide">here</a>',
@@ -71,8 +72,7 @@ def test_a_whole_site_has_no_fault(check_site, site):
         ("guide/keys.html", f"built in {ROOT}/docs", "guide/keys.html names"),
     ],
 )
-def test_a_planted_fault_is_found(check_site, site, file, planted, fault, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_a_planted_fault_is_found(check_site, site, file, planted, fault):
     path = site / file
     path.write_text(path.read_text() + planted)
     (found,) = check_site.check(site).faults
