@@ -20,6 +20,7 @@ version = release = frameseal.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "extension"]
 root_doc = "index"
 default_role = "name"
+highlight_language = "text"
 add_function_parentheses = False
 nitpicky = True
 

@@ -18,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 # Names in the pages that can only be of the reference: a class, its member, or a name with its module.
 _NAME = re.compile(r"(?:frameseal(?:\.\w+)+|[A-Z]\w+(?:\.\w+)?)(?:\(\))?")
+MAX_UNBROKEN = 16
 _PAGE = re.compile(r"\bdocs/([\w/-]+)\.md\b")
 
 
@@ -70,6 +71,16 @@ def link_names(app: Sphinx, tree: nodes.document) -> None:
         literal.replace_self(_reference(literal.astext(), app.env, literal.deepcopy()))
 
 
+def break_paths(app: Sphinx, tree: nodes.document, page: str) -> None:
+    """Let the browser break long paths in tables where they have a sign, so that a column of them stays narrow."""
+    for cell in tree.findall(nodes.entry):
+        for literal in list(cell.findall(nodes.literal)):
+            text = html.escape(literal.astext(), quote=False)
+            if len(text) > MAX_UNBROKEN and not isinstance(literal.parent, nodes.reference):
+                broken = re.sub(r"(?<=[/_.,=-])(?=\w)|(?<=::)", "<wbr>", text)
+                literal.replace_self(nodes.raw("", f'<code class="literal">{broken}</code>', format="html"))
+
+
 def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, shown: nodes.Node) -> nodes.Node | None:
     """Find the entry of a name that autodoc writes with its private module. Leave names of other packages alone."""
     if node["refdomain"] != "py":
@@ -109,6 +120,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_role("name", Name())
     app.add_directive("mermaid", Diagram)
     app.connect("doctree-read", link_names)
+    app.connect("doctree-resolved", break_paths)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", describe)
     app.connect("autodoc-process-signature", sign)

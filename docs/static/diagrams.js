@@ -1,5 +1,6 @@
 // Draws the diagrams of a page, in the colours of its theme, and again when the reader changes the theme.
 (() => {
+  const MIN_SCALE = 0.75;
   const texts = new Map();
   const system = window.matchMedia("(prefers-color-scheme: dark)");
   const dark = () => {
@@ -13,6 +14,11 @@
       element.removeAttribute("data-processed");
     }
     await mermaid.run({ nodes: [...texts.keys()] });
+    // A wide diagram scrolls rather than shrinks until nobody can read it.
+    for (const element of texts.keys()) {
+      const picture = element.querySelector("svg");
+      picture.style.minWidth = `${Math.round(MIN_SCALE * picture.viewBox.baseVal.width)}px`;
+    }
   };
   document.addEventListener("DOMContentLoaded", () => {
     for (const element of document.querySelectorAll("pre.mermaid")) texts.set(element, element.textContent);
