@@ -1,6 +1,6 @@
 # Evidence about the core beyond its tests. docs/assurance.md says what each command shows, and what it does not.
 
-.PHONY: fuzz ctgrind tsan free-threaded
+.PHONY: fuzz ctgrind tsan free-threaded mutants
 
 fuzz: SECONDS := 600
 fuzz: .stamps/fuzz ## random input for core and package, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
@@ -44,3 +44,14 @@ endif
 		[ -e /usr/include/zlib.h ] || missing="$$missing zlib1g-dev"; \
 		ls /usr/include/ffi.h /usr/include/*/ffi.h >/dev/null 2>&1 || missing="$$missing libffi-dev";)
 	@mkdir -p $(@D) && touch $@
+	$(PYTHON) rust/fuzz/run.py --seconds $(SECONDS) $(ARGS)
+
+# Changes in the core that a test must notice. The long form takes hours; CI tries a part of the mutants.
+CARGO_MUTANTS := 27.1.0
+
+.stamps/cargo-mutants-$(CARGO_MUTANTS)/bin/cargo-mutants: | .stamps
+	cargo install --quiet --locked --version =$(CARGO_MUTANTS) --root .stamps/cargo-mutants-$(CARGO_MUTANTS) cargo-mutants
+
+mutants: .stamps/cargo-mutants-$(CARGO_MUTANTS)/bin/cargo-mutants ## changes the core in one place at a time: a test must fail. Hours; FILES=wire for a part, SINCE=HEAD~20 SAMPLE=8 for a change
+	PATH="$(CURDIR)/$(<D):$$PATH" $(PYTHON) rust/mutants/run.py $(if $(FILES),--files $(FILES)) \
+		$(if $(SINCE),--since $(SINCE)) $(if $(SAMPLE),--sample $(SAMPLE)) $(ARGS)
