@@ -34,6 +34,7 @@ wheels-test: .stamps/release/stamp $(UV) ## install the wheels where they have t
 
 PLACE_musl := musl-gcc:musl-tools
 PLACE_aarch64 := qemu-aarch64-static:qemu-user-static
+
 release-check: .stamps/build .stamps/release/stamp ## whether target/wheels may be published; FILES="dist/*" for others. ARGS="--tag v1.2.3 --complete" for a release
 	$(call system,git:git)
 	$(BIN)/python -m mypy.stubtest frameseal._native

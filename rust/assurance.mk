@@ -44,7 +44,6 @@ endif
 		[ -e /usr/include/zlib.h ] || missing="$$missing zlib1g-dev"; \
 		ls /usr/include/ffi.h /usr/include/*/ffi.h >/dev/null 2>&1 || missing="$$missing libffi-dev";)
 	@mkdir -p $(@D) && touch $@
-	$(PYTHON) rust/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 # Changes in the core that a test must notice. The long form takes hours; CI tries a part of the mutants.
 CARGO_MUTANTS := 27.1.0
