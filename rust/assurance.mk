@@ -1,6 +1,6 @@
 # Evidence about the core beyond its tests. docs/assurance.md says what each command shows, and what it does not.
 
-.PHONY: fuzz ctgrind tsan free-threaded mutants
+.PHONY: fuzz ctgrind tsan free-threaded mutants loom
 
 fuzz: SECONDS := 600
 fuzz: .stamps/fuzz ## random input for core and package, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
@@ -54,3 +54,8 @@ CARGO_MUTANTS := 27.1.0
 mutants: .stamps/cargo-mutants-$(CARGO_MUTANTS)/bin/cargo-mutants ## changes the core in one place at a time: a test must fail. Hours; FILES=wire for a part, SINCE=HEAD~20 SAMPLE=8 for a change
 	PATH="$(CURDIR)/$(<D):$$PATH" $(PYTHON) rust/mutants/run.py $(if $(FILES),--files $(FILES)) \
 		$(if $(SINCE),--since $(SINCE)) $(if $(SAMPLE),--sample $(SAMPLE)) $(ARGS)
+	$(PYTHON) rust/fuzz/run.py --seconds $(SECONDS) $(ARGS)
+
+loom: PREEMPTIONS := 2
+loom: ## models of the core's threads in every order; PREEMPTIONS=3 for more orders. Fails if one of them does
+	$(PYTHON) rust/models/loom.py --preemptions $(PREEMPTIONS) $(ARGS)
