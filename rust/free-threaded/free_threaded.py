@@ -63,7 +63,7 @@ def fetch(folder: Path, suite: str) -> Path:
         "Dir::State::lists": folder / "lists",
         "Dir::Cache": folder / "cache",
     }
-    apt = ["apt-get", "-qq", *(f"-o{name}={place}" for name, place in places.items())]
+    apt = ["apt-get", "-qq", "-oAPT::Sandbox::User=root", *(f"-o{name}={place}" for name, place in places.items())]
     subprocess.run([*apt, "update"], check=True)
     subprocess.run([*apt, "source", "--download-only", "--only-source", SOURCE], cwd=folder, check=True)
     (archive,) = folder.glob(f"{SOURCE}_*.orig.tar.xz")
