@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 RULES = ROOT / "deny.toml"
 CHECKS = ("bans", "licenses", "sources")
 # A crate that breaks the rule of each check: a licence without a line, a library beside AWS-LC, and a source other than
-# crates.io. The sound one shows that a refusal has that reason.
+# the default registry. The sound one shows that a refusal has that reason.
 SOUND = ('license = "MIT"', "")
 PLANTED = {
     "licenses": ('license = "AGPL-3.0-only"', ""),

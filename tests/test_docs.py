@@ -132,3 +132,85 @@ def test_every_claim_names_tests_that_there_are_and_what_they_leave_open():
             broken.append(claim)
         broken += [reference for reference in named if not is_a_test(reference)]
     assert broken == []
+
+
+# --- the tables of evidence (docs/assurance.md) ----------------------------------------------------------------------
+
+ASSURANCE = ROOT / "docs/assurance.md"
+HEADER = "| claim | evidence | what it does not show |"
+
+
+def evidence() -> dict[str, list[list[str]]]:
+    """The rows of each heading that has a table of evidence, a list of cells each."""
+    found = {}
+    for section in ASSURANCE.read_text("utf-8").split("\n## ")[1:]:
+        heading, _, text = section.partition("\n")
+        if HEADER in text:
+            found[heading] = cells(text.partition(HEADER)[2])
+    return found
+
+
+def cells(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("|") and not line.startswith("|---")]
+    return [[cell.strip() for cell in line.removeprefix("|").removesuffix("|").split(" | ")] for line in lines]
+
+
+def make_targets() -> set[str]:
+    text = "\n".join(
+        (ROOT / name).read_text("utf-8") for name in ("Makefile", "rust/assurance.mk", "release/release.mk")
+    )
+    return {name for line in re.findall(r"(?m)^([a-z][a-z -]*):(?!=)", text) for name in line.split()}
+
+
+def made(text: str) -> set[str]:
+    """The targets that commands in backticks make."""
+    return set(re.findall(r"`make ([a-z-]+)[^`]*`", text))
+
+
+def row_faults(row: list[str]) -> list[str]:
+    """Why a row of evidence does not hold: its cells, its commands, its tests."""
+    if len(row) != 3:
+        return [f"{len(row)} cells"]
+    _, shown, hole = row
+    tests = re.findall(r"`([\w./-]+\.(?:py|rs)::\w+)`", shown)
+    found = [f"no target {name}" for name in sorted(made(shown) - make_targets())]
+    found += [f"no test {reference}" for reference in tests if not is_a_test(reference)]
+    found += [
+        f"no file {name}" for name in re.findall(r"`([\w./-]+/\w+\.(?:py|rs))`", shown) if not (ROOT / name).is_file()
+    ]
+    if not made(shown) and not tests:
+        found.append("neither a command nor a test")
+    if not hole.endswith("."):
+        found.append("no full sentence says what it does not show")
+    return found
+
+
+def test_every_row_of_evidence_names_a_command_or_a_test_that_there_is():
+    rows = [(heading, row) for heading, rows in evidence().items() for row in rows]
+    assert {f"{heading}: {row[0]}": faults for heading, row in rows if (faults := row_faults(row))} == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("A | `make nothing`: seconds | A hole.", "no target nothing"),
+        ("A | `make test` runs `tests/test_gone.py` | A hole.", "no file tests/test_gone.py"),
+        ("A | `tests/test_docs.py::test_gone` | A hole.", "no test tests/test_docs.py::test_gone"),
+        ("A | We have thought about it. | A hole.", "neither a command nor a test"),
+        ("A | `make test` | no sentence", "no full sentence says what it does not show"),
+        ("A | `make test`", "2 cells"),
+    ],
+)
+def test_a_row_without_evidence_is_found(row, fault):
+    assert row_faults(row.split(" | ")) == [fault]
+    assert row_faults(["A", "`make fuzz ARGS=open`, 3 s *(CI)*", "A hole."]) == []
+
+
+def test_the_threat_model_says_everything_of_every_actor():
+    section = ASSURANCE.read_text("utf-8").partition("\n## Threat model\n")[2].partition("\n## ")[0]
+    header, *actors = cells(section)
+    assert header == ["actor", "has", "can", "cannot", "what stops it", "what frameseal does not defend"]
+    assert [row[0] for row in actors if len(row) != len(header) or not all(row)] == []
+    named = re.findall(r"(?m)^\| \*\*(.*?)\*\*", section)
+    assert named == ["SFU", "signalling server", "member", "former member", "key server", "local attacker",
+                     "dependency", "network", "archive"]  # fmt: skip
