@@ -360,9 +360,15 @@ def source_faults(source: Source, tag: str | None, built: str | None) -> list[st
     """Return why the tree may not be published: its versions, and its changelog."""
     version = source.version
     found = []
-    for each in source.locked:
-        if each["name"] in ("frameseal", "frameseal-python") and each["version"] != version:
-            found.append(f"Cargo.lock: has {each['name']} {each['version']}, and Cargo.toml {version}: run cargo check")
+    for name in [
+        "Cargo.lock",
+        *sorted(path.relative_to(source.root).as_posix() for path in source.root.glob("rust/*/Cargo.lock")),
+    ]:
+        for each in tomllib.loads(source.text(name))["package"]:
+            if each["name"] in ("frameseal", "frameseal-python") and each["version"] != version:
+                found.append(
+                    f"{name}: has {each['name']} {each['version']}, and Cargo.toml {version}: run cargo update -w"
+                )
     if built is not None and built != version:
         found.append(f"frameseal.__version__: is {built}, and Cargo.toml has {version}: run make")
     stated = json.loads(source.text("release/frameseal.cyclonedx.json"))["metadata"]["component"]["version"]

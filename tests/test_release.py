@@ -116,15 +116,11 @@ def test_a_check_that_finds_nothing_is_itself_a_fault(check, source, sound, kind
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        "/root/.cargo/registry/src/pyo3-0.30.1/src/lib.rs",
-        "/Users/runner/work/x/src/mem.c",
-        "/__w/x/x/rust/core/src/data.rs",
-    ],
+    "place", ["root/.cargo", "home/x", "Users/runner", "work/x", "tmp/x", "__w/x/x", "builds/x", "usr/local/cargo"]
 )
-def test_a_path_of_a_builder_is_found_wherever_it_stands(check, path):
-    assert check.BUILD_PATH.search(f"panicked{path}called".encode())
+def test_a_path_of_a_builder_is_found_wherever_it_stands(check, place):
+    for name in ("pyo3-0.30.1/src/lib.rs", "aws-lc/crypto/mem.c"):
+        assert check.BUILD_PATH.search(f"panicked/{place}/{name}called".encode())
     for fine in (
         "/rustc/0123/library/core/src/fmt/mod.rs",
         "/usr/lib/debug/.build-id/",
@@ -246,7 +242,7 @@ def test_a_version_that_differs_anywhere_is_a_fault(check, source):
     assert any("tag v9.9.9" in fault for fault in check.source_faults(source, "v9.9.9", version))
     source.__dict__["version"] = "9.9.9"
     files = {fault.partition(":")[0] for fault in check.source_faults(source, None, None)}
-    assert files == {"Cargo.lock", "frameseal.cyclonedx.json", "CHANGELOG.md"}
+    assert {"Cargo.lock", "rust/fuzz/Cargo.lock", "frameseal.cyclonedx.json", "CHANGELOG.md"} <= files
 
 
 def test_a_release_has_the_files_of_every_platform(check):
