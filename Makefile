@@ -142,6 +142,7 @@ $(SITE): $(SITE_SOURCES) .stamps/docs $(MERMAID)
 	$(BIN)/python docs/pages.py target/site-source
 	$(BIN)/python -m sphinx -q -W --jobs auto -b html -c docs -d target/site-doctrees target/site-source target/site
 	cp -r target/doc target/site/rust
+	echo '<!doctype html><meta http-equiv="refresh" content="0; url=frameseal/index.html"><title>frameseal</title>' >target/site/rust/index.html
 	cp .stamps/mermaid/node_modules/mermaid/LICENSE target/site/_static/mermaid.LICENSE
 
 lock: $(LOCKS:%=lock/%) ## resolve requirements/**/*.in again; LOCK=--upgrade moves to the newest versions, LOCKS=frameworks/pipecat resolves one

@@ -120,10 +120,11 @@ def _broken(path: Path, link: str, folder: Path, parsed: dict[Path, Page]) -> st
             target /= "index.html"
         if not target.is_file():
             return "leads nowhere"
-    anchor = urllib.parse.unquote(split.fragment)
-    if anchor and target in parsed and anchor not in parsed[target].anchors and not _is_made_by_script(target, anchor):
-        return "has no such anchor"
-    return None
+    # As browsers do: the anchor as it is written, then decoded. rustdoc writes anchors with percent signs.
+    anchors = {split.fragment, urllib.parse.unquote(split.fragment)}
+    if not split.fragment or target not in parsed or anchors & parsed[target].anchors:
+        return None
+    return None if _is_made_by_script(target, split.fragment) else "has no such anchor"
 
 
 def _is_made_by_script(target: Path, anchor: str) -> bool:

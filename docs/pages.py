@@ -26,7 +26,7 @@ _LANGUAGES = {".py": "python", ".rs": "rust", ".js": "javascript", ".toml": "tom
 REFERENCE = "\n```{toctree}\n:caption: Reference\n:hidden:\n\n/reference/index\n/reference/rust\n```\n"
 RUST = """# Rust
 
-The crate `frameseal` has its own reference: <a href="../rust/frameseal/index.html">crate frameseal</a>. The
+The crate `frameseal` has its own reference: <a href="../rust/index.html">crate frameseal</a>. The
 [architecture](/architecture.md) shows which file holds what.
 """
 

@@ -1,6 +1,6 @@
 // Draws the diagrams of a page, in the colours of its theme, and again when the reader changes the theme.
 (() => {
-  const MIN_SCALE = 0.75;
+  const MIN_SCALE = 0.65;
   const texts = new Map();
   const system = window.matchMedia("(prefers-color-scheme: dark)");
   const dark = () => {
@@ -8,7 +8,12 @@
     return chosen === "dark" || (chosen !== "light" && system.matches);
   };
   const draw = async () => {
-    mermaid.initialize({ startOnLoad: false, theme: dark() ? "dark" : "default", securityLevel: "strict" });
+    mermaid.initialize({
+      startOnLoad: false,
+      theme: dark() ? "dark" : "default",
+      securityLevel: "strict",
+      sequence: { wrap: true, width: 170, height: 45, actorMargin: 12 },
+    });
     for (const [element, text] of texts) {
       element.textContent = text;
       element.removeAttribute("data-processed");
