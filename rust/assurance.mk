@@ -54,8 +54,9 @@ CARGO_MUTANTS := 27.1.0
 mutants: .stamps/cargo-mutants-$(CARGO_MUTANTS)/bin/cargo-mutants ## changes the core in one place at a time: a test must fail. Hours; FILES=wire for a part, SINCE=HEAD~20 SAMPLE=8 for a change
 	PATH="$(CURDIR)/$(<D):$$PATH" $(PYTHON) rust/mutants/run.py $(if $(FILES),--files $(FILES)) \
 		$(if $(SINCE),--since $(SINCE)) $(if $(SAMPLE),--sample $(SAMPLE)) $(ARGS)
-	$(PYTHON) rust/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 loom: PREEMPTIONS := 2
 loom: ## models of the core's threads in every order; PREEMPTIONS=3 for more orders. Fails if one of them does
+	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
+	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
 	$(PYTHON) rust/models/loom.py --preemptions $(PREEMPTIONS) $(ARGS)
