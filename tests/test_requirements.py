@@ -83,3 +83,19 @@ def test_the_wheel_requires_pyee_without_an_upper_bound(tmp_path):
     (metadata,) = tmp_path.glob("frameseal-*.dist-info/METADATA")
     required = HeaderParser().parsestr(metadata.read_text("utf-8")).get_all("Requires-Dist")
     assert [each.replace(" ", "") for each in required if each.startswith("pyee")] == ["pyee>=11"]
+
+
+def test_the_crates_outside_the_workspace_lock_what_the_core_requires_now():
+    """Cargo refuses a lock file that lacks one of them: `cargo update --workspace` in the crate's folder adds it."""
+    core = tomllib.loads((ROOT / "rust/core/Cargo.toml").read_text("utf-8"))
+    tables = [core, *core.get("target", {}).values()]
+    required = {name for table in tables for name in table.get("dependencies", {})}
+    locks = [
+        ROOT / f"{folder}/Cargo.lock"
+        for folder in tomllib.loads((ROOT / "Cargo.toml").read_text("utf-8"))["workspace"]["exclude"]
+    ]
+    assert len(locks) > 1
+    for lock in locks:
+        packages = tomllib.loads(lock.read_text("utf-8"))["package"]
+        (locked_for_core,) = (set(package["dependencies"]) for package in packages if package["name"] == "frameseal")
+        assert locked_for_core == required, lock.parent.name

@@ -81,7 +81,7 @@ def environment(toolchain: str) -> dict[str, str]:
     flags = {
         "RUSTUP_TOOLCHAIN": toolchain,
         "RUSTFLAGS": "-Zsanitizer=thread",
-        "CFLAGS": f"{os.environ.get('CFLAGS', '')} -fsanitize=thread -g1".strip(),
+        "CFLAGS": f"{os.environ.get('CFLAGS', '')} -O1 -fsanitize=thread -g1".strip(),
         "AWS_LC_SYS_NO_ASM": "1",
         "TSAN_OPTIONS": OPTIONS,
     }
