@@ -154,13 +154,23 @@ def test_minimising_keeps_what_the_merge_keeps_and_no_copy_of_a_committed_input(
     assert sorted(path.read_text() for path in grown.iterdir()) == ["first", "second"]
 
 
-def test_a_merge_that_fails_leaves_the_corpus(fuzz, tmp_path):
+@pytest.mark.parametrize("merge", ["false", "true"])
+def test_a_merge_that_fails_or_keeps_nothing_leaves_the_corpus(fuzz, tmp_path, merge):
     (tmp_path / "work/corpus/open").mkdir(parents=True)
     (tmp_path / "work/corpus/open/first").write_text("first")
     (tmp_path / "seeds/open").mkdir(parents=True)
     with pytest.raises(subprocess.CalledProcessError):
-        fuzz.minimise(["false"], "open", tmp_path / "work", tmp_path / "seeds")
+        fuzz.minimise([merge], "open", tmp_path / "work", tmp_path / "seeds")
     assert (tmp_path / "work/corpus/open/first").read_text() == "first"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_one_corpus_that_cannot_be_minimised_is_told(fuzz, tmp_path, monkeypatch, capsys, code):
+    monkeypatch.setattr(fuzz, "build", lambda fast: tmp_path)
+    script(tmp_path / "wire", "echo 'it cannot merge'; exit 1" if code else 'echo kept > "$3/0"')
+    assert fuzz.main(["--minimise", "--work", str(tmp_path / "work"), "wire"]) == code
+    said = capsys.readouterr()
+    assert "it cannot merge" in said.err if code else "wire" in said.out
 
 
 def test_an_exception_of_a_python_target_is_told(fuzz, tmp_path):
@@ -188,6 +198,13 @@ def test_a_finding_is_told_with_its_panic_and_kept_outside_of_the_corpus(fuzz, t
     assert done.finding == tmp_path / "work/findings/open/crash-0123"
     assert str(done.finding) in fault
     assert done.finding.read_text() == "input\n"
+
+
+def test_a_slow_input_is_no_finding(fuzz, tmp_path):
+    slow = 'for argument; do case $argument in -artifact_prefix=*) echo > "${argument#*=}slow-unit-0123";; esac; done\n'
+    done = outcome(fuzz, tmp_path, slow + RAN)
+    assert done.finding is None
+    assert done.fault() is None
 
 
 def test_a_finding_of_an_earlier_run_is_not_taken_for_a_new_one(fuzz, tmp_path):

@@ -5,6 +5,7 @@ An exception that `check` does not expect is a finding. run.py calls this for ea
 """
 
 import importlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def main() -> None:
     sys.path[:0] = [str(HERE / "python_targets"), str(HERE.parents[1] / "python")]
     with atheris.instrument_imports(include=["frameseal", name]):
         target = importlib.import_module(name)
+    # A merge runs this command in processes of its own, through a shell.
+    sys.argv[0] = shlex.join([sys.executable, __file__, name])
     atheris.Setup(sys.argv, target.check)
     atheris.Fuzz()
 
