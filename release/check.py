@@ -144,6 +144,17 @@ def exports_of(module: bytes) -> set[str]:
     return {each.name for each in table.iter_symbols() if each.name and each["st_shndx"] != "SHN_UNDEF"}
 
 
+def damage_of(module: bytes) -> str | None:
+    """Return why a native module of Linux cannot be read. It is None if it can."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        return None if ELFFile(io.BytesIO(module)).get_section_by_name(".dynsym") else "it has no dynamic symbols"
+    except ELFError as error:
+        return str(error) or type(error).__name__
+
+
 def libc_of(tag: str) -> str | None:
     """Return the libc of a wheel: gnu or musl. It is None elsewhere than on Linux."""
     return next((libc for name, libc in (("manylinux", "gnu"), ("musllinux", "musl")) if name in tag), None)
@@ -247,7 +258,10 @@ def judge_module(wheel: Wheel, source: Source) -> Iterator[str]:
     """Yield why the native module may not be published."""
     for module in (wheel.files[name] for name in wheel.native):
         paths = sorted({match.decode("ascii", "replace") for match in BUILD_PATH.findall(module)})
-        if libc := libc_of(wheel.tag):
+        libc = libc_of(wheel.tag)
+        if libc and (damage := damage_of(module)):
+            yield f"has a native module that is no library of Linux ({damage}): build it again"
+        elif libc:
             for fault in wheels.faults(module, libc, source.places):
                 yield f"may not be published, {fault}: build it with make wheels"
             for name in sorted(exports_of(module) - {"PyInit__native"}):

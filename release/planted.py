@@ -62,7 +62,7 @@ BILL = "sboms/frameseal.cyclonedx.json"
 FAULTS: Mapping[str, tuple[str, Doctor, str]] = {
     "another version": ("tags", renamed(r"-\d+\.\d+\.\d+-", "-9.9.9-"), "has the version 9.9.9"),
     "a newer glibc": ("tags", renamed(r"(many|musl)linux\w+", "manylinux_2_34_x86_64"), "which no release has"),
-    "no stable ABI": ("tags", renamed("cp311-abi3", "cp311-cp311"), "which no release has"),
+    "no stable ABI": ("tags", renamed(r"-cp\d+-\w+-", "-cp311-cp311-"), "which no release has"),
     "tags that WHEEL does not state": (
         "tags",
         rewritten("WHEEL", rb"Tag: \S+", b"Tag: py3-none-any"),
@@ -89,9 +89,10 @@ FAULTS: Mapping[str, tuple[str, Doctor, str]] = {
     "a file that RECORD lists only": ("record", removed("frameseal/py.typed"), "in RECORD only"),
     "another hash in RECORD": ("record", rewritten("RECORD", rb"sha256=..", b"sha256=__"), "another hash or size"),
     "too many bytes": ("size", lambda wheel: replace(wheel, size=1_500_001), "are allowed"),
-    "a symbol": ("module", in_module(b"PyInit__native", b"PyInit__other"), "exports PyInit__other"),
-    "no entry point": ("module", in_module(b"PyInit__native", b"PyInit__other"), "exports no PyInit__native"),
+    "a symbol": ("module", in_module(b"PyInit__native", b"PyInit__others"), "exports PyInit__others"),
+    "no entry point": ("module", in_module(b"PyInit__native", b"PyInit__others"), "exports no PyInit__native"),
     "a library": ("module", in_module(b"libc.so", b"libz.so"), "it needs libz.so"),
+    "a module that is damaged": ("module", in_module(b"\x7fELF", b"\x7fELk"), "no library of Linux"),
     "a path": ("module", in_module(b"", b"/opt/builder/registry/src/lib.rs"), "contains /opt/builder"),
     "another name": ("metadata", rewritten("METADATA", b"Name: frameseal", b"Name: sealframe"), "is sealframe"),
     "an older Python": ("metadata", rewritten("METADATA", rb"Python: >=3\.11", b"Python: >=3.8"), "asks for Python"),
