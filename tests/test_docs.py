@@ -214,3 +214,18 @@ def test_the_threat_model_says_everything_of_every_actor():
     named = re.findall(r"(?m)^\| \*\*(.*?)\*\*", section)
     assert named == ["SFU", "signalling server", "member", "former member", "key server", "local attacker",
                      "dependency", "network", "archive"]  # fmt: skip
+
+
+def ci_targets() -> set[str]:
+    """The targets that `.ci/run` makes."""
+    command = r'(?m)^(?:section "[^"]*" )?(?:with_nothing_skipped )?make ([a-z-]+)'
+    return set(re.findall(command, (ROOT / ".ci/run").read_text("utf-8")))
+
+
+def test_ci_runs_the_targets_that_its_lines_make():
+    assert {"check", "demo", "fuzz", "interop", "test"} <= ci_targets()
+
+
+def test_a_row_says_ci_exactly_when_ci_runs_its_command():
+    rows = [row for rows in evidence().values() for row in rows]
+    assert [row[0] for row in rows if ("*(CI)*" in row[1]) != bool(made(row[1]) & ci_targets())] == []
