@@ -1,6 +1,6 @@
 # Evidence about the core beyond its tests. docs/assurance.md says what each command shows, and what it does not.
 
-.PHONY: fuzz ctgrind tsan free-threaded mutants loom
+.PHONY: fuzz ctgrind tsan free-threaded mutants loom miri
 
 fuzz: SECONDS := 600
 fuzz: .stamps/fuzz ## random input for core and package, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
@@ -60,3 +60,12 @@ loom: ## models of the core's threads in every order; PREEMPTIONS=3 for more ord
 	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
 	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
 	$(PYTHON) rust/models/loom.py --preemptions $(PREEMPTIONS) $(ARGS)
+
+MIRI := $(shell sed -n 's/^TOOLCHAIN = "\(.*\)"/\1/p' rust/models/miri.py)
+
+miri: ## unit tests of the core in Miri, which stops at undefined behaviour. Fails if it finds some
+	@$(call need,rustup,rustup for the toolchain of Miri,install it from rustup.rs; Rust of a system package has no nightly)
+	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
+	@rustup component list --toolchain $(MIRI) --installed 2>/dev/null | grep -q '^miri' || \
+		rustup toolchain install $(MIRI) --profile minimal --component miri,rust-src --no-self-update
+	$(PYTHON) rust/models/miri.py $(ARGS)

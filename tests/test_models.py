@@ -1,4 +1,4 @@
-"""What `make loom` makes of its models and controls, with scripts in their place: who fails is told."""
+"""What `make loom` and `make miri` make of their tests and controls, with others in their place: who fails is told."""
 
 import importlib
 import re
@@ -9,7 +9,6 @@ import pytest
 from support.paths import ROOT
 
 MODELS = ROOT / "rust/models"
-SOURCE = (ROOT / "rust/core/tests/models/interleavings.rs").read_text("utf-8")
 
 RAN = "echo 'test model_x ... model some counters: 162 orders, 0.5 s, all'"
 STOPPED = "echo 'model a fork: 99 orders, 9.0 s, stopped'"
@@ -55,5 +54,30 @@ def test_bounds_that_explore_nothing_are_refused(loom, arguments):
         loom.main(arguments)
 
 
-def test_every_control_of_the_models_is_expected_to_fail(loom):
-    assert re.findall(r"fn (control_\w+)", SOURCE) == list(loom.CONTROLS)
+@pytest.mark.parametrize(("script", "source"), [("loom", "interleavings"), ("miri", "memory")])
+def test_every_control_is_expected_to_fail(monkeypatch, script, source):
+    monkeypatch.syspath_prepend(MODELS)
+    controls = re.findall(r"fn (control_\w+)", (ROOT / f"rust/core/tests/models/{source}.rs").read_text("utf-8"))
+    assert controls == list(importlib.import_module(script).CONTROLS)
+
+
+UNDEFINED = "Undefined Behavior: out-of-bounds, uninitialized, a tag of Stack Borrows"
+CLEAN = "\n".join(f"test {module}tests::x ... ok" for module in ("wire::", "codec::", "keyring::nonce::"))
+CLEAN += "\n" + "\n".join(f"test frame::{module}::x ... ok" for module in ("memory", "replay", "stats"))
+
+
+@pytest.mark.parametrize(
+    ("control", "tests", "code"),
+    [
+        ((1, UNDEFINED), (0, CLEAN), 0),
+        ((1, UNDEFINED), (1, CLEAN), 1),
+        ((1, UNDEFINED), (0, ""), 1),
+        ((0, UNDEFINED), (0, CLEAN), 1),
+        ((1, "a panic"), (0, CLEAN), 1),
+    ],
+)
+def test_miri_must_find_the_controls_and_nothing_else(monkeypatch, control, tests, code):
+    monkeypatch.syspath_prepend(MODELS)
+    miri = importlib.import_module("miri")
+    monkeypatch.setattr(miri, "test", lambda *arguments: control if "--ignored" in arguments else tests)
+    assert miri.main([]) == code

@@ -50,6 +50,9 @@ mod encryptor;
 #[cfg(all(test, frameseal_loom))]
 #[path = "../../tests/models/interleavings.rs"]
 mod interleavings;
+#[cfg(all(test, miri))]
+#[path = "../../tests/models/memory.rs"]
+mod memory;
 mod open;
 mod replay;
 mod seal;
