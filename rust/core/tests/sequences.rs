@@ -115,7 +115,8 @@ impl Side {
         let next = id & !mask | (id + 1) & mask;
         assert_eq!(self.ring.ratchet(id), Ok(next));
         if next != id {
-            self.model.held.retain(|known| known.id & !mask != id & !mask || !known.old);
+            // The step before stays for late frames, even if it was taken before.
+            self.model.held.retain(|known| known.id & !mask != id & !mask || !known.old || known.id == id);
             self.model.held.iter_mut().filter(|known| known.id == id).for_each(|known| known.old = true);
         }
         if self.model.sending == Some(id) {
