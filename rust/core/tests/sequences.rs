@@ -116,6 +116,7 @@ impl Side {
         assert_eq!(self.ring.ratchet(id), Ok(next));
         if next != id {
             // The step before stays for late frames, even if it was taken before.
+            // A step that is taken again leaves the key before it in place.
             self.model.held.retain(|known| known.id & !mask != id & !mask || !known.old || known.id == id);
             self.model.held.iter_mut().filter(|known| known.id == id).for_each(|known| known.old = true);
         }
