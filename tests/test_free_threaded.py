@@ -42,8 +42,16 @@ def test_every_pyclass_is_frozen_and_the_module_needs_no_gil():
     assert "#[pymodule(gil_used = false)]" in sources
 
 
-def test_every_file_of_the_list_is_there(free_threaded):
+def test_the_tests_of_the_lists_are_there_and_3_14_runs_all(free_threaded):
     assert all((ROOT / path).is_file() for path in free_threaded.TESTS)
+    for path, _, name in (test.partition("::") for test in free_threaded.HANG_IN_3_13):
+        assert path in free_threaded.TESTS and f"def {name}(" in (ROOT / path).read_text("utf-8")
+    assert free_threaded.selection((3, 14)) == free_threaded.TESTS
+    assert len(free_threaded.selection((3, 13))) == len(free_threaded.TESTS) + 3
+
+
+def test_the_version_of_an_interpreter_is_read(free_threaded):
+    assert free_threaded.version_of(sys.executable) == sys.version_info[:2]
 
 
 def test_a_process_with_a_gil_is_told(free_threaded, tmp_path, monkeypatch):
@@ -63,6 +71,7 @@ def test_a_gil_stops_the_run_before_any_test(free_threaded, monkeypatch, capsys,
     ran = []
     monkeypatch.setattr(free_threaded, "environment", lambda python: python)
     monkeypatch.setattr(free_threaded, "package", lambda python: python)
+    monkeypatch.setattr(free_threaded, "version_of", lambda _: (3, 14))
     monkeypatch.setattr(free_threaded, "has_gil", lambda *_, **more: with_one if more else without)
     monkeypatch.setattr(
         free_threaded.subprocess, "run", lambda command, **_: ran.append(command) or type("Done", (), {"returncode": 5})
