@@ -157,6 +157,16 @@ fn every_codec_is_found_by_its_name() {
         let info = codec.info().unwrap();
         assert_eq!(Codec::by_name(info.name), Some(codec));
         assert_eq!(info.name, info.name.to_lowercase());
+        let (rule, header_len) = match info.name {
+            "vp8" => (Some("vp8"), 0),
+            "vp9" => (Some("opaque"), 0),
+            "h264" => (Some("annexb"), 1),
+            "h265" => (Some("annexb"), 2),
+            "av1" => (None, 0),
+            _ => (Some("audio"), 0),
+        };
+        assert_eq!((info.clear_rule(), info.nal_header_len()), (rule, header_len), "{}", info.name);
+        assert_eq!(info.kind.name(), if rule == Some("audio") { "audio" } else { "video" });
     }
     assert_eq!(Codec::by_name(codec().name()), None);
     assert_eq!((Codec::Unknown.info(), Codec::Unknown.name()), (None, "none"));

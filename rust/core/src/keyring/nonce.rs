@@ -297,6 +297,20 @@ mod tests {
     }
 
     #[test]
+    fn an_iv_ends_in_zeros_if_two_adjacent_bytes_of_its_last_five_are_zero() {
+        let signs = [0u8, 1, 0x80];
+        for place in 0..3usize.pow(5) {
+            let last: Vec<u8> = (0..5).map(|digit| signs[place / 3usize.pow(digit) % 3]).collect();
+            for first in [0, 0x11] {
+                let mut bytes = [first; NONCE_LEN];
+                bytes[7..].copy_from_slice(&last);
+                let expected = last.windows(2).any(|pair| pair == [0, 0]);
+                assert_eq!(Nonce::from(bytes).ends_in_zeros(), expected, "{bytes:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_counter_that_has_come_full_circle_gives_no_more() {
         let mut source = IvSource::new().unwrap();
         source.left = 1;
@@ -349,6 +363,68 @@ mod tests {
                 assert_eq!(source.issued(), issued);
             }
             assert_eq!((source.next(3), source.issued()), (None, 3));
+        }
+    }
+
+    fn counted_from(name: &[u8], ring: u64, start: u64) -> NonceSource {
+        NonceSource::Ctr(CtrSource::new(Identity::of(&[b"nonce.rs", name]), ring, Some(start)).unwrap())
+    }
+
+    #[test]
+    fn a_salted_nonce_is_the_salt_xor_the_counter_as_twelve_bytes() {
+        let salt: [u8; NONCE_LEN] = std::array::from_fn(|place| 0xA5 ^ place as u8);
+        for ctr in [0, 1, 0xFFFF_FFFF, 1 << 32, 0x0123_4567_89AB_CDEF, u64::MAX] {
+            let wide = [&[0; 4][..], &ctr.to_be_bytes()].concat();
+            let expected: Vec<u8> = salt.iter().zip(wide).map(|(salt, byte)| salt ^ byte).collect();
+            assert_eq!(Nonce::from(salt).salted(ctr).bytes(), *expected);
+        }
+    }
+
+    #[test]
+    fn a_batch_of_counters_is_consecutive_and_ends_at_the_limit() {
+        let mut source = counted_from(b"batch", 1, 7);
+        let mut found = Vec::new();
+        for (count, len) in [(3, 3), (3, 5), (3, 5)] {
+            source.fill(count, 5, &mut found);
+            assert_eq!((found.len(), source.issued()), (len, len as u64));
+        }
+        assert_eq!(found, (7..12).map(NonceInput::Ctr).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_batch_without_frames_claims_no_key_for_its_ring() {
+        let identity = Identity::of(&[b"nonce.rs", b"no frames"]);
+        let mut rings = [1, 2].map(|ring| NonceSource::Ctr(CtrSource::new(identity, ring, None).unwrap()));
+        for (count, max) in [(0, 9), (3, 0)] {
+            rings[0].fill(count, max, &mut Vec::new());
+        }
+        assert!(rings[1].next(9).is_some());
+    }
+
+    #[test]
+    fn a_source_of_another_kind_begins_anew() {
+        let iv = || NonceSource::Iv(IvSource::new().unwrap());
+        for (new, previous) in [(counted_from(b"kinds", 1, 4), iv()), (iv(), counted_from(b"kinds", 1, 4))] {
+            let (mut previous, is_ctr) = (previous, matches!(new, NonceSource::Ctr(_)));
+            assert!(previous.next(9).is_some());
+            let continued = new.continuing(previous);
+            assert_eq!((continued.issued(), matches!(continued, NonceSource::Ctr(_))), (0, is_ctr));
+        }
+    }
+
+    #[test]
+    fn a_source_from_before_a_fork_is_forked() {
+        let (ivs, counted) = (IvSource::new().unwrap(), CountedIvs::new().unwrap());
+        let counter = counted_from(b"forked", 1, 0);
+        for mut source in [NonceSource::Iv(ivs), NonceSource::Counted(counted), counter] {
+            let generation = fork::generation().unwrap();
+            assert!(!source.is_forked() && source.generation() == generation);
+            match &mut source {
+                NonceSource::Iv(ivs) => ivs.generation = generation.wrapping_sub(1),
+                NonceSource::Counted(ivs) => ivs.generation = generation.wrapping_sub(1),
+                NonceSource::Ctr(_) => continue,
+            }
+            assert!(source.is_forked() && source.generation() == generation.wrapping_sub(1));
         }
     }
 
