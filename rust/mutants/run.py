@@ -33,7 +33,7 @@ CONFIG = ROOT / ".cargo/mutants.toml"
 MAX_MEMORY = 8 << 30
 # Bounds the tests of one mutant, as a multiple of the time that they take without a mutant.
 TIMEOUT_FACTOR = 6
-MIN_TIMEOUT_SECONDS = 60
+MIN_TIMEOUT_SECONDS = 30
 BUILD_TIMEOUT_SECONDS = 600
 
 # What cargo-mutants says of a mutant, and the columns of the table.
