@@ -117,6 +117,7 @@ impl Side {
         if next != id {
             // The step before stays for late frames, even if it was taken before.
             // A step that is taken again leaves the key before it in place.
+            // The key of this step stays, although an earlier call may have taken the step.
             self.model.held.retain(|known| known.id & !mask != id & !mask || !known.old || known.id == id);
             self.model.held.iter_mut().filter(|known| known.id == id).for_each(|known| known.old = true);
         }
