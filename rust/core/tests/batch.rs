@@ -37,6 +37,35 @@ fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> (Vec<Vec<u
     (frames, results.into_iter().map(Result::err).collect())
 }
 
+#[test]
+fn a_batch_of_byte_streams_fails_at_the_first_frame_beyond_the_usage_limit() {
+    for threads in THREADS {
+        let options = Options { usage_limit: 3, ..Options::default() };
+        let ring = KeyRing::new(Profile::by_name("livekit").unwrap(), options).unwrap();
+        ring.set(0, &Secret::key(&[7; 32]).unwrap()).unwrap();
+        let encryptor = Encryptor::new(Arc::new(ring), Codec::H264).unwrap();
+        let frame = [&b"\x00\x00\x00\x01\x65\x88"[..], &[9; 40]].concat();
+        let refused = encryptor.plan_batch(vec![&frame; 5], threads).err();
+        assert_eq!(refused, Some((3, EncryptError::KeyExhausted { kid: 0 })), "{threads} threads");
+    }
+}
+
+#[test]
+fn frames_whose_clear_header_needs_two_bytes_are_counted_in_the_trailer_layout() {
+    for (profile, count) in [("livekit", 1), ("stream", 0)] {
+        let ring = KeyRing::new(Profile::by_name(profile).unwrap(), Options::default()).unwrap();
+        ring.set(0, &Secret::key(&[7; 32]).unwrap()).unwrap();
+        let encryptor = Encryptor::new(Arc::new(ring), Codec::H264).unwrap();
+        // The slice is sealed from two bytes behind its header byte on.
+        for (len, long) in [(241, 0), (245, count)] {
+            let parameters = [&b"\x00\x00\x00\x01\x67"[..], &vec![9; len]].concat();
+            let frame = [&parameters[..], b"\x00\x00\x00\x01\x65\x88", &[9; 40]].concat();
+            encryptor.encrypt(&frame).unwrap();
+            assert_eq!(encryptor.stats().long_headers, long, "{profile}, {len} bytes");
+        }
+    }
+}
+
 fn parted(bytes: &[u8], lens: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
     let mut from = 0;
     lens.map(|len| {

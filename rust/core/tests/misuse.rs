@@ -1,5 +1,5 @@
 //! Tests that mistakes of the calling program are `ApiMisuse`, which is not counted and changes nothing.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use frameseal::profile::{LIVEKIT, SFRAME};
 use frameseal::{
@@ -61,6 +61,29 @@ fn a_batch_with_a_short_buffer_is_misuse() {
     let decryptor = Decryptor::new(ring, Codec::Opus, None).unwrap();
     let opened = decryptor.plan_batch(vec![&sealed, &sealed]).open_into(&mut [0; 3], 1);
     assert_eq!(opened, [Ok(3), Err(DecryptError::Misuse(ApiMisuse::BufferLength))]);
+}
+
+#[test]
+fn a_batch_on_threads_with_a_short_buffer_is_misuse_from_the_frame_that_does_not_fit() {
+    let ring = ring(&LIVEKIT);
+    let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
+    let sealed: Vec<_> = (0..300).map(|_| encryptor.encrypt(b"one").unwrap()).collect();
+    let decryptor = Decryptor::new(ring, Codec::Opus, None).unwrap();
+    let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
+    let opened = batch.open_into(&mut vec![0; 299 * 3], 3);
+    assert!(opened.iter().take(299).all(|result| *result == Ok(3)));
+    assert_eq!(opened.last(), Some(&Err(DecryptError::Misuse(ApiMisuse::BufferLength))));
+}
+
+#[test]
+fn escapes_without_the_clear_bytes_are_misuse() {
+    let encryptor = Encryptor::new(ring(&LIVEKIT), Codec::H264).unwrap();
+    let frame = [&b"\x00\x00\x00\x01\x65\x88"[..], &[9; 40]].concat();
+    let plan = encryptor.plan(&frame, &[]).unwrap().unwrap();
+    for (sealed, len) in [(&frame[..3], 90), (&frame[..], 3)] {
+        let refused = plan.escape_into(sealed, &mut vec![0; len]);
+        assert_eq!(refused, Err(EncryptError::Misuse(ApiMisuse::BufferLength)));
+    }
 }
 
 #[test]
