@@ -1,6 +1,6 @@
 # Evidence about the core beyond its tests. docs/assurance.md says what each command shows, and what it does not.
 
-.PHONY: fuzz ctgrind tsan free-threaded mutants loom miri
+.PHONY: fuzz ctgrind tsan free-threaded mutants coverage loom miri
 
 fuzz: SECONDS := 600
 fuzz: .stamps/fuzz ## random input for core and package, ten minutes for all targets; SECONDS=60 for less. Fails if one finds something
@@ -52,8 +52,15 @@ CARGO_MUTANTS := 27.1.0
 	cargo install --quiet --locked --version =$(CARGO_MUTANTS) --root .stamps/cargo-mutants-$(CARGO_MUTANTS) cargo-mutants
 
 mutants: .stamps/cargo-mutants-$(CARGO_MUTANTS)/bin/cargo-mutants ## changes the core in one place at a time: a test must fail. Hours; FILES=wire for a part, SINCE=HEAD~20 SAMPLE=8 for a change
-	PATH="$(CURDIR)/$(<D):$$PATH" $(PYTHON) rust/mutants/run.py $(if $(FILES),--files $(FILES)) \
+	PATH="$(CURDIR)/$(<D):$$PATH" $(PYTHON) rust/mutants/mutants.py $(if $(FILES),--files $(FILES)) \
 		$(if $(SINCE),--since $(SINCE)) $(if $(SAMPLE),--sample $(SAMPLE)) $(ARGS)
+
+coverage: ## which code of the core its tests run, and that whatever they do not run is named with a reason
+	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
+	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
+	@[ -x "$$(rustc --print target-libdir)/../bin/llvm-cov" ] || rustup component add llvm-tools || \
+		{ echo "make coverage needs llvm-cov: rustup component add llvm-tools" >&2; exit 1; }
+	$(PYTHON) rust/coverage/measure.py $(ARGS)
 
 loom: PREEMPTIONS := 2
 loom: ## models of the core's threads in every order; PREEMPTIONS=3 for more orders. Fails if one of them does

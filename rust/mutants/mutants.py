@@ -1,4 +1,4 @@
-"""Changes the core in one place at a time and looks whether a test fails: `python rust/mutants/run.py`.
+"""Changes the core in one place at a time and looks whether a test fails: `python rust/mutants/mutants.py`.
 
 `make mutants` installs cargo-mutants and runs this. The changes (mutants) happen in a copy of the tree, in
 `target/mutants/tree`. Each part of the core has quick tests of its own, and whatever they miss meets all tests.
