@@ -249,7 +249,7 @@ def judged(found: dict[str, str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the mutants, print a table of the outcomes, and return 1 if a mutant was missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--files", default="", help="only files whose path has this text (all)")
+    parser.add_argument("--files", default="", help="only mutants whose path and line have this text, such as nonce.rs:57 (all)")
     parser.add_argument("--since", help="only lines that have changed since this commit, and a sample of the others")
     parser.add_argument("--sample", type=int, help="draw this many mutants, where there are more")
     options = parser.parse_args(arguments)
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         every = listed()
         if stale := unused(reasons, every):
             raise Failure(f"{CONFIG.name}: no mutant fits {', '.join(stale)}: remove the pattern with its reason")
-        names = [name for name in every if options.files in sources(name)]
+        names = [name for name in every if options.files in name.partition(": ")[0]]
         names = [name for name in names if not any(re.search(pattern, name) for pattern in reasons)]
         if options.since or options.sample:
             changed = changed_since(options.since) if options.since else set()
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             names = drawn(touched, others if options.sample else [], count, git("rev-parse", "HEAD"))
             print(f"{len(touched)} mutants lie on lines that have changed", flush=True)
         if not names and not options.since:
-            raise Failure(f"no mutant lies in a file whose path has {options.files!r}")
+            raise Failure(f"no mutant has {options.files!r} in its path and line")
         print(f"{len(names)} mutants; {len(reasons)} patterns in {CONFIG.name} exclude others", flush=True)
         found: dict[str, str] = {}
         for part in PARTS:

@@ -311,6 +311,20 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_survives_escaping_if_it_begins_with_no_zero_and_no_two_zeros_are_adjacent() {
+        for (prefix, survives) in [
+            ([1, 2, 3, 4], true),
+            ([1, 0, 3, 0], true),
+            ([0, 2, 3, 4], false),
+            ([1, 0, 0, 4], false),
+            ([1, 2, 0, 0], false),
+            ([0, 0, 3, 4], false),
+        ] {
+            assert_eq!(survives_escaping(&prefix), survives, "{prefix:?}");
+        }
+    }
+
+    #[test]
     fn a_counter_that_has_come_full_circle_gives_no_more() {
         let mut source = IvSource::new().unwrap();
         source.left = 1;
