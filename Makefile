@@ -25,7 +25,7 @@ MERMAID := .stamps/mermaid/node_modules/.package-lock.json
 SITE := target/site/index.html
 SECONDS := 1800
 FRAMEWORKS := $(basename $(notdir $(wildcard requirements/frameworks/*.in)))
-LOCKS := dev oldest oldest-sdks newest interop fuzz free-threaded release wheels docs $(FRAMEWORKS:%=frameworks/%)
+LOCKS := dev oldest oldest-sdks newest interop fuzz coverage free-threaded release wheels docs $(FRAMEWORKS:%=frameworks/%)
 UV := .stamps/uv/bin/uv
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 

@@ -55,12 +55,21 @@ mutants: .stamps/cargo-mutants-$(CARGO_MUTANTS)/bin/cargo-mutants ## changes the
 	PATH="$(CURDIR)/$(<D):$$PATH" $(PYTHON) rust/mutants/mutants.py $(if $(FILES),--files $(FILES)) \
 		$(if $(SINCE),--since $(SINCE)) $(if $(SAMPLE),--sample $(SAMPLE)) $(ARGS)
 
-coverage: ## which code of the core its tests run, and that whatever they do not run is named with a reason
+ifeq ($(NAME),package)
+coverage: .stamps/coverage
+	$(BIN)/python rust/coverage/package.py $(ARGS)
+else
+coverage: ## which code of the core its tests run, and that whatever they do not run is named with a reason; NAME=package for the Python package, in ten minutes
 	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
 	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
 	@[ -x "$$(rustc --print target-libdir)/../bin/llvm-cov" ] || rustup component add llvm-tools || \
 		{ echo "make coverage needs llvm-cov: rustup component add llvm-tools" >&2; exit 1; }
 	$(PYTHON) rust/coverage/measure.py $(ARGS)
+endif
+
+.stamps/coverage: requirements/coverage.txt .stamps/build
+	$(BIN)/python $(PIP_INSTALL) -r requirements/coverage.txt
+	@touch $@
 
 loom: PREEMPTIONS := 2
 loom: ## models of the core's threads in every order; PREEMPTIONS=3 for more orders. Fails if one of them does

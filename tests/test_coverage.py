@@ -1,4 +1,4 @@
-"""What `make coverage` reads from LLVM's counts, and that it fails on code that no test runs and no row names."""
+"""What `make coverage` reads from the counts, and that it fails on code that no test runs and no row names."""
 
 import importlib
 import tomllib
@@ -110,3 +110,46 @@ def test_every_row_of_the_list_has_a_reason_that_is_explained(coverage):
     assert coverage.without_reason({"a.rs": {"f": {"regions": 1, "reason": "none"}}}, reasons) == [
         "a.rs: f: the reason 'none' is not explained under [reasons]"
     ]
+
+
+# --- the package -----------------------------------------------------------------------------------------------------
+
+
+def report(missing: int, branches: int) -> dict:
+    """Return a report as coverage.py writes it, of one file with one function."""
+    summary = {"num_statements": 9, "covered_lines": 9 - missing, "num_branches": 4, "covered_branches": 4 - branches}
+    summary["percent_covered"] = 100 * (13 - missing - branches) / 13
+    function = {"missing_lines": [3] * missing, "missing_branches": [[3, 4]] * branches}
+    module = {"missing_lines": [], "missing_branches": []}
+    file = {"summary": summary, "functions": {"Track.seal": function, "": module}}
+    return {"files": {"python/frameseal/e2ee/track.py": file}, "totals": summary}
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(COVERAGE)
+    module = importlib.import_module("package")
+    monkeypatch.setattr(module, "LIST", tmp_path / "package.toml")
+    row = '["e2ee/track.py"]\n"Track.seal" = { left = 3, reason = "known" }\n'
+    module.LIST.write_text(f'[reasons]\nknown = "It is known."\n{row}')
+    return module
+
+
+@pytest.mark.parametrize(
+    ("control", "tests", "code"),
+    [((9, 4), (0, 2, 1), 0), ((9, 4), (0, 2, 2), 1), ((9, 4), (1, 0, 0), 1), ((2, 1), (0, 0, 0), 1)],
+)
+def test_the_package_fails_on_a_fault_a_failed_test_and_if_a_fault_would_not_show(
+    package, monkeypatch, control, tests, code
+):
+    reports = {"control": (0, report(*control)), "tests": (tests[0], report(*tests[1:]))}
+    monkeypatch.setattr(package, "measured", lambda name, _: reports[name])
+    assert package.main([]) == code
+
+
+def test_rows_keep_the_reasons_of_the_list_and_the_table_has_lines_and_branches(package):
+    left = package.left_out(report(2, 2))
+    assert left == {"e2ee/track.py": {"Track.seal": 4}}
+    listed = tomllib.loads(package.LIST.read_text("utf-8"))
+    assert package.rows(left, listed).splitlines()[-1] == '"Track.seal" = { left = 4, reason = "known" }'
+    assert package.table(report(2, 2)).splitlines()[-1].split() == ["all", "9", "7", "4", "2", "69.2", "%"]

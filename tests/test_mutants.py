@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-import subprocess
 
 import pytest
 
@@ -102,16 +101,21 @@ def test_a_draw_depends_on_the_commit_and_has_changed_mutants_and_others(mutants
 
 def test_a_copy_keeps_the_time_of_what_has_not_changed_and_loses_what_is_gone(mutants, tmp_path, monkeypatch):
     source, tree = tmp_path / "source", tmp_path / "tree"
-    (source / "deep").mkdir(parents=True)
-    for name, text in {"a.rs": "a", "deep/b.rs": "b", "ignored": "c", ".gitignore": "ignored"}.items():
-        (source / name).write_text(text)
-    subprocess.run(["git", "-C", str(source), "init", "--quiet"], check=True)
+    for name in ("Cargo.toml", "rust/core/a.rs", "rust/core/b.rs", "rust/core/target/c", "docs/d.md"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
     monkeypatch.setattr(mutants, "ROOT", source)
     mutants.copy(tree)
-    assert sorted(path.name for path in tree.rglob("*") if path.is_file()) == [".gitignore", "a.rs", "b.rs"]
-    before = (tree / "a.rs").stat().st_mtime_ns
-    (source / "deep/b.rs").unlink()
-    (source / "a.rs").touch()
+    assert sorted(path.name for path in tree.rglob("*") if path.is_file()) == ["Cargo.toml", "a.rs", "b.rs"]
+    before = (tree / "rust/core/a.rs").stat().st_mtime_ns
+    (source / "rust/core/b.rs").unlink()
+    (source / "rust/core/a.rs").touch()
     mutants.copy(tree)
-    assert (tree / "a.rs").stat().st_mtime_ns == before
-    assert not (tree / "deep/b.rs").exists()
+    assert (tree / "rust/core/a.rs").stat().st_mtime_ns == before
+    assert not (tree / "rust/core/b.rs").exists()
+
+
+def test_a_commit_that_the_clone_has_not_means_that_nothing_has_changed(mutants, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    assert mutants.changed_since("HEAD~20") == set()
+    assert "this clone has no commit HEAD~20" in capsys.readouterr().out

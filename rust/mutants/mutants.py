@@ -29,6 +29,11 @@ WORK = ROOT / "target/mutants"
 TREE = WORK / "tree"
 CONFIG = ROOT / ".cargo/mutants.toml"
 
+# What the tests of the core need: the workspace, and the vectors.
+COPIED = ["Cargo.toml", "Cargo.lock", "rust", "benches", "tests/vectors"]
+# Folders that tools make.
+MADE = {"target", "__pycache__", "node_modules"}
+
 # Bounds the address space of a build or a test: a mutant may allocate without end.
 MAX_MEMORY = 8 << 30
 # Bounds the tests of one mutant, as a multiple of the time that they take without a mutant.
@@ -114,22 +119,25 @@ def drawn(changed: Sequence[str], others: Sequence[str], count: int, seed: str) 
     return sorted(chosen, key=order.__getitem__)
 
 
-def git(*arguments: str) -> str:
-    """Return what git prints about the tree."""
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Failure(f"git {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout
+def git(*arguments: str) -> str | None:
+    """Return what git prints about the tree. Returns `None` if git is missing, or the clone has no such commit."""
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def copy(tree: Path = TREE) -> None:
     """Bring the copy up to date. A file that has not changed keeps its time, so that nothing is built again for it."""
-    names = set(filter(None, git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")))
-    kept = {name for name in names if (ROOT / name).is_file()}
-    for path in [path for path in tree.rglob("*") if path.is_file() or path.is_symlink()]:
-        if path.relative_to(tree).as_posix() not in kept:
+    sources = [
+        path for name in COPIED for path in ((ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name])
+    ]
+    names = {path.relative_to(ROOT) for path in sources if path.is_file() and MADE.isdisjoint(path.parts)}
+    for path in [path for path in tree.rglob("*") if path.is_file()]:
+        if path.relative_to(tree) not in names:
             path.unlink()
-    for name in sorted(kept):
+    for name in sorted(names):
         source, target = ROOT / name, tree / name
         if not target.is_file() or target.read_bytes() != source.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +176,8 @@ def listed(*arguments: str) -> list[str]:
 def changed_since(commit: str) -> set[str]:
     """Return the names of the mutants of lines that have changed since a commit."""
     changes = git("diff", commit, "--", "rust/core/src")
+    if changes is None:
+        print(f"this clone has no commit {commit}: no line counts as changed", flush=True)
     if not changes:
         return set()
     (WORK / "since.diff").write_text(changes, "utf-8")
@@ -249,7 +259,9 @@ def judged(found: dict[str, str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the mutants, print a table of the outcomes, and return 1 if a mutant was missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--files", default="", help="only mutants whose path and line have this text, such as nonce.rs:57 (all)")
+    parser.add_argument(
+        "--files", default="", help="only mutants whose path and line have this text, such as nonce.rs:57 (all)"
+    )
     parser.add_argument("--since", help="only lines that have changed since this commit, and a sample of the others")
     parser.add_argument("--sample", type=int, help="draw this many mutants, where there are more")
     options = parser.parse_args(arguments)
@@ -269,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [each for each in names if each not in changed],
             )
             count = len(names) if options.sample is None else options.sample
-            names = drawn(touched, others if options.sample else [], count, git("rev-parse", "HEAD"))
+            names = drawn(touched, others if options.sample else [], count, git("rev-parse", "HEAD") or "")
             print(f"{len(touched)} mutants lie on lines that have changed", flush=True)
         if not names and not options.since:
             raise Failure(f"no mutant has {options.files!r} in its path and line")
