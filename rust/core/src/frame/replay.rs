@@ -262,6 +262,17 @@ mod tests {
     }
 
     #[test]
+    fn ivs_that_count_have_a_window_for_each_prefix_of_a_key() {
+        let iv = |prefix: u8, counter: u8| NonceInput::Iv([prefix, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, counter].into());
+        let mut window = ReplayWindow::counting_ivs(10);
+        assert!(window.mark(key(0), iv(1, 100)));
+        for (opened, frame) in [(true, iv(1, 100)), (true, iv(1, 80)), (false, iv(1, 95)), (false, iv(2, 80))] {
+            assert_eq!(window.contains(key(0), frame), opened, "{frame:?}");
+            assert_eq!(window.mark(key(0), frame), !opened, "{frame:?}");
+        }
+    }
+
+    #[test]
     fn a_jump_leaves_nothing_of_the_last_turn() {
         let mut window = ReplayWindow::new(64);
         assert!((0..64).all(|ctr| window.mark(key(0), NonceInput::Ctr(ctr))));
