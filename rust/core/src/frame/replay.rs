@@ -308,6 +308,19 @@ mod tests {
     }
 
     #[test]
+    fn the_key_whose_last_frame_is_the_oldest_loses_its_window() {
+        let mut window = ReplayWindow::new(10);
+        for number in 0..MAX_WINDOWS {
+            assert!(window.mark(key(number), NonceInput::Ctr(20)));
+        }
+        assert!(window.mark(key(0), NonceInput::Ctr(21)));
+        assert!(window.mark(key(MAX_WINDOWS), NonceInput::Ctr(20)));
+        for number in 0..=MAX_WINDOWS {
+            assert_eq!(window.contains(key(number), NonceInput::Ctr(19)), number == 1, "{number}");
+        }
+    }
+
+    #[test]
     fn the_keys_remembered_are_bounded_and_a_further_one_is_refused() {
         let mut window = ReplayWindow::new(8);
         assert!((0..MAX_KEYS).all(|number| window.mark(key(number), NonceInput::Ctr(1))));
