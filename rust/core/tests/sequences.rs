@@ -115,9 +115,7 @@ impl Side {
         let next = id & !mask | (id + 1) & mask;
         assert_eq!(self.ring.ratchet(id), Ok(next));
         if next != id {
-            // The step before stays for late frames, even if it was taken before.
-            // A step that is taken again leaves the key before it in place.
-            // The key of this step stays, although an earlier call may have taken the step.
+            // The key before the step stays for late frames, even if an earlier call has taken the same step.
             self.model.held.retain(|known| known.id & !mask != id & !mask || !known.old || known.id == id);
             self.model.held.iter_mut().filter(|known| known.id == id).for_each(|known| known.old = true);
         }
