@@ -229,3 +229,9 @@ def test_ci_runs_the_targets_that_its_lines_make():
 def test_a_row_says_ci_exactly_when_ci_runs_its_command():
     rows = [row for rows in evidence().values() for row in rows]
     assert [row[0] for row in rows if ("*(CI)*" in row[1]) != bool(made(row[1]) & ci_targets())] == []
+
+
+def test_every_heading_of_evidence_has_a_row_and_every_command_of_ci_a_target():
+    headings = re.findall(r"(?m)^## (.+)$", ASSURANCE.read_text("utf-8"))
+    assert [heading for heading in headings if heading != "Threat model" and not evidence().get(heading)] == []
+    assert ci_targets() <= make_targets()
