@@ -65,8 +65,8 @@ PARTS = [
     Part("ratchet", r"keyring/ratchet\.rs", ("keys", "secrets")),
     Part("wire", r"wire/.*", ("footer", "data", "sframe", "corpus")),
     Part("counter", r"keyring/(counter|lookup)\.rs", ("counters", "keys", "sframe")),
-    Part("codec", r"codec/.*", ("slice_headers", "stream", "properties")),
-    Part("keyring", r"keyring/.*", ("keys", "counters", "newest", "sframe", "secrets")),
+    Part("codec", r"codec/.*", ("slice_headers", "stream", "properties", "rows", "clear")),
+    Part("keyring", r"keyring/.*", ("keys", "counters", "newest", "sframe", "secrets", "senders", "options")),
 ]
 
 

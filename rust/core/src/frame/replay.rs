@@ -259,6 +259,10 @@ mod tests {
         assert!(window.contains(key(0), NonceInput::Ctr(4)));
         assert!(window.contains(key(0), NonceInput::Ctr(5)));
         assert!(!window.contains(key(0), NonceInput::Ctr(7)));
+        // Now the window holds 7 to 106.
+        assert!(window.mark(key(0), NonceInput::Ctr(105)));
+        assert!(window.mark(key(0), NonceInput::Ctr(106)));
+        assert!(!window.contains(key(0), NonceInput::Ctr(7)), "the oldest counter that the window holds");
     }
 
     #[test]
