@@ -108,6 +108,26 @@ fn a_raw_key_is_followed_at_once_and_a_step_beyond_the_window_is_not() {
 }
 
 #[test]
+fn a_ring_names_the_key_that_last_followed_a_ratchet() {
+    let (sender, receiver) = (ring(&raw(), 0), ring(&raw(), 4));
+    for ring in [&sender, &receiver] {
+        ring.set(3, &Secret::key(&[9; 32]).unwrap()).unwrap();
+    }
+    let encryptor = Encryptor::new(Arc::clone(&sender), Codec::Opus).unwrap();
+    let decryptor = Decryptor::new(Arc::clone(&receiver), Codec::Opus, None).unwrap();
+    let mut named = None;
+    for key_id in [3, 0, 3] {
+        sender.set_sending_key_id(key_id).unwrap();
+        decryptor.decrypt(&encryptor.encrypt(b"\x78frame").unwrap()).unwrap();
+        assert_eq!(receiver.ratcheted_key_id(), named, "no ratchet was followed");
+        sender.ratchet(key_id).unwrap();
+        decryptor.decrypt(&encryptor.encrypt(b"\x78frame").unwrap()).unwrap();
+        named = Some(key_id);
+        assert_eq!(receiver.ratcheted_key_id(), named);
+    }
+}
+
+#[test]
 fn frames_are_counted_per_key_and_the_limit_is_the_end() {
     let ring = ring_of(&LIVEKIT, &raw(), Options { usage_limit: 8, ..Options::default() });
     let encryptors = [Codec::Opus, Codec::Vp9].map(|codec| Encryptor::new(Arc::clone(&ring), codec).unwrap());
