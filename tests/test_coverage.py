@@ -147,6 +147,13 @@ def test_the_package_fails_on_a_fault_a_failed_test_and_if_a_fault_would_not_sho
     assert package.main([]) == code
 
 
+def test_without_a_list_the_package_is_shown_and_not_judged(package, monkeypatch, capsys):
+    package.LIST.unlink()
+    monkeypatch.setattr(package, "measured", lambda *_: (0, report(2, 1)))
+    assert package.main([]) == 0
+    assert '"Track.seal" = { left = 3, reason = "" }' in capsys.readouterr().out
+
+
 def test_rows_keep_the_reasons_of_the_list_and_the_table_has_lines_and_branches(package):
     left = package.left_out(report(2, 2))
     assert left == {"e2ee/track.py": {"Track.seal": 4}}
