@@ -4,13 +4,11 @@
 """
 
 import contextlib
-import os
-from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from interop.browsers import CHROMIUM, launch
+from interop.browsers import CHROMIUM
 from support.paths import ROOT
 from support.web_server import serving_app
 
@@ -77,21 +75,6 @@ async def served():
     app.router.add_static("/some/folder", SITE)
     async with serving_app(app) as address:
         yield f"http://{address}/some/folder"
-
-
-@pytest.fixture
-async def browser():
-    async with playwright.async_playwright() as driver:
-        made = await launch(driver)
-        yield made
-        await made.close()
-
-
-@pytest.fixture
-def artefacts(tmp_path) -> Path:
-    folder = Path(os.environ.get("FRAMESEAL_ARTEFACTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @contextlib.asynccontextmanager

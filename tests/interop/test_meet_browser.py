@@ -6,7 +6,6 @@ FRAMESEAL_ARTEFACTS names the folder. docs/images/meet.png is one of them.
 
 import asyncio
 import contextlib
-import os
 import re
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from PIL import Image
 from frameseal.tools.meet import MeetOptions, meeting
 from frameseal.tools.meet.room import PUBLISH
 from frameseal.tools.meet.worker import load_worker
-from interop.browsers import CHROMIUM, launch
+from interop.browsers import CHROMIUM
 from support.calls import PASSPHRASE, until
 
 playwright = pytest.importorskip("playwright.async_api", reason="needs playwright: make interop")
@@ -34,21 +33,6 @@ NO_SCRIPT_TRANSFORM = "delete window.RTCRtpScriptTransform"
 async def served():
     async with meeting(MeetOptions(port=0, passphrase=PASSPHRASE), await asyncio.to_thread(load_worker)) as made:
         yield made
-
-
-@pytest.fixture
-async def browser():
-    async with playwright.async_playwright() as driver:
-        made = await launch(driver)
-        yield made
-        await made.close()
-
-
-@pytest.fixture
-def artefacts(tmp_path) -> Path:
-    folder = Path(os.environ.get("FRAMESEAL_ARTEFACTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 class Tab:
