@@ -35,7 +35,7 @@ RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 NATIVE_SOURCES := $(shell find rust/core/src rust/python/src -name '*.rs') \
 	Cargo.toml Cargo.lock rust/core/Cargo.toml rust/python/Cargo.toml pyproject.toml
 
-# What the site is made from.
+# The sources of the site.
 SITE_SOURCES := $(wildcard *.md) $(shell find docs examples benches tests/vectors python/frameseal rust/core/src -type f \
 	-not -name '*.pyc' -not -name '*.so' -not -name '*.pyd')
 
@@ -176,7 +176,7 @@ clean: ## remove what was made here, the environments too
 	$(BIN)/python $(PIP_INSTALL) -r requirements/docs.txt
 	@touch $@
 
-# What draws the diagrams of the site, of the version and hashes in its lock file. The site has a copy of one file.
+# Installs mermaid, which draws the diagrams of the site, as its lock file says. The site has a copy of one file.
 $(MERMAID): docs/mermaid/package-lock.json | .stamps
 	$(call system,npm:npm)
 	@mkdir -p .stamps/mermaid
@@ -212,7 +212,7 @@ benches/floor.so: $(wildcard benches/floor/src/*.rs) benches/floor/Cargo.toml Ca
 
 # Evidence beyond the tests: fuzzing, models, sanitizers, mutants, coverage.
 include rust/assurance.mk
-# What is published: wheels, their contents, their licences.
+# The files that are published: wheels, their contents, their licences.
 include release/release.mk
 
 # --- steps -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the site needs of Sphinx beside its own extensions: names that lead to the reference, and diagrams.
+"""Extends Sphinx for the site: names lead to the reference, and diagrams are drawn.
 
 A name in backticks leads to its entry, in docstrings and in the pages. A name without an entry stays as it is: it may
 be a file, a command, or a name of another package.

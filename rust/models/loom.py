@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 WORK = ROOT / "target/loom"
 FLAG = "--cfg frameseal_loom"
 
-# What a control says when loom has found its fault.
+# The output of each control when loom has found its fault.
 CONTROLS = {
     "control_a_nonce_source_without_an_atomic_step": "a nonce was issued twice",
     "control_a_frame_that_is_opened_with_one_look_up": "an authentic frame was refused",

@@ -28,7 +28,7 @@ LEFT_OUT = [
     "a_key_that_loses_its_window_keeps_its_highest_counter_and_goes_on_above_it",
 ]
 
-# What Miri says about the fault of each control.
+# The message of Miri for the fault of each control.
 CONTROLS = {
     "control_a_read_out_of_bounds": r"Undefined Behavior: .*(out-of-bounds|past the end|dangling|beyond)",
     "control_a_read_of_uninitialised_memory": r"Undefined Behavior: .*uninitialized",

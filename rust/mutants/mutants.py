@@ -29,7 +29,7 @@ WORK = ROOT / "target/mutants"
 TREE = WORK / "tree"
 CONFIG = ROOT / ".cargo/mutants.toml"
 
-# What the tests of the core need: the workspace, and the vectors.
+# The files that the tests of the core need: the workspace, and the vectors.
 COPIED = ["Cargo.toml", "Cargo.lock", "rust", "benches", "tests/vectors"]
 # Folders that tools make.
 MADE = {"target", "__pycache__", "node_modules"}
@@ -41,7 +41,7 @@ TIMEOUT_FACTOR = 6
 MIN_TIMEOUT_SECONDS = 30
 BUILD_TIMEOUT_SECONDS = 600
 
-# What cargo-mutants says of a mutant, and the columns of the table.
+# The outcomes of a mutant in cargo-mutants' words, and the columns of the table.
 COLUMNS = {"CaughtMutant": "caught", "MissedMutant": "missed", "Unviable": "unviable", "Timeout": "timeout"}
 
 
