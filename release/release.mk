@@ -1,7 +1,7 @@
 # What is published, and what must hold before it is. RELEASING.md has the steps.
 
 # The built files that make release-check judges.
-FILES ?= $(wildcard target/wheels/*)
+FILES ?= $(wildcard dist/*)
 
 .PHONY: deny licences release-check wheels wheels-twice wheels-test
 
@@ -13,7 +13,7 @@ licences: .stamps/release/stamp ## LICENSE-THIRD-PARTY and the bill of materials
 	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
 	$(RELEASE)/python release/licences.py $(ARGS)
 
-wheels: .stamps/release/stamp ## wheels and sdist into target/wheels, with zig; TARGETS="x86_64-unknown-linux-gnu sdist" for some
+wheels: .stamps/release/stamp ## wheels and sdist into dist, with zig; TARGETS="x86_64-unknown-linux-gnu sdist" for some
 	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
 	@$(call need,cc,a C compiler,on Debian and Ubuntu install gcc; on macOS run xcode-select --install)
 	$(RELEASE)/python release/licences.py --check
@@ -35,7 +35,7 @@ wheels-test: .stamps/release/stamp $(UV) ## install the wheels where they have t
 PLACE_musl := musl-gcc:musl-tools
 PLACE_aarch64 := qemu-aarch64-static:qemu-user-static
 
-release-check: .stamps/build .stamps/release/stamp ## whether target/wheels may be published; FILES="dist/*" for others. ARGS="--tag v1.2.3 --complete" for a release
+release-check: .stamps/build .stamps/release/stamp ## whether dist may be published; FILES="downloads/*" for others. ARGS="--tag v1.2.3 --complete" for a release
 	$(call system,git:git)
 	$(BIN)/python -m mypy.stubtest frameseal._native
 	$(RELEASE)/python release/check.py --built "$$($(BIN)/python -c 'import frameseal; print(frameseal.__version__)')" \

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WHEELS = ROOT / "target/wheels"
+WHEELS = ROOT / "dist"
 PLACES = ROOT / ".stamps/places"
 REQUIREMENTS = ROOT / "requirements/wheels.txt"
 UV = ROOT / ".stamps/uv/bin/uv"
@@ -143,7 +143,7 @@ def wheel(pattern: str) -> Path:
     """Return the one file of `make wheels` that matches a pattern."""
     found = sorted(WHEELS.glob(pattern))
     if len(found) != 1:
-        sys.exit(f"target/wheels has {len(found)} files {pattern}, and there must be 1: run make wheels")
+        sys.exit(f"dist has {len(found)} files {pattern}, and there must be 1: run make wheels")
     return found[0]
 
 

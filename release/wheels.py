@@ -1,4 +1,4 @@
-"""Builds the wheels and the sdist into `target/wheels`: `python release/wheels.py TARGET...`, or `make wheels`.
+"""Builds the wheels and the sdist into `dist`: `python release/wheels.py TARGET...`, or `make wheels`.
 
 A target is a platform of Rust, or `sdist`. zig compiles the C code and links, so that this machine builds the wheels of
 other platforms, and a wheel for glibc needs no version above 2.17 (PEP 599) whatever this machine has.
@@ -21,7 +21,8 @@ from io import BytesIO
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OUT = ROOT / "target/wheels"
+# Not target/wheels, where pip leaves the wheels that maturin builds for this machine alone.
+OUT = ROOT / "dist"
 SDIST = "sdist"
 
 # The platform tag of each target. musl 1.2 is in Alpine 3.13 and later.
@@ -84,7 +85,7 @@ def require_platforms(targets: Iterable[str]) -> None:
 def build(target: str, out: Path, root: Path, env: dict[str, str]) -> Path:
     """Build one target, and return its file in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="frameseal-wheels-") as folder:
         command = [str(Path(sys.executable).parent / "maturin")]
         if target == SDIST:
             command += ["sdist", "--out", folder]
