@@ -95,11 +95,29 @@ def test_the_run_fails_on_a_fault_and_if_it_would_notice_none(coverage, found, t
     for name, value in {"LIST": tmp_path / "core.toml", "ROOT": tmp_path, "WORK": tmp_path / "work"}.items():
         monkeypatch.setattr(coverage, name, value)
     monkeypatch.setattr(coverage, "tool", str)
-    monkeypatch.setattr(coverage, "tested", lambda: (["a", "b"], "a"))
+    rounds = []
+    monkeypatch.setattr(coverage, "built", lambda: {"frameseal": "a", "keys": "b"})
+    monkeypatch.setattr(coverage, "run", rounds.append)
     monkeypatch.setattr(coverage, "exported", lambda binaries, pattern: pattern)
     less = [coverage.File("ring.rs", SOURCE.splitlines(), {coverage.Region((11, 1), (11, 13)): 0})]
-    monkeypatch.setattr(coverage, "files", lambda pattern: less if pattern.startswith("a-") and not unit else found)
+    control = less if not unit else found
+    monkeypatch.setattr(coverage, "files", lambda pattern: found if pattern == "*.profraw" else control)
     assert coverage.main([]) == code
+    assert len(rounds) == (1 if listed == 2 else coverage.ROUNDS)
+
+
+def test_a_region_that_a_later_round_runs_has_run(coverage, found, tmp_path, monkeypatch):
+    (tmp_path / "core.toml").write_text("[reasons]\n")
+    for name, value in {"LIST": tmp_path / "core.toml", "ROOT": tmp_path, "WORK": tmp_path / "work"}.items():
+        monkeypatch.setattr(coverage, name, value)
+    monkeypatch.setattr(coverage, "tool", str)
+    monkeypatch.setattr(coverage, "built", lambda: {"frameseal": "a"})
+    rounds = []
+    monkeypatch.setattr(coverage, "run", rounds.append)
+    monkeypatch.setattr(coverage, "exported", lambda binaries, pattern: pattern)
+    monkeypatch.setattr(coverage, "files", lambda pattern: found if pattern != "*.profraw" or len(rounds) < 3 else [])
+    assert coverage.main([]) == 0
+    assert len(rounds) == 3
 
 
 def test_every_row_of_the_list_has_a_reason_that_is_explained(coverage):

@@ -87,6 +87,16 @@ fn steps_can_be_ready_before_a_sender_takes_them_and_go_with_their_key() {
 }
 
 #[test]
+fn a_step_that_is_ready_stays_ready_when_the_step_before_it_is_taken() {
+    let ring = ring(&passphrase(), 2);
+    let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
+    assert_eq!([(); 2].map(|()| ring.derive_ratchet_step(0)), [Ok(true), Ok(false)]);
+    assert_eq!(decryptor.decrypt(&seal_after(1, &passphrase())).unwrap(), b"\x78frame");
+    assert_eq!(decryptor.decrypt(&seal_after(2, &passphrase())).unwrap(), b"\x78frame");
+    assert_eq!(ring.pending_ratchets(), []);
+}
+
+#[test]
 fn without_a_window_nothing_is_searched_and_nothing_derived() {
     let ring = ring(&passphrase(), 0);
     let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();

@@ -270,3 +270,25 @@ impl KeyRing {
         Some((from, usize::try_from(steps).ok()?))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{Options, profile};
+
+    #[test]
+    fn a_step_of_a_key_that_was_replaced_meanwhile_is_not_stored() {
+        let ring = KeyRing::new(&profile::LIVEKIT, Options { ratchet_window: 2, ..Options::default() }).unwrap();
+        ring.set(0, &Secret::key(&[7; 32]).unwrap()).unwrap();
+        let (serial, material) = {
+            let state = ring.read();
+            let slot = &state.slots[&0];
+            (slot.key.serial, slot.last().clone())
+        };
+        ring.set(0, &Secret::key(&[8; 32]).unwrap()).unwrap();
+        let step = ring.step(0, 0, &material).unwrap();
+        assert!(ring.store_step(0, serial, 0, step));
+        assert!(ring.read().slots[&0].ahead.is_empty());
+    }
+}
