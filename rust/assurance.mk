@@ -19,7 +19,7 @@ ctgrind: ## the core's operations on secrets under valgrind: a branch on a secre
 	$(call system,valgrind:valgrind)
 	$(PYTHON) rust/ctgrind/run.py $(ARGS)
 
-# The toolchain of everything that stable Rust has not: sanitizers. A pinned day, so that today's commit passes tomorrow.
+# The toolchain of everything that stable Rust has not: sanitizers, and Miri. A pinned day, so that today's commit passes tomorrow.
 NIGHTLY := nightly-2026-05-20
 
 tsan: ## the core's threads under ThreadSanitizer, and planted races that it must find
@@ -28,7 +28,7 @@ tsan: ## the core's threads under ThreadSanitizer, and planted races that it mus
 	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
 	@[ -d "$$(rustc +$(NIGHTLY) --print sysroot 2>/dev/null)/lib/rustlib/src" ] || \
 		rustup toolchain install $(NIGHTLY) --profile minimal --component rust-src
-	$(PYTHON) rust/tsan/tsan.py --toolchain $(NIGHTLY) $(ARGS)
+	RUSTUP_TOOLCHAIN=$(NIGHTLY) $(PYTHON) rust/tsan/tsan.py $(ARGS)
 
 free-threaded: ## the native module without a GIL: CPython 3.13t from Debian's sources, and its tests; FREE_THREADED_PYTHON=python3.14t for another
 	@$(call need,cargo,a Rust toolchain,install Rust $(RUST) or later with rustup or your system's packages)
@@ -77,11 +77,9 @@ loom: ## models of the core's threads in every order; PREEMPTIONS=3 for more ord
 	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
 	$(PYTHON) rust/models/loom.py --preemptions $(PREEMPTIONS) $(ARGS)
 
-MIRI := $(shell sed -n 's/^TOOLCHAIN = "\(.*\)"/\1/p' rust/models/miri.py)
-
 miri: ## unit tests of the core in Miri, which stops at undefined behaviour. Fails if it finds some
 	@$(call need,rustup,rustup for the toolchain of Miri,install it from rustup.rs; Rust of a system package has no nightly)
 	@$(call need,$(PYTHON),Python 3.11 or later,install it or name it with make PYTHON=...)
-	@rustup component list --toolchain $(MIRI) --installed 2>/dev/null | grep -q '^miri' || \
-		rustup toolchain install $(MIRI) --profile minimal --component miri,rust-src --no-self-update
-	$(PYTHON) rust/models/miri.py $(ARGS)
+	@rustup component list --toolchain $(NIGHTLY) --installed 2>/dev/null | grep -q '^miri' || \
+		rustup toolchain install $(NIGHTLY) --profile minimal --component miri,rust-src --no-self-update
+	RUSTUP_TOOLCHAIN=$(NIGHTLY) $(PYTHON) rust/models/miri.py $(ARGS)

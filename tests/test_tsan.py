@@ -77,7 +77,7 @@ def test_a_planted_race_that_is_not_reported_as_such_is_missed(tsan, tmp_path, b
 )
 def test_one_fault_is_enough_to_fail(tsan, tmp_path, monkeypatch, capsys, *, planted, threads, told):
     built = {"planted": script(tmp_path / "planted", planted), "threads": script(tmp_path / "threads", threads)}
-    monkeypatch.setattr(tsan, "build", lambda _: dict(built))
+    monkeypatch.setattr(tsan, "build", lambda: dict(built))
     assert tsan.main([]) == (0 if told is None else 1)
     said = capsys.readouterr()
     assert ("3 tests without a race, 3 planted races found" in said.out) == (told is None)

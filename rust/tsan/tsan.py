@@ -4,7 +4,8 @@ Builds the tests of this crate, the core, the standard library and the crypto li
 crypto library leaves its assembly out, because assembly is not instrumented. Fails if a test races. Fails too if
 ThreadSanitizer misses one of the races in tests/planted.rs.
 
-Needs a nightly toolchain with rust-src, and a C compiler. Keeps the reports in `target/tsan/logs`.
+Needs a nightly toolchain with rust-src in `RUSTUP_TOOLCHAIN`, and a C compiler. Keeps the reports in
+`target/tsan/logs`.
 """
 
 import argparse
@@ -22,7 +23,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WORK = ROOT / "target/tsan"
 
-TOOLCHAIN = "nightly-2026-05-20"
 # Each planted race, and a function that must be in the report on it.
 PLANTED = {
     "in_rust": "planted::in_rust",
@@ -76,10 +76,9 @@ class Outcome:
         return f"{self.name}: ThreadSanitizer missed this planted race, so its silence shows nothing"
 
 
-def environment(toolchain: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment in which everything is instrumented."""
     flags = {
-        "RUSTUP_TOOLCHAIN": toolchain,
         "RUSTFLAGS": "-Zsanitizer=thread",
         "CFLAGS": f"{os.environ.get('CFLAGS', '')} -O1 -fsanitize=thread -g1".strip(),
         "AWS_LC_SYS_NO_ASM": "1",
@@ -88,13 +87,13 @@ def environment(toolchain: str) -> dict[str, str]:
     return os.environ | flags
 
 
-def build(toolchain: str) -> dict[str, Path]:
+def build() -> dict[str, Path]:
     """Build all targets, and return their programs by name."""
     host = subprocess.run(["rustc", "--print", "host-tuple"], capture_output=True, text=True, check=True)
     command = ["cargo", "test", "--locked", "--no-run", "--message-format=json-render-diagnostics", "-Zbuild-std"]
     command += ["--target", host.stdout.strip(), "--manifest-path", str(HERE / "Cargo.toml")]
     command += ["--target-dir", str(WORK / "build")]
-    built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment(toolchain))
+    built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment())
     return programs(built.stdout)
 
 
@@ -124,16 +123,15 @@ def run(name: str, command: list[str], env: dict[str, str]) -> Outcome:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the planted races and all tests, print a table, and return 1 if one of them is not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--toolchain", default=TOOLCHAIN, help=f"a nightly toolchain of rustup ({TOOLCHAIN})")
-    options = parser.parse_args(arguments)
+    parser.parse_args(arguments)
     try:
-        built = build(options.toolchain)
+        built = build()
     except FileNotFoundError as missing:
         print(f"make tsan needs {missing.filename}: install Rust with rustup", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as failed:
         return failed.returncode
-    env, faults = environment(options.toolchain), []
+    env, faults = environment(), []
     planted = built.pop(PLANTED_TARGET)
     print(f"{'':32} {'passed':>6} {'reports':>8} {'seconds':>8}", flush=True)
     for race in PLANTED:
