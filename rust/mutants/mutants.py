@@ -63,15 +63,18 @@ class Part:
         return re.fullmatch(self.files, file) is not None
 
 
+# Tests of whole frames, by what uses the key ring.
+FRAMES = ("senders", "replay", "newest", "rows", "jitsi", "stream", "nextcloud", "data", "misuse", "sequences")
+
 # The order is that of a run. A file belongs to the first part that has it.
 PARTS = [
     Part("nonce", r"keyring/nonce\.rs", ("counters", "rows"), is_complete=True),
     Part("replay", r"frame/replay\.rs", ("replay", "footer"), is_complete=True),
     Part("ratchet", r"keyring/ratchet\.rs", ("keys", "secrets")),
     Part("wire", r"wire/.*", ("footer", "data", "sframe", "corpus")),
-    Part("counter", r"keyring/(counter|lookup)\.rs", ("counters", "keys", "sframe")),
+    Part("counter", r"keyring/(counter|lookup)\.rs", ("counters", "keys", "sframe", *FRAMES)),
     Part("codec", r"codec/.*", ("slice_headers", "stream", "properties", "rows", "clear")),
-    Part("keyring", r"keyring/.*", ("keys", "counters", "newest", "sframe", "secrets", "senders", "options")),
+    Part("keyring", r"keyring/.*", ("keys", "counters", "sframe", "secrets", "options", *FRAMES)),
 ]
 
 
