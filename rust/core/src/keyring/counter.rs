@@ -380,6 +380,13 @@ mod tests {
         assert_eq!(drawn(&mut source("the end", 1, None), 1), []);
     }
 
+    #[test]
+    fn what_the_caller_said_in_one_ring_is_not_what_another_ring_was_told() {
+        let explicit = source("said in two rings", 1, Some(100));
+        drop(source("said in two rings", 2, Some(50)));
+        assert_eq!(drawn(&mut source("said in two rings", 1, None).continuing(&explicit), 1), [100]);
+    }
+
     /// Returns the source of a process whose parent set the key.
     fn inherited(name: &str) -> CtrSource {
         let parents = fork::generation().unwrap().wrapping_sub(1);
@@ -401,6 +408,42 @@ mod tests {
         assert_eq!(drawn(&mut source("forked", 2, None), 1), [101]);
         assert_eq!(drawn(&mut source("forked", 1, None), 1), [], "the parent's ring has no right of its own here");
         assert_eq!(drawn(&mut parents, 1), []);
+    }
+
+    #[test]
+    fn a_counter_that_is_given_after_a_fork_counts_where_the_key_is_set_again() {
+        drop(inherited("given after a fork"));
+        let explicit = source("given after a fork", 2, Some(100));
+        assert_eq!(drawn(&mut source("given after a fork", 2, None).continuing(&explicit), 1), [100]);
+    }
+
+    #[test]
+    fn a_step_from_before_a_fork_is_refused_although_the_key_is_set_after_it() {
+        let _set_here = source("set on both sides of a fork", 1, None);
+        assert_eq!(drawn(&mut inherited("set on both sides of a fork"), 1), []);
+    }
+
+    #[test]
+    fn a_key_waits_once_to_be_forgotten_and_while_there_is_room() {
+        fn leave(registry: &mut Registry, name: &str, sources: u32) -> usize {
+            let generation = fork::generation().unwrap();
+            registry.entries.entry(identity(name)).or_insert_with(|| Entry::new(generation)).sources = sources;
+            registry.leave(identity(name));
+            registry.unused.len()
+        }
+        let mut registry = Registry::default();
+        assert_eq!(leave(&mut registry, "held by another source", 2), 0);
+        assert_eq!([1, 1].map(|sources| leave(&mut registry, "the first", sources)), [1, 1]);
+        for number in 1..MAX_UNUSED {
+            assert_eq!(leave(&mut registry, &number.to_string(), 1), number + 1);
+        }
+        assert!(registry.entries.contains_key(&identity("the first")));
+        assert_eq!(leave(&mut registry, "one too many", 1), MAX_UNUSED);
+        assert!(!registry.entries.contains_key(&identity("the first")));
+
+        let held = [(); 2].map(|()| source("held twice", 1, None));
+        assert_eq!(with_registry(|registry| registry.entries[&identity("held twice")].sources), 2);
+        drop(held);
     }
 
     #[test]
