@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use frameseal::{Codec, DecryptError, Decryptor, EncryptError, Encryptor, KeyRing, Options, Profile, Secret};
+use frameseal::{Codec, DecryptError, Decryptor, EncryptError, Encryptor, KeyRing, MlsKid, Options, Profile, Secret};
 use proptest::prelude::*;
 
 const THREADS: [usize; 4] = [0, 1, 2, 7];
@@ -225,5 +225,29 @@ fn empty_frames_of_an_sframe_batch_are_sealed_and_empty_sealed_ones_are_malforme
             batch.seal_into(&mut out, threads)
         });
         assert!(matches!(refused, Err((0, EncryptError::UnknownKey { .. }))), "{refused:?}");
+    }
+}
+
+#[test]
+fn frames_of_two_keys_that_share_a_kid_open_in_a_batch() {
+    let sframe = || KeyRing::new(Profile::by_name("sframe").unwrap(), Options::default()).unwrap();
+    let epoch = |ring: &KeyRing, sender_index| {
+        let kid = MlsKid { epoch: 1, epoch_bits: 4, sender_index, sender_bits: 1, context: 0 };
+        ring.set_epoch(&Secret::key(b"batch.rs secret of an epoch").unwrap(), &kid, 0).unwrap()
+    };
+    let (member, other, receiver) = (sframe(), sframe(), sframe());
+    let kid = epoch(&member, 1);
+    epoch(&receiver, 0);
+    for ring in [&other, &receiver] {
+        ring.set(kid, &Secret::key(b"batch.rs key with a KID of the epoch").unwrap()).unwrap();
+    }
+    let senders = [member, other].map(|ring| Encryptor::new(Arc::new(ring), Codec::Opus).unwrap());
+    let frames = numbered(300);
+    let sealed: Vec<_> =
+        frames.iter().zip(senders.iter().cycle()).map(|(frame, by)| by.encrypt(frame).unwrap()).collect();
+    let receiver = Arc::new(receiver);
+    for threads in THREADS {
+        let decryptor = Decryptor::new(Arc::clone(&receiver), Codec::Opus, None).unwrap();
+        assert_eq!(open(&decryptor, &sealed, threads), (frames.clone(), vec![None; frames.len()]), "{threads} threads");
     }
 }
