@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::state::ReceiverState;
-use crate::codec::{annexb, copy_clear};
+use crate::codec::{Clear, annexb, copy_clear};
 use crate::error::{ApiMisuse, DecryptError};
 use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, Pending, ReadyKeys};
 use crate::wire::envelope::Envelope;
@@ -30,10 +30,41 @@ pub struct OpenPlan<'a> {
 }
 
 /// The outcome of one key on a frame ahead of its turn. An attempt marks, counts and ratchets nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attempt {
     /// The serial of the key that was tried, as in [`Candidate`].
-    serial: u64,
-    opened: bool,
+    pub(super) serial: u64,
+    pub(super) opened: bool,
+}
+
+/// A layout in which the length of an opened frame follows from its length and first byte: neither escapes nor an
+/// envelope.
+#[derive(Clone, Copy)]
+pub(super) enum SimpleLayout {
+    Trailer,
+    Sframe { tag_len: usize },
+}
+
+impl SimpleLayout {
+    /// Returns the track's layout, or `None` if escapes or an envelope make the length depend on the frame.
+    pub(super) fn of(receiver: &ReceiverState) -> Option<Self> {
+        match (receiver.ring.profile().wire, receiver.annexb, receiver.clear) {
+            (Wire::Trailer, _, clear) => (!matches!(clear, Clear::AnnexB(..))).then_some(Self::Trailer),
+            (Wire::Sframe, None, _) => Some(Self::Sframe { tag_len: receiver.ring.suite().tag_len }),
+            (Wire::Sframe | Wire::Footer, ..) => None,
+        }
+    }
+
+    /// Returns the [`OpenPlan::frame_len`] of a frame, without a plan. The result for a malformed frame is arbitrary,
+    /// but less than the length of the frame.
+    #[inline(always)]
+    pub(super) fn opened_len(self, sealed: &[u8]) -> usize {
+        let overhead = match self {
+            Self::Trailer => trailer::OVERHEAD,
+            Self::Sframe { tag_len } => sealed.first().map_or(0, |config| sframe::head_len(*config)) + tag_len,
+        };
+        sealed.len().saturating_sub(overhead)
+    }
 }
 
 impl<'a> FrameParts<'a> {

@@ -8,7 +8,7 @@ use super::server_injected::SifFilter;
 use super::stats::{DecryptCounters, DecryptStats, EncryptCounters, EncryptStats, PackedCounter};
 use crate::codec::{AccessUnit, Clear, Codec, CodecMismatch, Prepared, Standard};
 use crate::error::{ConfigError, DecryptError, EncryptError};
-use crate::keyring::{BatchKey, BoundSender, Identity, KeyRing, NonceInput, SealingKey};
+use crate::keyring::{BatchKey, BoundSender, Identity, KeyRing, NonceInput, ReadyKeys, SealingKey};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::wire::{Wire, footer, trailer};
@@ -174,6 +174,18 @@ impl ReceiverState {
     #[inline(always)]
     pub(super) fn is_of_sender(&self, key: Identity) -> bool {
         self.sender.as_ref().is_none_or(|sender| sender.owns(key, &self.ring))
+    }
+
+    /// Returns the identity of the key with this serial, which opened frames ahead of their turn. Returns `None` if they
+    /// must be finished one by one: the key id does not name the key any more, or another participant sent them.
+    pub(super) fn opener<'r>(&'r self, kid: u64, serial: u64, keys: &mut Option<ReadyKeys<'r>>) -> Option<Identity> {
+        let named = keys.get_or_insert_with(|| self.ring.ready_keys()).named(kid)?;
+        let identity = named.key.filter(|_| named.serial == serial)?.identity;
+        self.is_of_sender(identity).then_some(identity)
+    }
+
+    pub(super) fn has_replay_window(&self) -> bool {
+        self.replay.is_some()
     }
 
     pub(super) fn replay(&self) -> Option<MutexGuard<'_, ReplayWindow>> {

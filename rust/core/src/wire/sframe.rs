@@ -64,6 +64,13 @@ impl Header {
     }
 }
 
+/// Returns the length of a header that begins with this config byte.
+#[inline(always)]
+pub(crate) fn head_len(config: u8) -> usize {
+    let len = |bits: u8| if bits & 0x08 == 0 { 0 } else { usize::from(bits & 0x07) + 1 };
+    1 + len(config >> 4) + len(config & 0x0F)
+}
+
 /// The parts of a sealed frame.
 pub(crate) struct SframeParts<'a> {
     pub(crate) header: Header,
@@ -144,6 +151,7 @@ mod tests {
             let sealed = [encoded.as_slice(), &behind].concat();
             prop_assert_eq!(Header::parse(&sealed), Some((header, encoded.len())));
             prop_assert_eq!(header.len(), encoded.len());
+            prop_assert_eq!(head_len(encoded[0]), encoded.len());
             // Without spare bytes behind it, the header is the same.
             let mut exact = vec![0; encoded.len()];
             prop_assert!(header.write(&mut exact).is_some());

@@ -54,9 +54,10 @@ fn workers(asked: usize, frames: &[&[u8]]) -> usize {
     max.min(frames.len().div_ceil(CHUNK)).max(1)
 }
 
-/// Returns the number of frames in a chunk.
-fn chunk_len(workers: usize, frames: usize) -> usize {
-    if workers == 1 { CHUNK } else { (frames / (4 * workers)).clamp(CHUNK, MAX_CHUNK) }
+/// Returns the number of frames in the next chunk, if this number of frames is left. Chunks become shorter towards the
+/// end of a batch, so that no thread waits long for the last one.
+fn chunk_len(workers: usize, left: usize) -> usize {
+    if workers == 1 { CHUNK } else { (left / (4 * workers)).clamp(CHUNK, MAX_CHUNK) }
 }
 
 /// Counts a thread as done when dropped, even by a panic, and wakes the thread that waits.

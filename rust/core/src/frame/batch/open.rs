@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::slice::Iter;
 use std::sync::{Mutex, PoisonError};
 
 use super::{CHUNK, chunk_len, lock, run_on_threads, workers};
 use crate::error::{ApiMisuse, DecryptError};
 use crate::fork;
 use crate::frame::decryptor::Decryptor;
-use crate::frame::open::{Attempt, OpenPlan};
-use crate::keyring::LOCKED_AEAD_MAX;
+use crate::frame::open::{Attempt, OpenPlan, SimpleLayout};
+use crate::frame::replay::ReplayWindow;
+use crate::keyring::{LOCKED_AEAD_MAX, NonceInput};
 
 /// A planned batch of sealed frames: see [`Decryptor::plan_batch`].
 pub struct OpenBatch<'a> {
@@ -20,103 +20,253 @@ pub struct OpenBatch<'a> {
     sif_frames: Vec<usize>,
 }
 
-/// The frames that are not planned yet, the rest of the output, and the results so far.
+/// The frames that no thread has claimed, the rest of the output, and the results so far.
 struct Unopened<'a, 'o> {
-    sealed: Iter<'a, &'a [u8]>,
-    /// As in [`OpenBatch`].
-    sif_frames: &'a [usize],
+    sealed: &'a [&'a [u8]],
     out: &'o mut [u8],
-    /// The planned length of each frame.
-    lens: Vec<usize>,
     /// The number of chunks that threads have claimed.
     chunks: usize,
+    /// The planned length of each committed frame.
+    lens: Vec<usize>,
     /// The results of committed frames.
     results: Vec<Result<usize, DecryptError>>,
     /// The number of chunks that are committed: the number of the next chunk in turn.
     committed: usize,
     /// Attempted chunks ahead of their turn, by their number.
-    waiting: BTreeMap<usize, Vec<Opening<'a, 'o>>>,
+    waiting: BTreeMap<usize, Chunk<'a, 'o>>,
 }
 
-/// One frame of a chunk: its plan, its part of the output, and the outcome of the attempt.
-struct Opening<'a, 'o> {
-    plan: Result<Plan<'a>, DecryptError>,
-    place: &'o mut [u8],
-    attempt: Option<Attempt>,
+/// The frames that one thread has claimed, with their output. Their attempts are stored as runs, so that the commit,
+/// which one thread at a time can do, costs little.
+#[derive(Default)]
+struct Chunk<'a, 'o> {
+    number: usize,
+    /// The index of the first frame in the batch.
+    first: usize,
+    sealed: &'a [&'a [u8]],
+    out: &'o mut [u8],
+    /// The planned length of each frame, which is the length of its part of the output.
+    lens: Vec<usize>,
+    /// The plan of each frame, if only a plan determines the length. Otherwise it is empty: parsing a short frame twice
+    /// costs less than storing its plan.
+    plans: Vec<Planned<'a>>,
+    /// The result of each attempted frame. The commit corrects it.
+    results: Vec<Result<usize, DecryptError>>,
+    runs: Vec<Run>,
+    /// The nonce input of each frame that a key opened. Empty without a replay window.
+    nonce_inputs: Vec<NonceInput>,
 }
 
-enum Plan<'a> {
-    /// An empty frame of the trailer layout, which stays empty.
-    Empty,
-    /// A SIF frame, with its trailer.
-    SifFrame(&'a [u8]),
-    Sealed(OpenPlan<'a>),
+/// The result of [`Decryptor::plan`].
+type Planned<'a> = Result<Option<OpenPlan<'a>>, DecryptError>;
+
+/// Consecutive frames of a chunk whose attempts had the same outcome.
+struct Run {
+    outcome: Outcome,
+    frames: usize,
 }
 
-impl<'a> Plan<'a> {
-    fn of(decryptor: &'a Decryptor, sealed: &'a [u8], is_sif_frame: bool) -> Result<Self, DecryptError> {
-        if is_sif_frame {
-            return Ok(Self::SifFrame(sealed));
+/// The outcome of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The result is final: the frame is empty or malformed, or does not fit.
+    Final,
+    /// The key that the key id named opened the frame.
+    Opened { kid: u64, serial: u64 },
+    /// The key did not open the frame, or was unknown (`None`).
+    Unopened(Option<Attempt>),
+    /// A SIF frame. It passes or is refused in its turn.
+    SifFrame,
+}
+
+impl Outcome {
+    /// Returns the attempt on a sealed frame, which decides about the frame in its turn.
+    fn attempt(self) -> Option<Attempt> {
+        match self {
+            Self::Opened { serial, .. } => Some(Attempt { serial, opened: true }),
+            Self::Unopened(attempt) => attempt,
+            Self::Final | Self::SifFrame => None,
         }
-        Ok(decryptor.plan(sealed, &[])?.map_or(Self::Empty, Self::Sealed))
+    }
+}
+
+/// Calls `open` with a frame's plan: the one that was stored, or a new one. Returns `None` for an empty frame.
+#[inline(always)]
+fn with_plan<'a, R>(
+    decryptor: &'a Decryptor,
+    stored: Option<&Planned<'a>>,
+    sealed: &'a [u8],
+    open: impl FnOnce(&OpenPlan<'a>) -> R,
+) -> Result<Option<R>, DecryptError> {
+    match stored {
+        None => decryptor.with_plan(sealed, &[], open),
+        Some(Ok(plan)) => Ok(plan.as_ref().map(open)),
+        Some(Err(error)) => Err(*error), // counted when it was planned
+    }
+}
+
+/// Splits the first `len` bytes off `out`. If it is shorter, they are missing, and `out` is empty then.
+#[inline(always)]
+fn split_off<'o>(out: &mut &'o mut [u8], len: usize) -> Option<&'o mut [u8]> {
+    let (place, behind) = mem::take(out).split_at_mut_checked(len)?;
+    *out = behind;
+    Some(place)
+}
+
+impl<'a, 'o> Chunk<'a, 'o> {
+    /// Plans the length of each frame, and returns the length of all.
+    fn plan(&mut self, batch: &'a OpenBatch<'_>) -> usize {
+        let Self { first, sealed, lens, plans, .. } = self;
+        let simple = SimpleLayout::of(&batch.decryptor.state);
+        (lens.clear(), plans.clear());
+        lens.extend((*first..).zip(*sealed).map(|(index, frame)| match simple {
+            _ if batch.is_sif_frame(index) => {
+                if simple.is_none() {
+                    plans.push(Ok(None));
+                }
+                frame.len()
+            }
+            Some(simple) => simple.opened_len(frame),
+            None => {
+                let plan = batch.decryptor.plan(frame, &[]);
+                let len = plan.as_ref().ok().and_then(Option::as_ref).map_or(0, OpenPlan::frame_len);
+                plans.push(plan);
+                len
+            }
+        }));
+        lens.iter().sum()
     }
 
-    fn len(&self) -> usize {
-        match self {
-            Self::Empty => 0,
-            Self::SifFrame(sealed) => sealed.len(),
-            Self::Sealed(plan) => plan.frame_len(),
+    /// Attempts the frames ahead of their turn.
+    fn attempt(&mut self, batch: &'a OpenBatch<'_>) {
+        let decryptor = batch.decryptor;
+        let Self { first, sealed, out, lens, plans, results, runs, nonce_inputs, .. } = self;
+        let (mut rest, has_window) = (&mut **out, decryptor.state.has_replay_window());
+        for (sealed, lens) in sealed.chunks(CHUNK).zip(lens.chunks_mut(CHUNK)) {
+            let _inside = fork::enter();
+            let (mut keys, mut cached) = (None, None);
+            for (sealed, len) in sealed.iter().zip(lens) {
+                let mut place = split_off(&mut rest, *len);
+                *len = place.as_ref().map_or(0, |place| place.len());
+                let (result, outcome) = if batch.is_sif_frame(*first + results.len()) {
+                    (Ok(0), Outcome::SifFrame)
+                } else {
+                    let attempted = with_plan(decryptor, plans.get(results.len()), sealed, |plan| {
+                        let place = place.as_deref_mut().ok_or(ApiMisuse::BufferLength)?;
+                        let mut attempt = None;
+                        if place.len() < LOCKED_AEAD_MAX {
+                            let keys = keys.get_or_insert_with(|| decryptor.state.ring.ready_keys());
+                            attempt = plan.attempt(keys, place);
+                        }
+                        if attempt.is_none() {
+                            keys = None; // release the ring's lock: this calls the ring
+                            attempt = plan.attempt_long(&mut cached, place);
+                        }
+                        Ok(match attempt {
+                            Some(Attempt { serial, opened: true }) => {
+                                if has_window {
+                                    nonce_inputs.push(plan.parts.nonce_input);
+                                }
+                                Outcome::Opened { kid: plan.parts.kid, serial }
+                            }
+                            unopened => Outcome::Unopened(unopened),
+                        })
+                    });
+                    match attempted {
+                        Ok(Some(Ok(outcome))) => (Ok(*len), outcome),
+                        Ok(Some(Err(error))) | Err(error) => (Err(error), Outcome::Final),
+                        Ok(None) => (Ok(0), Outcome::Final),
+                    }
+                };
+                results.push(result);
+                match runs.last_mut() {
+                    Some(run) if run.outcome == outcome => run.frames += 1,
+                    _ => runs.push(Run { outcome, frames: 1 }),
+                }
+            }
         }
     }
 }
 
 impl<'a, 'o> Unopened<'a, 'o> {
-    /// Finishes the frames of a chunk in order, and counts them once.
-    fn commit(&mut self, decryptor: &'a Decryptor, chunk: &mut Vec<Opening<'a, '_>>) {
-        let (mut frames, mut bytes, mut keys) = (0, 0, None);
-        for Opening { plan, place, attempt } in chunk.drain(..) {
-            self.results.push(match plan {
-                Ok(Plan::Sealed(plan)) => plan.finish(attempt, &mut keys, place).map(|()| {
-                    frames += 1;
-                    bytes += place.len();
-                    place.len()
-                }),
-                Ok(Plan::SifFrame(sealed)) => {
-                    keys = None; // release the ring's lock: this may call the ring
-                    open_sif_frame(decryptor, sealed, place)
-                }
-                Ok(Plan::Empty) => Ok(0),
-                Err(error) => Err(error), // counted when it was planned
-            });
-        }
-        decryptor.state.count_opened(frames, bytes);
-        self.committed += 1;
+    /// Claims the next frames, at most `max`, and their part of the output.
+    fn claim(&mut self, batch: &'a OpenBatch<'_>, max: usize, chunk: &mut Chunk<'a, 'o>) {
+        (chunk.number, chunk.first) = (self.chunks, batch.sealed.len() - self.sealed.len());
+        (chunk.sealed, self.sealed) = self.sealed.split_at(max.min(self.sealed.len()));
+        self.chunks += 1;
+        let (len, rest) = (chunk.plan(batch), mem::take(&mut self.out));
+        (chunk.out, self.out) = rest.split_at_mut(len.min(rest.len()));
     }
 
-    /// Plans the next frames, at most `max`, and pushes them to `chunk`.
-    fn claim(&mut self, decryptor: &'a Decryptor, max: usize, chunk: &mut Vec<Opening<'a, 'o>>) {
-        for sealed in self.sealed.by_ref().take(max) {
-            let mut plan = Plan::of(decryptor, sealed, self.sif_frames.binary_search(&self.lens.len()).is_ok());
-            let len = plan.as_ref().map_or(0, Plan::len);
-            let place = match mem::take(&mut self.out).split_at_mut_checked(len) {
-                Some((place, behind)) => {
-                    self.out = behind;
-                    place
-                }
-                None => {
-                    plan = Err(ApiMisuse::BufferLength.into());
-                    &mut []
-                }
+    /// Finishes the frames of a chunk in order, and counts them once.
+    fn commit(&mut self, decryptor: &'a Decryptor, chunk: &mut Chunk<'a, '_>) {
+        let state = &decryptor.state;
+        let Chunk { sealed, out, lens, plans, results, runs, nonce_inputs, .. } = chunk;
+        let (mut opened, mut bytes, mut keys) = (0, 0, None);
+        let (mut rest, mut nonce_inputs) = (mem::take(out), nonce_inputs.drain(..));
+        let mut frames = sealed.iter().zip(lens.iter()).zip(results.iter_mut()).enumerate();
+        for Run { outcome, frames: count } in runs.drain(..) {
+            let run = frames.by_ref().take(count).map(|(at, ((sealed, len), result))| {
+                let place = split_off(&mut rest, *len).unwrap_or_default();
+                (at, *sealed, place, result)
+            });
+            let opener = match outcome {
+                Outcome::Opened { kid, serial } => state.opener(kid, serial, &mut keys),
+                _ => None,
             };
-            self.lens.push(place.len());
-            chunk.push(Opening { plan, place, attempt: None });
+            match (outcome, opener) {
+                (Outcome::Final, _) => run.for_each(drop),
+                (Outcome::SifFrame, _) => {
+                    keys = None; // release the ring's lock: this may call the ring
+                    run.for_each(|(_, sealed, place, result)| *result = open_sif_frame(decryptor, sealed, place));
+                }
+                (Outcome::Opened { kid, .. }, Some(identity)) => {
+                    let (mut window, before) = (state.replay(), opened);
+                    for (_, _, place, result) in run {
+                        let mut mark = |window: &mut ReplayWindow| {
+                            nonce_inputs.next().is_some_and(|nonce_input| window.mark(identity, nonce_input))
+                        };
+                        if window.as_deref_mut().is_none_or(&mut mark) {
+                            (opened, bytes) = (opened + 1, bytes + place.len());
+                        } else {
+                            *result = Err(DecryptError::Replayed { kid }).inspect_err(|error| state.count(*error));
+                            place.fill(0);
+                        }
+                    }
+                    if opened > before {
+                        state.record_success();
+                    }
+                }
+                _ => run.for_each(|(at, sealed, place, result)| {
+                    if matches!(outcome, Outcome::Opened { .. }) {
+                        nonce_inputs.next();
+                    }
+                    let len = place.len();
+                    let finished = with_plan(decryptor, plans.get(at), sealed, |plan| {
+                        plan.finish(outcome.attempt(), &mut keys, place)
+                    });
+                    *result = match finished {
+                        Ok(Some(Ok(()))) => {
+                            (opened, bytes) = (opened + 1, bytes + len);
+                            Ok(len)
+                        }
+                        Ok(None) => Ok(0),
+                        Ok(Some(Err(error))) | Err(error) => Err(error),
+                    };
+                }),
+            }
         }
+        drop(keys);
+        self.lens.append(lens);
+        self.results.append(results);
+        state.count_opened(opened, bytes);
+        self.committed += 1;
     }
 }
 
 /// Writes the payload of a SIF frame. Opens the frame if it does not end in the trailer any more.
 ///
-/// Does not call [`Decryptor::plan`]: with a second caller the compiler would not inline it into [`Unopened::claim`],
+/// Does not call [`Decryptor::plan`]: with a second caller the compiler would not inline it into [`Chunk::plan`],
 /// which costs 20 ns a frame.
 #[cold]
 fn open_sif_frame(decryptor: &Decryptor, sealed: &[u8], place: &mut [u8]) -> Result<usize, DecryptError> {
@@ -145,6 +295,10 @@ impl Decryptor {
 }
 
 impl OpenBatch<'_> {
+    fn is_sif_frame(&self, index: usize) -> bool {
+        self.sif_frames.binary_search(&index).is_ok()
+    }
+
     /// Returns the maximum number of bytes that [`Self::open_into`] writes.
     #[must_use]
     pub fn max_len(&self) -> usize {
@@ -185,7 +339,7 @@ impl OpenBatch<'_> {
             let _inside = fork::enter();
             let (mut frames, mut bytes, mut keys) = (0, 0, None);
             results.extend(chunk.iter().map(|sealed| {
-                if self.sif_frames.binary_search(&lens.len()).is_ok() {
+                if self.is_sif_frame(lens.len()) {
                     let len = sealed.len().min(out.len());
                     lens.push(len);
                     let (place, behind) = mem::take(&mut out).split_at_mut(len);
@@ -225,30 +379,28 @@ impl OpenBatch<'_> {
     fn open_in_parallel(&self, out: &mut [u8], workers: usize) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
         let count = self.sealed.len();
         let unopened = Mutex::new(Unopened {
-            sealed: self.sealed.iter(),
-            sif_frames: &self.sif_frames,
+            sealed: &self.sealed,
             out,
-            lens: Vec::with_capacity(count),
             chunks: 0,
+            lens: Vec::with_capacity(count),
             results: Vec::with_capacity(count),
             committed: 0,
             waiting: BTreeMap::new(),
         });
-        run_on_threads(workers, || self.open_chunks(&unopened, chunk_len(workers, count)));
+        run_on_threads(workers, || self.open_chunks(&unopened, workers));
         let Unopened { lens, results, .. } = unopened.into_inner().unwrap_or_else(PoisonError::into_inner);
         (lens, results)
     }
 
     /// The work of one thread: commits its chunk if it is in turn, or leaves it for the thread that is; then claims and
     /// attempts the next chunk.
-    fn open_chunks<'a, 'o>(&'a self, unopened: &Mutex<Unopened<'a, 'o>>, max: usize) {
-        let mut number = None;
-        let mut chunk: Vec<Opening<'a, 'o>> = Vec::with_capacity(max);
+    fn open_chunks<'s, 'o>(&'s self, unopened: &Mutex<Unopened<'s, 'o>>, workers: usize) {
+        let mut attempted: Option<Chunk<'s, 'o>> = None;
         loop {
             let inside = fork::enter();
             let mut rest = lock(unopened);
-            match number {
-                Some(number) if number == rest.committed => {
+            let mut chunk = match attempted.take() {
+                Some(mut chunk) if chunk.number == rest.committed => {
                     rest.commit(self.decryptor, &mut chunk);
                     while let Some(mut next) = {
                         let turn = rest.committed;
@@ -256,38 +408,22 @@ impl OpenBatch<'_> {
                     } {
                         rest.commit(self.decryptor, &mut next);
                     }
+                    chunk
                 }
-                Some(number) => {
-                    rest.waiting.insert(number, mem::replace(&mut chunk, Vec::with_capacity(max)));
+                Some(chunk) => {
+                    rest.waiting.insert(chunk.number, chunk);
+                    Chunk::default()
                 }
-                None => {}
-            }
-            if rest.sealed.len() == 0 {
+                None => Chunk::default(),
+            };
+            if rest.sealed.is_empty() {
                 return;
             }
-            number = Some(rest.chunks);
-            rest.chunks += 1;
-            rest.claim(self.decryptor, max, &mut chunk);
+            let max = chunk_len(workers, rest.sealed.len());
+            rest.claim(self, max, &mut chunk);
             drop((rest, inside));
-            for openings in chunk.chunks_mut(CHUNK) {
-                let _inside = fork::enter();
-                self.try_ahead(openings);
-            }
-        }
-    }
-
-    /// Attempts frames ahead of their turn.
-    fn try_ahead(&self, openings: &mut [Opening<'_, '_>]) {
-        let (mut keys, mut cached) = (None, None);
-        for Opening { plan, place, attempt } in openings {
-            let Ok(Plan::Sealed(plan)) = plan else { continue };
-            if place.len() < LOCKED_AEAD_MAX {
-                *attempt = plan.attempt(keys.get_or_insert_with(|| self.decryptor.state.ring.ready_keys()), place);
-            }
-            if attempt.is_none() {
-                keys = None; // release the ring's lock: this calls the ring
-                *attempt = plan.attempt_long(&mut cached, place);
-            }
+            chunk.attempt(self);
+            attempted = Some(chunk);
         }
     }
 }

@@ -144,9 +144,7 @@ impl SealBatch<'_> {
                 let lens = Vec::with_capacity(frames.len());
                 let unsealed = Mutex::new(Unsealed { frames: frames.iter(), out: &mut *out, lens, failed: None });
                 let workers = workers(threads, frames);
-                run_on_threads(workers, || {
-                    self.seal_chunks(*fixed_overhead, &unsealed, chunk_len(workers, frames.len()))
-                });
+                run_on_threads(workers, || self.seal_chunks(*fixed_overhead, &unsealed, workers));
                 let Unsealed { lens, failed, .. } = unsealed.into_inner().unwrap_or_else(PoisonError::into_inner);
                 match failed {
                     None => Ok(lens),
@@ -160,8 +158,8 @@ impl SealBatch<'_> {
     }
 
     /// The work of one thread: claims and seals one chunk after another, and counts once per chunk.
-    fn seal_chunks(&self, fixed_overhead: FixedOverhead, unsealed: &Mutex<Unsealed<'_, '_>>, max: usize) {
-        let mut nonce_inputs = Vec::with_capacity(max);
+    fn seal_chunks(&self, fixed_overhead: FixedOverhead, unsealed: &Mutex<Unsealed<'_, '_>>, workers: usize) {
+        let mut nonce_inputs = Vec::new();
         loop {
             let _inside = fork::enter();
             let mut rest = lock(unsealed);
@@ -169,6 +167,7 @@ impl SealBatch<'_> {
                 return;
             }
             // Record the failure under the lock, before another thread claims more: the first one is reported.
+            let max = chunk_len(workers, rest.frames.len());
             let claimed = rest
                 .claim(max, self.sender, fixed_overhead, &mut nonce_inputs)
                 .inspect_err(|failed| rest.failed = Some(*failed));
