@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::state::ReceiverState;
 use crate::codec::{Clear, annexb, copy_clear};
 use crate::error::{ApiMisuse, DecryptError};
-use crate::keyring::{Candidate, Identity, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, Pending, ReadyKeys};
+use crate::keyring::{Candidate, Key, LOCKED_AEAD_MAX, NamedKey, NonceInput, Opened, Pending, ReadyKeys};
 use crate::wire::envelope::Envelope;
 use crate::wire::{IvParts, Wire, footer, sframe, trailer};
 
@@ -37,33 +37,101 @@ pub(super) struct Attempt {
     pub(super) opened: bool,
 }
 
-/// A layout in which the length of an opened frame follows from its length and first byte: neither escapes nor an
-/// envelope.
+/// The parts of a frame without escapes, as the AEAD reads them.
 #[derive(Clone, Copy)]
-pub(super) enum SimpleLayout {
-    Trailer,
+pub(super) struct BareParts<'a> {
+    clear: &'a [u8],
+    aad: &'a [u8],
+    ciphertext: &'a [u8],
+    tag: &'a [u8],
+    pub(super) kid: u64,
+    pub(super) nonce_input: NonceInput,
+}
+
+/// A layout without escapes and without an envelope: all parts lie in the frame, and its first byte determines the
+/// length of the opened frame. Kept small, so that it stays in registers over a whole batch.
+#[derive(Clone, Copy)]
+pub(super) enum BareLayout {
+    Trailer(Clear),
     Sframe { tag_len: usize },
 }
 
-impl SimpleLayout {
-    /// Returns the track's layout, or `None` if escapes or an envelope make the length depend on the frame.
+impl BareLayout {
+    /// Returns the track's layout, or `None` if frames may have escapes or an envelope.
     pub(super) fn of(receiver: &ReceiverState) -> Option<Self> {
-        match (receiver.ring.profile().wire, receiver.annexb, receiver.clear) {
-            (Wire::Trailer, _, clear) => (!matches!(clear, Clear::AnnexB(..))).then_some(Self::Trailer),
-            (Wire::Sframe, None, _) => Some(Self::Sframe { tag_len: receiver.ring.suite().tag_len }),
-            (Wire::Sframe | Wire::Footer, ..) => None,
+        match (receiver.ring.profile().wire, receiver.clear, receiver.annexb) {
+            (Wire::Trailer, Clear::AnnexB(..), _) | (Wire::Footer, ..) | (Wire::Sframe, _, Some(_)) => None,
+            (Wire::Trailer, clear, _) => Some(Self::Trailer(clear)),
+            (Wire::Sframe, _, None) => Some(Self::Sframe { tag_len: receiver.ring.suite().tag_len }),
         }
     }
 
-    /// Returns the [`OpenPlan::frame_len`] of a frame, without a plan. The result for a malformed frame is arbitrary,
-    /// but less than the length of the frame.
+    /// Returns the length of the opened frame. If the frame is malformed, the result is arbitrary, but not longer than
+    /// that of any other frame of the same length.
     #[inline(always)]
     pub(super) fn opened_len(self, sealed: &[u8]) -> usize {
         let overhead = match self {
-            Self::Trailer => trailer::OVERHEAD,
+            Self::Trailer(_) => trailer::OVERHEAD,
             Self::Sframe { tag_len } => sealed.first().map_or(0, |config| sframe::head_len(*config)) + tag_len,
         };
         sealed.len().saturating_sub(overhead)
+    }
+
+    /// Parses a frame as [`OpenPlan::parse`] does, but faster. Returns `None` if the frame is empty or malformed.
+    #[inline(always)]
+    pub(super) fn parse(self, sealed: &[u8]) -> Option<BareParts<'_>> {
+        match self {
+            Self::Trailer(clear) => {
+                let (clear, tail) = sealed.split_at_checked(clear.first(sealed)?)?;
+                let IvParts { ciphertext, tag, iv, key_index } = trailer::parse(tail)?;
+                let (kid, nonce_input) = (key_index.into(), NonceInput::Iv(iv.into()));
+                Some(BareParts { clear, aad: clear, ciphertext, tag, kid, nonce_input })
+            }
+            Self::Sframe { tag_len } => {
+                let sframe::SframeParts { header, head, ciphertext, tag } = sframe::parse(sealed, tag_len)?;
+                let (kid, nonce_input) = (header.kid, NonceInput::Ctr(header.ctr));
+                Some(BareParts { clear: &[], aad: head, ciphertext, tag, kid, nonce_input })
+            }
+        }
+    }
+}
+
+impl BareParts<'_> {
+    #[inline(always)]
+    pub(super) fn frame_len(&self) -> usize {
+        self.clear.len() + self.ciphertext.len()
+    }
+
+    /// Writes the frame to `out` and returns true if `key` opens it. On false the content of `out` is unspecified.
+    #[inline(always)]
+    fn opens(&self, key: &Key, out: &mut [u8]) -> bool {
+        let Self { clear, aad, ciphertext, tag, nonce_input, .. } = *self;
+        let Some((clear_place, plaintext)) = out.split_at_mut_checked(clear.len()) else { return false };
+        copy_clear(clear_place, clear);
+        key.aead.open(key.nonce(nonce_input), aad, ciphertext, tag, plaintext).is_ok()
+    }
+
+    /// See [`OpenPlan::open_with`].
+    #[inline(always)]
+    pub(super) fn open_with(&self, receiver: &ReceiverState, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
+        let Some(key) = keys.find(self.kid) else { return false };
+        let identity = key.identity;
+        let opened = !receiver.is_replayed(identity, self.nonce_input)
+            && self.opens(key, out)
+            && receiver.is_of_sender(identity)
+            && receiver.mark(identity, self.nonce_input);
+        if opened {
+            receiver.record_success();
+        }
+        opened
+    }
+
+    /// Tries the frame ahead of its turn with the key that its key id names now. Returns `None` if the key is unknown
+    /// or not derived yet.
+    #[inline(always)]
+    pub(super) fn attempt(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> Option<Attempt> {
+        let NamedKey { key, serial, .. } = keys.named(self.kid)?;
+        Some(Attempt { serial, opened: self.opens(key?, out) })
     }
 }
 
@@ -128,6 +196,15 @@ impl<'a> FrameParts<'a> {
     }
 }
 
+impl FrameParts<'_> {
+    #[inline(always)]
+    fn bare(&self) -> Option<BareParts<'_>> {
+        let Self { clear, aad, body, ciphertext, tag, kid, nonce_input } = self;
+        let (ciphertext, tag) = (body.get(ciphertext.clone())?, body.get(tag.clone())?);
+        Some(BareParts { clear, aad, ciphertext, tag, kid: *kid, nonce_input: *nonce_input })
+    }
+}
+
 impl<'a> OpenPlan<'a> {
     /// Parses a frame. Fails with [`DecryptError::Malformed`] if it is not of the layout.
     #[inline(always)]
@@ -171,16 +248,7 @@ impl OpenPlan<'_> {
     /// has changed except the bytes of `out`; [`Self::open_long`] then determines the error.
     #[inline(always)]
     pub(super) fn open_with(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
-        let Some(key) = keys.find(self.parts.kid) else { return false };
-        let identity = key.identity;
-        let opened = !self.is_replayed(identity)
-            && self.opens(key, out)
-            && self.receiver.is_of_sender(identity)
-            && self.mark(identity);
-        if opened {
-            self.receiver.record_success();
-        }
-        opened
+        self.parts.bare().is_some_and(|parts| parts.open_with(self.receiver, keys, out))
     }
 
     /// Opens and counts the frame. Derives the key if needed, searches the ratchet window, and determines the error.
@@ -200,7 +268,12 @@ impl OpenPlan<'_> {
     /// the serial `failed` again.
     fn open_uncounted(&self, failed: Option<u64>, out: &mut [u8]) -> Result<(), DecryptError> {
         let ring = &self.receiver.ring;
-        let pending = ring.open(self.parts.kid, failed, |key| self.is_replayed(key), |key| self.opens(key, out));
+        let pending = ring.open(
+            self.parts.kid,
+            failed,
+            |key| self.receiver.is_replayed(key, self.parts.nonce_input),
+            |key| self.opens(key, out),
+        );
         self.commit(pending).inspect_err(|_| out.fill(0))
     }
 
@@ -208,27 +281,10 @@ impl OpenPlan<'_> {
         self.receiver.ring.find(self.parts.kid)
     }
 
-    #[inline(always)]
-    fn is_replayed(&self, key: Identity) -> bool {
-        self.receiver.replay().is_some_and(|window| window.contains(key, self.parts.nonce_input))
-    }
-
-    /// Marks an authentic frame as seen. Returns false if another thread has marked the same frame first.
-    #[inline(always)]
-    fn mark(&self, key: Identity) -> bool {
-        self.receiver.replay().is_none_or(|mut window| window.mark(key, self.parts.nonce_input))
-    }
-
     /// Writes the frame to `out` and returns true if `key` opens it. On false the content of `out` is unspecified.
     #[inline(always)]
     pub(super) fn opens(&self, key: &Key, out: &mut [u8]) -> bool {
-        let FrameParts { clear, aad, body, ciphertext, tag, nonce_input, .. } = &self.parts;
-        let (Some(ciphertext), Some(tag)) = (body.get(ciphertext.clone()), body.get(tag.clone())) else {
-            return false;
-        };
-        let Some((clear_place, plaintext)) = out.split_at_mut_checked(clear.len()) else { return false };
-        copy_clear(clear_place, clear);
-        key.aead.open(key.nonce(*nonce_input), aad, ciphertext, tag, plaintext).is_ok()
+        self.parts.bare().is_some_and(|parts| parts.opens(key, out))
     }
 
     /// Marks an opened frame as seen, or counts the error. The caller counts frames that opened. The frames of a track
@@ -243,7 +299,7 @@ impl OpenPlan<'_> {
                 }
                 match receiver.is_of_sender(opened.identity) {
                     false => Err(DecryptError::SenderMismatch { kid }),
-                    true if self.mark(opened.identity) => Ok(()),
+                    true if receiver.mark(opened.identity, self.parts.nonce_input) => Ok(()),
                     true => Err(DecryptError::Replayed { kid }),
                 }
             }
@@ -263,11 +319,9 @@ impl OpenPlan<'_> {
 }
 
 impl<'a> OpenPlan<'a> {
-    /// Tries the frame ahead of its turn with the key that its key id names now. Returns `None` if the key is unknown
-    /// or not derived yet.
+    /// See [`BareParts::attempt`].
     pub(super) fn attempt(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> Option<Attempt> {
-        let NamedKey { key, serial, .. } = keys.named(self.parts.kid)?;
-        Some(Attempt { serial, opened: self.opens(key?, out) })
+        self.parts.bare()?.attempt(keys, out)
     }
 
     /// Tries the frame ahead of its turn, without a lock during the AEAD. Derives the key if needed. `cached` keeps the

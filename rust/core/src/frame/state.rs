@@ -193,6 +193,17 @@ impl ReceiverState {
     }
 
     #[inline(always)]
+    pub(super) fn is_replayed(&self, key: Identity, nonce_input: NonceInput) -> bool {
+        self.replay().is_some_and(|window| window.contains(key, nonce_input))
+    }
+
+    /// Marks an authentic frame as seen. Returns false if another thread has marked the same frame first.
+    #[inline(always)]
+    pub(super) fn mark(&self, key: Identity, nonce_input: NonceInput) -> bool {
+        self.replay().is_none_or(|mut window| window.mark(key, nonce_input))
+    }
+
+    #[inline(always)]
     pub(super) fn count_opened(&self, frames: usize, bytes: usize) {
         self.frames_and_bytes.add(frames, bytes);
     }

@@ -8,8 +8,7 @@ use super::{CHUNK, chunk_len, lock, run_on_threads, workers};
 use crate::error::{ApiMisuse, DecryptError};
 use crate::fork;
 use crate::frame::decryptor::Decryptor;
-use crate::frame::open::{Attempt, OpenPlan, SimpleLayout};
-use crate::frame::replay::ReplayWindow;
+use crate::frame::open::{Attempt, BareLayout, OpenPlan};
 use crate::keyring::{LOCKED_AEAD_MAX, NonceInput};
 
 /// A planned batch of sealed frames: see [`Decryptor::plan_batch`].
@@ -117,16 +116,17 @@ impl<'a, 'o> Chunk<'a, 'o> {
     /// Plans the length of each frame, and returns the length of all.
     fn plan(&mut self, batch: &'a OpenBatch<'_>) -> usize {
         let Self { first, sealed, lens, plans, .. } = self;
-        let simple = SimpleLayout::of(&batch.decryptor.state);
-        (lens.clear(), plans.clear());
-        lens.extend((*first..).zip(*sealed).map(|(index, frame)| match simple {
+        let bare = BareLayout::of(&batch.decryptor.state);
+        lens.clear();
+        plans.clear();
+        lens.extend((*first..).zip(*sealed).map(|(index, frame)| match bare {
             _ if batch.is_sif_frame(index) => {
-                if simple.is_none() {
+                if bare.is_none() {
                     plans.push(Ok(None));
                 }
                 frame.len()
             }
-            Some(simple) => simple.opened_len(frame),
+            Some(bare) => bare.opened_len(frame),
             None => {
                 let plan = batch.decryptor.plan(frame, &[]);
                 let len = plan.as_ref().ok().and_then(Option::as_ref).map_or(0, OpenPlan::frame_len);
@@ -142,19 +142,26 @@ impl<'a, 'o> Chunk<'a, 'o> {
         let decryptor = batch.decryptor;
         let Self { first, sealed, out, lens, plans, results, runs, nonce_inputs, .. } = self;
         let (mut rest, has_window) = (&mut **out, decryptor.state.has_replay_window());
+        let layout = BareLayout::of(&decryptor.state);
         for (sealed, lens) in sealed.chunks(CHUNK).zip(lens.chunks_mut(CHUNK)) {
             let _inside = fork::enter();
             let (mut keys, mut cached) = (None, None);
             for (sealed, len) in sealed.iter().zip(lens) {
                 let mut place = split_off(&mut rest, *len);
                 *len = place.as_ref().map_or(0, |place| place.len());
-                let (result, outcome) = if batch.is_sif_frame(*first + results.len()) {
-                    (Ok(0), Outcome::SifFrame)
+                let attempted = if batch.is_sif_frame(*first + results.len()) {
+                    Ok(None)
+                } else if let Some(parts) = layout.and_then(|layout| layout.parse(sealed))
+                    && let Some(place) = place.as_deref_mut().filter(|place| place.len() < LOCKED_AEAD_MAX)
+                    && let Some(attempt) =
+                        parts.attempt(keys.get_or_insert_with(|| decryptor.state.ring.ready_keys()), place)
+                {
+                    Ok(Some((parts.kid, parts.nonce_input, Some(attempt))))
                 } else {
-                    let attempted = with_plan(decryptor, plans.get(results.len()), sealed, |plan| {
-                        let place = place.as_deref_mut().ok_or(ApiMisuse::BufferLength)?;
+                    with_plan(decryptor, plans.get(results.len()), sealed, |plan| {
+                        let place = place.ok_or(ApiMisuse::BufferLength)?;
                         let mut attempt = None;
-                        if place.len() < LOCKED_AEAD_MAX {
+                        if layout.is_none() && place.len() < LOCKED_AEAD_MAX {
                             let keys = keys.get_or_insert_with(|| decryptor.state.ring.ready_keys());
                             attempt = plan.attempt(keys, place);
                         }
@@ -162,21 +169,21 @@ impl<'a, 'o> Chunk<'a, 'o> {
                             keys = None; // release the ring's lock: this calls the ring
                             attempt = plan.attempt_long(&mut cached, place);
                         }
-                        Ok(match attempt {
-                            Some(Attempt { serial, opened: true }) => {
-                                if has_window {
-                                    nonce_inputs.push(plan.parts.nonce_input);
-                                }
-                                Outcome::Opened { kid: plan.parts.kid, serial }
-                            }
-                            unopened => Outcome::Unopened(unopened),
-                        })
-                    });
-                    match attempted {
-                        Ok(Some(Ok(outcome))) => (Ok(*len), outcome),
-                        Ok(Some(Err(error))) | Err(error) => (Err(error), Outcome::Final),
-                        Ok(None) => (Ok(0), Outcome::Final),
+                        Ok((plan.parts.kid, plan.parts.nonce_input, attempt))
+                    })
+                    .and_then(Option::transpose)
+                };
+                let (result, outcome) = match attempted {
+                    Ok(Some((kid, nonce_input, Some(Attempt { serial, opened: true })))) => {
+                        if has_window {
+                            nonce_inputs.push(nonce_input);
+                        }
+                        (Ok(*len), Outcome::Opened { kid, serial })
                     }
+                    Ok(Some((.., attempt))) => (Ok(0), Outcome::Unopened(attempt)),
+                    Ok(None) if batch.is_sif_frame(*first + results.len()) => (Ok(0), Outcome::SifFrame),
+                    Ok(None) => (Ok(0), Outcome::Final),
+                    Err(error) => (Err(error), Outcome::Final),
                 };
                 results.push(result);
                 match runs.last_mut() {
@@ -204,38 +211,44 @@ impl<'a, 'o> Unopened<'a, 'o> {
         let Chunk { sealed, out, lens, plans, results, runs, nonce_inputs, .. } = chunk;
         let (mut opened, mut bytes, mut keys) = (0, 0, None);
         let (mut rest, mut nonce_inputs) = (mem::take(out), nonce_inputs.drain(..));
-        let mut frames = sealed.iter().zip(lens.iter()).zip(results.iter_mut()).enumerate();
+        let mut at = 0;
         for Run { outcome, frames: count } in runs.drain(..) {
-            let run = frames.by_ref().take(count).map(|(at, ((sealed, len), result))| {
-                let place = split_off(&mut rest, *len).unwrap_or_default();
-                (at, *sealed, place, result)
-            });
+            let range = at..at + count;
+            at = range.end;
+            let lens = lens.get(range.clone()).unwrap_or_default();
+            let len = lens.iter().sum::<usize>();
+            let mut places = split_off(&mut rest, len).unwrap_or_default();
             let opener = match outcome {
                 Outcome::Opened { kid, serial } => state.opener(kid, serial, &mut keys),
                 _ => None,
             };
+            let frames = sealed.get(range.clone()).unwrap_or_default().iter().zip(lens);
+            let results = results.get_mut(range.clone()).unwrap_or_default();
+            let run = range.zip(frames.zip(results)).map(|(at, ((sealed, len), result))| {
+                (at, *sealed, split_off(&mut places, *len).unwrap_or_default(), result)
+            });
             match (outcome, opener) {
-                (Outcome::Final, _) => run.for_each(drop),
+                (Outcome::Final, _) => {}
                 (Outcome::SifFrame, _) => {
                     keys = None; // release the ring's lock: this may call the ring
                     run.for_each(|(_, sealed, place, result)| *result = open_sif_frame(decryptor, sealed, place));
                 }
                 (Outcome::Opened { kid, .. }, Some(identity)) => {
-                    let (mut window, before) = (state.replay(), opened);
-                    for (_, _, place, result) in run {
-                        let mut mark = |window: &mut ReplayWindow| {
-                            nonce_inputs.next().is_some_and(|nonce_input| window.mark(identity, nonce_input))
-                        };
-                        if window.as_deref_mut().is_none_or(&mut mark) {
-                            (opened, bytes) = (opened + 1, bytes + place.len());
-                        } else {
-                            *result = Err(DecryptError::Replayed { kid }).inspect_err(|error| state.count(*error));
-                            place.fill(0);
+                    let (mut new, mut new_bytes) = (count, len);
+                    if let Some(mut window) = state.replay() {
+                        for (_, _, place, result) in run {
+                            let nonce_input = nonce_inputs.next();
+                            if nonce_input.is_none_or(|nonce_input| !window.mark(identity, nonce_input)) {
+                                *result = Err(DecryptError::Replayed { kid }).inspect_err(|error| state.count(*error));
+                                (new, new_bytes) = (new - 1, new_bytes - place.len());
+                                place.fill(0);
+                            }
                         }
                     }
-                    if opened > before {
+                    if new > 0 {
                         state.record_success();
                     }
+                    (opened, bytes) = (opened + new, bytes + new_bytes);
                 }
                 _ => run.for_each(|(at, sealed, place, result)| {
                     if matches!(outcome, Outcome::Opened { .. }) {
@@ -334,42 +347,56 @@ impl OpenBatch<'_> {
     /// Opens one frame after another, as single calls do, but takes the ring's lock once per chunk.
     fn open_in_turn(&self, mut out: &mut [u8]) -> (Vec<usize>, Vec<Result<usize, DecryptError>>) {
         let (decryptor, count) = (self.decryptor, self.sealed.len());
+        let layout = BareLayout::of(&decryptor.state);
         let (mut lens, mut results) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for chunk in self.sealed.chunks(CHUNK) {
             let _inside = fork::enter();
             let (mut frames, mut bytes, mut keys) = (0, 0, None);
-            results.extend(chunk.iter().map(|sealed| {
+            for sealed in chunk {
                 if self.is_sif_frame(lens.len()) {
-                    let len = sealed.len().min(out.len());
-                    lens.push(len);
-                    let (place, behind) = mem::take(&mut out).split_at_mut(len);
-                    (out, keys) = (behind, None);
-                    return open_sif_frame(decryptor, sealed, place);
+                    let place = split_off(&mut out, sealed.len()).unwrap_or_default();
+                    lens.push(place.len());
+                    keys = None; // release the ring's lock: this may call the ring
+                    results.push(open_sif_frame(decryptor, sealed, place));
+                    continue;
                 }
-                let planned = decryptor.with_plan(sealed, &[], |plan| {
-                    let len = plan.frame_len();
-                    lens.push(len);
-                    let place = mem::take(&mut out).split_at_mut_checked(len);
-                    let (place, behind) = place.ok_or(ApiMisuse::BufferLength)?;
-                    (out, bytes) = (behind, bytes + len);
-                    if len < LOCKED_AEAD_MAX
+                let mut place = None;
+                if let Some(parts) = layout.and_then(|layout| layout.parse(sealed)) {
+                    place = split_off(&mut out, parts.frame_len());
+                    if let Some(place) = place.as_deref_mut().filter(|place| place.len() < LOCKED_AEAD_MAX)
+                        && parts.open_with(
+                            &decryptor.state,
+                            keys.get_or_insert_with(|| decryptor.state.ring.ready_keys()),
+                            place,
+                        )
+                    {
+                        frames += 1;
+                        bytes += place.len();
+                        lens.push(place.len());
+                        results.push(Ok(place.len()));
+                        continue;
+                    }
+                }
+                let mut len = 0;
+                let opened = decryptor.with_plan(sealed, &[], |plan| {
+                    let place = place.or_else(|| split_off(&mut out, plan.frame_len()));
+                    let place = place.ok_or(ApiMisuse::BufferLength)?;
+                    len = place.len();
+                    if layout.is_none()
+                        && len < LOCKED_AEAD_MAX
                         && plan.open_with(keys.get_or_insert_with(|| decryptor.state.ring.ready_keys()), place)
                     {
                         frames += 1;
+                        bytes += len;
                         return Ok(len);
                     }
                     // Release the ring's lock: this calls the ring. It counts the frame itself.
-                    (keys, bytes) = (None, bytes - len);
+                    keys = None;
                     plan.open_long(place).map(|()| len)
                 });
-                match planned {
-                    Ok(Some(opened)) => opened,
-                    empty_or_malformed => {
-                        lens.push(0);
-                        empty_or_malformed.map(|_| 0)
-                    }
-                }
-            }));
+                lens.push(len);
+                results.push(opened.and_then(|opened| opened.unwrap_or(Ok(0))));
+            }
             decryptor.state.count_opened(frames, bytes);
         }
         (lens, results)
