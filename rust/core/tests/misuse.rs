@@ -76,6 +76,24 @@ fn a_batch_on_threads_with_a_short_buffer_is_misuse_from_the_frame_that_does_not
 }
 
 #[test]
+fn an_empty_frame_behind_one_that_does_not_fit_stays_empty() {
+    let ring = ring(&LIVEKIT);
+    let encryptor = Encryptor::new(Arc::clone(&ring), Codec::Opus).unwrap();
+    let sealed = encryptor.encrypt(b"one").unwrap();
+    let decryptor = Decryptor::new(ring, Codec::Opus, None).unwrap();
+    let frames = [vec![&sealed[..]; 100], vec![&[]; 100]].concat();
+    for threads in [1, 2] {
+        let mut out = [7; 200];
+        let opened = decryptor.plan_batch(frames.clone()).open_into(&mut out, threads);
+        let misuse = Err(DecryptError::Misuse(ApiMisuse::BufferLength));
+        assert!(opened.iter().take(66).all(|result| *result == Ok(3)), "{threads} threads");
+        assert!(opened.iter().skip(66).take(34).all(|result| *result == misuse), "{threads} threads");
+        assert!(opened.iter().skip(100).all(|result| *result == Ok(0)), "{threads} threads");
+        assert_eq!(out[195..], [b"one".as_slice(), &[0, 0]].concat(), "{threads} threads");
+    }
+}
+
+#[test]
 fn escapes_without_the_clear_bytes_are_misuse() {
     let encryptor = Encryptor::new(ring(&LIVEKIT), Codec::H264).unwrap();
     let frame = [&b"\x00\x00\x00\x01\x65\x88"[..], &[9; 40]].concat();

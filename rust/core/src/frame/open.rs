@@ -114,16 +114,7 @@ impl BareParts<'_> {
     /// See [`OpenPlan::open_with`].
     #[inline(always)]
     pub(super) fn open_with(&self, receiver: &ReceiverState, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
-        let Some(key) = keys.find(self.kid) else { return false };
-        let identity = key.identity;
-        let opened = !receiver.is_replayed(identity, self.nonce_input)
-            && self.opens(key, out)
-            && receiver.is_of_sender(identity)
-            && receiver.mark(identity, self.nonce_input);
-        if opened {
-            receiver.record_success();
-        }
-        opened
+        open_fresh(receiver, keys, (self.kid, self.nonce_input), |key| self.opens(key, out))
     }
 
     /// Tries the frame ahead of its turn with the key that its key id names now. Returns `None` if the key is unknown
@@ -196,6 +187,26 @@ impl<'a> FrameParts<'a> {
     }
 }
 
+/// Returns true if an already derived key opens a fresh frame with this KID and nonce input.
+#[inline(always)]
+fn open_fresh(
+    receiver: &ReceiverState,
+    keys: &ReadyKeys<'_>,
+    (kid, nonce_input): (u64, NonceInput),
+    opens: impl FnOnce(&Key) -> bool,
+) -> bool {
+    let Some(key) = keys.find(kid) else { return false };
+    let identity = key.identity;
+    let opened = !receiver.is_replayed(identity, nonce_input)
+        && opens(key)
+        && receiver.is_of_sender(identity)
+        && receiver.mark(identity, nonce_input);
+    if opened {
+        receiver.record_success();
+    }
+    opened
+}
+
 impl FrameParts<'_> {
     #[inline(always)]
     fn bare(&self) -> Option<BareParts<'_>> {
@@ -248,7 +259,8 @@ impl OpenPlan<'_> {
     /// has changed except the bytes of `out`; [`Self::open_long`] then determines the error.
     #[inline(always)]
     pub(super) fn open_with(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
-        self.parts.bare().is_some_and(|parts| parts.open_with(self.receiver, keys, out))
+        let FrameParts { kid, nonce_input, .. } = self.parts;
+        open_fresh(self.receiver, keys, (kid, nonce_input), |key| self.opens(key, out))
     }
 
     /// Opens and counts the frame. Derives the key if needed, searches the ratchet window, and determines the error.
