@@ -31,11 +31,11 @@
 //! | `OpenBatch`, one thread | all others | `KeyRing::find` | unlocked | `open_long` |
 //! | `OpenBatch`, threads: attempt | short, key derived | `ready_keys`, per chunk | locked | not yet |
 //! | `OpenBatch`, threads: attempt | all others | `KeyRing::find`, per sender | unlocked | not yet |
-//! | `OpenBatch`, threads: finish | attempted | `ready_keys`, per chunk | done | `Unopened::commit` |
-//! | `OpenBatch`, threads: finish | all others | `KeyRing::find` | unlocked | `Unopened::commit` |
+//! | `OpenBatch`, threads: commit | opened by an attempt | `ready_keys`, per chunk | done | `Unopened::commit` |
+//! | `OpenBatch`, threads: commit | all others | `KeyRing::find` | unlocked | `Unopened::commit` |
 //! | `DataCryptor::decrypt*` | data packets | `KeyRing::find` | unlocked | `DataCryptor` |
 //!
-//! Threads attempt frames in any order. They finish them in the order of the batch, under the batch's lock, which is
+//! Threads attempt frames in any order. They commit them in the order of the batch, under the batch's lock, which is
 //! always taken before the ring's. The replay window has a lock of its own, which is always taken last. No other lock
 //! of a track is held together with the ring's. `seal_chunks`, `open_in_turn` and `Unopened::commit` count once per
 //! chunk.

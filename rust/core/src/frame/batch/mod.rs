@@ -4,8 +4,12 @@
 //! on the order of frames happens in the order of the batch: nonces, units that H.264 holds back, ratchets, the replay
 //! window, consecutive failures.
 //!
-//! Threads claim the next chunk of frames and plan it under the batch's lock, and seal or open it outside. A chunk is
-//! short, so that its plans stay in the cache: planning a whole batch first costs as much as its AEAD.
+//! Threads claim the next chunk of frames under the batch's lock, and seal or open it outside. Little happens under the
+//! lock, because other threads wait for it. Sealing looks the key up once and draws the nonces. Opening adds the lengths
+//! of frames, and commits an attempted chunk in its turn: one look-up of the key for each run of frames that it opened.
+//! Frames with escapes are an exception. They are parsed under the lock, because only then their lengths are known.
+//!
+//! A chunk is short, so that its frames stay in the cache.
 //!
 //! A batch lets a `fork` pass between chunks. A thread [enters](fork::enter) before it takes the batch's lock. In the
 //! other order, a thread could wait for the fork while it holds the lock. The fork would wait for a thread that waits
