@@ -283,3 +283,14 @@ proptest! {
         prop_assert!(!is_leaked, "type {} of {:?}", number, CODECS[standard]);
     }
 }
+
+#[test]
+fn a_byte_stream_without_a_slice_opens_by_the_rule_of_vp8_and_its_parameter_sets_make_it_a_key_frame() {
+    // The browsers' worker seals such frames by their type. The first byte is that of a VP8 key frame.
+    for (codec, opens) in [(Codec::H264, true), (Codec::Opus, false)] {
+        let frame = [SETS[0], b" and no picture"].concat();
+        let sealed = Encryptor::new(Arc::clone(&RING), Codec::Vp8).unwrap().encrypt(&frame).unwrap();
+        let opened = Decryptor::new(Arc::clone(&RING), codec, None).unwrap().decrypt(&sealed);
+        assert_eq!(opened.ok(), opens.then_some(frame));
+    }
+}

@@ -249,4 +249,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_slice_counts_if_a_forwarder_finds_it_and_its_clear_bytes_are_there() {
+        let found = |behind: &[u8], hidden| {
+            let data = [&LONG_START_CODE[..], behind].concat();
+            matches!(first_slice(&data, hidden), Ok(Some(_)))
+        };
+        assert!(found(&[0x65, 0x88], 2) && !found(&[0x65, 0x88], 1), "the search ends in front of the slice");
+        assert!(!found(&[0x65], 100), "the second clear byte is missing");
+    }
 }

@@ -135,4 +135,11 @@ mod tests {
             assert_eq!(SliceHeader::read(unit, standard), None, "{unit:02x?}");
         }
     }
+
+    #[test]
+    fn a_number_has_32_bits_at_most() {
+        let number = |bytes| Bits { bytes, at: 0 }.number();
+        assert_eq!(number(b"\x00\x00\x00\x01\xff\xff\xff\xfe"), Some(u32::MAX - 1));
+        assert_eq!(number(b"\x00\x00\x00\x00\x80\x00\x00\x00\x00"), None);
+    }
 }
