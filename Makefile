@@ -119,6 +119,7 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a ca
 	$(BIN)/pytest benches --benchmark-max-time=0.2 --benchmark-columns=median,iqr,ops --benchmark-sort=name --quiet
 	$(BIN)/python benches/table.py $(ARGS)
 	$(BIN)/python benches/batch.py
+	$(BIN)/python benches/cipher.py
 	$(BIN)/python benches/participants.py
 	$(BIN)/python benches/latency.py
 	$(BIN)/python benches/pipeline.py

@@ -1,10 +1,11 @@
-"""Compares batches with the native limit, interleaved in one process: ns per frame, on one core and on two.
+"""Compares batches with AWS-LC called from C, interleaved in one process: ns per frame, on one core and on two.
 
     python benches/batch.py [--frames 20000] [--rounds 30]
 
-The limit is `floor.walk`: AWS-LC, called as from C, seals contiguous frames into contiguous memory, without Python, key
-ring or codec. "In the cache" is `floor.limit`: it seals one frame into one place again and again, which no batch can
-do. "Reused array" passes `out`, memory that was used before. "New array" is a call without `out`.
+"AWS-LC" is `floor.aws_lc_walk`: AWS-LC, called as from C, seals contiguous frames into contiguous memory, without
+Python, key ring or codec. "In the cache" is `floor.aws_lc`: it seals one frame into one place again and again, which no
+batch can do. "Fastest known" is Intel's ipsec-mb, if installed, on the same frames as AWS-LC. "Reused array" passes
+`out`, memory that was used before. "New array" is a call without `out`.
 
 A shared machine can seldom spare two cores. Each round measures the gain of a second core with SHA-256, on one thread
 and on two. No batch can gain more.
@@ -27,9 +28,10 @@ from rich.table import Table
 
 import floor
 import frameseal
+import ipsec_mb
 import record
 
-LIMIT = "the native limit, one core"
+AWS_LC = "AWS-LC, one core"
 SIZES = (120, 1_200, 6_000)
 MAX_BATCH_BYTES = 24_000_000
 
@@ -67,11 +69,12 @@ def jobs(profile: str, size: int, count: int) -> dict[str, Callable[[], float]]:
             encrypt(frame)
 
     frames_alone = [data[n * size : (n + 1) * size].tobytes() for n in range(count)]
-    made = {
-        LIMIT: lambda: floor.walk(size, count),
-        "in the cache": lambda: floor.limit(size, count),
-        "encrypt, one call per frame": timed(singly),
-    }
+    made: dict[str, Callable[[], float]] = {AWS_LC: lambda: floor.aws_lc_walk(size, count)}
+    kernel = ipsec_mb.find()
+    if isinstance(kernel, ipsec_mb.Kernel):
+        made[f"{ipsec_mb.NAME}, one core"] = lambda: kernel.walk(size, count)
+    made["AWS-LC, in the cache"] = lambda: floor.aws_lc(size, count)
+    made["encrypt, one call per frame"] = timed(singly)
     for threads, cores in ((1, "one core"), (2, "two cores")):
         made[f"encrypt_batch, {cores}, reused array"] = timed(
             lambda threads=threads: encryptor.encrypt_batch(data, offsets, threads, out=sealed_out)
@@ -130,13 +133,15 @@ def main() -> int:
             task = progress.add_task(profile, total=len(SIZES) * arguments.rounds)
             results[profile] = measure(profile, arguments.frames, arguments.rounds, partial(progress.advance, task))
     for profile, (medians, gain) in results.items():
-        table = Table(title=f"{profile}: ns per frame, and times the limit (medians of {arguments.rounds} rounds)")
+        table = Table(title=f"{profile}: ns per frame, and times AWS-LC (medians of {arguments.rounds} rounds)")
         table.add_column("")
         for size in SIZES:
             table.add_column(f"{size:,} B", justify="right")
         for name in next(iter(medians.values())):
-            cells = ((by_name[name], by_name[LIMIT]) for by_name in medians.values())
-            table.add_row(name, *(f"{own:,.0f} {own / limit:6.2f}x" for own, limit in cells))
+            cells = ((by_name[name], by_name[AWS_LC]) for by_name in medians.values())
+            table.add_row(name, *(f"{own:,.0f} {own / aws_lc:6.2f}x" for own, aws_lc in cells))
+        if isinstance(kernel := ipsec_mb.find(), str):
+            table.add_row(f"{ipsec_mb.NAME}: {kernel}")
         console.print(table)
         console.print(f"SHA-256 on two threads, beside these rounds: {gain:.2f}x of one")
     record.write(

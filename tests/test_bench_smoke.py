@@ -23,6 +23,7 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
     [
         ("table", ["--rounds", "1"], {"median_ns"}),
         ("batch", ["--frames", "50", "--rounds", "1"], {"median_ns", "second_core"}),
+        ("cipher", ["--rounds", "1"], {"median_ns"}),
         ("participants", ["--participants", "25", "--rounds", "1"], {"participants", "videos", "rooms"}),
         ("latency", ["--seconds", "0.01"], {"us_by_busy_threads", "gb_per_s_by_threads"}),
         (
@@ -121,6 +122,27 @@ def test_counting_instructions_without_valgrind_names_the_package_in_one_line():
     assert done.stderr.splitlines() == [
         "benches/instructions.py needs valgrind: on Debian and Ubuntu, apt-get install valgrind"
     ]
+
+
+def test_the_fastest_known_is_named_in_one_line_where_it_is_not_installed(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHES)
+    ipsec_mb = importlib.import_module("ipsec_mb")
+    monkeypatch.setattr(ipsec_mb, "LIBRARIES", ("libnobody-has-this.so",))
+    assert ipsec_mb.find() == f"not installed: {ipsec_mb.INSTALL}"
+    monkeypatch.setattr(ipsec_mb, "LIBRARIES", ("libc.so.6",))
+    assert "no function" in ipsec_mb.find() or sys.platform != "linux"
+
+
+def test_hiding_avx512_leaves_the_other_features(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHES)
+    first, second = importlib.import_module("cipher").MASK.split(":")
+    hidden = int(second.removeprefix("~"), 16)
+    ebx, ecx = hidden & 0xFFFF_FFFF, hidden >> 32
+    avx2, vaes, vpclmulqdq = 1 << 5, 1 << 9, 1 << 10
+    assert first == "~0"
+    assert ebx >> 16 & 1, "AVX512F is not hidden"
+    assert not ebx & avx2
+    assert not ecx & (vaes | vpclmulqdq)
 
 
 def test_a_wheel_is_small(monkeypatch):

@@ -30,7 +30,7 @@ fn frame(codec: Codec, size: usize) -> Vec<u8> {
     frame
 }
 
-/// Measures the limit: the AEAD alone, into an existing buffer.
+/// Measures AWS-LC: the AEAD alone, into an existing buffer.
 fn bare(c: &mut Criterion) {
     let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &[7; 16]).unwrap());
     let mut group = c.benchmark_group("bare AEAD");

@@ -1,9 +1,11 @@
 //! The floor: an extension module that calls AWS-LC as an extension in C would, and does nothing else.
 //!
 //! It has one global key, a counter as nonce, one clear byte, and the bytes of the trailer layout. It has no key ring
-//! and no codec, and checks memory bounds only. It is the lower bound of a call from Python. `limit` and `walk` do the
-//! same without Python. `sframe_rs` is here too: a rival without a Python module of its own.
+//! and no codec, and checks memory bounds only. It is the lower bound of a call from Python. `aws_lc` and `aws_lc_walk`
+//! do the same without Python, and `ipsec_mb` and `ipsec_mb_walk` do so with the functions of another library.
+//! `sframe_rs` is here too: a rival without a Python module of its own.
 
+mod ipsec_mb;
 mod sframe_rs;
 
 use std::ffi::{CStr, c_int};
@@ -20,6 +22,7 @@ use pyo3::ffi;
 const CLEAR: usize = 1;
 const TAG: usize = 16;
 const OVERHEAD: usize = TAG + 14;
+const KEY_BYTES: [u8; 16] = *b"sixteen letters.";
 
 struct Key(*mut EVP_AEAD_CTX);
 // Sealing and opening do not change the context.
@@ -31,8 +34,7 @@ static COUNTER: AtomicU64 = AtomicU64::new(1);
 
 fn key() -> *mut EVP_AEAD_CTX {
     KEY.get_or_init(|| {
-        let bytes: [u8; 16] = *b"sixteen letters.";
-        Key(unsafe { EVP_AEAD_CTX_new(EVP_aead_aes_128_gcm(), bytes.as_ptr(), bytes.len(), TAG) })
+        Key(unsafe { EVP_AEAD_CTX_new(EVP_aead_aes_128_gcm(), KEY_BYTES.as_ptr(), KEY_BYTES.len(), TAG) })
     })
     .0
 }
@@ -126,38 +128,81 @@ unsafe extern "C" fn decrypt(_module: *mut ffi::PyObject, sealed: *mut ffi::PyOb
     unsafe { transformed(sealed, CLEAR + OVERHEAD, |len| len - OVERHEAD, open) }
 }
 
-/// `limit(size, frames)`: returns ns per frame of sealing without Python, always in one buffer.
-unsafe extern "C" fn limit(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+/// Returns ns per frame of `seal`, which receives a frame, its length and the place for the result. The frames are
+/// contiguous, and so are the results. With `walk` false, all are the same frame and the same place.
+fn per_frame(size: usize, frames: usize, walk: bool, mut seal: impl FnMut(*const u8, usize, *mut u8)) -> f64 {
+    let (places, step) = if walk { (frames, 1) } else { (1, 0) };
+    // No page of the results is zero, or the first write to each would map it.
+    let (from, mut to) = (vec![7_u8; size * places], vec![1_u8; (size + OVERHEAD) * places]);
+    let start = Instant::now();
+    for n in 0..frames {
+        let place = n * step;
+        unsafe { seal(from.as_ptr().add(place * size), size, to.as_mut_ptr().add(place * (size + OVERHEAD))) };
+    }
+    start.elapsed().as_nanos() as f64 / frames as f64
+}
+
+unsafe fn aws_lc_ns(arguments: *mut ffi::PyObject, walk: bool) -> *mut ffi::PyObject {
     let (mut size, mut frames): (ffi::Py_ssize_t, ffi::Py_ssize_t) = (0, 0);
     unsafe {
         if ffi::PyArg_ParseTuple(arguments, c"nn".as_ptr(), &mut size, &mut frames) == 0 {
             return ptr::null_mut();
         }
-        let size = (size as usize).max(CLEAR);
-        let (frame, mut out) = (vec![7_u8; size], vec![0_u8; size + OVERHEAD]);
-        let start = Instant::now();
-        for _ in 0..frames {
-            seal(frame.as_ptr(), size, out.as_mut_ptr());
-        }
-        ffi::PyFloat_FromDouble(start.elapsed().as_nanos() as f64 / frames.max(1) as f64)
+        let ns = per_frame((size as usize).max(CLEAR), frames.max(1) as usize, walk, |frame, len, out| {
+            seal(frame, len, out);
+        });
+        ffi::PyFloat_FromDouble(ns)
     }
 }
 
-/// `walk(size, frames)`: returns the same from contiguous frames into contiguous memory, as a batch does.
-unsafe extern "C" fn walk(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+unsafe fn ipsec_mb_ns(arguments: *mut ffi::PyObject, walk: bool) -> *mut ffi::PyObject {
     let (mut size, mut frames): (ffi::Py_ssize_t, ffi::Py_ssize_t) = (0, 0);
+    let (mut expand_address, mut seal_address): (ffi::Py_ssize_t, ffi::Py_ssize_t) = (0, 0);
     unsafe {
-        if ffi::PyArg_ParseTuple(arguments, c"nn".as_ptr(), &mut size, &mut frames) == 0 {
+        let parsed = ffi::PyArg_ParseTuple(
+            arguments,
+            c"nnnn".as_ptr(),
+            &mut size,
+            &mut frames,
+            &mut expand_address,
+            &mut seal_address,
+        );
+        if parsed == 0 {
             return ptr::null_mut();
         }
-        let (size, frames) = ((size as usize).max(CLEAR), frames.max(1) as usize);
-        let (from, mut to) = (vec![7_u8; size * frames], vec![1_u8; (size + OVERHEAD) * frames]);
-        let start = Instant::now();
-        for n in 0..frames {
-            seal(from.as_ptr().add(n * size), size, to.as_mut_ptr().add(n * (size + OVERHEAD)));
+        if expand_address == 0 || seal_address == 0 {
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"the address of a function is 0".as_ptr());
+            return ptr::null_mut();
         }
-        ffi::PyFloat_FromDouble(start.elapsed().as_nanos() as f64 / frames as f64)
+        let size = (size as usize).max(CLEAR);
+        let other = ipsec_mb::IpsecMb::new(expand_address as usize, seal_address as usize);
+        if !other.opens(size) {
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"AWS-LC does not open what ipsec-mb seals".as_ptr());
+            return ptr::null_mut();
+        }
+        let ns = per_frame(size, frames.max(1) as usize, walk, |frame, len, out| other.seal(frame, len, out));
+        ffi::PyFloat_FromDouble(ns)
     }
+}
+
+/// `aws_lc(size, frames)`: returns ns per frame of sealing without Python, always in one buffer.
+unsafe extern "C" fn aws_lc(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { aws_lc_ns(arguments, false) }
+}
+
+/// `aws_lc_walk(size, frames)`: returns the same from contiguous frames into contiguous memory, as a batch does.
+unsafe extern "C" fn aws_lc_walk(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { aws_lc_ns(arguments, true) }
+}
+
+/// `ipsec_mb(size, frames, expand, seal)`: as `aws_lc`, with the two functions of ipsec-mb at these addresses.
+unsafe extern "C" fn ipsec_mb(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { ipsec_mb_ns(arguments, false) }
+}
+
+/// `ipsec_mb_walk(size, frames, expand, seal)`: as `aws_lc_walk`, with the two functions at these addresses.
+unsafe extern "C" fn ipsec_mb_walk(_module: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe { ipsec_mb_ns(arguments, true) }
 }
 
 unsafe fn rival(
@@ -217,7 +262,7 @@ unsafe extern "C" fn sframe_rs_decrypt_ns(_: *mut ffi::PyObject, arguments: *mut
     unsafe { rival_ns(arguments, sframe_rs::decrypt_ns) }
 }
 
-struct Methods([ffi::PyMethodDef; 9]);
+struct Methods([ffi::PyMethodDef; 11]);
 unsafe impl Sync for Methods {}
 
 const fn method(name: &'static CStr, function: ffi::PyCFunction, flags: c_int) -> ffi::PyMethodDef {
@@ -232,8 +277,10 @@ const fn method(name: &'static CStr, function: ffi::PyCFunction, flags: c_int) -
 static METHODS: Methods = Methods([
     method(c"encrypt", encrypt, ffi::METH_O),
     method(c"decrypt", decrypt, ffi::METH_O),
-    method(c"limit", limit, ffi::METH_VARARGS),
-    method(c"walk", walk, ffi::METH_VARARGS),
+    method(c"aws_lc", aws_lc, ffi::METH_VARARGS),
+    method(c"aws_lc_walk", aws_lc_walk, ffi::METH_VARARGS),
+    method(c"ipsec_mb", ipsec_mb, ffi::METH_VARARGS),
+    method(c"ipsec_mb_walk", ipsec_mb_walk, ffi::METH_VARARGS),
     method(c"sframe_rs_encrypt", sframe_rs_encrypt, ffi::METH_O),
     method(c"sframe_rs_decrypt", sframe_rs_decrypt, ffi::METH_O),
     method(c"sframe_rs_encrypt_ns", sframe_rs_encrypt_ns, ffi::METH_VARARGS),
