@@ -114,7 +114,7 @@ check: .stamps/build ## format, lints, spelling, types, stub
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest frameseal._native
 
-bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a call pays, in about ten minutes
+bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a call pays, in about half an hour
 	cargo bench --locked --package frameseal-benches
 	$(BIN)/pytest benches --benchmark-max-time=0.2 --benchmark-columns=median,iqr,ops --benchmark-sort=name --quiet
 	$(BIN)/python benches/table.py $(ARGS)
@@ -123,6 +123,7 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a ca
 	$(BIN)/python benches/participants.py
 	$(BIN)/python benches/latency.py
 	$(BIN)/python benches/pipeline.py
+	$(BIN)/python benches/rooms.py
 	$(BIN)/python benches/room_keys.py
 	$(BIN)/python benches/archive.py
 	$(BIN)/python benches/size.py

@@ -1,11 +1,12 @@
 """A call of aiortc over loopback in one process, 720p30 VP8 and Opus, whose media play on demand.
 
 Pictures and sound are drawn beforehand, and the bit rate is held. What remains is the work of a call, the same each
-time.
+time. A call may also send packets that were encoded beforehand, of another size and rate.
 """
 
 import asyncio
 import time
+from collections.abc import Callable
 from fractions import Fraction
 
 import aioice
@@ -19,15 +20,18 @@ WIDTH, HEIGHT, VIDEO_RATE, AUDIO_RATE = 1280, 720, 30, 50
 BIT_RATE = 1_500_000
 SETTLE = 0.2  # s until the last frames are decoded
 
+Media = av.VideoFrame | av.AudioFrame | av.Packet
+Decoded = Callable[[aiortc.MediaStreamTrack, av.VideoFrame | av.AudioFrame], object]
 
-def pictures(count: int = 30) -> list[av.VideoFrame]:
+
+def pictures(count: int = 30, width: int = WIDTH, height: int = HEIGHT) -> list[av.VideoFrame]:
     """Return pictures of a window that wanders over a texture, there and back."""
     random = np.random.default_rng(1)
     plane = np.kron(random.integers(60, 200, (70, 100), np.uint8), np.ones((16, 16), np.uint8))
     frames = []
     for n in range(count):
-        image = np.full((HEIGHT * 3 // 2, WIDTH), 128, np.uint8)
-        image[:HEIGHT] = plane[2 * n : 2 * n + HEIGHT, 5 * n : 5 * n + WIDTH]
+        image = np.full((height * 3 // 2, width), 128, np.uint8)
+        image[:height] = plane[2 * n : 2 * n + height, 5 * n : 5 * n + width]
         frames.append(av.VideoFrame.from_ndarray(image, format="yuv420p"))
     return [*frames, *frames[-2:0:-1]]
 
@@ -44,45 +48,58 @@ def sounds(count: int = AUDIO_RATE) -> list[av.AudioFrame]:
 
 
 class Source(aiortc.MediaStreamTrack):
-    """A track of prepared frames. `play` starts with the first and sends them in time."""
+    """A track of prepared frames or packets. `play` starts with the first and sends them in time.
 
-    def __init__(self, kind: str, frames: list, rate: int, clock_rate: int) -> None:
+    The time starts when the sender asks for the first, so a track may play before its call is connected.
+    """
+
+    def __init__(self, kind: str, frames: list[Media], rate: int, clock_rate: int) -> None:
         super().__init__()
         self.kind, self._frames, self._rate, self._clock_rate = kind, frames, rate, clock_rate
         self._left = self._sent = 0
         self._playing, self.played = asyncio.Event(), asyncio.Event()
 
-    def play(self, seconds: float) -> None:
-        self._first, self._start, self._left = self._sent, time.monotonic(), round(seconds * self._rate)
+    def play(self, seconds: float, after: float = 0.0) -> None:
+        """Send *seconds* of media. The first waits for *after* seconds."""
+        self._first, self._after, self._left = self._sent, after, round(seconds * self._rate)
         self.played.clear()
         self._playing.set()
 
-    async def recv(self) -> av.VideoFrame | av.AudioFrame:
+    async def recv(self) -> Media:
         if not self._left:
             self._playing.clear()
             self.played.set()
         await self._playing.wait()
         self._left -= 1
         place = self._sent - self._first
+        if not place:
+            self._start = time.monotonic() + self._after
         await asyncio.sleep(max(0.0, self._start + place / self._rate - time.monotonic()))
         frame = self._frames[place % len(self._frames)]
         frame.pts = self._sent * self._clock_rate // self._rate
         frame.time_base = Fraction(1, self._clock_rate)
-        if self.kind == "video":
+        if isinstance(frame, av.VideoFrame):
             frame.pict_type = PictureType.NONE  # a forced keyframe leaves its mark on the frame
         self._sent += 1
         return frame
 
 
 class Call:
-    """A call from one peer connection to another."""
+    """A call from one peer connection to another. *on_decoded* is called with each decoded frame and its track."""
 
-    def __init__(self, video: list[av.VideoFrame], audio: list[av.AudioFrame]) -> None:
+    def __init__(
+        self,
+        video: list[av.VideoFrame] | list[av.Packet],
+        audio: list[av.AudioFrame] | list[av.Packet],
+        video_rate: int = VIDEO_RATE,
+        on_decoded: Decoded = lambda _track, _frame: None,
+    ) -> None:
         hold_bit_rate()
         alone = aiortc.RTCConfiguration(iceServers=[])
         self.sending, self.receiving = aiortc.RTCPeerConnection(alone), aiortc.RTCPeerConnection(alone)
-        self.sources = (Source("video", video, VIDEO_RATE, 90_000), Source("audio", audio, AUDIO_RATE, 48_000))
+        self.sources = (Source("video", video, video_rate, 90_000), Source("audio", audio, AUDIO_RATE, 48_000))
         self.decoded = {"video": 0, "audio": 0}
+        self._on_decoded = on_decoded
         self._sinks: list[asyncio.Task[None]] = []
         self.receiving.on("track", lambda track: self._sinks.append(asyncio.ensure_future(self._sink(track))))
 
@@ -124,10 +141,11 @@ class Call:
     async def _sink(self, track: aiortc.MediaStreamTrack) -> None:
         while True:
             try:
-                await track.recv()
+                frame = await track.recv()
             except aiortc.mediastreams.MediaStreamError:
                 return
             self.decoded[track.kind] += 1
+            self._on_decoded(track, frame)
 
 
 def hold_bit_rate() -> None:

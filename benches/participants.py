@@ -10,11 +10,9 @@ codecs are not included.
 
 import argparse
 import os
-import resource
 import statistics
 import sys
 import time
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
@@ -22,6 +20,7 @@ from rich.table import Table
 
 import record
 from frameseal import E2EEManager, Encryptor, KeyProvider, Profile
+from memory import resident
 
 AUDIO, AUDIO_RATE = b"\x78" + bytes(119), 50  # Opus, frames a second
 VIDEO, VIDEO_RATE = b"\x01" + bytes(5_999), 30  # VP8
@@ -58,12 +57,6 @@ def second(profile: str, participants: int, own_keys: bool) -> tuple[list[Step],
     frames = [(n / AUDIO_RATE, audio) for n in range(AUDIO_RATE)] + [(n / VIDEO_RATE, video) for n in range(VIDEO_RATE)]
     steps = [step for _, all_at_once in sorted(frames, key=lambda frame: frame[0]) for step in all_at_once]
     return steps, manager, took
-
-
-def resident() -> int:
-    if sys.platform != "linux":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
-"""Draws the picture of a table: the time of one frame in times the floor, by size and contender.
+"""Draws the pictures: the time of one frame in times the floor, and the CPU and delay of rooms.
 
-python benches/plot.py [RESULTS.json [PICTURE.png]]
+python benches/plot.py [RESULTS.json [PICTURE.png]]    the results are those of table.py or of rooms.py
 """
 
 import itertools
@@ -28,7 +28,10 @@ COLOURS = {
     DAVE_PY: (120, 130, 140),
 }
 
+ROOM_COLOURS = {"not attached": (120, 130, 140), "attached": (20, 110, 220)}
+
 Point = tuple[float, float]
+Colour = tuple[int, int, int]
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -39,16 +42,32 @@ def ratios(by_size: dict[str, dict[str, float]], name: str) -> list[float]:
     return [medians[name] / medians[FLOOR] for medians in by_size.values()]
 
 
+class Canvas:
+    """A picture with its pen. Coordinates are those of the finished picture."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._size = (width, height)
+        self._image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
+        self._pen = ImageDraw.Draw(self._image)
+
+    def text(self, at: Point, what: str, size: int, colour: Colour, anchor: str = "lm") -> None:
+        self._pen.text((at[0] * SCALE, at[1] * SCALE), what, font=font(size), fill=colour, anchor=anchor)
+
+    def line(self, points: list[Point], colour: Colour, width: float) -> None:
+        scaled = [(x * SCALE, y * SCALE) for x, y in points]
+        self._pen.line(scaled, fill=colour, width=int(width * SCALE), joint="curve")
+
+    def dot(self, at: Point, colour: Colour) -> None:
+        x, y = at
+        self._pen.ellipse([(x - 4) * SCALE, (y - 4) * SCALE, (x + 4) * SCALE, (y + 4) * SCALE], fill=colour)
+
+    def finished(self) -> Image.Image:
+        return self._image.resize(self._size, Image.Resampling.LANCZOS)
+
+
 def draw(results: dict) -> Image.Image:
-    image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
-    pen = ImageDraw.Draw(image)
-
-    def text(at: Point, what: str, size: int, colour: tuple[int, int, int], anchor: str = "lm") -> None:
-        pen.text((at[0] * SCALE, at[1] * SCALE), what, font=font(size), fill=colour, anchor=anchor)
-
-    def line(points: list[Point], colour: tuple[int, int, int], width: float) -> None:
-        pen.line([(x * SCALE, y * SCALE) for x, y in points], fill=colour, width=int(width * SCALE), joint="curve")
-
+    canvas = Canvas(WIDTH, HEIGHT)
+    text, line = canvas.text, canvas.line
     text((LEFT, 24), "One frame from Python, times the floor", 20, INK)
     text((LEFT, 52), "the floor: AWS-LC in a bare extension; livekit: line; sframe: dashes; lower is faster", 13, DIM)
     panel = (WIDTH - GUTTER) / 2
@@ -81,19 +100,51 @@ def draw(results: dict) -> Image.Image:
                             3,
                         )
                 if profile == "livekit":
-                    for x, y in points:
-                        pen.ellipse([(x - 4) * SCALE, (y - 4) * SCALE, (x + 4) * SCALE, (y + 4) * SCALE], fill=colour)
+                    for point in points:
+                        canvas.dot(point, colour)
     for place, (name, colour) in enumerate(COLOURS.items()):
         y = TOP + 40 + place * 30
         line([(WIDTH - GUTTER + 40, y), (WIDTH - GUTTER + 70, y)], colour, 4)
         text((WIDTH - GUTTER + 82, y), name, 14, INK)
-    return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    return canvas.finished()
+
+
+def draw_rooms(results: dict) -> Image.Image:
+    """Draw CPU and p99 of the delay by participants, attached and not."""
+    canvas = Canvas(WIDTH - GUTTER + 60, HEIGHT)
+    canvas.text((LEFT, 24), "A room in one process", 20, INK)
+    canvas.text((LEFT, 52), "Opus and VP8 320x180 of each participant, by the number of participants", 13, DIM)
+    rooms = {int(size): room for size, room in results["rooms"].items()}
+    panel, bottom = (WIDTH - GUTTER) / 2, HEIGHT - BOTTOM
+    for place, (figure, title) in enumerate({"cpu_s_per_s": "CPU seconds a second", "p99_ms": "p99, ms"}.items()):
+        left, right = LEFT + place * panel, LEFT + (place + 1) * panel - 60
+        top = max(own[figure] for room in rooms.values() for own in room.values() if isinstance(own, dict)) * 1.1
+        for part in (0, 0.5, 1):
+            y = bottom - part * (bottom - TOP)
+            canvas.line([(left, y), (right, y)], FAINT if part else DIM, 1)
+            canvas.text((left - 8, y), f"{top * part:.2g}", 12, DIM, "rm")
+        canvas.text(((left + right) / 2, HEIGHT - 16), title, 15, INK, "mm")
+        for size in rooms:
+            canvas.text((left + size / max(rooms) * (right - left), bottom + 16), str(size), 11, DIM, "mm")
+        for name, colour in ROOM_COLOURS.items():
+            points = [
+                (left + size / max(rooms) * (right - left), bottom - room[name][figure] / top * (bottom - TOP))
+                for size, room in rooms.items()
+            ]
+            canvas.line(points, colour, 3)
+            for point in points:
+                canvas.dot(point, colour)
+    for place, (name, colour) in enumerate(ROOM_COLOURS.items()):
+        canvas.line([(LEFT + 500 + place * 150, 24), (LEFT + 530 + place * 150, 24)], colour, 4)
+        canvas.text((LEFT + 540 + place * 150, 24), name, 14, INK)
+    return canvas.finished()
 
 
 def main() -> None:
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else source.with_suffix(".png")
-    draw(json.loads(source.read_text())).save(target, optimize=True)
+    results = json.loads(source.read_text())
+    (draw_rooms if "rooms" in results else draw)(results).save(target, optimize=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import frameseal
 import record
-from participants import resident
+from memory import resident
 
 PACKAGE = Path(frameseal.__file__).parent
 MAX_IMPORT_MS, MAX_WHEEL_BYTES = 30.0, 3_000_000

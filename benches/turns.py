@@ -1,4 +1,4 @@
-"""Processes that take turns: what is compared runs in a process of its own, and whatever else the machine does hits all.
+"""Processes that take turns: what is compared has a process each, and whatever else the machine does hits all.
 
 A worker answers the requests of its parent, one line of JSON each.
 """

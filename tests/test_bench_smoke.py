@@ -44,6 +44,11 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
                 "remuxed_seconds_per_second",
             },
         ),
+        (
+            "rooms",
+            ["--participants", "1", "2", "--rounds", "1", "--seconds", "0.5"],
+            {"rooms", "by_participant"},
+        ),
         ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "wheel_bytes", "bytes_each"}),
         (
             "pipeline",
