@@ -124,6 +124,7 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a ca
 	$(BIN)/python benches/latency.py
 	$(BIN)/python benches/pipeline.py
 	$(BIN)/python benches/rooms.py
+	$(BIN)/python benches/first_picture.py
 	$(BIN)/python benches/room_keys.py
 	$(BIN)/python benches/archive.py
 	$(BIN)/python benches/size.py

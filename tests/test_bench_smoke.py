@@ -49,6 +49,11 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
             ["--participants", "1", "2", "--rounds", "1", "--seconds", "0.5"],
             {"rooms", "by_participant"},
         ),
+        (
+            "first_picture",
+            ["--joins", "1", "--late", "0.2", "--late-joins", "1"],
+            {"joined_ms", "late_key_ms"},
+        ),
         ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "wheel_bytes", "bytes_each"}),
         (
             "pipeline",
