@@ -43,6 +43,7 @@ from turns import Worker, in_turns, serve
 
 WIDTH, HEIGHT, VIDEO_RATE, BIT_RATE = 320, 180, 15, 150_000
 WARM_UP = 1.0  # s
+SETTLED_WITHIN = 20.0  # s: a busy machine decodes the last frames late
 PLAIN, SEALED = "not attached", "attached"
 
 
@@ -152,12 +153,7 @@ class Room:
                     await source.played.wait()
         pace = (time.monotonic() - start) / seconds
         assert self._sealed or "frameseal" not in sys.modules
-        await asyncio.sleep(call.SETTLE)
-        decoded = [
-            one.decoded[kind] - before[kind]
-            for one, before in zip(self._calls, counted, strict=True)
-            for kind in one.decoded
-        ]
+        decoded = await self._settled(counted)
         return {
             "cpu": (time.process_time() - cpu) / seconds,
             "pace": pace,
@@ -165,6 +161,21 @@ class Room:
             "decoded": sum(decoded),
             "silent": decoded.count(0),
         }
+
+    async def _settled(self, counted: list[dict[str, int]]) -> list[int]:
+        """Return how many frames each track has decoded since *counted*, as soon as nothing more arrives."""
+        last: list[int] = []
+        for _ in range(round(SETTLED_WITHIN / call.SETTLE)):
+            decoded = [
+                one.decoded[kind] - before[kind]
+                for one, before in zip(self._calls, counted, strict=True)
+                for kind in one.decoded
+            ]
+            if decoded == last and all(decoded):
+                break
+            last = decoded
+            await asyncio.sleep(call.SETTLE)
+        return last
 
     def _open_with_keys(self, participants: int) -> None:
         from frameseal import E2EEManager, KeyProvider
