@@ -437,6 +437,20 @@ fn silence() -> Vec<u8> {
     [b"\xf8\xff\xfe".as_slice(), &[0; 77]].concat()
 }
 
+const LONG_START_CODE: &[u8] = &[0, 0, 0, 1];
+const SHORT_START_CODE: &[u8] = &[0, 0, 1];
+
+/// The units of LiveKit's blank frame of H264.
+const BLANK_UNITS: [&[u8]; 3] = [
+    b"\x67\x42\xc0\x1f\x0f\xd9\x1f\x88\x88\x84\x00\x00\x03\x00\x04\x00\x00\x03\x00\xc8\x3c\x60\xc9\x20",
+    b"\x68\x87\xcb\x83\xcb\x20",
+    b"\x65\x88\x84\x0a\xf2\x62\x80\x00\xa7\xbe",
+];
+
+fn blank_picture(start_codes: [&[u8]; 3]) -> Vec<u8> {
+    start_codes.iter().zip(BLANK_UNITS).flat_map(|(start_code, unit)| [*start_code, unit].concat()).collect()
+}
+
 #[test]
 fn a_sif_frame_passes_without_a_key_and_is_no_success() {
     let (decryptor, frame) = with_blank(Codec::Opus, &silence());
@@ -447,16 +461,8 @@ fn a_sif_frame_passes_without_a_key_and_is_no_success() {
 
 #[test]
 fn a_sif_frame_is_of_the_codec_and_known_to_the_last_byte() {
-    let units: [&[u8]; 3] = [
-        b"\x67\x42\xc0\x1f\x0f\xd9\x1f\x88\x88\x84\x00\x00\x03\x00\x04\x00\x00\x03\x00\xc8\x3c\x60\xc9\x20",
-        b"\x68\x87\xcb\x83\xcb\x20",
-        b"\x65\x88\x84\x0a\xf2\x62\x80\x00\xa7\xbe",
-    ];
-    let annexb = |starts: [&[u8]; 3]| {
-        let pairs = starts.iter().zip(units);
-        pairs.flat_map(|(start, unit)| [*start, unit].concat()).collect::<Vec<_>>()
-    };
-    let long: &[u8] = &[0, 0, 0, 1];
+    let (units, long) = (BLANK_UNITS, LONG_START_CODE);
+    let annexb = blank_picture;
     let cases: Vec<(Codec, Vec<u8>, bool)> = vec![
         (Codec::Opus, silence(), true),
         (Codec::Opus, [silence(), vec![0]].concat(), false),
@@ -518,6 +524,21 @@ fn what_a_jitter_buffer_joined_to_a_sealed_frame_is_cut_off_and_nothing_else() {
     }
     let stats = decryptor.stats();
     assert_eq!((stats.frames, stats.sif_frames), (3, 0));
+}
+
+#[test]
+fn a_blank_picture_that_was_joined_to_a_sealed_one_is_cut_off() {
+    let picture = b"\0\0\0\x01\x65\x88\x84 a picture of some bytes";
+    let sealed = Encryptor::new(ring(&raw(), 0), Codec::H264).unwrap().encrypt(picture).unwrap();
+    // The first start code is a long one, as depacketisers write it: the sealed frame may end in a zero.
+    for start_codes in [[LONG_START_CODE; 3], [LONG_START_CODE, SHORT_START_CODE, SHORT_START_CODE]] {
+        let (decryptor, blank) = with_blank(Codec::H264, &blank_picture(start_codes));
+        for (before, after) in [(0, 1), (1, 0), (2, 3)] {
+            let joined = [blank.repeat(before), sealed.clone(), blank.repeat(after)].concat();
+            assert_eq!(decryptor.without_sif_frames(&joined), sealed, "{start_codes:?} {before} {after}");
+            assert_eq!(decryptor.decrypt(&joined).unwrap(), picture);
+        }
+    }
 }
 
 #[test]
