@@ -697,3 +697,21 @@ fn a_fallback_has_the_profile_and_the_suite_of_its_ring() {
         assert!(matches!(refused, Some(ConfigError::FallbackMismatch { .. })));
     }
 }
+
+#[test]
+fn a_ring_that_has_lost_its_last_key_uses_the_keys_of_its_fallback_again() {
+    let room = ring(&Secret::key(&[8; 32]).unwrap(), 0);
+    let sealed = Encryptor::new(Arc::clone(&room), Codec::Opus).unwrap().encrypt(b"\x78frame").unwrap();
+    let ring = Arc::new(KeyRing::new(&LIVEKIT, Options::default()).unwrap().with_fallback(room).unwrap());
+    let decryptor = Decryptor::new(Arc::clone(&ring), Codec::Opus, None).unwrap();
+    ring.set(0, &raw()).unwrap();
+    assert_eq!(decryptor.decrypt(&sealed), Err(DecryptError::AuthenticationFailed { kid: 0 }));
+    ring.remove(0);
+    assert_eq!((decryptor.decrypt(&sealed).unwrap(), ring.can_encrypt()), (b"\x78frame".to_vec(), true));
+}
+
+#[test]
+fn the_debug_form_of_a_ring_names_its_keys_by_id() {
+    let shown = format!("{:?}", ring(&raw(), 0));
+    assert!(shown.starts_with("KeyRing {") && shown.contains("profile: \"livekit\"") && shown.contains("key_ids: [0]"));
+}

@@ -229,3 +229,42 @@ fn is_separator(payload: &[u8]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_set_of_h264_that_reads_as_a_picture_of_h265_is_refused() {
+        let cases: [(&[u8], bool); 10] = [
+            (&[0x27], true),
+            (&[0x27, 0x42], true),
+            (&[0x27, 0x08], true),
+            (&[0x27, 0x07], false),
+            (&[0x27, 0x01], false),
+            (&[0x27, 0x09], false),
+            (&[0x2F, 0x42], true),
+            (&[0x30, 0x42], false),
+            (&[0x67, 0x09], true),
+            (&[0x07, 0x42], false),
+        ];
+        for (unit, is_parameter_set) in cases {
+            assert_eq!(matches!(Standard::H264.class(unit), ParameterSet), is_parameter_set, "{unit:x?}");
+        }
+    }
+
+    #[test]
+    fn sequences_begin_with_the_random_access_points_of_each_standard() {
+        let begins = |standard: Standard| {
+            (0..32)
+                .filter(|number| {
+                    let header = if standard == Standard::H264 { 0x60 | *number } else { number << 1 };
+                    standard.begins_sequence(header)
+                })
+                .collect::<Vec<u8>>()
+        };
+        assert_eq!(begins(Standard::H264), [5]);
+        assert_eq!(begins(Standard::H265), [16, 17, 18, 19, 20, 21]);
+        assert_eq!([Standard::H264, Standard::H265].map(Standard::name), ["h264", "h265"]);
+    }
+}
