@@ -166,7 +166,9 @@ async def test_in_a_call_a_forwarder_without_a_key_neither_swaps_senders_nor_sen
             for put_in_her_place in ("alice", "bob"):
                 changes.clear()
                 await sfu.switch(lines["carol"], put_in_her_place)
-                await until(lambda: opening.state("carol", "video") is E2EEState.DecryptionFailed)
+                # Listeners hear of a state after it has changed.
+                await until(lambda: told(changes, "receive"))
+                assert opening.state("carol", "video") is E2EEState.DecryptionFailed
                 assert [c.reason for _, c in changes if c.direction == "receive"] == ["sender_mismatch"]
                 await sfu.switch(lines["carol"], "carol")
                 sinks["carol"].clear()
