@@ -47,16 +47,11 @@ COLUMNS = {"CaughtMutant": "caught", "MissedMutant": "missed", "Unviable": "unvi
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the core: its name, its files and its quick tests, which are more than its unit tests.
-
-    `is_complete` says that all its mutants were tried, and that each missed one has a test or a reason now. A change
-    draws from the mutants of complete parts only, so that it does not fail by what others have left open.
-    """
+    """A part of the core: its name, its files and its quick tests, which are more than its unit tests."""
 
     name: str
     files: str
     tests: tuple[str, ...] = ()
-    is_complete: bool = False
 
     def has(self, file: str) -> bool:
         """Return whether the part has a file, by its path below the core's sources."""
@@ -68,8 +63,8 @@ FRAMES = ("senders", "replay", "newest", "rows", "jitsi", "stream", "nextcloud",
 
 # The order is that of a run. A file belongs to the first part that has it.
 PARTS = [
-    Part("nonce", r"keyring/nonce\.rs", ("counters", "rows"), is_complete=True),
-    Part("replay", r"frame/replay\.rs", ("replay", "footer"), is_complete=True),
+    Part("nonce", r"keyring/nonce\.rs", ("counters", "rows")),
+    Part("replay", r"frame/replay\.rs", ("replay", "footer")),
     Part("ratchet", r"keyring/ratchet\.rs", ("keys", "secrets")),
     Part("wire", r"wire/.*", ("footer", "data", "sframe", "corpus")),
     Part("counter", r"keyring/(counter|lookup)\.rs", ("counters", "keys", "sframe", *FRAMES)),
@@ -288,8 +283,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [each for each in names if each in changed],
                 [each for each in names if each not in changed],
             )
-            if options.since:
-                others = [each for each in others if (part := part_of(each)) and part.is_complete]
             count = len(names) if options.sample is None else options.sample
             names = drawn(touched, others if options.sample else [], count, git("rev-parse", "HEAD") or "")
             print(f"{len(touched)} mutants lie on lines that have changed", flush=True)
