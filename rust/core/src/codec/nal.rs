@@ -265,6 +265,11 @@ mod tests {
         };
         assert_eq!(begins(Standard::H264), [5]);
         assert_eq!(begins(Standard::H265), [16, 17, 18, 19, 20, 21]);
+    }
+
+    #[cfg(feature = "hazmat")]
+    #[test]
+    fn a_scan_names_the_standards() {
         assert_eq!([Standard::H264, Standard::H265].map(Standard::name), ["h264", "h265"]);
     }
 }
