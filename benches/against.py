@@ -8,12 +8,14 @@ whatever else the machine does hits both.
 """
 
 import argparse
+import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import chain
+
+from turns import Worker, in_turns
 
 STARTS = 5  # of both processes: where memory happens to lie makes some 5 % in one process
 ROUNDS = 24  # turns of a row in each
@@ -58,16 +60,18 @@ def rows() -> dict[str, Callable[[], None]]:
 
 
 def serve() -> None:
-    """Time the rows that are asked for on standard input, in ns of CPU per call."""
+    """Answer requests: a row with its ns of CPU per call, and null with the names of all rows."""
     import time
 
     # Both builds on one core, since the other may be the busier one. They never run at the same time.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     made, counts = rows(), {}
-    print(*made, sep="\t", flush=True)
     for line in sys.stdin:
-        name = line.rstrip("\n")
+        name = json.loads(line)
+        if name is None:
+            print(json.dumps(list(made)), flush=True)
+            continue
         call, clock = made[name], time.thread_time_ns
         if name not in counts:
             start = clock()
@@ -77,51 +81,12 @@ def serve() -> None:
         start = clock()
         for _ in range(counts[name]):
             call()
-        print((clock() - start) / counts[name], flush=True)
+        print(json.dumps((clock() - start) / counts[name]), flush=True)
 
 
-class Build:
-    """One build, in a process of its own."""
-
-    def __init__(self, folder: str | None) -> None:
-        environment = {**os.environ, "PYTHONPATH": folder} if folder else dict(os.environ)
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.rows = self._line().split("\t")
-
-    def time(self, row: str) -> float:
-        """Return the ns per call of one turn."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(row + "\n")
-        self._process.stdin.flush()
-        return float(self._line())
-
-    def __enter__(self) -> "Build":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("a build ended early: its error is above")
-        return line.rstrip("\n")
-
-
-def in_turns(old: Build, new: Build, row: str, number: int) -> tuple[float, float]:
-    """Return the ns of both builds. The order alternates: whoever comes second finds other caches."""
-    if number % 2:
-        return old.time(row), new.time(row)
-    after = new.time(row)
-    return old.time(row), after
+def build(folder: str | None) -> Worker:
+    """Start the process of a build: the package in *folder*, or the one that is installed."""
+    return Worker(__file__, "--serve", **({"PYTHONPATH": folder} if folder else {}))
 
 
 def main() -> None:
@@ -139,10 +104,12 @@ def main() -> None:
         parser.error("name the folder of the old build")
     turns: dict[str, list[list[tuple[float, float]]]] = {}
     for _ in range(STARTS):
-        with Build(arguments.old) as old, Build(arguments.new) as new:
-            for row in (row for row in new.rows if row in old.rows and arguments.rows in row):
-                old.time(row), new.time(row)  # warm
-                turns.setdefault(row, []).append([in_turns(old, new, row, number) for number in range(ROUNDS)])
+        with build(arguments.old) as old, build(arguments.new) as new:
+            workers, known = {"old": old, "new": new}, set(old.ask(None))
+            for row in (row for row in new.ask(None) if row in known and arguments.rows in row):
+                in_turns(workers, 0, row)  # warm
+                taken = (in_turns(workers, number, row) for number in range(ROUNDS))
+                turns.setdefault(row, []).append([(ns["old"], ns["new"]) for ns in taken])
     slower = 0
     print(f"{'row':28} {'old ns':>9} {'new ns':>9} {'ratio':>6}")
     for row, starts in turns.items():

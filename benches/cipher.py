@@ -8,7 +8,6 @@ AVX-512 from AWS-LC, and ipsec-mb runs its functions for AVX2. The two processes
 """
 
 import argparse
-import asyncio
 import statistics
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import frameseal
 import ipsec_mb
 import record
 from contenders import FLOOR, KEY, OURS, SIZES, frame_of, per_frame
-from turns import Worker, in_turns, serve
+from turns import Worker, in_turns, is_worker, serve
 
 AWS_LC = "AWS-LC"
 TURN_NS = 2_000_000
@@ -35,7 +34,7 @@ MASK = f"~0:~{(1 << 1 | 1 << 6 | 1 << 11 | 1 << 12 | 1 << 14) << 32 | 1 << 16 | 
 Timer = Callable[[int, int], float]  # of a size and a number of frames: ns per frame
 
 
-def timers(avx512: bool) -> dict[str, Timer]:
+def timers(*, avx512: bool) -> dict[str, Timer]:
     """Return what is timed, by row. The fastest known is left out where there is none."""
     ring = frameseal.KeyRing("livekit")
     ring.set_key(KEY)
@@ -49,9 +48,9 @@ def timers(avx512: bool) -> dict[str, Timer]:
     return made
 
 
-async def work(avx512: bool) -> None:
+async def work(worker: str) -> None:
     """Answer requests, which are a row and a size, with the ns per frame of one turn."""
-    rows = timers(avx512)
+    rows = timers(avx512=worker == WITH)
     repeats: dict[tuple[str, int], int] = {}
 
     async def answer(request: tuple[str, int] | None) -> object:
@@ -112,12 +111,10 @@ def show(console: Console, medians: dict[str, dict[int, dict[str, float]]], abse
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--serve", choices=(WITH, WITHOUT), help=argparse.SUPPRESS)
+    if is_worker(parser, (WITH, WITHOUT), work):
+        return 0
     record.add_output(parser, "cipher")
     arguments = parser.parse_args()
-    if arguments.serve:
-        asyncio.run(work(arguments.serve == WITH))
-        return 0
     console = Console()
     kernel = ipsec_mb.find()
     absent = kernel if isinstance(kernel, str) else None

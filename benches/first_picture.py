@@ -24,9 +24,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 import call
-from turns import Worker, in_turns, serve
+from turns import PLAIN, SEALED, Worker, error_of_median, in_turns, is_worker, serve
 
-PLAIN, SEALED = "not attached", "attached"
 KINDS = {"video": "picture", "audio": "sound"}
 KEY = bytes(range(32))
 PATIENCE = 30.0  # s for a first picture
@@ -84,10 +83,10 @@ class Joins:
         return theirs
 
 
-async def work(sealed: bool) -> None:
+async def work(name: str) -> None:
     """Answer requests, each with a join. A request is the delay of the key in s, or None."""
     logging.getLogger("frameseal").setLevel(logging.ERROR)  # the missing key is intended
-    await serve(Joins(sealed).join)
+    await serve(Joins(name == SEALED).join)
 
 
 def measure(joins: int, late: list[float], late_joins: int, progress: Progress) -> tuple[Any, Any]:
@@ -122,7 +121,7 @@ def show(console: Console, found: dict[str, dict[str, list[float]]], by_delay: d
             cells = [f"{ms:.0f}" for ms in (statistics.median(times), times[int(len(times) * 0.9)], times[-1])]
             if name == SEALED:
                 added = [own - other for own, other in zip(found[SEALED][kind], found[PLAIN][kind], strict=True)]
-                error = 1.25 * statistics.stdev(added) / joins**0.5 if joins > 1 else None
+                error = error_of_median(added)
                 cells += [f"{statistics.median(added):+.1f}", "one pair" if error is None else f"± {error:.1f}"]
             table.add_row(f"{what}, {name}", *cells)
     console.print(table)
@@ -142,9 +141,7 @@ def main() -> int:
     parser.add_argument("--joins", type=int, default=50, help="joins of each kind of call")
     parser.add_argument("--late", type=float, nargs="*", default=[1.0, 3.0, 8.0], help="delays of the key, in s")
     parser.add_argument("--late-joins", type=int, default=5, help="joins for each delay")
-    parser.add_argument("--serve", choices=(PLAIN, SEALED), help=argparse.SUPPRESS)
-    if "--serve" in sys.argv:
-        asyncio.run(work(parser.parse_args().serve == SEALED))
+    if is_worker(parser, (PLAIN, SEALED), work):
         return 0
     import record
 

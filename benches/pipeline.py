@@ -28,6 +28,7 @@ from rich.table import Table
 import record
 from call import AUDIO_RATE, VIDEO_RATE, Call, pictures, sounds
 from stopwatch import Stopwatch, clock
+from turns import error_of_median
 
 WARM_UP = 1.0  # s
 MAX_ADDED = 0.01  # of the call's CPU
@@ -143,7 +144,7 @@ async def measure(rounds: int, apart: int, seconds: float, progress: Progress) -
         "cpu_s_per_s": {name: statistics.median(runs) for name, runs in spent.items()},
         "added": statistics.median(added),
         # of the median
-        "added_standard_error": 1.25 * statistics.stdev(added) / len(added) ** 0.5 if len(added) > 1 else None,
+        "added_standard_error": error_of_median(added),
         "added_by_round": added,
         "frames_decoded": decoded,
         "us_per_frame": split(watch),

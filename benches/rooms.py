@@ -39,12 +39,11 @@ from rich.table import Table
 
 import call
 from memory import resident
-from turns import Worker, in_turns, serve
+from turns import PLAIN, SEALED, Worker, error_of_median, in_turns, is_worker, serve
 
 WIDTH, HEIGHT, VIDEO_RATE, BIT_RATE = 320, 180, 15, 150_000
 WARM_UP = 1.0  # s
 SETTLED_WITHIN = 20.0  # s: a busy machine decodes the last frames late
-PLAIN, SEALED = "not attached", "attached"
 
 
 def video_packets() -> list[av.Packet]:
@@ -58,9 +57,8 @@ def video_packets() -> list[av.Packet]:
     packets = []
     for n, clean in enumerate(call.pictures(30, WIDTH, HEIGHT)):
         image = clean.to_ndarray()
-        image[:HEIGHT] += random.integers(
-            0, 12, (HEIGHT, WIDTH), np.uint8
-        )  # a camera's noise, which fills the bit rate
+        # A camera's noise, which fills the bit rate.
+        image[:HEIGHT] += random.integers(0, 12, (HEIGHT, WIDTH), np.uint8)
         picture = av.VideoFrame.from_ndarray(image, format="yuv420p")
         picture.pts, picture.time_base = n, codec.time_base
         packets += codec.encode(picture)
@@ -132,7 +130,7 @@ class Room:
         for number in range(participants):
             self._calls.append(call.Call(self._video, self._audio, VIDEO_RATE, self._delays.decoded))
             if self._sealed:
-                self._attach(self._calls[-1], f"participant {number}")
+                self._attach(self._calls[-1], number)
             await self._calls[-1].connect()
             self._delays.follow(self._calls[-1].receiving)
         await self.play(WARM_UP)
@@ -185,12 +183,12 @@ class Room:
             provider.set_key(f"participant {number}", self._key(number))
         self._receiving = E2EEManager(provider, "livekit")
 
-    def _attach(self, one: call.Call, name: str) -> None:
+    def _attach(self, one: call.Call, number: int) -> None:
         from frameseal import E2EEManager, KeyProvider
         from frameseal.aiortc import attach
 
-        provider = KeyProvider()
-        provider.set_key(name, self._key(int(name.split()[1])))
+        name, provider = f"participant {number}", KeyProvider()
+        provider.set_key(name, self._key(number))
         attach(one.sending, E2EEManager(provider, "livekit"), local_id=name, remote_id="nobody")
         attach(one.receiving, self._receiving, local_id="the room", remote_id=name)
 
@@ -199,9 +197,9 @@ class Room:
         return number.to_bytes(32, "big")
 
 
-async def work(sealed: bool) -> None:
+async def work(name: str) -> None:
     """Answer requests: ["join", participants] and ["play", seconds]."""
-    room = Room(sealed)
+    room = Room(name == SEALED)
 
     async def answer(request: list[Any]) -> object:
         what, amount = request
@@ -262,7 +260,8 @@ def show(console: Console, rooms: dict[int, dict[str, Any]], by_participant: dic
         table.add_column(column, justify="right" if column else "left")
     for size, room in rooms.items():
         added = room["added_by_round"]
-        noise = f" ± {1.25 * statistics.stdev(added) / len(added) ** 0.5:.1%}" if len(added) > 1 else ""
+        error = error_of_median(added)
+        noise = "" if error is None else f" ± {error:.1%}"
         for name in (PLAIN, SEALED):
             own = room[name]
             table.add_row(
@@ -287,9 +286,7 @@ def main() -> int:
     parser.add_argument("--participants", type=int, nargs="+", default=[10, 25, 50], help="sizes of the rooms")
     parser.add_argument("--rounds", type=int, default=6, help="turns of each room")
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds of media in a turn")
-    parser.add_argument("--serve", choices=(PLAIN, SEALED), help=argparse.SUPPRESS)
-    if "--serve" in sys.argv:
-        asyncio.run(work(parser.parse_args().serve == SEALED))
+    if is_worker(parser, (PLAIN, SEALED), work):
         return 0
     import plot
     import record

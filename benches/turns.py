@@ -3,13 +3,18 @@
 A worker answers the requests of its parent, one line of JSON each.
 """
 
+import argparse
 import asyncio
 import json
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Self
+
+# Calls without frameseal and calls with it.
+PLAIN, SEALED = "not attached", "attached"
 
 
 class Worker:
@@ -49,6 +54,25 @@ async def serve(answer: Callable[[Any], Awaitable[object]]) -> None:
     """Answer the requests on standard input until it ends."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         print(json.dumps(await answer(json.loads(line))), flush=True)
+
+
+def is_worker(
+    parser: argparse.ArgumentParser, names: Collection[str], work: Callable[[str], Coroutine[Any, Any, None]]
+) -> bool:
+    """Add the hidden option `--serve`, the name of a worker. If it is given, run *work* with it and return true.
+
+    Reads nothing else from the command line, so that the parent can add options that need more imports.
+    """
+    parser.add_argument("--serve", choices=names, help=argparse.SUPPRESS)
+    if "--serve" not in sys.argv:
+        return False
+    asyncio.run(work(parser.parse_args().serve))
+    return True
+
+
+def error_of_median(values: list[float]) -> float | None:
+    """Return the standard error of the median of normally distributed *values*, or None for a single one."""
+    return 1.25 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def in_turns(workers: dict[str, Worker], turn: int, request: object) -> dict[str, Any]:

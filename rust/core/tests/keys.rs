@@ -461,8 +461,7 @@ fn a_sif_frame_passes_without_a_key_and_is_no_success() {
 
 #[test]
 fn a_sif_frame_is_of_the_codec_and_known_to_the_last_byte() {
-    let (units, long) = (BLANK_UNITS, LONG_START_CODE);
-    let annexb = blank_picture;
+    let long = LONG_START_CODE;
     let cases: Vec<(Codec, Vec<u8>, bool)> = vec![
         (Codec::Opus, silence(), true),
         (Codec::Opus, [silence(), vec![0]].concat(), false),
@@ -475,11 +474,11 @@ fn a_sif_frame_is_of_the_codec_and_known_to_the_last_byte() {
         (Codec::Pcmu, vec![0xD5; 160], false),
         (Codec::Pcma, vec![0xD5; 160], true),
         (Codec::Pcma, vec![0xD5; 161], false),
-        (Codec::H264, annexb([long, long, long]), true),
-        (Codec::H264, annexb([long, &[0, 0, 1], &[0, 0, 1]]), true),
-        (Codec::H264, units[2].to_vec(), true),
-        (Codec::H264, annexb([long, long, long])[..39].to_vec(), false),
-        (Codec::H264, [annexb([long, long, long]), vec![0]].concat(), false),
+        (Codec::H264, blank_picture([long, long, long]), true),
+        (Codec::H264, blank_picture([long, SHORT_START_CODE, SHORT_START_CODE]), true),
+        (Codec::H264, BLANK_UNITS[2].to_vec(), true),
+        (Codec::H264, blank_picture([long, long, long])[..39].to_vec(), false),
+        (Codec::H264, [blank_picture([long, long, long]), vec![0]].concat(), false),
         (Codec::H264, long.to_vec(), false),
         (Codec::H264, vec![], false),
     ];
