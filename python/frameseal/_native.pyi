@@ -6,6 +6,7 @@ dropped. No object can be pickled or copied.
 
 from __future__ import annotations  # the reference executes this file
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
@@ -19,11 +20,14 @@ __all__ = [
     "DerivedKey",
     "Encryptor",
     "KeyRing",
+    "SealedPayloads",
     "Secret",
     "SenderBindings",
     "__version__",
     "codec_info",
+    "join_payloads",
     "profile_info",
+    "replace_frame",
 ]
 
 __version__: str
@@ -68,6 +72,12 @@ class CodecInfo(TypedDict):
     """
     nal_header_len: int
     """Bytes of a NAL unit's header. 0 means that frames are not byte streams of NAL units."""
+    payload_format: Literal["whole", "vp8", "h264"] | None
+    """How RTP payloads carry the frames. None means that the core does not know it.
+
+    whole is one payload per frame (RFC 7587; RFC 3551, section 4.5), vp8 is RFC 7741, and h264 is RFC 6184 in
+    packetization mode 1.
+    """
 
 @type_check_only
 class ProfileInfo(TypedDict):
@@ -91,6 +101,22 @@ def profile_info(profile: str, /) -> ProfileInfo:
     """Return the row of a profile in the core's table.
 
     :raises ValueError: for a name that is not in `PROFILES`.
+    """
+
+def join_payloads(codec: str, payloads: list[bytes], /) -> bytes:
+    """Return the frame that RTP payloads carry. In H.264 each NAL unit has a start code of four bytes.
+
+    :raises ValueError: for payloads that do not carry one frame, or a codec without a known payload format.
+    :raises TypeError: for an object that is no list of bytes.
+    """
+
+def replace_frame(codec: str, payloads: list[bytes], frame: _Buffer, /) -> list[bytes]:
+    """Return the payloads of *frame*, at most 1,300 bytes each, in place of the frame that *payloads* carry.
+
+    In VP8 they have the descriptor of the first of *payloads* (RFC 7741, section 4.2).
+
+    :raises ValueError: as `join_payloads` does, or for a frame that payloads cannot carry.
+    :raises TypeError: for an object that is no list of bytes.
     """
 
 @final
@@ -488,6 +514,21 @@ class Encryptor:
         :raises ValueError: for metadata in another profile than sframe.
         """
 
+    def encrypt_payloads(self, payloads: list[bytes], sealed: SealedPayloads, metadata: _Buffer = b"") -> list[bytes]:
+        """Seal the frame that RTP payloads carry; return the payloads of the sealed frame.
+
+        The result is that of `join_payloads`, `encrypt` and `replace_frame`, in one call. An empty frame has no
+        payloads.
+
+        :param payloads: The payloads of one frame, in order, as the encoder of a stack returns them.
+        :param sealed: Holds the returned payloads from now on, and forgets the oldest beyond its capacity.
+        :param metadata: as for `encrypt`.
+        :raises UnknownKey, KeyExhausted, MalformedFrame: as `encrypt` does.
+        :raises ValueError: for payloads that do not carry one frame, a codec without a known payload format, or
+            metadata in another profile than sframe.
+        :raises TypeError: for an object that is no list of bytes.
+        """
+
     def encrypt_batch(
         self,
         data: _Buffer | _BinaryArray,
@@ -516,6 +557,35 @@ class Encryptor:
 
     def stats(self) -> EncryptorStats:
         """Return a snapshot of the counters."""
+
+@final
+class SealedPayloads:
+    """The latest RTP payloads that one sender sealed. A gate in front of the network passes no other payload.
+
+    Payloads are compared as a whole.
+
+    :param capacity: The number of payloads that are kept when the next frame is sealed. One frame may have more.
+    :raises ValueError: for a number out of its range.
+    """
+
+    def __new__(cls, capacity: int) -> SealedPayloads: ...
+    def holds(self, payloads: Sequence[bytes]) -> bool:
+        """Return whether each of *payloads* is held. True for no payloads.
+
+        :raises TypeError: for an object that cannot be iterated.
+        """
+
+    def admits(self, packet: Buffer) -> bool:
+        """Return whether an RTP packet carries a payload that is held, or none (RFC 3550, section 5.1).
+
+        A retransmission carries the payload after two bytes (RFC 4588, section 4). False for a packet that ends within
+        its header.
+        """
+
+    def clear(self) -> None:
+        """Forget all payloads."""
+
+    def __len__(self) -> int: ...
 
 @final
 class SenderBindings:

@@ -31,7 +31,7 @@ MEDIA = {
     "aiortc.rtp.HeaderExtensions",
     "aiortc.rtp.RtpPacket",
     "calls.Picture",
-    "frameseal.aiortc.slots.SealedPayload",
+    "frameseal.aiortc.slots.LaterPayload",
 }
 
 

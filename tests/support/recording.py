@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from frameseal import E2EEManager
+from frameseal._native import SealedPayloads, join_payloads
 
 START_CODE = b"\0\0\0\1"
 
@@ -20,6 +21,13 @@ class Noted:
         sealed = self._transform.encrypt(frame)
         self._note(bytes(frame), sealed)
         return sealed
+
+    def encrypt_payloads(self, payloads: list[bytes], sealed: SealedPayloads) -> list[bytes] | None:
+        made = self._transform.encrypt_payloads(payloads, sealed)
+        codec = self._transform.codec
+        became = made if made is None else join_payloads(codec, made) if made else b""
+        self._note(join_payloads(codec, payloads), became)
+        return made
 
     def open(self, sealed: bytes, tag: Any = None, **options: Any) -> list[tuple[bytes, Any]]:
         opened = self._transform.open(sealed, tag, **options)

@@ -33,7 +33,8 @@ def test_rows_agree_with_the_core(row):
     assert (row.ticks is not None) == (row.info["kind"] == "audio")
     assert (row.clear_len is None) == (row.info["clear_rule"] is None)
     assert row.nal_header_len == row.info["nal_header_len"]
-    assert (row.common_descriptor is None) == (row.split is None)
+    assert (row.info["payload_format"] == "whole") == (row.ticks is not None)
+    assert row.info["payload_format"] or not row.is_encoded_by_stack
 
 
 FRAMES = {

@@ -122,10 +122,13 @@ class Attachment(Confidential):
         if slot is not None and slot.encryption is self._encryption:
             slot.release(self._encryption)
 
-    def has_sealed(self, payload: bytes) -> bool:
-        """Return whether *payload* is one of the latest payloads that a sender sealed. For the outgoing gate."""
+    def has_sealed(self, packet: bytes) -> bool:
+        """Return whether a sender sealed the payload of an RTP packet lately, or the packet has none.
+
+        For the outgoing gate. A retransmission has the payload of its packet (RFC 4588).
+        """
         for slot in self._senders:  # a loop, because this runs for each packet and a generator is half as fast
-            if payload in slot.sealed:
+            if slot.sealed.admits(packet):
                 return not self._encryption.detached
         return False
 

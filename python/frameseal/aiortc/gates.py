@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 from frameseal.aiortc.attachment import Attachment
@@ -21,12 +21,11 @@ from frameseal.aiortc.protocols import Codec, DecoderQueue, DecoderTask, JitterF
 from frameseal.aiortc.receivers import ReceiverSlot
 from frameseal.aiortc.rule import process, report_unattached
 from frameseal.aiortc.slots import SLOT
-from frameseal.codecs.rtp import MediaType, media_type
+from frameseal.codecs.rtp import media_type
 
 __all__ = ["GatedAttribute", "IncomingGate", "OutgoingGate", "GuardedFrame"]
 
 RTP_HEADER_LEN = 12  # RFC 3550 section 5.1
-RTX_HEADER_LEN = 2  # RFC 4588 section 4: the original sequence number
 
 OwnerT = TypeVar("OwnerT")
 ValueT = TypeVar("ValueT")
@@ -111,13 +110,16 @@ class OutgoingGate:
             raise ConnectionError("refused an RTP packet that was sent as RTCP")
         return self._session.protect_rtcp(data)
 
-    async def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Awaitable[None]:
         """Send a packet as the transport's ``_send_rtp``. Drop the packet that `protect` would refuse with an error."""
-        transport = self._transport()
-        passed = data if self._stack.is_rtcp(data) else self._admitted_part(data)
-        if transport is not None and passed is not None:
-            self._admitted = passed  # `protect` passes the same object without a second check
-            await type(transport)._send_rtp(transport, passed)
+        transport, attachment = self._transport(), self._attachment
+        passed: bytes | None = data
+        if attachment is None or self._generation != self._stack.generation or not attachment.has_sealed(data):
+            passed = data if self._stack.is_rtcp(data) else self._admitted_part(data)
+        if transport is None or passed is None:
+            return _nothing()
+        self._admitted = passed  # `protect` passes the same object without a second check
+        return type(transport)._send_rtp(transport, passed)
 
     def _admitted_part(self, data: bytes) -> bytes | None:
         """Return the part of an RTP packet that may be sent: all of it, or the header.
@@ -129,9 +131,10 @@ class OutgoingGate:
             return self._unattached_part(data)
         if len(data) < RTP_HEADER_LEN:  # shorter data is no RTP, and SRTP refuses it
             return data
+        if attachment.has_sealed(data):
+            return data
         start = payload_start(data)
-        payload = bytes(data[start:])
-        if not payload or attachment.has_sealed(payload) or attachment.has_sealed(payload[RTX_HEADER_LEN:]):
+        if start >= len(data):
             return data
         self._stack.adopt_members_of(self._transport())
         return data[:start] if attachment.predates_attachment(data) else None
@@ -156,11 +159,11 @@ class OutgoingGate:
 class GuardedFrame:
     """A received frame between the decoder queue and the decoder proxy. Every other decoder finds it empty."""
 
-    __slots__ = ("_frame", "_media", "_slot")
+    __slots__ = ("_codec", "_frame", "_slot")
 
-    def __init__(self, frame: JitterFrame, media: MediaType, slot: ReceiverSlot) -> None:
+    def __init__(self, frame: JitterFrame, codec: Codec, slot: ReceiverSlot) -> None:
         self._frame = frame
-        self._media = media
+        self._codec = codec
         self._slot = slot
 
     @property
@@ -171,7 +174,7 @@ class GuardedFrame:
     @property
     def data(self) -> bytes:
         """Return no bytes, and close the track: only a decoder that is not the hook's reads them."""
-        self._slot.check_decoder(self._media)
+        self._slot.check_decoder(media_type(self._codec.mimeType))
         return b""
 
     def unwrap(self) -> JitterFrame:
@@ -234,7 +237,11 @@ class IncomingGate:
         if getattr(codec, SLOT, None) is not slot:
             codec = self._tagged.setdefault(codec.mimeType, copy.copy(codec))
             setattr(codec, SLOT, slot)
-        return codec, GuardedFrame(frame, media_type(codec.mimeType), slot)
+        return codec, GuardedFrame(frame, codec, slot)
+
+
+async def _nothing() -> None:
+    """Return at once, in place of sending a packet."""
 
 
 def payload_start(data: bytes) -> int:

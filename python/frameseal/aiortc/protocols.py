@@ -24,7 +24,6 @@ __all__ = [
     "Packet",
     "Parameters",
     "PeerConnection",
-    "PictureNumbering",
     "Receiver",
     "ReceiverTrack",
     "Sender",
@@ -69,13 +68,6 @@ class Encoder(Protocol):
 
     def pack(self, packet: Packet) -> tuple[list[bytes], int]:
         """Packetize an encoded frame. Returns its RTP payloads and their timestamp."""
-
-
-class PictureNumbering(Protocol):
-    """An encoder that numbers its pictures (VP8, RFC 7741 section 4.2)."""
-
-    picture_id: int
-    """The id of the next picture."""
 
 
 class JitterFrame(Protocol):
@@ -304,17 +296,8 @@ class StackFunctions(Protocol):
         :param timestamp: the timestamp as the receiver has re-based it.
         """
 
-    def depayload(self, codec: Codec, payload: bytes) -> bytes:
-        """Strip the RTP payload descriptor."""
-
     def history(self, sender: Sender) -> dict[int, object]:
         """Return the packets that a sender may send again."""
-
-    def packer(self, codec: Codec) -> Encoder:
-        """Make an encoder that only packetizes."""
-
-    def packet(self, frame: bytes) -> Packet:
-        """Return an encoded frame as the packet that `Encoder.pack` accepts."""
 
     def replaced_seams(self, owner: Member) -> str:
         """Name the functions on the way of the owner's frames that other code has replaced."""

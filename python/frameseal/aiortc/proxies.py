@@ -12,7 +12,7 @@ from frameseal.aiortc.encryption import Encryption
 from frameseal.aiortc.gates import GuardedFrame
 from frameseal.aiortc.protocols import Codec, Decoder, EncodedFrame, Encoder, JitterFrame, NextFrame, Packet, Sender
 from frameseal.aiortc.receivers import ReceiverSlot
-from frameseal.aiortc.slots import SealedPayload, SenderSlot
+from frameseal.aiortc.slots import SLOT, SenderSlot
 from frameseal.codecs import CODECS, CodecRow
 from frameseal.codecs.rtp import media_type
 from frameseal.e2ee.transforms import ReceiverTransform
@@ -20,9 +20,6 @@ from frameseal.e2ee.transforms import ReceiverTransform
 __all__ = ["NEXT_FRAME", "NextFrameGuard", "OpeningDecoder", "SealingEncoder"]
 
 NEXT_FRAME = "_next_encoded_frame"
-PICTURE_IDS = 1 << 15  # 15 bits (RFC 7741 section 4.2)
-
-Payloads = list[bytes] | list[SealedPayload]
 
 
 class SealingEncoder:
@@ -43,25 +40,21 @@ class SealingEncoder:
         # The stack sets ``target_bitrate`` on its encoder.
         setattr(self._inner, name, value)
 
-    def encode(self, frame: object, force_keyframe: bool = False) -> tuple[Payloads, int | None]:
+    def encode(self, frame: object, force_keyframe: bool = False) -> tuple[list[bytes], int | None]:
         """Encode and seal a frame. Runs in an executor thread. No payloads mean that nothing must be sent."""
         slot, encryption = self._slot, self._slot.encryption
         if encryption is not None and (encryption.detached or slot.closed):
             slot.count_drop()
             return [], None
         force_keyframe, slot.keyframe_owed = force_keyframe or slot.keyframe_owed, False
-        return self._sealed(encryption, *self._inner.encode(frame, force_keyframe))
+        payloads, timestamp = self._inner.encode(frame, force_keyframe)
+        return payloads if encryption is None else slot.seal(encryption, self._codec, payloads), timestamp
 
-    def pack(self, packet: Packet) -> tuple[Payloads, int]:
+    def pack(self, packet: Packet) -> tuple[list[bytes], int]:
         """Seal a frame that was encoded elsewhere, as by ``MediaPlayer(decode=False)``. Runs on the event loop."""
-        return self._sealed(self._slot.encryption, *self._inner.pack(packet))
-
-    def _sealed(self, encryption: Encryption | None, payloads: list[bytes], timestamp: int) -> tuple[Payloads, int]:
-        if encryption is None:
-            return payloads, timestamp
-        following: int | None = getattr(self._inner, "picture_id", None)  # only VP8 has picture ids
-        picture_id = None if following is None else (following - 1) % PICTURE_IDS
-        return self._slot.seal(encryption, self._codec, payloads, picture_id), timestamp
+        encryption = self._slot.encryption
+        payloads, timestamp = self._inner.pack(packet)
+        return payloads if encryption is None else self._slot.seal(encryption, self._codec, payloads), timestamp
 
 
 class OpeningDecoder:
@@ -177,8 +170,10 @@ class NextFrameGuard:
     def __get__(self, sender: Sender | None, owner: type | None = None) -> NextFrameGuard | NextFrame:
         if sender is None:
             return self
-        inner = vars(sender).get(NEXT_FRAME) or self._method.__get__(sender, owner)
-        return functools.partial(self._slot_of(sender).next_frame, inner)
+        attributes = vars(sender)
+        inner = attributes.get(NEXT_FRAME) or self._method.__get__(sender, owner)
+        slot: SenderSlot = attributes.get(SLOT) or self._slot_of(sender)
+        return functools.partial(slot.next_frame, inner)
 
     def __set__(self, sender: Sender, method: NextFrame) -> None:
         vars(sender)[NEXT_FRAME] = method

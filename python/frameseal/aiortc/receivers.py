@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 
 from frameseal.aiortc.encryption import Encryption
 from frameseal.aiortc.protocols import Codec, DecoderTask, Member, Receiver, RtpPacket, StackFunctions
@@ -39,6 +40,8 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         self._tap: FrameTap | None = None
         self._starts: dict[bytes, None] = {}
         self._packet_noted = False  # since the last frame
+        self._noted_codec: Codec | None = None  # of the last packet
+        self._begins_frame: Callable[[bytes], bool] | None = None  # that codec's function
         self._last_request = float("-inf")
         self._unanswered = 0
         self._source: int | None = None  # the SSRC of the latest packet
@@ -64,8 +67,9 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         """Return whether the decoder queue may receive *task*, which is None at the end. Call it on the event loop."""
         if task is None:
             return True
-        with contextlib.suppress(RuntimeError):  # an SDK receives in a thread without a loop
-            self.find_encryption()
+        if self.encryption is None or self.loop is None:
+            with contextlib.suppress(RuntimeError):  # an SDK receives in a thread without a loop
+                self.find_encryption()
         if self.may_be_reassigned and self.encryption is not None and self._is_due():
             self.identify(self.encryption)
         if not self._packet_noted:  # other code replaced depayload(), so the remembered starts are outdated
@@ -94,6 +98,8 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
 
     def record(self, task: DecoderTask | None) -> bool:
         """Record a frame. Return whether the decoder queue may receive it, too. Call it on the event loop."""
+        if self.encryption is None or self.encryption.recorder is None:
+            return True
         tap = self._present_tap()
         if tap is None or task is None:
             return True
@@ -146,8 +152,10 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
     def note_packet(self, codec: Codec, payload: bytes, data: bytes) -> None:
         """Remember the start of a VP8 frame if *payload* is its first packet. Call it on the event loop."""
         self._packet_noted = True
-        row = CODECS.get(media_type(codec.mimeType).codec)
-        if row is not None and row.begins_frame is not None and row.begins_frame(payload):
+        if codec is not self._noted_codec:
+            row = CODECS.get(media_type(codec.mimeType).codec)
+            self._noted_codec, self._begins_frame = codec, None if row is None else row.begins_frame
+        if self._begins_frame is not None and self._begins_frame(payload):
             self._starts[data[:START_LEN]] = None
             if len(self._starts) > MAX_STARTS:
                 del self._starts[next(iter(self._starts))]

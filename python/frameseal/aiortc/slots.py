@@ -17,28 +17,27 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, TypeVarTuple, Unpack, cast
+from typing import Generic, TypeVar, TypeVarTuple, Unpack
 
+from frameseal._native import SealedPayloads
 from frameseal.aiortc.encryption import Encryption
 from frameseal.aiortc.lock import hook
 from frameseal.aiortc.protocols import (
     Codec,
     EncodedFrame,
-    Encoder,
     Member,
     NextFrame,
-    PictureNumbering,
     Sender,
     StackFunctions,
 )
 from frameseal.aiortc.rule import process, report_unattached
-from frameseal.codecs import CODECS, CodecRow
+from frameseal.codecs import CODECS
 from frameseal.codecs.rtp import MediaType, media_type
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.e2ee.transforms import SenderTransform, Transform
 from frameseal.events import Direction
 
-__all__ = ["SLOT", "MediaSlot", "SealedPayload", "SenderSlot", "TrackCounters"]
+__all__ = ["SLOT", "LaterPayload", "MediaSlot", "SenderSlot", "TrackCounters"]
 
 SLOT = "_frameseal_slot"  # the attribute of senders, receivers and tagged codecs that holds the slot
 
@@ -83,10 +82,10 @@ class TrackCounters:
     """The last error outside the cipher. Failures of the cipher itself are states."""
 
 
-class SealedPayload(bytes):
-    """An RTP payload of a sealed frame. The guard passes no other payload.
+class LaterPayload(bytes):
+    """A payload of a frame after the first, where an encoder returned several frames of audio at once.
 
-    The mark is a type, because other code may copy, join or queue lists of payloads.
+    The offset is an attribute of the payload, because other code may copy, join or queue lists of payloads.
     """
 
     offset: int = 0
@@ -359,8 +358,8 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
     def __init__(self, owner: Sender, stack: StackFunctions) -> None:
         super().__init__(owner, stack)
         self.keyframe_owed = False
-        self.sealed: dict[bytes, None] = {}  # the latest payloads, oldest first
-        self._packer: Encoder | None = None
+        self.sealed = SealedPayloads(MAX_SEALED_PAYLOADS)
+        self._returns_later = False  # an encoder has returned several frames of audio at once
         self._pending: deque[EncodedFrame] = deque()
         self._last_source_timestamp = 0  # the timestamp of the last frame, as its source set it
         self._last_sent_timestamp = -1  # the timestamp of the last frame's last part
@@ -404,85 +403,54 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         # The next picture would refer to the dropped one, which no receiver has.
         self.keyframe_owed = True
 
-    def seal(
-        self, encryption: Encryption, codec: Codec, payloads: list[bytes], picture_id: int | None = None
-    ) -> list[SealedPayload]:
+    def seal(self, encryption: Encryption, codec: Codec, payloads: list[bytes]) -> list[bytes]:
         """Seal the payloads of one frame. An empty list means that nothing must be sent.
 
         It raises nothing but interpreter exits.
         """
         if not payloads:
             return []
-        self.counters.frames_in += 1
-        sealed: list[SealedPayload] | None = None
+        counters = self.counters
+        counters.frames_in += 1
+        sealed: list[bytes] | None = None
         try:
-            sealed = self._seal(encryption, codec, payloads, picture_id)
+            transform = self.transform(encryption, codec)
+            if transform is not None:
+                sealed = self._seal(transform, payloads)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in the native core is a BaseException
             self.note_error(error)
+        if sealed:
+            counters.frames_out += 1
+            return sealed
         if sealed is None:
             if self.ended:  # the track ended while the frame was encoded: do not count it
-                self.counters.frames_in -= 1
+                counters.frames_in -= 1
             else:
                 self.count_drop()
-            return []
-        self.counters.frames_out += bool(sealed)
-        return sealed
+        return []
 
-    def _seal(
-        self, encryption: Encryption, codec: Codec, payloads: list[bytes], picture_id: int | None
-    ) -> list[SealedPayload] | None:
-        transform = self.transform(encryption, codec)
-        if transform is None:
-            return None
-        sealed_payloads: list[SealedPayload] = []
-        while len(self.sealed) > MAX_SEALED_PAYLOADS:
-            del self.sealed[next(iter(self.sealed))]
-        row = CODECS[media_type(codec.mimeType).codec]
-        frames, descriptor = self._depayload(row, codec, payloads)
-        for offset, frame in row.access_units(frames):
-            sealed = transform.encrypt(frame) if frame else b""
+    def _seal(self, transform: SenderTransform, payloads: list[bytes]) -> list[bytes] | None:
+        row = CODECS[self.counters.codec or ""]
+        if row.carry_one_frame(payloads):
+            return transform.encrypt_payloads(payloads, self.sealed)
+        sealed_payloads: list[bytes] = []
+        for offset, frame in row.access_units(payloads):
+            sealed = transform.encrypt_payloads([frame], self.sealed)
             if sealed is None:
                 return None
-            for payload in self._pack(row, codec, sealed, descriptor, picture_id) if sealed else ():
-                marked = SealedPayload(payload)
-                if offset:  # rare, and setting the attribute costs more than the mark
-                    marked.offset = offset
-                self.sealed.pop(marked, None)  # move to the end
-                self.sealed[marked] = None
-                sealed_payloads.append(marked)
+            for payload in sealed:
+                later = LaterPayload(payload)
+                later.offset = offset
+                sealed_payloads.append(later)
+        self._returns_later = True
         return sealed_payloads
-
-    def _depayload(self, row: CodecRow, codec: Codec, payloads: list[bytes]) -> tuple[list[bytes], bytes]:
-        """Return the payloads without their descriptors, and the descriptor that all share, or ``b""``."""
-        if row.ticks is not None:
-            return payloads, b""
-        if row.common_descriptor is not None and (descriptor := row.common_descriptor(payloads)):
-            length = len(descriptor)
-            return [payload[length:] for payload in payloads], descriptor
-        if row.check_payloads is not None:
-            row.check_payloads(payloads)
-        return [self.stack.depayload(codec, payload) for payload in payloads], b""
-
-    def _pack(
-        self, row: CodecRow, codec: Codec, frame: bytes, descriptor: bytes, picture_id: int | None
-    ) -> list[bytes]:
-        if row.ticks is not None:
-            return [frame]
-        if descriptor and row.split is not None:
-            return row.split(descriptor, frame)
-        # Pack with a second encoder, because VP8's encoder counts a picture each time it packs. The first encoder would
-        # leave gaps in the picture ids, which SFUs and browsers interpret as lost frames.
-        if self._packer is None:
-            self._packer = self.stack.packer(codec)
-        if picture_id is not None:
-            cast("PictureNumbering", self._packer).picture_id = picture_id
-        return self._packer.pack(self.stack.packet(frame))[0]
 
     async def next_frame(self, inner: NextFrame, codec: Codec) -> EncodedFrame | None:
         """Return the next frame of *inner*, sealed. None means that the stack must send nothing now."""
-        if self.closed or (self.encryption is not None and self.encryption.detached):
+        encryption = self.encryption
+        if self.closed or (encryption is not None and encryption.detached):
             self._pending.clear()
         if self._pending:
             return self._pending.popleft()
@@ -491,34 +459,48 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         except self.stack.track_ended:
             self.end()
             raise
-        encryption = self.find_encryption()
+        encryption = self.encryption
+        if encryption is None or self.loop is None:
+            encryption = self.find_encryption()
         if encryption is None or frame is None:
-            if frame is None or not self.refused:
-                return frame
-            self.counters.frames_in += 1
-            self.count_drop()
-            return None
-        payloads = cast("Sequence[SealedPayload]", frame.payloads)
-        if not all(isinstance(payload, SealedPayload) for payload in payloads):
+            return None if frame is None else self._unattached(frame)
+        payloads = frame.payloads
+        if not self.sealed.holds(payloads):
             self.counters.foreign += 1
-            unsealed: list[bytes] = list(payloads)
+            unsealed = list(payloads)
             payloads = await asyncio.get_running_loop().run_in_executor(None, self.seal, encryption, codec, unsealed)
             self._pass_on_owed_keyframe()
         if encryption.detached or self.closed or not payloads:
             return None
         self._may_send_unsealed = False
         timestamp = self._in_order(frame.timestamp)
-        offsets = [payload.offset for payload in payloads]
-        self._last_sent_timestamp = timestamp + max(offsets)
-        if payloads is frame.payloads and timestamp == frame.timestamp and not any(offsets):
+        self._last_sent_timestamp = timestamp
+        if self._returns_later:
+            return self._first_of(frame, payloads, timestamp)
+        if payloads is frame.payloads and timestamp == frame.timestamp:
             return frame
-        # A long audio frame has several packets. The stack has one timestamp per frame, so each packet becomes a frame.
+        part = copy.copy(frame)
+        part.payloads, part.timestamp = payloads, timestamp
+        return part
+
+    def _unattached(self, frame: EncodedFrame) -> EncodedFrame | None:
+        if not self.refused:
+            return frame
+        self.counters.frames_in += 1
+        self.count_drop()
+        return None
+
+    def _first_of(self, frame: EncodedFrame, payloads: Sequence[bytes], timestamp: int) -> EncodedFrame:
+        """Return the first of several frames of audio. The others wait for the next calls.
+
+        A long audio frame has several packets. The stack has one timestamp per frame, so each packet becomes a frame.
+        """
         frames = []
-        for offset, group in itertools.groupby(payloads, key=lambda payload: payload.offset):
-            part, of_part = copy.copy(frame), list(group)
-            part.payloads, part.timestamp = of_part, timestamp + offset
-            for payload in of_part:
-                payload.offset = 0  # applied; guards are nested if other code wraps the method
+        for offset, group in itertools.groupby(payloads, key=lambda payload: getattr(payload, "offset", 0)):
+            part = copy.copy(frame)
+            # Without the offset, which is applied: guards are nested if other code wraps the method.
+            part.payloads, part.timestamp = [bytes(payload) for payload in group], timestamp + offset
+            self._last_sent_timestamp = max(self._last_sent_timestamp, part.timestamp)
             frames.append(part)
         self._pending.extend(frames[1:])
         return frames[0]

@@ -35,6 +35,7 @@ from fractions import Fraction
 from types import ModuleType
 from typing import TypeVar, cast
 
+from frameseal._native import join_payloads, replace_frame
 from frameseal.aiortc.attachment import Attachment
 from frameseal.aiortc.channels import watch_channels
 from frameseal.aiortc.gates import GatedAttribute, IncomingGate, OutgoingGate
@@ -45,7 +46,6 @@ from frameseal.aiortc.protocols import (
     DecoderQueue,
     Encoder,
     Member,
-    Packet,
     Parameters,
     PeerConnection,
     Receiver,
@@ -75,7 +75,7 @@ _TIMESTAMP_MAPPER = "_RTCRtpReceiver__timestamp_mapper"  # re-bases the timestam
 _HANDLE_PACKET = "_handle_rtp_packet"
 _SRTP_SESSION = "_tx_srtp"
 
-_CLOCK = Fraction(1, 90000)  # any valid time base, since the timestamp of a packer is not used
+_CLOCK = Fraction(1, 90000)  # any valid time base, since the timestamp of the self-test's packets is not used
 
 Start = Callable[[Member, Parameters], Coroutine[object, object, None]]
 Stop = Callable[[Member], Coroutine[object, object, None]]
@@ -136,23 +136,6 @@ class Stack:
         watch_channels(self._channels.RTCDataChannel, self._connection_of_sctp)
         self.wrap_functions()
         self._hooked_seams = self._seams(self._senders.RTCRtpSender) | self._seams(self._receivers.RTCRtpReceiver)
-
-    def depayload(self, codec: Codec, payload: bytes) -> bytes:
-        """Strip the RTP payload descriptor."""
-        # Look it up for each call, because code that registers a codec replaces the function.
-        data: bytes = self._receivers.depayload(codec, payload)
-        return data
-
-    def packer(self, codec: Codec) -> Encoder:
-        """Make an encoder that only packetizes."""
-        encoder: Encoder = self._codecs.get_encoder(codec)
-        return encoder
-
-    def packet(self, frame: bytes) -> Packet:
-        """Return an encoded frame as the packet that `Encoder.pack` accepts."""
-        packet = self._av.Packet(frame)
-        packet.pts, packet.time_base = 0, _CLOCK
-        return cast(Packet, packet)
 
     def wire_timestamp(self, receiver: Receiver, timestamp: int) -> int | None:
         """Return the RTP timestamp of a frame as it arrived. None means that the receiver has delivered no frame.
@@ -482,9 +465,15 @@ class Stack:
             ("video/H264", b"\0\0\0\1\x67\x01\x02" + b"\0\0\0\1\x65" + bytes(range(1, 256)) * 20),
         ):
             codec = self._parameters.RTCRtpCodecParameters(mimeType=mime, clockRate=90000, payloadType=97)
-            payloads = self.packer(codec).pack(self.packet(frame))[0]
-            if b"".join(self.depayload(codec, payload) for payload in payloads) != frame:
+            name = media_type(mime).codec
+            packet = self._av.Packet(frame)
+            packet.pts, packet.time_base = 0, _CLOCK
+            payloads = self._codecs.get_encoder(codec).pack(packet)[0]
+            split = replace_frame(name, payloads, frame)
+            if join_payloads(name, payloads) != frame:
                 raise LookupError(f"the payloads of {mime} do not add up to the frame")
+            if b"".join(self._receivers.depayload(codec, payload) for payload in split) != frame:
+                raise LookupError(f"the stack reads payloads of {mime} in another way")
 
 
 def _sealing_factory(inner: Callable[[Codec], Encoder]) -> Callable[[Codec], Encoder | SealingEncoder]:
@@ -527,11 +516,13 @@ def _noting_depayload(inner: Callable[[Codec, bytes], bytes]) -> Callable[[Codec
 
 
 def _noting_packets(inner: HandlePacket) -> HandlePacket:
-    async def handle(receiver: Receiver, packet: RtpPacket, *args: object, **options: object) -> None:
+    def handle(
+        receiver: Receiver, packet: RtpPacket, *args: object, **options: object
+    ) -> Coroutine[object, object, None]:
         slot = present_slot(receiver)
         if isinstance(slot, ReceiverSlot) and receiver._enabled:
             slot.note_rtp(packet)
-        await inner(receiver, packet, *args, **options)
+        return inner(receiver, packet, *args, **options)
 
     return handle
 

@@ -39,16 +39,6 @@ class CodecRow:
     """
     max_payload: int | None = None
     """The maximum length of a frame, to which a longer payload is cut. None means that no payload may be cut."""
-    common_descriptor: Callable[[list[bytes]], bytes] | None = None
-    """Return the descriptor that all payloads of a frame share. If they differ, return ``b""``.
-
-    With ``b""``, and with None instead of a function, the stack parses and writes each payload. For a picture that is
-    much slower than the cipher.
-    """
-    split: Callable[[bytes, bytes], list[bytes]] | None = None
-    """Split a frame into payloads with the descriptor from `common_descriptor`. A row has both functions or neither."""
-    check_payloads: Callable[[list[bytes]], None] | None = None
-    """Raise ValueError if payloads do not form a frame. None means that all payloads do."""
     begins_frame: Callable[[bytes], bool] | None = None
     """Return True if a frame begins in a payload. None means that the payloads do not show it."""
     begins_keyframe: Callable[[bytes], bool] = lambda payload: True
@@ -106,17 +96,22 @@ class CodecRow:
         """The bytes before an SFrame: a start code and a NAL header. 0 means that there is no envelope."""
         return self.nal_header_len and 4 + self.nal_header_len
 
+    def carry_one_frame(self, payloads: list[bytes]) -> bool:
+        """Return whether the payloads that one call of an encoder returned carry one frame."""
+        if self.ticks is None:
+            return True
+        return len(payloads) == 1 and (self.max_payload is None or len(payloads[0]) <= self.max_payload)
+
     def access_units(self, payloads: list[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Yield each frame in the payloads that one call of an encoder returned, with its offset in RTP clock ticks.
+        """Yield each frame of audio in the payloads of one call of an encoder, with its offset in RTP clock ticks.
 
-        A picture is one frame. Audio longer than 20 ms is several packets, and each packet is one frame. Each has its
-        own timestamp: a receiver would join packets with equal timestamps, and open none.
+        Audio longer than 20 ms is several packets, and each packet is one frame. Each has its own timestamp: a receiver
+        would join packets with equal timestamps, and open none.
 
-        :param payloads: the payloads, without RTP descriptors.
+        :raises TypeError: the codec is not audio.
         """
         if self.ticks is None:
-            yield 0, b"".join(payloads)
-            return
+            raise TypeError(f"access_units: {self.name} is not audio")
         offset = 0
         for payload in payloads:
             step = self.max_payload or len(payload) or 1
@@ -169,8 +164,6 @@ CODECS: Final[dict[str, CodecRow]] = {
         ),
         CodecRow(
             name="vp8",
-            common_descriptor=rtp.vp8_descriptor,
-            split=rtp.vp8_payloads,
             begins_frame=rtp.vp8_begins_frame,
             begins_keyframe=rtp.vp8_begins_keyframe,
             is_encoded_by_stack=True,
@@ -184,7 +177,6 @@ CODECS: Final[dict[str, CodecRow]] = {
         ),
         CodecRow(
             name="h264",
-            check_payloads=rtp.check_h264_payloads,
             begins_keyframe=rtp.h264_begins_keyframe,
             format_parameters=("packetization-mode", "profile-level-id"),  # RFC 6184 section 8.1
             is_encoded_by_stack=True,

@@ -1,4 +1,4 @@
-"""Parses and splits RTP payloads, by codec: where a frame begins, its duration, and whether it is a keyframe.
+"""Parses RTP payloads, by codec: where a frame begins, its duration, and whether it is a keyframe.
 
 All functions are pure and know no transport. The table in ``codecs/__init__.py`` names them.
 
@@ -21,16 +21,13 @@ MAX_PCM = 1200
 
 # RFC 7741, section 4.2: S is set in the first payload of a partition. The low bits hold the partition's number.
 _VP8_START, _VP8_START_AND_PARTITION = 0x10, 0x17
-_MAX_VP8 = 1300  # the maximum length of a payload in the stacks, in bytes: see libsrtp, above
 
 _H264_IDR = 5
 _H264_SPS = 7
 
-# The types of an aggregation payload (RFC 6184, section 5.7) and of a fragment (section 5.8). The bits mark the start
-# and the end of a unit in a fragment's second octet.
-_STAP_A, _FU_A, _FU_START, _FU_END = 24, 28, 0x80, 0x40
-_NO_END = "payloads end within a fragmented NAL unit of H264: pass all payloads of a picture, in order"
-_NO_UNIT = "payloads have a fragment of H264 outside its NAL unit: pass all payloads of a picture, in order"
+# The types of an aggregation payload (RFC 6184, section 5.7) and of a fragment (section 5.8). The bit marks the start
+# of a unit in a fragment's second octet.
+_STAP_A, _FU_A, _FU_START = 24, 28, 0x80
 
 
 class MediaType(NamedTuple):
@@ -76,20 +73,6 @@ def opus_ticks(packet: bytes) -> int:
 # --- VP8 -------------------------------------------------------------------------------------------------------------
 
 
-def vp8_descriptor(payloads: list[bytes]) -> bytes:
-    """Return the descriptor of a picture's first payload, if all descriptors are equal except for the start bit.
-
-    An empty result means that they differ further: the stack must then parse each payload.
-    """
-    first = payloads[0]
-    length = _vp8_descriptor_len(first)
-    head, rest = first[0] | _VP8_START, first[1:length]
-    for payload in payloads:
-        if payload[0] | _VP8_START != head or payload[1:length] != rest:
-            return b""
-    return first[:length]
-
-
 def _vp8_descriptor_len(payload: bytes) -> int:
     length = 1
     if payload[0] & 0x80:  # X: extensions follow
@@ -98,15 +81,6 @@ def _vp8_descriptor_len(payload: bytes) -> int:
         if extensions & 0x80:  # I: a picture id, of 15 bits or of 7
             length += 2 if payload[2] & 0x80 else 1
     return length
-
-
-def vp8_payloads(descriptor: bytes, picture: bytes) -> list[bytes]:
-    """Split a picture of VP8 into payloads. *descriptor* is the descriptor of the first payload."""
-    following = bytes([descriptor[0] & ~_VP8_START]) + descriptor[1:]
-    step = _MAX_VP8 - len(descriptor)
-    return [descriptor + picture[:step]] + [
-        following + picture[start : start + step] for start in range(step, len(picture), step)
-    ]
 
 
 def vp8_begins_frame(payload: bytes) -> bool:
@@ -136,28 +110,6 @@ def vp8_pixels(frame: bytes) -> int:
 
 
 # --- H.264 -----------------------------------------------------------------------------------------------------------
-
-
-def check_h264_payloads(payloads: list[bytes]) -> None:
-    """Check that fragments form whole NAL units (RFC 6184, section 5.8).
-
-    An encoder may produce a unit of the type that RTP uses for fragments. It would be joined to the previous unit.
-
-    :raises ValueError: the fragments do not form whole units.
-    """
-    following = None  # the type of the unit whose next fragment must follow; None outside a fragmented unit
-    for payload in payloads:
-        if len(payload) < 2 or payload[0] & 0x1F != _FU_A:
-            if following is not None:
-                raise ValueError(_NO_END)
-            continue
-        begins, ends = payload[1] & _FU_START, payload[1] & _FU_END
-        number = payload[1] & 0x1F
-        if bool(begins) is (following is not None) or (begins and ends) or following not in (None, number):
-            raise ValueError(_NO_UNIT)
-        following = None if ends else number
-    if following is not None:
-        raise ValueError(_NO_END)
 
 
 def h264_begins_keyframe(payload: bytes) -> bool:

@@ -28,7 +28,7 @@ from frameseal.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from frameseal._native import Decryptor, Encryptor, KeyRing
+    from frameseal._native import Decryptor, Encryptor, KeyRing, SealedPayloads
 
 # Drops in a row up to the first report. Before the first real frame an SFU probes bandwidth: its packets look like
 # short, unsealed video frames. 8 frames of real but unsealed video last a quarter of a second.
@@ -157,10 +157,8 @@ class SenderTransform(Transform):
             try:
                 cipher, metadata = self._cipher, self._metadata
                 sealed = cipher.encrypt(frame, metadata) if metadata else cipher.encrypt(frame)
-            except UnknownKey as error:
-                self._report(E2EEState.MissingKey, error.kid, _reason(error))
             except FrameError as error:
-                self._report(E2EEState.EncryptionFailed, error.kid, _reason(error))
+                self._not_sealed(error)
             else:
                 if self.track.state is not _SEALED and sealed:
                     self._report(E2EEState.EncryptionSuccess, self._ring.sending_key_id)
@@ -168,6 +166,34 @@ class SenderTransform(Transform):
         except BaseException as error:
             self._internal_error(error)
         return None
+
+    def encrypt_payloads(self, payloads: list[bytes], sealed: SealedPayloads) -> list[bytes] | None:
+        """Seal the frame that RTP payloads carry, and report the track's state if it changed.
+
+        Thread-safe. Returns the payloads of the sealed frame, which *sealed* holds from now on. Returns None if the
+        frame must not be sent. Returns [] if there is nothing to send, as `encrypt` returns b"".
+
+        :param payloads: what an encoder of the track's codec returned for one frame.
+        :raises ValueError: the payloads do not carry one frame.
+        """
+        try:
+            try:
+                made = self._cipher.encrypt_payloads(payloads, sealed, self._metadata)
+            except FrameError as error:
+                self._not_sealed(error)
+            else:
+                if self.track.state is not _SEALED and made:
+                    self._report(E2EEState.EncryptionSuccess, self._ring.sending_key_id)
+                return made
+        except ValueError:
+            raise
+        except BaseException as error:
+            self._internal_error(error)
+        return None
+
+    def _not_sealed(self, error: FrameError) -> None:
+        state = E2EEState.MissingKey if isinstance(error, UnknownKey) else E2EEState.EncryptionFailed
+        self._report(state, error.kid, _reason(error))
 
 
 class ReceiverTransform(Transform):

@@ -6,7 +6,7 @@ pub mod wire;
 use std::num::NonZeroU32;
 use std::sync::OnceLock;
 
-use crate::codec::{Blank, ClearBytes, ClearRule, Codec, CodecInfo, FrameTag, Kind, annexb, nal};
+use crate::codec::{Blank, ClearBytes, ClearRule, Codec, CodecInfo, FrameTag, Kind, PayloadFormat, annexb, nal};
 use crate::error::KeyError;
 use crate::key_schedule::{KeySchedule, TrailerSchedule};
 use crate::profile::Profile;
@@ -200,7 +200,8 @@ pub fn fork() {
 /// Creates a made-up audio codec, to show that a codec is one row. It lives as long as the process.
 #[must_use]
 pub fn made_up_audio_codec(name: &'static str, clock_rate: u32) -> Codec {
-    let info = CodecInfo { name, kind: Kind::Audio, clock_rate, rule: ClearRule::Audio };
+    let info =
+        CodecInfo { name, kind: Kind::Audio, clock_rate, payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio };
     Codec::MadeUp(Box::leak(Box::new(info)))
 }
 

@@ -36,7 +36,7 @@ mod suite;
 mod sync;
 mod wire;
 
-pub use codec::{Codec, CodecInfo, Kind};
+pub use codec::{Codec, CodecInfo, Joined, Kind, MAX_PAYLOAD, PayloadError, PayloadFormat};
 pub use data::{DataCryptor, SealedData};
 pub use error::{ApiMisuse, ConfigError, DecryptError, EncryptError, KeyError};
 pub use frame::{

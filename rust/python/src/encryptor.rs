@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use frameseal::PayloadFormat;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::buffers::{Input, written};
 use crate::errors::{config_error, encrypt_error};
 use crate::keys::KeyRing;
+use crate::payloads::{self, SealedPayloads};
 use crate::{batch, maybe_detach, numbers, stats};
 
 #[pyclass(frozen, module = "frameseal", name = "Encryptor")]
 pub(crate) struct Encryptor {
     cipher: frameseal::Encryptor,
+    format: Option<PayloadFormat>,
     _ring: Py<KeyRing>,
 }
 
@@ -23,7 +26,8 @@ impl Encryptor {
     fn new(ring: &Bound<'_, KeyRing>, codec: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let codec = crate::codec(codec)?;
         let cipher = frameseal::Encryptor::new(Arc::clone(&ring.get().ring), codec).map_err(config_error)?;
-        Ok(Self { cipher, _ring: ring.clone().unbind() })
+        let format = codec.info().and_then(|info| info.payloads);
+        Ok(Self { cipher, format, _ring: ring.clone().unbind() })
     }
 
     #[pyo3(signature = (frame, metadata=None), text_signature = "($self, frame, metadata=b'')")]
@@ -51,6 +55,18 @@ impl Encryptor {
         }
         let sealed = sealed.as_bytes();
         written(py, sealed.len() + escapes, |out| plan.escape_into(sealed, out).map_err(encrypt_error))
+    }
+
+    #[pyo3(signature = (payloads, sealed, metadata=None), text_signature = "($self, payloads, sealed, metadata=b'')")]
+    fn encrypt_payloads<'py>(
+        &self,
+        py: Python<'py>,
+        payloads: &Bound<'py, PyList>,
+        sealed: &Bound<'_, SealedPayloads>,
+        metadata: Option<Input<'_, 'py>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let metadata = crate::metadata(metadata.as_ref(), || self.cipher.authenticates_metadata())?;
+        payloads::encrypt(py, &self.cipher, self.format, payloads, sealed.get(), metadata)
     }
 
     #[pyo3(signature = (data, offsets=None, threads=None, *, out=None))]

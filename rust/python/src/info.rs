@@ -1,6 +1,6 @@
 //! `codec_info` and `profile_info`: rows of the tables of the core.
 
-use frameseal::Codec;
+use frameseal::{Codec, PayloadFormat};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -24,6 +24,7 @@ pub(crate) fn codec_info<'py>(py: Python<'py>, codec: &Bound<'_, PyAny>) -> PyRe
         dict.set_item("clock_rate", info.clock_rate)?;
         dict.set_item("clear_rule", info.clear_rule())?;
         dict.set_item("nal_header_len", info.nal_header_len())?;
+        dict.set_item("payload_format", info.payloads.map(PayloadFormat::name))?;
     }
     Ok(dict)
 }

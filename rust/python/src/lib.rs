@@ -12,6 +12,7 @@ mod errors;
 mod info;
 mod keys;
 mod numbers;
+mod payloads;
 mod text;
 
 use frameseal::{ApiMisuse, Codec, Profile, fork};
@@ -95,7 +96,8 @@ mod _native {
     #[pymodule_export]
     use super::{
         data::DataCryptor, decryptor::Decryptor, decryptor::SenderBindings, encryptor::Encryptor, info::codec_info,
-        info::profile_info, keys::DerivedKey, keys::KeyRing, keys::Secret,
+        info::profile_info, keys::DerivedKey, keys::KeyRing, keys::Secret, payloads::SealedPayloads,
+        payloads::join_payloads, payloads::replace_frame,
     };
 
     #[allow(non_upper_case_globals)]

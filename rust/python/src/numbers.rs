@@ -39,6 +39,7 @@ macro_rules! arguments {
 }
 
 arguments! {
+    capacity: usize,
     context: u64,
     epoch: u64,
     epoch_bits: u8,

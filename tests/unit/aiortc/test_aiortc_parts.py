@@ -10,11 +10,12 @@ import pytest
 
 import frameseal.aiortc
 import frameseal.aiortc.receivers
+from frameseal._native import SealedPayloads, join_payloads, replace_frame
 from frameseal.aiortc import UnsupportedStack, attach
 from frameseal.aiortc.gates import GatedAttribute
 from frameseal.aiortc.proxies import NextFrameGuard, OpeningDecoder, SealingEncoder
 from frameseal.aiortc.receivers import MAX_STARTS, ReceiverSlot
-from frameseal.aiortc.slots import SLOT, SealedPayload, SenderSlot
+from frameseal.aiortc.slots import SLOT, SenderSlot
 from frameseal.aiortc.stack import Stack, stacks
 from frameseal.codecs import CODECS
 from support.calls import (
@@ -226,8 +227,8 @@ class Sending:
         vp8 = part(stack, "codecs.vpx").VpxPayloadDescriptor
         self.descriptor = lambda picture_id, start: bytes(vp8(start, 0, picture_id=picture_id))
 
-    def encrypt(self, frame: bytes) -> bytes | None:
-        return b"sealed " + frame if self.seals else None
+    def encrypt_payloads(self, payloads: list[bytes], sealed: SealedPayloads) -> list[bytes] | None:
+        return replace_frame("vp8", payloads, b"sealed " + join_payloads("vp8", payloads)) if self.seals else None
 
     def encode(self, frame, force_keyframe):
         self.forced.append(force_keyframe)
@@ -245,7 +246,6 @@ async def test_a_frame_that_is_dropped_owes_the_receivers_a_keyframe(stack):
     for _ in range(2):
         payloads, timestamp = sending.encoder.encode("frame", False)
         assert [sending.depayload(payload) for payload in payloads] == [b"sealed plain"]
-        assert all(isinstance(payload, SealedPayload) for payload in payloads)
         assert timestamp == 1234
     assert sending.forced == [False, False, True, False]
     await sending.pc.close()
@@ -276,10 +276,10 @@ async def test_a_sealed_picture_is_dealt_out_as_the_stack_would(stack, picture_i
     await sending.pc.close()
 
 
-async def test_payloads_under_unlike_descriptors_are_packed_anew(stack):
+async def test_payloads_under_unlike_descriptors_have_that_of_the_first(stack):
     sending = Sending(stack)
     unlike = [sending.descriptor(7, 1) + b"pl", sending.descriptor(300, 0) + b"ain"]
-    payloads = sending.slot.seal(sending.slot.encryption, sending.codec, unlike, picture_id=7)
+    payloads = sending.slot.seal(sending.slot.encryption, sending.codec, unlike)
     assert payloads == [sending.descriptor(7, 1) + b"sealed plain"]
     await sending.pc.close()
 
@@ -295,10 +295,10 @@ async def test_the_stacks_bitrate_reaches_the_real_encoder(stack):
 async def test_sealing_that_raises_drops_the_frame(stack):
     sending = Sending(stack)
 
-    def encrypt(frame):
+    def encrypt(payloads, sealed):
         raise BaseException("a panic of the native module")
 
-    sending.encrypt = encrypt
+    sending.encrypt_payloads = encrypt
     assert sending.encoder.encode("frame", False) == ([], 1234)
     assert sending.slot.counters.dropped == 1
     assert "panic" in sending.slot.counters.last_error
@@ -430,7 +430,7 @@ def test_a_stack_that_lacks_a_seam_is_refused_by_name_and_left_alone(stranger, m
 def test_a_stack_whose_payloads_do_not_add_up_is_refused(stranger, monkeypatch):
     get, connection = stranger
     monkeypatch.setattr(get("rtcrtpreceiver"), "depayload", lambda codec, payload: payload)
-    with pytest.raises(UnsupportedStack, match="do not add up"):
+    with pytest.raises(UnsupportedStack, match="the stack reads payloads of video/VP8 in another way"):
         attach(connection(), manager(), local_id="alice", remote_id="bob")
 
 

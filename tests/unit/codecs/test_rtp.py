@@ -1,10 +1,9 @@
-"""RTP payloads, by codec: the length of audio, the frames in payloads, keyframes."""
+"""RTP payloads, by codec: the length of audio, keyframes."""
 
 import pytest
 
 from frameseal.codecs import CODECS
-from frameseal.codecs.rtp import MediaType, media_type, opus_ticks, vp8_descriptor, vp8_payloads
-from support.calls import part
+from frameseal.codecs.rtp import MediaType, media_type, opus_ticks
 
 VP8_KEY, VP8_DELTA = b"\x10key", b"\x11delta"
 
@@ -48,32 +47,6 @@ def test_an_octet_of_telephone_audio_is_a_tick_and_no_packet_is_too_long(codec):
     pieces = list(CODECS[codec].access_units([long]))
     assert b"".join(piece for _, piece in pieces) == long
     assert [offset for offset, _ in pieces] == [0, 1200, 2400]
-
-
-@pytest.mark.parametrize("codec", ["vp8", "h264", "vp9", "h265"])
-def test_the_payloads_of_a_picture_are_one_frame(codec):
-    assert list(CODECS[codec].access_units([b"one", b"two"])) == [(0, b"onetwo")]
-
-
-@pytest.mark.parametrize(
-    "extensions",
-    [
-        # RFC 7741 section 4.2
-        {},
-        {"picture_id": 1},
-        {"picture_id": 0x7FFF},
-        {"tl0picidx": 5},
-        {"tid": (1, 1)},
-        {"keyidx": 3},
-        {"picture_id": 300, "tl0picidx": 5, "tid": (2, 0), "keyidx": 3},
-    ],
-)
-def test_a_vp8_descriptor_is_as_long_as_its_bits_say(stack, extensions):
-    vp8 = part(stack, "codecs.vpx").VpxPayloadDescriptor
-    first, later = bytes(vp8(1, 0, **extensions)), bytes(vp8(0, 0, **extensions))
-    assert vp8_descriptor([first + b"one", later + b"two"]) == first
-    assert vp8_payloads(first, b"picture") == [first + b"picture"]
-    assert vp8_descriptor([first + b"one", bytes(vp8(0, 1, **extensions)) + b"two"]) == b""
 
 
 @pytest.mark.parametrize(

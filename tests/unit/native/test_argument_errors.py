@@ -84,6 +84,13 @@ CALLS: dict[str, Callable[[], tuple[Callable[..., Any], dict[str, Any]]]] = {
     "KeyRing.sending_key_id": lambda: (sending(ring()), {"sending_key_id": 0}),
     "Encryptor": lambda: (Encryptor, {"ring": ring(), "codec": "opus"}),
     "Encryptor.encrypt": lambda: (Encryptor(ring()).encrypt, {"frame": b"frame", "metadata": b""}),
+    "Encryptor.encrypt_payloads": lambda: (
+        Encryptor(ring("sframe"), "opus").encrypt_payloads,
+        {"payloads": [b"payload"], "sealed": _native.SealedPayloads(1), "metadata": b""},
+    ),
+    "SealedPayloads": lambda: (_native.SealedPayloads, {"capacity": 1}),
+    "SealedPayloads.holds": lambda: (_native.SealedPayloads(1).holds, {"payloads": [b"payload"]}),
+    "SealedPayloads.admits": lambda: (_native.SealedPayloads(1).admits, {"packet": b"packet"}),
     "Encryptor.encrypt_batch": lambda: (
         Encryptor(ring()).encrypt_batch,
         {"data": b"a frame", "offsets": OFFSETS, "threads": 1},

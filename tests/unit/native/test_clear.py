@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from frameseal import Decryptor, Encryptor, MalformedFrame
+from frameseal._native import join_payloads
 from frameseal.aiortc import attach
-from frameseal.codecs.rtp import check_h264_payloads
 from support.calls import (
     FRAME_RATE,
     Peer,
@@ -118,7 +118,7 @@ def test_fragments_that_add_up_to_no_unit_are_refused():
     start, middle, end = b"\x7c\x85a", b"\x7c\x05b", b"\x7c\x45c"
     whole, both = b"\x67\x42", b"\x7c\xc5a"
     for payloads in ([whole], [start, end], [start, middle, end, whole], [whole, start, middle, middle, end]):
-        check_h264_payloads(payloads)
+        join_payloads("h264", payloads)
     for payloads in (
         [start],
         [middle],
@@ -132,7 +132,7 @@ def test_fragments_that_add_up_to_no_unit_are_refused():
         [start, b"\x7c\x41c"],
     ):
         with pytest.raises(ValueError, match="of H264"):
-            check_h264_payloads(payloads)
+            join_payloads("h264", payloads)
 
 
 # --- in a call -------------------------------------------------------------------------------------------------------

@@ -237,7 +237,11 @@ impl SealPlan<'_> {
         if self.counts_zeros() { annexb::zeros_before(clear) } else { 0 }
     }
 
-    pub(super) fn seal(&self) -> Result<Vec<u8>, EncryptError> {
+    /// Returns the sealed frame.
+    ///
+    /// # Errors
+    /// [`EncryptError`]. No part of the frame may be sent then.
+    pub fn seal(&self) -> Result<Vec<u8>, EncryptError> {
         let mut sealed = vec![0; self.sealed_len()];
         let escapes = self.seal_into(&mut sealed)?;
         if escapes == 0 {
