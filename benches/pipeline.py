@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -25,17 +25,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import floor
 import record
 from call import AUDIO_RATE, VIDEO_RATE, Call, pictures, sounds
 from stopwatch import Stopwatch, clock
 from turns import error_of_median
 
 WARM_UP = 1.0  # s
+FLOOR = "beside it: AWS-LC alone seals the same frame"
 MAX_ADDED = 0.01  # of the call's CPU
 RATES = {"video": VIDEO_RATE, "audio": AUDIO_RATE}
 # Parts to time, by turn. Parts inside each other have turns of their own, since reading the clock adds to the outer
 # part. Timing the receiver decodes nothing, which spoils the pictures, so its turn is last.
-READ = (("seal", "decrypt", "guard"), ("encrypt", "pack again"), ("sender", "receiver"))
+READ = (("seal", "open", "guard"), ("sender", "admitted", "guarded"), ("outgoing", "noted"), ("floor", "receiver"))
 
 
 async def plain_call(video: list, audio: list) -> Call:
@@ -69,15 +71,18 @@ async def sealed_call(video: list, audio: list) -> Call:
 
 
 @contextlib.contextmanager
-def timed(watch: Stopwatch, parts: tuple[str, ...]) -> Iterator[None]:
+def timed(watch: Stopwatch, parts: tuple[str, ...], sending: aiortc.RTCPeerConnection) -> Iterator[None]:
     """Time these parts of the hook, in the attached call."""
-    from frameseal.aiortc.proxies import OpeningDecoder, SealingEncoder
+    from frameseal.aiortc.gates import IncomingGate
+    from frameseal.aiortc.proxies import OpeningDecoder
+    from frameseal.aiortc.receivers import ReceiverSlot
     from frameseal.aiortc.slots import SenderSlot
     from frameseal.e2ee.transforms import ReceiverTransform, SenderTransform
 
     def kind(codec: Any) -> str:
         return codec.mimeType.partition("/")[0]
 
+    kinds = {codec.payloadType: each.kind for each in sending.getTransceivers() for codec in each._codecs}
     next_frame = SenderSlot.next_frame
 
     async def guarded(slot: Any, inner: Any, codec: Any) -> Any:
@@ -85,37 +90,60 @@ def timed(watch: Stopwatch, parts: tuple[str, ...]) -> Iterator[None]:
             nonlocal spent, start
             spent += clock() - start
             frame = await inner(codec)
-            start = clock()
+            clock()
+            before, start = clock(), clock()
+            spent -= start - before
             return frame
 
-        spent, start = 0, clock()
+        clock()
+        before, start = clock(), clock()
+        spent = before - start
         frame = await next_frame(slot, waited_for, codec)
         watch.add("guard", kind(codec), spent + clock() - start)
         return frame
 
-    of_proxy, of_track = (lambda proxy, *_: kind(proxy._codec)), (lambda transform, *_: transform.track.kind)
-    of_codec = {
-        "_seal": lambda slot, encryption, codec, *_: kind(codec),
-        "_pack": lambda slot, row, codec, *_: kind(codec),
-    }
+    def of_slot(slot: Any, *_: Any) -> str:
+        return slot.kind
+
     places = {
-        "sender": (SealingEncoder, "_sealed", of_proxy),
-        "seal": (SenderSlot, "_seal", of_codec["_seal"]),
-        "encrypt": (SenderTransform, "encrypt", of_track),
-        "pack again": (SenderSlot, "_pack", of_codec["_pack"]),
-        "receiver": (OpeningDecoder, "decode", of_proxy),
-        "decrypt": (ReceiverTransform, "open", of_track),
+        "sender": (SenderSlot, "seal", of_slot),
+        "seal": (SenderTransform, "encrypt_payloads", lambda transform, *_: transform.track.kind),
+        "receiver": (OpeningDecoder, "decode", lambda proxy, _frame: kind(proxy._codec)),
+        "open": (ReceiverTransform, "open", lambda transform, *_: transform.track.kind),
+        "noted": (ReceiverSlot, "note_packet", of_slot),
+        "admitted": (ReceiverSlot, "admits", of_slot),
+        "guarded": (IncomingGate, "_sealed", lambda gate, _task: gate._slot.kind),
     }
     with contextlib.ExitStack() as stack:
         for part in parts:
             if part == "guard":
                 stack.enter_context(mock.patch.object(SenderSlot, "next_frame", guarded))
+            elif part == "floor":
+                stack.enter_context(mock.patch.object(SenderTransform, "encrypt_payloads", beside_the_floor(watch)))
+            elif part == "outgoing":  # the gate has put the method into each transport
+                for transport in {sender.transport for sender in sending.getSenders()}:
+                    send = watch.wrap(part, transport._send_rtp, lambda data: kinds.get(data[1] & 0x7F, "rtcp"))
+                    stack.enter_context(mock.patch.object(transport, "_send_rtp", send))
             else:
                 owner, name, kind_of = places[part]
                 stack.enter_context(mock.patch.object(owner, name, watch.wrap(part, getattr(owner, name), kind_of)))
         for codec in (vpx.Vp8Decoder, opus.OpusDecoder) if "receiver" in parts else ():
             stack.enter_context(mock.patch.object(codec, "decode", lambda *_: []))
         yield
+
+
+def beside_the_floor(watch: Stopwatch) -> Callable[..., Any]:
+    """Return the function that seals, after AWS-LC alone has sealed the same frame in the same place."""
+    from frameseal.e2ee.transforms import SenderTransform
+
+    inner = SenderTransform.encrypt_payloads
+    alone = {kind: watch.wrap("floor", floor.encrypt, lambda _frame, kind=kind: kind) for kind in RATES}
+
+    def encrypt_payloads(transform: Any, payloads: list[bytes], sealed: Any) -> Any:
+        alone[transform.track.kind](b"".join(payloads))
+        return inner(transform, payloads, sealed)
+
+    return encrypt_payloads
 
 
 async def measure(rounds: int, apart: int, seconds: float, progress: Progress) -> dict[str, Any]:
@@ -134,7 +162,7 @@ async def measure(rounds: int, apart: int, seconds: float, progress: Progress) -
         }
         watch = Stopwatch()
         for parts in sorted(READ * apart, key=READ.index):
-            with timed(watch, parts):
+            with timed(watch, parts, calls["sealed"].sending):
                 await calls["sealed"].play(seconds)
             progress.advance(task)
     finally:
@@ -147,25 +175,27 @@ async def measure(rounds: int, apart: int, seconds: float, progress: Progress) -
         "added_standard_error": error_of_median(added),
         "added_by_round": added,
         "frames_decoded": decoded,
-        "us_per_frame": split(watch),
+        "us_per_frame": split(watch, apart * seconds),
     }
 
 
-def split(watch: Stopwatch) -> dict[str, dict[str, float]]:
-    """Return us per frame, by kind of media and part."""
+def split(watch: Stopwatch, seconds: float) -> dict[str, dict[str, float]]:
+    """Return us per frame, by kind of media and part. *seconds* of media were played for each part."""
     found: dict[str, dict[str, float]] = {}
-    for kind in RATES:
-        read = {part: watch.spent(part, kind) / 1e3 for parts in READ for part in parts}
+    for kind, rate in RATES.items():
+        read = {part: watch.total(part, kind) / 1e3 / (rate * seconds) for parts in READ for part in parts}
         if not all(read.values()):
             raise SystemExit(f"no {kind} passed the hook, so nothing was measured")
         found[kind] = {
-            "sender: encrypt": read["encrypt"],
-            "sender: join payloads, mark sealed ones": read["seal"] - read["encrypt"] - read["pack again"],
-            "sender: pack again": read["pack again"],
-            "sender: proxy and counters": read["sender"] - read["seal"],
+            "sender: join, encrypt, split": read["seal"],
+            "sender: slot and counters": read["sender"] - read["seal"],
             "sender: guard, on the loop": read["guard"],
-            "receiver: decrypt": read["decrypt"],
-            "receiver: proxy, gate and counters": read["receiver"] - read["decrypt"],
+            "sender: gate, all packets of the frame": read["outgoing"],
+            "receiver: starts of frames, all packets": read["noted"],
+            "receiver: gate": read["admitted"] + read["guarded"],
+            "receiver: decrypt": read["open"],
+            "receiver: proxy and counters": read["receiver"] - read["open"],
+            FLOOR: read["floor"],
         }
     return found
 
@@ -190,11 +220,11 @@ def show(console: Console, found: dict[str, Any]) -> dict[str, float]:
     table = Table(title="the added work itself: CPU us per frame, and its share of the call's CPU")
     for name in ("", "video", "audio", "of the call"):
         table.add_column(name, justify="right" if name else "left")
-    parts = list(each["video"])
-    for part in parts:
+    parts = [part for part in each["video"] if part != FLOOR]
+    for part in each["video"]:
         table.add_row(part, *(f"{each[kind][part]:.1f}" for kind in RATES), f"{share(part):.3%}")
     table.add_section()
-    cipher = [part for part in parts if part.endswith("crypt")]
+    cipher = [part for part in parts if "crypt" in part]
     glue = [part for part in parts if part not in cipher]
     shares = {}
     for name, of in (("cipher", cipher), ("glue", glue), ("all", parts)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 
 from frameseal.aiortc.encryption import Encryption
 from frameseal.aiortc.protocols import Codec, DecoderTask, Member, Receiver, RtpPacket, StackFunctions
@@ -40,8 +39,8 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         self._tap: FrameTap | None = None
         self._starts: dict[bytes, None] = {}
         self._packet_noted = False  # since the last frame
-        self._noted_codec: Codec | None = None  # of the last packet
-        self._begins_frame: Callable[[bytes], bool] | None = None  # that codec's function
+        self._noted_mime: str | None = None  # of the last packet's codec
+        self._frame_start: tuple[int, int] | None = None  # of that codec
         self._last_request = float("-inf")
         self._unanswered = 0
         self._source: int | None = None  # the SSRC of the latest packet
@@ -152,10 +151,10 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
     def note_packet(self, codec: Codec, payload: bytes, data: bytes) -> None:
         """Remember the start of a VP8 frame if *payload* is its first packet. Call it on the event loop."""
         self._packet_noted = True
-        if codec is not self._noted_codec:
+        if codec.mimeType is not self._noted_mime:
             row = CODECS.get(media_type(codec.mimeType).codec)
-            self._noted_codec, self._begins_frame = codec, None if row is None else row.begins_frame
-        if self._begins_frame is not None and self._begins_frame(payload):
+            self._noted_mime, self._frame_start = codec.mimeType, None if row is None else row.frame_start
+        if self._frame_start is not None and payload[0] & self._frame_start[0] == self._frame_start[1]:
             self._starts[data[:START_LEN]] = None
             if len(self._starts) > MAX_STARTS:
                 del self._starts[next(iter(self._starts))]
@@ -164,7 +163,7 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         """Return whether *frame* has its first packets. Returns True if nothing shows that they are missing."""
         if row.start:
             return frame.startswith(row.start)
-        return row.begins_frame is None or not self._starts or frame[:START_LEN] in self._starts
+        return row.frame_start is None or not self._starts or frame[:START_LEN] in self._starts
 
     def request_keyframe(self, *, undecryptable: bool) -> None:
         """Request a keyframe from the sender, at most every half second (PLI, RFC 4585 section 6.3.1).

@@ -31,7 +31,7 @@ from frameseal.aiortc.protocols import (
     StackFunctions,
 )
 from frameseal.aiortc.rule import process, report_unattached
-from frameseal.codecs import CODECS
+from frameseal.codecs import CODECS, CodecRow
 from frameseal.codecs.rtp import MediaType, media_type
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.e2ee.transforms import SenderTransform, Transform
@@ -104,6 +104,9 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         self.counters = TrackCounters("send" if self.sends else "receive")
         self.loop: asyncio.AbstractEventLoop | None = None
         self.transforms: dict[tuple[str, str], TransformT | None] = {}  # by participant and codec
+        self._mime: str | None = None  # of the last frame's codec. Not the codec, which refers to the slot
+        self._media = MediaType("", "")  # its parts
+        self._row: CodecRow | None = None  # the row of the codec; None means that the table has none
         self.may_be_reassigned = False  # the application names the participant, and may name another one later
         self.identify_scheduled = False
         self.identified_at = float("-inf")  # when the application was last asked
@@ -215,19 +218,24 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
 
     def transform(self, encryption: Encryption, codec: Codec) -> TransformT | None:
         """Return the transform for *codec*. None means that the frame must be dropped."""
-        media = media_type(codec.mimeType)
-        counters = self.counters
-        counters.kind, counters.codec = media
-        participant_id = counters.participant_id
+        if codec.mimeType is not self._mime:
+            self._note_codec(codec.mimeType)
+        participant_id = self.counters.participant_id
         if encryption.detached or self.closed or self.ended:
             return None
         if participant_id is None:
             self.schedule_identify()
             return None
-        track = participant_id, media.codec
+        track = participant_id, self._media.codec
         if track not in self.transforms:
-            self._add_transform(encryption, participant_id, media)
+            self._add_transform(encryption, participant_id, self._media)
         return self.transforms[track]
+
+    def _note_codec(self, mime: str) -> None:
+        self._media = media = media_type(mime)
+        self._row = CODECS.get(media.codec)
+        self.counters.kind, self.counters.codec = media
+        self._mime = mime
 
     def _add_transform(self, encryption: Encryption, participant_id: str, media: MediaType) -> None:
         # Make it with the first frame, so that a receiver without frames has no state. The bandwidth probe of a
@@ -414,9 +422,13 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         counters.frames_in += 1
         sealed: list[bytes] | None = None
         try:
-            transform = self.transform(encryption, codec)
-            if transform is not None:
-                sealed = self._seal(transform, payloads)
+            transform, row = self.transform(encryption, codec), self._row
+            if transform is None or row is None:
+                pass
+            elif row.ticks is None or (len(payloads) == 1 and len(payloads[0]) <= row.max_payload):
+                sealed = transform.encrypt_payloads(payloads, self.sealed)
+            else:
+                sealed = self._seal_each(transform, row, payloads)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in the native core is a BaseException
@@ -431,10 +443,8 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
                 self.count_drop()
         return []
 
-    def _seal(self, transform: SenderTransform, payloads: list[bytes]) -> list[bytes] | None:
-        row = CODECS[self.counters.codec or ""]
-        if row.carry_one_frame(payloads):
-            return transform.encrypt_payloads(payloads, self.sealed)
+    def _seal_each(self, transform: SenderTransform, row: CodecRow, payloads: list[bytes]) -> list[bytes] | None:
+        """Seal the frames of audio that one call of an encoder returned."""
         sealed_payloads: list[bytes] = []
         for offset, frame in row.access_units(payloads):
             sealed = transform.encrypt_payloads([frame], self.sealed)
@@ -473,8 +483,11 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         if encryption.detached or self.closed or not payloads:
             return None
         self._may_send_unsealed = False
-        timestamp = self._in_order(frame.timestamp)
-        self._last_sent_timestamp = timestamp
+        # Two frames may have one timestamp: a busy source returns a picture twice. A receiver would join them and open
+        # neither, so the second has the tick after the first.
+        source, last = frame.timestamp, self._last_sent_timestamp
+        timestamp = last + 1 if self._last_source_timestamp <= source <= last else source
+        self._last_source_timestamp, self._last_sent_timestamp = source, timestamp
         if self._returns_later:
             return self._first_of(frame, payloads, timestamp)
         if payloads is frame.payloads and timestamp == frame.timestamp:
@@ -504,15 +517,6 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
             frames.append(part)
         self._pending.extend(frames[1:])
         return frames[0]
-
-    def _in_order(self, timestamp: int) -> int:
-        """Return *timestamp*. If it was sent already, return the tick after the last frame instead.
-
-        A receiver would join two frames of one timestamp and open neither. A busy source returns a picture twice.
-        """
-        was_sent = self._last_source_timestamp <= timestamp <= self._last_sent_timestamp
-        self._last_source_timestamp = timestamp
-        return self._last_sent_timestamp + 1 if was_sent else timestamp
 
     def _pass_on_owed_keyframe(self) -> None:
         # An encoder of other code does not read `keyframe_owed`. The stack passes it the flag that a PLI sets.

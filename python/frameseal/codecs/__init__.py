@@ -6,6 +6,7 @@ module compares the name of a codec.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -37,10 +38,13 @@ class CodecRow:
 
     None marks a video codec, whose frames are split into several payloads.
     """
-    max_payload: int | None = None
-    """The maximum length of a frame, to which a longer payload is cut. None means that no payload may be cut."""
-    begins_frame: Callable[[bytes], bool] | None = None
-    """Return True if a frame begins in a payload. None means that the payloads do not show it."""
+    max_payload: int = sys.maxsize
+    """The maximum length of a frame, to which a longer payload is cut. The default cuts no payload."""
+    frame_start: tuple[int, int] | None = None
+    """A mask and a value: a frame begins in a payload whose first octet has this value under the mask.
+
+    None means that the payloads do not show it. They are numbers, because the hook compares them with each packet.
+    """
     begins_keyframe: Callable[[bytes], bool] = lambda payload: True
     """Return True if a keyframe begins in a payload. The default returns True, so that no packet is withheld."""
     format_parameters: tuple[str, ...] = ()
@@ -96,12 +100,6 @@ class CodecRow:
         """The bytes before an SFrame: a start code and a NAL header. 0 means that there is no envelope."""
         return self.nal_header_len and 4 + self.nal_header_len
 
-    def carry_one_frame(self, payloads: list[bytes]) -> bool:
-        """Return whether the payloads that one call of an encoder returned carry one frame."""
-        if self.ticks is None:
-            return True
-        return len(payloads) == 1 and (self.max_payload is None or len(payloads[0]) <= self.max_payload)
-
     def access_units(self, payloads: list[bytes]) -> Iterator[tuple[int, bytes]]:
         """Yield each frame of audio in the payloads of one call of an encoder, with its offset in RTP clock ticks.
 
@@ -114,9 +112,8 @@ class CodecRow:
             raise TypeError(f"access_units: {self.name} is not audio")
         offset = 0
         for payload in payloads:
-            step = self.max_payload or len(payload) or 1
-            for start in range(0, len(payload), step):
-                frame = payload[start : start + step]
+            for start in range(0, len(payload), self.max_payload):
+                frame = payload[start : start + self.max_payload]
                 yield offset, frame
                 offset += self.ticks(frame)
 
@@ -164,7 +161,7 @@ CODECS: Final[dict[str, CodecRow]] = {
         ),
         CodecRow(
             name="vp8",
-            begins_frame=rtp.vp8_begins_frame,
+            frame_start=(rtp.VP8_START_AND_PARTITION, rtp.VP8_START),
             begins_keyframe=rtp.vp8_begins_keyframe,
             is_encoded_by_stack=True,
             is_keyframe=rtp.vp8_is_keyframe,

@@ -20,7 +20,7 @@ _CELT = (120, 240, 480, 960)
 MAX_PCM = 1200
 
 # RFC 7741, section 4.2: S is set in the first payload of a partition. The low bits hold the partition's number.
-_VP8_START, _VP8_START_AND_PARTITION = 0x10, 0x17
+VP8_START, VP8_START_AND_PARTITION = 0x10, 0x17
 
 _H264_IDR = 5
 _H264_SPS = 7
@@ -85,7 +85,7 @@ def _vp8_descriptor_len(payload: bytes) -> int:
 
 def vp8_begins_frame(payload: bytes) -> bool:
     """Return True if a frame begins in this payload: S is set, and the partition is 0."""
-    return payload[0] & _VP8_START_AND_PARTITION == _VP8_START
+    return payload[0] & VP8_START_AND_PARTITION == VP8_START
 
 
 def vp8_begins_keyframe(payload: bytes) -> bool:

@@ -312,6 +312,9 @@ class ReceiverTransform(Transform):
         lost and there is nothing to decode: for a frame that was sealed empty, and for a server's blank frame (unless
         the manager has ``pass_sif_frames``).
         """
+        if self._held is None and not self._may_hold_sif_frames:
+            opened = self.decrypt(frame, whole=whole)
+            return [(opened, tag)] if opened else self._without_output(frame, tag)
         if self._held is None:
             return self._to_decode(frame, tag, whole)
         generation = self._ring.generation  # read before the attempts: a key that is set meanwhile counts as new
@@ -345,8 +348,9 @@ class ReceiverTransform(Transform):
         opened = self.decrypt(frame, whole=whole)
         if self._sif_frames != sif_frames_before and not self._pass_sif_frames:
             return [(b"", tag)]
-        if opened:
-            return [(opened, tag)]
+        return [(opened, tag)] if opened else self._without_output(frame, tag)
+
+    def _without_output(self, frame: bytes, tag: Any) -> list[tuple[bytes, Any]]:
         return [(b"", tag)] if self._no_output and len(frame) else []
 
     def stats(self) -> dict[str, int]:
