@@ -53,10 +53,10 @@ fn a_packet_of_audio_is_one_payload() {
 
 #[test]
 fn payloads_of_vp8_have_the_descriptor_of_the_first() {
-    let first = [&VP8, b"pic".as_slice()].concat();
-    let later = [&[0x81], &VP8[1..], b"ture"].concat(); // goes on in partition 1
+    let first = [&VP8, b"one p".as_slice()].concat();
+    let later = [&[0x81], &VP8[1..], b"icture"].concat(); // goes on in partition 1
     let payloads = [first, later];
-    assert_eq!(join(PayloadFormat::Vp8, &payloads).unwrap(), b"picture");
+    assert_eq!(join(PayloadFormat::Vp8, &payloads).unwrap(), b"one picture");
     for len in [1, MAX_PAYLOAD - 4, MAX_PAYLOAD - 3, 3 * (MAX_PAYLOAD - 4), 5_000] {
         let sealed = unit(7, len);
         let made = replace(PayloadFormat::Vp8, &payloads, &sealed).unwrap();
@@ -133,7 +133,7 @@ fn payloads_of_h264_that_carry_no_frame_are_refused() {
         (end.clone(), PayloadError::StrayFragment),
         (start.clone(), PayloadError::UnendedUnit),
     ] {
-        assert_eq!(join(PayloadFormat::H264, &[payloads.clone()]), Err(error), "{payloads:?}");
+        assert_eq!(join(PayloadFormat::H264, std::slice::from_ref(&payloads)), Err(error), "{payloads:?}");
         assert!(error.to_string().starts_with("payloads "));
     }
     for (payloads, error) in [
