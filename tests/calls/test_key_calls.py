@@ -209,21 +209,21 @@ async def test_a_call_rotates_by_itself_by_count_and_when_somebody_leaves_and_lo
 
 
 class Doctored:
-    """A sender's transform whose frames are replaced on their way: what an SFU can do."""
+    """A receiver's transform whose frames are replaced on their way: what an SFU can do."""
 
     def __init__(self, transform, replace) -> None:
         self._transform, self._replace = transform, replace
 
-    def encrypt(self, frame: bytes) -> bytes | None:
-        return self._replace(self._transform.encrypt(frame))
+    def open(self, frame: bytes, tag: object = None, **options: bool) -> list[tuple[bytes, object]]:
+        return self._transform.open(self._replace(frame), tag, **options)
 
     def __getattr__(self, name: str):
         return getattr(self._transform, name)
 
 
 def doctored(e2ee: E2EEManager, replace) -> None:
-    make = e2ee.sender_transform
-    e2ee.sender_transform = lambda *args, **options: Doctored(make(*args, **options), replace)
+    make = e2ee.receiver_transform
+    e2ee.receiver_transform = lambda *args, **options: Doctored(make(*args, **options), replace)
 
 
 async def test_a_frame_that_an_sfu_repeats_is_played_once():
@@ -236,8 +236,8 @@ async def test_a_frame_that_an_sfu_repeats_is_played_once():
 
     ours = E2EEManager(provided("a key"), "livekit")
     theirs = E2EEManager(provided("a key"), "livekit", replay_window=64)
-    doctored(ours, repeat)
     received = recorded(theirs)
+    doctored(theirs, repeat)
     async with sealed_tone(ours, theirs):
         await until(lambda: len(received) > 90)
     again = [opened for sealed, opened in received if sealed == first[0]]
@@ -260,8 +260,8 @@ async def test_a_servers_blank_frames_in_a_pause_are_reported_and_played_if_that
     told: list = []
     theirs.on("e2ee-injected-frame", told.append)
     changes = record(theirs)
-    doctored(ours, pause)
     received = recorded(theirs)
+    doctored(theirs, pause)
     async with sealed_tone(ours, theirs) as sink:
         await until(lambda: len(received) > 130)
         await until(lambda: sink.seconds > 2)
