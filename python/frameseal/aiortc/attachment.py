@@ -12,10 +12,13 @@ from frameseal._secrecy import Confidential
 from frameseal.aiortc.encryption import Encryption, RemoteId
 from frameseal.aiortc.lock import hook
 from frameseal.aiortc.protocols import Member
-from frameseal.aiortc.receivers import AnySlot, present_slot
+from frameseal.aiortc.receivers import AnySlot, ReceiverSlot, present_slot
 from frameseal.aiortc.recorder import Recorder
 from frameseal.aiortc.slots import SenderSlot, TrackCounters
 from frameseal.e2ee.manager import E2EEManager
+from frameseal.events import KEY_SET, E2EEKeyChange
+from frameseal.keys.protocol import KeyRingProvider
+from frameseal.keys.provider import KeyProvider
 
 __all__ = ["Attachment", "tee_manager"]
 
@@ -67,6 +70,7 @@ class Attachment(Confidential):
         self._slots: list[AnySlot] = []
         self._senders: list[SenderSlot] = []
         self._unknown_ssrcs: set[int] = set()
+        _follow_keys(e2ee.provider, self)
         with contextlib.suppress(RuntimeError):  # no loop is running yet: send() or receive() will run in one
             e2ee.bind_loop(asyncio.get_running_loop())
 
@@ -113,6 +117,14 @@ class Attachment(Confidential):
                     self._senders.append(slot)
         slot.activate(encryption)
 
+    def note_key(self, change: E2EEKeyChange) -> None:
+        """Wake the decoders whose frames wait for a key that was set. Callable from any thread."""
+        with hook.lock:
+            slots = [slot for slot in self._slots if slot.encryption is self._encryption and not self.detached]
+        for slot in slots:
+            if isinstance(slot, ReceiverSlot):
+                slot.note_key(change)
+
     def release(self, owner: Member) -> None:
         """Release the transforms of a sender or receiver whose media has ended, with their state and held frames.
 
@@ -149,3 +161,33 @@ class Attachment(Confidential):
             for kind in {slot.kind for slot in self._senders if slot.started} or {"video"}:
                 self._encryption.report_replaced_seam(self._encryption.local_id, kind, "_send_rtp")
         return False
+
+
+class _KeyListener:
+    """The listener of one key provider. It passes on which key was set, and keeps no attachment alive.
+
+    A provider may outlive its calls. So it has one listener for all of them.
+    """
+
+    def __init__(self) -> None:
+        self.attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
+
+    def __call__(self, change: E2EEKeyChange) -> None:
+        with hook.lock:
+            attachments = list(self.attachments)
+        for attachment in attachments:
+            attachment.note_key(change)
+
+
+_key_listeners: weakref.WeakKeyDictionary[KeyProvider, _KeyListener] = weakref.WeakKeyDictionary()
+
+
+def _follow_keys(provider: KeyRingProvider, attachment: Attachment) -> None:
+    """Tell *attachment* of each key that is set. Other providers emit no event, so the next frame shows their keys."""
+    if not isinstance(provider, KeyProvider):
+        return
+    with hook.lock:
+        listener = _key_listeners.setdefault(provider, _KeyListener())
+        listener.attachments.add(attachment)
+        if listener not in provider.listeners(KEY_SET):  # the application may have removed all listeners
+            provider.on(KEY_SET, listener)

@@ -191,6 +191,7 @@ class IncomingGate:
     def __init__(self, queue: DecoderQueue, slot: ReceiverSlot) -> None:
         self._queue = queue
         self._slot = slot
+        slot.decoder_queue = queue
         self._tagged: dict[str, Codec] = {}
 
     def __getattr__(self, name: str) -> object:

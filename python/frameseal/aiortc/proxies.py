@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import FunctionType
 from typing import overload
 
 from frameseal.aiortc.encryption import Encryption
 from frameseal.aiortc.gates import GuardedFrame
 from frameseal.aiortc.protocols import Codec, Decoder, EncodedFrame, Encoder, JitterFrame, NextFrame, Packet, Sender
-from frameseal.aiortc.receivers import ReceiverSlot
+from frameseal.aiortc.receivers import KEY_MARK, ReceiverSlot
 from frameseal.aiortc.slots import SLOT, SenderSlot
 from frameseal.codecs import CODECS, CodecRow
 from frameseal.codecs.rtp import media_type
@@ -81,7 +81,7 @@ class OpeningDecoder:
         found: object = getattr(vars(self)["_inner"], name)
         return found
 
-    def decode(self, encoded_frame: JitterFrame | GuardedFrame) -> list[object]:
+    def decode(self, encoded_frame: JitterFrame | GuardedFrame) -> Iterable[object]:
         """Open and decode one frame. Runs in the decoder thread. An empty list means that nothing was decoded."""
         if isinstance(encoded_frame, GuardedFrame):
             encoded_frame = encoded_frame.unwrap()
@@ -99,10 +99,10 @@ class OpeningDecoder:
             self._slot.note_error(error)
             return self._drop()
 
-    def _decode(self, encryption: Encryption, encoded_frame: JitterFrame) -> list[object]:
+    def _decode(self, encryption: Encryption, encoded_frame: JitterFrame) -> Iterable[object]:
         slot = self._slot
-        if not encoded_frame.data:
-            return []  # a frame of padding-only packets
+        if not encoded_frame.data:  # a frame of padding-only packets, or the mark of a key
+            return self._decode_held(encryption) if encoded_frame is KEY_MARK else []
         slot.counters.frames_in += 1
         row, transform = self._row, slot.transform(encryption, self._codec)
         if row is None or transform is None or self._inner is None:
@@ -112,19 +112,42 @@ class OpeningDecoder:
         whole = slot.is_whole(row, encoded_frame.data)
         opened = transform.open(encoded_frame.data, encoded_frame, whole=whole)
         slot.note_outcome(transform, bool(opened))
-        if not opened and transform.held:
-            return []  # not lost: the next pictures may still refer to it
         if not opened:
-            drop = self._drop()
-            if self._is_video:
-                slot.request_keyframe(undecryptable=True)
-            return drop
-        frames: list[object] = []
-        for data, encoded in opened:  # several frames if earlier ones were held for their key
+            return self._wait(transform)
+        if len(opened) > 1:
+            return self._decode_each(self._inner, row, opened)
+        data, encoded = opened[0]
+        encoded.data = data
+        return self._decode_opened(self._inner, row, encoded) if data else []
+
+    def _decode_held(self, encryption: Encryption) -> Iterable[object]:
+        """Decode the frames that waited for a key that was set. If there are none, request the awaited keyframe."""
+        row, transform = self._row, self._slot.transform(encryption, self._codec)
+        if row is None or self._inner is None or transform is None or transform is not self._transform():
+            return []
+        if not transform.missing_key:
+            return []
+        opened = transform.open_held()
+        if self._awaiting_keyframe and not opened and not transform.held:
+            self._slot.request_keyframe(undecryptable=False)
+        return self._decode_each(self._inner, row, opened)
+
+    def _decode_each(self, inner: Decoder, row: CodecRow, opened: list[tuple[bytes, JitterFrame]]) -> Iterator[object]:
+        """Decode frames of which some were held for their key. The stack delivers each before the next is decoded."""
+        for data, encoded in opened:
             encoded.data = data
             if data:
-                frames += self._decode_opened(self._inner, row, encoded)
-        return frames
+                yield from self._decode_opened(inner, row, encoded)
+
+    def _wait(self, transform: ReceiverTransform) -> list[object]:
+        """Wait for the key of a frame that did not open, or for a keyframe."""
+        if transform.missing_key:
+            self._slot.await_key(self._codec, transform)
+        if transform.held:
+            return []  # not lost: the next pictures may still refer to it
+        if self._is_video and not transform.missing_key:  # the arrival of a missing key requests the keyframe
+            self._slot.request_keyframe(undecryptable=True)
+        return self._drop()
 
     def _decode_opened(self, inner: Decoder, row: CodecRow, encoded_frame: JitterFrame) -> list[object]:
         slot = self._slot

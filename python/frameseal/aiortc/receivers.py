@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
+from dataclasses import dataclass
+from typing import Final
 
 from frameseal.aiortc.encryption import Encryption
-from frameseal.aiortc.protocols import Codec, DecoderTask, Member, Receiver, RtpPacket, StackFunctions
+from frameseal.aiortc.protocols import Codec, DecoderQueue, DecoderTask, Member, Receiver, RtpPacket, StackFunctions
 from frameseal.aiortc.slots import SLOT, MediaSlot, SenderSlot
 from frameseal.aiortc.taps import FrameTap, Source
 from frameseal.codecs import CODECS, CodecRow
 from frameseal.codecs.rtp import MediaType, media_type
 from frameseal.e2ee.manager import E2EEManager
 from frameseal.e2ee.transforms import ReceiverTransform
+from frameseal.events import E2EEKeyChange
 
-__all__ = ["AnySlot", "ReceiverSlot", "present_slot"]
+__all__ = ["KEY_MARK", "AnySlot", "ReceiverSlot", "present_slot"]
 
 PLI_INTERVAL = 0.5  # seconds
 PLI_BACKED_OFF = 5.0  # seconds
@@ -22,6 +26,18 @@ MAX_STARTS = 1024  # remembered starts of frames: more than a jitter buffer hold
 START_LEN = 16  # bytes, of which at least 6 are sealed
 IDENTIFY_INTERVAL = 1.0  # seconds between two questions for the participant, while frames arrive
 MIN_IDENTIFY_INTERVAL = 0.1  # seconds, even if the stream changes more often
+KEY_ID_BITS = 0xFF  # of the KID of a shared SFrame key. The others name the sender.
+
+
+@dataclass(eq=False)
+class KeyMark:
+    """A frame without bytes in a decoder queue: a key was set for which frames wait."""
+
+    data: bytes = b""
+    timestamp: int = 0
+
+
+KEY_MARK: Final = KeyMark()
 
 
 class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
@@ -36,6 +52,9 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         super().__init__(owner, stack)
         self.ssrcs: frozenset[int] = frozenset()
         self.codecs: dict[int, Codec] = {}  # by payload type
+        self.decoder_queue: DecoderQueue | None = None  # the stack's own, without the gate
+        # The codec and the transform of frames that wait for a key. Weak, because a transform ends with its track.
+        self._awaits_key: tuple[Codec, weakref.ref[ReceiverTransform]] | None = None
         self._tap: FrameTap | None = None
         self._starts: dict[bytes, None] = {}
         self._packet_noted = False  # since the last frame
@@ -54,6 +73,7 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
 
     def note_proxy(self, media: MediaType) -> None:
         """Note that a decoder proxy was made for *media*."""
+        self._awaits_key = None  # a frame of the former codec would bring the former decoder back
         self._proxied_codecs.add(media)
 
     def check_decoder(self, media: MediaType) -> None:
@@ -165,11 +185,29 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
             return frame.startswith(row.start)
         return row.frame_start is None or not self._starts or frame[:START_LEN] in self._starts
 
+    def await_key(self, codec: Codec, transform: ReceiverTransform) -> None:
+        """Note that a frame of *transform* failed because its key is missing. Runs in the decoder thread."""
+        self._awaits_key = codec, weakref.ref(transform)
+
+    def note_key(self, change: E2EEKeyChange) -> None:
+        """Wake the decoder thread if frames wait for the key that was set. Callable from any thread."""
+        awaits, queue = self._awaits_key, self.decoder_queue
+        if awaits is None or queue is None or self.paused or self.ended:
+            return
+        codec, reference = awaits
+        transform = reference()
+        key_id = None if transform is None else transform.missing_key_id
+        if transform is None or key_id is None or key_id & KEY_ID_BITS != change.key_id:
+            return
+        if change.participant_id in (None, transform.track.participant_id):
+            self._awaits_key = None
+            queue.put((codec, KEY_MARK))
+
     def request_keyframe(self, *, undecryptable: bool) -> None:
         """Request a keyframe from the sender, at most every half second (PLI, RFC 4585 section 6.3.1).
 
-        While no frame can be opened, the interval doubles up to 5 s. A keyframe does not help a receiver without the
-        key, and costs everybody else in the call.
+        While frames fail, the interval doubles up to 5 s. A keyframe may fail as they do, and costs everybody else in
+        the call. An opened frame ends that. A receiver without the key requests nothing: see `await_key`.
         """
         if not undecryptable:
             self._unanswered = 0

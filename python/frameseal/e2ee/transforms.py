@@ -222,7 +222,7 @@ class ReceiverTransform(Transform):
     """True if the last frame that did not open waits for its key, and no older frame was dropped for it."""
 
     missing_key: bool
-    """True if the last frame failed because its key is missing. Keyframes would not open either: ask for fewer."""
+    """True if the last frame failed because its key is missing. A keyframe would not open either: request none."""
 
     def __init__(
         self,
@@ -253,6 +253,11 @@ class ReceiverTransform(Transform):
         self._may_hold_sif_frames = False  # a server may send blank frames
         self._sif_frames = 0  # blank frames of a server, as last counted
         self._pass_sif_frames = pass_sif_frames
+
+    @property
+    def missing_key_id(self) -> int | None:
+        """The key id that frames named last without a key. It is None if a frame under it has opened since."""
+        return self._missing_key_id
 
     def set_sif_trailer(self, trailer: bytes | None) -> None:
         """Set the trailer of a server's blank frames. None lets no blank frame pass. For the call of this transform.
@@ -317,9 +322,18 @@ class ReceiverTransform(Transform):
             return [(opened, tag)] if opened else self._without_output(frame, tag)
         if self._held is None:
             return self._to_decode(frame, tag, whole)
+        return [*self.open_held(), *self._open_or_hold(frame, tag, whole)]
+
+    def open_held(self) -> list[tuple[bytes, Any]]:
+        """Open the frames that were held for their key, without another frame. Call it after a key was set.
+
+        It works as `open` does, and for the same thread.
+        """
+        if self._held is None:
+            return []
         generation = self._ring.generation  # read before the attempts: a key that is set meanwhile counts as new
         waiting = self._held.pop_all() if generation != self._generation else []
-        opened = [part for each in [*waiting, (frame, tag, whole)] for part in self._open_or_hold(*each)]
+        opened = [part for each in waiting for part in self._open_or_hold(*each)]
         self._generation = generation
         return opened
 

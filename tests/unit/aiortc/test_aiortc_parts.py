@@ -38,7 +38,7 @@ class Receiving:
         self.opens: object = VP8_KEY
         self.decoded: list[bytes] = []
         self.fault: Exception | None = None
-        self.held = False
+        self.held = self.missing_key = False
         monkeypatch.setattr(frameseal.aiortc.receivers.time, "monotonic", lambda: self.now)
         self.slot = ReceiverSlot(self, None)
         self.slot.encryption = SimpleNamespace(detached=False)
