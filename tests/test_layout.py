@@ -119,6 +119,12 @@ def test_only_the_suite_names_the_crypto_library():
     assert naming("aws_lc", rust(CORE / "src")) == {"rust/core/src/suite.rs"}
 
 
+def test_only_the_suite_draws_randomness_and_not_from_the_crypto_library():
+    """Its generator takes 25 to 100 ms to seed itself, and ends the process where that fails."""
+    assert naming(r"\bgetrandom\b", rust(CORE / "src")) == {"rust/core/src/suite.rs"}
+    assert naming(r"\brand\b", rust(CORE / "src")) == set()
+
+
 def test_the_core_knows_no_python():
     assert naming("pyo3", rust(CORE)) == set()
     assert "pyo3" not in (CORE / "Cargo.toml").read_text("utf-8")

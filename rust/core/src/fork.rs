@@ -1,8 +1,8 @@
 //! Distinguishes a forked child from its parent, and keeps locks out of the child that no thread would release.
 //!
 //! `fork` copies one thread. A lock that another thread holds at that moment stays locked in the child for ever. This
-//! concerns the locks of rings, of tracks, and of the random generator of the crypto library. A thread that may hold a
-//! lock therefore [enters](enter) first. A fork waits until no thread is inside, and a thread that enters meanwhile
+//! concerns the locks of rings, of tracks, and of the crypto library. A thread that may hold a lock therefore
+//! [enters](enter) first. A fork waits until no thread is inside, and a thread that enters meanwhile
 //! waits for the fork.
 //!
 //! Two events are not detected. A raw system call forks without the handlers of `pthread_atfork`. And a thread that

@@ -3,14 +3,14 @@
 //! No other file names the crypto library. This file knows no wire format.
 
 #[cfg(all(test, any(miri, frameseal_loom)))]
-use crate::stub_crypto as crypto;
+use crate::stub_crypto::{self as crypto, getrandom};
 #[cfg(not(all(test, any(miri, frameseal_loom))))]
 use aws_lc_rs as crypto;
 
 use crypto::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use crypto::cipher::{self, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use crypto::iv::FixedLength;
-use crypto::{aead, constant_time, digest, hkdf, hmac, pbkdf2, rand};
+use crypto::{aead, constant_time, digest, hkdf, hmac, pbkdf2};
 use std::num::NonZeroU32;
 
 use crate::error::KeyError;
@@ -319,8 +319,10 @@ pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
-/// Fills `out` with random bytes from the generator of the crypto library, which detects a `fork`. The operating system
-/// seeds that generator.
+/// Fills `out` with random bytes from the operating system, for IVs and KIDs. These are public, and must be unique.
+///
+/// The generator of the crypto library is not used. Before its first byte it collects timing jitter for 25 to 100 ms.
+/// If that fails, or the operating system returns no randomness, it aborts the process.
 pub(crate) fn random(out: &mut [u8]) -> Result<(), KeyError> {
-    rand::fill(out).map_err(|_| KeyError::Unavailable)
+    getrandom::fill(out).map_err(|_| KeyError::Unavailable)
 }

@@ -289,7 +289,7 @@ pub(crate) mod constant_time {
     }
 }
 
-pub(crate) mod rand {
+pub(crate) mod getrandom {
     use super::Unspecified;
     use std::sync::atomic::{AtomicU64, Ordering};
 
