@@ -67,6 +67,7 @@ class OpeningDecoder:
     def __init__(self, inner: Decoder | None, codec: Codec, slot: ReceiverSlot) -> None:
         media = media_type(codec.mimeType)
         self._row = CODECS.get(media.codec)
+        self._shows_start = self._row is not None and bool(self._row.start or self._row.frame_start)
         self._inner = inner
         self._codec = codec
         self._slot = slot
@@ -109,9 +110,10 @@ class OpeningDecoder:
             return self._drop()
         if transform is not self._transform():  # pictures of another participant do not refer to the last ones
             self._transform, self._awaiting_keyframe = weakref.ref(transform), self._is_video
-        whole = slot.is_whole(row, encoded_frame.data)
-        opened = transform.open(encoded_frame.data, encoded_frame, whole=whole)
-        slot.note_outcome(transform, bool(opened))
+        data = encoded_frame.data
+        opened = transform.open(data, encoded_frame, whole=not self._shows_start or slot.is_whole(row, data))
+        if slot.may_be_reassigned:
+            slot.note_outcome(transform, bool(opened))
         if not opened:
             return self._wait(transform)
         if len(opened) > 1:
@@ -151,11 +153,11 @@ class OpeningDecoder:
 
     def _decode_opened(self, inner: Decoder, row: CodecRow, encoded_frame: JitterFrame) -> list[object]:
         slot = self._slot
-        if self._awaiting_keyframe and not row.is_keyframe(encoded_frame.data):
-            slot.request_keyframe(undecryptable=False)
-            return self._drop()
-        self._awaiting_keyframe = False
         try:
+            if self._awaiting_keyframe and not row.is_keyframe(encoded_frame.data):
+                slot.request_keyframe(undecryptable=False)
+                return self._drop()
+            self._awaiting_keyframe = False
             frames = inner.decode(encoded_frame)
         except Exception as error:
             slot.note_error(error)

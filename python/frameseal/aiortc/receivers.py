@@ -161,12 +161,14 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         return changed or since >= IDENTIFY_INTERVAL
 
     def note_outcome(self, transform: ReceiverTransform, opened: bool) -> None:
-        """Note whether a frame was opened. The first frame that was not opened schedules `identify`."""
-        if self.may_be_reassigned:
-            if opened:
-                transform.track.in_doubt = True
-            elif transform.track.in_doubt:
-                self.schedule_identify()
+        """Note whether a frame was opened. The first frame that was not opened schedules `identify`.
+
+        Only for a receiver that may be reassigned.
+        """
+        if opened:
+            transform.track.in_doubt = True
+        elif transform.track.in_doubt:
+            self.schedule_identify()
 
     def note_packet(self, codec: Codec, payload: bytes, data: bytes) -> None:
         """Remember the start of a VP8 frame if *payload* is its first packet. Call it on the event loop."""
