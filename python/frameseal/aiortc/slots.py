@@ -83,7 +83,7 @@ class TrackCounters:
 
 
 class LaterPayload(bytes):
-    """A payload of a frame after the first, where an encoder returned several frames of audio at once.
+    """The payload of one of several frames of audio that an encoder returned at once.
 
     The offset is an attribute of the payload, because other code may copy, join or queue lists of payloads.
     """
