@@ -30,3 +30,14 @@ def test_a_frame_that_takes_three_times_as_long_is_noticed_against_either_rival(
     floor, pure = guard.faults("encrypt", size, fastest(guard, size, 3.0))
     assert "times the floor" in floor
     assert "as fast as pure Python" in pure
+
+
+OVER_STACK = {(1_000, "seal"): 1.0, (1_000, "open"): 1.4, (6_000, "seal"): 0.57, (6_000, "open"): 0.3}
+
+
+@pytest.mark.parametrize(("size", "what"), OVER_STACK)
+def test_the_hook_passes_as_it_is_and_three_times_as_long_does_not(guard, size, what):
+    assert guard.MAX_OVER_STACK.keys() == OVER_STACK.keys()
+    assert guard.hook_faults(what, size, 1.25 * OVER_STACK[size, what]) == []
+    (fault,) = guard.hook_faults(what, size, 3.1 * OVER_STACK[size, what])
+    assert "times the stack's part" in fault
