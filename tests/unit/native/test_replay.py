@@ -111,8 +111,8 @@ async def test_in_a_call_whose_key_goes_and_comes_back_no_frame_is_opened_twice(
         provider.set_key("alice", key)
         managers.append(E2EEManager(provider, profile, replay_window=1024))
     ours, theirs = managers
-    doctored(ours, repeat)
     received = recorded(theirs)
+    doctored(theirs, repeat)
     async with peers(stack, stack) as (alice, bob):
         attach(alice.pc, ours, local_id="alice", remote_id="bob")
         attach(bob.pc, theirs, local_id="bob", remote_id="alice")

@@ -35,7 +35,7 @@ from frameseal import (
     UnknownKey,
     _native,
 )
-from frameseal._native import Secret, SenderBindings
+from frameseal._native import SealedPayloads, Secret, SenderBindings
 from support.paths import VECTORS
 from support.threads import at_once, beside, is_free_threaded
 
@@ -94,7 +94,8 @@ def outcomes(call: Callable[[bytes], object], frames: Iterable[bytes]) -> Counte
 
 def test_every_class_of_the_module_is_used_by_threads_here():
     classes = {name for name, thing in vars(_native).items() if inspect.isclass(thing)}
-    assert classes == {"DataCryptor", "Decryptor", "DerivedKey", "Encryptor", "KeyRing", "Secret", "SenderBindings"}
+    ciphers = {"DataCryptor", "Decryptor", "Encryptor"}
+    assert classes == ciphers | {"DerivedKey", "KeyRing", "SealedPayloads", "Secret", "SenderBindings"}
     text = inspect.getsource(sys.modules[__name__])
     assert all(f"{name}(" in text for name in classes - {"DerivedKey"})
     assert "derive_key(" in text and "derive_ratchet(" in text
@@ -459,6 +460,22 @@ def test_secrets_that_threads_share_set_the_same_key_everywhere():
         return keys.fingerprint(0), len(secret.spellings()), secret.is_passphrase
 
     assert len(set(at_once([use] * 4))) == 1
+
+
+@pytest.mark.parametrize("codec", ["opus", "vp8", "h264"])
+def test_a_payload_is_admitted_from_its_sealing_on_however_many_threads_seal(key, codec):
+    payload = {"opus": b"\x78", "vp8": b"\x10\x10", "h264": b"\x65\x88"}[codec] + bytes(range(1, 60))
+    keys, sealed, header = ring(key), SealedPayloads(3 * FRAMES), b"\x80" + bytes(11)
+
+    def seal() -> bool:
+        encryptor = Encryptor(keys, codec)
+        made = (encryptor.encrypt_payloads([payload], sealed) for _ in range(FRAMES))
+        return all(sealed.holds(each) and sealed.admits(header + each[0]) for each in made)
+
+    assert all(beside([seal] * 3, lambda: sealed.admits(header + payload), lambda: sealed.holds([payload])))
+    assert not sealed.admits(header + payload) and len(sealed) == 3 * FRAMES
+    sealed.clear()
+    assert len(sealed) == 0
 
 
 # --- whose frames, and which of a server -----------------------------------------------------------------------------
