@@ -57,6 +57,7 @@ class Source(aiortc.MediaStreamTrack):
         super().__init__()
         self.kind, self._frames, self._rate, self._clock_rate = kind, frames, rate, clock_rate
         self._left = self._sent = 0
+        self.started = 0.0  # when the first is sent, on the monotonic clock
         self._playing, self.played = asyncio.Event(), asyncio.Event()
 
     def play(self, seconds: float, after: float = 0.0) -> None:
@@ -73,8 +74,8 @@ class Source(aiortc.MediaStreamTrack):
         self._left -= 1
         place = self._sent - self._first
         if not place:
-            self._start = time.monotonic() + self._after
-        await asyncio.sleep(max(0.0, self._start + place / self._rate - time.monotonic()))
+            self.started = time.monotonic() + self._after
+        await asyncio.sleep(max(0.0, self.started + place / self._rate - time.monotonic()))
         frame = self._frames[place % len(self._frames)]
         frame.pts = self._sent * self._clock_rate // self._rate
         frame.time_base = Fraction(1, self._clock_rate)

@@ -1,6 +1,6 @@
-"""Draws the pictures: the time of one frame in times the floor, and the CPU and delay of rooms.
+"""Draws the pictures: the time of one frame in times the floor, the CPU and delay of rooms, and late first pictures.
 
-python benches/plot.py [RESULTS.json [PICTURE.png]]    the results are those of table.py or of rooms.py
+python benches/plot.py [RESULTS.json [PICTURE.png]]    the results are those of table.py, rooms.py or first_picture.py
 """
 
 import itertools
@@ -27,6 +27,13 @@ COLOURS = {
     WRTC: (130, 80, 190),
     DAVE_PY: (120, 130, 140),
 }
+
+# The panels of late pictures: figures, their kind, title, target in ms, end of the axis in ms.
+LATE_PANELS = (
+    ("late_key_ms", "video", "From a late key to the first picture, ms (a dot is a call)", 300, 500),
+    ("rotation_ms", "video", "The latest picture of a rotation, ms late (a dot is a rotation)", 1000 / 30, 250),
+)
+LATE_LEFT, LATE_WIDTH, LATE_ROW = 210, 820, 26
 
 ROOM_COLOURS = {"not attached": (120, 130, 140), "attached": (20, 110, 220)}
 
@@ -140,11 +147,40 @@ def draw_rooms(results: dict) -> Image.Image:
     return canvas.finished()
 
 
+def draw_late(results: dict) -> Image.Image:
+    """Draw a dot for each call with a late key, and for each rotation, with the target as a line."""
+    rows = sum(len(results[figures]) for figures, *_ in LATE_PANELS)
+    canvas = Canvas(LATE_WIDTH, rows * LATE_ROW + len(LATE_PANELS) * 90)
+    top = 0
+    for figures, kind, title, target, end in LATE_PANELS:
+        by_row = results[figures]
+        bottom = top + 44 + len(by_row) * LATE_ROW
+
+        def at(ms: float, end: float = end) -> float:
+            return LATE_LEFT + min(ms / end, 1) * (LATE_WIDTH - LATE_LEFT - 30)
+
+        canvas.text((20, top + 22), title, 16, INK)
+        for part in range(6):
+            ms = end * part / 5
+            canvas.line([(at(ms), top + 44), (at(ms), bottom)], FAINT, 1)
+            canvas.text((at(ms), bottom + 14), f"{ms:.0f}", 11, DIM, "mm")
+        canvas.line([(at(target), top + 44), (at(target), bottom)], COLOURS[PURE], 2)
+        canvas.text((at(target), bottom + 30), f"target {target:.0f}", 11, COLOURS[PURE], "mm")
+        for place, (row, times) in enumerate(by_row.items()):
+            y = top + 44 + (place + 0.5) * LATE_ROW
+            canvas.text((LATE_LEFT - 14, y), row, 12, INK, "rm")
+            for ms in times[kind]:
+                canvas.dot((at(ms), y), COLOURS[OURS])
+        top = bottom + 46
+    return canvas.finished()
+
+
 def main() -> None:
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else source.with_suffix(".png")
     results = json.loads(source.read_text())
-    (draw_rooms if "rooms" in results else draw)(results).save(target, optimize=True)
+    drawn = draw_rooms if "rooms" in results else draw_late if "rotation_ms" in results else draw
+    drawn(results).save(target, optimize=True)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
         ),
         (
             "first_picture",
-            ["--joins", "1", "--late", "0.2", "--late-joins", "1"],
-            {"joined_ms", "late_key_ms"},
+            ["--joins", "1", "--late", "0.2", "--late-joins", "1", "--rotations", "1"],
+            {"joined_ms", "late_key_ms", "rotation_ms"},
         ),
         ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "wheel_bytes", "bytes_each"}),
         (
