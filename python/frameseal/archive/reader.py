@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 import pyarrow as pa
@@ -36,6 +37,7 @@ def read(
     filesystem: pafs.FileSystem | None = None,
     spool: str | Path | None = None,
     on_error: Report | None = None,
+    read_ahead: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the frames of an archive in order: by recording, and within it as the recorder wrote them.
 
@@ -49,10 +51,15 @@ def read(
     :param since: the earliest arrival, with a time zone. None has no limit.
     :param until: the end of the arrivals, with a time zone. A frame that arrived at this time is not included.
     :param on_error: receives each part that cannot be read, and reading continues behind it. None raises the first.
+    :param read_ahead: True to read the next batch on a second thread while the caller works on this one. Errors and
+        calls of *on_error* stay in the caller's thread, and in their order. False starts no thread.
     :raises ArchiveError: a segment is damaged or missing, or a file is no segment, unless *on_error* receives it.
     :raises FileNotFoundError: there is no archive at *location*.
+    :raises RuntimeError: the process was forked while the second thread read. Call `read` again in the child.
     :raises TypeError, ValueError: an argument is of another type, or a time has no time zone.
     """
+    if not isinstance(read_ahead, bool):
+        raise TypeError(f"read_ahead must be a bool, not {type(read_ahead).__name__}")
     wanted = {
         "participant": _names("participants", participants),
         "kind": _names("kinds", kinds),
@@ -61,7 +68,11 @@ def read(
     times = (_time("since", since), _time("until", until))
     place = place_of(location, filesystem, spool)
     segments = place.segments()
-    return _read(place, segments, chosen, wanted, times, on_error=on_error)
+    if not read_ahead:
+        return _read(place, segments, chosen, wanted, times, on_error=on_error)
+    errors: list[ArchiveError] = []
+    report = None if on_error is None else errors.append
+    return _read_ahead(_read(place, segments, chosen, wanted, times, on_error=report), errors, on_error)
 
 
 def recording_ids(
@@ -106,6 +117,62 @@ def _read(
                     yield chosen_rows
         except ArchiveError as error:
             report(error)
+
+
+class _Step:
+    """The next batch of a reader, which a thread reads from now on.
+
+    The thread ends with the batch. A fork leaves no thread behind in the child that would never answer.
+    """
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._found: tuple[pa.RecordBatch | None, BaseException | None] | None = None
+        self._thread = Thread(target=self._run, name="frameseal-archive-reader")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._found = next(self._batches, None), None
+        except BaseException as error:  # the caller's thread raises it
+            self._found = None, error
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join()
+
+    def wait(self) -> tuple[pa.RecordBatch | None, BaseException | None]:
+        """Return the batch, or None behind the last one, and the error that reading it raised.
+
+        :raises RuntimeError: the process was forked, and the thread exists in the parent only.
+        """
+        self.join()
+        if self._found is None:
+            raise RuntimeError("this process was forked, and the thread that reads is its parent's: call read again")
+        return self._found
+
+
+def _read_ahead(
+    batches: Iterator[pa.RecordBatch], errors: list[ArchiveError], on_error: Report | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches, and read the next one meanwhile.
+
+    :param errors: the errors that *batches* reports. They are passed to *on_error* before the batch behind them.
+    """
+    step = _Step(batches)
+    try:
+        while True:
+            batch, error = step.wait()
+            while errors and on_error is not None:
+                on_error(errors.pop(0))
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            step = _Step(batches)
+            yield batch
+    finally:
+        step.join()
 
 
 def segment_batches(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 
-from frameseal.archive import SCHEMA, ArchiveError, ArchiveWriter, read, recording_ids, verify
+from frameseal.archive import SCHEMA, ArchiveError, ArchiveWriter, read, recording_ids, schema, verify
 from support.archives import START, Sender, archive, call, provider, rewrite, table
 
 
@@ -305,3 +306,76 @@ def test_a_filter_does_not_read_the_frames_of_row_groups_without_wanted_rows(tmp
     found = table(read(tmp_path, since=frames[35].arrival))
     assert found.num_rows == 5
     assert pc.min(found["arrival"]).as_py() == frames[35].arrival
+
+
+def test_reading_ahead_yields_the_same_and_reports_the_same_in_the_callers_thread(tmp_path):
+    archive(tmp_path, call(Sender(provider()), 40), segments=4)
+    cut(tmp_path / "room.00000002.parquet")
+    (tmp_path / "stranger.parquet").write_bytes(b"")
+
+    def found(**options):
+        seen = []
+
+        def note(error):
+            seen.append((str(error), threading.current_thread()))
+
+        for batch in read(tmp_path, on_error=note, **options):
+            seen.append(batch)
+        return seen
+
+    alone, ahead = found(), found(read_ahead=True)
+    assert len(alone) == 5
+    assert ahead == alone
+    with pytest.raises(ArchiveError, match=r"stranger\.parquet"):
+        next(read(tmp_path, read_ahead=True))
+
+
+def test_reading_ahead_reads_one_batch_while_the_caller_has_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("frameseal.archive.spool.ROW_GROUP_ROWS", 10)
+    in_row_groups(tmp_path, list(call(Sender(provider()), 40)))
+    begun = []
+
+    def noting(*arguments, checked=schema.checked):
+        begun.append(threading.current_thread())
+        return checked(*arguments)
+
+    monkeypatch.setattr("frameseal.archive.reader.checked", noting)
+    batches = read(tmp_path, read_ahead=True)
+    assert begun == []
+    first = next(batches)
+    batches.close()  # waits for the thread
+    assert first.num_rows == 10 and len(begun) == 2
+    assert threading.current_thread() not in begun and not any(thread.is_alive() for thread in begun)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_does_not_wait_for_a_thread_that_its_parent_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("frameseal.archive.spool.ROW_GROUP_ROWS", 10)
+    in_row_groups(tmp_path, list(call(Sender(provider()), 40)))
+    allowed = threading.Semaphore(2)
+
+    def waiting(*arguments, checked=schema.checked):
+        allowed.acquire()
+        return checked(*arguments)
+
+    monkeypatch.setattr("frameseal.archive.reader.checked", waiting)
+    batches = read(tmp_path, read_ahead=True)
+    next(batches)
+    next(batches)  # and a thread waits with the third
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            next(batches)
+        except RuntimeError as error:
+            code = 0 if "call read again" in str(error) else 2
+        finally:
+            os._exit(code)
+    allowed.release(10)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sum(batch.num_rows for batch in batches) == 20
+
+
+def test_reading_ahead_is_a_bool(tmp_path):
+    with pytest.raises(TypeError, match="read_ahead must be a bool, not int"):
+        read(archive(tmp_path, call(Sender(provider()), 2)), read_ahead=2)
