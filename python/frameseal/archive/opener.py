@@ -94,6 +94,8 @@ class Opener:
             raise TypeError(f"stateless must be a bool, not {type(stateless).__name__}")
         self._profile, self._replay_window, self._threads = profile, replay_window, threads
         self._stateless = stateless
+        # The schema of the last table, and the schema of its result: each batch of an archive has the same.
+        self._schemas: tuple[pa.Schema, pa.Schema] | None = None
         self._forget()
         # Used again by each batch, since fresh memory costs as much as the cipher.
         self._scratch = np.empty(0, np.uint8)
@@ -114,17 +116,12 @@ class Opener:
         """
         if not isinstance(table, pa.Table):
             raise TypeError(f"table must be a pyarrow.Table, not {type(table).__name__}")
-        _check(table)
+        if self._schemas is None or not table.schema.equals(self._schemas[0], check_metadata=True):
+            self._schemas = table.schema, _opened_schema(table.schema)
         if self._stateless:
             self._forget()
+        schema = self._schemas[1]
         at = table.schema.get_field_index("sealed")
-        fields = [
-            pa.field("frame", pa.large_binary()) if n == at else table.schema.field(n) for n in range(len(table.schema))
-        ]
-        schema = pa.schema(
-            [*fields, pa.field("opened", pa.bool_(), nullable=False), pa.field("reason", pa.string())],
-            table.schema.metadata,
-        )
         frames: list[pa.Array] = []
         reasons: list[pa.Array] = []
         row = 0
@@ -440,16 +437,21 @@ def _rings(providers: Sequence[KeyRingProvider], profile: Profile, participant: 
     return rings
 
 
-def _check(table: pa.Table) -> None:
-    """Raise ArchiveError if a table has not the columns that opening needs."""
-    schema = table.schema.with_metadata({**SCHEMA.metadata, **(table.schema.metadata or {})})
+def _opened_schema(sealed: pa.Schema) -> pa.Schema:
+    """Return the schema of a table after opening.
+
+    :raises ArchiveError: the table has not the columns that opening needs.
+    """
+    schema = sealed.with_metadata({**SCHEMA.metadata, **(sealed.metadata or {})})
     at = schema.get_field_index("sealed")
     if at >= 0 and pa.types.is_binary(schema.field(at).type):
         schema = schema.set(at, SCHEMA.field("sealed"))
     check_columns("table", schema, _NEEDED)
     for name in ("frame", "opened", "reason"):
-        if table.schema.get_field_index(name) >= 0:
+        if sealed.get_field_index(name) >= 0:
             raise ArchiveError("table", f"the column {name} exists: is the table open already?")
+    opened = sealed.set(at, pa.field("frame", pa.large_binary()))
+    return opened.append(pa.field("opened", pa.bool_(), nullable=False)).append(pa.field("reason", pa.string()))
 
 
 def _on_threads(threads: int, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
