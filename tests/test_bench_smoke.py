@@ -54,7 +54,7 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
             ["--joins", "1", "--late", "0.2", "--late-joins", "1", "--rotations", "1"],
             {"joined_ms", "late_key_ms", "rotation_ms"},
         ),
-        ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "wheel_bytes", "bytes_each"}),
+        ("size", ["--rounds", "1", "--many", "50"], {"start_ms", "import_ms", "first_ms", "wheel_bytes", "bytes_each"}),
         (
             "pipeline",
             ["--rounds", "1", "--apart", "1", "--seconds", "0.5"],
