@@ -68,7 +68,7 @@ PARTS = [
     Part("ratchet", r"keyring/ratchet\.rs", ("keys", "secrets")),
     Part("wire", r"wire/.*", ("footer", "data", "sframe", "corpus")),
     Part("counter", r"keyring/(counter|lookup)\.rs", ("counters", "keys", "sframe", *FRAMES)),
-    Part("codec", r"codec/.*", ("slice_headers", "stream", "properties", "rows", "clear")),
+    Part("codec", r"codec/.*", ("payloads", "slice_headers", "stream", "properties", "rows", "clear")),
     Part("keyring", r"keyring/.*", ("keys", "counters", "sframe", "secrets", "options", *FRAMES)),
 ]
 

@@ -108,10 +108,40 @@ fn nal_units_of_any_length_survive() {
 
 #[test]
 fn an_aggregation_payload_has_the_highest_priority_of_its_units() {
-    let frame = stream(&[unit(0x21, 3), unit(0x67, 3), unit(0x81, 3)]);
-    let made = replace(PayloadFormat::H264, &[unit(0x65, 10)], &frame).unwrap();
-    assert_eq!(made.len(), 1);
-    assert_eq!(made[0][0], 0x80 | 0x60 | 24);
+    for (headers, header) in [([0x21, 0x67, 0x81], 0xE0), ([0x81, 0x81, 0x41], 0xC0), ([0x01, 0x21, 0x01], 0x20)] {
+        let frame = stream(&headers.map(|header| unit(header, 3)));
+        let made = replace(PayloadFormat::H264, &[unit(0x65, 10)], &frame).unwrap();
+        assert_eq!(made.len(), 1);
+        assert_eq!(made[0][0], header | 24);
+    }
+}
+
+#[test]
+fn a_nal_unit_is_fragmented_from_the_maximum_on() {
+    for len in [1, 2, 1296, 1297, 1298, 1299, MAX_PAYLOAD] {
+        let unit = unit(0x65, len);
+        let made = replace(PayloadFormat::H264, &[vec![0x65, 0]], &stream(std::slice::from_ref(&unit))).unwrap();
+        assert_eq!(made, [unit]);
+    }
+    for (len, lens) in [(1_301, vec![652, 652]), (2_597, vec![1_300, 1_300]), (2_598, vec![868, 868, 867])] {
+        let made = replace(PayloadFormat::H264, &[vec![0x65, 0]], &stream(&[unit(0x65, len)])).unwrap();
+        assert_eq!(made.iter().map(Vec::len).collect::<Vec<_>>(), lens);
+        let headers: Vec<_> = made.iter().map(|payload| payload[1]).collect();
+        assert_eq!((headers[0], headers[headers.len() - 1]), (0x85, 0x45));
+        assert!(headers[1..headers.len() - 1].iter().all(|&header| header == 0x05));
+        assert!(made.iter().all(|payload| payload[0] == 0x7C));
+    }
+}
+
+#[test]
+fn as_many_nal_units_are_aggregated_as_fit() {
+    let lens = |units: &[Vec<u8>]| -> Vec<usize> {
+        let made = replace(PayloadFormat::H264, &[vec![0x65, 0]], &stream(units)).unwrap();
+        made.iter().map(Vec::len).collect()
+    };
+    assert_eq!(lens(&vec![unit(0x65, 5); 10]), [1 + 9 * 7, 5]);
+    assert_eq!(lens(&[unit(0x65, 700), unit(0x65, 595)]), [MAX_PAYLOAD]);
+    assert_eq!(lens(&[unit(0x65, 700), unit(0x65, 596)]), [700, 596]);
 }
 
 #[test]

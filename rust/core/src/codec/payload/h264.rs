@@ -28,8 +28,7 @@ const LONG_START_CODE: [u8; 4] = [0, 0, 0, 1];
 
 /// Joins the payloads of an access unit into a byte stream. Each NAL unit has a start code of four bytes.
 pub(super) fn join(payloads: &[&[u8]]) -> Result<Vec<u8>, PayloadError> {
-    let len = payloads.iter().map(|payload| payload.len() + LONG_START_CODE.len()).sum();
-    let mut frame = Vec::with_capacity(len);
+    let mut frame = Vec::with_capacity(payloads.iter().map(|payload| payload.len()).sum());
     let mut fragmented = None; // the type of the NAL unit whose next fragment must follow
     for payload in payloads {
         let (&header, body) = payload.split_first().ok_or(PayloadError::Truncated)?;
@@ -100,7 +99,7 @@ pub(super) fn split<E: From<PayloadError>>(
     mut emit: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut units = Units { rest: frame }.peekable();
-    let mut payload = Vec::with_capacity(MAX_PAYLOAD.min(frame.len() + SIZE_LEN));
+    let mut payload = Vec::with_capacity(MAX_PAYLOAD);
     while let Some(unit) = units.next() {
         if unit.is_empty() {
             return Err(PayloadError::Truncated.into());
@@ -138,7 +137,8 @@ fn aggregate(payload: &mut Vec<u8>, unit: &[u8]) -> bool {
         return false;
     };
     if let Some(header) = payload.first_mut() {
-        *header = *header & !NRI | (*header & NRI).max(first & NRI) | first & FORBIDDEN;
+        *header = *header & !NRI | (*header & NRI).max(first & NRI);
+        *header |= first & FORBIDDEN;
     }
     payload.extend_from_slice(&size.to_be_bytes());
     payload.extend_from_slice(unit);

@@ -57,9 +57,9 @@ impl Descriptor {
 
     /// Splits a frame into payloads, and calls `emit` with each.
     pub(super) fn split<E>(&self, frame: &[u8], mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut payload = Vec::with_capacity(MAX_PAYLOAD.min(self.len + frame.len()));
+        let mut payload = Vec::with_capacity(MAX_PAYLOAD);
         let mut descriptor = *self;
-        for part in frame.chunks(MAX_PAYLOAD - MAX_LEN.min(self.len)) {
+        for part in frame.chunks(MAX_PAYLOAD - self.len) {
             payload.clear();
             payload.extend(descriptor.bytes.iter().take(self.len));
             payload.extend_from_slice(part);
