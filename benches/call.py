@@ -20,6 +20,7 @@ WIDTH, HEIGHT, VIDEO_RATE, AUDIO_RATE = 1280, 720, 30, 50
 BIT_RATE = 1_500_000
 SETTLE = 0.2  # s until the last frames are decoded
 
+Rate = int | Fraction  # frames a second
 Media = av.VideoFrame | av.AudioFrame | av.Packet
 Decoded = Callable[[aiortc.MediaStreamTrack, av.VideoFrame | av.AudioFrame], object]
 
@@ -53,7 +54,7 @@ class Source(aiortc.MediaStreamTrack):
     The time starts when the sender asks for the first, so a track may play before its call is connected.
     """
 
-    def __init__(self, kind: str, frames: list[Media], rate: int, clock_rate: int) -> None:
+    def __init__(self, kind: str, frames: list[Media], rate: Rate, clock_rate: int) -> None:
         super().__init__()
         self.kind, self._frames, self._rate, self._clock_rate = kind, frames, rate, clock_rate
         self._left = self._sent = 0
@@ -63,6 +64,7 @@ class Source(aiortc.MediaStreamTrack):
     def play(self, seconds: float, after: float = 0.0) -> None:
         """Send *seconds* of media. The first waits for *after* seconds."""
         self._first, self._after, self._left = self._sent, after, round(seconds * self._rate)
+        self.planned = after + float((self._left - 1) / self._rate)  # s until the last is due
         self.played.clear()
         self._playing.set()
 
@@ -92,13 +94,14 @@ class Call:
         self,
         video: list[av.VideoFrame] | list[av.Packet],
         audio: list[av.AudioFrame] | list[av.Packet],
-        video_rate: int = VIDEO_RATE,
+        video_rate: Rate = VIDEO_RATE,
+        audio_rate: Rate = AUDIO_RATE,
         on_decoded: Decoded = lambda _track, _frame: None,
     ) -> None:
         hold_bit_rate()
         alone = aiortc.RTCConfiguration(iceServers=[])
         self.sending, self.receiving = aiortc.RTCPeerConnection(alone), aiortc.RTCPeerConnection(alone)
-        self.sources = (Source("video", video, video_rate, 90_000), Source("audio", audio, AUDIO_RATE, 48_000))
+        self.sources = (Source("video", video, video_rate, 90_000), Source("audio", audio, audio_rate, 48_000))
         self.decoded = {"video": 0, "audio": 0}
         self._on_decoded = on_decoded
         self._sinks: list[asyncio.Task[None]] = []

@@ -120,7 +120,7 @@ def draw_rooms(results: dict) -> Image.Image:
     """Draw CPU and p99 of the delay by participants, attached and not."""
     canvas = Canvas(WIDTH - GUTTER + 60, HEIGHT)
     canvas.text((LEFT, 24), "A room in one process", 20, INK)
-    canvas.text((LEFT, 52), "Opus and VP8 320x180 of each participant, by the number of participants", 13, DIM)
+    canvas.text((LEFT, 52), f"{results['media']} of each participant, by the number of participants", 13, DIM)
     rooms = {int(size): room for size, room in results["rooms"].items()}
     panel, bottom = (WIDTH - GUTTER) / 2, HEIGHT - BOTTOM
     for place, (figure, title) in enumerate({"cpu_s_per_s": "CPU seconds a second", "p99_ms": "p99, ms"}.items()):

@@ -1,33 +1,36 @@
 """Measures what a room pays: calls of many participants in one process, attached and not, in turns.
 
-    python benches/rooms.py [--participants 10 25 50] [--rounds 6] [--seconds 3]
+    python benches/rooms.py [--participants 10 25 50] [--rounds 6] [--seconds 3] [--keep]
 
-A participant is a call of aiortc over loopback with both ends in the process, Opus and VP8 of 320x180 at 15 frames a
-second. Packets are encoded beforehand, since a room's senders encode elsewhere. Packetizer, SRTP, network, jitter
-buffer and decoders are those of aiortc. Each participant has a key of their own, and one `E2EEManager` receives all of
-them.
+A participant is a call of aiortc over loopback with both ends in the process: Opus in packets of 60 ms, and VP8 of
+320x180 at 5 frames a second. With more, two cores do not keep up with 50 participants. Packets are encoded beforehand,
+since a room's senders encode elsewhere. Packetizer, SRTP, network, jitter buffer and decoders are those of aiortc. Each
+participant has a key of their own, and one `E2EEManager` receives all of them.
 
 The room that is attached and the one that is not have a process each, and play the same seconds in turns. The process
 of the latter never imports frameseal. The columns:
 
 * CPU seconds of the process per second of media. "Added" is the median of the rounds' ratios.
 * p99 of the time from the packet that completes a frame to the decoded frame in its track. A frame is complete when the
-  jitter buffer releases it. "Pace" is the time that a second of media took, in s: above 1 the process cannot keep up,
-  and frames wait for it.
+  jitter buffer releases it. "Pace" is the time that the media took, divided by the time until their last frame was due.
+  Above 1 the process cannot keep up, and frames wait for it.
 * Memory: what the process grew by, for each participant.
 
-The last rows are the slope between the rooms: what one more participant costs. The figures are written to
-results/rooms.json, and drawn beside it.
+The last rows are the slope between the rooms: what one more participant costs. It leaves out what a process needs once.
+The figures are written to results/rooms.json, and drawn beside it. `--keep` keeps the rooms of other sizes that are
+there, so that each size can be measured by itself.
 """
 
 import argparse
 import asyncio
 import gc
+import json
 import statistics
 import sys
 import time
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiortc
@@ -41,7 +44,10 @@ import call
 from memory import resident
 from turns import PLAIN, SEALED, Worker, error_of_median, in_turns, is_worker, serve
 
-WIDTH, HEIGHT, VIDEO_RATE, BIT_RATE = 320, 180, 15, 150_000
+WIDTH, HEIGHT, VIDEO_RATE, BIT_RATE = 320, 180, 5, 100_000
+SOUND_MS = 60  # the length of an Opus packet
+AUDIO_RATE = Fraction(1000, SOUND_MS)
+MEDIA = f"Opus of {SOUND_MS} ms, VP8 {WIDTH}x{HEIGHT} at {VIDEO_RATE}/s"
 WARM_UP = 1.0  # s
 SETTLED_WITHIN = 20.0  # s: a busy machine decodes the last frames late
 
@@ -69,7 +75,7 @@ def audio_packets() -> list[av.Packet]:
     """Return Opus packets of a second."""
     codec = av.CodecContext.create("libopus", "w")
     codec.format, codec.layout, codec.sample_rate, codec.bit_rate = "s16", "mono", 48_000, 32_000
-    codec.options = {"application": "voip"}
+    codec.options = {"application": "voip", "frame_duration": str(SOUND_MS)}
     packets = []
     for n, sound in enumerate(call.sounds()):
         sound.pts, sound.time_base = n * sound.samples, Fraction(1, 48_000)
@@ -128,7 +134,7 @@ class Room:
         if self._sealed:
             self._open_with_keys(participants)
         for number in range(participants):
-            self._calls.append(call.Call(self._video, self._audio, VIDEO_RATE, self._delays.decoded))
+            self._calls.append(call.Call(self._video, self._audio, VIDEO_RATE, AUDIO_RATE, self._delays.decoded))
             if self._sealed:
                 self._attach(self._calls[-1], number)
             await self._calls[-1].connect()
@@ -149,7 +155,8 @@ class Room:
             for one in self._calls:
                 for source in one.sources:
                     await source.played.wait()
-        pace = (time.monotonic() - start) / seconds
+        planned = max(source.planned for one in self._calls for source in one.sources)
+        pace = (time.monotonic() - start) / planned
         assert self._sealed or "frameseal" not in sys.modules
         decoded = await self._settled(counted)
         return {
@@ -254,8 +261,16 @@ def slopes(rooms: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
+def kept(path: Path) -> dict[int, dict[str, Any]]:
+    """Return the rooms of an earlier run with the same media, by their size. There are none if the file is missing."""
+    earlier = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if earlier.get("media") != MEDIA:
+        return {}
+    return {int(size): room for size, room in earlier["rooms"].items()}
+
+
 def show(console: Console, rooms: dict[int, dict[str, Any]], by_participant: dict[str, dict[str, float]]) -> None:
-    table = Table(title="a room in one process: Opus and VP8 320x180 of each participant")
+    table = Table(title=f"a room in one process, of each participant {MEDIA}")
     for column in ("people", "", "CPU s/s", "added", "p99, ms", "pace", "MB each"):
         table.add_column(column, justify="right" if column else "left")
     for size, room in rooms.items():
@@ -286,6 +301,7 @@ def main() -> int:
     parser.add_argument("--participants", type=int, nargs="+", default=[10, 25, 50], help="sizes of the rooms")
     parser.add_argument("--rounds", type=int, default=6, help="turns of each room")
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds of media in a turn")
+    parser.add_argument("--keep", action="store_true", help="keep the rooms of other sizes in the file of the figures")
     if is_worker(parser, (PLAIN, SEALED), work):
         return 0
     import plot
@@ -300,9 +316,11 @@ def main() -> int:
             size: measure(size, arguments.rounds, arguments.seconds, partial(progress.advance, task))
             for size in arguments.participants
         }
+    if arguments.keep:
+        rooms = dict(sorted((kept(arguments.output) | rooms).items()))
     by_participant = slopes(rooms)
     show(console, rooms, by_participant)
-    written = record.write(arguments.output, rooms=rooms, by_participant=by_participant)
+    written = record.write(arguments.output, media=MEDIA, rooms=rooms, by_participant=by_participant)
     plot.draw_rooms(written).save(arguments.output.with_suffix(".png"), optimize=True)
     return 0
 

@@ -47,7 +47,7 @@ def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedP
         (
             "rooms",
             ["--participants", "1", "2", "--rounds", "1", "--seconds", "0.5"],
-            {"rooms", "by_participant"},
+            {"media", "rooms", "by_participant"},
         ),
         (
             "first_picture",
