@@ -127,6 +127,8 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a ca
 	$(BIN)/python benches/first_picture.py
 	$(BIN)/python benches/room_keys.py
 	$(BIN)/python benches/archive.py
+	@ray=.stamps/frameworks/ray/bin/python; test -x $$ray || ray=$(BIN)/python; \
+		PYTHONPATH=python:tests $$ray benches/at_scale.py rows
 	$(BIN)/python benches/size.py
 	@if command -v valgrind >/dev/null; then $(BIN)/python benches/instructions.py; \
 		else echo "left out, for want of valgrind (Debian and Ubuntu: apt-get install valgrind): instructions a frame"; fi

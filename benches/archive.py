@@ -1,21 +1,27 @@
 """Compares opening an archive with reading it and with a class in pure Python, and measures remuxing and memory.
 
-    python benches/archive.py [--frames 100000] [--rounds 5]
+    python benches/archive.py [--frames 100000] [--rounds 5] [--seconds 300]
+    python benches/archive.py --gigabytes 10    # opens an archive of 10 GB once: speed, and memory by gigabyte
 
-Every job reads the same segments. "Reading alone" decodes the columns that opening needs, and opens nothing. "Opening
-alone" is the difference. The rival is `rivals.PurePython` over `cryptography`, called for each row. Each round runs all
-jobs in turns. SHA-256 of the same bytes on two threads shows what a second thread can gain on this machine at this
-moment: memory is shared, and so may be the processors.
+Every job reads the same segments. "Reading alone" decodes the columns that opening needs, and opens nothing. There are
+two ratios. "Reading and opening" is the speed of both together, relative to the speed of reading alone. "Opening alone"
+has the time of both together less the time of reading alone. With two threads one thread reads ahead while the other
+opens (`read_ahead`). "Opener(threads=2)" opens with both threads, and reads with one of them before. The rival is
+`rivals.PurePython` over `cryptography`, called for each row. Each round runs all jobs in turns. SHA-256 of the same
+bytes on two threads shows what a second thread can gain on this machine at this moment: memory is shared, and so may be
+the processors.
 
-Remuxing writes one participant, 720p VP8 and Opus, as `frameseal open` does, in one process. The memory is that of a
-process of its own that opens the archive. It includes the interpreter and its libraries.
+Remuxing writes one participant, 720p VP8 and Opus, as `frameseal open` does, in one process: from frames in memory, and
+from a sealed archive. The command itself also decodes the sound, since its timeline shows who spoke. The memory is that
+of a process of its own that opens the archive. It includes the interpreter and its libraries.
 
-Targets: opening runs at 0.8 of the speed of reading alone or better, two threads at 1.7 times one, below 400 MB;
-remuxing at 500 times real time.
+Targets: reading and opening at 0.8 of the speed of reading alone or better, two threads at 1.7 times one, below 400 MB
+whatever the size of the archive; remuxing at 500 times real time.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import statistics
 import subprocess
@@ -37,9 +43,11 @@ from rich.table import Table
 import frameseal
 import record
 from frameseal.archive import ArchiveWriter, Opener, SealedFrame, read
-from frameseal.tools.opening.clocks import Placed
+from frameseal.tools.opening import open_frames
+from frameseal.tools.opening.clocks import Clocks, Placed
 from frameseal.tools.opening.frames import OpenedFrame
 from frameseal.tools.opening.matroska import Recordings
+from frameseal.tools.opening.source import opened_frames
 from rivals import PurePython
 
 KEY = bytes(range(32))
@@ -48,6 +56,9 @@ PARTICIPANTS = 3
 # Of each ten frames, six are Opus and four are VP8: 50 packets and 30 pictures a second.
 SIZES = {"audio": ("opus", 48_000, 120), "video": ("vp8", 90_000, 4_000)}
 SHARE = "aavavaavav"
+REMUXING = ("remuxing", "reading, opening and remuxing", "frameseal open")
+THREADS = {"one thread": 1, "two threads": 2}
+SEALED = 1_702  # bytes of a frame, on average
 MEMORY = """
 import sys, pyarrow as pa
 from pathlib import Path
@@ -59,11 +70,14 @@ def most():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
-opener, rows = Opener(provider(), threads=int(sys.argv[2])), 0
+folder, threads, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+opener, opened, peaks = Opener(provider()), 0, []
 before = most()
-for batch in read(sys.argv[1]):
-    rows += opener(pa.Table.from_batches([batch])).num_rows
-print(most(), before)
+for batch in read(folder, read_ahead=threads == 2):
+    opened += opener(pa.Table.from_batches([batch]))["frame"].nbytes
+    if opened >= step * (len(peaks) + 1):
+        peaks.append(most())
+print(before, *peaks, most())
 """
 
 
@@ -112,9 +126,9 @@ def reading(folder: Path, frames: int) -> None:
     assert sum(batch.num_rows for batch in read(folder)) == frames
 
 
-def opening(folder: Path, frames: int, threads: int) -> None:
+def opening(folder: Path, frames: int, *, read_ahead: bool = False, threads: int = 1) -> None:
     opener, opened = Opener(provider(), threads=threads), 0
-    for batch in read(folder):
+    for batch in read(folder, read_ahead=read_ahead):
         opened += opener(pa.Table.from_batches([batch]))["opened"].combine_chunks().true_count
     assert opened == frames
 
@@ -131,17 +145,18 @@ def opening_in_python(folder: Path, frames: int) -> None:
     assert opened == frames
 
 
-def memory(folder: Path, threads: int) -> tuple[float, float]:
-    """Return the maximum resident memory in MB of a process that opens the archive, and its memory before."""
+def memory(folder: Path, threads: int, step: int) -> list[float]:
+    """Return the maximum resident memory in MB of a process that opens the archive: before the first batch, each time
+    that *step* bytes more are opened, and at the end.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, folder, str(threads)],
+        [sys.executable, "-c", MEMORY, folder, str(threads), str(step)],
         capture_output=True,
         text=True,
         check=True,
         cwd=Path(__file__).parent,
     )
-    most, before = (int(word) * 1024 / 1e6 for word in done.stdout.split())  # KiB
-    return most, before
+    return [int(word) * 1024 / 1e6 for word in done.stdout.split()]  # KiB
 
 
 def hashing(blocks: list[memoryview], threads: int) -> None:
@@ -190,76 +205,185 @@ def remuxing(frames: list[Placed]) -> None:
         assert sum(track.written for track in file.tracks) == len(frames)
 
 
+def seal(frames: list[Placed], folder: Path) -> None:
+    """Write the sealed archive of a participant."""
+    ring = provider().ring_for(frameseal.Profile.LIVEKIT, "0")
+    encryptors = {codec: frameseal.Encryptor(ring, codec) for codec in ("vp8", "opus")}
+    with ArchiveWriter(folder, "participant") as writer:
+        for placed in frames:
+            frame = placed.frame
+            assert frame.frame is not None
+            writer.write(
+                SealedFrame(
+                    participant=frame.participant,
+                    track=frame.track,
+                    kind=frame.kind,
+                    codec=frame.codec,
+                    profile="livekit",
+                    ssrc=frame.ssrc,
+                    rtp_timestamp=frame.rtp_timestamp,
+                    clock_rate=frame.clock_rate,
+                    arrival=frame.arrival,
+                    key_id=None,
+                    keyframe=None,
+                    gap=frame.gap,
+                    sealed=encryptors[frame.codec].encrypt(frame.frame),
+                )
+            )
+
+
+def opening_and_remuxing(sealed: Path, frames: int) -> None:
+    problems: list[str] = []
+    clocks = Clocks()
+    with tempfile.TemporaryDirectory() as name, Recordings(Path(name)) as recordings:
+        for frame in opened_frames(sealed, [provider()], problems.append):
+            for placed in clocks.push(frame):
+                recordings.write(placed)
+        for placed in clocks.flush():
+            recordings.write(placed)
+        (file,) = recordings.finish(clocks.start)
+        assert not problems
+        assert sum(track.written for track in file.tracks) == frames
+
+
+def whole_command(sealed: Path, frames: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        opened = open_frames(opened_frames(sealed, [provider()], [].append), Path(name))
+        assert opened.complete
+        assert sum(track.written for file in opened.files for track in file.tracks) == frames
+
+
+def measure(jobs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {job: [] for job in jobs}
+    for _ in range(rounds):
+        for job, run in jobs.items():
+            start = time.perf_counter()
+            run()
+            times[job].append(time.perf_counter() - start)
+    return times
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=300, help="length of the participant that is remuxed")
+    parser.add_argument("--gigabytes", type=float, help="open an archive of this size once, and nothing else")
     record.add_output(parser, "archive")
     arguments = parser.parse_args()
+    if arguments.gigabytes is not None:
+        return large(arguments)
     remuxed = participant(arguments.seconds)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as sealed:
         folder = Path(name)
         total = write(folder, arguments.frames)
+        seal(remuxed, Path(sealed))
         blocks = [memoryview(bytes(total // 20))] * 20
-        jobs: dict[str, Callable[[], None]] = {
-            "reading alone": lambda: reading(folder, arguments.frames),
-            "opening, one thread": lambda: opening(folder, arguments.frames, 1),
-            "opening, two threads": lambda: opening(folder, arguments.frames, 2),
-            "opening in pure Python": lambda: opening_in_python(folder, arguments.frames),
-            "SHA-256, one thread": lambda: hashing(blocks, 1),
-            "SHA-256, two threads": lambda: hashing(blocks, 2),
-            "remuxing": lambda: remuxing(remuxed),
-        }
-        times: dict[str, list[float]] = {job: [] for job in jobs}
-        for _ in range(arguments.rounds):
-            for job, run in jobs.items():
-                start = time.perf_counter()
-                run()
-                times[job].append(time.perf_counter() - start)
-        used = {threads: memory(folder, threads) for threads in (1, 2)}
+        times = measure(
+            {
+                **reading_and_opening(folder, arguments.frames),
+                "reading and opening, Opener(threads=2)": lambda: opening(folder, arguments.frames, threads=2),
+                "reading and opening in pure Python": lambda: opening_in_python(folder, arguments.frames),
+                "SHA-256, one thread": lambda: hashing(blocks, 1),
+                "SHA-256, two threads": lambda: hashing(blocks, 2),
+                "remuxing": lambda: remuxing(remuxed),
+                "reading, opening and remuxing": lambda: opening_and_remuxing(Path(sealed), len(remuxed)),
+                "frameseal open": lambda: whole_command(Path(sealed), len(remuxed)),
+            },
+            arguments.rounds,
+        )
+        used = {name: memory(folder, threads, total) for name, threads in THREADS.items()}
     medians = {job: statistics.median(runs) for job, runs in times.items()}
     console = Console(width=110)
     console.print(
         table(medians, total, f"{arguments.frames:,} frames, {total / 1e6:,.0f} MB, {arguments.rounds} rounds")
     )
-    one, two = (medians[f"opening, {threads}"] - medians["reading alone"] for threads in ("one thread", "two threads"))
+    both = "reading and opening"
     gains = {
-        "opening alone": one / two,
-        "reading and opening": medians["opening, one thread"] / medians["opening, two threads"],
+        both: medians[f"{both}, one thread"] / medians[f"{both}, two threads"],
+        f"{both}, Opener(threads=2)": medians[f"{both}, one thread"] / medians[f"{both}, Opener(threads=2)"],
         "SHA-256": medians["SHA-256, one thread"] / medians["SHA-256, two threads"],
     }
     console.print("two threads:", ", ".join(f"{what} {gain:.2f} times one" for what, gain in gains.items()))
-    for threads, (most, before) in used.items():
-        console.print(f"memory, {threads} threads: {most:.0f} MB, of which {before:.0f} MB before the first batch")
-    speed = arguments.seconds / medians["remuxing"]
-    console.print(f"remuxing: {speed:,.0f} seconds of a 720p participant in a second")
+    for name, peaks in used.items():
+        console.print(f"memory, {name}: {peaks[-1]:.0f} MB, of which {peaks[0]:.0f} MB before the first batch")
+    speeds = {job: arguments.seconds / medians[job] for job in REMUXING}
+    for job, speed in speeds.items():
+        console.print(f"{job}: {speed:,.0f} seconds of a 720p participant in a second")
     record.write(
         arguments.output,
         seconds=medians,
         frames=arguments.frames,
         sealed_bytes=total,
-        opening_to_reading=medians["reading alone"] / one,
+        ratios=ratios(medians),
         gains_of_two_threads=gains,
-        max_rss_mb={threads: most for threads, (most, _) in used.items()},
-        remuxed_seconds_per_second=speed,
+        max_rss_mb={name: peaks[-1] for name, peaks in used.items()},
+        remuxed_seconds_per_second=speeds,
+        large=kept(arguments.output),
     )
     return 0
 
 
+def large(arguments: argparse.Namespace) -> int:
+    """Open an archive of some gigabytes once, and add its figures to those of the last run."""
+    frames = int(arguments.gigabytes * 1e9 / SEALED)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        start = time.perf_counter()
+        total = write(folder, frames)
+        written = time.perf_counter() - start
+        times = measure(reading_and_opening(folder, frames), 1)
+        used = {name: memory(folder, threads, 1_000_000_000) for name, threads in THREADS.items()}
+    seconds = {job: run for job, (run,) in times.items()}
+    console = Console(width=110)
+    console.print(table(seconds, total, f"{frames:,} frames, {total / 1e9:,.1f} GB, once; written in {written:.0f} s"))
+    for name, (before, *peaks) in used.items():
+        console.print(f"memory, {name}: {before:.0f} MB before, then by gigabyte", *(f"{peak:.0f}" for peak in peaks))
+    figures = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    found = {
+        "seconds": seconds,
+        "frames": frames,
+        "sealed_bytes": total,
+        "ratios": ratios(seconds),
+        "max_rss_mb_by_gigabyte": used,
+    }
+    record.write(arguments.output, **figures | {"large": found})
+    return 0
+
+
+def kept(output: Path) -> object:
+    """Return the figures of the large archive in a file of figures, or None if it has none."""
+    return json.loads(output.read_text()).get("large") if output.exists() else None
+
+
+def reading_and_opening(folder: Path, frames: int) -> dict[str, Callable[[], None]]:
+    return {
+        "reading alone": lambda: reading(folder, frames),
+        "reading and opening, one thread": lambda: opening(folder, frames),
+        "reading and opening, two threads": lambda: opening(folder, frames, read_ahead=True),
+    }
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Return the speed of each job that opens, relative to reading alone, with the time of reading and without it."""
+    alone = seconds["reading alone"]
+    found = {}
+    for job, both in seconds.items():
+        if job.startswith("reading and opening"):
+            # With two threads most of the reading happens at the same time, so opening alone has no time of its own.
+            own = {} if "two" in job else {"opening alone to reading alone": alone / (both - alone)}
+            found[job] = {"reading and opening to reading alone": alone / both, **own}
+    return found
+
+
 def table(medians: dict[str, float], total: int, title: str) -> Table:
     made = Table(title=f"{title} (medians)")
-    for heading in ("", "s", "GB/s", "opening alone: GB/s", "times reading's speed"):
-        made.add_column(heading, justify="right" if heading else "left")
-    alone = medians["reading alone"]
+    for heading in ("", "s", "GB/s", "of reading alone", "opening alone"):
+        made.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    found = ratios(medians)
     for job, seconds in medians.items():
-        if job == "remuxing":
-            made.add_row(job, f"{seconds:.3f}")
-            continue
-        own = seconds - alone
-        is_opening = job.startswith("opening") and own > 0
-        cells = (f"{total / own / 1e9:.2f}", f"{alone / own:.2f}") if is_opening else ("", "")
-        made.add_row(job, f"{seconds:.3f}", f"{total / seconds / 1e9:.2f}", *cells)
+        speed = "" if job in REMUXING else f"{total / seconds / 1e9:.2f}"
+        made.add_row(job, f"{seconds:.3f}", speed, *(f"{ratio:.2f}" for ratio in found.get(job, {}).values()))
     return made
 
 

@@ -1,6 +1,7 @@
-"""Draws the pictures: the time of one frame in times the floor, the CPU and delay of rooms, and late first pictures.
+"""Draws the pictures: one frame in times the floor, rooms, late first pictures, archives, and a row in Ray.
 
-python benches/plot.py [RESULTS.json [PICTURE.png]]    the results are those of table.py, rooms.py or first_picture.py
+python benches/plot.py [RESULTS.json [PICTURE.png]]    the results of table.py, rooms.py, first_picture.py, archive.py
+                                                       or at_scale.py
 """
 
 import itertools
@@ -35,6 +36,9 @@ LATE_PANELS = (
 )
 LATE_LEFT, LATE_WIDTH, LATE_ROW = 210, 820, 26
 
+MAX_MB = 400  # the target for the memory of opening
+THREAD_COLOURS = {"one thread": (20, 110, 220), "two threads": (30, 150, 110)}
+ROW_COLOURS = {"loop": (20, 110, 220), "Ray": (214, 84, 60)}
 ROOM_COLOURS = {"not attached": (120, 130, 140), "attached": (20, 110, 220)}
 
 Point = tuple[float, float]
@@ -175,12 +179,82 @@ def draw_late(results: dict) -> Image.Image:
     return canvas.finished()
 
 
+def draw_archive(results: dict) -> Image.Image:
+    """Draw the speed of each job, and the memory by gigabytes if a large archive was opened."""
+    canvas = Canvas(WIDTH, HEIGHT)
+    canvas.text((LEFT, 24), "Opening an archive", 20, INK)
+    size = results["sealed_bytes"]
+    canvas.text((LEFT, 52), f"{results['frames']:,} frames, {size / 1e6:,.0f} MB; GB/s", 13, DIM)
+    found = {job: size / seconds / 1e9 for job, seconds in results["seconds"].items() if job.startswith("reading ")}
+    left, right, most = LEFT + 260, LEFT + 540, max(found.values())
+    for place, (job, speed) in enumerate(found.items()):
+        y = TOP + 20 + place * 48
+        canvas.text((left - 12, y), job, 13, INK, "rm")
+        is_alone, end = job == "reading alone", left + speed / most * (right - left)
+        canvas.line([(left, y), (end, y)], DIM if is_alone else ROW_COLOURS["loop"], 20)
+        share = "" if is_alone else f", {speed / found['reading alone']:.0%}"
+        canvas.text((end + 8, y), f"{speed:.2f}{share}", 12, INK)
+    if not results["large"]:
+        return canvas.finished()
+    by_gigabyte = results["large"]["max_rss_mb_by_gigabyte"]
+    left, right, bottom = LEFT + 720, WIDTH - 40, HEIGHT - BOTTOM
+    top = MAX_MB * 1.1
+    canvas.text((left, 52), "maximum memory in MB, by gigabytes opened", 13, DIM)
+    for mb in range(0, MAX_MB + 1, 100):
+        y = bottom - mb / top * (bottom - TOP)
+        canvas.line([(left, y), (right, y)], ROW_COLOURS["Ray"] if mb == MAX_MB else FAINT, 1)
+        canvas.text((left - 8, y), str(mb), 12, DIM, "rm")
+    for place, (threads, colour) in enumerate(THREAD_COLOURS.items()):
+        peaks = by_gigabyte[threads]
+        step = (right - left) / max(len(peaks) - 1, 1)
+        canvas.line([(left + n * step, bottom - mb / top * (bottom - TOP)) for n, mb in enumerate(peaks)], colour, 3)
+        canvas.line([(left + place * 130, HEIGHT - 16), (left + 24 + place * 130, HEIGHT - 16)], colour, 4)
+        canvas.text((left + 32 + place * 130, HEIGHT - 16), threads, 13, INK)
+    canvas.text((left, bottom + 16), "0", 11, DIM, "mm")
+    canvas.text((right, bottom + 16), f"{results['large']['sealed_bytes'] / 1e9:.0f} GB", 11, DIM, "mm")
+    return canvas.finished()
+
+
+def draw_rows(results: dict) -> Image.Image:
+    """Draw the time of a row by the rows of a batch, in a loop and in Ray."""
+    canvas = Canvas(760, HEIGHT)
+    canvas.text((LEFT, 24), "One row, by the rows of a batch", 20, INK)
+    canvas.text((LEFT, 52), "microseconds, logarithmic: an Opener in a loop, and one worker of Ray", 13, DIM)
+    jobs = {job: {int(size): row for size, row in sizes.items()} for job, sizes in results["us_per_row"].items()}
+    sizes = sorted(jobs["loop"])
+    left, right, bottom, most = LEFT, 640, HEIGHT - BOTTOM, 200
+    for tick in (1, 2, 5, 10, 20, 50, 100, 200):
+        y = bottom - math.log(tick) / math.log(most) * (bottom - TOP)
+        canvas.line([(left, y), (right, y)], FAINT if tick > 1 else DIM, 1)
+        canvas.text((left - 8, y), str(tick), 12, DIM, "rm")
+    step = (right - left) / (len(sizes) - 1)
+    for place, size in enumerate(sizes):
+        canvas.text((left + place * step, bottom + 16), f"{size:,}", 11, DIM, "mm")
+    canvas.text(((left + right) / 2, HEIGHT - 16), "rows of a batch", 15, INK, "mm")
+    for job, rows in jobs.items():
+        points = [
+            (left + place * step, bottom - math.log(max(rows[size], 1)) / math.log(most) * (bottom - TOP))
+            for place, size in enumerate(sizes)
+        ]
+        canvas.line(points, ROW_COLOURS[job], 3)
+        for point in points:
+            canvas.dot(point, ROW_COLOURS[job])
+        canvas.text((right + 14, points[-1][1]), f"{job}, {rows[sizes[-1]]:.1f}", 14, ROW_COLOURS[job])
+    return canvas.finished()
+
+
 def main() -> None:
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else source.with_suffix(".png")
     results = json.loads(source.read_text())
-    drawn = draw_rooms if "rooms" in results else draw_late if "rotation_ms" in results else draw
-    drawn(results).save(target, optimize=True)
+    pictures = {
+        "rooms": draw_rooms,
+        "rotation_ms": draw_late,
+        "remuxed_seconds_per_second": draw_archive,
+        "us_per_row": draw_rows,
+    }
+    chosen = next((made for figure, made in pictures.items() if figure in results), draw)
+    chosen(results).save(target, optimize=True)
 
 
 if __name__ == "__main__":
