@@ -133,7 +133,9 @@ bench: .stamps/build benches/floor.so ## speed, beside its rivals, and what a ca
 	@if command -v valgrind >/dev/null; then $(BIN)/python benches/instructions.py; \
 		else echo "left out, for want of valgrind (Debian and Ubuntu: apt-get install valgrind): instructions a frame"; fi
 
-bench-guard: .stamps/build benches/floor.so ## fails if a frame has become much slower beside its rivals
+bench-guard: .stamps/build benches/floor.so ## fails if a frame has become much slower beside its rivals, or takes more instructions; as root on Debian it installs valgrind
+	$(call system,valgrind:valgrind)
+	$(BIN)/python benches/instructions.py --check
 	$(BIN)/python benches/guard.py
 
 docs: $(SITE) ## the site in target/site, with the references for Python and Rust, and whether documents and examples do what they say

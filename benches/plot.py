@@ -41,6 +41,9 @@ THREAD_COLOURS = {"one thread": (20, 110, 220), "two threads": (30, 150, 110)}
 ROW_COLOURS = {"loop": (20, 110, 220), "Ray": (214, 84, 60)}
 ROOM_COLOURS = {"not attached": (120, 130, 140), "attached": (20, 110, 220)}
 
+# The last colour is that of waiting.
+PART_COLOURS = ((20, 110, 220), (214, 84, 60), (30, 150, 110), (130, 80, 190), (140, 120, 40), (222, 226, 233))
+
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
@@ -240,6 +243,32 @@ def draw_rows(results: dict) -> Image.Image:
         for point in points:
             canvas.dot(point, ROW_COLOURS[job])
         canvas.text((right + 14, points[-1][1]), f"{job}, {rows[sizes[-1]]:.1f}", 14, ROW_COLOURS[job])
+    return canvas.finished()
+
+
+def stacked(bars: dict[str, dict[str, float]], *, title: str, subtitle: str) -> Image.Image:
+    """Draw a bar for each row, whose parts lie one behind the other."""
+    left, row, height = 110, 70, 40
+    canvas = Canvas(WIDTH - GUTTER + 60, TOP + row * len(bars) + 60)
+    canvas.text((20, 24), title, 20, INK)
+    canvas.text((20, 52), subtitle, 13, DIM)
+    widest = max(sum(parts.values()) for parts in bars.values())
+    scale = (WIDTH - GUTTER - left - 20) / widest
+    for place, (name, parts) in enumerate(bars.items()):
+        x, y = float(left), TOP + place * row + height / 2
+        canvas.text((left - 12, y), name, 14, INK, "rm")
+        for (part, value), colour in zip(parts.items(), PART_COLOURS, strict=False):
+            end = x + value * scale
+            canvas.line([(x, y), (end, y)], colour, height)
+            if value * scale > 24:
+                canvas.text(((x + end) / 2, y), f"{value:.0f}", 12, INK if part == list(parts)[-1] else PAPER, "mm")
+            x = end
+        canvas.text((x + 8, y), f"{sum(parts.values()):.0f}", 13, DIM)
+    x, y = 20.0, TOP + row * len(bars) + 20
+    for part, colour in zip(next(iter(bars.values())), PART_COLOURS, strict=False):
+        canvas.line([(x, y), (x + 16, y)], colour, 12)
+        canvas.text((x + 22, y), part, 12, INK)
+        x += 40 + 7 * len(part)
     return canvas.finished()
 
 

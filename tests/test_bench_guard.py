@@ -1,6 +1,7 @@
 """The guard over our speed: it passes what is measured today, and nothing that is much slower. Times nothing itself."""
 
 import importlib
+import json
 
 import pytest
 
@@ -41,3 +42,57 @@ def test_the_hook_passes_as_it_is_and_three_times_as_long_does_not(guard, size, 
     assert guard.hook_faults(what, size, 1.25 * OVER_STACK[size, what]) == []
     (fault,) = guard.hook_faults(what, size, 3.1 * OVER_STACK[size, what])
     assert "times the stack's part" in fault
+
+
+def test_a_batch_that_gains_what_it_gains_today_passes_with_and_without_a_second_core(guard):
+    for gain, possible in ((1.68, 1.54), (1.46, 1.45), (0.85, 0.92)):
+        assert guard.batch_faults("decrypt", gain, possible, 1.4) == []
+
+
+def test_a_batch_whose_threads_wait_for_each_other_is_noticed(guard):
+    (sentence,) = guard.batch_faults("decrypt", 1.0, 1.7, None)
+    assert "two cores gain 1.00" in sentence
+
+
+def test_a_batch_that_takes_twice_as_long_is_noticed(guard):
+    (sentence,) = guard.batch_faults("decrypt", 1.5, 1.5, 2.4)
+    assert "times AWS-LC" in sentence
+
+
+@pytest.fixture
+def instructions(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benches")
+    return importlib.import_module("instructions")
+
+
+def committed() -> dict[str, dict[str, float]]:
+    written = (ROOT / "benches" / "results" / "instructions.json").read_text("utf-8")
+    return json.loads(written)["instructions_per_frame"]
+
+
+def test_each_case_has_a_committed_count(instructions):
+    counts = committed()
+    assert [(case.name, case.direction) for case in instructions.CASES] == [
+        (name, direction) for name, by_direction in counts.items() for direction in by_direction
+    ]
+    assert instructions.faults(counts, counts) == []
+
+
+def test_four_per_cent_more_instructions_are_noticed_and_two_are_not(instructions):
+    before = committed()
+    for name, direction in (("livekit", "decrypt"), ("sframe, batch on two threads", "decrypt")):
+        for growth, found in ((1.02, 0), (1.04, 1)):
+            grown = before | {name: before[name] | {direction: before[name][direction] * growth}}
+            assert len(instructions.faults(grown, before)) == found
+
+
+def test_a_slower_interpreter_alone_is_no_fault(instructions):
+    before = committed()
+    slower = {name: {way: own + 100 for way, own in counts.items()} for name, counts in before.items()}
+    assert instructions.faults(slower, before) == []
+
+
+def test_a_case_without_a_committed_count_is_named(instructions):
+    before = committed()
+    found = instructions.faults(before | {"a call": {"encrypt": 1.0}}, before)
+    assert found == ["a call, encrypt: no count is committed"]

@@ -40,7 +40,7 @@ pub use codec::{Codec, CodecInfo, Joined, Kind, MAX_PAYLOAD, PayloadError, Paylo
 pub use data::{DataCryptor, SealedData};
 pub use error::{ApiMisuse, ConfigError, DecryptError, EncryptError, KeyError};
 pub use frame::{
-    DataStats, DecryptStats, Decryptor, EncryptStats, Encryptor, OpenBatch, OpenPlan, SealBatch, SealPlan,
+    DataStats, DecryptStats, Decryptor, EncryptStats, Encryptor, OpenBatch, OpenPlan, OpenedBatch, SealBatch, SealPlan,
 };
 pub use keyring::{DerivedKey, Fingerprint, KeyRing, MlsKid, Options, SenderBindings};
 pub use profile::Profile;

@@ -30,7 +30,7 @@ fn seal(encryptor: &Encryptor, frames: &[Vec<u8>], threads: usize) -> Vec<Vec<u8
 fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> (Vec<Vec<u8>>, Vec<Option<DecryptError>>) {
     let batch = decryptor.plan_batch(slices(sealed));
     let mut out = vec![0xaa; batch.max_len()];
-    let results = batch.open_into(&mut out, threads);
+    let results = batch.open_into(&mut out, threads).results();
     let len: usize = results.iter().map(|result| result.unwrap_or(0)).sum();
     assert!(out[len..].iter().all(|&byte| byte == 0), "the rest of the output must be zero");
     let frames = parted(&out, results.iter().map(|result| result.unwrap_or(0)));

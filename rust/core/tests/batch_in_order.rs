@@ -229,7 +229,7 @@ fn receive(call: &Call, salt: u64, batches: &[(Vec<Vec<u8>>, u8)], threads: Opti
 fn open(decryptor: &Decryptor, sealed: &[Vec<u8>], threads: usize) -> Vec<Result<Vec<u8>, DecryptError>> {
     let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
     let mut out = vec![0xaa; batch.max_len()];
-    let results = batch.open_into(&mut out, threads);
+    let results = batch.open_into(&mut out, threads).results();
     let mut from = 0;
     let opened = results
         .into_iter()
@@ -412,7 +412,7 @@ fn a_trailer_that_comes_or_goes_while_a_batch_is_planned_costs_no_other_frame() 
             let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
             let mut out = vec![0; batch.max_len()];
             decryptor.set_sif_trailer(then).unwrap();
-            let results = batch.open_into(&mut out, threads);
+            let results = batch.open_into(&mut out, threads).results();
             let opened = sealed.iter().zip(&results).filter(|(frame, _)| !frame.ends_with(TRAILER));
             assert!(opened.into_iter().all(|(_, result)| result.is_ok()), "{before:?}, {then:?}, {threads} threads");
             let passed = if before == then { blanks - blanks / 3 } else { 0 };

@@ -59,7 +59,7 @@ fn a_batch_with_a_short_buffer_is_misuse() {
 
     let sealed = encryptor.encrypt(b"one").unwrap();
     let decryptor = Decryptor::new(ring, Codec::Opus, None).unwrap();
-    let opened = decryptor.plan_batch(vec![&sealed, &sealed]).open_into(&mut [0; 3], 1);
+    let opened = decryptor.plan_batch(vec![&sealed, &sealed]).open_into(&mut [0; 3], 1).results();
     assert_eq!(opened, [Ok(3), Err(DecryptError::Misuse(ApiMisuse::BufferLength))]);
 }
 
@@ -70,7 +70,7 @@ fn a_batch_on_threads_with_a_short_buffer_is_misuse_from_the_frame_that_does_not
     let sealed: Vec<_> = (0..300).map(|_| encryptor.encrypt(b"one").unwrap()).collect();
     let decryptor = Decryptor::new(ring, Codec::Opus, None).unwrap();
     let batch = decryptor.plan_batch(sealed.iter().map(Vec::as_slice).collect());
-    let opened = batch.open_into(&mut vec![0; 299 * 3], 3);
+    let opened = batch.open_into(&mut vec![0; 299 * 3], 3).results();
     assert!(opened.iter().take(299).all(|result| *result == Ok(3)));
     assert_eq!(opened.last(), Some(&Err(DecryptError::Misuse(ApiMisuse::BufferLength))));
 }
@@ -84,7 +84,7 @@ fn an_empty_frame_behind_one_that_does_not_fit_stays_empty() {
     let frames = [vec![&sealed[..]; 100], vec![&[]; 100]].concat();
     for threads in [1, 2] {
         let mut out = [7; 200];
-        let opened = decryptor.plan_batch(frames.clone()).open_into(&mut out, threads);
+        let opened = decryptor.plan_batch(frames.clone()).open_into(&mut out, threads).results();
         let misuse = Err(DecryptError::Misuse(ApiMisuse::BufferLength));
         assert!(opened.iter().take(66).all(|result| *result == Ok(3)), "{threads} threads");
         assert!(opened.iter().skip(66).take(34).all(|result| *result == misuse), "{threads} threads");

@@ -96,7 +96,7 @@ impl Receiver {
 
     fn opened_in_batches(&self, sealed: &[(Vec<u8>, Vec<u8>)]) -> usize {
         let batch = self.decryptor.plan_batch(sealed.iter().map(|(frame, _)| frame.as_slice()).collect());
-        let opened = batch.open_into(&mut vec![0; batch.max_len()], 1);
+        let opened = batch.open_into(&mut vec![0; batch.max_len()], 1).results();
         opened.iter().filter(|opened| opened.is_ok()).count()
     }
 }

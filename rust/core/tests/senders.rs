@@ -65,7 +65,7 @@ fn a_batch_refuses_the_frames_of_other_participants() {
     assert!(carols.decrypt(&carol.encrypt(b"a frame").unwrap()).is_ok());
     let sealed: Vec<_> = [&bob, &carol, &bob].map(|from| from.encrypt(b"a frame").unwrap()).into();
     let batch = bobs.plan_batch(sealed.iter().map(Vec::as_slice).collect());
-    let opened = batch.open_into(&mut vec![0; batch.max_len()], 1);
+    let opened = batch.open_into(&mut vec![0; batch.max_len()], 1).results();
     assert_eq!((opened[0], opened[2]), (Ok(7), Ok(7)));
     assert!(mismatch(opened[1]));
     assert_eq!(bobs.stats().sender_mismatch, 1);

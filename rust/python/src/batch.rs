@@ -171,13 +171,14 @@ fn output_array<'py>(
 }
 
 /// Returns the offsets of pieces with these lengths, as a numpy array of int64.
-fn offsets_of<'py>(py: Python<'py>, lens: impl ExactSizeIterator<Item = usize>) -> PyResult<Bound<'py, PyAny>> {
+fn offsets_of<'py>(py: Python<'py>, lens: &[usize]) -> PyResult<Bound<'py, PyAny>> {
     let made = PyByteArray::new_with(py, (lens.len() + 1) * size_of::<i64>(), |bytes| {
-        let mut end = 0_i64;
+        let mut end = 0;
         let (_zero, places) = bytes.split_at_mut(size_of::<i64>());
         for (place, len) in places.chunks_exact_mut(size_of::<i64>()).zip(lens) {
-            end += i64::try_from(len)?;
-            place.copy_from_slice(&end.to_ne_bytes());
+            end += len;
+            // The pieces lie in one array, so that no end exceeds the maximum of int64.
+            place.copy_from_slice(&(end as u64).to_ne_bytes());
         }
         Ok(())
     })?;
@@ -218,8 +219,7 @@ pub(crate) fn encrypt<'py>(
     let mut output = output_array(py, max_len, out, &frames.data)?;
     let place = output.bytes(max_len);
     let lens = detach_batch(py, || batch.seal_into(place, threads)).map_err(failed)?;
-    let len = lens.iter().sum();
-    Ok((head(&output.array, len)?, offsets_of(py, lens.into_iter())?))
+    Ok((head(&output.array, lens.iter().sum())?, offsets_of(py, &lens)?))
 }
 
 pub(crate) fn decrypt<'py>(
@@ -237,10 +237,17 @@ pub(crate) fn decrypt<'py>(
     let mut output = output_array(py, len, out, &frames.data)?;
     let place = output.bytes(len);
     let opened = detach_batch(py, || batch.open_into(place, threads));
-    let lens = opened.iter().map(|frame| frame.unwrap_or_default());
-    let ok: Vec<u8> = opened.iter().map(|frame| u8::from(frame.is_ok())).collect();
-    let ok = array(py, PyByteArray::new(py, &ok), "bool")?;
-    Ok((head(&output.array, lens.clone().sum())?, offsets_of(py, lens)?, ok))
+    let lens = opened.lens();
+    let ok = PyByteArray::new_with(py, lens.len(), |ok| {
+        ok.fill(1);
+        for (index, _) in opened.failed() {
+            if let Some(ok) = ok.get_mut(*index) {
+                *ok = 0;
+            }
+        }
+        Ok(())
+    })?;
+    Ok((head(&output.array, lens.iter().sum())?, offsets_of(py, lens)?, array(py, ok, "bool")?))
 }
 
 /// Returns a view of the first `len` bytes of an array.

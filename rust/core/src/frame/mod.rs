@@ -60,7 +60,7 @@ mod server_injected;
 mod state;
 mod stats;
 
-pub use batch::{OpenBatch, SealBatch};
+pub use batch::{OpenBatch, OpenedBatch, SealBatch};
 pub use decryptor::Decryptor;
 pub use encryptor::Encryptor;
 pub use open::OpenPlan;

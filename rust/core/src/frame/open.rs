@@ -114,7 +114,8 @@ impl BareParts<'_> {
     /// See [`OpenPlan::open_with`].
     #[inline(always)]
     pub(super) fn open_with(&self, receiver: &ReceiverState, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
-        open_fresh(receiver, keys, (self.kid, self.nonce_input), |key| self.opens(key, out))
+        let Some(key) = key_of_fresh(receiver, keys, self.kid, self.nonce_input) else { return false };
+        self.opens(key, out) && accept(receiver, key, self.nonce_input)
     }
 
     /// Tries the frame ahead of its turn with the key that its key id names now. Returns `None` if the key is unknown
@@ -187,24 +188,26 @@ impl<'a> FrameParts<'a> {
     }
 }
 
-/// Returns true if an already derived key opens a fresh frame with this KID and nonce input.
+/// Returns an already derived key for a frame. Returns `None` if there is none, or if the frame is replayed.
 #[inline(always)]
-fn open_fresh(
+fn key_of_fresh<'k>(
     receiver: &ReceiverState,
-    keys: &ReadyKeys<'_>,
-    (kid, nonce_input): (u64, NonceInput),
-    opens: impl FnOnce(&Key) -> bool,
-) -> bool {
-    let Some(key) = keys.find(kid) else { return false };
-    let identity = key.identity;
-    let opened = !receiver.is_replayed(identity, nonce_input)
-        && opens(key)
-        && receiver.is_of_sender(identity)
-        && receiver.mark(identity, nonce_input);
-    if opened {
+    keys: &'k ReadyKeys<'_>,
+    kid: u64,
+    nonce_input: NonceInput,
+) -> Option<&'k Key> {
+    keys.find(kid).filter(|key| !receiver.is_replayed(key.identity, nonce_input))
+}
+
+/// Marks a frame that `key` has opened as seen. Returns false if it is not of the track's sender, or if another thread
+/// has marked it first.
+#[inline(always)]
+fn accept(receiver: &ReceiverState, key: &Key, nonce_input: NonceInput) -> bool {
+    let accepted = receiver.is_of_sender(key.identity) && receiver.mark(key.identity, nonce_input);
+    if accepted {
         receiver.record_success();
     }
-    opened
+    accepted
 }
 
 impl FrameParts<'_> {
@@ -260,7 +263,8 @@ impl OpenPlan<'_> {
     #[inline(always)]
     pub(super) fn open_with(&self, keys: &ReadyKeys<'_>, out: &mut [u8]) -> bool {
         let FrameParts { kid, nonce_input, .. } = self.parts;
-        open_fresh(self.receiver, keys, (kid, nonce_input), |key| self.opens(key, out))
+        let Some(key) = key_of_fresh(self.receiver, keys, kid, nonce_input) else { return false };
+        self.opens(key, out) && accept(self.receiver, key, nonce_input)
     }
 
     /// Opens and counts the frame. Derives the key if needed, searches the ratchet window, and determines the error.

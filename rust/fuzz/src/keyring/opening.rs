@@ -20,7 +20,7 @@ impl World<'_> {
         let Cryptor::Frames(decryptor) = &self.receivers[at].cryptor else { return None };
         let batch = decryptor.plan_batch(all.iter().map(Vec::as_slice).collect());
         let mut out = vec![0; batch.max_len()];
-        let results = batch.open_into(&mut out, 1);
+        let results = batch.open_into(&mut out, 1).results();
         let mut rest = out.as_slice();
         let mut last = None;
         for (bytes, result) in all.iter().zip(results) {

@@ -19,7 +19,7 @@
 mod open;
 mod seal;
 
-pub use open::OpenBatch;
+pub use open::{OpenBatch, OpenedBatch};
 pub use seal::SealBatch;
 
 use std::num::NonZeroUsize;
@@ -32,9 +32,10 @@ use crate::fork;
 
 /// The number of frames in a chunk of a single thread, and the minimum for one of several.
 const CHUNK: usize = 64;
-/// The maximum number of frames in a chunk of several threads. Their chunks are longer, because a thread that waits for
-/// the lock sleeps. A sleep costs as much as some hundred frames.
-const MAX_CHUNK: usize = 2_048;
+/// The maximum number of frames in a chunk of several threads. Their chunks are longer, because each takes the lock.
+/// They are not longer still, because a thread that waits for the claim of a long chunk sleeps. A sleep costs as much as
+/// some hundred frames.
+const MAX_CHUNK: usize = 512;
 /// The minimum work that pays for a thread, in bytes, if the caller leaves the number of threads open. Starting a
 /// thread takes some 50 us.
 const MIN_WORK: usize = 2_000_000;
