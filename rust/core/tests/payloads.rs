@@ -180,6 +180,20 @@ fn payloads_of_h264_that_carry_no_frame_are_refused() {
 }
 
 #[test]
+fn an_error_says_what_to_pass() {
+    for (error, remedy) in [
+        (PayloadError::NotOne { given: 3 }, "pass one payload, not 3"),
+        (PayloadError::Truncated, "pass whole payloads"),
+        (PayloadError::UnendedUnit, "pass all payloads of a picture, in order"),
+        (PayloadError::StrayFragment, "pass all payloads of a picture, in order"),
+        (PayloadError::UnitType { number: 25 }, "a NAL unit of type 25, which RFC 6184 does not carry in mode 1"),
+    ] {
+        let text = error.to_string();
+        assert!(text.starts_with("payloads ") && text.ends_with(remedy), "{text}");
+    }
+}
+
+#[test]
 fn a_failure_of_the_receiver_of_payloads_ends_the_split() {
     for (format, payload, frame) in [
         (PayloadFormat::Whole, b"a".to_vec(), b"sealed".to_vec()),
