@@ -15,7 +15,7 @@ from getstream.video.rtc.tracks import SubscriptionConfig, TrackSubscriptionConf
 from frameseal import E2EEManager, KeyProvider
 from frameseal.getstream import attach
 from frameworks.stream_server import StreamServer
-from support.calls import Sink, picture_track, tone_track
+from support.calls import Sink, picture_track, tone_track, until
 
 SECRET = "0123456789abcdef0123456789abcdef"
 KEYS = {"alice": bytes(range(16)), "bob": bytes(range(16, 32)), "agent": bytes(range(32, 48))}
@@ -30,6 +30,15 @@ def use(server: StreamServer, monkeypatch) -> None:
     monkeypatch.setattr(signaling, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(0.1)))
     # Its monitor sends pings to addresses in the internet.
     monkeypatch.setattr(ping3, "ping", lambda *args, **options: 0.001)
+    # A thread of it reports a lost socket, and then notes that the socket is closed. If the loss is handled in between,
+    # it takes the socket for healthy and only restarts ICE.
+    handle_loss = rtc.ConnectionManager._on_signaling_connection_lost
+
+    async def handle_loss_after_the_close(connection: rtc.ConnectionManager, reason: str) -> None:
+        await until(lambda: not (connection.ws_client and connection.ws_client.running))
+        await handle_loss(connection, reason)
+
+    monkeypatch.setattr(rtc.ConnectionManager, "_on_signaling_connection_lost", handle_loss_after_the_close)
 
 
 def encryption(keys: dict[str, bytes], key_id: int = 0) -> E2EEManager:
