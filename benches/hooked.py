@@ -36,12 +36,11 @@ class Hooked:
     """A picture of VP8 of *size* bytes, in an attached connection."""
 
     def __init__(self, size: int) -> None:
-        self._picture = b"\x10" + bytes(range(256)) * (size // 256 + 1)
-        self._picture = self._picture[:size]
+        self._picture = (b"\x10" + bytes(range(256)) * (size // 256 + 1))[:size]
         self._payloads = self.pack()
         self._encoder, self._decoder = asyncio.run(self._proxies())
         self._sealed = b"".join(map(vpx.vp8_depayload, self.seal()))
-        if self.unpack() != self._picture or self._opened() != self._picture:
+        if self.unpack() != self._picture or self.open() != self._picture:
             raise SystemExit("the picture did not come back from the hook")
 
     async def _proxies(self) -> tuple[Any, Any]:
@@ -51,18 +50,21 @@ class Hooked:
         transceiver = self._pc.addTransceiver("video")
         attach(self._pc, E2EEManager(provider, profile="livekit"), local_id="alice", remote_id="alice")
         codec = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90_000, payloadType=97)
-        prepared, slots = Prepared(self._payloads), [vars(each)["_frameseal_slot"] for each in _members(transceiver)]
-        for slot in slots:
+        sender, receiver = (vars(each)["_frameseal_slot"] for each in (transceiver.sender, transceiver.receiver))
+        for slot in (sender, receiver):
             slot.start()
-        return SealingEncoder(prepared, codec, slots[0]), OpeningDecoder(prepared, codec, slots[1])
+        prepared = Prepared(self._payloads)
+        return SealingEncoder(prepared, codec, sender), OpeningDecoder(prepared, codec, receiver)
 
     def seal(self) -> list[bytes]:
         """Return the payloads of the sealed picture."""
         return self._encoder.encode(None)[0]
 
-    def open(self) -> None:
+    def open(self) -> bytes:
         """Open the sealed picture, and decode nothing."""
-        self._decoder.decode(JitterFrame(self._sealed, 0))
+        frame = JitterFrame(self._sealed, 0)
+        self._decoder.decode(frame)
+        return frame.data
 
     def pack(self) -> list[bytes]:
         """Split the picture as the stack does."""
@@ -71,12 +73,3 @@ class Hooked:
     def unpack(self) -> bytes:
         """Join the picture as the stack does."""
         return b"".join([vpx.vp8_depayload(payload) for payload in self._payloads])
-
-    def _opened(self) -> bytes:
-        frame = JitterFrame(self._sealed, 0)
-        self._decoder.decode(frame)
-        return frame.data
-
-
-def _members(transceiver: Any) -> tuple[Any, Any]:
-    return transceiver.sender, transceiver.receiver

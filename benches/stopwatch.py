@@ -17,7 +17,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._local = threading.local()
-        self._threads: list[dict[tuple[str, str], list[float]]] = []
+        self._threads: list[dict[tuple[str, str], float]] = []
 
     def wrap(self, part: str, function: Callable[..., Any], kind: Callable[..., str]) -> Callable[..., Any]:
         """Return *function*, timed. *kind* returns the kind of media for its arguments."""
@@ -38,17 +38,10 @@ class Stopwatch:
         """Add a measurement in ns."""
         local = self._local
         if not hasattr(local, "spent"):
-            local.spent = defaultdict(lambda: [0, 0.0])
+            local.spent = defaultdict(float)
             self._threads.append(local.spent)
-        entry = local.spent[part, kind]
-        entry[0] += 1
-        entry[1] += spent
+        local.spent[part, kind] += spent
 
     def total(self, part: str, kind: str) -> float:
         """Return the ns of all calls."""
-        return sum(spent[part, kind][1] for spent in self._threads if (part, kind) in spent)
-
-    def spent(self, part: str, kind: str) -> float:
-        """Return ns per call, or 0 if there was no call."""
-        calls = sum(spent[part, kind][0] for spent in self._threads if (part, kind) in spent)
-        return self.total(part, kind) / max(1, calls)
+        return sum(spent.get((part, kind), 0.0) for spent in self._threads)

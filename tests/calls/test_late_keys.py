@@ -66,6 +66,7 @@ class Receiving:
         self.queue = vars(self.receiver)["_RTCRtpReceiver__decoder_queue"]
         self.codec = part(stack, "rtcrtpparameters").RTCRtpCodecParameters("video/VP8", 90000, payloadType=97)
         self.shown: list[int] = []
+        self.requested_at: list[float] = []
         self.decoder = OpeningDecoder(SimpleNamespace(decode=self._decode), self.codec, self.slot)
 
     def _decode(self, frame) -> list:
@@ -94,8 +95,10 @@ class Receiving:
                 _, frame = self.queue.get_nowait()
             except queue.Empty:
                 return
+            before = self.requests
             for _picture in self.decoder.decode(frame):
                 pass
+            self.requested_at += [self.now] * (self.requests - before)
 
     @property
     def requests(self) -> int:
@@ -158,13 +161,10 @@ async def test_a_keyframe_that_does_not_arrive_is_requested_again_after_half_a_s
     sealer = Sealer()
     receiving.arrives(sealer.picture())
     await receiving.key()
-    asked_at = []
+    receiving.requested_at.clear()
     for _ in range(2 * RATE):
-        before, now = receiving.requests, receiving.now
         receiving.arrives(sealer.picture())
-        if receiving.requests > before:
-            asked_at.append(now)
-    assert [later - earlier for earlier, later in pairwise(asked_at)] == pytest.approx(
+    assert [later - earlier for earlier, later in pairwise(receiving.requested_at)] == pytest.approx(
         [PLI_INTERVAL] * 2, abs=PICTURE_TIME
     )
     await receiving.pc.close()
@@ -211,16 +211,11 @@ async def test_a_forger_cannot_make_a_receiver_request_keyframes_at_frame_rate(s
     receiving = Receiving(stack, monkeypatch)
     sealer, forgers = Sealer(), [Sealer(key=OTHER_KEY, key_id=key_id) for key_id in (0, 3, 9)]
     await receiving.key()
-    asked_at = []
     for number in range(20 * RATE):
         for sealed in (*(forger.picture(keyframe=True) for forger in forgers), b""):
-            before, now = receiving.requests, receiving.now
             receiving.arrives(sealed)
-            asked_at += [now] * (receiving.requests - before)
-        before, now = receiving.requests, receiving.now
         receiving.arrives(sealer.picture(keyframe=number % 7 == 0))
-        asked_at += [now] * (receiving.requests - before)
-    assert all(later - earlier >= PLI_INTERVAL for earlier, later in pairwise(asked_at))
+    assert all(later - earlier >= PLI_INTERVAL for earlier, later in pairwise(receiving.requested_at))
     await receiving.pc.close()
 
 
@@ -238,15 +233,14 @@ async def test_keys_that_are_set_again_and_again_cause_one_request_per_interval(
     """As by an application that fetches all keys every moment."""
     receiving = Receiving(stack, monkeypatch)
     sealer = Sealer(key=OTHER_KEY)
-    asked_at = []
     for _ in range(10 * RATE):
-        before, now = receiving.requests, receiving.now
         receiving.provider.remove()
         receiving.arrives(sealer.picture())
         await receiving.key(OTHER_KEY)
-        asked_at += [now] * (receiving.requests - before)
-    assert len(asked_at) > 10
-    assert all(later - earlier >= PLI_INTERVAL - PICTURE_TIME - 1e-6 for earlier, later in pairwise(asked_at))
+    assert len(receiving.requested_at) > 10
+    assert all(
+        later - earlier >= PLI_INTERVAL - PICTURE_TIME - 1e-6 for earlier, later in pairwise(receiving.requested_at)
+    )
     await receiving.pc.close()
 
 
@@ -255,11 +249,9 @@ async def test_after_a_wrong_key_the_right_one_is_not_bound_by_the_backed_off_in
     receiving = Receiving(stack, monkeypatch)
     sealer = Sealer()
     await receiving.key(OTHER_KEY)
-    asked_at = -PLI_BACKED_OFF
     for _ in range(wait + 1):
-        before, now = receiving.requests, receiving.now
         receiving.arrives(sealer.picture())
-        asked_at = now if receiving.requests > before else asked_at
+    asked_at = receiving.requested_at[-1] if receiving.requested_at else -PLI_BACKED_OFF
     await receiving.key()
     set_at, before = receiving.now, receiving.requests
     for _ in range(RATE):

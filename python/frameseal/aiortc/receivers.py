@@ -58,8 +58,6 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
         self._tap: FrameTap | None = None
         self._starts: dict[bytes, None] = {}
         self._packet_noted = False  # since the last frame
-        self._noted_mime: str | None = None  # of the last packet's codec
-        self._frame_start: tuple[int, int] | None = None  # of that codec
         self._last_request = float("-inf")
         self._unanswered = 0
         self._source: int | None = None  # the SSRC of the latest packet
@@ -173,10 +171,9 @@ class ReceiverSlot(MediaSlot[Receiver, ReceiverTransform]):
     def note_packet(self, codec: Codec, payload: bytes, data: bytes) -> None:
         """Remember the start of a VP8 frame if *payload* is its first packet. Call it on the event loop."""
         self._packet_noted = True
-        if codec.mimeType is not self._noted_mime:
-            row = CODECS.get(media_type(codec.mimeType).codec)
-            self._noted_mime, self._frame_start = codec.mimeType, None if row is None else row.frame_start
-        if self._frame_start is not None and payload[0] & self._frame_start[0] == self._frame_start[1]:
+        row = CODECS.get(media_type(codec.mimeType).codec)
+        start = None if row is None else row.frame_start
+        if start is not None and payload[0] & start[0] == start[1]:
             self._starts[data[:START_LEN]] = None
             if len(self._starts) > MAX_STARTS:
                 del self._starts[next(iter(self._starts))]

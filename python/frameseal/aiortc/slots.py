@@ -104,9 +104,6 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
         self.counters = TrackCounters("send" if self.sends else "receive")
         self.loop: asyncio.AbstractEventLoop | None = None
         self.transforms: dict[tuple[str, str], TransformT | None] = {}  # by participant and codec
-        self._mime: str | None = None  # of the last frame's codec. Not the codec, which refers to the slot
-        self._media = MediaType("", "")  # its parts
-        self._row: CodecRow | None = None  # the row of the codec; None means that the table has none
         self.may_be_reassigned = False  # the application names the participant, and may name another one later
         self.identify_scheduled = False
         self.identified_at = float("-inf")  # when the application was last asked
@@ -218,24 +215,19 @@ class MediaSlot(ABC, Generic[OwnerT, TransformT]):
 
     def transform(self, encryption: Encryption, codec: Codec) -> TransformT | None:
         """Return the transform for *codec*. None means that the frame must be dropped."""
-        if codec.mimeType is not self._mime:
-            self._note_codec(codec.mimeType)
-        participant_id = self.counters.participant_id
+        media = media_type(codec.mimeType)
+        counters = self.counters
+        counters.kind, counters.codec = media
+        participant_id = counters.participant_id
         if encryption.detached or self.closed or self.ended:
             return None
         if participant_id is None:
             self.schedule_identify()
             return None
-        track = participant_id, self._media.codec
+        track = participant_id, media.codec
         if track not in self.transforms:
-            self._add_transform(encryption, participant_id, self._media)
+            self._add_transform(encryption, participant_id, media)
         return self.transforms[track]
-
-    def _note_codec(self, mime: str) -> None:
-        self._media = media = media_type(mime)
-        self._row = CODECS.get(media.codec)
-        self.counters.kind, self.counters.codec = media
-        self._mime = mime
 
     def _add_transform(self, encryption: Encryption, participant_id: str, media: MediaType) -> None:
         # Make it with the first frame, so that a receiver without frames has no state. The bandwidth probe of a
@@ -422,13 +414,13 @@ class SenderSlot(MediaSlot[Sender, SenderTransform]):
         counters.frames_in += 1
         sealed: list[bytes] | None = None
         try:
-            transform, row = self.transform(encryption, codec), self._row
-            if transform is None or row is None:
-                pass
-            elif row.ticks is None or (len(payloads) == 1 and len(payloads[0]) <= row.max_payload):
-                sealed = transform.encrypt_payloads(payloads, self.sealed)
-            else:
-                sealed = self._seal_each(transform, row, payloads)
+            transform = self.transform(encryption, codec)
+            if transform is not None:
+                row = CODECS[media_type(codec.mimeType).codec]
+                if row.ticks is None or (len(payloads) == 1 and len(payloads[0]) <= row.max_payload):
+                    sealed = transform.encrypt_payloads(payloads, self.sealed)
+                else:
+                    sealed = self._seal_each(transform, row, payloads)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in the native core is a BaseException

@@ -222,7 +222,7 @@ class ReceiverTransform(Transform):
     """True if the last frame that did not open waits for its key, and no older frame was dropped for it."""
 
     missing_key: bool
-    """True if the last frame failed because its key is missing. A keyframe would not open either: request none."""
+    """True if the last frame failed because its key is missing. Do not request a keyframe then: it would not open."""
 
     def __init__(
         self,
@@ -317,9 +317,6 @@ class ReceiverTransform(Transform):
         lost and there is nothing to decode: for a frame that was sealed empty, and for a server's blank frame (unless
         the manager has ``pass_sif_frames``).
         """
-        if self._held is None and not self._may_hold_sif_frames:
-            opened = self.decrypt(frame, whole=whole)
-            return [(opened, tag)] if opened else self._without_output(frame, tag)
         if self._held is None:
             return self._to_decode(frame, tag, whole)
         return [*self.open_held(), *self._open_or_hold(frame, tag, whole)]
@@ -362,9 +359,8 @@ class ReceiverTransform(Transform):
         opened = self.decrypt(frame, whole=whole)
         if self._sif_frames != sif_frames_before and not self._pass_sif_frames:
             return [(b"", tag)]
-        return [(opened, tag)] if opened else self._without_output(frame, tag)
-
-    def _without_output(self, frame: bytes, tag: Any) -> list[tuple[bytes, Any]]:
+        if opened:
+            return [(opened, tag)]
         return [(b"", tag)] if self._no_output and len(frame) else []
 
     def stats(self) -> dict[str, int]:

@@ -18,7 +18,7 @@ fn join(format: PayloadFormat, payloads: &[Vec<u8>]) -> Result<Vec<u8>, PayloadE
 /// Returns the payloads of `frame` in place of the frame that `payloads` carry.
 fn replace(format: PayloadFormat, payloads: &[Vec<u8>], frame: &[u8]) -> Result<Vec<Vec<u8>>, PayloadError> {
     let mut made = Vec::new();
-    format.join(&slices(payloads))?.split(format, frame, |payload| {
+    format.join(&slices(payloads))?.split(frame, |payload| {
         made.push(payload.to_vec());
         Ok::<_, PayloadError>(())
     })?;
@@ -202,7 +202,7 @@ fn a_failure_of_the_receiver_of_payloads_ends_the_split() {
         (PayloadFormat::H264, unit(0x65, 4), stream(&[unit(0x65, 3_000)])),
     ] {
         let mut calls = 0;
-        let ended = format.join(&[&payload]).unwrap().split(format, &frame, |_| {
+        let ended = format.join(&[&payload]).unwrap().split(&frame, |_| {
             calls += 1;
             Err(PayloadError::Truncated)
         });

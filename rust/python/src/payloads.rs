@@ -138,7 +138,7 @@ pub(crate) fn encrypt<'py>(
             return Ok(());
         };
         sealed.make_room();
-        split(py, joined, format, &bytes, |payload| {
+        split(py, joined, &bytes, |payload| {
             sealed.hold(&payload);
             made.append(payload)
         })
@@ -166,9 +166,7 @@ pub(crate) fn replace_frame<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let format = format_of(codec)?;
     let made = PyList::empty(py);
-    with_joined(format, payloads, |joined| {
-        split(py, joined, format, frame.as_slice(), |payload| made.append(payload))
-    })?;
+    with_joined(format, payloads, |joined| split(py, joined, frame.as_slice(), |payload| made.append(payload)))?;
     Ok(made)
 }
 
@@ -183,10 +181,10 @@ fn with_joined<'py, T>(
     payloads: &Bound<'py, PyList>,
     then: impl FnOnce(&Joined<'_>) -> PyResult<T>,
 ) -> PyResult<T> {
-    if let Ok(payload) = payloads.get_item(0)
-        && payloads.len() == 1
-    {
-        let payload = item(&payload)?;
+    // The usual case, without three allocations.
+    if payloads.len() == 1 {
+        let object = payloads.get_item(0)?;
+        let payload = item(&object)?;
         return then(&format.join(&[payload.as_slice()]).map_err(payload_error)?);
     }
     let objects: Vec<_> = payloads.iter().collect();
@@ -202,11 +200,10 @@ fn item<'a, 'py>(payload: &'a Bound<'py, PyAny>) -> PyResult<Input<'a, 'py>> {
 fn split<'py>(
     py: Python<'py>,
     joined: &Joined<'_>,
-    format: PayloadFormat,
     frame: &[u8],
     mut emit: impl FnMut(Bound<'py, PyBytes>) -> PyResult<()>,
 ) -> PyResult<()> {
-    joined.split(format, frame, |payload| emit(PyBytes::new(py, payload)).map_err(Split::Python)).map_err(Into::into)
+    joined.split(frame, |payload| emit(PyBytes::new(py, payload)).map_err(Split::Python)).map_err(Into::into)
 }
 
 /// An error of splitting a frame: of the format, or of Python.

@@ -221,7 +221,7 @@ class Sending:
         self.slot = vars(self.pc.addTransceiver("video").sender)["_frameseal_slot"]
         attach(self.pc, manager(), local_id="alice", remote_id="bob")
         self.slot.transform = lambda encryption, codec: self
-        self.slot._note_codec(codec.mimeType)  # as finding the real transform does
+        self.slot.counters.codec = "vp8"  # which finding the real transform notes
         self.encoder = SealingEncoder(self, codec, self.slot)
         self.depayload = lambda payload: part(stack, "codecs").depayload(codec, payload)
         vp8 = part(stack, "codecs.vpx").VpxPayloadDescriptor

@@ -10,8 +10,8 @@ use std::borrow::Cow;
 
 use super::nal::{Class, Standard, h264_type, h265_type};
 
-const START_CODE: [u8; 3] = [0, 0, 1];
-const LONG_START_CODE: [u8; 4] = [0, 0, 0, 1];
+pub(super) const START_CODE: [u8; 3] = [0, 0, 1];
+pub(super) const LONG_START_CODE: [u8; 4] = [0, 0, 0, 1];
 const ESCAPE: u8 = 3;
 /// A NAL unit is ignored if its first byte lies fewer than this many bytes before the end.
 const BLIND_TAIL: usize = 3;

@@ -54,23 +54,50 @@ macro_rules! codecs {
 
 codecs! {
     /// Opus (RFC 6716).
-    Opus => CodecInfo { name: "opus", kind: Kind::Audio, clock_rate: 48_000, payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio },
+    Opus => CodecInfo {
+        name: "opus", kind: Kind::Audio, clock_rate: 48_000,
+        payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio,
+    },
     /// G.711 mu-law.
-    Pcmu => CodecInfo { name: "pcmu", kind: Kind::Audio, clock_rate: 8_000, payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio },
+    Pcmu => CodecInfo {
+        name: "pcmu", kind: Kind::Audio, clock_rate: 8_000,
+        payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio,
+    },
     /// G.711 A-law.
-    Pcma => CodecInfo { name: "pcma", kind: Kind::Audio, clock_rate: 8_000, payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio },
+    Pcma => CodecInfo {
+        name: "pcma", kind: Kind::Audio, clock_rate: 8_000,
+        payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio,
+    },
     /// G.722. Its RTP clock runs at 8 kHz although it samples at 16 kHz (RFC 3551, section 4.5.2).
-    G722 => CodecInfo { name: "g722", kind: Kind::Audio, clock_rate: 8_000, payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio },
+    G722 => CodecInfo {
+        name: "g722", kind: Kind::Audio, clock_rate: 8_000,
+        payloads: Some(PayloadFormat::Whole), rule: ClearRule::Audio,
+    },
     /// VP8 (RFC 6386).
-    Vp8 => CodecInfo { name: "vp8", kind: Kind::Video, clock_rate: 90_000, payloads: Some(PayloadFormat::Vp8), rule: ClearRule::Vp8 },
+    Vp8 => CodecInfo {
+        name: "vp8", kind: Kind::Video, clock_rate: 90_000,
+        payloads: Some(PayloadFormat::Vp8), rule: ClearRule::Vp8,
+    },
     /// VP9.
-    Vp9 => CodecInfo { name: "vp9", kind: Kind::Video, clock_rate: 90_000, payloads: None, rule: ClearRule::Opaque },
+    Vp9 => CodecInfo {
+        name: "vp9", kind: Kind::Video, clock_rate: 90_000,
+        payloads: None, rule: ClearRule::Opaque,
+    },
     /// H.264, as an Annex B byte stream.
-    H264 => CodecInfo { name: "h264", kind: Kind::Video, clock_rate: 90_000, payloads: Some(PayloadFormat::H264), rule: ClearRule::AnnexB(Standard::H264) },
+    H264 => CodecInfo {
+        name: "h264", kind: Kind::Video, clock_rate: 90_000,
+        payloads: Some(PayloadFormat::H264), rule: ClearRule::AnnexB(Standard::H264),
+    },
     /// H.265, as an Annex B byte stream.
-    H265 => CodecInfo { name: "h265", kind: Kind::Video, clock_rate: 90_000, payloads: None, rule: ClearRule::AnnexB(Standard::H265) },
+    H265 => CodecInfo {
+        name: "h265", kind: Kind::Video, clock_rate: 90_000,
+        payloads: None, rule: ClearRule::AnnexB(Standard::H265),
+    },
     /// AV1.
-    Av1 => CodecInfo { name: "av1", kind: Kind::Video, clock_rate: 90_000, payloads: None, rule: ClearRule::Parsed },
+    Av1 => CodecInfo {
+        name: "av1", kind: Kind::Video, clock_rate: 90_000,
+        payloads: None, rule: ClearRule::Parsed,
+    },
 }
 
 /// The properties of a codec: its row in the table.

@@ -2,6 +2,7 @@
 
 use memchr::memmem;
 
+use super::super::annexb::{LONG_START_CODE, START_CODE};
 use super::{MAX_PAYLOAD, PayloadError};
 
 /// Types of payloads (section 5.2). Smaller numbers are those of a single NAL unit.
@@ -22,9 +23,6 @@ const FRAGMENT_HEADER_LEN: usize = 2;
 const SIZE_LEN: usize = 2;
 /// The maximum number of NAL units in an aggregation payload, as in the packetisers of the stacks.
 const MAX_AGGREGATED: usize = 9;
-
-const START_CODE: [u8; 3] = [0, 0, 1];
-const LONG_START_CODE: [u8; 4] = [0, 0, 0, 1];
 
 /// Joins the payloads of an access unit into a byte stream. Each NAL unit has a start code of four bytes.
 pub(super) fn join(payloads: &[&[u8]]) -> Result<Vec<u8>, PayloadError> {
@@ -166,7 +164,8 @@ fn fragment<E>(unit: &[u8], payload: &mut Vec<u8>, emit: &mut impl FnMut(&[u8]) 
     Ok(())
 }
 
-/// Iterates over the NAL units of a byte stream, without start codes.
+/// Iterates over the NAL units of a byte stream, without start codes. The zeros at the end of the last unit stay: they
+/// may be the key id of a sealed frame.
 struct Units<'a> {
     rest: &'a [u8],
 }

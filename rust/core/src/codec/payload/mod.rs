@@ -53,11 +53,12 @@ pub struct Joined<'a> {
     header: Header,
 }
 
-/// The part of the payloads that the payloads of the sealed frame repeat.
+/// The format of the payloads, with the part that the payloads of the sealed frame repeat.
 #[derive(Clone, Copy, Debug)]
 enum Header {
-    None,
+    Whole,
     Vp8(vp8::Descriptor),
+    H264,
 }
 
 impl PayloadFormat {
@@ -78,30 +79,29 @@ impl PayloadFormat {
     #[inline]
     pub fn join<'a>(self, payloads: &[&'a [u8]]) -> Result<Joined<'a>, PayloadError> {
         match (self, payloads) {
-            (Self::Whole, [frame]) => Ok(Joined { frame: Cow::Borrowed(frame), header: Header::None }),
+            (Self::Whole, [frame]) => Ok(Joined { frame: Cow::Borrowed(frame), header: Header::Whole }),
             (Self::Whole, _) => Err(PayloadError::NotOne { given: payloads.len() }),
             (Self::Vp8, _) => vp8::join(payloads),
-            (Self::H264, _) => h264::join(payloads).map(|frame| Joined { frame: frame.into(), header: Header::None }),
+            (Self::H264, _) => h264::join(payloads).map(|frame| Joined { frame: frame.into(), header: Header::H264 }),
         }
     }
 }
 
 impl Joined<'_> {
-    /// Splits `sealed`, the sealed form of this frame, into payloads, and calls `emit` with each.
+    /// Splits `sealed`, the sealed form of this frame, into payloads of the same format, and calls `emit` with each.
     ///
     /// # Errors
     /// [`PayloadError::UnitType`] for a NAL unit that the format cannot carry, and every error of `emit`.
     #[inline]
     pub fn split<E: From<PayloadError>>(
         &self,
-        format: PayloadFormat,
         sealed: &[u8],
         mut emit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        match (format, self.header) {
-            (PayloadFormat::H264, _) => h264::split(sealed, emit),
-            (_, Header::Vp8(descriptor)) => descriptor.split(sealed, emit),
-            (_, Header::None) => emit(sealed),
+        match self.header {
+            Header::Whole => emit(sealed),
+            Header::Vp8(descriptor) => descriptor.split(sealed, emit),
+            Header::H264 => h264::split(sealed, emit),
         }
     }
 }
